@@ -1,0 +1,36 @@
+//! Descriptors that the parent process has passed on.
+#![expect(unsafe_code, reason = "taking over a descriptor by its number")]
+
+use std::os::fd::{BorrowedFd, FromRawFd, OwnedFd};
+
+use anyhow::{Context, bail};
+use socketserver::{Either, Tcp, Udp, UnixDatagram, UnixStream};
+
+use crate::listen::Any;
+
+/// Takes over the bound socket that was inherited as descriptor `number`.
+pub(crate) fn adopt(number: i32) -> anyhow::Result<Any> {
+    if number < 3 {
+        bail!("descriptors 0 to 2 are the standard streams");
+    }
+    // SAFETY: the number is not -1, and the borrow ends with the call, which fails for a descriptor that is not open.
+    let open = unsafe { BorrowedFd::borrow_raw(number) }.try_clone_to_owned();
+    let copy = open.context("it is not open (pass it on without close-on-exec)")?;
+    // SAFETY: it is open, as was just seen. At start no other part of this program knows of it: URLs are adopted before
+    // anything else is opened, and each copy is made by `try_clone_to_owned`, with a higher number.
+    let fd = unsafe { OwnedFd::from_raw_fd(number) };
+    drop(copy);
+    let socket = socket2::SockRef::from(&fd);
+    let kind = (
+        socket.domain().context("it is not a socket")?,
+        socket.r#type()?,
+    );
+    Ok(match kind {
+        (socket2::Domain::UNIX, socket2::Type::STREAM) => {
+            Either::Left(Either::Right(UnixStream::from_fd(fd)?))
+        }
+        (socket2::Domain::UNIX, _) => Either::Right(Either::Right(UnixDatagram::from_fd(fd)?)),
+        (_, socket2::Type::STREAM) => Either::Left(Either::Left(Tcp::from_fd(fd)?)),
+        _ => Either::Right(Either::Left(Udp::from_fd(fd)?)),
+    })
+}

@@ -1,0 +1,407 @@
+//! The accept loop: the one place where requests are taken from listeners, for every model that accepts in one thread.
+//!
+//! It waits in one poll(2) for its listeners, its children and the server's bell, so nothing is polled in vain; it takes
+//! a place under the limit before it takes a request; and no error ends it while a listener is left.
+
+use std::collections::VecDeque;
+use std::io;
+use std::os::fd::AsFd;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use rustix::event::{PollFd, PollFlags, poll};
+
+use crate::backoff::{Backoff, Class, Throttle, classify};
+use crate::error::{Error, Tried};
+use crate::hooks::{self, AcceptError, Reaction, Step};
+use crate::model::{Dispatch, Serving};
+use crate::server::{Handled, Report};
+use crate::service::{Job, count};
+use crate::state::{Lease, Shared};
+use crate::sys::bell::{Heard, Watch};
+use crate::sys::timespec;
+use crate::transport::{Intake, Request, Transport};
+
+/// How many times one listener is asked in a row before the others, the children and the stop get their turn.
+const TURN_MAX: usize = 16;
+
+/// How long a stop goes on taking what the kernel has accepted for us. A flood must not keep the server from stopping.
+const QUEUE_TIME: Duration = Duration::from_secs(1);
+
+/// How long, after the drain deadline has cut all requests, their handlers are given to notice.
+const CUT_GRACE: Duration = Duration::from_secs(2);
+
+/// Requests that were accepted and not yet given to the model.
+#[derive(Debug)]
+pub(crate) struct Batch<R> {
+    pub(crate) requests: VecDeque<R>,
+    pub(crate) lease: Lease,
+}
+
+impl<R> Batch<R> {
+    /// Takes the first request out, to be served apart from the others.
+    pub(crate) fn next_job<T: Transport<Request = R>>(
+        &mut self,
+        serving: &Serving<T>,
+    ) -> Option<Job<R>> {
+        let request = self.requests.pop_front()?;
+        Some(Job {
+            request,
+            service: Arc::clone(&serving.service),
+            lease: self.lease.split(1),
+        })
+    }
+}
+
+/// The accept loop of one thread.
+#[derive(Debug)]
+pub(crate) struct Acceptor<'a, T: Transport, M> {
+    serving: &'a mut Serving<T>,
+    model: &'a mut M,
+    shared: Arc<Shared>,
+    watch: Watch,
+    batch: Batch<T::Request>,
+    backoff: Backoff,
+    throttle: Throttle,
+    /// How many requests may still be taken.
+    budget: usize,
+    /// Whether the last request that was taken was turned away.
+    turned_away: bool,
+}
+
+impl<'a, T: Transport, M: Dispatch> Acceptor<'a, T, M> {
+    pub(crate) fn new(serving: &'a mut Serving<T>, model: &'a mut M) -> Result<Self, Error> {
+        model
+            .start(&serving.service.shared)
+            .tried(|| format!("start the {} model", M::NAME))?;
+        let shared = Arc::clone(&serving.service.shared);
+        let lifeline = serving.lifeline.as_ref().map(AsFd::as_fd);
+        let watch =
+            Watch::new(shared.bell(), lifeline).tried(|| "create an epoll instance".to_owned())?;
+        let batch = Batch {
+            requests: VecDeque::new(),
+            lease: shared.lease(0),
+        };
+        let (backoff, throttle) = (Backoff::default(), Throttle::default());
+        Ok(Self {
+            serving,
+            model,
+            shared,
+            watch,
+            batch,
+            backoff,
+            throttle,
+            budget: usize::MAX,
+            turned_away: false,
+        })
+    }
+
+    /// Serves until the server is asked to stop, then drains.
+    pub(crate) fn serve(mut self) -> Result<Report, Error> {
+        if !self.shared.acknowledge() {
+            self.serving.service.hooks.ready();
+        }
+        while !self.shared.stopping() {
+            if self.serving.listeners.is_empty() {
+                let lost = io::Error::other(
+                    "every listener has failed; the accept error hook was told why",
+                );
+                self.shared.stop(self.shared.drain_timeout());
+                self.drain();
+                return Err(Error::new("accept requests", lost));
+            }
+            self.turn(None)?;
+            self.service_actions();
+        }
+        self.take_queue()?;
+        Ok(self.drain())
+    }
+
+    /// Serves one request, if one comes before `deadline`.
+    pub(crate) fn serve_one(mut self, deadline: Option<Instant>) -> Result<Handled, Error> {
+        self.budget = 1;
+        loop {
+            if self.budget == 0 && self.batch.requests.is_empty() {
+                return Ok(if self.turned_away {
+                    Handled::Refused
+                } else {
+                    Handled::Served
+                });
+            }
+            if self.shared.stopping() {
+                return Ok(Handled::Stopping);
+            }
+            let ready = self.turn(deadline)?;
+            if !ready && self.budget > 0 && deadline.is_some_and(|end| Instant::now() >= end) {
+                return Ok(Handled::TimedOut);
+            }
+        }
+    }
+
+    /// Waits once, then takes what is ready. Says whether anything was.
+    fn turn(&mut self, deadline: Option<Instant>) -> Result<bool, Error> {
+        self.dispatch();
+        let ready = self
+            .wait(deadline)
+            .tried(|| "wait for requests".to_owned())?;
+        let mut broken = Vec::new();
+        for &index in &ready {
+            if self.accept_from(index) == Reaction::Abandon {
+                broken.push(index);
+            }
+        }
+        for index in broken.into_iter().rev() {
+            self.serving.listeners.remove(index);
+        }
+        Ok(!ready.is_empty())
+    }
+
+    fn service_actions(&self) {
+        if self.shared.stopping() {
+            return;
+        }
+        if let Some((_, hook)) = &self.serving.service.hooks.service_actions {
+            if let Err(panic) = hooks::call(hook) {
+                self.report_now(
+                    Step::ServiceActions,
+                    Reaction::Continue,
+                    io::Error::other(panic),
+                    None,
+                    0,
+                );
+            }
+        }
+    }
+
+    /// Whether there is room for another request everywhere.
+    fn has_room(&mut self) -> bool {
+        self.batch.requests.is_empty()
+            && self.budget > 0
+            && self.model.room() > 0
+            && !self.shared.is_full()
+            && self.backoff.left().is_none()
+    }
+
+    /// Waits until a listener can be accepted from, and returns which; or until anything else has happened.
+    fn wait(&mut self, deadline: Option<Instant>) -> io::Result<Vec<usize>> {
+        let mut accepting = self.has_room();
+        if !accepting {
+            // Room may have come just before the announcement: look again (see `announce_waiting`).
+            self.shared.announce_waiting();
+            accepting = self.has_room();
+        }
+        let period = self
+            .serving
+            .service
+            .hooks
+            .service_actions
+            .as_ref()
+            .map(|(period, _)| *period);
+        let left = deadline.map(|end| end.saturating_duration_since(Instant::now()));
+        let timeout = [period, left, self.backoff.left()]
+            .into_iter()
+            .flatten()
+            .min();
+
+        let listeners = if accepting {
+            self.serving.listeners.as_slice()
+        } else {
+            &[]
+        };
+        let mut fds = Vec::with_capacity(1 + listeners.len());
+        fds.push(PollFd::new(&self.watch, PollFlags::IN));
+        fds.extend(
+            listeners
+                .iter()
+                .map(|listener| PollFd::from_borrowed_fd(listener.as_fd(), PollFlags::IN)),
+        );
+        self.model.watch(&mut fds);
+        match poll(&mut fds, timeout.map(timespec).as_ref()) {
+            Ok(0) | Err(rustix::io::Errno::INTR) => return Ok(Vec::new()),
+            Ok(_) => {}
+            Err(err) => return Err(err.into()),
+        }
+        let is_ready =
+            |(index, fd): (usize, &PollFd<'_>)| (!fd.revents().is_empty()).then_some(index);
+        let (heard, fds) = (!fds[0].revents().is_empty(), &fds[1..]);
+        let (listeners, children) = fds.split_at(listeners.len());
+        let ready = listeners.iter().enumerate().filter_map(is_ready).collect();
+        let ended: Vec<_> = children.iter().enumerate().filter_map(is_ready).collect();
+        self.model.reap(&ended);
+        if heard {
+            self.hear();
+        }
+        Ok(ready)
+    }
+
+    fn hear(&mut self) {
+        if self.watch.hear() == Heard::Orphaned {
+            self.shared.stop(self.shared.drain_timeout());
+        }
+        // A request may have ended and freed what was exhausted.
+        self.backoff.interrupt();
+    }
+
+    /// Takes requests from one listener and gives them to the model, until there are no more, or no room.
+    fn accept_from(&mut self, index: usize) -> Reaction {
+        for _ in 0..TURN_MAX {
+            let listener = &self.serving.listeners[index];
+            let want = self.model.room().min(listener.batch()).min(self.budget);
+            let mut lease = self.shared.lease(want as u64);
+            if lease.count() == 0 || !self.batch.requests.is_empty() {
+                break;
+            }
+            let mut intake = Intake::new(&mut self.batch.requests, &lease, &self.shared);
+            let result = listener.accept(&mut intake);
+            lease.keep(self.batch.requests.len() as u64);
+            self.batch.lease = lease;
+            match result {
+                Ok(()) => {
+                    self.backoff.reset();
+                    self.admit();
+                    self.dispatch();
+                }
+                Err(err) => match classify(&err) {
+                    Class::Nothing => break,
+                    Class::Interrupted => {}
+                    Class::Request => {
+                        self.report(Step::Accept, Reaction::Continue, err, Some(index))
+                    }
+                    Class::Exhausted => {
+                        let reaction = self.backoff.begin();
+                        self.report(Step::Accept, reaction, err, Some(index));
+                        return reaction;
+                    }
+                    Class::Fatal => {
+                        self.report(Step::Accept, Reaction::Abandon, err, Some(index));
+                        return Reaction::Abandon;
+                    }
+                },
+            }
+            if self.shared.stopping() {
+                break;
+            }
+        }
+        Reaction::Continue
+    }
+
+    /// Counts what was accepted, and sorts out what is not to be handled.
+    fn admit(&mut self) {
+        let Self {
+            batch,
+            serving,
+            shared,
+            ..
+        } = self;
+        let accepted = batch.requests.len() as u64;
+        shared
+            .counts()
+            .accepted
+            .fetch_add(accepted, std::sync::atomic::Ordering::Relaxed);
+        batch.requests.retain_mut(|request| {
+            let admitted = serving.service.admit(request);
+            if !admitted {
+                request.refuse();
+            }
+            admitted
+        });
+        let admitted = batch.requests.len() as u64;
+        batch.lease.keep(admitted);
+        self.budget -= accepted as usize;
+        self.turned_away = admitted < accepted;
+    }
+
+    /// Gives what was accepted to the model. What it could not take stays for the next turn.
+    fn dispatch(&mut self) {
+        if self.batch.requests.is_empty() || self.backoff.left().is_some() {
+            return;
+        }
+        match self.model.dispatch(&mut self.batch, self.serving) {
+            Ok(()) => self.backoff.reset(),
+            Err(err) => {
+                let reaction = self.backoff.begin();
+                self.report(Step::Dispatch, reaction, err, None);
+            }
+        }
+    }
+
+    /// Counts an error and tells the hook, at most once a second.
+    fn report(&mut self, step: Step, reaction: Reaction, error: io::Error, index: Option<usize>) {
+        count(&self.shared.counts().accept_errors);
+        if let Some(unreported) = self.throttle.pass(Instant::now()) {
+            self.report_now(step, reaction, error, index, unreported);
+        }
+    }
+
+    fn report_now(
+        &self,
+        step: Step,
+        reaction: Reaction,
+        error: io::Error,
+        index: Option<usize>,
+        unreported: u64,
+    ) {
+        let listener = index.map(|index| self.serving.listeners[index].url());
+        self.serving.service.hooks.report(&AcceptError {
+            listener,
+            step,
+            reaction,
+            error,
+            unreported,
+        });
+    }
+
+    /// Takes what the kernel has already accepted for us: those clients think they are being served.
+    fn take_queue(&mut self) -> Result<(), Error> {
+        let end = Instant::now() + QUEUE_TIME;
+        while Instant::now() < end && self.shared.drain_left().is_some_and(|left| !left.is_zero()) {
+            // A turn that may not wait finds nothing only when nothing is there, or no room.
+            let deadline = if self.has_room() { Instant::now() } else { end };
+            if !self.turn(Some(deadline))? && self.has_room() {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    /// Waits until every request has ended, or the deadline has come and cuts them. Closes the listeners first.
+    fn drain(&mut self) -> Report {
+        self.serving.listeners.clear();
+        let mut cut = 0;
+        let mut grace = None;
+        loop {
+            self.dispatch();
+            self.shared.announce_waiting();
+            if self.batch.requests.is_empty() && self.shared.live_here() == 0 {
+                break;
+            }
+            let left = self.shared.drain_left().unwrap_or_default();
+            if left.is_zero() && grace.is_none() {
+                cut = self.cut();
+                grace = Some(Instant::now() + CUT_GRACE);
+                continue;
+            }
+            if grace.is_some_and(|end| Instant::now() >= end) {
+                break;
+            }
+            if self
+                .wait(Some(grace.unwrap_or_else(|| Instant::now() + left)))
+                .is_err()
+            {
+                break;
+            }
+        }
+        self.model.finish();
+        Report { cut }
+    }
+
+    /// Ends every request that is still there, and says how many there were.
+    fn cut(&mut self) -> u64 {
+        let cut = self.shared.live_here();
+        self.shared.cut_all();
+        self.model.cut();
+        self.batch.requests.clear();
+        self.batch.lease.keep(0);
+        cut
+    }
+}

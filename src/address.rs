@@ -1,0 +1,231 @@
+//! Addresses of every family that a request can come from.
+
+use std::ffi::OsStr;
+use std::fmt;
+use std::net::{IpAddr, SocketAddr};
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+
+use socket2::SockAddr;
+
+/// The address of a peer or of a listener.
+///
+/// # Examples
+///
+/// ```
+/// use socketserver::Address;
+///
+/// let address = Address::from(std::net::SocketAddr::from(([127, 0, 0, 1], 80)));
+/// assert_eq!(address.to_string(), "127.0.0.1:80");
+/// assert_eq!(address.port(), Some(80));
+/// ```
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Address {
+    /// An IPv4 or IPv6 address and a port.
+    Inet(SocketAddr),
+    /// An address of a Unix socket.
+    Unix(UnixAddress),
+    /// What a transport of your own calls its peers; shown as it is.
+    Named(String),
+}
+
+/// The address of a Unix socket (unix(7), "Address format").
+///
+/// Strings and paths convert to [`UnixAddress::Path`].
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum UnixAddress {
+    /// The socket was never bound: it can be answered on its connection, but not sent a datagram.
+    Unnamed,
+    /// A file in the file system, at most 107 bytes of path.
+    Path(PathBuf),
+    /// A name in the abstract namespace, without its leading NUL, at most 107 bytes. Linux only.
+    Abstract(Vec<u8>),
+}
+
+impl Address {
+    /// The IP address, for an internet address.
+    #[must_use]
+    pub const fn ip(&self) -> Option<IpAddr> {
+        match self {
+            Self::Inet(addr) => Some(addr.ip()),
+            Self::Unix(_) | Self::Named(_) => None,
+        }
+    }
+
+    /// The port, for an internet address.
+    #[must_use]
+    pub const fn port(&self) -> Option<u16> {
+        match self {
+            Self::Inet(addr) => Some(addr.port()),
+            Self::Unix(_) | Self::Named(_) => None,
+        }
+    }
+
+    /// The socket address, for an internet address.
+    #[must_use]
+    pub const fn socket_addr(&self) -> Option<SocketAddr> {
+        match self {
+            Self::Inet(addr) => Some(*addr),
+            Self::Unix(_) | Self::Named(_) => None,
+        }
+    }
+
+    pub(crate) fn from_sock_addr(addr: &SockAddr) -> Self {
+        if let Some(inet) = addr.as_socket() {
+            return Self::Inet(inet);
+        }
+        Self::Unix(if let Some(path) = addr.as_pathname() {
+            UnixAddress::Path(path.to_owned())
+        } else if let Some(name) = addr.as_abstract_namespace() {
+            UnixAddress::Abstract(name.to_owned())
+        } else {
+            UnixAddress::Unnamed
+        })
+    }
+
+    /// The address as the kernel takes it; `None` for one that cannot be sent to.
+    pub(crate) fn to_sock_addr(&self) -> Option<std::io::Result<SockAddr>> {
+        match self {
+            Self::Inet(addr) => Some(Ok(SockAddr::from(*addr))),
+            Self::Unix(addr) => addr.to_sock_addr(),
+            Self::Named(_) => None,
+        }
+    }
+}
+
+impl UnixAddress {
+    /// The path, for a socket in the file system.
+    #[must_use]
+    pub fn path(&self) -> Option<&Path> {
+        match self {
+            Self::Path(path) => Some(path),
+            Self::Unnamed | Self::Abstract(_) => None,
+        }
+    }
+
+    pub(crate) fn to_sock_addr(&self) -> Option<std::io::Result<SockAddr>> {
+        match self {
+            Self::Unnamed => None,
+            Self::Path(path) => Some(SockAddr::unix(path)),
+            // SockAddr::unix takes a leading NUL as the mark of an abstract name.
+            Self::Abstract(name) => {
+                let mut raw = vec![0];
+                raw.extend_from_slice(name);
+                Some(SockAddr::unix(OsStr::from_bytes(&raw)))
+            }
+        }
+    }
+}
+
+impl fmt::Display for Address {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Inet(addr) => addr.fmt(f),
+            Self::Unix(addr) => addr.fmt(f),
+            Self::Named(name) => f.write_str(name),
+        }
+    }
+}
+
+impl fmt::Display for UnixAddress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Unnamed => f.write_str("(unnamed)"),
+            Self::Path(path) => path.display().fmt(f),
+            Self::Abstract(name) => write!(f, "@{}", name.escape_ascii()),
+        }
+    }
+}
+
+impl From<SocketAddr> for Address {
+    fn from(addr: SocketAddr) -> Self {
+        Self::Inet(addr)
+    }
+}
+
+impl From<UnixAddress> for Address {
+    fn from(addr: UnixAddress) -> Self {
+        Self::Unix(addr)
+    }
+}
+
+impl From<&Self> for UnixAddress {
+    fn from(addr: &Self) -> Self {
+        addr.clone()
+    }
+}
+
+impl From<&str> for UnixAddress {
+    fn from(path: &str) -> Self {
+        Self::Path(path.into())
+    }
+}
+
+impl From<&Path> for UnixAddress {
+    fn from(path: &Path) -> Self {
+        Self::Path(path.to_owned())
+    }
+}
+
+impl From<PathBuf> for UnixAddress {
+    fn from(path: PathBuf) -> Self {
+        Self::Path(path)
+    }
+}
+
+impl From<&PathBuf> for UnixAddress {
+    fn from(path: &PathBuf) -> Self {
+        Self::Path(path.clone())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[track_caller]
+    fn check(address: UnixAddress) {
+        let raw = address.to_sock_addr().unwrap().unwrap();
+        assert_eq!(Address::from_sock_addr(&raw), Address::Unix(address));
+    }
+
+    #[test]
+    fn unix_addresses_survive_the_kernel_form() {
+        check(UnixAddress::from("/run/a socket"));
+        check(UnixAddress::Abstract(b"name".to_vec()));
+        check(UnixAddress::Abstract(b"with\0nul".to_vec()));
+        check(UnixAddress::Abstract(vec![b'x'; 107]));
+    }
+
+    #[test]
+    fn addresses_that_do_not_fit_are_errors() {
+        assert!(
+            UnixAddress::from(PathBuf::from("x".repeat(108)))
+                .to_sock_addr()
+                .unwrap()
+                .is_err()
+        );
+        assert!(
+            UnixAddress::Abstract(vec![b'x'; 108])
+                .to_sock_addr()
+                .unwrap()
+                .is_err()
+        );
+        assert!(UnixAddress::Unnamed.to_sock_addr().is_none());
+    }
+
+    #[test]
+    fn display_is_what_people_type() {
+        assert_eq!(UnixAddress::from("/a/b").to_string(), "/a/b");
+        assert_eq!(
+            UnixAddress::Abstract(b"a\nb".to_vec()).to_string(),
+            "@a\\nb"
+        );
+        assert_eq!(
+            Address::Named("memory#1".to_owned()).to_string(),
+            "memory#1"
+        );
+    }
+}

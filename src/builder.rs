@@ -1,0 +1,205 @@
+//! Every option of a server, its default and its reason.
+
+use std::io;
+use std::time::Duration;
+
+use rustix::process::{Resource, getrlimit};
+
+use crate::error::{Error, Tried};
+use crate::hooks::{AcceptError, Failure, Hooks};
+use crate::model::Model;
+use crate::model::sequential::Sequential;
+use crate::server::Server;
+use crate::state::Shared;
+use crate::transport::{Bind, Transport};
+
+/// Options of a [`Server`]. Those of a listener belong to its transport: [`Tcp::options`](crate::Tcp::options) and its
+/// like; those of a model to the model.
+///
+/// # Examples
+///
+/// ```
+/// use std::time::Duration;
+/// use socketserver::{Bind, Server, Tcp, ThreadPool};
+///
+/// let server = Server::<Tcp>::builder()
+///     .model(ThreadPool::new(8))
+///     .max_connections(1000)
+///     .drain_timeout(Duration::from_secs(5))
+///     .verify(|conn| conn.peer_addr().ip().is_loopback())
+///     .on_error(|failure| {
+///         if !failure.is_disconnect() {
+///             eprintln!("{failure}");
+///         }
+///     })
+///     .listen(Tcp::options().backlog(100).bind("127.0.0.1:0")?)
+///     .build()?;
+/// # Ok::<(), socketserver::Error>(())
+/// ```
+#[derive(Debug)]
+#[must_use]
+pub struct Builder<T: Transport, M = Sequential> {
+    listeners: Vec<T>,
+    model: M,
+    hooks: Hooks<T::Request>,
+    max_connections: Option<u64>,
+    drain_timeout: Duration,
+}
+
+/// What the default of `max_connections` leaves of the descriptor limit to everything else in the process.
+const DESCRIPTORS_KEPT: u64 = 64;
+
+impl<T: Transport, M: Model> Builder<T, M> {
+    pub(crate) fn new() -> Self
+    where
+        M: Default,
+    {
+        Self {
+            listeners: Vec::new(),
+            model: M::default(),
+            hooks: Hooks::default(),
+            max_connections: None,
+            drain_timeout: Duration::from_secs(25),
+        }
+    }
+
+    /// Where requests run. Default: the default of the server's own model type.
+    pub fn model<N: Model>(self, model: N) -> Builder<T, N> {
+        let Self {
+            listeners,
+            model: _,
+            hooks,
+            max_connections,
+            drain_timeout,
+        } = self;
+        Builder {
+            listeners,
+            model,
+            hooks,
+            max_connections,
+            drain_timeout,
+        }
+    }
+
+    /// Adds listeners. Several may feed one server; [`Either`](crate::Either) makes one type of two transports.
+    pub fn listen(mut self, listeners: impl IntoIterator<Item = T>) -> Self {
+        self.listeners.extend(listeners);
+        self
+    }
+
+    /// How many requests may be live at once, in all threads and processes; at the limit, further ones wait in the
+    /// kernel. Default: 10,240, or 64 fewer than the process may have descriptors (`RLIMIT_NOFILE`), if that is less.
+    pub const fn max_connections(mut self, requests: u64) -> Self {
+        self.max_connections = Some(requests);
+        self
+    }
+
+    /// How long a stop waits for live requests before it cuts them. Default: 25 s, within the 30 s that service managers
+    /// and Kubernetes give.
+    pub const fn drain_timeout(mut self, limit: Duration) -> Self {
+        self.drain_timeout = limit;
+        self
+    }
+
+    /// Asked of each request before it is served, on the accepting thread; `false` closes it unserved. A panic is a
+    /// failed request. Default: all are served. (Python's `verify_request`.)
+    #[doc(alias = "verify_request")]
+    pub fn verify(mut self, hook: impl Fn(&T::Request) -> bool + Send + Sync + 'static) -> Self {
+        self.hooks.verify = Some(Box::new(hook));
+        self
+    }
+
+    /// Told of each request that failed, where it ran. Default: only counted. (Python's `handle_error`.)
+    #[doc(alias = "handle_error")]
+    pub fn on_error(mut self, hook: impl Fn(&Failure<'_>) + Send + Sync + 'static) -> Self {
+        self.hooks.error = Some(Box::new(hook));
+        self
+    }
+
+    /// Told when accepting failed or a request could not be sent on its way, at most once a second. Default: only
+    /// counted.
+    pub fn on_accept_error(mut self, hook: impl Fn(&AcceptError) + Send + Sync + 'static) -> Self {
+        self.hooks.accept_error = Some(Box::new(hook));
+        self
+    }
+
+    /// Called once when requests are being accepted; with worker processes, when each of them has said so.
+    pub fn on_ready(mut self, hook: impl Fn() + Send + Sync + 'static) -> Self {
+        self.hooks.ready = Some(Box::new(hook));
+        self
+    }
+
+    /// Called when [`Server::handle_request`] has waited in vain. (Python's `handle_timeout`.)
+    #[doc(alias = "handle_timeout")]
+    pub fn on_timeout(mut self, hook: impl Fn() + Send + Sync + 'static) -> Self {
+        self.hooks.timeout = Some(Box::new(hook));
+        self
+    }
+
+    /// Called by the accept loop after each turn in which something happened, and at least once in each `period`; under
+    /// a model with worker processes, in each worker. Default: none, and an idle server does not wake up. (Python's
+    /// `service_actions`, with the period of its poll.)
+    #[doc(alias = "poll_interval")]
+    pub fn service_actions(
+        mut self,
+        period: Duration,
+        hook: impl Fn() + Send + Sync + 'static,
+    ) -> Self {
+        self.hooks.service_actions = Some((period, Box::new(hook)));
+        self
+    }
+
+    /// Binds `addr` with the transport's default options, adds it, and builds the server.
+    ///
+    /// # Errors
+    ///
+    /// What was tried, on what, and why it failed. Nothing stays bound.
+    pub fn bind<A>(self, addr: A) -> Result<Server<T, M>, Error>
+    where
+        T: Bind<A>,
+    {
+        let listeners = T::bind(addr)?;
+        self.listen(listeners).build()
+    }
+
+    /// Builds the server.
+    ///
+    /// # Errors
+    ///
+    /// - `InvalidInput`: there is no listener, or room for no connection.
+    /// - the system has no memory or no descriptor left.
+    pub fn build(self) -> Result<Server<T, M>, Error> {
+        let Self {
+            listeners,
+            model,
+            hooks,
+            max_connections,
+            drain_timeout,
+        } = self;
+        let invalid = |what| {
+            Error::new(
+                "build a server",
+                io::Error::new(io::ErrorKind::InvalidInput, what),
+            )
+        };
+        if listeners.is_empty() {
+            return Err(invalid("it has no listener")
+                .with_remedy("bind an address, or add listeners with `listen`"));
+        }
+        let max_connections = max_connections.unwrap_or_else(default_max_connections);
+        if max_connections == 0 {
+            return Err(invalid("max_connections is 0"));
+        }
+        let addresses = listeners.iter().map(Transport::local_addr).collect();
+        let shared = Shared::new(drain_timeout, max_connections, addresses);
+        let shared = shared.tried(|| "allocate what a server's processes share".to_owned())?;
+        Server::new(listeners, model, hooks, shared)
+    }
+}
+
+fn default_max_connections() -> u64 {
+    let descriptors = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
+    descriptors
+        .saturating_sub(DESCRIPTORS_KEPT)
+        .clamp(1, 10_240)
+}

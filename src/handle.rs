@@ -1,0 +1,70 @@
+//! A handle to a server: stop it, and see what it does.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::address::Address;
+use crate::state::{Shared, Totals};
+
+/// Stops a server and observes it, from any thread, any handler, any signal handler, and any process that the server
+/// forked. Works before, during and after serving.
+///
+/// # Examples
+///
+/// ```
+/// use socketserver::TcpServer;
+///
+/// let server = TcpServer::bind("127.0.0.1:0")?;
+/// let handle = server.handle();
+/// handle.shutdown();
+/// // It was stopped before it began, so it returns at once.
+/// let report = server.serve_forever(|_conn| ())?;
+/// assert_eq!(report.cut, 0);
+/// # Ok::<(), socketserver::Error>(())
+/// ```
+#[derive(Clone, Debug)]
+#[must_use]
+pub struct ServerHandle(Arc<Shared>);
+
+impl ServerHandle {
+    pub(crate) const fn new(shared: Arc<Shared>) -> Self {
+        Self(shared)
+    }
+
+    /// Asks the server to stop, as described at [`Server`](crate::Server): it drains for at most its drain timeout.
+    ///
+    /// Returns at once: the server has ended when `serve_forever` returns. May be called again; the earliest deadline
+    /// counts. Async-signal-safe (signal-safety(7)): an atomic store, a clock read and a write(2).
+    pub fn shutdown(&self) {
+        self.shutdown_within(self.0.drain_timeout());
+    }
+
+    /// As [`shutdown`](Self::shutdown), with a drain of at most `drain`; zero cuts every request at once.
+    pub fn shutdown_within(&self, drain: Duration) {
+        self.0.stop(drain);
+    }
+
+    /// Whether the server has been asked to stop.
+    #[must_use]
+    pub fn is_stopping(&self) -> bool {
+        self.0.stopping()
+    }
+
+    /// The addresses that the server was bound to, with real ports.
+    #[must_use]
+    pub fn local_addrs(&self) -> &[Address] {
+        self.0.addresses()
+    }
+
+    /// How many requests are being served or wait for a thread, in all processes of the server.
+    #[must_use]
+    pub fn live(&self) -> u64 {
+        self.0.live()
+    }
+
+    /// What the server has done since it was bound, in all its processes.
+    #[must_use]
+    pub fn totals(&self) -> Totals {
+        self.0.totals()
+    }
+}

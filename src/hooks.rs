@@ -1,0 +1,252 @@
+//! What a server tells its program, and asks of it, beside the handler.
+
+use std::any::Any;
+use std::error::Error as StdError;
+use std::fmt;
+use std::io;
+use std::time::Duration;
+
+use crate::address::Address;
+use crate::handler::HandlerError;
+
+/// A request that failed: its handler returned an error or panicked, or its reply could not be delivered.
+#[derive(Debug)]
+pub struct Failure<'a> {
+    pub(crate) id: u64,
+    pub(crate) peer: Address,
+    pub(crate) error: &'a (dyn StdError + Send + Sync + 'static),
+}
+
+impl Failure<'_> {
+    /// The number of the request.
+    #[must_use]
+    pub const fn id(&self) -> u64 {
+        self.id
+    }
+
+    /// Who sent it.
+    #[must_use]
+    pub const fn peer(&self) -> &Address {
+        &self.peer
+    }
+
+    /// What went wrong. A panic is shown with its message.
+    #[must_use]
+    pub const fn error(&self) -> &(dyn StdError + Send + Sync + 'static) {
+        self.error
+    }
+
+    /// The error as an I/O error, if it is one.
+    #[must_use]
+    pub fn io_error(&self) -> Option<&io::Error> {
+        self.error.downcast_ref()
+    }
+
+    /// Whether the handler panicked.
+    #[must_use]
+    pub fn is_panic(&self) -> bool {
+        self.error.is::<Panic>()
+    }
+
+    /// Whether the peer went away before it was served: everyday noise on a public port.
+    #[must_use]
+    pub fn is_disconnect(&self) -> bool {
+        use io::ErrorKind::{BrokenPipe, ConnectionAborted, ConnectionReset, UnexpectedEof};
+        let kind = self.io_error().map(io::Error::kind);
+        matches!(
+            kind,
+            Some(BrokenPipe | ConnectionAborted | ConnectionReset | UnexpectedEof)
+        )
+    }
+}
+
+impl fmt::Display for Failure<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "request {} from {}: {}", self.id, self.peer, self.error)
+    }
+}
+
+/// A panic of a handler or a hook, as an error.
+#[derive(Debug)]
+pub(crate) struct Panic(String);
+
+impl Panic {
+    pub(crate) fn new(payload: &(dyn Any + Send)) -> Self {
+        let text = payload.downcast_ref::<&str>().copied();
+        let text = text.or_else(|| payload.downcast_ref::<String>().map(String::as_str));
+        Self(text.unwrap_or("(not a string)").to_owned())
+    }
+}
+
+impl fmt::Display for Panic {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "panicked: {}", self.0)
+    }
+}
+
+impl StdError for Panic {}
+
+/// What the acceptor failed at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Step {
+    /// Taking a request from the listener: accept(2), recvmmsg(2).
+    Accept,
+    /// Starting a thread or forking a process for a request, which waits meanwhile.
+    Dispatch,
+    /// Calling the `service_actions` hook, which panicked.
+    ServiceActions,
+    /// Keeping the worker processes alive: one has died, or could not be forked.
+    Worker,
+}
+
+/// What the acceptor does about an error.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Reaction {
+    /// The error was that of one request, which is gone; accepting goes on.
+    Continue,
+    /// Something is exhausted. It is tried again after this time, or as soon as a request ends.
+    Retry(Duration),
+    /// This listener is broken and will not be used again; the others go on.
+    Abandon,
+}
+
+/// A failure of the acceptor, which goes on.
+#[derive(Debug)]
+pub struct AcceptError {
+    pub(crate) listener: Option<String>,
+    pub(crate) step: Step,
+    pub(crate) reaction: Reaction,
+    pub(crate) error: io::Error,
+    pub(crate) unreported: u64,
+}
+
+impl AcceptError {
+    /// The URL of the listener, where one was at fault.
+    #[must_use]
+    pub fn listener(&self) -> Option<&str> {
+        self.listener.as_deref()
+    }
+
+    /// What failed.
+    #[must_use]
+    pub const fn step(&self) -> Step {
+        self.step
+    }
+
+    /// What the acceptor does about it.
+    #[must_use]
+    pub const fn reaction(&self) -> Reaction {
+        self.reaction
+    }
+
+    /// The error.
+    #[must_use]
+    pub const fn error(&self) -> &io::Error {
+        &self.error
+    }
+
+    /// How many errors were not reported before this one, because the hook is called once a second at most.
+    #[must_use]
+    pub const fn unreported(&self) -> u64 {
+        self.unreported
+    }
+}
+
+impl fmt::Display for AcceptError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self {
+            listener,
+            step,
+            reaction,
+            error,
+            unreported,
+        } = self;
+        match step {
+            Step::Accept => f.write_str("accept")?,
+            Step::Dispatch => f.write_str("start a thread or a process for a request")?,
+            Step::ServiceActions => f.write_str("service actions")?,
+            Step::Worker => f.write_str("worker process")?,
+        }
+        if let Some(url) = listener {
+            write!(f, " on {url}")?;
+        }
+        write!(f, ": {error}")?;
+        match reaction {
+            Reaction::Continue => {}
+            Reaction::Retry(delay) => write!(f, "; trying again within {} ms", delay.as_millis())?,
+            Reaction::Abandon => f.write_str("; this listener is given up")?,
+        }
+        if *unreported > 0 {
+            write!(f, " ({unreported} more since the last report)")?;
+        }
+        Ok(())
+    }
+}
+
+type Verify<R> = Box<dyn Fn(&R) -> bool + Send + Sync>;
+type ErrorHook = Box<dyn Fn(&Failure<'_>) + Send + Sync>;
+type AcceptErrorHook = Box<dyn Fn(&AcceptError) + Send + Sync>;
+type Callback = Box<dyn Fn() + Send + Sync>;
+
+/// The hooks of a server. All are optional; none can stop it.
+pub(crate) struct Hooks<R> {
+    pub(crate) verify: Option<Verify<R>>,
+    pub(crate) error: Option<ErrorHook>,
+    pub(crate) accept_error: Option<AcceptErrorHook>,
+    pub(crate) ready: Option<Callback>,
+    pub(crate) timeout: Option<Callback>,
+    pub(crate) service_actions: Option<(Duration, Callback)>,
+}
+
+impl<R> Default for Hooks<R> {
+    fn default() -> Self {
+        Self {
+            verify: None,
+            error: None,
+            accept_error: None,
+            ready: None,
+            timeout: None,
+            service_actions: None,
+        }
+    }
+}
+
+impl<R> fmt::Debug for Hooks<R> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Hooks").finish_non_exhaustive()
+    }
+}
+
+impl<R> Hooks<R> {
+    /// Tells the accept error hook, if there is one.
+    pub(crate) fn report(&self, err: &AcceptError) {
+        if let Some(hook) = &self.accept_error {
+            // Nobody is left to tell of a panic in this hook but the panic hook, which has been told.
+            let _ = call(|| hook(err));
+        }
+    }
+
+    /// Calls the timeout hook, if there is one.
+    pub(crate) fn timed_out(&self) {
+        if let Some(hook) = &self.timeout {
+            // As above.
+            let _ = call(hook);
+        }
+    }
+
+    /// Tells the ready hook, if there is one.
+    pub(crate) fn ready(&self) {
+        if let Some(hook) = &self.ready {
+            // As above.
+            let _ = call(hook);
+        }
+    }
+}
+
+/// Calls a hook; a panic of it becomes an error.
+pub(crate) fn call<T>(hook: impl FnOnce() -> T) -> Result<T, HandlerError> {
+    std::panic::catch_unwind(std::panic::AssertUnwindSafe(hook))
+        .map_err(|panic| Panic::new(&*panic).into())
+}

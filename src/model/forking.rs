@@ -1,0 +1,219 @@
+//! A process for each request.
+
+use std::io;
+use std::sync::Arc;
+
+use rustix::event::{PollFd, PollFlags};
+use rustix::process::Pid;
+
+use crate::accept::Batch;
+use crate::address::Address;
+use crate::handler::HandlerError;
+use crate::hooks::Failure;
+use crate::model::{Dispatch, Model, Serving, Take};
+use crate::service::{Job, Tally};
+use crate::state::{Ended, Lease, Shared};
+use crate::sys::child::{Child, Exit};
+use crate::sys::fork::{Fork, exit, fork, thread_count};
+use crate::transport::{Request, Transport};
+
+/// Serves each request in a process of its own, forked from the one that accepts.
+///
+/// What a handler changes in memory is its own, and a crash ends one request. The child closes the listeners, serves,
+/// and exits with 0, or with 1 if its handler failed; what else it ends with is reported to the error hook. No
+/// destructors of the parent's values and no `atexit` handlers run in it.
+///
+/// When [`max_children`](Self::max_children) run, accepting pauses and requests wait in the kernel. A fork that fails is
+/// tried again; its request waits. Children that this model did not fork are left alone.
+///
+/// # Errors
+///
+/// Serving fails with `Unsupported` in a process that has other threads, where a forked child may do next to nothing
+/// (fork(2), signal-safety(7)): start it from `main`, and not with `spawn`.
+///
+/// # Examples
+///
+/// ```no_run
+/// use std::io::Write;
+/// use socketserver::ForkingTcpServer;
+///
+/// ForkingTcpServer::bind("127.0.0.1:8080")?
+///     .serve_forever(|conn| writeln!(conn, "served by process {}", std::process::id()))?;
+/// # Ok::<(), socketserver::Error>(())
+/// ```
+#[derive(Debug)]
+#[must_use]
+pub struct Forking {
+    max_children: usize,
+    children: Vec<Serves>,
+}
+
+/// A child, and what the parent keeps of its request.
+#[derive(Debug)]
+struct Serves {
+    child: Child,
+    request: Forked,
+}
+
+#[derive(Debug)]
+struct Forked {
+    id: u64,
+    peer: Address,
+    service: Arc<dyn Tally>,
+    /// Returned when the child has ended.
+    _lease: Lease,
+}
+
+impl Default for Forking {
+    fn default() -> Self {
+        Self {
+            max_children: 40,
+            children: Vec::new(),
+        }
+    }
+}
+
+impl Clone for Forking {
+    /// Clones the options; the children belong to one.
+    fn clone(&self) -> Self {
+        Self {
+            max_children: self.max_children,
+            children: Vec::new(),
+        }
+    }
+}
+
+impl Forking {
+    /// The most children at once. Default: 40, as in Python. At least 1.
+    pub fn max_children(mut self, children: usize) -> Self {
+        self.max_children = children.max(1);
+        self
+    }
+}
+
+impl Model for Forking {
+    const NAME: &'static str = "forking";
+}
+
+impl Dispatch for Forking {}
+
+impl Take for Forking {
+    fn start(&mut self, _: &Arc<Shared>) -> io::Result<()> {
+        single_threaded()
+    }
+
+    fn room(&self) -> usize {
+        self.max_children - self.children.len()
+    }
+
+    fn dispatch<T: Transport>(
+        &mut self,
+        batch: &mut Batch<T::Request>,
+        serving: &mut Serving<T>,
+    ) -> io::Result<()> {
+        while !batch.requests.is_empty() {
+            // The request stays in the batch until the fork has succeeded.
+            match fork()? {
+                Fork::Child => serve_and_exit(batch, serving),
+                Fork::Parent(pid) => {
+                    let Some(Job {
+                        request,
+                        service,
+                        lease,
+                    }) = batch.next_job(serving)
+                    else {
+                        break;
+                    };
+                    let forked = Forked {
+                        id: request.id(),
+                        peer: request.peer(),
+                        service,
+                        _lease: lease,
+                    };
+                    // The child has its own copy. Closed first: the pidfd may need the descriptor.
+                    drop(request);
+                    match Child::adopt(pid) {
+                        Ok(child) => self.children.push(Serves {
+                            child,
+                            request: forked,
+                        }),
+                        // No descriptor for a pidfd: wait for this one right here.
+                        Err(_) => forked.end(pid, Child::wait_for(pid)),
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn watch<'a>(&'a self, fds: &mut Vec<PollFd<'a>>) {
+        fds.extend(
+            self.children
+                .iter()
+                .map(|serves| PollFd::new(&serves.child, PollFlags::IN)),
+        );
+    }
+
+    fn reap(&mut self, ready: &[usize]) {
+        for &index in ready.iter().rev() {
+            if let Some(exit) = self.children[index].child.try_wait() {
+                let Serves { child, request } = self.children.swap_remove(index);
+                request.end(child.pid(), exit);
+            }
+        }
+    }
+
+    fn cut(&mut self) {
+        for serves in &self.children {
+            serves.child.kill();
+        }
+    }
+}
+
+impl Forked {
+    /// Counts how the child ended, and reports what it could not report itself.
+    fn end(self, pid: Pid, exit: Exit) {
+        match exit {
+            Exit::Status(0) => self.service.tally(Ended::Completed),
+            Exit::Status(1) => self.service.tally(Ended::Failed),
+            other => {
+                let error = format!("child process {} ended with {other}", pid.as_raw_pid());
+                self.service.report(&Failure {
+                    id: self.id,
+                    peer: self.peer,
+                    error: &*HandlerError::from(error),
+                });
+                self.service.tally(Ended::Failed);
+            }
+        }
+    }
+}
+
+/// Refuses to go on in a process with other threads.
+pub(super) fn single_threaded() -> io::Result<()> {
+    match thread_count()? {
+        1 => Ok(()),
+        threads => {
+            let why = format!(
+                "this process has {threads} threads, and forked children of such a process cannot run handlers; \
+                 serve from the main thread before any other thread is started"
+            );
+            Err(io::Error::new(io::ErrorKind::Unsupported, why))
+        }
+    }
+}
+
+/// The life of a child.
+fn serve_and_exit<T: Transport>(batch: &mut Batch<T::Request>, serving: &mut Serving<T>) -> ! {
+    let request = batch.requests.pop_front();
+    // Nobody serves these here: a client must not find a listener that nobody accepts from.
+    batch.requests.clear();
+    serving.listeners.clear();
+    let ended = request.map(|mut request| serving.service.serve(&mut request));
+    // No destructors: the places under the limit belong to the parent.
+    exit(if ended == Some(Ended::Completed) {
+        0
+    } else {
+        1
+    })
+}

@@ -1,0 +1,98 @@
+//! Where requests run. A model takes what a transport yields and decides which thread or process serves it.
+//!
+//! Models know transports only as the [`Transport`] trait. Those that accept in one thread ([`Dispatch`]) share the loop
+//! in `accept.rs`; the others run a server of their own on top of it.
+
+pub(crate) mod forking;
+pub(crate) mod prefork;
+pub(crate) mod sequential;
+pub(crate) mod thread_pool;
+pub(crate) mod threading;
+mod workers;
+
+use std::fmt::Debug;
+use std::io::{self, PipeReader};
+use std::sync::Arc;
+
+use rustix::event::PollFd;
+
+use crate::accept::{Acceptor, Batch};
+use crate::error::Error;
+use crate::server::Report;
+use crate::service::Service;
+use crate::state::Shared;
+use crate::transport::Transport;
+
+/// Where the requests of a server run: [`Sequential`], [`Threading`], [`ThreadPool`], [`Forking`], [`Prefork`].
+///
+/// Sealed: the models are those of this crate.
+///
+/// [`Sequential`]: crate::Sequential
+/// [`Threading`]: crate::Threading
+/// [`ThreadPool`]: crate::ThreadPool
+/// [`Forking`]: crate::Forking
+/// [`Prefork`]: crate::Prefork
+#[expect(private_bounds, reason = "sealed")]
+pub trait Model: Run + Debug + Send + Sized + 'static {
+    /// The name of the model, as the command line has it.
+    const NAME: &'static str;
+}
+
+/// A model whose requests are accepted on the calling thread, so that `Server::handle_request` can serve just one.
+///
+/// Sealed, like [`Model`].
+#[expect(private_bounds, reason = "sealed")]
+pub trait Dispatch: Model + Take {}
+
+/// What every model does.
+pub(crate) trait Run: Sized {
+    /// Serves until the server is asked to stop, and drains.
+    fn serve<T: Transport>(self, serving: Serving<T>) -> Result<Report, Error>;
+}
+
+/// What the accept loop asks of a model.
+pub(crate) trait Take {
+    /// Gets ready to serve; called again before each serving.
+    fn start(&mut self, shared: &Arc<Shared>) -> io::Result<()>;
+
+    /// How many requests can be taken now.
+    fn room(&self) -> usize;
+
+    /// Serves what was accepted, or sends it on its way. What could not be is left in `batch` for another try.
+    fn dispatch<T: Transport>(
+        &mut self,
+        batch: &mut Batch<T::Request>,
+        serving: &mut Serving<T>,
+    ) -> io::Result<()>;
+
+    /// Adds the descriptors of the children that [`reap`](Self::reap) looks after.
+    fn watch<'a>(&'a self, fds: &mut Vec<PollFd<'a>>) {
+        let _ = fds;
+    }
+
+    /// Reaps the children whose descriptors are ready, by their place among those of [`watch`](Self::watch), ascending.
+    fn reap(&mut self, ready: &[usize]) {
+        let _ = ready;
+    }
+
+    /// Ends what cannot be cut through its socket. Called at the drain deadline.
+    fn cut(&mut self) {}
+
+    /// Ends the threads that are idle. Called when the drain is over.
+    fn finish(&mut self) {}
+}
+
+impl<M: Dispatch> Run for M {
+    fn serve<T: Transport>(mut self, mut serving: Serving<T>) -> Result<Report, Error> {
+        Acceptor::new(&mut serving, &mut self)?.serve()
+    }
+}
+
+/// A server that serves: its listeners and what is done with their requests.
+#[derive(Debug)]
+pub(crate) struct Serving<T: Transport> {
+    pub(crate) listeners: Vec<T>,
+    pub(crate) service: Arc<Service<T::Request>>,
+    /// In a worker process: the pipe that ends when the parent does. The listeners are shared with others then.
+    pub(crate) lifeline: Option<PipeReader>,
+}

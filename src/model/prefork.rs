@@ -1,0 +1,361 @@
+//! Worker processes that each run another model on the same listeners.
+
+use std::io::{self, PipeReader};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use rustix::event::{PollFd, PollFlags, poll};
+
+use crate::error::{Error, Tried};
+use crate::hooks::{AcceptError, Reaction, Step};
+use crate::model::forking::single_threaded;
+use crate::model::threading::Threading;
+use crate::model::{Model, Run, Serving};
+use crate::server::Report;
+use crate::state::{Shared, WorkerSlot};
+use crate::sys::bell::Watch;
+use crate::sys::child::Child;
+use crate::sys::fork::{Fork, exit, fork};
+use crate::sys::memory::SharedMemory;
+use crate::sys::timespec;
+use crate::transport::Transport;
+
+/// Serves requests in worker processes that are forked beforehand and share the listeners; each worker runs model `M`.
+///
+/// A crash takes one worker's requests with it and nothing else: the worker comes back after 0.1 s, after twice as long
+/// each time that it dies without having served a request, up to 30 s. When one has died [`breaker`](Self::breaker)
+/// times in a row like that, the server gives up and serving fails. A worker whose parent is gone drains and ends.
+///
+/// The server's handle is the same in all processes: a stop that is asked for in any of them stops the server, and its
+/// counts are those of all. What a handler changes in memory stays in its worker.
+///
+/// # Errors
+///
+/// Serving fails with `Unsupported` in a process that has other threads, as with [`Forking`](crate::Forking).
+///
+/// # Examples
+///
+/// ```no_run
+/// use std::io::Write;
+/// use socketserver::{Bind, Prefork, Server, Tcp, ThreadPool};
+///
+/// Server::<Tcp>::builder()
+///     .model(Prefork::new(4, ThreadPool::new(16)))
+///     .bind("127.0.0.1:8080")?
+///     .serve_forever(|conn| conn.write_all(b"hello world\n"))?;
+/// # Ok::<(), socketserver::Error>(())
+/// ```
+#[derive(Clone, Debug)]
+#[must_use]
+pub struct Prefork<M> {
+    workers: usize,
+    breaker: u32,
+    model: M,
+}
+
+impl Default for Prefork<Threading> {
+    /// A worker for each processor, with a thread for each request.
+    fn default() -> Self {
+        let processors = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+        Self::new(processors, Threading::default())
+    }
+}
+
+impl<M> Prefork<M> {
+    /// This many workers, at least one, that each run `model`.
+    pub fn new(workers: usize, model: M) -> Self {
+        Self {
+            workers: workers.max(1),
+            breaker: 10,
+            model,
+        }
+    }
+
+    /// How many times in a row a worker may die without having served a request before the server gives up.
+    /// Default: 10, which takes about a minute. At least 1.
+    pub fn breaker(mut self, deaths: u32) -> Self {
+        self.breaker = deaths.max(1);
+        self
+    }
+}
+
+const BACKOFF_MIN: Duration = Duration::from_millis(100);
+const BACKOFF_MAX: Duration = Duration::from_secs(30);
+
+/// How much longer than the drain deadline the parent waits for its workers, which cut their requests at it themselves.
+const KILL_GRACE: Duration = Duration::from_secs(3);
+
+impl<M: Model + Clone> Model for Prefork<M> {
+    const NAME: &'static str = "prefork";
+}
+
+impl<M: Model + Clone> Run for Prefork<M> {
+    fn serve<T: Transport>(self, serving: Serving<T>) -> Result<Report, Error> {
+        let shared = Arc::clone(&serving.service.shared);
+        if shared.is_worker() {
+            let nested = io::Error::new(
+                io::ErrorKind::Unsupported,
+                "a worker process cannot have workers of its own",
+            );
+            return Err(Error::new("start the prefork model", nested));
+        }
+        let start = || {
+            single_threaded()?;
+            let slots = Arc::new(SharedMemory::new(self.workers)?);
+            Ok::<_, io::Error>((slots, Watch::new(shared.bell(), None)?, io::pipe()?))
+        };
+        let (slots, watch, (lifeline, alive)) =
+            start().tried(|| "start the prefork model".to_owned())?;
+        let mut workers = Vec::new();
+        workers.resize_with(self.workers, Worker::default);
+        let mut supervisor = Supervisor {
+            options: &self,
+            serving,
+            lifeline,
+            slots,
+            workers,
+            watch,
+        };
+        let supervised = supervisor.supervise();
+        // Workers that see the pipe end know that their parent has.
+        drop(alive);
+        supervised
+    }
+}
+
+/// The parent of the workers.
+struct Supervisor<'a, T: Transport, M> {
+    options: &'a Prefork<M>,
+    serving: Serving<T>,
+    lifeline: PipeReader,
+    slots: Arc<SharedMemory<WorkerSlot>>,
+    workers: Vec<Worker>,
+    watch: Watch,
+}
+
+/// A worker, or the place of one.
+#[derive(Debug, Default)]
+struct Worker {
+    child: Option<Child>,
+    /// How often it has died in a row without having served a request.
+    deaths: u32,
+    /// When it may be forked again.
+    due: Option<Instant>,
+}
+
+impl<T: Transport, M: Model + Clone> Supervisor<'_, T, M> {
+    fn shared(&self) -> Arc<Shared> {
+        Arc::clone(&self.serving.service.shared)
+    }
+
+    fn supervise(&mut self) -> Result<Report, Error> {
+        let shared = self.shared();
+        let mut announced = false;
+        while !shared.stopping() {
+            self.fork_due();
+            if !announced
+                && self
+                    .slots
+                    .iter()
+                    .all(|slot| slot.ready.load(Ordering::SeqCst) != 0)
+            {
+                announced = true;
+                self.serving.service.hooks.ready();
+            }
+            let due = self.workers.iter().filter_map(|worker| worker.due).min();
+            self.wait(due)
+                .tried(|| "wait for worker processes".to_owned())?;
+            if let Some(err) = self.reap() {
+                shared.stop(shared.drain_timeout());
+                self.drain();
+                return Err(err);
+            }
+        }
+        Ok(self.drain())
+    }
+
+    /// Forks the workers that are missing and due.
+    fn fork_due(&mut self) {
+        let now = Instant::now();
+        for index in 0..self.workers.len() {
+            let worker = &self.workers[index];
+            if worker.child.is_some() || worker.due.is_some_and(|due| due > now) {
+                continue;
+            }
+            let forked = match fork() {
+                Ok(Fork::Child) => self.become_worker(index),
+                Ok(Fork::Parent(pid)) => Child::adopt(pid).inspect_err(|_| {
+                    // It serves, but could not be watched: no descriptor is left.
+                    let _ = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
+                    Child::wait_for(pid);
+                }),
+                Err(err) => Err(err),
+            };
+            match forked {
+                Ok(child) => {
+                    self.workers[index] = Worker {
+                        child: Some(child),
+                        due: None,
+                        ..self.workers[index]
+                    }
+                }
+                Err(err) => self.postpone(index, err),
+            }
+        }
+    }
+
+    /// The life of a worker.
+    fn become_worker(&mut self, index: usize) -> ! {
+        // What the parent watches its other workers with is none of this one's business.
+        self.workers.clear();
+        let shared = self.shared();
+        shared.become_worker(Arc::clone(&self.slots), index);
+        let listeners = std::mem::take(&mut self.serving.listeners);
+        let lifeline = match self.lifeline.try_clone() {
+            Ok(lifeline) => lifeline,
+            Err(err) => self.die(err),
+        };
+        let serving = Serving {
+            listeners,
+            service: Arc::clone(&self.serving.service),
+            lifeline: Some(lifeline),
+        };
+        match self.options.model.clone().serve(serving) {
+            Ok(Report { cut }) => {
+                self.slots[index].cut.store(cut, Ordering::SeqCst);
+                exit(0)
+            }
+            Err(err) => self.die(err.into()),
+        }
+    }
+
+    fn die(&self, error: io::Error) -> ! {
+        self.report(Reaction::Abandon, error);
+        exit(1)
+    }
+
+    fn report(&self, reaction: Reaction, error: io::Error) {
+        let report = AcceptError {
+            listener: None,
+            step: Step::Worker,
+            reaction,
+            error,
+            unreported: 0,
+        };
+        self.serving.service.hooks.report(&report);
+    }
+
+    /// Puts off the next fork of a worker, for longer each time.
+    fn postpone(&mut self, index: usize, error: io::Error) {
+        let worker = &mut self.workers[index];
+        let delay = BACKOFF_MIN
+            .saturating_mul(1 << worker.deaths.min(16))
+            .min(BACKOFF_MAX);
+        worker.deaths += 1;
+        worker.due = Some(Instant::now() + delay);
+        self.report(Reaction::Retry(delay), error);
+    }
+
+    /// Waits until a worker ends, the bell rings, or `until` has come.
+    fn wait(&self, until: Option<Instant>) -> io::Result<()> {
+        let timeout = until.map(|until| timespec(until.saturating_duration_since(Instant::now())));
+        let mut fds = vec![PollFd::new(&self.watch, PollFlags::IN)];
+        let children = self
+            .workers
+            .iter()
+            .filter_map(|worker| worker.child.as_ref());
+        fds.extend(children.map(|child| PollFd::new(child, PollFlags::IN)));
+        match poll(&mut fds, timeout.as_ref()) {
+            Ok(_) | Err(rustix::io::Errno::INTR) => {}
+            Err(err) => return Err(err.into()),
+        }
+        self.watch.hear();
+        Ok(())
+    }
+
+    /// Reaps the workers that have ended. An error says that one has died too often.
+    fn reap(&mut self) -> Option<Error> {
+        let shared = self.shared();
+        for index in 0..self.workers.len() {
+            let Some((pid, exit)) = self.workers[index]
+                .child
+                .as_ref()
+                .and_then(|child| Some((child.pid(), child.try_wait()?)))
+            else {
+                continue;
+            };
+            let slot = &self.slots[index];
+            let served = slot.served.load(Ordering::SeqCst) != 0;
+            shared.bury(slot);
+            let worker = &mut self.workers[index];
+            worker.child = None;
+            if shared.stopping() {
+                continue;
+            }
+            if served {
+                worker.deaths = 0;
+            }
+            let ended = io::Error::other(format!("worker {} ended with {exit}", pid.as_raw_pid()));
+            self.postpone(index, ended);
+            if self.workers[index].deaths >= self.options.breaker {
+                let what = format!(
+                    "keep worker {index} alive after {} deaths in a row",
+                    self.options.breaker
+                );
+                let last = io::Error::other(format!(
+                    "the last one ended with {exit} before it had served a request"
+                ));
+                return Some(Error::new(what, last));
+            }
+        }
+        None
+    }
+
+    /// Waits for the workers, which drain by themselves, and kills those that outstay the deadline.
+    fn drain(&mut self) -> Report {
+        // A client that comes now must not wait for nobody.
+        self.serving.listeners.clear();
+        let shared = self.shared();
+        let mut killed = 0;
+        let mut kill_at = None;
+        loop {
+            self.reap();
+            if self.workers.iter().all(|worker| worker.child.is_none()) {
+                break;
+            }
+            let left = shared.drain_left().unwrap_or_default();
+            if left.is_zero() {
+                let end = *kill_at.get_or_insert_with(|| Instant::now() + KILL_GRACE);
+                if Instant::now() >= end {
+                    killed += self.kill();
+                    // They end now: each end wakes the next wait.
+                    kill_at = Some(end + Duration::from_secs(3600));
+                }
+            }
+            let until = kill_at.unwrap_or_else(|| Instant::now() + left);
+            if self.wait(Some(until)).is_err() {
+                killed += self.kill();
+                break;
+            }
+        }
+        let cut: u64 = self
+            .slots
+            .iter()
+            .map(|slot| slot.cut.load(Ordering::SeqCst))
+            .sum();
+        Report { cut: cut + killed }
+    }
+
+    /// Kills the workers that are left, and says how many requests they served.
+    fn kill(&self) -> u64 {
+        let mut killed = 0;
+        for (worker, slot) in self.workers.iter().zip(self.slots.iter()) {
+            if let Some(child) = &worker.child {
+                killed += slot.live.load(Ordering::SeqCst);
+                child.kill();
+            }
+        }
+        killed
+    }
+}

@@ -1,0 +1,52 @@
+//! One request after the other, on the thread that accepts.
+
+use std::io;
+use std::sync::Arc;
+
+use crate::accept::Batch;
+use crate::model::{Dispatch, Model, Serving, Take};
+use crate::state::Shared;
+use crate::transport::Transport;
+
+/// Serves one request after the other on the thread that accepts them.
+///
+/// The least overhead there is, and the right model where each request is short: while one is served, the others wait in
+/// the kernel. Datagrams are received and answered in batches.
+///
+/// # Examples
+///
+/// ```
+/// use socketserver::{Packet, UdpServer};
+///
+/// let guard = UdpServer::bind("127.0.0.1:0")?.spawn(|datagram| datagram.echo())?;
+/// # Ok::<(), socketserver::Error>(())
+/// ```
+#[derive(Clone, Copy, Debug, Default)]
+#[non_exhaustive]
+pub struct Sequential;
+
+impl Model for Sequential {
+    const NAME: &'static str = "sequential";
+}
+
+impl Dispatch for Sequential {}
+
+impl Take for Sequential {
+    fn start(&mut self, _: &Arc<Shared>) -> io::Result<()> {
+        Ok(())
+    }
+
+    fn room(&self) -> usize {
+        usize::MAX
+    }
+
+    fn dispatch<T: Transport>(
+        &mut self,
+        batch: &mut Batch<T::Request>,
+        serving: &mut Serving<T>,
+    ) -> io::Result<()> {
+        serving.service.serve_all(&mut batch.requests);
+        batch.lease.keep(0);
+        Ok(())
+    }
+}

@@ -1,0 +1,110 @@
+//! A fixed number of threads and a bounded queue.
+
+use std::io;
+use std::sync::Arc;
+
+use crate::accept::Batch;
+use crate::model::workers::{Limits, Workers};
+use crate::model::{Dispatch, Model, Serving, Take};
+use crate::state::Shared;
+use crate::transport::Transport;
+
+/// Serves requests on a fixed number of threads. Those that find all threads busy wait in a queue; when that is full,
+/// accepting pauses and they wait in the kernel.
+///
+/// The right model to bound what requests use. Each connection holds its thread until it ends: give slow clients a
+/// timeout, or choose [`Threading`](crate::Threading).
+///
+/// # Examples
+///
+/// ```
+/// use socketserver::{Bind, Server, Tcp, ThreadPool};
+///
+/// let server = Server::<Tcp>::builder().model(ThreadPool::new(8).queue(100)).bind("127.0.0.1:0")?;
+/// # Ok::<(), socketserver::Error>(())
+/// ```
+#[derive(Debug)]
+#[must_use]
+pub struct ThreadPool {
+    limits: Limits,
+    workers: Option<Workers>,
+}
+
+impl Default for ThreadPool {
+    /// A pool of four threads for each processor.
+    fn default() -> Self {
+        let processors = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+        Self::new(4 * processors)
+    }
+}
+
+impl Clone for ThreadPool {
+    /// Clones the options; the threads belong to one.
+    fn clone(&self) -> Self {
+        Self {
+            limits: self.limits,
+            workers: None,
+        }
+    }
+}
+
+impl ThreadPool {
+    /// A pool of this many threads, at least one, and a queue for as many requests.
+    pub fn new(threads: usize) -> Self {
+        let threads = threads.max(1);
+        Self {
+            limits: Limits {
+                threads,
+                queue: threads,
+                keep_alive: None,
+                stack_size: None,
+            },
+            workers: None,
+        }
+    }
+
+    /// How many requests may wait for a thread. Default: as many as there are threads.
+    pub const fn queue(mut self, requests: usize) -> Self {
+        self.limits.queue = requests;
+        self
+    }
+
+    /// The size of a thread's stack in bytes. Default: that of the standard library (2 MiB, or `RUST_MIN_STACK`).
+    pub const fn stack_size(mut self, bytes: usize) -> Self {
+        self.limits.stack_size = Some(bytes);
+        self
+    }
+}
+
+impl Model for ThreadPool {
+    const NAME: &'static str = "pool";
+}
+
+impl Dispatch for ThreadPool {}
+
+impl Take for ThreadPool {
+    fn start(&mut self, shared: &Arc<Shared>) -> io::Result<()> {
+        let workers = self
+            .workers
+            .get_or_insert_with(|| Workers::new(self.limits, Arc::clone(shared)));
+        workers.start(self.limits.threads)
+    }
+
+    fn room(&self) -> usize {
+        self.workers.as_ref().map_or(0, Workers::room)
+    }
+
+    fn dispatch<T: Transport>(
+        &mut self,
+        batch: &mut Batch<T::Request>,
+        serving: &mut Serving<T>,
+    ) -> io::Result<()> {
+        self.workers
+            .as_ref()
+            .map_or(Ok(()), |workers| workers.dispatch(batch, serving))
+    }
+
+    fn finish(&mut self) {
+        self.workers.iter().for_each(Workers::finish);
+    }
+}

@@ -1,0 +1,111 @@
+//! A thread for each request.
+
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::accept::Batch;
+use crate::model::workers::{Limits, Workers};
+use crate::model::{Dispatch, Model, Serving, Take};
+use crate::state::Shared;
+use crate::transport::Transport;
+
+/// Serves each request on a thread of its own, for as long as it takes.
+///
+/// A thread that has finished waits a while for the next request, so that a connection does not cost a thread's
+/// creation. When all of [`max_threads`](Self::max_threads) are busy, accepting pauses and requests wait in the kernel.
+/// A thread that cannot be created is tried again; its request waits.
+///
+/// # Examples
+///
+/// ```
+/// use socketserver::{Bind, Server, Tcp, Threading};
+///
+/// let server = Server::<Tcp>::builder()
+///     .model(Threading::default().max_threads(200))
+///     .bind("127.0.0.1:0")?;
+/// # Ok::<(), socketserver::Error>(())
+/// ```
+#[derive(Debug)]
+#[must_use]
+pub struct Threading {
+    limits: Limits,
+    workers: Option<Workers>,
+}
+
+impl Default for Threading {
+    fn default() -> Self {
+        let keep_alive = Some(Duration::from_secs(10));
+        Self {
+            limits: Limits {
+                threads: 1024,
+                queue: 0,
+                keep_alive,
+                stack_size: None,
+            },
+            workers: None,
+        }
+    }
+}
+
+impl Clone for Threading {
+    /// Clones the options; the threads belong to one.
+    fn clone(&self) -> Self {
+        Self {
+            limits: self.limits,
+            workers: None,
+        }
+    }
+}
+
+impl Threading {
+    /// The most threads at once. Default: 1024. At least 1.
+    pub fn max_threads(mut self, threads: usize) -> Self {
+        self.limits.threads = threads.max(1);
+        self
+    }
+
+    /// How long a thread that has finished waits for its next request. Default: 10 s.
+    pub const fn keep_alive(mut self, wait: Duration) -> Self {
+        self.limits.keep_alive = Some(wait);
+        self
+    }
+
+    /// The size of a thread's stack in bytes. Default: that of the standard library (2 MiB, or `RUST_MIN_STACK`).
+    pub const fn stack_size(mut self, bytes: usize) -> Self {
+        self.limits.stack_size = Some(bytes);
+        self
+    }
+}
+
+impl Model for Threading {
+    const NAME: &'static str = "threading";
+}
+
+impl Dispatch for Threading {}
+
+impl Take for Threading {
+    fn start(&mut self, shared: &Arc<Shared>) -> io::Result<()> {
+        self.workers
+            .get_or_insert_with(|| Workers::new(self.limits, Arc::clone(shared)));
+        Ok(())
+    }
+
+    fn room(&self) -> usize {
+        self.workers.as_ref().map_or(0, Workers::room)
+    }
+
+    fn dispatch<T: Transport>(
+        &mut self,
+        batch: &mut Batch<T::Request>,
+        serving: &mut Serving<T>,
+    ) -> io::Result<()> {
+        self.workers
+            .as_ref()
+            .map_or(Ok(()), |workers| workers.dispatch(batch, serving))
+    }
+
+    fn finish(&mut self) {
+        self.workers.iter().for_each(Workers::finish);
+    }
+}

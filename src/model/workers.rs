@@ -1,0 +1,289 @@
+//! Threads that take tasks: the engine of the threading and the thread pool models.
+//!
+//! The thread that has been idle for the shortest time gets the next task: its stack is warm, and the others can end.
+
+use std::collections::{HashMap, VecDeque};
+use std::fmt;
+use std::io;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread::{self, JoinHandle, ThreadId};
+use std::time::Duration;
+
+use crate::accept::Batch;
+use crate::model::Serving;
+use crate::state::Shared;
+use crate::transport::Transport;
+
+type Task = Box<dyn FnOnce() + Send>;
+
+/// The bounds of a set of threads.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Limits {
+    pub(crate) threads: usize,
+    /// How many tasks may wait for a thread.
+    pub(crate) queue: usize,
+    /// How long a thread waits for its next task before it ends; `None`: as long as the set lives.
+    pub(crate) keep_alive: Option<Duration>,
+    pub(crate) stack_size: Option<usize>,
+}
+
+/// A set of threads. Dropping it ends them as they become idle, and waits for none.
+pub(crate) struct Workers {
+    pool: Arc<Pool>,
+}
+
+struct Pool {
+    limits: Limits,
+    state: Mutex<State>,
+    /// Rings when there is room again.
+    shared: Arc<Shared>,
+}
+
+#[derive(Default)]
+struct State {
+    queue: VecDeque<Task>,
+    /// Threads that wait for a task, the one that has waited longest first.
+    idle: Vec<Arc<Seat>>,
+    /// Every thread that has not announced its end.
+    threads: HashMap<ThreadId, JoinHandle<()>>,
+    /// Threads that have announced their end: joining them takes no time.
+    ended: Vec<JoinHandle<()>>,
+    starting: usize,
+    closing: bool,
+}
+
+/// Where an idle thread waits.
+#[derive(Default)]
+struct Seat {
+    call: Mutex<Option<Call>>,
+    called: Condvar,
+}
+
+enum Call {
+    Work(Task),
+    Leave,
+}
+
+impl Workers {
+    pub(crate) fn new(limits: Limits, shared: Arc<Shared>) -> Self {
+        Self {
+            pool: Arc::new(Pool {
+                limits,
+                state: Mutex::default(),
+                shared,
+            }),
+        }
+    }
+
+    /// How many tasks can be taken now.
+    pub(crate) fn room(&self) -> usize {
+        let state = self.pool.state();
+        let Limits { threads, queue, .. } = self.pool.limits;
+        let free = threads - state.count() + state.idle.len() + state.starting;
+        (free + queue).saturating_sub(state.queue.len())
+    }
+
+    /// Starts threads until there are `count`.
+    pub(crate) fn start(&self, count: usize) -> io::Result<()> {
+        while self.pool.state().count() < count {
+            self.spawn()?;
+        }
+        Ok(())
+    }
+
+    /// Gives each request of a batch to a thread. Those left in the batch need a thread that could not be started.
+    pub(crate) fn dispatch<T: Transport>(
+        &self,
+        batch: &mut Batch<T::Request>,
+        serving: &Serving<T>,
+    ) -> io::Result<()> {
+        while !batch.requests.is_empty() {
+            self.reserve()?;
+            if let Some(job) = batch.next_job(serving) {
+                self.execute(Box::new(move || job.run()));
+            }
+        }
+        Ok(())
+    }
+
+    /// Makes sure that the next task will find a thread, or a place in the queue.
+    ///
+    /// # Errors
+    ///
+    /// When a thread was needed and could not be started.
+    fn reserve(&self) -> io::Result<()> {
+        let mut state = self.pool.state();
+        join(state.ended.drain(..));
+        let available = state.idle.len() + state.starting;
+        let full = state.count() == self.pool.limits.threads;
+        if available > state.queue.len() || full {
+            return Ok(());
+        }
+        drop(state);
+        self.spawn()
+    }
+
+    /// Gives a task to a thread, or queues it for the next one that is free.
+    fn execute(&self, task: Task) {
+        let mut state = self.pool.state();
+        match state.idle.pop() {
+            Some(seat) => {
+                drop(state);
+                seat.call(Call::Work(task));
+            }
+            None => state.queue.push_back(task),
+        }
+    }
+
+    /// Ends all threads and joins them. If some are stuck in requests that were cut, all are left to themselves.
+    pub(crate) fn finish(&self) {
+        self.pool.close();
+        join(std::mem::take(&mut self.pool.state().ended));
+        if self.pool.shared.live_here() == 0 {
+            let threads = std::mem::take(&mut self.pool.state().threads);
+            join(threads.into_values());
+        }
+    }
+
+    fn spawn(&self) -> io::Result<()> {
+        // Counted before it exists, so that a thread which is quick cannot end before it is known.
+        let mut state = self.pool.state();
+        let mut builder = thread::Builder::new().name("socketserver".to_owned());
+        if let Some(size) = self.pool.limits.stack_size {
+            builder = builder.stack_size(size);
+        }
+        let pool = Arc::clone(&self.pool);
+        let thread = builder.spawn(move || pool.work())?;
+        state.starting += 1;
+        state.threads.insert(thread.thread().id(), thread);
+        Ok(())
+    }
+}
+
+fn join(threads: impl IntoIterator<Item = JoinHandle<()>>) {
+    for thread in threads {
+        // Tasks contain their own panics.
+        let _ = thread.join();
+    }
+}
+
+impl Pool {
+    fn state(&self) -> MutexGuard<'_, State> {
+        // No code of the user's runs under this lock.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Sends the idle threads away, and the others as they become idle.
+    fn close(&self) {
+        let idle = {
+            let mut state = self.state();
+            state.closing = true;
+            std::mem::take(&mut state.idle)
+        };
+        for seat in idle {
+            seat.call(Call::Leave);
+        }
+    }
+
+    /// The life of one thread.
+    fn work(&self) {
+        let seat = Arc::new(Seat::default());
+        let mut state = self.state();
+        state.starting -= 1;
+        loop {
+            let (task, idle) = match state.queue.pop_front() {
+                Some(task) => (Some(task), false),
+                None if state.closing => break,
+                None => {
+                    state.idle.push(Arc::clone(&seat));
+                    (None, true)
+                }
+            };
+            drop(state);
+            // Either way there is room for one more.
+            self.shared.wake_waiting();
+            let task = if idle { self.next_task(&seat) } else { task };
+            let Some(task) = task else {
+                state = self.state();
+                break;
+            };
+            task();
+            state = self.state();
+        }
+        if let Some(thread) = state.threads.remove(&thread::current().id()) {
+            state.ended.push(thread);
+        }
+        drop(state);
+        self.shared.wake_waiting();
+    }
+}
+
+impl Pool {
+    /// Waits on an idle seat. `None` is the end of the thread.
+    fn next_task(&self, seat: &Arc<Seat>) -> Option<Task> {
+        let call = seat.wait(self.limits.keep_alive).or_else(|| {
+            let mut state = self.state();
+            let listed = state.idle.iter().position(|other| Arc::ptr_eq(other, seat));
+            if let Some(at) = listed {
+                state.idle.remove(at);
+                return None;
+            }
+            drop(state);
+            // Whoever took the seat from the list is about to call.
+            seat.wait(None)
+        });
+        match call {
+            Some(Call::Work(task)) => Some(task),
+            Some(Call::Leave) | None => None,
+        }
+    }
+}
+
+impl State {
+    fn count(&self) -> usize {
+        self.threads.len()
+    }
+}
+
+impl Seat {
+    fn call(&self, call: Call) {
+        *self.call.lock().unwrap_or_else(PoisonError::into_inner) = Some(call);
+        self.called.notify_one();
+    }
+
+    /// Waits to be called, for `limit` at most.
+    fn wait(&self, limit: Option<Duration>) -> Option<Call> {
+        let call = self.call.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut call = match limit {
+            Some(limit) => {
+                let waited = self
+                    .called
+                    .wait_timeout_while(call, limit, |call| call.is_none());
+                waited.unwrap_or_else(PoisonError::into_inner).0
+            }
+            None => self
+                .called
+                .wait_while(call, |call| call.is_none())
+                .unwrap_or_else(PoisonError::into_inner),
+        };
+        call.take()
+    }
+}
+
+impl Drop for Workers {
+    fn drop(&mut self) {
+        self.pool.close();
+    }
+}
+
+impl fmt::Debug for Workers {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let state = self.pool.state();
+        f.debug_struct("Workers")
+            .field("limits", &self.pool.limits)
+            .field("threads", &state.count())
+            .field("idle", &state.idle.len())
+            .field("queued", &state.queue.len())
+            .finish()
+    }
+}

@@ -1,0 +1,338 @@
+//! The server: a transport's listeners, a model, and in the end a handler.
+
+use std::fmt::Debug;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::Arc;
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+use rustix::event::epoll;
+
+use crate::accept::Acceptor;
+use crate::address::Address;
+use crate::builder::Builder;
+use crate::error::{Error, Tried};
+use crate::handle::ServerHandle;
+use crate::handler::{IntoOutcome, Outcome};
+use crate::hooks::Hooks;
+use crate::model::sequential::Sequential;
+use crate::model::{Dispatch, Model, Serving};
+use crate::service::Service;
+use crate::state::Shared;
+use crate::transport::{Bind, Transport};
+
+/// A server: it takes requests from the listeners of transport `T` and serves them under model `M`.
+///
+/// It is bound first and given its handler last. Serving consumes it, so a server cannot be closed while it serves, or
+/// serve after it was stopped.
+///
+/// # Shutdown
+///
+/// [`ServerHandle::shutdown`], from anywhere, or [`Next::Stop`](crate::Next::Stop) from a handler: the server stops
+/// accepting, serves what the kernel has accepted for it already, closes its listeners, and waits for the requests that
+/// are being served, at most for the drain timeout; then it cuts those that are left. It returns the moment the last
+/// one has ended.
+///
+/// # Dropping
+///
+/// Dropping a server that does not serve closes its listeners and removes the socket files that it made.
+///
+/// # Examples
+///
+/// ```no_run
+/// use std::io::Write;
+/// use socketserver::ThreadingTcpServer;
+///
+/// ThreadingTcpServer::bind("127.0.0.1:8080")?
+///     .serve_forever(|conn| conn.write_all(b"hello world\n"))?;
+/// # Ok::<(), socketserver::Error>(())
+/// ```
+#[derive(Debug)]
+#[must_use]
+#[doc(alias = "BaseServer")]
+pub struct Server<T: Transport, M = Sequential> {
+    listeners: Vec<T>,
+    model: M,
+    hooks: Arc<Hooks<T::Request>>,
+    shared: Arc<Shared>,
+    /// Readable while one of the listeners is.
+    ready: OwnedFd,
+}
+
+/// How serving ended.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Report {
+    /// How many requests were cut because they had not ended by the drain deadline.
+    pub cut: u64,
+}
+
+/// What became of [`Server::handle_request`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Handled {
+    /// A request was served or, under a model with threads or processes, is being served.
+    Served,
+    /// A request was turned away by the `verify` hook, or was not fit to be served.
+    Refused,
+    /// No request came in time; the `on_timeout` hook was called.
+    TimedOut,
+    /// The server was asked to stop.
+    Stopping,
+}
+
+impl<T: Transport, M: Model> Server<T, M> {
+    /// Binds `addr` with the default options of the transport and of the model. See [`builder`](Self::builder) for more.
+    ///
+    /// # Errors
+    ///
+    /// What was tried, on what, and why it failed. Nothing stays bound.
+    pub fn bind<A>(addr: A) -> Result<Self, Error>
+    where
+        T: Bind<A>,
+        M: Default,
+    {
+        Self::builder().bind(addr)
+    }
+
+    /// Options for a server, beginning with the default of each.
+    pub fn builder() -> Builder<T, M>
+    where
+        M: Default,
+    {
+        Builder::new()
+    }
+
+    pub(crate) fn new(
+        listeners: Vec<T>,
+        model: M,
+        hooks: Hooks<T::Request>,
+        shared: Shared,
+    ) -> Result<Self, Error> {
+        let watch = || {
+            let ready = epoll::create(epoll::CreateFlags::CLOEXEC)?;
+            for listener in &listeners {
+                epoll::add(
+                    &ready,
+                    listener,
+                    epoll::EventData::new_u64(0),
+                    epoll::EventFlags::IN,
+                )?;
+            }
+            Ok::<_, rustix::io::Errno>(ready)
+        };
+        let ready = watch().tried(|| "watch the listeners with epoll".to_owned())?;
+        Ok(Self {
+            listeners,
+            model,
+            hooks: Arc::new(hooks),
+            shared: Arc::new(shared),
+            ready,
+        })
+    }
+
+    /// The bound addresses, with real ports.
+    #[must_use]
+    #[doc(alias = "server_address")]
+    pub fn local_addrs(&self) -> Vec<Address> {
+        self.listeners.iter().map(Transport::local_addr).collect()
+    }
+
+    /// The bound addresses as URLs: `tcp://127.0.0.1:8080`, `unix:///run/service.sock`.
+    #[must_use]
+    pub fn urls(&self) -> Vec<String> {
+        self.listeners.iter().map(Transport::url).collect()
+    }
+
+    /// A handle to stop the server and to observe it, from anywhere.
+    pub fn handle(&self) -> ServerHandle {
+        ServerHandle::new(Arc::clone(&self.shared))
+    }
+
+    /// Serves requests until the server is asked to stop, and drains.
+    ///
+    /// The handler returns `()`, [`Next`](crate::Next), or a `Result` of one of them. An error or a panic ends its own
+    /// request only.
+    ///
+    /// # Errors
+    ///
+    /// - The model could not start: threads that cannot be created, forking in a process with threads.
+    /// - Every listener has failed.
+    /// - The worker processes of [`Prefork`](crate::Prefork) keep dying.
+    pub fn serve_forever<F, O>(self, handler: F) -> Result<Report, Error>
+    where
+        F: Fn(&mut T::Request) -> O + Send + Sync + 'static,
+        O: IntoOutcome,
+    {
+        let Self {
+            listeners,
+            model,
+            hooks,
+            shared,
+            ready,
+        } = self;
+        // Closing a listener must close it: epoll would keep none open, but forked workers would inherit this one.
+        drop(ready);
+        let service = Arc::new(Service::new(boxed(handler), hooks, shared));
+        model.serve(Serving {
+            listeners,
+            service,
+            lifeline: None,
+        })
+    }
+
+    /// Serves on a thread of its own.
+    ///
+    /// # Errors
+    ///
+    /// The thread could not be started. What [`serve_forever`](Self::serve_forever) returns comes from
+    /// [`ServerGuard::join`].
+    pub fn spawn<F, O>(self, handler: F) -> Result<ServerGuard, Error>
+    where
+        F: Fn(&mut T::Request) -> O + Send + Sync + 'static,
+        O: IntoOutcome,
+    {
+        let handle = self.handle();
+        let thread = thread::Builder::new().name("socketserver-accept".to_owned());
+        let thread = thread
+            .spawn(move || self.serve_forever(handler))
+            .tried(|| "start a thread to serve".to_owned())?;
+        Ok(ServerGuard {
+            handle,
+            thread: Some(thread),
+        })
+    }
+}
+
+impl<T: Transport, M: Dispatch> Server<T, M> {
+    /// Serves one request, if one comes within `timeout`. `None` waits for ever, zero does not wait.
+    ///
+    /// To serve from an event loop of your own, wait until [`AsFd`] polls as readable and call this.
+    ///
+    /// # Errors
+    ///
+    /// As [`serve_forever`](Self::serve_forever). A request that fails is not one: the error hook is told.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use socketserver::{Handled, Packet, UdpServer};
+    ///
+    /// let mut server = UdpServer::bind("127.0.0.1:0")?;
+    /// let client = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+    /// client.send_to(b"hello", server.local_addrs()[0].socket_addr().unwrap()).unwrap();
+    /// assert_eq!(server.handle_request(None, |datagram| datagram.echo())?, Handled::Served);
+    /// assert_eq!(server.handle_request(Some(Duration::ZERO), |_| ())?, Handled::TimedOut);
+    /// # Ok::<(), socketserver::Error>(())
+    /// ```
+    pub fn handle_request<F, O>(
+        &mut self,
+        timeout: Option<Duration>,
+        handler: F,
+    ) -> Result<Handled, Error>
+    where
+        F: Fn(&mut T::Request) -> O + Send + Sync + 'static,
+        O: IntoOutcome,
+    {
+        let deadline = timeout.and_then(|timeout| Instant::now().checked_add(timeout));
+        let service = Arc::new(Service::new(
+            boxed(handler),
+            Arc::clone(&self.hooks),
+            Arc::clone(&self.shared),
+        ));
+        let listeners = std::mem::take(&mut self.listeners);
+        let mut serving = Serving {
+            listeners,
+            service,
+            lifeline: None,
+        };
+        let handled = Acceptor::new(&mut serving, &mut self.model)
+            .and_then(|acceptor| acceptor.serve_one(deadline));
+        self.listeners = serving.listeners;
+        if matches!(handled, Ok(Handled::TimedOut)) {
+            self.hooks.timed_out();
+        }
+        handled
+    }
+
+    /// Stops: closes the listeners and waits for the requests that [`handle_request`](Self::handle_request) has started,
+    /// at most for the drain timeout, then cuts them.
+    ///
+    /// # Errors
+    ///
+    /// As [`serve_forever`](Self::serve_forever).
+    #[doc(alias = "server_close")]
+    pub fn close(self) -> Result<Report, Error> {
+        self.handle().shutdown();
+        self.serve_forever(|_| ())
+    }
+}
+
+impl<T: Transport, M> AsFd for Server<T, M> {
+    /// A descriptor that polls as readable while a request is waiting.
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.ready.as_fd()
+    }
+}
+
+fn boxed<R, F, O>(handler: F) -> Box<dyn Fn(&mut R) -> Outcome + Send + Sync>
+where
+    F: Fn(&mut R) -> O + Send + Sync + 'static,
+    O: IntoOutcome,
+{
+    Box::new(move |request| handler(request).into_outcome())
+}
+
+/// A server that serves on a thread of its own. Dropping it stops the server and waits until it has drained.
+#[derive(Debug)]
+#[must_use = "dropping the guard stops the server"]
+pub struct ServerGuard {
+    handle: ServerHandle,
+    thread: Option<JoinHandle<Result<Report, Error>>>,
+}
+
+impl ServerGuard {
+    /// The server's handle.
+    pub const fn handle(&self) -> &ServerHandle {
+        &self.handle
+    }
+
+    /// Waits until the server has ended by itself or was stopped through a handle.
+    ///
+    /// # Errors
+    ///
+    /// As [`Server::serve_forever`].
+    pub fn join(mut self) -> Result<Report, Error> {
+        self.wait()
+    }
+
+    /// Stops the server and waits until it has drained.
+    ///
+    /// # Errors
+    ///
+    /// As [`Server::serve_forever`].
+    pub fn stop(mut self) -> Result<Report, Error> {
+        self.handle.shutdown();
+        self.wait()
+    }
+
+    fn wait(&mut self) -> Result<Report, Error> {
+        match self.thread.take().map(JoinHandle::join) {
+            None => Ok(Report::default()),
+            Some(Ok(result)) => result,
+            // Handlers and hooks contain their panics: this is one of the server's own.
+            Some(Err(panic)) => std::panic::resume_unwind(panic),
+        }
+    }
+}
+
+impl Drop for ServerGuard {
+    fn drop(&mut self) {
+        if self.thread.is_some() {
+            self.handle.shutdown();
+            // Whoever wants to know calls `stop`.
+            let _ = self.wait();
+        }
+    }
+}

@@ -1,0 +1,164 @@
+//! One request from its acceptance to its end: verify, handle, close, count, report. Every model runs exactly this.
+
+use std::collections::VecDeque;
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use crate::handler::{HandlerError, Next, Outcome};
+use crate::hooks::{self, Failure, Hooks};
+use crate::state::{Ended, Lease, Shared};
+use crate::transport::Request;
+
+type DynHandler<R> = Box<dyn Fn(&mut R) -> Outcome + Send + Sync>;
+
+/// What serves the requests of a server: its handler, its hooks and its counts.
+pub(crate) struct Service<R> {
+    handler: DynHandler<R>,
+    pub(crate) hooks: Arc<Hooks<R>>,
+    pub(crate) shared: Arc<Shared>,
+}
+
+impl<R: Request> Service<R> {
+    pub(crate) fn new(handler: DynHandler<R>, hooks: Arc<Hooks<R>>, shared: Arc<Shared>) -> Self {
+        Self {
+            handler,
+            hooks,
+            shared,
+        }
+    }
+
+    /// Whether the request may be handled; says and counts why not.
+    pub(crate) fn admit(&self, request: &R) -> bool {
+        let verify = || {
+            self.hooks
+                .verify
+                .as_ref()
+                .map_or(Ok(true), |verify| hooks::call(|| verify(request)))
+        };
+        match request.admit().map_err(Into::into).and_then(|()| verify()) {
+            Ok(true) => true,
+            Ok(false) => {
+                count(&self.shared.counts().refused);
+                false
+            }
+            Err(err) => {
+                self.fail(request, err);
+                self.shared.tally(Ended::Failed, 1);
+                false
+            }
+        }
+    }
+
+    /// Runs the handler. An error or a panic ends this request only.
+    fn handle(&self, request: &mut R) -> Ended {
+        match hooks::call(|| (self.handler)(request)).unwrap_or_else(Err) {
+            Ok(Next::Close) => Ended::Completed,
+            Ok(Next::Stop) => {
+                self.shared.stop(self.shared.drain_timeout());
+                Ended::Completed
+            }
+            Err(err) => {
+                self.fail(request, err);
+                Ended::Failed
+            }
+        }
+    }
+
+    /// Serves one request to its end. The caller tallies it.
+    pub(crate) fn serve(&self, request: &mut R) -> Ended {
+        let handled = self.handle(request);
+        match request.close() {
+            Err(err) if handled == Ended::Completed => {
+                self.fail(request, err.into());
+                Ended::Failed
+            }
+            _ => handled,
+        }
+    }
+
+    /// Serves requests that were accepted together, one after the other, and answers them together.
+    pub(crate) fn serve_all(&self, requests: &mut VecDeque<R>) {
+        let total = requests.len() as u64;
+        let mut failed = Vec::new();
+        for request in &mut *requests {
+            if self.handle(request) == Ended::Failed {
+                failed.push(request.id());
+            }
+        }
+        R::close_all(requests, &mut |request, err| {
+            if !failed.contains(&request.id()) {
+                failed.push(request.id());
+                self.fail(request, err.into());
+            }
+        });
+        let failures = failed.len() as u64;
+        self.shared.tally(Ended::Failed, failures);
+        self.shared.tally(Ended::Completed, total - failures);
+    }
+
+    /// Reports a failed request.
+    fn fail(&self, request: &dyn Request, err: HandlerError) {
+        self.report(&Failure {
+            id: request.id(),
+            peer: request.peer(),
+            error: &*err,
+        });
+    }
+}
+
+/// What is said of a request that ended elsewhere, whatever its type.
+pub(crate) trait Tally: fmt::Debug + Send + Sync {
+    fn tally(&self, ended: Ended);
+    /// Tells the error hook, if there is one.
+    fn report(&self, failure: &Failure<'_>);
+}
+
+impl<R: Request> Tally for Service<R> {
+    fn tally(&self, ended: Ended) {
+        self.shared.tally(ended, 1);
+    }
+
+    fn report(&self, failure: &Failure<'_>) {
+        if let Some(hook) = &self.hooks.error {
+            // Nobody is left to tell of a panic in the error hook but the panic hook, which has been told.
+            let _ = hooks::call(|| hook(failure));
+        }
+    }
+}
+
+impl<R> fmt::Debug for Service<R> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Service")
+            .field("shared", &self.shared)
+            .finish_non_exhaustive()
+    }
+}
+
+pub(crate) fn count(counter: &AtomicU64) {
+    counter.fetch_add(1, Ordering::Relaxed);
+}
+
+/// A request on its way to where it is served.
+#[derive(Debug)]
+pub(crate) struct Job<R> {
+    pub(crate) request: R,
+    pub(crate) service: Arc<Service<R>>,
+    /// Dropped last: the place is free when the request is gone.
+    pub(crate) lease: Lease,
+}
+
+impl<R: Request> Job<R> {
+    /// Serves the request on this thread.
+    pub(crate) fn run(self) {
+        let Self {
+            mut request,
+            service,
+            lease,
+        } = self;
+        let ended = service.serve(&mut request);
+        drop(request);
+        service.shared.tally(ended, 1);
+        drop(lease);
+    }
+}

@@ -1,0 +1,465 @@
+//! What the parts of one server share: the stop, the counters, and the requests that are being served.
+//!
+//! [`Page`] lies in memory that forked children share with their parent, so a stop asked for anywhere is seen
+//! everywhere and the totals are those of all processes. Everything else here belongs to one process.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::io;
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
+use std::time::{Duration, Instant};
+
+use crate::address::Address;
+use crate::sys::bell::Bell;
+use crate::sys::memory::{Shareable, SharedMemory};
+
+/// Counts of a server since it was bound, over all of its processes.
+///
+/// Each request that was accepted ends up in exactly one of `refused`, `completed` and `failed`, except where a worker
+/// process was killed while it served.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Totals {
+    /// Requests taken from the listeners.
+    pub accepted: u64,
+    /// Requests that the `verify` hook turned away.
+    pub refused: u64,
+    /// Requests whose handler and close both succeeded.
+    pub completed: u64,
+    /// Requests whose handler failed or panicked, or whose reply could not be delivered.
+    pub failed: u64,
+    /// Failures to accept, to start a thread or to fork; each is retried.
+    pub accept_errors: u64,
+}
+
+/// How a request ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Ended {
+    Completed,
+    Failed,
+}
+
+/// Something that ends a request's input and output from another thread.
+pub trait Cut: Send + Sync {
+    /// Makes the blocked and all later reads and writes of the request fail or end. Called at the drain deadline.
+    fn cut(&self);
+}
+
+/// The state that all processes of a server share. All zero when made.
+#[derive(Debug, Default)]
+pub(crate) struct Page {
+    /// When the drain ends, in nanoseconds since `Shared::origin`, plus one; zero while nobody has asked to stop.
+    stop: AtomicU64,
+    /// Requests that hold a [`Lease`].
+    live: AtomicU64,
+    /// Whether an acceptor or a drain waits for a lease to be returned.
+    waiting: AtomicU32,
+    last_id: AtomicU64,
+    pub(crate) counts: Counts,
+}
+
+/// The atomics behind [`Totals`].
+#[derive(Debug, Default)]
+pub(crate) struct Counts {
+    pub(crate) accepted: AtomicU64,
+    pub(crate) refused: AtomicU64,
+    pub(crate) completed: AtomicU64,
+    pub(crate) failed: AtomicU64,
+    pub(crate) accept_errors: AtomicU64,
+}
+
+/// See the module's documentation.
+pub(crate) struct Shared {
+    page: SharedMemory<Page>,
+    /// What this process counts for its parent, so that the parent can return its leases when it dies. Only in a worker.
+    worker: OnceLock<Worker>,
+    bell: Bell,
+    origin: Instant,
+    drain_timeout: Duration,
+    max_connections: u64,
+    addresses: Vec<Address>,
+    /// The live requests of this process that can be cut. Weak: a request owns its socket, and closes it when it ends.
+    cuttable: Mutex<HashMap<u64, Weak<dyn Cut>>>,
+}
+
+/// Memory that a worker shares with its parent, and which of its elements is this worker's.
+#[derive(Debug)]
+struct Worker {
+    slots: Arc<SharedMemory<WorkerSlot>>,
+    index: usize,
+}
+
+/// What the parent of a worker process knows of it.
+#[derive(Debug, Default)]
+pub(crate) struct WorkerSlot {
+    pub(crate) live: AtomicU64,
+    /// Non-zero once the worker accepts requests.
+    pub(crate) ready: AtomicU32,
+    /// Non-zero once the worker has served one.
+    pub(crate) served: AtomicU32,
+    /// How many requests the deadline of its drain has cut.
+    pub(crate) cut: AtomicU64,
+}
+
+#[expect(unsafe_code, reason = "a promise about plain atomics, see the trait")]
+// SAFETY: atomic integers only.
+unsafe impl Shareable for Page {}
+#[expect(unsafe_code, reason = "a promise about plain atomics, see the trait")]
+// SAFETY: atomic integers only.
+unsafe impl Shareable for WorkerSlot {}
+
+impl Shared {
+    pub(crate) fn new(
+        drain_timeout: Duration,
+        max_connections: u64,
+        addresses: Vec<Address>,
+    ) -> io::Result<Self> {
+        Ok(Self {
+            page: SharedMemory::new(1)?,
+            worker: OnceLock::new(),
+            bell: Bell::new()?,
+            origin: Instant::now(),
+            drain_timeout,
+            max_connections,
+            addresses,
+            cuttable: Mutex::default(),
+        })
+    }
+
+    fn page(&self) -> &Page {
+        &self.page[0]
+    }
+
+    pub(crate) fn counts(&self) -> &Counts {
+        &self.page().counts
+    }
+
+    pub(crate) const fn bell(&self) -> &Bell {
+        &self.bell
+    }
+
+    pub(crate) fn addresses(&self) -> &[Address] {
+        &self.addresses
+    }
+
+    pub(crate) const fn drain_timeout(&self) -> Duration {
+        self.drain_timeout
+    }
+
+    /// Asks the server to stop, with a drain of at most `drain`; an earlier deadline that was set before stays.
+    ///
+    /// Async-signal-safe: it reads the clock, stores an atomic and writes to a descriptor.
+    pub(crate) fn stop(&self, drain: Duration) {
+        let nanos = self.origin.elapsed().saturating_add(drain).as_nanos();
+        let deadline = u64::try_from(nanos)
+            .unwrap_or(u64::MAX - 1)
+            .saturating_add(1);
+        let stop = &self.page().stop;
+        let earlier = |current: u64| (current == 0 || deadline < current).then_some(deadline);
+        // Release: who sees the stop sees what was done before it was asked for.
+        let _ = stop.fetch_update(Ordering::AcqRel, Ordering::Acquire, earlier);
+        self.bell.ring();
+    }
+
+    pub(crate) fn stopping(&self) -> bool {
+        self.page().stop.load(Ordering::Acquire) != 0
+    }
+
+    /// How long the drain may still take; `None` while nobody has asked to stop.
+    pub(crate) fn drain_left(&self) -> Option<Duration> {
+        let deadline = self.page().stop.load(Ordering::Acquire).checked_sub(1)?;
+        Some(Duration::from_nanos(deadline).saturating_sub(self.origin.elapsed()))
+    }
+
+    pub(crate) fn live(&self) -> u64 {
+        self.page().live.load(Ordering::SeqCst)
+    }
+
+    /// The live requests of this process.
+    pub(crate) fn live_here(&self) -> u64 {
+        self.worker.get().map_or_else(
+            || self.live(),
+            |worker| worker.slots[worker.index].live.load(Ordering::SeqCst),
+        )
+    }
+
+    /// Takes up to `want` places under the limit on live requests; the lease may be for none.
+    pub(crate) fn lease(self: &Arc<Self>, want: u64) -> Lease {
+        let grant = |live: u64| want.min(self.max_connections.saturating_sub(live));
+        let update = |live: u64| Some(live + grant(live));
+        let (Ok(before) | Err(before)) =
+            self.page()
+                .live
+                .fetch_update(Ordering::SeqCst, Ordering::SeqCst, update);
+        let count = grant(before);
+        if let Some(worker) = self.worker.get() {
+            worker.slots[worker.index]
+                .live
+                .fetch_add(count, Ordering::SeqCst);
+        }
+        Lease {
+            shared: Arc::clone(self),
+            count,
+        }
+    }
+
+    pub(crate) fn is_full(&self) -> bool {
+        self.live() >= self.max_connections
+    }
+
+    /// Makes this process account for its leases in a slot that its parent reads.
+    pub(crate) fn become_worker(&self, slots: Arc<SharedMemory<WorkerSlot>>, index: usize) {
+        let first = self.worker.set(Worker { slots, index });
+        debug_assert!(first.is_ok(), "a worker does not fork workers");
+    }
+
+    /// Tells the parent of this worker process, if it is one, that requests are accepted.
+    pub(crate) fn acknowledge(&self) -> bool {
+        let Some(worker) = self.worker.get() else {
+            return false;
+        };
+        worker.slots[worker.index].ready.store(1, Ordering::SeqCst);
+        self.bell.ring();
+        true
+    }
+
+    pub(crate) fn is_worker(&self) -> bool {
+        self.worker.get().is_some()
+    }
+
+    /// Returns the leases that a dead worker held.
+    pub(crate) fn bury(&self, slot: &WorkerSlot) {
+        slot.ready.store(0, Ordering::SeqCst);
+        slot.served.store(0, Ordering::SeqCst);
+        let left = slot.live.swap(0, Ordering::SeqCst);
+        self.page().live.fetch_sub(left, Ordering::SeqCst);
+        self.wake_waiting();
+    }
+
+    fn return_places(&self, count: u64) {
+        if count == 0 {
+            return;
+        }
+        if let Some(worker) = self.worker.get() {
+            worker.slots[worker.index]
+                .live
+                .fetch_sub(count, Ordering::SeqCst);
+        }
+        self.page().live.fetch_sub(count, Ordering::SeqCst);
+        self.wake_waiting();
+    }
+
+    /// Says that someone is about to wait for room. The caller must look for room once more after this call, before
+    /// it waits: SeqCst on both sides makes one of the two see the other.
+    pub(crate) fn announce_waiting(&self) {
+        self.page().waiting.store(1, Ordering::SeqCst);
+    }
+
+    /// Wakes those who wait for room, if any.
+    pub(crate) fn wake_waiting(&self) {
+        let waiting = &self.page().waiting;
+        // The plain load keeps the common case, nobody waiting, free of a write.
+        if waiting.load(Ordering::SeqCst) != 0 && waiting.swap(0, Ordering::SeqCst) != 0 {
+            self.bell.ring();
+        }
+    }
+
+    /// A context for a new request.
+    pub(crate) fn context(self: &Arc<Self>) -> Context {
+        let id = self.page().last_id.fetch_add(1, Ordering::Relaxed) + 1;
+        Context {
+            id,
+            shared: Arc::clone(self),
+            cuttable: false,
+        }
+    }
+
+    /// Counts requests that have ended.
+    pub(crate) fn tally(&self, ended: Ended, requests: u64) {
+        if requests == 0 {
+            return;
+        }
+        let counter = match ended {
+            Ended::Completed => &self.counts().completed,
+            Ended::Failed => &self.counts().failed,
+        };
+        counter.fetch_add(requests, Ordering::Relaxed);
+        if let Some(worker) = self.worker.get() {
+            worker.slots[worker.index]
+                .served
+                .store(1, Ordering::Relaxed);
+        }
+    }
+
+    /// Cuts every live request of this process, and says how many there were.
+    pub(crate) fn cut_all(&self) -> usize {
+        let cuttable: Vec<_> = self.cuttable().values().filter_map(Weak::upgrade).collect();
+        for request in &cuttable {
+            request.cut();
+        }
+        cuttable.len()
+    }
+
+    fn cuttable(&self) -> MutexGuard<'_, HashMap<u64, Weak<dyn Cut>>> {
+        // A map is whole after any panic of its own methods, and no other code runs under this lock.
+        self.cuttable.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn totals(&self) -> Totals {
+        let Counts {
+            accepted,
+            refused,
+            completed,
+            failed,
+            accept_errors,
+        } = self.counts();
+        let load = |count: &AtomicU64| count.load(Ordering::Relaxed);
+        Totals {
+            accepted: load(accepted),
+            refused: load(refused),
+            completed: load(completed),
+            failed: load(failed),
+            accept_errors: load(accept_errors),
+        }
+    }
+}
+
+impl fmt::Debug for Shared {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut debug = f.debug_struct("Shared");
+        debug
+            .field("page", self.page())
+            .field("addresses", &self.addresses)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Places under the limit on live requests, returned on drop.
+#[derive(Debug)]
+pub(crate) struct Lease {
+    shared: Arc<Shared>,
+    count: u64,
+}
+
+impl Lease {
+    pub(crate) const fn count(&self) -> u64 {
+        self.count
+    }
+
+    /// Keeps `count` places and returns the rest.
+    pub(crate) fn keep(&mut self, count: u64) {
+        debug_assert!(count <= self.count, "kept {count} of {}", self.count);
+        let rest = std::mem::replace(&mut self.count, count) - count;
+        self.shared.return_places(rest);
+    }
+
+    /// Moves `count` places to a lease of their own.
+    pub(crate) fn split(&mut self, count: u64) -> Self {
+        debug_assert!(count <= self.count, "split {count} of {}", self.count);
+        self.count -= count;
+        Self {
+            shared: Arc::clone(&self.shared),
+            count,
+        }
+    }
+}
+
+impl Drop for Lease {
+    fn drop(&mut self) {
+        self.shared.return_places(self.count);
+    }
+}
+
+/// What a request knows of its server. A transport puts one into each request that it makes.
+#[derive(Debug)]
+pub struct Context {
+    id: u64,
+    shared: Arc<Shared>,
+    cuttable: bool,
+}
+
+impl Context {
+    /// The number of the request: unique and ascending within its server, over all of its processes, from 1.
+    #[must_use]
+    pub const fn id(&self) -> u64 {
+        self.id
+    }
+
+    /// Whether the server has been asked to stop.
+    #[must_use]
+    pub fn stopping(&self) -> bool {
+        self.shared.stopping()
+    }
+
+    /// Lets the server cut this request when its drain deadline has passed.
+    pub fn on_cut(&mut self, cut: Weak<dyn Cut>) {
+        self.cuttable = true;
+        self.shared.cuttable().insert(self.id, cut);
+    }
+}
+
+impl Drop for Context {
+    fn drop(&mut self) {
+        if self.cuttable {
+            self.shared.cuttable().remove(&self.id);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn shared(max: u64) -> Arc<Shared> {
+        Arc::new(Shared::new(Duration::from_secs(9), max, Vec::new()).unwrap())
+    }
+
+    #[test]
+    fn leases_never_exceed_the_limit_and_come_back() {
+        let shared = shared(3);
+        let mut two = shared.lease(2);
+        let rest = shared.lease(5);
+        assert_eq!((two.count(), rest.count(), shared.live()), (2, 1, 3));
+        assert!(shared.is_full());
+        assert_eq!(shared.lease(1).count(), 0);
+        two.keep(1);
+        assert_eq!(shared.live(), 2);
+        drop((two, rest));
+        assert_eq!(shared.live(), 0);
+    }
+
+    #[test]
+    fn an_earlier_deadline_wins() {
+        let shared = shared(1);
+        assert_eq!((shared.stopping(), shared.drain_left()), (false, None));
+        shared.stop(Duration::from_secs(100));
+        shared.stop(Duration::from_secs(50));
+        shared.stop(Duration::MAX);
+        let left = shared.drain_left().unwrap();
+        assert!(
+            left <= Duration::from_secs(50) && left > Duration::from_secs(40),
+            "{left:?}"
+        );
+        shared.stop(Duration::ZERO);
+        assert_eq!(shared.drain_left(), Some(Duration::ZERO));
+    }
+
+    #[test]
+    fn the_leases_of_a_dead_worker_come_back() {
+        let shared = shared(10);
+        let slots = Arc::new(SharedMemory::<WorkerSlot>::new(2).unwrap());
+        shared.become_worker(Arc::clone(&slots), 1);
+        let lease = shared.lease(4);
+        assert_eq!(
+            (
+                slots[0].live.load(Ordering::SeqCst),
+                slots[1].live.load(Ordering::SeqCst)
+            ),
+            (0, 4)
+        );
+        std::mem::forget(lease);
+        shared.bury(&slots[1]);
+        assert_eq!(shared.live(), 0);
+    }
+}

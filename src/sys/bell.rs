@@ -1,0 +1,123 @@
+//! Waking whoever waits: one eventfd that every process of a server shares, and an edge-triggered watcher for each.
+//!
+//! The counter of the eventfd is never read back. Each write is a new edge in each watcher's own epoll instance
+//! (epoll(7), `EPOLLET`), so one ring reaches every thread and every worker process, and none of them can swallow
+//! another's.
+
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use rustix::event::{EventfdFlags, epoll, eventfd};
+use rustix::time::Timespec;
+
+/// What rings. Shared by every process that was forked after it was made.
+#[derive(Debug)]
+pub(crate) struct Bell(OwnedFd);
+
+impl Bell {
+    pub(crate) fn new() -> io::Result<Self> {
+        Ok(Self(eventfd(
+            0,
+            EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK,
+        )?))
+    }
+
+    /// Wakes every watcher. Async-signal-safe: a single write(2).
+    pub(crate) fn ring(&self) {
+        // The only error is EAGAIN, after 2^64 - 2 rings.
+        let _ = rustix::io::write(&self.0, &1_u64.to_ne_bytes());
+    }
+}
+
+/// One waiter's view of a [`Bell`]: a descriptor that polls as readable once for each ring since it was last heard.
+#[derive(Debug)]
+pub(crate) struct Watch(OwnedFd);
+
+/// What a [`Watch`] heard.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Heard {
+    Bell,
+    /// The process at the other end of the lifeline is gone.
+    Orphaned,
+}
+
+const BELL: u64 = 0;
+const LIFELINE: u64 = 1;
+
+impl Watch {
+    /// Watches `bell` and, in a worker process, the pipe whose other end only the parent holds.
+    pub(crate) fn new(bell: &Bell, lifeline: Option<BorrowedFd<'_>>) -> io::Result<Self> {
+        let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
+        let flags = epoll::EventFlags::IN | epoll::EventFlags::ET;
+        epoll::add(&epoll, &bell.0, epoll::EventData::new_u64(BELL), flags)?;
+        if let Some(pipe) = lifeline {
+            epoll::add(&epoll, pipe, epoll::EventData::new_u64(LIFELINE), flags)?;
+        }
+        Ok(Self(epoll))
+    }
+
+    /// Takes what was heard, so that the descriptor polls as quiet until the next ring. Never blocks.
+    pub(crate) fn hear(&self) -> Heard {
+        let mut events = [const { std::mem::MaybeUninit::<epoll::Event>::uninit() }; 2];
+        let at_once = Timespec::default();
+        // An error (only EINTR is possible) leaves the events for the next call.
+        let Ok((events, _)) = epoll::wait(&self.0, &mut events, Some(&at_once)) else {
+            return Heard::Bell;
+        };
+        if events.iter().any(|event| event.data.u64() == LIFELINE) {
+            Heard::Orphaned
+        } else {
+            Heard::Bell
+        }
+    }
+}
+
+impl AsFd for Watch {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rustix::event::{PollFd, PollFlags, poll};
+
+    fn readable(watch: &Watch) -> bool {
+        let mut fds = [PollFd::new(watch, PollFlags::IN)];
+        poll(&mut fds, Some(&Timespec::default())).unwrap() == 1
+    }
+
+    #[test]
+    fn one_ring_reaches_every_watch_once() {
+        let bell = Bell::new().unwrap();
+        let (first, second) = (
+            Watch::new(&bell, None).unwrap(),
+            Watch::new(&bell, None).unwrap(),
+        );
+        assert!(!readable(&first));
+        bell.ring();
+        assert!(readable(&first) && readable(&second));
+        assert_eq!(first.hear(), Heard::Bell);
+        assert!(!readable(&first) && readable(&second));
+        bell.ring();
+        assert!(readable(&first), "a second ring is a second edge");
+    }
+
+    #[test]
+    fn a_watch_made_after_the_ring_hears_it() {
+        let bell = Bell::new().unwrap();
+        bell.ring();
+        assert!(readable(&Watch::new(&bell, None).unwrap()));
+    }
+
+    #[test]
+    fn a_closed_lifeline_is_heard() {
+        let bell = Bell::new().unwrap();
+        let (reader, writer) = io::pipe().unwrap();
+        let watch = Watch::new(&bell, Some(reader.as_fd())).unwrap();
+        drop(writer);
+        assert!(readable(&watch));
+        assert_eq!(watch.hear(), Heard::Orphaned);
+    }
+}

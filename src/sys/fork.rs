@@ -1,0 +1,76 @@
+//! fork(2), made safe by its one precondition: the process has a single thread.
+#![expect(unsafe_code, reason = "fork(2) and _exit(2) have no safe binding")]
+
+use std::io::{self, Write};
+use std::os::linux::fs::MetadataExt;
+
+use rustix::process::Pid;
+
+/// Which side of a fork this is.
+#[derive(Debug)]
+pub(crate) enum Fork {
+    Parent(Pid),
+    Child,
+}
+
+/// Forks the process.
+///
+/// # Errors
+///
+/// - `Unsupported` when the process has more than one thread: the child of such a fork may only make
+///   async-signal-safe calls (fork(2), "NOTES"), and a handler makes others.
+/// - what fork(2) says: `EAGAIN` (process limit), `ENOMEM`.
+pub(crate) fn fork() -> io::Result<Fork> {
+    let threads = thread_count()?;
+    if threads != 1 {
+        return Err(io::Error::new(
+            io::ErrorKind::Unsupported,
+            format!("fork needs a process with a single thread, this one has {threads}"),
+        ));
+    }
+    // What the parent has printed but not yet flushed would be printed by the child once more.
+    let _ = io::stdout().flush();
+    // SAFETY: the process has one thread, this one, so no lock is held by a thread that the child will lack and the
+    // child may do whatever the parent may.
+    let pid = unsafe { libc::fork() };
+    match pid {
+        -1 => Err(io::Error::last_os_error()),
+        pid => Ok(Pid::from_raw(pid).map_or(Fork::Child, Fork::Parent)),
+    }
+}
+
+/// Counts the threads of this process in one system call.
+pub(crate) fn thread_count() -> io::Result<u64> {
+    // The link count of this directory is the number of threads and two more (proc_task_getattr in fs/proc/base.c).
+    let directory = std::fs::metadata("/proc/self/task").map_err(|err| {
+        io::Error::new(
+            err.kind(),
+            format!("count threads in /proc/self/task: {err}"),
+        )
+    })?;
+    Ok(directory.st_nlink().saturating_sub(2))
+}
+
+/// Ends a child process: flushes standard output, runs no destructors and no atexit handlers.
+pub(crate) fn exit(status: i32) -> ! {
+    let _ = io::stdout().flush();
+    // SAFETY: _exit(2) has no preconditions.
+    unsafe { libc::_exit(status) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn counts_threads_and_refuses_to_fork_with_two() {
+        let (done, wait) = std::sync::mpsc::channel::<()>();
+        let before = thread_count().unwrap();
+        let other = std::thread::spawn(move || wait.recv());
+        assert!(thread_count().unwrap() > before.min(1));
+        let err = fork().unwrap_err();
+        assert_eq!(err.kind(), io::ErrorKind::Unsupported);
+        drop(done);
+        let _ = other.join().unwrap();
+    }
+}

@@ -1,0 +1,355 @@
+//! Datagrams in batches: recvmmsg(2) and sendmmsg(2), with the local address of each packet (ip(7) `IP_PKTINFO`,
+//! ipv6(7) `IPV6_RECVPKTINFO`).
+#![expect(
+    unsafe_code,
+    reason = "recvmmsg, sendmmsg and control messages have no safe binding"
+)]
+
+use std::fmt;
+use std::io;
+use std::mem::{MaybeUninit, zeroed};
+use std::os::fd::{AsRawFd, BorrowedFd};
+use std::ptr;
+
+use libc::{c_int, cmsghdr, iovec, mmsghdr, socklen_t};
+use socket2::SockAddr;
+
+/// The most datagrams that one system call moves.
+pub(crate) const BATCH_MAX: usize = 32;
+
+/// Room for one control message: `in6_pktinfo` (20 bytes) is the larger of the two.
+const CONTROL_LEN: usize = 40;
+
+/// Control messages, aligned as `cmsghdr` must be.
+#[derive(Clone, Copy)]
+#[repr(C, align(8))]
+struct Control([u8; CONTROL_LEN]);
+
+/// The address of this host that a packet was sent to, so that the reply can leave from it.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum LocalIp {
+    V4(libc::in_addr),
+    V6(libc::in6_addr),
+}
+
+/// A socket address as the kernel writes it.
+#[derive(Clone, Copy)]
+pub(crate) struct RawAddr {
+    storage: libc::sockaddr_storage,
+    len: socklen_t,
+}
+
+/// A received datagram: its buffer, kept for the next one, and what the kernel said of it.
+pub(crate) struct Packet {
+    buffer: Box<[u8]>,
+    size: usize,
+    pub(crate) sender: RawAddr,
+    pub(crate) local: Option<LocalIp>,
+}
+
+/// A datagram to send.
+#[derive(Clone, Copy)]
+pub(crate) struct Outgoing<'a> {
+    pub(crate) data: &'a [u8],
+    pub(crate) to: &'a RawAddr,
+    pub(crate) from: Option<LocalIp>,
+}
+
+/// Makes the kernel say of each packet which local address it was sent to.
+pub(crate) fn report_local_ip(socket: BorrowedFd<'_>, ipv6: bool) -> io::Result<()> {
+    let (level, option) = if ipv6 {
+        (libc::IPPROTO_IPV6, libc::IPV6_RECVPKTINFO)
+    } else {
+        (libc::IPPROTO_IP, libc::IP_PKTINFO)
+    };
+    let on: c_int = 1;
+    // SAFETY: the option takes an int, read from `on` within the call.
+    let result = unsafe {
+        let len = size_of::<c_int>() as socklen_t;
+        libc::setsockopt(
+            socket.as_raw_fd(),
+            level,
+            option,
+            ptr::from_ref(&on).cast(),
+            len,
+        )
+    };
+    if result == 0 {
+        Ok(())
+    } else {
+        Err(io::Error::last_os_error())
+    }
+}
+
+/// Receives as many datagrams as are waiting, up to one for each of `packets`, and says how many. Never blocks.
+///
+/// # Errors
+///
+/// `WouldBlock` when none waits; else what recvmmsg(2) says.
+pub(crate) fn receive(socket: BorrowedFd<'_>, packets: &mut [Packet]) -> io::Result<usize> {
+    let count = packets.len().min(BATCH_MAX);
+    let mut headers = [const { MaybeUninit::<mmsghdr>::uninit() }; BATCH_MAX];
+    let mut vectors = [const { MaybeUninit::<iovec>::uninit() }; BATCH_MAX];
+    let mut controls = [Control([0; CONTROL_LEN]); BATCH_MAX];
+    let slots = headers.iter_mut().zip(&mut vectors).zip(&mut controls);
+    for (packet, ((header, vector), control)) in packets.iter_mut().zip(slots) {
+        let vector = vector.write(iovec {
+            iov_base: packet.buffer.as_mut_ptr().cast(),
+            iov_len: packet.buffer.len(),
+        });
+        let mut new = empty_header();
+        new.msg_hdr.msg_name = ptr::from_mut(&mut packet.sender.storage).cast();
+        new.msg_hdr.msg_namelen = size_of::<libc::sockaddr_storage>() as socklen_t;
+        new.msg_hdr.msg_iov = vector;
+        new.msg_hdr.msg_iovlen = 1;
+        new.msg_hdr.msg_control = control.0.as_mut_ptr().cast();
+        new.msg_hdr.msg_controllen = CONTROL_LEN;
+        header.write(new);
+    }
+    // MSG_TRUNC makes the length of a datagram its real one, however much of it found room (recv(2)).
+    let flags = libc::MSG_DONTWAIT | libc::MSG_TRUNC | libc::MSG_CMSG_CLOEXEC;
+    // SAFETY: the first `count` headers are initialised, and each points at buffers that outlive the call and that
+    // nothing else reads or writes meanwhile (`&mut packets`, and locals of this function).
+    let received = unsafe {
+        libc::recvmmsg(
+            socket.as_raw_fd(),
+            headers.as_mut_ptr().cast(),
+            count as u32,
+            flags,
+            ptr::null_mut(),
+        )
+    };
+    let received = usize::try_from(received).map_err(|_| io::Error::last_os_error())?;
+    for (packet, header) in packets.iter_mut().zip(&headers[..received]) {
+        // SAFETY: the first `count` headers were initialised above, and `received <= count`.
+        let header = unsafe { header.assume_init_ref() };
+        packet.size = header.msg_len as usize;
+        packet.sender.len = header.msg_hdr.msg_namelen;
+        packet.local = local_ip(&header.msg_hdr);
+    }
+    Ok(received)
+}
+
+/// Sends the datagrams in order, and tells `failed` the index and the error of each that could not be sent.
+///
+/// Waits for room as long as the socket's `SO_SNDTIMEO` says, for each datagram.
+pub(crate) fn send(
+    socket: BorrowedFd<'_>,
+    datagrams: &[Outgoing<'_>],
+    mut failed: impl FnMut(usize, io::Error),
+) {
+    let mut done = 0;
+    while done < datagrams.len() {
+        match send_some(socket, &datagrams[done..]) {
+            Ok(count) => done += count,
+            Err(err) if err.kind() == io::ErrorKind::Interrupted => {}
+            Err(err) => {
+                failed(done, err);
+                done += 1;
+            }
+        }
+    }
+}
+
+/// Sends a prefix of `datagrams` and says how long it was; an error speaks of the first one.
+fn send_some(socket: BorrowedFd<'_>, datagrams: &[Outgoing<'_>]) -> io::Result<usize> {
+    let count = datagrams.len().min(BATCH_MAX);
+    let mut headers = [const { MaybeUninit::<mmsghdr>::uninit() }; BATCH_MAX];
+    let mut vectors = [const { MaybeUninit::<iovec>::uninit() }; BATCH_MAX];
+    let mut controls = [Control([0; CONTROL_LEN]); BATCH_MAX];
+    let slots = headers.iter_mut().zip(&mut vectors).zip(&mut controls);
+    for (datagram, ((header, vector), control)) in datagrams.iter().zip(slots) {
+        let vector = vector.write(iovec {
+            iov_base: datagram.data.as_ptr().cast_mut().cast(),
+            iov_len: datagram.data.len(),
+        });
+        let mut new = empty_header();
+        new.msg_hdr.msg_name = ptr::from_ref(&datagram.to.storage).cast_mut().cast();
+        new.msg_hdr.msg_namelen = datagram.to.len;
+        new.msg_hdr.msg_iov = vector;
+        new.msg_hdr.msg_iovlen = 1;
+        if let Some(ip) = datagram.from {
+            new.msg_hdr.msg_controllen = control.set(ip);
+            new.msg_hdr.msg_control = control.0.as_mut_ptr().cast();
+        }
+        header.write(new);
+    }
+    // SAFETY: the first `count` headers are initialised and point at buffers that outlive the call; the kernel only
+    // reads through them, and writes `msg_len` in the headers, which are ours.
+    let sent = unsafe {
+        libc::sendmmsg(
+            socket.as_raw_fd(),
+            headers.as_mut_ptr().cast(),
+            count as u32,
+            libc::MSG_NOSIGNAL,
+        )
+    };
+    usize::try_from(sent).map_err(|_| io::Error::last_os_error())
+}
+
+fn empty_header() -> mmsghdr {
+    // SAFETY: `mmsghdr` is a C struct of integers and pointers; all zero is its empty value.
+    unsafe { zeroed() }
+}
+
+/// Finds the destination address among the control messages that the kernel wrote.
+fn local_ip(header: &libc::msghdr) -> Option<LocalIp> {
+    if header.msg_controllen < size_of::<cmsghdr>() {
+        return None;
+    }
+    // SAFETY: `msg_control` points at `Control`, aligned for `cmsghdr`, and the length says that a whole one is there.
+    let first: &cmsghdr = unsafe { &*header.msg_control.cast() };
+    // SAFETY: as above; CMSG_DATA only computes the address behind the header.
+    let data = unsafe { libc::CMSG_DATA(first) };
+    match (first.cmsg_level, first.cmsg_type) {
+        (libc::IPPROTO_IP, libc::IP_PKTINFO) => {
+            // SAFETY: the kernel writes an `in_pktinfo` behind this header (ip(7)); it may be unaligned.
+            let info: libc::in_pktinfo = unsafe { ptr::read_unaligned(data.cast()) };
+            // `ipi_spec_dst` is a local address even where the packet was broadcast or multicast.
+            Some(LocalIp::V4(info.ipi_spec_dst))
+        }
+        (libc::IPPROTO_IPV6, libc::IPV6_PKTINFO) => {
+            // SAFETY: the kernel writes an `in6_pktinfo` behind this header (ipv6(7)); it may be unaligned.
+            let info: libc::in6_pktinfo = unsafe { ptr::read_unaligned(data.cast()) };
+            let multicast = info.ipi6_addr.s6_addr[0] == 0xff;
+            (!multicast).then_some(LocalIp::V6(info.ipi6_addr))
+        }
+        _ => None,
+    }
+}
+
+impl Control {
+    /// Writes the one control message that makes a packet leave from `ip`, and returns its length.
+    fn set(&mut self, ip: LocalIp) -> usize {
+        match ip {
+            LocalIp::V4(address) => {
+                let info = libc::in_pktinfo {
+                    ipi_ifindex: 0,
+                    ipi_spec_dst: address,
+                    ipi_addr: address,
+                };
+                self.write(libc::IPPROTO_IP, libc::IP_PKTINFO, info)
+            }
+            LocalIp::V6(address) => {
+                let info = libc::in6_pktinfo {
+                    ipi6_addr: address,
+                    ipi6_ifindex: 0,
+                };
+                self.write(libc::IPPROTO_IPV6, libc::IPV6_PKTINFO, info)
+            }
+        }
+    }
+
+    fn write<T>(&mut self, level: c_int, kind: c_int, value: T) -> usize {
+        let header: *mut cmsghdr = self.0.as_mut_ptr().cast();
+        let size = size_of::<T>() as u32;
+        // SAFETY: CMSG_LEN only computes.
+        let len = unsafe { libc::CMSG_LEN(size) };
+        // SAFETY: CMSG_SPACE only computes.
+        let space = unsafe { libc::CMSG_SPACE(size) };
+        assert!(
+            space as usize <= CONTROL_LEN,
+            "the buffer holds one of the two pktinfo structures"
+        );
+        let new = cmsghdr {
+            cmsg_len: len as _,
+            cmsg_level: level,
+            cmsg_type: kind,
+        };
+        // SAFETY: `Control` is aligned for a `cmsghdr` and has room for one, as asserted.
+        unsafe { header.write(new) };
+        // SAFETY: CMSG_DATA only computes the address behind the header.
+        let data: *mut T = unsafe { libc::CMSG_DATA(header) }.cast();
+        // SAFETY: the buffer has room for a `T` behind the header, as asserted; it may be unaligned.
+        unsafe { data.write_unaligned(value) };
+        space as usize
+    }
+}
+
+impl Packet {
+    /// Makes an empty packet that takes up to `max` bytes.
+    pub(crate) fn new(max: usize) -> Self {
+        Self {
+            buffer: vec![0; max].into_boxed_slice(),
+            size: 0,
+            sender: RawAddr::unnamed(),
+            local: None,
+        }
+    }
+
+    /// What arrived, up to the size of the buffer.
+    pub(crate) fn data(&self) -> &[u8] {
+        &self.buffer[..self.size.min(self.buffer.len())]
+    }
+
+    /// The size that the datagram had when it was sent.
+    pub(crate) const fn size(&self) -> usize {
+        self.size
+    }
+
+    pub(crate) const fn is_truncated(&self) -> bool {
+        self.size > self.buffer.len()
+    }
+}
+
+impl RawAddr {
+    const fn unnamed() -> Self {
+        // SAFETY: `sockaddr_storage` is a C struct of integers; all zero is an address of no family.
+        Self {
+            storage: unsafe { zeroed() },
+            len: 0,
+        }
+    }
+
+    /// Whether the sender has no address to reply to (an unbound Unix socket).
+    pub(crate) const fn is_unnamed(&self) -> bool {
+        self.len as usize <= size_of::<libc::sa_family_t>()
+    }
+
+    pub(crate) fn to_sock_addr(self) -> SockAddr {
+        let init = |storage: *mut socket2::SockAddrStorage, len: *mut socklen_t| {
+            // SAFETY: `SockAddrStorage` is a `sockaddr_storage` (it is `repr(transparent)`), and the pointer is valid.
+            unsafe { storage.cast::<libc::sockaddr_storage>().write(self.storage) };
+            // SAFETY: the pointer is valid for the length of the call.
+            unsafe { len.write(self.len) };
+            Ok(())
+        };
+        // SAFETY: `init` writes all of the address and its length, which the kernel has given with it.
+        let ((), addr) = unsafe { SockAddr::try_init(init) }.expect("the closure returns Ok");
+        addr
+    }
+}
+
+impl From<SockAddr> for RawAddr {
+    fn from(addr: SockAddr) -> Self {
+        // SAFETY: `SockAddrStorage` is a `sockaddr_storage` (it is `repr(transparent)`), valid while `addr` lives.
+        let storage = unsafe { addr.as_ptr().cast::<libc::sockaddr_storage>().read() };
+        Self {
+            storage,
+            len: addr.len(),
+        }
+    }
+}
+
+impl fmt::Debug for RawAddr {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.to_sock_addr().fmt(f)
+    }
+}
+
+impl fmt::Debug for Packet {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self {
+            buffer: _,
+            size,
+            sender,
+            local,
+        } = self;
+        let mut debug = f.debug_struct("Packet");
+        debug
+            .field("size", size)
+            .field("sender", sender)
+            .field("local", local)
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,21 @@
+//! Thin, typed calls to the operating system. Owns every raw system call that `rustix` and `socket2` do not offer
+//! safely; knows nothing of servers, transports or handlers.
+
+pub(crate) mod bell;
+pub(crate) mod child;
+pub(crate) mod credentials;
+pub(crate) mod fork;
+pub(crate) mod memory;
+pub(crate) mod mmsg;
+
+use std::time::Duration;
+
+use rustix::time::Timespec;
+
+/// Turns a duration into what poll(2) takes; a duration too long for it becomes the longest it can take.
+pub(crate) fn timespec(duration: Duration) -> Timespec {
+    Timespec {
+        tv_sec: i64::try_from(duration.as_secs()).unwrap_or(i64::MAX),
+        tv_nsec: duration.subsec_nanos().into(),
+    }
+}

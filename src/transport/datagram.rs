@@ -1,0 +1,292 @@
+//! A datagram and its reply, of whatever transport: received in batches, answered in batches.
+
+use std::collections::VecDeque;
+use std::fmt;
+use std::io::{self, Write};
+use std::marker::PhantomData;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use socket2::Socket;
+
+use crate::address::Address;
+use crate::state::Context;
+use crate::sys::mmsg::{self, Outgoing, RawAddr};
+use crate::transport::{Intake, Packet, Request};
+
+/// The largest datagram that is received whole unless an option says otherwise: the most that IPv4 can carry.
+pub(crate) const MAX_DATAGRAM: usize = 65_535;
+
+/// How long a reply waits for room in the socket, or in the queue of a Unix peer, before it fails with `TimedOut`.
+const SEND_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// A datagram that a transport `T` received.
+///
+/// Its methods are those of [`Packet`] and [`Request`], and of [`Write`].
+///
+/// # Dropping
+///
+/// The server sends the reply when the handler has returned, also when it failed; a datagram that is dropped without
+/// that is not answered.
+pub struct Datagram<T> {
+    socket: Arc<DatagramSocket>,
+    /// There from construction to drop.
+    packet: Option<mmsg::Packet>,
+    reply: Reply,
+    context: Context,
+    transport: PhantomData<fn() -> T>,
+}
+
+/// What a datagram is answered with.
+enum Reply {
+    None,
+    /// The packet itself.
+    Echo,
+    Bytes(Vec<u8>),
+}
+
+/// A bound datagram socket and the buffers of datagrams that are done.
+#[derive(Debug)]
+pub(crate) struct DatagramSocket {
+    socket: Socket,
+    max_datagram: usize,
+    spare: Mutex<Vec<mmsg::Packet>>,
+}
+
+impl DatagramSocket {
+    pub(crate) fn new(socket: Socket, max_datagram: usize) -> io::Result<Arc<Self>> {
+        // Replies block, within this bound; receiving never does (MSG_DONTWAIT).
+        socket.set_write_timeout(Some(SEND_TIMEOUT))?;
+        Ok(Arc::new(Self {
+            socket,
+            max_datagram,
+            spare: Mutex::default(),
+        }))
+    }
+
+    pub(crate) fn local_addr(&self) -> io::Result<Address> {
+        Ok(Address::from_sock_addr(&self.socket.local_addr()?))
+    }
+
+    /// Takes what is waiting, at most a batch of it.
+    pub(crate) fn accept<T: 'static>(
+        self: &Arc<Self>,
+        intake: &mut Intake<'_, Datagram<T>>,
+    ) -> io::Result<()> {
+        let want = intake.room().min(mmsg::BATCH_MAX);
+        // The lock is free again before the system call: other threads return buffers meanwhile.
+        let mut packets = {
+            let mut spare = self.spare();
+            let kept = spare.len().saturating_sub(want);
+            spare.split_off(kept)
+        };
+        packets.resize_with(want, || mmsg::Packet::new(self.max_datagram));
+        let received = mmsg::receive(self.socket.as_fd(), &mut packets);
+        let count = *received.as_ref().unwrap_or(&0);
+        self.spare().extend(packets.drain(count..));
+        for packet in packets {
+            let socket = Arc::clone(self);
+            let packet = Some(packet);
+            intake.push(|context| Datagram {
+                socket,
+                packet,
+                reply: Reply::None,
+                context,
+                transport: PhantomData,
+            });
+        }
+        received.map(|_| ())
+    }
+
+    fn spare(&self) -> MutexGuard<'_, Vec<mmsg::Packet>> {
+        // A vector is whole after any panic of its own methods, and no other code runs under this lock.
+        self.spare.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn send(&self, data: &[u8], to: &RawAddr, from: Option<mmsg::LocalIp>) -> io::Result<()> {
+        let mut result = Ok(());
+        mmsg::send(
+            self.socket.as_fd(),
+            &[Outgoing { data, to, from }],
+            |_, err| result = Err(send_error(err)),
+        );
+        result
+    }
+}
+
+impl AsFd for DatagramSocket {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
+    }
+}
+
+/// A blocking socket says `EAGAIN` only when SO_SNDTIMEO has passed (socket(7)).
+fn send_error(err: io::Error) -> io::Error {
+    if err.kind() == io::ErrorKind::WouldBlock {
+        io::ErrorKind::TimedOut.into()
+    } else {
+        err
+    }
+}
+
+fn no_address() -> io::Error {
+    io::Error::new(
+        io::ErrorKind::NotConnected,
+        "the sender has no address to reply to (an unbound Unix socket)",
+    )
+}
+
+impl<T> Datagram<T> {
+    fn received(&self) -> &mmsg::Packet {
+        self.packet
+            .as_ref()
+            .expect("a datagram has its packet until it is dropped")
+    }
+
+    /// The reply as the kernel takes it; `None` if there is none or it has no address to go to.
+    fn outgoing(&self) -> Option<Outgoing<'_>> {
+        let packet = self.received();
+        let data = match &self.reply {
+            Reply::None => return None,
+            Reply::Echo => packet.data(),
+            Reply::Bytes(bytes) => bytes,
+        };
+        (!packet.sender.is_unnamed()).then_some(Outgoing {
+            data,
+            to: &packet.sender,
+            from: packet.local,
+        })
+    }
+
+    const fn has_reply(&self) -> bool {
+        !matches!(self.reply, Reply::None)
+    }
+}
+
+impl<T: 'static> Request for Datagram<T> {
+    fn context(&self) -> &Context {
+        &self.context
+    }
+
+    fn peer(&self) -> Address {
+        Address::from_sock_addr(&self.received().sender.to_sock_addr())
+    }
+
+    fn admit(&self) -> io::Result<()> {
+        let packet = self.received();
+        if packet.is_truncated() {
+            let (size, max) = (packet.size(), self.socket.max_datagram);
+            let what = format!(
+                "a datagram of {size} bytes, more than the max_datagram option allows ({max}), was dropped"
+            );
+            return Err(io::Error::new(io::ErrorKind::InvalidData, what));
+        }
+        Ok(())
+    }
+
+    fn close(&mut self) -> io::Result<()> {
+        match self.outgoing() {
+            Some(reply) => self.socket.send(reply.data, reply.to, reply.from),
+            None if self.has_reply() => Err(no_address()),
+            None => Ok(()),
+        }
+    }
+
+    fn close_all(datagrams: &mut VecDeque<Self>, failed: &mut dyn FnMut(&dyn Request, io::Error)) {
+        let Some(first) = datagrams.front() else {
+            return;
+        };
+        let socket = Arc::clone(&first.socket);
+        {
+            let mut answered = Vec::with_capacity(datagrams.len());
+            let mut replies = Vec::with_capacity(datagrams.len());
+            for datagram in &*datagrams {
+                match datagram.outgoing() {
+                    Some(reply) => {
+                        replies.push(reply);
+                        answered.push(datagram);
+                    }
+                    None if datagram.has_reply() => failed(datagram, no_address()),
+                    None => {}
+                }
+            }
+            mmsg::send(socket.as_fd(), &replies, |index, err| {
+                failed(answered[index], send_error(err))
+            });
+        }
+        socket.spare().extend(
+            datagrams
+                .iter_mut()
+                .filter_map(|datagram| datagram.packet.take()),
+        );
+        datagrams.clear();
+    }
+}
+
+impl<T: 'static> Packet for Datagram<T> {
+    fn packet(&self) -> &[u8] {
+        self.received().data()
+    }
+
+    fn set_reply(&mut self, reply: &[u8]) {
+        self.reply = Reply::Bytes(reply.to_vec());
+    }
+
+    fn echo(&mut self) {
+        self.reply = Reply::Echo;
+    }
+
+    fn send(&mut self, data: &[u8]) -> io::Result<()> {
+        let packet = self.received();
+        if packet.sender.is_unnamed() {
+            return Err(no_address());
+        }
+        self.socket.send(data, &packet.sender, packet.local)
+    }
+
+    fn send_to(&mut self, data: &[u8], to: &Address) -> io::Result<()> {
+        let to = RawAddr::from(to.to_sock_addr().ok_or_else(no_address)??);
+        self.socket.send(data, &to, None)
+    }
+}
+
+impl<T> Write for Datagram<T> {
+    fn write(&mut self, buf: &[u8]) -> io::Result<usize> {
+        match &mut self.reply {
+            Reply::Bytes(bytes) => bytes.extend_from_slice(buf),
+            Reply::None => self.reply = Reply::Bytes(buf.to_vec()),
+            Reply::Echo => {
+                let mut bytes = self.received().data().to_vec();
+                bytes.extend_from_slice(buf);
+                self.reply = Reply::Bytes(bytes);
+            }
+        }
+        Ok(buf.len())
+    }
+
+    /// Does nothing: the reply is one datagram, sent when the handler has returned.
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl<T> Drop for Datagram<T> {
+    fn drop(&mut self) {
+        if let Some(packet) = self.packet.take() {
+            let mut spare = self.socket.spare();
+            if spare.len() < 2 * mmsg::BATCH_MAX {
+                spare.push(packet);
+            }
+        }
+    }
+}
+
+impl<T> fmt::Debug for Datagram<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Datagram")
+            .field("id", &self.context.id())
+            .field("packet", &self.packet)
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,180 @@
+//! Two transports that feed one server.
+
+use std::collections::VecDeque;
+use std::io::{self, Read, Write};
+use std::net::Shutdown;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::time::Duration;
+
+use crate::address::Address;
+use crate::state::Context;
+use crate::transport::{Connection, Intake, Packet, Request, Transport};
+
+/// A listener, or a request, of one of two transports, so that both can feed one server. Nest it for more.
+///
+/// It is a [`Connection`] where both sides are, and a [`Packet`] where both are: one handler serves both.
+///
+/// # Examples
+///
+/// ```
+/// use socketserver::{Bind, Connection, Either, Server, Tcp, Threading, UnixAddress, UnixStream};
+///
+/// fn hello(conn: &mut impl Connection) -> std::io::Result<()> {
+///     conn.write_all(b"hello world\n")
+/// }
+///
+/// let server = Server::<Either<Tcp, UnixStream>, Threading>::builder()
+///     .listen(Tcp::bind("127.0.0.1:0")?.into_iter().map(Either::Left))
+///     .listen(UnixStream::bind(UnixAddress::Abstract(b"socketserver-doc-either".to_vec()))?.into_iter().map(Either::Right))
+///     .build()?;
+/// assert_eq!(server.urls().len(), 2);
+/// let guard = server.spawn(hello)?;
+/// # Ok::<(), socketserver::Error>(())
+/// ```
+#[derive(Clone, Copy, Debug)]
+#[expect(clippy::exhaustive_enums, reason = "there are two sides")]
+pub enum Either<L, R> {
+    /// One of the first transport.
+    Left(L),
+    /// One of the second transport.
+    Right(R),
+}
+
+/// Evaluates one expression for whichever side is there.
+macro_rules! both {
+    ($either:expr, $side:pat => $then:expr) => {
+        match $either {
+            Either::Left($side) => $then,
+            Either::Right($side) => $then,
+        }
+    };
+}
+
+impl<L: AsFd, R: AsFd> AsFd for Either<L, R> {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        both!(self, side => side.as_fd())
+    }
+}
+
+impl<L: Transport, R: Transport> Transport for Either<L, R> {
+    type Request = Either<L::Request, R::Request>;
+
+    const SCHEME: &'static str = "either";
+
+    fn local_addr(&self) -> Address {
+        both!(self, side => side.local_addr())
+    }
+
+    fn url(&self) -> String {
+        both!(self, side => side.url())
+    }
+
+    fn accept(&self, intake: &mut Intake<'_, Self::Request>) -> io::Result<()> {
+        match self {
+            Self::Left(side) => intake.through(Either::Left, |intake| side.accept(intake)),
+            Self::Right(side) => intake.through(Either::Right, |intake| side.accept(intake)),
+        }
+    }
+
+    fn batch(&self) -> usize {
+        both!(self, side => side.batch())
+    }
+}
+
+impl<L: Request, R: Request> Request for Either<L, R> {
+    fn context(&self) -> &Context {
+        both!(self, side => side.context())
+    }
+
+    fn peer(&self) -> Address {
+        both!(self, side => side.peer())
+    }
+
+    fn admit(&self) -> io::Result<()> {
+        both!(self, side => side.admit())
+    }
+
+    fn close(&mut self) -> io::Result<()> {
+        both!(self, side => side.close())
+    }
+
+    fn close_all(requests: &mut VecDeque<Self>, failed: &mut dyn FnMut(&dyn Request, io::Error)) {
+        let (mut left, mut right) = (VecDeque::new(), VecDeque::new());
+        for request in requests.drain(..) {
+            match request {
+                Self::Left(side) => left.push_back(side),
+                Self::Right(side) => right.push_back(side),
+            }
+        }
+        L::close_all(&mut left, failed);
+        R::close_all(&mut right, failed);
+    }
+}
+
+impl<L: Connection, R: Connection> Connection for Either<L, R> {
+    fn fill_buf(&mut self) -> io::Result<&[u8]> {
+        both!(self, side => side.fill_buf())
+    }
+
+    fn consume(&mut self, count: usize) {
+        both!(self, side => side.consume(count));
+    }
+
+    fn set_write_buffer(&mut self, capacity: usize) -> io::Result<()> {
+        both!(self, side => side.set_write_buffer(capacity))
+    }
+
+    fn set_read_timeout(&mut self, timeout: Option<Duration>) -> io::Result<()> {
+        both!(self, side => side.set_read_timeout(timeout))
+    }
+
+    fn set_write_timeout(&mut self, timeout: Option<Duration>) -> io::Result<()> {
+        both!(self, side => side.set_write_timeout(timeout))
+    }
+
+    fn shutdown(&mut self, how: Shutdown) -> io::Result<()> {
+        both!(self, side => side.shutdown(how))
+    }
+
+    fn local_addr(&self) -> io::Result<Address> {
+        both!(self, side => Connection::local_addr(side))
+    }
+}
+
+impl<L: Packet, R: Packet> Packet for Either<L, R> {
+    fn packet(&self) -> &[u8] {
+        both!(self, side => side.packet())
+    }
+
+    fn set_reply(&mut self, reply: &[u8]) {
+        both!(self, side => side.set_reply(reply));
+    }
+
+    fn echo(&mut self) {
+        both!(self, side => side.echo());
+    }
+
+    fn send(&mut self, data: &[u8]) -> io::Result<()> {
+        both!(self, side => side.send(data))
+    }
+
+    fn send_to(&mut self, data: &[u8], to: &Address) -> io::Result<()> {
+        both!(self, side => side.send_to(data, to))
+    }
+}
+
+impl<L: Read, R: Read> Read for Either<L, R> {
+    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        both!(self, side => side.read(buf))
+    }
+}
+
+impl<L: Write, R: Write> Write for Either<L, R> {
+    fn write(&mut self, buf: &[u8]) -> io::Result<usize> {
+        both!(self, side => side.write(buf))
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        both!(self, side => side.flush())
+    }
+}

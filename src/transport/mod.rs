@@ -1,0 +1,389 @@
+//! Where requests come from. A transport is a bound listener that yields requests: connections or datagrams.
+//!
+//! This module owns the traits; each file beside it is one transport. None of them knows models or servers.
+
+pub(crate) mod datagram;
+pub(crate) mod either;
+pub(crate) mod options;
+pub(crate) mod stream;
+pub(crate) mod tcp;
+pub(crate) mod udp;
+pub(crate) mod unix_datagram;
+pub(crate) mod unix_path;
+pub(crate) mod unix_stream;
+
+use std::collections::VecDeque;
+use std::io::{self, Read, Write};
+use std::net::Shutdown;
+use std::os::fd::AsFd;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::address::Address;
+use crate::error::Error;
+use crate::state::{Context, Lease, Shared};
+
+/// A source of requests: a bound listener.
+///
+/// Implement it to serve something that is not a socket; the descriptor of [`AsFd`] must poll as readable whenever
+/// [`accept`](Self::accept) would find a request.
+///
+/// # Examples
+///
+/// A transport whose requests are the bytes that arrive on a pipe. (See `tests/transport.rs` for a whole one.)
+///
+/// ```
+/// use std::io::{self, PipeReader, Read};
+/// use std::os::fd::{AsFd, BorrowedFd};
+/// use socketserver::{Address, Context, Intake, Request, Transport};
+///
+/// struct Bytes(PipeReader);
+/// struct Byte(u8, Context);
+///
+/// impl AsFd for Bytes {
+///     fn as_fd(&self) -> BorrowedFd<'_> {
+///         self.0.as_fd()
+///     }
+/// }
+///
+/// impl Transport for Bytes {
+///     type Request = Byte;
+///     const SCHEME: &'static str = "bytes";
+///
+///     fn local_addr(&self) -> Address {
+///         Address::Named("pipe".to_owned())
+///     }
+///
+///     fn accept(&self, intake: &mut Intake<'_, Byte>) -> io::Result<()> {
+///         let mut byte = [0];
+///         (&self.0).read_exact(&mut byte)?;
+///         intake.push(|context| Byte(byte[0], context));
+///         Ok(())
+///     }
+/// }
+///
+/// impl Request for Byte {
+///     fn context(&self) -> &Context {
+///         &self.1
+///     }
+///     fn peer(&self) -> Address {
+///         Address::Named("writer".to_owned())
+///     }
+///     fn close(&mut self) -> io::Result<()> {
+///         Ok(())
+///     }
+/// }
+/// ```
+pub trait Transport: AsFd + Send + Sync + Sized + 'static {
+    /// What is accepted, and given to the handler.
+    type Request: Request;
+
+    /// What the address of a listener is shown with: `tcp` in `tcp://127.0.0.1:80`.
+    const SCHEME: &'static str;
+
+    /// The bound address, with the real port.
+    fn local_addr(&self) -> Address;
+
+    /// The bound address as a URL.
+    fn url(&self) -> String {
+        match self.local_addr() {
+            Address::Unix(addr) if addr.path().is_none() => format!("{}:{addr}", Self::SCHEME),
+            addr => format!("{}://{addr}", Self::SCHEME),
+        }
+    }
+
+    /// Takes requests that are waiting, at least one and at most [`Intake::room`], and never waits for one.
+    ///
+    /// # Errors
+    ///
+    /// `WouldBlock` when nothing is waiting. Every other error is classified by the accept loop as accept(2) has it:
+    /// per-connection errors are counted, exhaustion backs off, the rest ends this listener.
+    fn accept(&self, intake: &mut Intake<'_, Self::Request>) -> io::Result<()>;
+
+    /// How many requests one call of [`accept`](Self::accept) should take at most. Default: 1.
+    ///
+    /// More than one suits requests that are cheaper taken together; a model that runs its handler on the accepting
+    /// thread then runs it for one after the other.
+    fn batch(&self) -> usize {
+        1
+    }
+}
+
+/// A transport that can be bound to an address of type `A` with its default options.
+pub trait Bind<A>: Transport {
+    /// Binds and listens on `addr`: one listener for each address that it resolves to.
+    ///
+    /// # Errors
+    ///
+    /// What was tried, on what, and why it failed; nothing stays bound.
+    fn bind(addr: A) -> Result<Vec<Self>, Error>;
+}
+
+/// What a handler is given: a connection or a datagram.
+pub trait Request: Send + 'static {
+    /// What the request knows of its server, as [`Intake::push`] gave it.
+    fn context(&self) -> &Context;
+
+    /// Who sent it.
+    fn peer(&self) -> Address;
+
+    /// The number of the request: unique and ascending within its server, from 1.
+    fn id(&self) -> u64 {
+        self.context().id()
+    }
+
+    /// Whether the server has been asked to stop: a handler that serves many messages on one connection should end it.
+    fn stopping(&self) -> bool {
+        self.context().stopping()
+    }
+
+    /// Whether the request is fit to be handled; asked once, before the `verify` hook. Default: yes.
+    ///
+    /// # Errors
+    ///
+    /// Why it is not: it is dropped, and reported as a failed request.
+    fn admit(&self) -> io::Result<()> {
+        Ok(())
+    }
+
+    /// Ends the request in good order after its handler returned: delivers what is still buffered, tells the peer.
+    /// A request that is dropped without it ends in whatever way is quickest.
+    ///
+    /// # Errors
+    ///
+    /// What could not be delivered. The request is over all the same.
+    fn close(&mut self) -> io::Result<()>;
+
+    /// Ends a request that the `verify` hook has turned away. Runs on the accepting thread and must not wait.
+    /// Default: nothing; the request is dropped.
+    fn refuse(&mut self) {}
+
+    /// Closes requests that were accepted together, and tells `failed` of each whose reply was not delivered.
+    ///
+    /// The default closes one after the other; datagrams override it to send all replies at once.
+    fn close_all(requests: &mut VecDeque<Self>, failed: &mut dyn FnMut(&dyn Request, io::Error))
+    where
+        Self: Sized,
+    {
+        for mut request in requests.drain(..) {
+            if let Err(err) = request.close() {
+                failed(&request, err);
+            }
+        }
+    }
+}
+
+/// A connected byte stream, whatever it runs over. A handler written for `&mut impl Connection` serves them all.
+///
+/// `Read` and `Write` block until the peer is ready, and never fail with `WouldBlock` or `Interrupted`. Reading goes
+/// straight into the caller's buffer, unless a method of this trait has buffered input before. Writing is unbuffered
+/// until [`set_write_buffer`](Self::set_write_buffer).
+///
+/// # Examples
+///
+/// ```
+/// use socketserver::Connection;
+///
+/// fn shout(conn: &mut impl Connection) -> std::io::Result<()> {
+///     let mut line = String::new();
+///     while conn.read_line(&mut line, 1024)? > 0 {
+///         conn.write_all(line.to_uppercase().as_bytes())?;
+///         line.clear();
+///     }
+///     Ok(())
+/// }
+/// ```
+pub trait Connection: Request + Read + Write {
+    /// Waits for input unless some is buffered, and returns what is there; empty at the end of the stream.
+    ///
+    /// # Errors
+    ///
+    /// As [`Read::read`]; `TimedOut` after the read timeout.
+    fn fill_buf(&mut self) -> io::Result<&[u8]>;
+
+    /// Takes `count` bytes out of what [`fill_buf`](Self::fill_buf) returned.
+    ///
+    /// # Panics
+    ///
+    /// Panics if `count` is larger than what is buffered.
+    fn consume(&mut self, count: usize);
+
+    /// Appends bytes to `out` up to and with the next `delimiter`, or to the end of the stream, and says how many.
+    ///
+    /// # Errors
+    ///
+    /// `InvalidData` when `limit` bytes have come without a delimiter (they have been taken); else as
+    /// [`fill_buf`](Self::fill_buf).
+    fn read_until(&mut self, delimiter: u8, out: &mut Vec<u8>, limit: usize) -> io::Result<usize> {
+        let mut taken = 0;
+        while taken < limit {
+            let input = self.fill_buf()?;
+            let input = &input[..input.len().min(limit - taken)];
+            let (count, done) = input
+                .iter()
+                .position(|&byte| byte == delimiter)
+                .map_or((input.len(), input.is_empty()), |at| (at + 1, true));
+            out.extend_from_slice(&input[..count]);
+            self.consume(count);
+            taken += count;
+            if done {
+                return Ok(taken);
+            }
+        }
+        Err(io::Error::new(
+            io::ErrorKind::InvalidData,
+            format!("no delimiter within the limit of {limit} bytes"),
+        ))
+    }
+
+    /// Appends the next line to `line`, with its `\n`, and says how many bytes it has: 0 at the end of the stream.
+    ///
+    /// Unlike [`io::BufRead::read_line`] it has a limit, because the peer decides how long a line is.
+    ///
+    /// # Errors
+    ///
+    /// `InvalidData` when the line is longer than `limit` bytes or is not UTF-8; else as [`Read::read`].
+    fn read_line(&mut self, line: &mut String, limit: usize) -> io::Result<usize> {
+        let mut bytes = Vec::new();
+        let count = self.read_until(b'\n', &mut bytes, limit)?;
+        let text = String::from_utf8(bytes)
+            .map_err(|err| io::Error::new(io::ErrorKind::InvalidData, err))?;
+        line.push_str(&text);
+        Ok(count)
+    }
+
+    /// Gathers writes into `capacity` bytes and sends them when the buffer is full, on flush, before the connection
+    /// waits for input, and at its end. 0, the default, sends each write at once.
+    ///
+    /// # Errors
+    ///
+    /// When what was buffered before could not be sent.
+    fn set_write_buffer(&mut self, capacity: usize) -> io::Result<()>;
+
+    /// Makes a read that waits longer than `timeout` fail with `TimedOut`. `None`, the default, waits for ever.
+    ///
+    /// # Errors
+    ///
+    /// `InvalidInput` for a timeout of zero.
+    fn set_read_timeout(&mut self, timeout: Option<Duration>) -> io::Result<()>;
+
+    /// Makes a write that waits longer than `timeout` fail with `TimedOut`. `None`, the default, waits for ever.
+    ///
+    /// # Errors
+    ///
+    /// `InvalidInput` for a timeout of zero.
+    fn set_write_timeout(&mut self, timeout: Option<Duration>) -> io::Result<()>;
+
+    /// Ends one direction of the connection, or both. `Shutdown::Write` sends what is buffered first, then tells the
+    /// peer that no more will come; reading goes on.
+    ///
+    /// # Errors
+    ///
+    /// When what was buffered could not be sent, or `NotConnected`.
+    fn shutdown(&mut self, how: Shutdown) -> io::Result<()>;
+
+    /// The address of this end of the connection.
+    ///
+    /// # Errors
+    ///
+    /// What getsockname(2) says.
+    fn local_addr(&self) -> io::Result<Address>;
+}
+
+/// A datagram and its reply. A handler written for `&mut impl Packet` serves every datagram transport.
+///
+/// What is written becomes one reply, sent when the handler has returned; if nothing is written, nothing is sent.
+///
+/// # Examples
+///
+/// ```
+/// use socketserver::Packet;
+///
+/// fn echo(datagram: &mut impl Packet) -> std::io::Result<()> {
+///     let copy = datagram.packet().to_vec();
+///     datagram.write_all(&copy)
+/// }
+/// ```
+pub trait Packet: Request + Write {
+    /// What arrived.
+    fn packet(&self) -> &[u8];
+
+    /// Makes `reply` the whole reply, whatever was written before; an empty one is sent too.
+    fn set_reply(&mut self, reply: &[u8]);
+
+    /// Makes what arrived the reply, without copying it.
+    fn echo(&mut self);
+
+    /// Sends one datagram to the sender at once.
+    ///
+    /// # Errors
+    ///
+    /// `NotConnected` when the sender has no address (an unbound Unix socket); `TimedOut` when the socket had no room
+    /// for as long as its send timeout; else what sendmsg(2) says.
+    fn send(&mut self, data: &[u8]) -> io::Result<()>;
+
+    /// Sends one datagram to `to` at once.
+    ///
+    /// # Errors
+    ///
+    /// As [`send`](Self::send).
+    fn send_to(&mut self, data: &[u8], to: &Address) -> io::Result<()>;
+}
+
+/// Where [`Transport::accept`] puts what it takes.
+#[derive(Debug)]
+pub struct Intake<'a, R> {
+    requests: &'a mut VecDeque<R>,
+    room: usize,
+    shared: &'a Arc<Shared>,
+}
+
+impl<'a, R> Intake<'a, R> {
+    pub(crate) const fn new(
+        requests: &'a mut VecDeque<R>,
+        lease: &Lease,
+        shared: &'a Arc<Shared>,
+    ) -> Self {
+        Self {
+            requests,
+            room: lease.count() as usize,
+            shared,
+        }
+    }
+
+    /// How many requests may still be pushed.
+    #[must_use]
+    pub const fn room(&self) -> usize {
+        self.room
+    }
+
+    /// Lets another transport take requests, and wraps each.
+    pub(crate) fn through<Q>(
+        &mut self,
+        wrap: impl Fn(Q) -> R,
+        accept: impl FnOnce(&mut Intake<'_, Q>) -> io::Result<()>,
+    ) -> io::Result<()> {
+        let mut inner = VecDeque::new();
+        let result = accept(&mut Intake {
+            requests: &mut inner,
+            room: self.room,
+            shared: self.shared,
+        });
+        self.room -= inner.len();
+        self.requests.extend(inner.into_iter().map(wrap));
+        result
+    }
+
+    /// Adds the request that `make` builds around its context.
+    ///
+    /// # Panics
+    ///
+    /// Panics when there is no room.
+    pub fn push(&mut self, make: impl FnOnce(Context) -> R) {
+        self.room = self
+            .room
+            .checked_sub(1)
+            .expect("a transport pushed more requests than it was given room for");
+        self.requests.push_back(make(self.shared.context()));
+    }
+}

@@ -1,0 +1,300 @@
+//! A connected stream socket, of whatever transport: reading, writing, and an end that loses no reply.
+
+use std::fmt;
+use std::io::{self, Read, Write};
+use std::marker::PhantomData;
+use std::net::Shutdown;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use rustix::net::{RecvFlags, SendFlags, recv, send};
+use socket2::{SockAddr, Socket};
+
+use crate::address::Address;
+use crate::state::{Context, Cut};
+use crate::transport::{Connection, Request};
+
+/// A connection that a stream transport `T` accepted.
+///
+/// Its methods are those of [`Connection`] and [`Request`], of [`Read`] and [`Write`]; what only one transport has is
+/// here. The descriptor ([`AsFd`]) is in blocking mode.
+///
+/// # Dropping
+///
+/// The server closes a connection in good order when its handler has returned: buffered output is sent, the peer is
+/// told, and input that the handler left unread is taken for a moment, because closing over it would reset the
+/// connection and destroy the reply on its way (RFC 9112 section 9.6).
+pub struct Stream<T> {
+    socket: Arc<Connected>,
+    peer: Address,
+    input: Input,
+    output: Output,
+    context: Context,
+    transport: PhantomData<fn() -> T>,
+}
+
+/// The socket itself, shared with whoever may cut it.
+struct Connected(Socket);
+
+/// Bytes that were received and not yet read. Has no memory until it is first used.
+#[derive(Default)]
+struct Input {
+    buffer: Box<[u8]>,
+    start: usize,
+    end: usize,
+    /// The peer has said that it sends no more.
+    ended: bool,
+}
+
+/// Bytes that were written and not yet sent.
+#[derive(Default)]
+struct Output {
+    pending: Vec<u8>,
+    capacity: usize,
+}
+
+const INPUT_BUFFER: usize = 8 * 1024;
+
+/// How long, and how much, a close takes of what the handler left unread.
+const LINGER_TIME: Duration = Duration::from_secs(2);
+const LINGER_BYTES: usize = 256 * 1024;
+
+impl<T> Stream<T> {
+    pub(crate) fn new(socket: Socket, peer: &SockAddr, mut context: Context) -> Self {
+        let socket = Arc::new(Connected(socket));
+        let weak = Arc::downgrade(&socket);
+        context.on_cut(weak);
+        let peer = Address::from_sock_addr(peer);
+        Self {
+            socket,
+            peer,
+            input: Input::default(),
+            output: Output::default(),
+            context,
+            transport: PhantomData,
+        }
+    }
+
+    pub(crate) fn socket(&self) -> &Socket {
+        &self.socket.0
+    }
+
+    /// Sends all of `data` that the kernel takes, without the buffer.
+    fn send(&self, data: &[u8]) -> io::Result<usize> {
+        // NOSIGNAL: a peer that is gone is an error, whatever the process does with SIGPIPE.
+        retry(|| send(self.socket(), data, SendFlags::NOSIGNAL))
+    }
+
+    fn send_pending(&mut self) -> io::Result<()> {
+        let mut sent = 0;
+        let result = loop {
+            if sent == self.output.pending.len() {
+                break Ok(());
+            }
+            match self.send(&self.output.pending[sent..]) {
+                Ok(count) => sent += count,
+                Err(err) => break Err(err),
+            }
+        };
+        self.output.pending.drain(..sent);
+        result
+    }
+
+    fn receive(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        // Who waits for an answer must have asked the question.
+        self.send_pending()?;
+        let count =
+            retry(|| recv(self.socket(), &mut *buf, RecvFlags::empty()).map(|(count, _)| count))?;
+        self.input.ended |= count == 0 && !buf.is_empty();
+        Ok(count)
+    }
+
+    /// Takes what the peer still sends until it ends too, within bounds, so that the close resets nothing.
+    fn linger(&self) {
+        let mut scratch = [0; 4096];
+        let mut left = LINGER_BYTES;
+        // The common case: the peer waits for our end, or has closed, and nothing is unread.
+        match recv(self.socket(), &mut scratch, RecvFlags::DONTWAIT) {
+            Ok((count, _)) if count > 0 => left -= count,
+            _ => return,
+        }
+        let deadline = Instant::now() + LINGER_TIME;
+        while left > 0 {
+            let wait = deadline.saturating_duration_since(Instant::now());
+            if wait.is_zero() || self.socket().set_read_timeout(Some(wait)).is_err() {
+                return;
+            }
+            match retry(|| recv(self.socket(), &mut scratch, RecvFlags::empty())) {
+                Ok((count, _)) if count > 0 => left = left.saturating_sub(count),
+                _ => return,
+            }
+        }
+    }
+}
+
+/// Repeats a call that a signal interrupted, and names a socket timeout what it is.
+fn retry<R>(mut call: impl FnMut() -> rustix::io::Result<R>) -> io::Result<R> {
+    loop {
+        match call() {
+            Err(rustix::io::Errno::INTR) => {}
+            // A blocking socket says so only when SO_RCVTIMEO or SO_SNDTIMEO has passed (socket(7)).
+            Err(rustix::io::Errno::AGAIN) => return Err(io::ErrorKind::TimedOut.into()),
+            result => return Ok(result?),
+        }
+    }
+}
+
+impl<T: 'static> Request for Stream<T> {
+    fn context(&self) -> &Context {
+        &self.context
+    }
+
+    fn peer(&self) -> Address {
+        self.peer.clone()
+    }
+
+    fn close(&mut self) -> io::Result<()> {
+        let sent = self.send_pending();
+        // The end of the stream reaches the peer now, even where another process holds a copy of the descriptor.
+        let told = self.socket().shutdown(Shutdown::Write);
+        if told.is_ok() && !self.input.ended {
+            self.linger();
+        }
+        sent
+    }
+
+    fn refuse(&mut self) {
+        // The end of the stream, and no reset over the first bytes of a request. Both may fail: the peer is gone.
+        let _ = self.socket().shutdown(Shutdown::Write);
+        let _ = recv(self.socket(), &mut [0; 4096], RecvFlags::DONTWAIT);
+    }
+}
+
+impl<T: 'static> Connection for Stream<T> {
+    fn fill_buf(&mut self) -> io::Result<&[u8]> {
+        if self.input.is_empty() && !self.input.ended {
+            let mut buffer = std::mem::take(&mut self.input.buffer);
+            if buffer.is_empty() {
+                buffer = vec![0; INPUT_BUFFER].into_boxed_slice();
+            }
+            let received = self.receive(&mut buffer);
+            self.input.buffer = buffer;
+            self.input.start = 0;
+            self.input.end = 0;
+            self.input.end = received?;
+        }
+        Ok(self.input.bytes())
+    }
+
+    fn consume(&mut self, count: usize) {
+        let left = self.input.bytes().len();
+        assert!(count <= left, "consume({count}) with {left} bytes buffered");
+        self.input.start += count;
+    }
+
+    fn set_write_buffer(&mut self, capacity: usize) -> io::Result<()> {
+        self.output.capacity = capacity;
+        self.send_pending()
+    }
+
+    fn set_read_timeout(&mut self, timeout: Option<Duration>) -> io::Result<()> {
+        self.socket().set_read_timeout(not_zero(timeout)?)
+    }
+
+    fn set_write_timeout(&mut self, timeout: Option<Duration>) -> io::Result<()> {
+        self.socket().set_write_timeout(not_zero(timeout)?)
+    }
+
+    fn shutdown(&mut self, how: Shutdown) -> io::Result<()> {
+        self.send_pending()?;
+        self.socket().shutdown(how)
+    }
+
+    fn local_addr(&self) -> io::Result<Address> {
+        Ok(Address::from_sock_addr(&self.socket().local_addr()?))
+    }
+}
+
+/// The kernel would take zero as "no timeout" (socket(7)).
+fn not_zero(timeout: Option<Duration>) -> io::Result<Option<Duration>> {
+    if timeout.is_some_and(|timeout| timeout.is_zero()) {
+        return Err(io::Error::new(
+            io::ErrorKind::InvalidInput,
+            "a timeout of zero",
+        ));
+    }
+    Ok(timeout)
+}
+
+impl<T: 'static> Read for Stream<T> {
+    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        if self.input.is_empty() {
+            return self.receive(buf);
+        }
+        let count = self.input.bytes().len().min(buf.len());
+        buf[..count].copy_from_slice(&self.input.bytes()[..count]);
+        self.input.start += count;
+        Ok(count)
+    }
+}
+
+impl<T: 'static> Write for Stream<T> {
+    fn write(&mut self, buf: &[u8]) -> io::Result<usize> {
+        if self.output.pending.len() + buf.len() > self.output.capacity {
+            self.send_pending()?;
+            if buf.len() >= self.output.capacity {
+                return self.send(buf);
+            }
+        }
+        self.output.pending.extend_from_slice(buf);
+        Ok(buf.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.send_pending()
+    }
+}
+
+impl<T> AsFd for Stream<T> {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.socket.0.as_fd()
+    }
+}
+
+impl<T> fmt::Debug for Stream<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self {
+            socket,
+            peer,
+            input,
+            output,
+            context,
+            transport: _,
+        } = self;
+        f.debug_struct("Stream")
+            .field("id", &context.id())
+            .field("peer", peer)
+            .field("fd", &socket.0)
+            .field("unread", &input.bytes().len())
+            .field("unsent", &output.pending.len())
+            .finish()
+    }
+}
+
+impl Cut for Connected {
+    fn cut(&self) {
+        // Blocked and later reads end, writes fail; ENOTCONN says that the peer was faster.
+        let _ = self.0.shutdown(Shutdown::Both);
+    }
+}
+
+impl Input {
+    fn bytes(&self) -> &[u8] {
+        &self.buffer[self.start..self.end]
+    }
+
+    const fn is_empty(&self) -> bool {
+        self.start == self.end
+    }
+}

@@ -1,0 +1,128 @@
+//! Unix datagram sockets, by path or by abstract name (unix(7)).
+
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::Arc;
+
+use socket2::{Domain, Socket, Type};
+
+use crate::address::{Address, UnixAddress};
+use crate::error::{Error, Tried};
+use crate::sys::mmsg;
+use crate::transport::datagram::{Datagram, DatagramSocket, MAX_DATAGRAM};
+use crate::transport::options::Expected;
+use crate::transport::unix_path::{UnixBinding, UnixOptions};
+use crate::transport::{Bind, Intake, Transport};
+
+/// A bound Unix datagram socket: each datagram is a request.
+///
+/// A sender that has not bound its own socket has no address: writing a reply to it fails, and the error hook is told.
+///
+/// # Dropping
+///
+/// A path that this process bound is removed when the socket is dropped, unless another file has taken its place.
+///
+/// # Examples
+///
+/// ```
+/// use socketserver::{Bind, Transport, UnixAddress, UnixDatagram};
+///
+/// let socket = UnixDatagram::bind(UnixAddress::Abstract(b"socketserver-doc-datagram".to_vec()))?;
+/// assert_eq!(socket[0].url(), "unixgram:@socketserver-doc-datagram");
+/// # Ok::<(), socketserver::Error>(())
+/// ```
+#[derive(Debug)]
+pub struct UnixDatagram {
+    socket: Arc<DatagramSocket>,
+    local: Address,
+    _path: Option<UnixBinding>,
+}
+
+/// A datagram that [`UnixDatagram`] received.
+pub type UnixPacket = Datagram<UnixDatagram>;
+
+impl UnixDatagram {
+    /// Options to bind with. See [`UnixOptions`] for each and its default.
+    pub fn options() -> UnixOptions<Self> {
+        UnixOptions::new()
+    }
+
+    /// Takes over a descriptor that is already bound, as a service manager passes it. Its path, if any, is not removed.
+    ///
+    /// # Errors
+    ///
+    /// `InvalidInput` unless it is a datagram socket of the Unix family.
+    pub fn from_fd(fd: OwnedFd) -> Result<Self, Error> {
+        let expected = Expected {
+            name: "a Unix datagram socket",
+            domains: &[Domain::UNIX],
+            kind: Type::DGRAM,
+            listening: false,
+        };
+        let socket = expected.adopt(fd)?;
+        Self::new(socket, MAX_DATAGRAM, None)
+            .tried(|| "adopt a descriptor as a Unix datagram socket".to_owned())
+    }
+
+    fn new(socket: Socket, max_datagram: usize, path: Option<UnixBinding>) -> io::Result<Self> {
+        let socket = DatagramSocket::new(socket, max_datagram)?;
+        Ok(Self {
+            local: socket.local_addr()?,
+            socket,
+            _path: path,
+        })
+    }
+}
+
+impl Transport for UnixDatagram {
+    type Request = UnixPacket;
+
+    const SCHEME: &'static str = "unixgram";
+
+    fn local_addr(&self) -> Address {
+        self.local.clone()
+    }
+
+    fn accept(&self, intake: &mut Intake<'_, UnixPacket>) -> io::Result<()> {
+        self.socket.accept(intake)
+    }
+
+    fn batch(&self) -> usize {
+        mmsg::BATCH_MAX
+    }
+}
+
+impl<A: Into<UnixAddress>> Bind<A> for UnixDatagram {
+    fn bind(addr: A) -> Result<Vec<Self>, Error> {
+        Ok(vec![Self::options().bind(addr)?])
+    }
+}
+
+impl AsFd for UnixDatagram {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
+    }
+}
+
+impl UnixOptions<UnixDatagram> {
+    /// The largest datagram that is received whole, in bytes. Default: 65,535. A larger one is dropped and reported to
+    /// the error hook, never cut short in silence.
+    pub const fn max_datagram(mut self, bytes: usize) -> Self {
+        self.max_datagram = bytes;
+        self
+    }
+
+    /// Binds.
+    ///
+    /// # Errors
+    ///
+    /// - `AddrInUse`: a live server receives there. A socket file that a dead one left behind is replaced.
+    /// - `AlreadyExists`: the path is a file of another kind; it is left alone.
+    /// - `InvalidInput`: the path or name is longer than 107 bytes, or the address is [`UnixAddress::Unnamed`].
+    /// - else what bind(2), chmod(2) or chown(2) says, with the path.
+    pub fn bind(&self, addr: impl Into<UnixAddress>) -> Result<UnixDatagram, Error> {
+        let (socket, path) = self.bind_socket(Type::DGRAM, &addr.into())?;
+        UnixDatagram::new(socket, self.max_datagram, path)
+            .tried(|| "set up a bound Unix datagram socket".to_owned())
+    }
+}

@@ -1,0 +1,223 @@
+//! Binding Unix sockets: the file's mode and owner without a window, stale files, and unlinking only what is ours.
+
+use std::fs;
+use std::io;
+use std::marker::PhantomData;
+use std::os::fd::AsFd;
+use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt, lchown};
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{FlockOperation, Mode, fchmod, flock};
+use socket2::{Domain, Socket, Type};
+
+use crate::address::UnixAddress;
+use crate::error::Error;
+use crate::transport::options::Buffers;
+
+/// Options of a Unix socket. They are set before others can reach it.
+#[derive(Clone, Debug)]
+#[must_use]
+pub struct UnixOptions<T> {
+    mode: Option<u32>,
+    uid: Option<u32>,
+    gid: Option<u32>,
+    pub(crate) backlog: i32,
+    pub(crate) max_datagram: usize,
+    buffers: Buffers,
+    transport: PhantomData<fn() -> T>,
+}
+
+impl<T> UnixOptions<T> {
+    pub(crate) const fn new() -> Self {
+        let buffers = Buffers {
+            receive: None,
+            send: None,
+        };
+        // The kernel caps the backlog at net.core.somaxconn (listen(2)).
+        let (backlog, max_datagram) = (i32::MAX, super::datagram::MAX_DATAGRAM);
+        Self {
+            mode: None,
+            uid: None,
+            gid: None,
+            backlog,
+            max_datagram,
+            buffers,
+            transport: PhantomData,
+        }
+    }
+
+    /// The permission bits of the socket's file, whatever the umask: who may write to it may connect. Default: what the
+    /// umask leaves of 0777, which is the owner alone with the usual 022.
+    pub const fn mode(mut self, mode: u32) -> Self {
+        self.mode = Some(mode);
+        self
+    }
+
+    /// The owner of the socket's file, as chown(2) takes them. Default: the user and group of the process.
+    pub const fn owner(mut self, uid: Option<u32>, gid: Option<u32>) -> Self {
+        self.uid = uid;
+        self.gid = gid;
+        self
+    }
+
+    /// `SO_RCVBUF`, in bytes. Default: the system's (`net.core.rmem_default`).
+    pub const fn receive_buffer(mut self, bytes: usize) -> Self {
+        self.buffers.receive = Some(bytes);
+        self
+    }
+
+    /// `SO_SNDBUF`, in bytes. Default: the system's (`net.core.wmem_default`).
+    pub const fn send_buffer(mut self, bytes: usize) -> Self {
+        self.buffers.send = Some(bytes);
+        self
+    }
+
+    pub(crate) fn bind_socket(
+        &self,
+        kind: Type,
+        addr: &UnixAddress,
+    ) -> Result<(Socket, Option<UnixBinding>), Error> {
+        self.try_bind(kind, addr).map_err(|err| {
+            let remedy = match err.kind() {
+                io::ErrorKind::AddrInUse => {
+                    "a live server has it: stop that one, or choose another path"
+                }
+                io::ErrorKind::AlreadyExists => "move that file away, or choose another path",
+                io::ErrorKind::NotFound => "create the directory first",
+                io::ErrorKind::InvalidInput => {
+                    "a path or name takes at most 107 bytes, and not zero"
+                }
+                _ => return Error::new(format!("bind {addr}"), err),
+            };
+            Error::new(format!("bind {addr}"), err).with_remedy(remedy)
+        })
+    }
+
+    fn try_bind(
+        &self,
+        kind: Type,
+        addr: &UnixAddress,
+    ) -> io::Result<(Socket, Option<UnixBinding>)> {
+        let unnamed = || io::Error::new(io::ErrorKind::InvalidInput, "an unnamed address");
+        let target = addr.to_sock_addr().ok_or_else(unnamed)??;
+        let socket = Socket::new(Domain::UNIX, kind, None)?;
+        self.buffers.apply(&socket)?;
+        let Some(path) = addr.path() else {
+            socket.bind(&target)?;
+            return Ok((socket, None));
+        };
+        if path.as_os_str().is_empty() {
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, "an empty path"));
+        }
+        // The kernel gives the new file the mode of the socket's own inode, less the umask (unix_bind_bsd in
+        // net/unix/af_unix.c): nobody can connect before the owner is set and the mode is final.
+        let first_mode = if self.uid.or(self.gid).is_some() {
+            0
+        } else {
+            self.mode.unwrap_or(0o777)
+        };
+        fchmod(&socket, Mode::from_raw_mode(first_mode))?;
+        match socket.bind(&target) {
+            Err(err) if err.kind() == io::ErrorKind::AddrInUse => {
+                replace_stale(kind, path, || socket.bind(&target))?
+            }
+            result => result?,
+        }
+        // From here on the file is removed again if anything fails.
+        let binding = UnixBinding::of(path)?;
+        if self.uid.or(self.gid).is_some() {
+            lchown(path, self.uid, self.gid)?;
+        }
+        if let Some(mode) = self.mode {
+            fs::set_permissions(path, fs::Permissions::from_mode(mode))?;
+        } else if first_mode == 0 {
+            fs::set_permissions(path, fs::Permissions::from_mode(0o777 & !umask()?))?;
+        }
+        Ok((socket, Some(binding)))
+    }
+}
+
+/// The umask of this process, without changing it for a moment.
+fn umask() -> io::Result<u32> {
+    let status = fs::read_to_string("/proc/self/status")?;
+    let mask = status.lines().find_map(|line| line.strip_prefix("Umask:"));
+    mask.and_then(|mask| u32::from_str_radix(mask.trim(), 8).ok())
+        .ok_or_else(|| io::Error::other("no Umask line in /proc/self/status"))
+}
+
+/// Replaces the file that a dead server left at `path`: whoever is alive there accepts or refuses by its type.
+fn replace_stale(kind: Type, path: &Path, bind: impl FnOnce() -> io::Result<()>) -> io::Result<()> {
+    let in_use = |what: &str| io::Error::new(io::ErrorKind::AddrInUse, what.to_owned());
+    // Two servers that start at once must not remove each other's new file.
+    let directory = path
+        .parent()
+        .filter(|parent| !parent.as_os_str().is_empty())
+        .unwrap_or_else(|| Path::new("."));
+    let directory = fs::File::open(directory)?;
+    flock(directory.as_fd(), FlockOperation::NonBlockingLockExclusive).map_err(|_| {
+        in_use(
+            "another process holds the lock of the directory, perhaps to replace the same socket",
+        )
+    })?;
+    match fs::symlink_metadata(path) {
+        Ok(file) if !file.file_type().is_socket() => {
+            return Err(io::Error::new(
+                io::ErrorKind::AlreadyExists,
+                "there is a file that is not a socket",
+            ));
+        }
+        Ok(_) => {
+            let probe = Socket::new(Domain::UNIX, kind, None)?;
+            // A live server whose backlog is full answers EAGAIN instead of blocking.
+            probe.set_nonblocking(true)?;
+            match probe.connect(&socket2::SockAddr::unix(path)?) {
+                Err(err) if err.kind() == io::ErrorKind::ConnectionRefused => {
+                    fs::remove_file(path)?
+                }
+                Ok(()) => return Err(in_use("a server answers there")),
+                Err(err) => {
+                    return Err(in_use(&format!(
+                        "a socket is there, and a probe of it said: {err}"
+                    )));
+                }
+            }
+        }
+        Err(err) if err.kind() == io::ErrorKind::NotFound => {}
+        Err(err) => return Err(err),
+    }
+    bind()
+}
+
+/// A socket file that this process bound; removed on drop while it is still the same file.
+#[derive(Debug)]
+pub(crate) struct UnixBinding {
+    path: PathBuf,
+    file: (u64, u64),
+    owner: u32,
+}
+
+impl UnixBinding {
+    fn of(path: &Path) -> io::Result<Self> {
+        let file = fs::symlink_metadata(path)?;
+        Ok(Self {
+            path: std::path::absolute(path)?,
+            file: (file.dev(), file.ino()),
+            owner: std::process::id(),
+        })
+    }
+}
+
+impl Drop for UnixBinding {
+    fn drop(&mut self) {
+        // A forked child drops its copy of the listener too.
+        if self.owner != std::process::id() {
+            return;
+        }
+        let ours = fs::symlink_metadata(&self.path)
+            .is_ok_and(|file| (file.dev(), file.ino()) == self.file);
+        if ours {
+            // Nobody is left to tell; a file that stays is replaced by the next bind.
+            let _ = fs::remove_file(&self.path);
+        }
+    }
+}

@@ -1,0 +1,188 @@
+//! Unix stream sockets, by path or by abstract name (unix(7)).
+
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use socket2::{Domain, Socket, Type};
+
+use crate::address::{Address, UnixAddress};
+use crate::error::{Error, Tried};
+use crate::sys::credentials;
+use crate::transport::options::Expected;
+use crate::transport::stream::Stream;
+use crate::transport::unix_path::{UnixBinding, UnixOptions};
+use crate::transport::{Bind, Intake, Transport};
+
+/// A Unix stream listener.
+///
+/// # Dropping
+///
+/// A path that this process bound is removed when the listener is dropped, unless another file has taken its place.
+///
+/// # Examples
+///
+/// ```
+/// use socketserver::{Bind, Transport, UnixAddress, UnixStream};
+///
+/// let listener = UnixStream::bind(UnixAddress::Abstract(b"socketserver-doc-stream".to_vec()))?;
+/// assert_eq!(listener[0].url(), "unix:@socketserver-doc-stream");
+/// # Ok::<(), socketserver::Error>(())
+/// ```
+#[derive(Debug)]
+pub struct UnixStream {
+    socket: Socket,
+    local: Address,
+    _path: Option<UnixBinding>,
+}
+
+/// A connection that [`UnixStream`] accepted.
+pub type UnixConnection = Stream<UnixStream>;
+
+/// Who is at the other end of a Unix connection (unix(7), `SO_PEERCRED`), as of its connect(2).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Credentials {
+    /// Process id, in this process's PID namespace; 0 if it has none there.
+    pub pid: i32,
+    /// User id.
+    pub uid: u32,
+    /// Group id.
+    pub gid: u32,
+}
+
+impl UnixStream {
+    /// Options to bind with. See [`UnixOptions`] for each and its default.
+    pub fn options() -> UnixOptions<Self> {
+        UnixOptions::new()
+    }
+
+    /// Takes over a descriptor that already listens, as a service manager passes it. Its path, if any, is not removed.
+    ///
+    /// # Errors
+    ///
+    /// `InvalidInput` unless it is a listening stream socket of the Unix family.
+    pub fn from_fd(fd: OwnedFd) -> Result<Self, Error> {
+        let expected = Expected {
+            name: "a Unix stream listener",
+            domains: &[Domain::UNIX],
+            kind: Type::STREAM,
+            listening: true,
+        };
+        Self::new(expected.adopt(fd)?, None)
+            .tried(|| "adopt a descriptor as a Unix stream listener".to_owned())
+    }
+
+    fn new(socket: Socket, path: Option<UnixBinding>) -> io::Result<Self> {
+        // accept(2) must not block when the connection that poll(2) reported is gone again.
+        socket.set_nonblocking(true)?;
+        let local = Address::from_sock_addr(&socket.local_addr()?);
+        Ok(Self {
+            socket,
+            local,
+            _path: path,
+        })
+    }
+}
+
+impl Transport for UnixStream {
+    type Request = UnixConnection;
+
+    const SCHEME: &'static str = "unix";
+
+    fn local_addr(&self) -> Address {
+        self.local.clone()
+    }
+
+    fn accept(&self, intake: &mut Intake<'_, UnixConnection>) -> io::Result<()> {
+        let (socket, peer) = self.socket.accept()?;
+        intake.push(|context| Stream::new(socket, &peer, context));
+        Ok(())
+    }
+}
+
+impl<A: Into<UnixAddress>> Bind<A> for UnixStream {
+    fn bind(addr: A) -> Result<Vec<Self>, Error> {
+        Ok(vec![Self::options().bind(addr)?])
+    }
+}
+
+impl AsFd for UnixStream {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
+    }
+}
+
+impl UnixConnection {
+    /// The process, user and group that connected.
+    ///
+    /// # Errors
+    ///
+    /// What getsockopt(2) says.
+    pub fn peer_credentials(&self) -> io::Result<Credentials> {
+        let libc::ucred { pid, uid, gid } = credentials::peer(self.as_fd())?;
+        Ok(Credentials { pid, uid, gid })
+    }
+}
+
+impl UnixOptions<UnixStream> {
+    /// Binds and listens.
+    ///
+    /// # Errors
+    ///
+    /// - `AddrInUse`: a live server listens there. A socket file that a dead one left behind is replaced.
+    /// - `AlreadyExists`: the path is a file of another kind; it is left alone.
+    /// - `InvalidInput`: the path or name is longer than 107 bytes, or the address is [`UnixAddress::Unnamed`].
+    /// - else what bind(2), chmod(2), chown(2) or listen(2) says, with the path.
+    pub fn bind(&self, addr: impl Into<UnixAddress>) -> Result<UnixStream, Error> {
+        self.bind_only(addr)?.listen()
+    }
+
+    /// Binds without listening: clients are refused until [`BoundUnixStream::listen`] is called.
+    ///
+    /// # Errors
+    ///
+    /// As [`bind`](Self::bind).
+    pub fn bind_only(&self, addr: impl Into<UnixAddress>) -> Result<BoundUnixStream, Error> {
+        let (socket, path) = self.bind_socket(Type::STREAM, &addr.into())?;
+        Ok(BoundUnixStream {
+            socket,
+            path,
+            backlog: self.backlog,
+        })
+    }
+
+    /// How many connections wait in the kernel to be accepted. Default: as many as the system allows
+    /// (`net.core.somaxconn`, 4096 since Linux 5.4).
+    pub fn backlog(mut self, connections: u32) -> Self {
+        self.backlog = i32::try_from(connections).unwrap_or(i32::MAX);
+        self
+    }
+}
+
+/// A Unix stream socket that is bound and does not listen yet.
+#[derive(Debug)]
+pub struct BoundUnixStream {
+    socket: Socket,
+    path: Option<UnixBinding>,
+    backlog: i32,
+}
+
+impl BoundUnixStream {
+    /// Listens.
+    ///
+    /// # Errors
+    ///
+    /// What listen(2) says.
+    pub fn listen(self) -> Result<UnixStream, Error> {
+        let Self {
+            socket,
+            path,
+            backlog,
+        } = self;
+        let listen = || {
+            socket.listen(backlog)?;
+            UnixStream::new(socket, path)
+        };
+        listen().tried(|| "listen on a bound Unix socket".to_owned())
+    }
+}
