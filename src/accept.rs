@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 use rustix::event::{PollFd, PollFlags, poll};
 
 use crate::backoff::{Backoff, Class, Throttle, classify};
+use crate::cutter::Cutter;
 use crate::error::{Error, Tried};
 use crate::hooks::{self, AcceptError, Reaction, Step};
 use crate::model::{Dispatch, Serving};
@@ -24,6 +25,9 @@ use crate::transport::{Intake, Request, Transport};
 
 /// How many times one listener is asked in a row before the others, the children and the stop get their turn.
 const TURN_MAX: usize = 16;
+
+/// How long a batch may take to be served before the next one is smaller.
+const PATIENCE: Duration = Duration::from_millis(1);
 
 /// How long a stop goes on taking what the kernel has accepted for us. A flood must not keep the server from stopping.
 const QUEUE_TIME: Duration = Duration::from_secs(1);
@@ -67,6 +71,11 @@ pub(crate) struct Acceptor<'a, T: Transport, M> {
     budget: usize,
     /// Whether the last request that was taken was turned away.
     turned_away: bool,
+    /// How many requests are taken at once: more while they are served quickly, so that none waits long behind another
+    /// that was taken with it.
+    appetite: usize,
+    /// Whether the listeners are closed and the last requests are waited for.
+    draining: bool,
 }
 
 impl<'a, T: Transport, M: Dispatch> Acceptor<'a, T, M> {
@@ -93,11 +102,17 @@ impl<'a, T: Transport, M: Dispatch> Acceptor<'a, T, M> {
             throttle,
             budget: usize::MAX,
             turned_away: false,
+            appetite: 1,
+            draining: false,
         })
     }
 
     /// Serves until the server is asked to stop, then drains.
     pub(crate) fn serve(mut self) -> Result<Report, Error> {
+        // A model that serves on this thread keeps it from seeing the drain deadline.
+        let _cutter = M::SERVES_HERE
+            .then(|| Cutter::start(&self.shared))
+            .transpose()?;
         if !self.shared.acknowledge() {
             self.serving.service.hooks.ready();
         }
@@ -184,11 +199,15 @@ impl<'a, T: Transport, M: Dispatch> Acceptor<'a, T, M> {
 
     /// Waits until a listener can be accepted from, and returns which; or until anything else has happened.
     fn wait(&mut self, deadline: Option<Instant>) -> io::Result<Vec<usize>> {
+        let shared = Arc::clone(&self.shared);
         let mut accepting = self.has_room();
-        if !accepting {
-            // Room may have come just before the announcement: look again (see `announce_waiting`).
-            self.shared.announce_waiting();
+        let waiting = (!accepting || self.draining).then(|| shared.announce_waiting());
+        if waiting.is_some() {
+            // What is waited for may have come just before the announcement: look again.
             accepting = self.has_room();
+            if self.draining && self.is_drained() {
+                return Ok(Vec::new());
+            }
         }
         let period = self
             .serving
@@ -246,7 +265,7 @@ impl<'a, T: Transport, M: Dispatch> Acceptor<'a, T, M> {
     fn accept_from(&mut self, index: usize) -> Reaction {
         for _ in 0..TURN_MAX {
             let listener = &self.serving.listeners[index];
-            let want = self.model.room().min(listener.batch()).min(self.budget);
+            let want = self.model.room().min(self.appetite).min(self.budget);
             let mut lease = self.shared.lease(want as u64);
             if lease.count() == 0 || !self.batch.requests.is_empty() {
                 break;
@@ -257,15 +276,27 @@ impl<'a, T: Transport, M: Dispatch> Acceptor<'a, T, M> {
             self.batch.lease = lease;
             match result {
                 Ok(()) => {
+                    let (taken, batch) = (self.batch.requests.len(), listener.batch());
                     self.backoff.reset();
                     self.admit();
-                    self.dispatch();
+                    if batch == 1 {
+                        self.dispatch();
+                    } else {
+                        let start = Instant::now();
+                        self.dispatch();
+                        let quick = start.elapsed() < PATIENCE;
+                        self.appetite = if quick {
+                            batch.min(self.appetite.max(2 * taken))
+                        } else {
+                            1
+                        };
+                    }
                 }
                 Err(err) => match classify(&err) {
                     Class::Nothing => break,
                     Class::Interrupted => {}
                     Class::Request => {
-                        self.report(Step::Accept, Reaction::Continue, err, Some(index))
+                        self.report(Step::Accept, Reaction::Continue, err, Some(index));
                     }
                     Class::Exhausted => {
                         let reaction = self.backoff.begin();
@@ -355,9 +386,10 @@ impl<'a, T: Transport, M: Dispatch> Acceptor<'a, T, M> {
     fn take_queue(&mut self) -> Result<(), Error> {
         let end = Instant::now() + QUEUE_TIME;
         while Instant::now() < end && self.shared.drain_left().is_some_and(|left| !left.is_zero()) {
-            // A turn that may not wait finds nothing only when nothing is there, or no room.
-            let deadline = if self.has_room() { Instant::now() } else { end };
-            if !self.turn(Some(deadline))? && self.has_room() {
+            let room = self.has_room();
+            // Where there is no room, a request has to end first; where there is, what waits is there already.
+            let ready = self.turn(Some(if room { Instant::now() } else { end }))?;
+            if room && !ready {
                 break;
             }
         }
@@ -367,17 +399,16 @@ impl<'a, T: Transport, M: Dispatch> Acceptor<'a, T, M> {
     /// Waits until every request has ended, or the deadline has come and cuts them. Closes the listeners first.
     fn drain(&mut self) -> Report {
         self.serving.listeners.clear();
-        let mut cut = 0;
+        self.draining = true;
         let mut grace = None;
         loop {
             self.dispatch();
-            self.shared.announce_waiting();
-            if self.batch.requests.is_empty() && self.shared.live_here() == 0 {
+            if self.is_drained() {
                 break;
             }
             let left = self.shared.drain_left().unwrap_or_default();
             if left.is_zero() && grace.is_none() {
-                cut = self.cut();
+                self.cut();
                 grace = Some(Instant::now() + CUT_GRACE);
                 continue;
             }
@@ -392,16 +423,22 @@ impl<'a, T: Transport, M: Dispatch> Acceptor<'a, T, M> {
             }
         }
         self.model.finish();
-        Report { cut }
+        Report {
+            cut: self.shared.cut_count(),
+        }
     }
 
-    /// Ends every request that is still there, and says how many there were.
-    fn cut(&mut self) -> u64 {
-        let cut = self.shared.live_here();
-        self.shared.cut_all();
+    fn is_drained(&self) -> bool {
+        self.batch.requests.is_empty() && self.shared.live_here() == 0
+    }
+
+    /// Ends every request that is still there.
+    fn cut(&mut self) {
+        let live = self.shared.live_here();
+        let cut = self.shared.cut_all();
+        self.shared.count_cut(live.saturating_sub(cut));
         self.model.cut();
         self.batch.requests.clear();
         self.batch.lease.keep(0);
-        cut
     }
 }

@@ -48,6 +48,7 @@ mod accept;
 mod address;
 mod backoff;
 mod builder;
+mod cutter;
 mod error;
 mod handle;
 mod handler;

@@ -53,9 +53,11 @@ pub(crate) struct Page {
     stop: AtomicU64,
     /// Requests that hold a [`Lease`].
     live: AtomicU64,
-    /// Whether an acceptor or a drain waits for a lease to be returned.
-    waiting: AtomicU32,
+    /// Which processes wait for a place to be returned, a bit each.
+    waiting: AtomicU64,
     last_id: AtomicU64,
+    /// Requests that the drain deadline has cut.
+    cut: AtomicU64,
     pub(crate) counts: Counts,
 }
 
@@ -98,8 +100,6 @@ pub(crate) struct WorkerSlot {
     pub(crate) ready: AtomicU32,
     /// Non-zero once the worker has served one.
     pub(crate) served: AtomicU32,
-    /// How many requests the deadline of its drain has cut.
-    pub(crate) cut: AtomicU64,
 }
 
 #[expect(unsafe_code, reason = "a promise about plain atomics, see the trait")]
@@ -250,10 +250,23 @@ impl Shared {
         self.wake_waiting();
     }
 
-    /// Says that someone is about to wait for room. The caller must look for room once more after this call, before
-    /// it waits: SeqCst on both sides makes one of the two see the other.
-    pub(crate) fn announce_waiting(&self) {
-        self.page().waiting.store(1, Ordering::SeqCst);
+    /// Says that this process is about to wait for room, until the returned value is dropped. The caller must look for
+    /// room once more after this call, before it waits: SeqCst on both sides makes one of the two see the other.
+    pub(crate) fn announce_waiting(&self) -> Waiting<'_> {
+        let waiting = Waiting {
+            shared: self,
+            bit: self.waiting_bit(),
+        };
+        self.page().waiting.fetch_or(waiting.bit, Ordering::SeqCst);
+        waiting
+    }
+
+    /// The bit of this process among those that wait. Workers beyond the first 63 share one that is never cleared.
+    fn waiting_bit(&self) -> u64 {
+        1 << self
+            .worker
+            .get()
+            .map_or(0, |worker| worker.index.min(SHARED_BIT))
     }
 
     /// Wakes those who wait for room, if any.
@@ -292,13 +305,23 @@ impl Shared {
         }
     }
 
-    /// Cuts every live request of this process, and says how many there were.
-    pub(crate) fn cut_all(&self) -> usize {
+    pub(crate) fn count_cut(&self, requests: u64) {
+        self.page().cut.fetch_add(requests, Ordering::Relaxed);
+    }
+
+    pub(crate) fn cut_count(&self) -> u64 {
+        self.page().cut.load(Ordering::Relaxed)
+    }
+
+    /// Cuts every live request of this process that can be cut, and counts them.
+    pub(crate) fn cut_all(&self) -> u64 {
         let cuttable: Vec<_> = self.cuttable().values().filter_map(Weak::upgrade).collect();
+        // Counted first: what is cut may end, and its server report, before this thread goes on.
+        self.count_cut(cuttable.len() as u64);
         for request in &cuttable {
             request.cut();
         }
-        cuttable.len()
+        cuttable.len() as u64
     }
 
     fn cuttable(&self) -> MutexGuard<'_, HashMap<u64, Weak<dyn Cut>>> {
@@ -332,6 +355,26 @@ impl fmt::Debug for Shared {
             .field("page", self.page())
             .field("addresses", &self.addresses)
             .finish_non_exhaustive()
+    }
+}
+
+const SHARED_BIT: usize = 63;
+
+/// Says that this process waits for room. Its own places, returned after that, ring for others only.
+#[must_use]
+pub(crate) struct Waiting<'a> {
+    shared: &'a Shared,
+    bit: u64,
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        if self.bit != 1 << SHARED_BIT {
+            self.shared
+                .page()
+                .waiting
+                .fetch_and(!self.bit, Ordering::SeqCst);
+        }
     }
 }
 

@@ -1,1 +1,376 @@
-fn main() {}
+//! Every transport under every model: one check for each scenario, every cell a test of its own.
+//!
+//! Each server runs in a process of its own (see `support`), because forking models need one that has no other threads.
+//! A new transport or model is one line in its table.
+
+mod support;
+
+use std::io::{Read, Write};
+use std::process::ExitCode;
+
+use libtest_mimic::{Arguments, Trial};
+use support::{Gate, ServerProcess};
+
+#[path = "support/server.rs"]
+mod server;
+
+const TRANSPORTS: [&str; 4] = ["tcp", "udp", "unix", "unixgram"];
+
+/// A model, how many of its requests run at once in a test server, and whether they share memory.
+#[derive(Clone, Copy)]
+struct Model {
+    name: &'static str,
+    at_once: usize,
+    shares_memory: bool,
+}
+
+const MODELS: [Model; 8] = [
+    Model {
+        name: "sequential",
+        at_once: 1,
+        shares_memory: true,
+    },
+    Model {
+        name: "threading",
+        at_once: 3,
+        shares_memory: true,
+    },
+    Model {
+        name: "pool",
+        at_once: 3,
+        shares_memory: true,
+    },
+    Model {
+        name: "forking",
+        at_once: 3,
+        shares_memory: false,
+    },
+    Model {
+        name: "prefork_sequential",
+        at_once: 2,
+        shares_memory: false,
+    },
+    Model {
+        name: "prefork_threading",
+        at_once: 3,
+        shares_memory: false,
+    },
+    Model {
+        name: "prefork_pool",
+        at_once: 3,
+        shares_memory: false,
+    },
+    Model {
+        name: "prefork_forking",
+        at_once: 3,
+        shares_memory: false,
+    },
+];
+
+type Check = fn(&str, Model);
+
+const SCENARIOS: [(&str, Check); 12] = [
+    ("serves_three_clients_in_turn", serves_three_clients_in_turn),
+    (
+        "serves_as_many_at_once_as_the_model_says",
+        serves_as_many_at_once_as_the_model_says,
+    ),
+    (
+        "state_is_shared_as_the_model_says",
+        state_is_shared_as_the_model_says,
+    ),
+    (
+        "a_failing_handler_ends_its_own_request",
+        a_failing_handler_ends_its_own_request,
+    ),
+    (
+        "a_panicking_handler_ends_its_own_request",
+        a_panicking_handler_ends_its_own_request,
+    ),
+    ("verify_turns_one_away", verify_turns_one_away),
+    ("ids_are_unique_and_ascend", ids_are_unique_and_ascend),
+    (
+        "a_handler_can_stop_the_server_by_its_value",
+        a_handler_can_stop_the_server_by_its_value,
+    ),
+    (
+        "a_stop_waits_for_what_is_being_served",
+        a_stop_waits_for_what_is_being_served,
+    ),
+    ("a_stop_serves_what_is_queued", a_stop_serves_what_is_queued),
+    (
+        "the_deadline_cuts_what_is_left",
+        the_deadline_cuts_what_is_left,
+    ),
+    ("the_limit_holds_and_waits", the_limit_holds_and_waits),
+];
+
+/// Scenarios of streams alone.
+const STREAM_SCENARIOS: [(&str, Check); 2] = [
+    (
+        "a_reply_survives_unread_input",
+        a_reply_survives_unread_input,
+    ),
+    ("a_client_may_half_close", a_client_may_half_close),
+];
+
+fn main() -> ExitCode {
+    let args: Vec<String> = std::env::args().skip(1).collect();
+    if args.first().is_some_and(|arg| arg == "--server") {
+        return server::main(&args[1..]);
+    }
+    let mut trials = Vec::new();
+    for transport in TRANSPORTS {
+        for model in MODELS {
+            let streams = if matches!(transport, "tcp" | "unix") {
+                &STREAM_SCENARIOS[..]
+            } else {
+                &[]
+            };
+            for &(name, check) in SCENARIOS.iter().chain(streams) {
+                let name = format!("{transport}::{}::{name}", model.name);
+                trials.push(Trial::test(name, move || {
+                    check(transport, model);
+                    Ok(())
+                }));
+            }
+        }
+    }
+    libtest_mimic::run(&Arguments::from_args(), trials).exit_code()
+}
+
+fn serves_three_clients_in_turn(transport: &str, model: Model) {
+    let server = ServerProcess::start(transport, model.name, &[]);
+    for message in ["one", "two", "three"] {
+        assert_eq!(server.target().ask(&format!("echo {message}")), message);
+    }
+    assert_eq!(
+        server.stop(),
+        "cut=0 live=0 accepted=4 refused=0 completed=4 failed=0"
+    );
+}
+
+fn serves_as_many_at_once_as_the_model_says(transport: &str, model: Model) {
+    let server = ServerProcess::start(transport, model.name, &[]);
+    let gate = Gate::new();
+    let pending: Vec<_> = (0..3).map(|_| server.target().send(&gate.hold())).collect();
+    let mut held: Vec<_> = (0..model.at_once).map(|_| gate.wait()).collect();
+    if model.at_once == 1 {
+        // The one thread there is holds: no other request can be at the gate, now or until it is released.
+        assert!(!gate.is_waiting());
+    }
+    for _ in model.at_once..3 {
+        held.remove(0);
+        held.push(gate.wait());
+    }
+    drop(held);
+    for answer in pending {
+        assert_eq!(answer.answer(), "held, stopping false");
+    }
+    assert_eq!(
+        server.stop(),
+        "cut=0 live=0 accepted=4 refused=0 completed=4 failed=0"
+    );
+}
+
+fn state_is_shared_as_the_model_says(transport: &str, model: Model) {
+    let server = ServerProcess::start(transport, model.name, &["workers=1"]);
+    let counts: Vec<_> = (0..3).map(|_| server.target().ask("count")).collect();
+    let each_alone = model.name.ends_with("forking");
+    assert_eq!(
+        counts,
+        if each_alone {
+            ["1", "1", "1"]
+        } else {
+            ["1", "2", "3"]
+        }
+    );
+    let own = server.pid().to_string();
+    assert_eq!(server.target().ask("pid") == own, model.shares_memory);
+}
+
+fn a_failing_handler_ends_its_own_request(transport: &str, model: Model) {
+    let mut server = ServerProcess::start(transport, model.name, &[]);
+    assert_eq!(server.target().ask("fail"), "part");
+    assert_eq!(server.wait_for("error "), "failed as asked panic=false");
+    assert_eq!(server.target().ask("echo on"), "on");
+    assert_eq!(
+        server.stop(),
+        "cut=0 live=0 accepted=3 refused=0 completed=2 failed=1"
+    );
+}
+
+fn a_panicking_handler_ends_its_own_request(transport: &str, model: Model) {
+    let mut server = ServerProcess::start(transport, model.name, &[]);
+    assert_eq!(server.target().ask("panic"), "part");
+    assert_eq!(
+        server.wait_for("error "),
+        "panicked: panicked as asked panic=true"
+    );
+    assert_eq!(server.target().ask("echo on"), "on");
+    assert_eq!(
+        server.stop(),
+        "cut=0 live=0 accepted=3 refused=0 completed=2 failed=1"
+    );
+}
+
+fn verify_turns_one_away(transport: &str, model: Model) {
+    // One worker: two would number two datagrams that are on their way in either order.
+    let server = ServerProcess::start(transport, model.name, &["refuse_id=1", "workers=1"]);
+    if server.target().is_stream() {
+        let mut reply = Vec::new();
+        server
+            .target()
+            .connect()
+            .read_to_end(&mut reply)
+            .expect("an end that is no reset");
+        assert_eq!(reply, b"");
+    } else {
+        // That no answer comes cannot be waited for; the totals say that it was not served.
+        let _refused = server.target().send("echo first");
+    }
+    assert_eq!(server.target().ask("echo second"), "second");
+    assert_eq!(
+        server.stop(),
+        "cut=0 live=0 accepted=3 refused=1 completed=2 failed=0"
+    );
+}
+
+fn ids_are_unique_and_ascend(transport: &str, model: Model) {
+    let server = ServerProcess::start(transport, model.name, &[]);
+    let ids: Vec<_> = (0..4).map(|_| server.target().ask("id")).collect();
+    assert_eq!(ids, ["1", "2", "3", "4"]);
+}
+
+fn a_handler_can_stop_the_server_by_its_value(transport: &str, model: Model) {
+    let mut server = ServerProcess::start(transport, model.name, &[]);
+    assert_eq!(server.target().ask("stop"), "ok");
+    assert_eq!(
+        server.ended(),
+        "cut=0 live=0 accepted=1 refused=0 completed=1 failed=0"
+    );
+}
+
+fn a_stop_waits_for_what_is_being_served(transport: &str, model: Model) {
+    let mut server = ServerProcess::start(transport, model.name, &[]);
+    let gate = Gate::new();
+    let pending = server.target().send(&gate.hold());
+    let held = gate.wait();
+    // Where one request keeps the others waiting, the stop is the next in the queue.
+    let stop = server.target().send("shutdown");
+    if model.at_once > 1 {
+        assert_eq!(stop.answer(), "ok");
+        drop(held);
+        assert_eq!(pending.answer(), "held, stopping true");
+    } else {
+        drop(held);
+        assert_eq!(pending.answer(), "held, stopping false");
+        assert_eq!(stop.answer(), "ok");
+    }
+    assert_eq!(
+        server.ended(),
+        "cut=0 live=0 accepted=2 refused=0 completed=2 failed=0"
+    );
+}
+
+fn a_stop_serves_what_is_queued(transport: &str, model: Model) {
+    // One thread or child for each process, and one process: the others wait in the kernel.
+    let options = [
+        "workers=1",
+        "max_threads=1",
+        "threads=1",
+        "queue=0",
+        "max_children=1",
+        "max_connections=1",
+    ];
+    let mut server = ServerProcess::start(transport, model.name, &options);
+    let gate = Gate::new();
+    let first = server.target().send(&gate.hold());
+    let held = gate.wait();
+    let stop = server.target().send("stop");
+    let queued: Vec<_> = (0..3)
+        .map(|number| server.target().send(&format!("echo {number}")))
+        .collect();
+    drop(held);
+    assert_eq!(first.answer(), "held, stopping false");
+    assert_eq!(stop.answer(), "ok");
+    for (number, queued) in queued.into_iter().enumerate() {
+        assert_eq!(queued.answer(), number.to_string());
+    }
+    assert_eq!(
+        server.ended(),
+        "cut=0 live=0 accepted=5 refused=0 completed=5 failed=0"
+    );
+}
+
+fn the_deadline_cuts_what_is_left(transport: &str, model: Model) {
+    let mut server = ServerProcess::start(transport, model.name, &["drain_ms=50"]);
+    if server.target().is_stream() {
+        let mut client = server.target().connect();
+        client.write_all(b"outlive\n").expect("send");
+        assert!(server.wait_for("ended ").starts_with("cut=1 "));
+        let mut reply = Vec::new();
+        client
+            .read_to_end(&mut reply)
+            .expect("an end that is no reset");
+        assert_eq!(reply, b"");
+    } else {
+        // Nothing but its process can end a handler that waits for something else than its peer.
+        let gate = Gate::new();
+        let _pending = server
+            .target()
+            .send(&gate.hold().replace("hold", "outlive"));
+        let held = gate.wait();
+        if model.name == "sequential" {
+            drop(held);
+            assert!(server.wait_for("ended ").starts_with("cut=0 "));
+        } else {
+            assert!(server.wait_for("ended ").starts_with("cut=1 "));
+        }
+    }
+    assert!(server.exit_status().success());
+}
+
+fn the_limit_holds_and_waits(transport: &str, model: Model) {
+    let server = ServerProcess::start(transport, model.name, &["max_connections=1"]);
+    let gate = Gate::new();
+    let first = server.target().send(&gate.hold());
+    let held = gate.wait();
+    let second = server.target().send("live");
+    assert!(!gate.is_waiting());
+    drop(held);
+    assert_eq!(first.answer(), "held, stopping false");
+    assert_eq!(
+        second.answer(),
+        "1",
+        "the limit counts requests in all processes"
+    );
+    assert_eq!(
+        server.stop(),
+        "cut=0 live=0 accepted=3 refused=0 completed=3 failed=0"
+    );
+}
+
+fn a_reply_survives_unread_input(transport: &str, model: Model) {
+    let server = ServerProcess::start(transport, model.name, &[]);
+    let mut client = server.target().connect();
+    // More than the handler reads.
+    let mut request = b"big 600000\n".to_vec();
+    request.resize(20_000, b'u');
+    client.write_all(&request).expect("send");
+    let mut reply = Vec::new();
+    client
+        .read_to_end(&mut reply)
+        .expect("the whole reply, and an end that is no reset");
+    assert_eq!(reply.len(), 600_000);
+}
+
+fn a_client_may_half_close(transport: &str, model: Model) {
+    let server = ServerProcess::start(transport, model.name, &[]);
+    let mut client = server.target().connect();
+    client.write_all(b"wait\n").expect("send");
+    client.end_of_input();
+    let mut reply = String::new();
+    client.read_to_string(&mut reply).expect("read to the end");
+    assert_eq!(reply, "ended");
+}

@@ -1,1 +1,451 @@
-fn main() {}
+//! What concerns a whole process: descriptor and process limits, workers that die, children of others.
+//!
+//! Each test runs in processes of its own: it starts this binary again, as a server (see `support`) or as one of the
+//! `CASES`, which have no other threads.
+
+mod support;
+
+use std::io::{Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::process::{Command, ExitCode, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use libtest_mimic::{Arguments, Trial};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use socketserver::{Forking, Next, Server, Step, Tcp, TcpServer, Threading, UnixStreamServer};
+use support::{DEADLINE, Gate, ServerProcess, Target, is_running};
+
+#[path = "support/server.rs"]
+mod server;
+
+/// A test that is a process: it passes if it exits with 0.
+type Case = fn();
+
+const CASES: [(&str, Case); 4] = [
+    (
+        "failed_binds_leave_no_descriptor_open",
+        failed_binds_leave_no_descriptor_open,
+    ),
+    (
+        "a_fork_that_fails_is_tried_again",
+        a_fork_that_fails_is_tried_again,
+    ),
+    (
+        "a_thread_that_fails_is_tried_again",
+        a_thread_that_fails_is_tried_again,
+    ),
+    (
+        "children_of_others_are_left_alone",
+        children_of_others_are_left_alone,
+    ),
+];
+
+const TESTS: [(&str, fn()); 8] = [
+    (
+        "an_exhausted_descriptor_table_is_survived_under_threading",
+        || exhausted("threading"),
+    ),
+    (
+        "an_exhausted_descriptor_table_is_survived_under_pool",
+        || exhausted("pool"),
+    ),
+    ("a_crashed_worker_comes_back", a_crashed_worker_comes_back),
+    (
+        "workers_that_never_serve_trip_the_breaker",
+        workers_that_never_serve_trip_the_breaker,
+    ),
+    (
+        "workers_end_when_their_parent_is_killed",
+        workers_end_when_their_parent_is_killed,
+    ),
+    (
+        "a_child_does_not_keep_the_listener",
+        a_child_does_not_keep_the_listener,
+    ),
+    (
+        "a_child_that_crashes_is_reported",
+        a_child_that_crashes_is_reported,
+    ),
+    (
+        "an_idle_server_does_not_wake_up",
+        an_idle_server_does_not_wake_up,
+    ),
+];
+
+fn main() -> ExitCode {
+    let args: Vec<String> = std::env::args().skip(1).collect();
+    match args.first().map(String::as_str) {
+        Some("--server") => return server::main(&args[1..]),
+        Some("--limited-server") => {
+            limit_descriptors();
+            return server::main(&args[1..]);
+        }
+        Some("--case") => {
+            let (_, case) = CASES
+                .iter()
+                .find(|(name, _)| *name == args[1])
+                .expect("a known case");
+            case();
+            return ExitCode::SUCCESS;
+        }
+        _ => {}
+    }
+    let tests = TESTS.map(|(name, test)| {
+        Trial::test(name, move || {
+            test();
+            Ok(())
+        })
+    });
+    let cases = CASES.map(|(name, _)| Trial::test(name, move || run_case(name)));
+    libtest_mimic::run(
+        &Arguments::from_args(),
+        tests.into_iter().chain(cases).collect(),
+    )
+    .exit_code()
+}
+
+/// Runs a case in a process of its own.
+fn run_case(name: &str) -> Result<(), libtest_mimic::Failed> {
+    let mut command = Command::new(std::env::current_exe()?);
+    let mut child = command
+        .args(["--case", name])
+        .stdin(Stdio::null())
+        .stderr(Stdio::piped())
+        .spawn()?;
+    let mut stderr = child.stderr.take().ok_or("piped")?;
+    let (done, wait) = std::sync::mpsc::channel();
+    thread::spawn(move || {
+        let mut text = String::new();
+        let _ = stderr.read_to_string(&mut text);
+        let _ = done.send(text);
+    });
+    let text = wait.recv_timeout(DEADLINE);
+    if text.is_err() {
+        child.kill()?;
+    }
+    let status = child.wait()?;
+    match text {
+        Ok(_) if status.success() => Ok(()),
+        Ok(text) => Err(format!("{status}: {text}").into()),
+        Err(_) => Err("the case did not end within the deadline".into()),
+    }
+}
+
+fn open_descriptors() -> usize {
+    std::fs::read_dir("/proc/self/fd").expect("/proc").count()
+}
+
+fn failed_binds_leave_no_descriptor_open() {
+    let taken = TcpListener::bind("127.0.0.1:0").expect("bind");
+    let addr = taken.local_addr().expect("bound");
+    let before = open_descriptors();
+    for _ in 0..1024 {
+        TcpServer::bind(addr).expect_err("it is in use");
+        UnixStreamServer::bind("/nowhere/at/all").expect_err("there is no such directory");
+        UnixStreamServer::bind("/dev/null").expect_err("it is no socket");
+    }
+    assert_eq!(open_descriptors(), before);
+}
+
+/// Runs a server whose first requests cannot be dispatched until its accept error hook has lifted the limit.
+fn tried_again<M: socketserver::Model>(model: M, resource: Resource, limit: u64) {
+    let full = getrlimit(resource);
+    let reports = Arc::new(AtomicU32::new(0));
+    let count = Arc::clone(&reports);
+    let lift = move |err: &socketserver::AcceptError| {
+        assert_eq!(err.step(), Step::Dispatch);
+        count.fetch_add(1, Ordering::SeqCst);
+        setrlimit(resource, full).expect("lift the limit");
+    };
+    let server = Server::<Tcp>::builder()
+        .model(model)
+        .on_accept_error(lift)
+        .bind("127.0.0.1:0")
+        .expect("bind");
+    // The kernel completes the connection and takes the request without the server.
+    let pending = Target::parse(&server.urls()[0]).send("");
+    let handle = server.handle();
+    setrlimit(
+        resource,
+        Rlimit {
+            current: Some(limit),
+            ..full
+        },
+    )
+    .expect("set the limit");
+    server
+        .serve_forever(|conn| {
+            conn.write_all(b"served")?;
+            Ok::<_, std::io::Error>(Next::Stop)
+        })
+        .expect("serve");
+    assert_eq!(pending.answer(), "served");
+    assert_eq!(reports.load(Ordering::SeqCst), 1, "the limit was met");
+    let totals = handle.totals();
+    assert_eq!(
+        (totals.accepted, totals.completed, totals.failed),
+        (1, 1, 0),
+        "and the request was not lost"
+    );
+}
+
+fn a_fork_that_fails_is_tried_again() {
+    // RLIMIT_NPROC does not bind root (setrlimit(2)); it counts the processes of the user.
+    if rustix::process::getuid().is_root() {
+        let nobody = rustix::process::Uid::from_raw(65_534);
+        rustix::thread::set_thread_res_uid(nobody, nobody, nobody).expect("become another user");
+    }
+    tried_again(Forking::default(), Resource::Nproc, 0);
+}
+
+fn a_thread_that_fails_is_tried_again() {
+    // Less address space than a stack of this size takes.
+    tried_again(
+        Threading::default().stack_size(1 << 30),
+        Resource::As,
+        1 << 29,
+    );
+}
+
+fn children_of_others_are_left_alone() {
+    let mut foreign = Command::new("/bin/sh")
+        .args(["-c", "exit 72"])
+        .spawn()
+        .expect("start a child");
+    let server = Server::<Tcp>::builder()
+        .model(Forking::default())
+        .bind("127.0.0.1:0")
+        .expect("bind");
+    let pending = Target::parse(&server.urls()[0]).send("");
+    server.serve_forever(|_| Next::Stop).expect("serve");
+    assert_eq!(pending.answer(), "");
+    assert_eq!(
+        foreign.wait().expect("it is still ours to wait for").code(),
+        Some(72)
+    );
+}
+
+fn limit_descriptors() {
+    let limit = Rlimit {
+        current: Some(32),
+        maximum: Some(32),
+    };
+    setrlimit(Resource::Nofile, limit).expect("limit the descriptors");
+}
+
+/// CPU time of a process in seconds, user and system.
+fn cpu_seconds(pid: u32) -> f64 {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).expect("the process is there");
+    let fields: Vec<_> = stat
+        .rsplit_once(')')
+        .expect("a name")
+        .1
+        .split_whitespace()
+        .collect();
+    let ticks: u64 = fields[11..13]
+        .iter()
+        .map(|field| field.parse::<u64>().expect("a number"))
+        .sum();
+    ticks as f64 / rustix::param::clock_ticks_per_second() as f64
+}
+
+/// 32 descriptors, 60 clients that hold their connections: no spinning, one report a second, service once it is free.
+fn exhausted(model: &str) {
+    let mut server = ServerProcess::start_as(
+        "--limited-server",
+        "tcp",
+        model,
+        &["max_connections=1000", "threads=100"],
+    );
+    let idle: Vec<_> = (0..60).map(|_| server.target().connect()).collect();
+    let first = Instant::now();
+    assert!(
+        server
+            .wait_for("accept error ")
+            .contains("Too many open files")
+    );
+    let (start, cpu) = (Instant::now(), cpu_seconds(server.pid()));
+    // Reports come once a second, so three of them are two seconds and a pause.
+    for _ in 0..3 {
+        assert!(
+            server
+                .wait_for("accept error ")
+                .contains("Too many open files")
+        );
+    }
+    let used = (cpu_seconds(server.pid()) - cpu) / start.elapsed().as_secs_f64();
+    assert!(used < 0.02, "{:.1} % of a processor", 100.0 * used);
+    assert!(
+        first.elapsed() >= Duration::from_secs(3),
+        "one report a second at most"
+    );
+    let late = server.target().send("echo served");
+    drop(idle);
+    let freed = Instant::now();
+    assert_eq!(late.answer(), "served");
+    assert!(
+        freed.elapsed() < Duration::from_secs(1),
+        "{:?}",
+        freed.elapsed()
+    );
+    assert!(server.stop().starts_with("cut=0"));
+}
+
+fn a_crashed_worker_comes_back() {
+    let mut server = ServerProcess::start("tcp", "prefork_threading", &["workers=1"]);
+    let first = server.target().ask("pid");
+    for _ in 0..3 {
+        // A worker that has served comes back after the shortest pause, however often it dies.
+        assert_eq!(server.target().ask("echo on"), "on");
+        let _ = server.target().send("abort");
+        let report = server.wait_for("accept error worker process: ");
+        assert!(
+            report.contains("ended with signal 6; trying again within 100 ms"),
+            "{report}"
+        );
+    }
+    assert_ne!(server.target().ask("pid"), first);
+    let report = server.stop();
+    assert!(
+        report.starts_with("cut=0 live=0 "),
+        "the places of the dead are free again: {report}"
+    );
+}
+
+fn workers_that_never_serve_trip_the_breaker() {
+    let mut server = ServerProcess::start("tcp", "prefork_threading", &["workers=1", "breaker=3"]);
+    for _ in 0..3 {
+        let _ = server.target().send("abort");
+        server.wait_for("accept error worker process: ");
+    }
+    let err = server.wait_for("serve error ");
+    assert!(
+        err.contains(
+            "keep worker 0 alive after 3 deaths in a row: the last one ended with signal 6"
+        ),
+        "{err}"
+    );
+    assert!(!server.exit_status().success());
+}
+
+fn workers_end_when_their_parent_is_killed() {
+    let mut server = ServerProcess::start("tcp", "prefork_threading", &["workers=2"]);
+    let gate = Gate::new();
+    let worker = server.target().ask("pid");
+    let pending = server.target().send(&gate.hold());
+    let held = gate.wait();
+    server.kill();
+    // The workers drain: what they serve is served to its end, and the door is closed.
+    let Target::Tcp(addr) = *server.target() else {
+        unreachable!()
+    };
+    let end = Instant::now() + DEADLINE;
+    while TcpStream::connect(addr).is_ok() {
+        assert!(Instant::now() < end, "an orphaned worker still listens");
+        thread::yield_now();
+    }
+    drop(held);
+    assert_eq!(pending.answer(), "held, stopping true");
+    while is_running(&worker) {
+        assert!(Instant::now() < end, "an orphaned worker is still there");
+        thread::yield_now();
+    }
+}
+
+fn a_child_does_not_keep_the_listener() {
+    let mut server = ServerProcess::start("tcp", "forking", &[]);
+    let gate = Gate::new();
+    let pending = server.target().send(&gate.hold());
+    let held = gate.wait();
+    server.kill();
+    let Target::Tcp(addr) = *server.target() else {
+        unreachable!()
+    };
+    assert!(
+        TcpStream::connect(addr).is_err(),
+        "nobody accepts there any more"
+    );
+    drop(held);
+    assert_eq!(
+        pending.answer(),
+        "held, stopping false",
+        "the child serves to the end"
+    );
+}
+
+fn a_child_that_crashes_is_reported() {
+    let mut server = ServerProcess::start("tcp", "forking", &[]);
+    assert_eq!(server.target().ask("abort"), "");
+    assert!(server.wait_for("error ").contains("ended with signal 6"));
+    assert_eq!(server.target().ask("exit 7"), "");
+    assert!(
+        server
+            .wait_for("error ")
+            .contains("ended with exit status 7")
+    );
+    assert_eq!(
+        server.stop(),
+        "cut=0 live=0 accepted=3 refused=0 completed=1 failed=2"
+    );
+}
+
+/// Context switches of all threads of a process and its workers: each wake-up is one.
+fn switches(pid: u32) -> u64 {
+    let tasks = std::fs::read_dir(format!("/proc/{pid}/task")).expect("the process is there");
+    let count = |path: std::path::PathBuf| {
+        let status = std::fs::read_to_string(path.join("status")).unwrap_or_default();
+        let lines = status
+            .lines()
+            .filter_map(|line| line.split_once("ctxt_switches:"));
+        lines
+            .map(|(_, count)| count.trim().parse::<u64>().expect("a number"))
+            .sum::<u64>()
+    };
+    let own: u64 = tasks.map(|task| count(task.expect("a task").path())).sum();
+    let children =
+        std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap_or_default();
+    own + children
+        .split_whitespace()
+        .map(|child| switches(child.parse().expect("a number")))
+        .sum::<u64>()
+}
+
+fn an_idle_server_does_not_wake_up() {
+    let models = [
+        "sequential",
+        "threading",
+        "pool",
+        "forking",
+        "prefork_threading",
+        "prefork_sequential",
+    ];
+    let servers = models.map(|model| ServerProcess::start("tcp", model, &[]));
+    for server in &servers {
+        assert_eq!(server.target().ask("echo warm"), "warm");
+    }
+    // Threads that have just become idle settle first.
+    let mut before = servers.each_ref().map(|server| switches(server.pid()));
+    let end = Instant::now() + DEADLINE;
+    loop {
+        rest(Duration::from_millis(500));
+        let now = servers.each_ref().map(|server| switches(server.pid()));
+        if now == before {
+            break;
+        }
+        assert!(Instant::now() < end, "still waking up: {before:?} {now:?}");
+        before = now;
+    }
+    rest(Duration::from_secs(2));
+    let after = servers.each_ref().map(|server| switches(server.pid()));
+    assert_eq!(after, before, "an idle server woke up");
+    drop(servers);
+}
+
+/// Lets time pass where time itself is what is measured.
+fn rest(time: Duration) {
+    let (_keep, wait) = std::sync::mpsc::channel::<()>();
+    let _ = wait.recv_timeout(time);
+}

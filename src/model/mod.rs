@@ -52,6 +52,9 @@ pub(crate) trait Run: Sized {
 
 /// What the accept loop asks of a model.
 pub(crate) trait Take {
+    /// Whether `dispatch` serves requests itself, so that the accept loop stands still meanwhile.
+    const SERVES_HERE: bool = false;
+
     /// Gets ready to serve; called again before each serving.
     fn start(&mut self, shared: &Arc<Shared>) -> io::Result<()>;
 

@@ -1,6 +1,6 @@
 //! Worker processes that each run another model on the same listeners.
 
-use std::io::{self, PipeReader};
+use std::io::{self, PipeReader, PipeWriter};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
@@ -113,14 +113,12 @@ impl<M: Model + Clone> Run for Prefork<M> {
             options: &self,
             serving,
             lifeline,
+            alive: Some(alive),
             slots,
             workers,
             watch,
         };
-        let supervised = supervisor.supervise();
-        // Workers that see the pipe end know that their parent has.
-        drop(alive);
-        supervised
+        supervisor.supervise()
     }
 }
 
@@ -128,7 +126,9 @@ impl<M: Model + Clone> Run for Prefork<M> {
 struct Supervisor<'a, T: Transport, M> {
     options: &'a Prefork<M>,
     serving: Serving<T>,
+    /// Workers that see the pipe end know that their parent has: only the parent holds its other end.
     lifeline: PipeReader,
+    alive: Option<PipeWriter>,
     slots: Arc<SharedMemory<WorkerSlot>>,
     workers: Vec<Worker>,
     watch: Watch,
@@ -209,6 +209,7 @@ impl<T: Transport, M: Model + Clone> Supervisor<'_, T, M> {
     fn become_worker(&mut self, index: usize) -> ! {
         // What the parent watches its other workers with is none of this one's business.
         self.workers.clear();
+        self.alive = None;
         let shared = self.shared();
         shared.become_worker(Arc::clone(&self.slots), index);
         let listeners = std::mem::take(&mut self.serving.listeners);
@@ -222,10 +223,7 @@ impl<T: Transport, M: Model + Clone> Supervisor<'_, T, M> {
             lifeline: Some(lifeline),
         };
         match self.options.model.clone().serve(serving) {
-            Ok(Report { cut }) => {
-                self.slots[index].cut.store(cut, Ordering::SeqCst);
-                exit(0)
-            }
+            Ok(_) => exit(0),
             Err(err) => self.die(err.into()),
         }
     }
@@ -317,7 +315,6 @@ impl<T: Transport, M: Model + Clone> Supervisor<'_, T, M> {
         // A client that comes now must not wait for nobody.
         self.serving.listeners.clear();
         let shared = self.shared();
-        let mut killed = 0;
         let mut kill_at = None;
         loop {
             self.reap();
@@ -328,34 +325,32 @@ impl<T: Transport, M: Model + Clone> Supervisor<'_, T, M> {
             if left.is_zero() {
                 let end = *kill_at.get_or_insert_with(|| Instant::now() + KILL_GRACE);
                 if Instant::now() >= end {
-                    killed += self.kill();
+                    self.kill();
                     // They end now: each end wakes the next wait.
                     kill_at = Some(end + Duration::from_secs(3600));
                 }
             }
             let until = kill_at.unwrap_or_else(|| Instant::now() + left);
             if self.wait(Some(until)).is_err() {
-                killed += self.kill();
+                self.kill();
                 break;
             }
         }
-        let cut: u64 = self
-            .slots
-            .iter()
-            .map(|slot| slot.cut.load(Ordering::SeqCst))
-            .sum();
-        Report { cut: cut + killed }
+        Report {
+            cut: shared.cut_count(),
+        }
     }
 
-    /// Kills the workers that are left, and says how many requests they served.
-    fn kill(&self) -> u64 {
-        let mut killed = 0;
+    /// Kills the workers that are left, and with them the requests that they could not cut.
+    fn kill(&self) {
         for (worker, slot) in self.workers.iter().zip(self.slots.iter()) {
             if let Some(child) = &worker.child {
-                killed += slot.live.load(Ordering::SeqCst);
+                self.serving
+                    .service
+                    .shared
+                    .count_cut(slot.live.load(Ordering::SeqCst));
                 child.kill();
             }
         }
-        killed
     }
 }

@@ -11,7 +11,8 @@ use crate::transport::Transport;
 /// Serves one request after the other on the thread that accepts them.
 ///
 /// The least overhead there is, and the right model where each request is short: while one is served, the others wait in
-/// the kernel. Datagrams are received and answered in batches.
+/// the kernel. Datagrams are received and answered in batches. A second thread sleeps until the server is asked to stop,
+/// and cuts the request that outlives the drain deadline.
 ///
 /// # Examples
 ///
@@ -32,6 +33,8 @@ impl Model for Sequential {
 impl Dispatch for Sequential {}
 
 impl Take for Sequential {
+    const SERVES_HERE: bool = true;
+
     fn start(&mut self, _: &Arc<Shared>) -> io::Result<()> {
         Ok(())
     }

@@ -295,10 +295,8 @@ impl Packet {
 impl RawAddr {
     const fn unnamed() -> Self {
         // SAFETY: `sockaddr_storage` is a C struct of integers; all zero is an address of no family.
-        Self {
-            storage: unsafe { zeroed() },
-            len: 0,
-        }
+        let storage = unsafe { zeroed() };
+        Self { storage, len: 0 }
     }
 
     /// Whether the sender has no address to reply to (an unbound Unix socket).

@@ -212,7 +212,7 @@ impl<T: 'static> Request for Datagram<T> {
                 }
             }
             mmsg::send(socket.as_fd(), &replies, |index, err| {
-                failed(answered[index], send_error(err))
+                failed(answered[index], send_error(err));
             });
         }
         socket.spare().extend(

@@ -23,8 +23,9 @@ use crate::transport::{Connection, Request};
 /// # Dropping
 ///
 /// The server closes a connection in good order when its handler has returned: buffered output is sent, the peer is
-/// told, and input that the handler left unread is taken for a moment, because closing over it would reset the
-/// connection and destroy the reply on its way (RFC 9112 section 9.6).
+/// told, and if the handler left input unread, what still comes is taken for up to 2 s or 256 KiB, because closing over it
+/// would reset the connection and destroy the reply on its way (RFC 9112 section 9.6). A handler whose peer may begin to
+/// send only later can [`shutdown`](Connection::shutdown) the writing side and read to the end itself.
 pub struct Stream<T> {
     socket: Arc<Connected>,
     peer: Address,
@@ -114,9 +115,11 @@ impl<T> Stream<T> {
     fn linger(&self) {
         let mut scratch = [0; 4096];
         let mut left = LINGER_BYTES;
-        // The common case: the peer waits for our end, or has closed, and nothing is unread.
+        // The common case: the peer waits for our end, or has closed, and nothing is unread. Who sends more than the
+        // handler wanted has begun to, and may go on.
         match recv(self.socket(), &mut scratch, RecvFlags::DONTWAIT) {
             Ok((count, _)) if count > 0 => left -= count,
+            Err(rustix::io::Errno::AGAIN) if !self.input.is_empty() => {}
             _ => return,
         }
         let deadline = Instant::now() + LINGER_TIME;

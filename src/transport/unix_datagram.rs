@@ -17,6 +17,8 @@ use crate::transport::{Bind, Intake, Transport};
 /// A bound Unix datagram socket: each datagram is a request.
 ///
 /// A sender that has not bound its own socket has no address: writing a reply to it fails, and the error hook is told.
+/// Replies that a peer does not read stay in the send buffer of this socket (unix(7)); when they fill it, each further
+/// reply, to anybody, fails after waiting for a second. A larger [`send_buffer`](UnixOptions::send_buffer) helps.
 ///
 /// # Dropping
 ///

@@ -119,7 +119,7 @@ impl<T> UnixOptions<T> {
         fchmod(&socket, Mode::from_raw_mode(first_mode))?;
         match socket.bind(&target) {
             Err(err) if err.kind() == io::ErrorKind::AddrInUse => {
-                replace_stale(kind, path, || socket.bind(&target))?
+                replace_stale(kind, path, || socket.bind(&target))?;
             }
             result => result?,
         }
@@ -172,7 +172,7 @@ fn replace_stale(kind: Type, path: &Path, bind: impl FnOnce() -> io::Result<()>)
             probe.set_nonblocking(true)?;
             match probe.connect(&socket2::SockAddr::unix(path)?) {
                 Err(err) if err.kind() == io::ErrorKind::ConnectionRefused => {
-                    fs::remove_file(path)?
+                    fs::remove_file(path)?;
                 }
                 Ok(()) => return Err(in_use("a server answers there")),
                 Err(err) => {

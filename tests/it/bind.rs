@@ -1,0 +1,286 @@
+//! Binding, adopting, and what is said when it fails.
+
+use std::io::{self, Read, Write};
+use std::net::{TcpListener, TcpStream, UdpSocket};
+use std::os::fd::OwnedFd;
+use std::time::Duration;
+
+use rustix::thread::{CapabilitySet, capabilities, set_capabilities};
+use socket2::SockRef;
+use socketserver::{
+    Bind, Server, Tcp, TcpServer, Transport, Udp, UdpServer, UnixAddress, UnixDatagram, UnixStream,
+    UnixStreamServer,
+};
+
+use crate::support::Target;
+
+#[test]
+fn an_address_in_use_is_named() {
+    let first = TcpServer::bind("127.0.0.1:0").unwrap();
+    let addr = first.local_addrs()[0].socket_addr().unwrap();
+    let err = TcpServer::bind(addr).unwrap_err();
+    assert!(err.is_addr_in_use());
+    assert!(
+        err.to_string()
+            .starts_with(&format!("bind {addr}: Address already in use")),
+        "{err}"
+    );
+    assert!(
+        err.to_string().contains("; another process listens there"),
+        "{err}"
+    );
+
+    let first = UdpServer::bind("127.0.0.1:0").unwrap();
+    assert!(
+        UdpServer::bind(first.local_addrs()[0].socket_addr().unwrap())
+            .unwrap_err()
+            .is_addr_in_use()
+    );
+}
+
+#[test]
+fn a_privileged_port_needs_a_capability() {
+    // Capabilities belong to the thread (capabilities(7)): this one gives its own up.
+    let mut sets = capabilities(None).unwrap();
+    sets.effective.remove(CapabilitySet::NET_BIND_SERVICE);
+    set_capabilities(None, sets).unwrap();
+    let limit = std::fs::read_to_string("/proc/sys/net/ipv4/ip_unprivileged_port_start").unwrap();
+    assert!(
+        limit.trim().parse::<u16>().unwrap() > 1,
+        "this host lets everybody bind port 1"
+    );
+    for err in [
+        TcpServer::bind("127.0.0.1:1").unwrap_err(),
+        UdpServer::bind("127.0.0.1:1").unwrap_err(),
+    ] {
+        assert!(err.is_permission_denied());
+        assert!(
+            err.to_string()
+                .starts_with("bind 127.0.0.1:1: Permission denied"),
+            "{err}"
+        );
+        assert!(err.to_string().contains("CAP_NET_BIND_SERVICE"), "{err}");
+    }
+}
+
+#[test]
+fn an_address_of_another_host_or_of_no_host_is_named() {
+    let err = TcpServer::bind("192.0.2.1:0").unwrap_err();
+    assert_eq!(err.kind(), io::ErrorKind::AddrNotAvailable);
+    assert!(err.to_string().starts_with("bind 192.0.2.1:0: "), "{err}");
+    let err = TcpServer::bind("no port here").unwrap_err();
+    assert!(
+        err.to_string().starts_with("resolve \"no port here\": "),
+        "{err}"
+    );
+    let none: &[std::net::SocketAddr] = &[];
+    assert_eq!(
+        TcpServer::bind(none).unwrap_err().kind(),
+        io::ErrorKind::AddrNotAvailable
+    );
+}
+
+#[test]
+fn a_server_without_a_listener_or_room_is_refused() {
+    let err = Server::<Tcp>::builder().build().unwrap_err();
+    assert!(err.to_string().contains("it has no listener"), "{err}");
+    let err = Server::<Tcp>::builder()
+        .max_connections(0)
+        .bind("127.0.0.1:0")
+        .unwrap_err();
+    assert!(err.to_string().contains("max_connections is 0"), "{err}");
+}
+
+#[test]
+fn a_name_binds_each_of_its_addresses_with_one_port() {
+    let listeners = Tcp::bind("localhost:0").unwrap();
+    let addrs: Vec<_> = listeners
+        .iter()
+        .map(|listener| listener.local_addr().socket_addr().unwrap())
+        .collect();
+    assert!(
+        addrs
+            .iter()
+            .all(|addr| addr.ip().is_loopback() && addr.port() == addrs[0].port()),
+        "{addrs:?}"
+    );
+    let server = Server::<Tcp>::builder().listen(listeners).build().unwrap();
+    let _guard = server.spawn(|conn| conn.write_all(b"hello")).unwrap();
+    for addr in addrs {
+        assert_eq!(Target::Tcp(addr).send("").answer(), "hello");
+    }
+}
+
+#[test]
+fn ipv6_is_dual_stack_or_not_as_asked() {
+    for (only_v6, v4_served) in [(false, true), (true, false)] {
+        let listener = Tcp::options().only_v6(only_v6).bind("[::]:0").unwrap();
+        let port = listener[0].local_addr().port().unwrap();
+        assert!(TcpStream::connect(("::1", port)).is_ok());
+        assert_eq!(TcpStream::connect(("127.0.0.1", port)).is_ok(), v4_served);
+    }
+}
+
+#[test]
+fn accepted_connections_have_the_options_of_their_listener() {
+    let options = Tcp::options()
+        .nodelay(false)
+        .keepalive(Duration::from_secs(77))
+        .send_buffer(20_000)
+        .receive_buffer(30_000);
+    for (options, nodelay, keepalive) in [(options, false, true), (Tcp::options(), true, false)] {
+        let mut server = Server::<Tcp>::builder()
+            .listen(options.bind("127.0.0.1:0").unwrap())
+            .build()
+            .unwrap();
+        let _client = Target::parse(&server.urls()[0]).connect();
+        let (seen, wait) = std::sync::mpsc::channel();
+        server
+            .handle_request(None, move |conn| {
+                let socket = SockRef::from(&*conn);
+                let buffers = (
+                    socket.send_buffer_size().unwrap(),
+                    socket.recv_buffer_size().unwrap(),
+                );
+                seen.send((
+                    socket.tcp_nodelay().unwrap(),
+                    socket.keepalive().unwrap(),
+                    buffers,
+                ))
+                .unwrap();
+            })
+            .unwrap();
+        let (seen_nodelay, seen_keepalive, buffers) = wait.recv().unwrap();
+        assert_eq!((seen_nodelay, seen_keepalive), (nodelay, keepalive));
+        // The kernel doubles what it is given (socket(7)).
+        assert_eq!(buffers == (40_000, 60_000), keepalive);
+    }
+}
+
+#[test]
+fn the_backlog_and_the_reuse_options_reach_the_kernel() {
+    let listener = Tcp::options()
+        .reuse_address(false)
+        .bind("127.0.0.1:0")
+        .unwrap();
+    assert!(!SockRef::from(&listener[0]).reuse_address().unwrap());
+    let listener = Tcp::bind("127.0.0.1:0").unwrap();
+    assert!(SockRef::from(&listener[0]).reuse_address().unwrap());
+    assert!(!SockRef::from(&listener[0]).reuse_port().unwrap());
+
+    let shared = Tcp::options().reuse_port(true);
+    let first = shared.bind("127.0.0.1:0").unwrap();
+    assert!(
+        shared
+            .bind(first[0].local_addr().socket_addr().unwrap())
+            .is_ok()
+    );
+
+    // A queue of one takes two (listen(2)), and leaves the third waiting to connect.
+    let short = Tcp::options().backlog(1).bind("127.0.0.1:0").unwrap();
+    let addr = short[0].local_addr().socket_addr().unwrap();
+    let connect = || TcpStream::connect_timeout(&addr, Duration::from_millis(100));
+    let _queued = [connect().unwrap(), connect().unwrap()];
+    assert_eq!(connect().unwrap_err().kind(), io::ErrorKind::TimedOut);
+}
+
+#[test]
+fn binding_and_listening_can_be_split() {
+    let bound = Tcp::options().bind_only("127.0.0.1:0").unwrap();
+    let addr = bound.local_addrs().unwrap()[0].socket_addr().unwrap();
+    assert_eq!(
+        TcpStream::connect(addr).unwrap_err().kind(),
+        io::ErrorKind::ConnectionRefused
+    );
+    let mut server = Server::<Tcp>::builder()
+        .listen(bound.listen().unwrap())
+        .build()
+        .unwrap();
+    let pending = Target::Tcp(addr).send("");
+    server
+        .handle_request(None, |conn| conn.write_all(b"now"))
+        .unwrap();
+    assert_eq!(pending.answer(), "now");
+}
+
+#[test]
+fn descriptors_are_adopted_if_they_fit() {
+    let tcp = || OwnedFd::from(TcpListener::bind("127.0.0.1:0").unwrap());
+    let udp = || OwnedFd::from(UdpSocket::bind("127.0.0.1:0").unwrap());
+    let directory = tempfile::tempdir().unwrap();
+    let stream =
+        OwnedFd::from(std::os::unix::net::UnixListener::bind(directory.path().join("s")).unwrap());
+    let datagram =
+        OwnedFd::from(std::os::unix::net::UnixDatagram::bind(directory.path().join("g")).unwrap());
+
+    let mut server = Server::<Tcp>::builder()
+        .listen([Tcp::from_fd(tcp()).unwrap()])
+        .build()
+        .unwrap();
+    let mut client = Target::parse(&server.urls()[0]).connect();
+    server
+        .handle_request(None, |conn| conn.write_all(b"adopted"))
+        .unwrap();
+    let mut reply = String::new();
+    client.read_to_string(&mut reply).unwrap();
+    assert_eq!(reply, "adopted");
+
+    for (err, why) in [
+        (Tcp::from_fd(udp()).unwrap_err(), "its type is"),
+        (
+            Tcp::from_fd(stream.try_clone().unwrap()).unwrap_err(),
+            "its family is",
+        ),
+        (Udp::from_fd(tcp()).unwrap_err(), "its type is"),
+        (UnixStream::from_fd(tcp()).unwrap_err(), "its family is"),
+        (
+            UnixStream::from_fd(datagram.try_clone().unwrap()).unwrap_err(),
+            "its type is",
+        ),
+        (UnixDatagram::from_fd(udp()).unwrap_err(), "its family is"),
+        (
+            Tcp::from_fd(OwnedFd::from(
+                TcpStream::connect(server.local_addrs()[0].socket_addr().unwrap()).unwrap(),
+            ))
+            .unwrap_err(),
+            "does not listen",
+        ),
+        (
+            Tcp::from_fd(OwnedFd::from(std::fs::File::open("/dev/null").unwrap())).unwrap_err(),
+            "Socket operation on non-socket",
+        ),
+    ] {
+        assert!(
+            err.to_string().starts_with("adopt a descriptor as ") && err.to_string().contains(why),
+            "{err}"
+        );
+    }
+    // Who adopts a socket file does not own it.
+    drop((
+        UnixStream::from_fd(stream).unwrap(),
+        UnixDatagram::from_fd(datagram).unwrap(),
+    ));
+    assert!(directory.path().join("s").exists() && directory.path().join("g").exists());
+}
+
+#[test]
+fn unix_addresses_that_cannot_be_are_named() {
+    let long = format!("/{}", "x".repeat(200));
+    let err = UnixStreamServer::bind(long.as_str()).unwrap_err();
+    assert!(
+        err.to_string().contains(&long) && err.to_string().contains("at most 107 bytes"),
+        "{err}"
+    );
+    let err = UnixStreamServer::bind("/nowhere/at/all").unwrap_err();
+    assert!(
+        err.to_string().starts_with("bind /nowhere/at/all: ")
+            && err.to_string().contains("create the directory"),
+        "{err}"
+    );
+    for unusable in [UnixAddress::Unnamed, UnixAddress::from("")] {
+        assert_eq!(
+            UnixStreamServer::bind(unusable).unwrap_err().kind(),
+            io::ErrorKind::InvalidInput
+        );
+    }
+}

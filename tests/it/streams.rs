@@ -1,0 +1,260 @@
+//! What a handler can do with a connection.
+
+use std::io::{self, Read, Write};
+use std::net::Shutdown;
+use std::sync::mpsc::{Receiver, channel};
+use std::time::Duration;
+
+use socketserver::{
+    Bind, Connection, Request, Server, ServerGuard, Tcp, TcpConnection, ThreadingTcpServer,
+    UnixAddress, UnixStream,
+};
+
+use crate::support::{Client, DEADLINE, Target};
+
+/// A server whose handler's results come back, and a client of it.
+fn serve<R: Send + 'static>(
+    handler: impl Fn(&mut TcpConnection) -> R + Send + Sync + 'static,
+) -> (ServerGuard, Box<dyn Client>, Receiver<R>) {
+    let server = ThreadingTcpServer::bind("127.0.0.1:0").expect("bind");
+    let target = Target::parse(&server.urls()[0]);
+    let (results, wait) = channel();
+    let guard = server
+        .spawn(move |conn| results.send(handler(conn)).expect("the test waits"))
+        .expect("spawn");
+    (guard, target.connect(), wait)
+}
+
+#[test]
+fn lines_have_a_limit_and_end_with_the_stream() {
+    let (_guard, mut client, results) = serve(|conn| {
+        let mut lines = Vec::new();
+        loop {
+            let mut line = String::new();
+            let result = conn.read_line(&mut line, 8);
+            lines.push((line, result.map_err(|err| err.kind())));
+            if !matches!(lines.last(), Some((_, Ok(1..)))) {
+                return lines;
+            }
+        }
+    });
+    client.write_all(b"one\n1234567\n\npart").unwrap();
+    client.end_of_input();
+    let expected = [
+        ("one\n", 4),
+        ("1234567\n", 8),
+        ("\n", 1),
+        ("part", 4),
+        ("", 0),
+    ];
+    let expected: Vec<_> = expected
+        .into_iter()
+        .map(|(line, count)| (line.to_owned(), Ok(count)))
+        .collect();
+    assert_eq!(results.recv_timeout(DEADLINE).unwrap(), expected);
+}
+
+#[test]
+fn a_line_that_is_too_long_or_no_text_is_an_error() {
+    let (_guard, mut client, results) = serve(|conn| {
+        let mut line = String::new();
+        let too_long = conn.read_line(&mut line, 8).unwrap_err().kind();
+        let no_text = conn.read_line(&mut line, 100).unwrap_err().kind();
+        (too_long, no_text, line)
+    });
+    client.write_all(b"12345678\xff\n").unwrap();
+    let invalid = io::ErrorKind::InvalidData;
+    assert_eq!(
+        results.recv_timeout(DEADLINE).unwrap(),
+        (invalid, invalid, String::new())
+    );
+}
+
+#[test]
+fn buffered_and_direct_reads_see_one_stream() {
+    let (_guard, mut client, results) = serve(|conn| {
+        let mut line = String::new();
+        conn.read_line(&mut line, 100)?;
+        let mut rest = Vec::new();
+        conn.read_to_end(&mut rest)?;
+        Ok::<_, io::Error>((line, rest.len(), conn.fill_buf()?.len()))
+    });
+    client.write_all(b"line\n").unwrap();
+    client.write_all(&[b'x'; 100_000]).unwrap();
+    client.end_of_input();
+    assert_eq!(
+        results.recv_timeout(DEADLINE).unwrap().unwrap(),
+        ("line\n".to_owned(), 100_000, 0)
+    );
+}
+
+#[test]
+fn writes_are_seen_at_once_unless_they_are_buffered() {
+    let (go, wait) = channel::<()>();
+    let wait = std::sync::Mutex::new(wait);
+    let (_guard, mut client, _results) = serve(move |conn| {
+        conn.write_all(b"now").unwrap();
+        conn.set_write_buffer(64).unwrap();
+        conn.write_all(b"later").unwrap();
+        wait.lock().unwrap().recv().unwrap();
+        // Waiting for input sends what is buffered: the client may be waiting for it.
+        conn.read_exact(&mut [0; 2]).unwrap();
+        conn.write_all(b"at the end").unwrap();
+    });
+    let mut reply = [0; 3];
+    client.read_exact(&mut reply).unwrap();
+    assert_eq!(&reply, b"now");
+    go.send(()).unwrap();
+    let mut reply = [0; 5];
+    client.read_exact(&mut reply).unwrap();
+    assert_eq!(&reply, b"later");
+    client.write_all(b"go").unwrap();
+    let mut rest = String::new();
+    client.read_to_string(&mut rest).unwrap();
+    assert_eq!(rest, "at the end");
+}
+
+#[test]
+fn a_write_larger_than_the_buffer_goes_through_in_order() {
+    let (_guard, mut client, _results) = serve(|conn| {
+        conn.set_write_buffer(8).unwrap();
+        conn.write_all(b"1234").unwrap();
+        conn.write_all(b"5678901234567890").unwrap();
+        conn.write_all(b"end").unwrap();
+    });
+    let mut reply = String::new();
+    client.read_to_string(&mut reply).unwrap();
+    assert_eq!(reply, "12345678901234567890end");
+}
+
+#[test]
+fn timeouts_say_timed_out_and_zero_is_refused() {
+    let (_guard, _client, results) = serve(|conn| {
+        let zero = conn
+            .set_read_timeout(Some(Duration::ZERO))
+            .unwrap_err()
+            .kind();
+        conn.set_read_timeout(Some(Duration::from_millis(10)))
+            .unwrap();
+        conn.set_write_timeout(Some(Duration::from_millis(10)))
+            .unwrap();
+        let read = conn.read(&mut [0]).unwrap_err().kind();
+        let again = conn.fill_buf().unwrap_err().kind();
+        // The client reads nothing: the buffers of both ends fill up.
+        let write = conn.write_all(&vec![0; 64 << 20]).unwrap_err().kind();
+        [zero, read, again, write]
+    });
+    use io::ErrorKind::{InvalidInput, TimedOut};
+    assert_eq!(
+        results.recv_timeout(DEADLINE).unwrap(),
+        [InvalidInput, TimedOut, TimedOut, TimedOut]
+    );
+}
+
+#[test]
+fn half_closing_sends_what_is_buffered_and_reading_goes_on() {
+    let (_guard, mut client, results) = serve(|conn| {
+        conn.set_write_buffer(64).unwrap();
+        conn.write_all(b"bye").unwrap();
+        conn.shutdown(Shutdown::Write).unwrap();
+        let mut rest = String::new();
+        conn.read_to_string(&mut rest).unwrap();
+        rest
+    });
+    let mut reply = String::new();
+    client.read_to_string(&mut reply).unwrap();
+    assert_eq!(reply, "bye");
+    client.write_all(b"and you").unwrap();
+    client.end_of_input();
+    assert_eq!(results.recv_timeout(DEADLINE).unwrap(), "and you");
+}
+
+#[test]
+fn a_peer_that_is_gone_is_an_error_and_a_disconnect() {
+    let (failures, wait) = channel();
+    let server = Server::<Tcp>::builder()
+        .on_error(move |failure| {
+            failures
+                .send((failure.is_disconnect(), failure.is_panic()))
+                .unwrap();
+        })
+        .bind("127.0.0.1:0")
+        .unwrap();
+    let client =
+        std::net::TcpStream::connect(server.local_addrs()[0].socket_addr().unwrap()).unwrap();
+    // A close with linger zero resets the connection.
+    socket2::SockRef::from(&client)
+        .set_linger(Some(Duration::ZERO))
+        .unwrap();
+    let _guard = server
+        .spawn(|conn| {
+            conn.read_exact(&mut [0])?;
+            loop {
+                conn.write_all(&[0; 1024])?;
+            }
+            #[expect(unreachable_code, reason = "names the type of the closure's value")]
+            Ok::<(), io::Error>(())
+        })
+        .unwrap();
+    let mut client = client;
+    client.write_all(b"x").unwrap();
+    drop(client);
+    assert_eq!(wait.recv_timeout(DEADLINE).unwrap(), (true, false));
+}
+
+#[test]
+fn addresses_and_ids_are_those_of_the_connection() {
+    let server = ThreadingTcpServer::bind("127.0.0.1:0").unwrap();
+    let addr = server.local_addrs()[0].socket_addr().unwrap();
+    let (seen, wait) = channel();
+    let _guard = server
+        .spawn(move |conn| {
+            let local = Connection::local_addr(conn).unwrap();
+            seen.send((
+                conn.id(),
+                conn.peer_addr(),
+                local.socket_addr().unwrap(),
+                conn.peer().to_string(),
+            ))
+            .unwrap();
+        })
+        .unwrap();
+    for id in 1..3 {
+        let client = std::net::TcpStream::connect(addr).unwrap();
+        let own = client.local_addr().unwrap();
+        assert_eq!(
+            wait.recv_timeout(DEADLINE).unwrap(),
+            (id, own, addr, own.to_string())
+        );
+    }
+}
+
+#[test]
+fn a_unix_peer_shows_its_credentials() {
+    let name = format!("socketserver-credentials-{}", std::process::id());
+    let listener = UnixStream::bind(UnixAddress::Abstract(name.clone().into_bytes())).unwrap();
+    let server = Server::<UnixStream>::builder()
+        .listen(listener)
+        .build()
+        .unwrap();
+    let (seen, wait) = channel();
+    let _guard = server
+        .spawn(move |conn| {
+            seen.send((conn.peer_credentials().unwrap(), conn.peer().to_string()))
+                .unwrap();
+        })
+        .unwrap();
+    use std::os::linux::net::SocketAddrExt;
+    let addr = std::os::unix::net::SocketAddr::from_abstract_name(name).unwrap();
+    let _client = std::os::unix::net::UnixStream::connect_addr(&addr).unwrap();
+    let (peer, shown) = wait.recv_timeout(DEADLINE).unwrap();
+    assert_eq!(u32::try_from(peer.pid).unwrap(), std::process::id());
+    assert_eq!(
+        (peer.uid, peer.gid),
+        (
+            rustix::process::getuid().as_raw(),
+            rustix::process::getgid().as_raw()
+        )
+    );
+    assert_eq!(shown, "(unnamed)");
+}

@@ -1,0 +1,341 @@
+//! What the test binaries share: clients with deadlines, and servers in processes of their own.
+//!
+//! A server process is the test binary itself, started again with `--server` and the names of a transport and a model.
+//! Its handler obeys the first line of each request, and what happens is printed as lines on its standard output.
+
+#![allow(dead_code, reason = "each test binary uses its own part")]
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::os::linux::net::SocketAddrExt;
+use std::os::unix::net::{UnixDatagram, UnixStream};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc::{Receiver, channel};
+use std::thread;
+use std::time::{Duration, Instant};
+
+/// How long a test waits for anything before it fails.
+pub(crate) const DEADLINE: Duration = Duration::from_secs(20);
+
+/// A stream client of either family.
+pub(crate) trait Client: Read + Write + Send {
+    fn end_of_input(&self);
+}
+
+impl Client for TcpStream {
+    fn end_of_input(&self) {
+        self.shutdown(Shutdown::Write).expect("half-close");
+    }
+}
+
+impl Client for UnixStream {
+    fn end_of_input(&self) {
+        self.shutdown(Shutdown::Write).expect("half-close");
+    }
+}
+
+/// Where a server listens, as its URL says.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Target {
+    Tcp(SocketAddr),
+    Udp(SocketAddr),
+    Unix(PathBuf),
+    UnixGram(PathBuf),
+}
+
+impl Target {
+    pub(crate) fn parse(url: &str) -> Self {
+        let (scheme, rest) = url
+            .split_once("://")
+            .unwrap_or_else(|| panic!("no URL: {url}"));
+        match scheme {
+            "tcp" => Self::Tcp(rest.parse().expect(url)),
+            "udp" => Self::Udp(rest.parse().expect(url)),
+            "unix" => Self::Unix(rest.into()),
+            "unixgram" => Self::UnixGram(rest.into()),
+            _ => panic!("unknown URL {url}"),
+        }
+    }
+
+    pub(crate) const fn is_stream(&self) -> bool {
+        matches!(self, Self::Tcp(_) | Self::Unix(_))
+    }
+
+    /// Connects a stream client.
+    pub(crate) fn connect(&self) -> Box<dyn Client> {
+        match self {
+            Self::Tcp(addr) => {
+                let client = TcpStream::connect_timeout(addr, DEADLINE).expect("connect");
+                client
+                    .set_read_timeout(Some(DEADLINE))
+                    .expect("set a deadline");
+                Box::new(client)
+            }
+            Self::Unix(path) => {
+                let client = UnixStream::connect(path).expect("connect");
+                client
+                    .set_read_timeout(Some(DEADLINE))
+                    .expect("set a deadline");
+                Box::new(client)
+            }
+            Self::Udp(_) | Self::UnixGram(_) => panic!("not a stream: {self:?}"),
+        }
+    }
+
+    /// Sends one request without waiting for its answer.
+    pub(crate) fn send(&self, request: &str) -> Pending {
+        match self {
+            Self::Tcp(_) | Self::Unix(_) => {
+                let mut client = self.connect();
+                client
+                    .write_all(format!("{request}\n").as_bytes())
+                    .expect("send");
+                Pending::Stream(client)
+            }
+            Self::Udp(addr) => {
+                let client = UdpSocket::bind(if addr.is_ipv4() {
+                    "127.0.0.1:0"
+                } else {
+                    "[::1]:0"
+                })
+                .expect("bind");
+                client
+                    .set_read_timeout(Some(DEADLINE))
+                    .expect("set a deadline");
+                client.send_to(request.as_bytes(), addr).expect("send");
+                Pending::Udp(client)
+            }
+            Self::UnixGram(path) => {
+                let client = UnixDatagram::bind_addr(&unique_name()).expect("bind");
+                client
+                    .set_read_timeout(Some(DEADLINE))
+                    .expect("set a deadline");
+                client
+                    .set_write_timeout(Some(DEADLINE))
+                    .expect("set a deadline");
+                client.send_to(request.as_bytes(), path).expect("send");
+                Pending::UnixGram(client)
+            }
+        }
+    }
+
+    /// Sends one request and returns its whole answer.
+    pub(crate) fn ask(&self, request: &str) -> String {
+        self.send(request).answer()
+    }
+}
+
+/// An abstract address that nobody else has.
+fn unique_name() -> std::os::unix::net::SocketAddr {
+    static LAST: AtomicU64 = AtomicU64::new(0);
+    let name = format!(
+        "socketserver-test-{}-{}",
+        std::process::id(),
+        LAST.fetch_add(1, Ordering::Relaxed)
+    );
+    std::os::unix::net::SocketAddr::from_abstract_name(name).expect("a short name")
+}
+
+/// A request that has been sent.
+pub(crate) enum Pending {
+    Stream(Box<dyn Client>),
+    Udp(UdpSocket),
+    UnixGram(UnixDatagram),
+}
+
+impl Pending {
+    /// Waits for the answer: all up to the end of a stream, or one datagram.
+    pub(crate) fn answer(self) -> String {
+        let mut bytes = vec![0; 65_536];
+        match self {
+            Self::Stream(mut client) => {
+                bytes.clear();
+                client.read_to_end(&mut bytes).expect("read to the end");
+            }
+            Self::Udp(client) => {
+                let count = client.recv(&mut bytes).expect("receive");
+                bytes.truncate(count);
+            }
+            Self::UnixGram(client) => {
+                let count = client.recv(&mut bytes).expect("receive");
+                bytes.truncate(count);
+            }
+        }
+        String::from_utf8(bytes).expect("UTF-8")
+    }
+}
+
+/// Where handlers that are told to `hold` report and wait to be released. Works across processes.
+pub(crate) struct Gate(TcpListener);
+
+impl Gate {
+    pub(crate) fn new() -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("bind");
+        socket2::SockRef::from(&listener)
+            .set_read_timeout(Some(DEADLINE))
+            .expect("set a deadline");
+        Self(listener)
+    }
+
+    /// The request that makes a handler hold here.
+    pub(crate) fn hold(&self) -> String {
+        format!("hold {}", self.0.local_addr().expect("bound"))
+    }
+
+    /// Waits until a handler holds. It is released when the returned value is dropped.
+    pub(crate) fn wait(&self) -> TcpStream {
+        self.0
+            .accept()
+            .expect("a handler holds within the deadline")
+            .0
+    }
+
+    /// Whether a handler holds now.
+    pub(crate) fn is_waiting(&self) -> bool {
+        self.0.set_nonblocking(true).expect("set the mode");
+        let waiting = self.0.accept().is_ok();
+        self.0.set_nonblocking(false).expect("set the mode");
+        waiting
+    }
+}
+
+/// The other end of a gate: what the handler does.
+pub(crate) fn hold_at(gate: &str) -> std::io::Result<()> {
+    TcpStream::connect(gate)?.read(&mut [0]).map(|_| ())
+}
+
+/// A server in a process of its own. Killed when dropped.
+pub(crate) struct ServerProcess {
+    child: Child,
+    lines: Receiver<String>,
+    /// Lines that were read while another one was waited for.
+    seen: Vec<String>,
+    pub(crate) targets: Vec<Target>,
+    /// Holds the socket files.
+    _directory: tempfile::TempDir,
+}
+
+impl ServerProcess {
+    /// Starts this test binary again as a server, and waits until it is ready.
+    pub(crate) fn start(transport: &str, model: &str, options: &[&str]) -> Self {
+        Self::start_as("--server", transport, model, options)
+    }
+
+    /// As `start`, with another first argument.
+    pub(crate) fn start_as(mode: &str, transport: &str, model: &str, options: &[&str]) -> Self {
+        let mut server = Self::launch(mode, transport, model, options);
+        loop {
+            let line = server.next_line();
+            if line == "ready" {
+                return server;
+            }
+            if let Some(url) = line.strip_prefix("listening on ") {
+                server.targets.push(Target::parse(url));
+            }
+        }
+    }
+
+    /// Starts this test binary again as a server.
+    fn launch(mode: &str, transport: &str, model: &str, options: &[&str]) -> Self {
+        let directory = tempfile::tempdir().expect("a temporary directory");
+        let mut command = Command::new(std::env::current_exe().expect("this binary"));
+        command.args([mode, transport, model]).args(options);
+        command
+            .current_dir(directory.path())
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::inherit());
+        let mut child = command.spawn().expect("start a server");
+        let output = child.stdout.take().expect("piped");
+        let (sender, lines) = channel();
+        thread::spawn(move || {
+            for line in BufReader::new(output).lines().map_while(Result::ok) {
+                let _ = sender.send(line);
+            }
+        });
+        Self {
+            child,
+            lines,
+            seen: Vec::new(),
+            targets: Vec::new(),
+            _directory: directory,
+        }
+    }
+
+    pub(crate) fn target(&self) -> &Target {
+        &self.targets[0]
+    }
+
+    pub(crate) fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    fn next_line(&self) -> String {
+        self.lines
+            .recv_timeout(DEADLINE)
+            .expect("a line of the server within the deadline")
+    }
+
+    /// Waits for a line that begins with `prefix`, and returns the rest of it.
+    pub(crate) fn wait_for(&mut self, prefix: &str) -> String {
+        if let Some(at) = self.seen.iter().position(|line| line.starts_with(prefix)) {
+            return self.seen.remove(at)[prefix.len()..].to_owned();
+        }
+        loop {
+            let line = self.next_line();
+            if let Some(rest) = line.strip_prefix(prefix) {
+                return rest.to_owned();
+            }
+            self.seen.push(line);
+        }
+    }
+
+    /// Asks the server to stop through a handler, and returns how its serving ended.
+    pub(crate) fn stop(mut self) -> String {
+        assert_eq!(self.target().ask("shutdown"), "ok");
+        self.ended()
+    }
+
+    /// Waits until serving has ended by itself, and returns how: `cut=0 accepted=1 …`.
+    pub(crate) fn ended(&mut self) -> String {
+        let report = self.wait_for("ended ");
+        assert!(
+            self.exit_status().success(),
+            "a server that has ended exits with 0"
+        );
+        report
+    }
+
+    pub(crate) fn exit_status(&mut self) -> ExitStatus {
+        let end = Instant::now() + DEADLINE;
+        // The pipe ends with the process; waiting for it has a deadline, wait(2) has none.
+        while self
+            .lines
+            .recv_timeout(end.saturating_duration_since(Instant::now()))
+            .is_ok()
+        {}
+        self.child.wait().expect("wait for the server")
+    }
+
+    pub(crate) fn kill(&mut self) {
+        self.child.kill().expect("kill the server");
+        self.child.wait().expect("wait for the server");
+    }
+}
+
+impl Drop for ServerProcess {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// Whether a process is there and not a zombie.
+pub(crate) fn is_running(pid: &str) -> bool {
+    let stat =
+        std::fs::read_to_string(Path::new("/proc").join(pid).join("stat")).unwrap_or_default();
+    stat.rsplit_once(')')
+        .is_some_and(|(_, rest)| !rest.trim_start().starts_with('Z'))
+}

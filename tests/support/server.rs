@@ -1,0 +1,261 @@
+//! The server side of the test processes: any transport, any model, one handler that obeys its request.
+
+use std::fmt::Debug;
+use std::io::{self, Write};
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use socketserver::{
+    Builder, Connection, Forking, Model, Next, Outcome, Packet, Prefork, Request, Sequential,
+    Server, ServerHandle, Tcp, ThreadPool, Threading, Transport, Udp, UnixDatagram, UnixStream,
+};
+
+use crate::support::hold_at;
+
+/// A request whose first line is a command.
+pub(crate) trait Command: Request + Write {
+    fn command(&mut self) -> io::Result<String>;
+}
+
+macro_rules! commands {
+    ($($stream:ty),*; $($datagram:ty),*) => {
+        $(impl Command for $stream {
+            fn command(&mut self) -> io::Result<String> {
+                let mut line = String::new();
+                self.read_line(&mut line, 4096)?;
+                Ok(line.trim_end().to_owned())
+            }
+        })*
+        $(impl Command for $datagram {
+            fn command(&mut self) -> io::Result<String> {
+                Ok(String::from_utf8_lossy(self.packet()).into_owned())
+            }
+        })*
+    };
+}
+
+commands!(socketserver::TcpConnection, socketserver::UnixConnection; socketserver::UdpDatagram, socketserver::UnixPacket);
+
+/// State that requests share, unless each has a process of its own.
+#[derive(Debug)]
+struct Shared {
+    handle: ServerHandle,
+    count: AtomicU64,
+}
+
+/// Does what the request says.
+fn obey<R: Command>(request: &mut R, shared: &Shared) -> Outcome {
+    let line = request.command()?;
+    let (command, argument) = line.split_once(' ').unwrap_or((&line, ""));
+    match command {
+        "echo" => request.write_all(argument.as_bytes())?,
+        "count" => write!(
+            request,
+            "{}",
+            shared.count.fetch_add(1, Ordering::SeqCst) + 1
+        )?,
+        "id" => write!(request, "{}", request.id())?,
+        "pid" => write!(request, "{}", std::process::id())?,
+        "live" => write!(request, "{}", shared.handle.live())?,
+        "stopping" => write!(request, "{}", request.stopping())?,
+        "fail" => {
+            request.write_all(b"part")?;
+            return Err("failed as asked".into());
+        }
+        "panic" => {
+            request.write_all(b"part")?;
+            panic!("panicked as asked");
+        }
+        "abort" => std::process::abort(),
+        "exit" => std::process::exit(argument.parse()?),
+        "shutdown" => {
+            shared.handle.shutdown();
+            request.write_all(b"ok")?;
+        }
+        "stop" => {
+            request.write_all(b"ok")?;
+            return Ok(Next::Stop);
+        }
+        // Tells the gate, and waits until the test lets go.
+        "hold" => {
+            hold_at(argument)?;
+            write!(request, "held, stopping {}", request.stopping())?;
+        }
+        // Reads until the peer or the server ends it.
+        "wait" => {
+            while !request.command()?.is_empty() {}
+            request.write_all(b"ended")?;
+        }
+        // Asks the server to stop, and outlives its deadline if the deadline lets it.
+        "outlive" => {
+            shared.handle.shutdown();
+            if argument.is_empty() {
+                while !request.command()?.is_empty() {}
+            } else {
+                hold_at(argument)?;
+            }
+        }
+        "big" => request.write_all(&vec![b'x'; argument.parse()?])?,
+        _ => return Err(format!("unknown command {line:?}").into()),
+    }
+    Ok(Next::Close)
+}
+
+/// Options of the server process, each `name=value`.
+#[derive(Debug)]
+struct Options(Vec<String>);
+
+impl Options {
+    fn get(&self, name: &str) -> Option<&str> {
+        self.0
+            .iter()
+            .find_map(|option| option.strip_prefix(name)?.strip_prefix('='))
+    }
+
+    fn number(&self, name: &str) -> Option<u64> {
+        self.get(name).map(|value| value.parse().expect("a number"))
+    }
+}
+
+/// Runs a server process: `--server TRANSPORT MODEL [NAME=VALUE]...`.
+pub(crate) fn main(args: &[String]) -> ExitCode {
+    let [transport, model, options @ ..] = args else {
+        panic!("--server TRANSPORT MODEL")
+    };
+    let options = Options(options.to_vec());
+    match transport.as_str() {
+        "tcp" => with_model(
+            model,
+            &options,
+            Tcp::options().bind("127.0.0.1:0").expect("bind"),
+        ),
+        "udp" => with_model(
+            model,
+            &options,
+            Udp::options().bind("127.0.0.1:0").expect("bind"),
+        ),
+        "unix" => with_model(
+            model,
+            &options,
+            [UnixStream::options().bind(here("s")).expect("bind")],
+        ),
+        "unixgram" => with_model(
+            model,
+            &options,
+            [UnixDatagram::options().bind(here("g")).expect("bind")],
+        ),
+        _ => panic!("unknown transport {transport}"),
+    }
+}
+
+fn here(name: &str) -> std::path::PathBuf {
+    std::env::current_dir().expect("a directory").join(name)
+}
+
+fn with_model<T>(model: &str, options: &Options, listeners: impl IntoIterator<Item = T>) -> ExitCode
+where
+    T: Transport<Request: Command>,
+{
+    let workers = options.number("workers").unwrap_or(2) as usize;
+    let breaker = options.number("breaker").unwrap_or(10) as u32;
+    let threading =
+        Threading::default().max_threads(options.number("max_threads").unwrap_or(100) as usize);
+    let pool = ThreadPool::new(options.number("threads").unwrap_or(3) as usize);
+    let pool = pool.queue(options.number("queue").unwrap_or(3) as usize);
+    let forking =
+        Forking::default().max_children(options.number("max_children").unwrap_or(40) as usize);
+    let builder = Server::<T>::builder().listen(listeners);
+    match model {
+        "sequential" => serve(options, builder.model(Sequential::default())),
+        "threading" => serve(options, builder.model(threading)),
+        "pool" => serve(options, builder.model(pool)),
+        "forking" => serve(options, builder.model(forking)),
+        "prefork_sequential" => serve(
+            options,
+            builder.model(Prefork::new(workers, Sequential::default()).breaker(breaker)),
+        ),
+        "prefork_threading" => serve(
+            options,
+            builder.model(Prefork::new(workers, threading).breaker(breaker)),
+        ),
+        "prefork_pool" => serve(
+            options,
+            builder.model(Prefork::new(workers, pool).breaker(breaker)),
+        ),
+        "prefork_forking" => serve(
+            options,
+            builder.model(Prefork::new(workers, forking).breaker(breaker)),
+        ),
+        _ => panic!("unknown model {model}"),
+    }
+}
+
+/// Prints a line at once and whole, also when several processes print.
+fn say(line: impl Debug + std::fmt::Display) {
+    let mut out = io::stdout().lock();
+    let _ = out.write_all(format!("{line}\n").as_bytes());
+    let _ = out.flush();
+}
+
+fn serve<T, M: Model>(options: &Options, mut builder: Builder<T, M>) -> ExitCode
+where
+    T: Transport<Request: Command>,
+{
+    // Panics of handlers are asked for; their messages would drown those of the tests.
+    std::panic::set_hook(Box::new(|_| {}));
+    builder = builder
+        .on_ready(|| say("ready"))
+        .on_error(|failure| {
+            say(format!(
+                "error {} panic={}",
+                failure.error(),
+                failure.is_panic()
+            ));
+        })
+        .on_accept_error(|err| say(format!("accept error {err}")));
+    if let Some(millis) = options.number("drain_ms") {
+        builder = builder.drain_timeout(Duration::from_millis(millis));
+    }
+    if let Some(max) = options.number("max_connections") {
+        builder = builder.max_connections(max);
+    }
+    if let Some(refused) = options.number("refuse_id") {
+        builder = builder.verify(move |request| request.id() != refused);
+    }
+    let server = match builder.build() {
+        Ok(server) => server,
+        Err(err) => {
+            say(format!("build error {err}"));
+            return ExitCode::FAILURE;
+        }
+    };
+    for url in server.urls() {
+        say(format!("listening on {url}"));
+    }
+    let handle = server.handle();
+    let shared = Arc::new(Shared {
+        handle: handle.clone(),
+        count: AtomicU64::new(0),
+    });
+    match server.serve_forever(move |request| obey(request, &shared)) {
+        Ok(report) => {
+            let totals = handle.totals();
+            say(format!(
+                "ended cut={} live={} accepted={} refused={} completed={} failed={}",
+                report.cut,
+                handle.live(),
+                totals.accepted,
+                totals.refused,
+                totals.completed,
+                totals.failed
+            ));
+            ExitCode::SUCCESS
+        }
+        Err(err) => {
+            say(format!("serve error {err}"));
+            ExitCode::FAILURE
+        }
+    }
+}
