@@ -1,7 +1,9 @@
-//! The accept loop: the one place where requests are taken from listeners, for every model that accepts in one thread.
+//! The accept loop: the one place where requests are taken from listeners, for every model that
+//! accepts in one thread.
 //!
-//! It waits in one poll(2) for its listeners, its children and the server's bell, so nothing is polled in vain; it takes
-//! a place under the limit before it takes a request; and no error ends it while a listener is left.
+//! It waits in one poll(2) for its listeners, its children and the server's bell, so nothing is
+//! polled in vain; it takes a place under the limit before it takes a request; and no error ends it
+//! while a listener is left.
 
 use std::collections::VecDeque;
 use std::io;
@@ -23,13 +25,15 @@ use crate::sys::bell::{Heard, Watch};
 use crate::sys::timespec;
 use crate::transport::{Intake, Request, Transport};
 
-/// How many times one listener is asked in a row before the others, the children and the stop get their turn.
+/// How many times one listener is asked in a row before the others, the children and the stop get
+/// their turn.
 const TURN_MAX: usize = 16;
 
 /// How long a batch may take to be served before the next one is smaller.
 const PATIENCE: Duration = Duration::from_millis(1);
 
-/// How long a stop goes on taking what the kernel has accepted for us. A flood must not keep the server from stopping.
+/// How long a stop goes on taking what the kernel has accepted for us. A flood must not keep the
+/// server from stopping.
 const QUEUE_TIME: Duration = Duration::from_secs(1);
 
 /// How long, after the drain deadline has cut all requests, their handlers are given to notice.
@@ -71,8 +75,8 @@ pub(crate) struct Acceptor<'a, T: Transport, M> {
     budget: usize,
     /// Whether the last request that was taken was turned away.
     turned_away: bool,
-    /// How many requests are taken at once: more while they are served quickly, so that none waits long behind another
-    /// that was taken with it.
+    /// How many requests are taken at once: more while they are served quickly, so that none waits
+    /// long behind another that was taken with it.
     appetite: usize,
     /// Whether the listeners are closed and the last requests are waited for.
     draining: bool,
@@ -197,7 +201,8 @@ impl<'a, T: Transport, M: Dispatch> Acceptor<'a, T, M> {
             && self.backoff.left().is_none()
     }
 
-    /// Waits until a listener can be accepted from, and returns which; or until anything else has happened.
+    /// Waits until a listener can be accepted from, and returns which; or until anything else has
+    /// happened.
     fn wait(&mut self, deadline: Option<Instant>) -> io::Result<Vec<usize>> {
         let shared = Arc::clone(&self.shared);
         let mut accepting = self.has_room();
@@ -261,7 +266,8 @@ impl<'a, T: Transport, M: Dispatch> Acceptor<'a, T, M> {
         self.backoff.interrupt();
     }
 
-    /// Takes requests from one listener and gives them to the model, until there are no more, or no room.
+    /// Takes requests from one listener and gives them to the model, until there are no more, or no
+    /// room.
     fn accept_from(&mut self, index: usize) -> Reaction {
         for _ in 0..TURN_MAX {
             let listener = &self.serving.listeners[index];
@@ -382,12 +388,14 @@ impl<'a, T: Transport, M: Dispatch> Acceptor<'a, T, M> {
         });
     }
 
-    /// Takes what the kernel has already accepted for us: those clients think they are being served.
+    /// Takes what the kernel has already accepted for us: those clients think they are being
+    /// served.
     fn take_queue(&mut self) -> Result<(), Error> {
         let end = Instant::now() + QUEUE_TIME;
         while Instant::now() < end && self.shared.drain_left().is_some_and(|left| !left.is_zero()) {
             let room = self.has_room();
-            // Where there is no room, a request has to end first; where there is, what waits is there already.
+            // Where there is no room, a request has to end first; where there is, what waits is
+            // there already.
             let ready = self.turn(Some(if room { Instant::now() } else { end }))?;
             if room && !ready {
                 break;
@@ -396,7 +404,8 @@ impl<'a, T: Transport, M: Dispatch> Acceptor<'a, T, M> {
         Ok(())
     }
 
-    /// Waits until every request has ended, or the deadline has come and cuts them. Closes the listeners first.
+    /// Waits until every request has ended, or the deadline has come and cuts them. Closes the
+    /// listeners first.
     fn drain(&mut self) -> Report {
         self.serving.listeners.clear();
         self.draining = true;

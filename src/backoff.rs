@@ -1,4 +1,5 @@
-//! What to do about an error of the acceptor: the table, the growing delay, and one report a second.
+//! What to do about an error of the acceptor: the table, the growing delay, and one report a
+//! second.
 
 use std::io;
 use std::time::{Duration, Instant};
@@ -20,15 +21,17 @@ pub(crate) enum Class {
     Fatal,
 }
 
-/// Classifies by accept(2), "ERRORS" and "Linux accept() passes already-pending network errors"; recv(2); fork(2).
+/// Classifies by accept(2), "ERRORS" and "Linux accept() passes already-pending network errors";
+/// recv(2); fork(2).
 pub(crate) fn classify(err: &io::Error) -> Class {
     match err.raw_os_error() {
         Some(libc::EAGAIN) => Class::Nothing,
         Some(libc::EINTR) => Class::Interrupted,
         Some(libc::EMFILE | libc::ENFILE | libc::ENOBUFS | libc::ENOMEM) => Class::Exhausted,
         Some(libc::EBADF | libc::EFAULT | libc::EINVAL | libc::ENOTSOCK) => Class::Fatal,
-        // ECONNABORTED, EPROTO, EPERM (a firewall), the network errors, and those of datagrams that were sent before
-        // (ECONNREFUSED): the next call speaks of another request. Unknown ones too: a listener is not given up lightly.
+        // ECONNABORTED, EPROTO, EPERM (a firewall), the network errors, and those of datagrams that
+        // were sent before (ECONNREFUSED): the next call speaks of another request. Unknown ones
+        // too: a listener is not given up lightly.
         Some(_) => Class::Request,
         None if err.kind() == io::ErrorKind::WouldBlock => Class::Nothing,
         None if err.kind() == io::ErrorKind::Interrupted => Class::Interrupted,

@@ -13,8 +13,8 @@ use crate::server::Server;
 use crate::state::Shared;
 use crate::transport::{Bind, Transport};
 
-/// Options of a [`Server`]. Those of a listener belong to its transport: [`Tcp::options`](crate::Tcp::options) and its
-/// like; those of a model to the model.
+/// Options of a [`Server`]. Those of a listener belong to its transport:
+/// [`Tcp::options`](crate::Tcp::options) and its like; those of a model to the model.
 ///
 /// # Examples
 ///
@@ -46,7 +46,8 @@ pub struct Builder<T: Transport, M = Sequential> {
     drain_timeout: Duration,
 }
 
-/// What the default of `max_connections` leaves of the descriptor limit to everything else in the process.
+/// What the default of `max_connections` leaves of the descriptor limit to everything else in the
+/// process.
 const DESCRIPTORS_KEPT: u64 = 64;
 
 impl<T: Transport, M: Model> Builder<T, M> {
@@ -81,49 +82,53 @@ impl<T: Transport, M: Model> Builder<T, M> {
         }
     }
 
-    /// Adds listeners. Several may feed one server; [`Either`](crate::Either) makes one type of two transports.
+    /// Adds listeners. Several may feed one server; [`Either`](crate::Either) makes one type of two
+    /// transports.
     pub fn listen(mut self, listeners: impl IntoIterator<Item = T>) -> Self {
         self.listeners.extend(listeners);
         self
     }
 
-    /// How many requests may be live at once, in all threads and processes; at the limit, further ones wait in the
-    /// kernel. Default: 10,240, or 64 fewer than the process may have descriptors (`RLIMIT_NOFILE`), if that is less.
+    /// How many requests may be live at once, in all threads and processes; at the limit, further
+    /// ones wait in the kernel. Default: 10,240, or 64 fewer than the process may have descriptors
+    /// (`RLIMIT_NOFILE`), if that is less.
     pub const fn max_connections(mut self, requests: u64) -> Self {
         self.max_connections = Some(requests);
         self
     }
 
-    /// How long a stop waits for live requests before it cuts them. Default: 25 s, within the 30 s that service managers
-    /// and Kubernetes give.
+    /// How long a stop waits for live requests before it cuts them. Default: 25 s, within the 30 s
+    /// that service managers and Kubernetes give.
     pub const fn drain_timeout(mut self, limit: Duration) -> Self {
         self.drain_timeout = limit;
         self
     }
 
-    /// Asked of each request before it is served, on the accepting thread; `false` closes it unserved. A panic is a
-    /// failed request. Default: all are served. (Python's `verify_request`.)
+    /// Asked of each request before it is served, on the accepting thread; `false` closes it
+    /// unserved. A panic is a failed request. Default: all are served. (Python's `verify_request`.)
     #[doc(alias = "verify_request")]
     pub fn verify(mut self, hook: impl Fn(&T::Request) -> bool + Send + Sync + 'static) -> Self {
         self.hooks.verify = Some(Box::new(hook));
         self
     }
 
-    /// Told of each request that failed, where it ran. Default: only counted. (Python's `handle_error`.)
+    /// Told of each request that failed, where it ran. Default: only counted. (Python's
+    /// `handle_error`.)
     #[doc(alias = "handle_error")]
     pub fn on_error(mut self, hook: impl Fn(&Failure<'_>) + Send + Sync + 'static) -> Self {
         self.hooks.error = Some(Box::new(hook));
         self
     }
 
-    /// Told when accepting failed or a request could not be sent on its way, at most once a second. Default: only
-    /// counted.
+    /// Told when accepting failed or a request could not be sent on its way, at most once a second.
+    /// Default: only counted.
     pub fn on_accept_error(mut self, hook: impl Fn(&AcceptError) + Send + Sync + 'static) -> Self {
         self.hooks.accept_error = Some(Box::new(hook));
         self
     }
 
-    /// Called once when requests are being accepted; with worker processes, when each of them has said so.
+    /// Called once when requests are being accepted; with worker processes, when each of them has
+    /// said so.
     pub fn on_ready(mut self, hook: impl Fn() + Send + Sync + 'static) -> Self {
         self.hooks.ready = Some(Box::new(hook));
         self
@@ -136,9 +141,9 @@ impl<T: Transport, M: Model> Builder<T, M> {
         self
     }
 
-    /// Called by the accept loop after each turn in which something happened, and at least once in each `period`; under
-    /// a model with worker processes, in each worker. Default: none, and an idle server does not wake up. (Python's
-    /// `service_actions`, with the period of its poll.)
+    /// Called by the accept loop after each turn in which something happened, and at least once in
+    /// each `period`; under a model with worker processes, in each worker. Default: none, and an
+    /// idle server does not wake up. (Python's `service_actions`, with the period of its poll.)
     #[doc(alias = "poll_interval")]
     pub fn service_actions(
         mut self,

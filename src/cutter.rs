@@ -11,7 +11,8 @@ use crate::state::Shared;
 use crate::sys::bell::Watch;
 use crate::sys::timespec;
 
-/// Sleeps until the server is asked to stop and its deadline has come, and cuts the live requests. Ends when dropped.
+/// Sleeps until the server is asked to stop and its deadline has come, and cuts the live requests.
+/// Ends when dropped.
 #[derive(Debug)]
 pub(crate) struct Cutter {
     shared: Arc<Shared>,

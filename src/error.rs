@@ -6,8 +6,8 @@ use std::io;
 
 /// Why a server could not be built, bound or served.
 ///
-/// It displays what was being done, to what, why it failed and, where the system hides it, what to do about it:
-/// `bind 127.0.0.1:80: Permission denied (os error 13); ports below 1024 need …`.
+/// It displays what was being done, to what, why it failed and, where the system hides it, what to
+/// do about it: `bind 127.0.0.1:80: Permission denied (os error 13); ports below 1024 need …`.
 ///
 /// # Examples
 ///

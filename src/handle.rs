@@ -6,8 +6,8 @@ use std::time::Duration;
 use crate::address::Address;
 use crate::state::{Shared, Totals};
 
-/// Stops a server and observes it, from any thread, any handler, any signal handler, and any process that the server
-/// forked. Works before, during and after serving.
+/// Stops a server and observes it, from any thread, any handler, any signal handler, and any
+/// process that the server forked. Works before, during and after serving.
 ///
 /// # Examples
 ///
@@ -31,15 +31,18 @@ impl ServerHandle {
         Self(shared)
     }
 
-    /// Asks the server to stop, as described at [`Server`](crate::Server): it drains for at most its drain timeout.
+    /// Asks the server to stop, as described at [`Server`](crate::Server): it drains for at most
+    /// its drain timeout.
     ///
-    /// Returns at once: the server has ended when `serve_forever` returns. May be called again; the earliest deadline
-    /// counts. Async-signal-safe (signal-safety(7)): an atomic store, a clock read and a write(2).
+    /// Returns at once: the server has ended when `serve_forever` returns. May be called again; the
+    /// earliest deadline counts. Async-signal-safe (signal-safety(7)): an atomic store, a clock
+    /// read and a write(2).
     pub fn shutdown(&self) {
         self.shutdown_within(self.0.drain_timeout());
     }
 
-    /// As [`shutdown`](Self::shutdown), with a drain of at most `drain`; zero cuts every request at once.
+    /// As [`shutdown`](Self::shutdown), with a drain of at most `drain`; zero cuts every request at
+    /// once.
     pub fn shutdown_within(&self, drain: Duration) {
         self.0.stop(drain);
     }

@@ -9,7 +9,8 @@ use std::time::Duration;
 use crate::address::Address;
 use crate::handler::HandlerError;
 
-/// A request that failed: its handler returned an error or panicked, or its reply could not be delivered.
+/// A request that failed: its handler returned an error or panicked, or its reply could not be
+/// delivered.
 #[derive(Debug)]
 pub struct Failure<'a> {
     pub(crate) id: u64,
@@ -147,7 +148,8 @@ impl AcceptError {
         &self.error
     }
 
-    /// How many errors were not reported before this one, because the hook is called once a second at most.
+    /// How many errors were not reported before this one, because the hook is called once a second
+    /// at most.
     #[must_use]
     pub const fn unreported(&self) -> u64 {
         self.unreported
@@ -223,7 +225,8 @@ impl<R> Hooks<R> {
     /// Tells the accept error hook, if there is one.
     pub(crate) fn report(&self, err: &AcceptError) {
         if let Some(hook) = &self.accept_error {
-            // Nobody is left to tell of a panic in this hook but the panic hook, which has been told.
+            // Nobody is left to tell of a panic in this hook but the panic hook, which has been
+            // told.
             let _ = call(|| hook(err));
         }
     }

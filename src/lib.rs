@@ -1,5 +1,5 @@
-//! Socket servers with blocking handlers: write one handler, choose the transport in one word and the concurrency model
-//! in another.
+//! Socket servers with blocking handlers: write one handler, choose the transport in one word and
+//! the concurrency model in another.
 //!
 //! ```no_run
 //! use std::io::Write;
@@ -20,22 +20,25 @@
 //! | model: where each request runs | [`Sequential`], [`Threading`], [`ThreadPool`], [`Forking`], [`Prefork`] | `ThreadingMixIn`, `ForkingMixIn` |
 //! | handler: what is done with it | a closure, a [`Handler`], a [`RequestHandler`] | `BaseRequestHandler`, … |
 //!
-//! Every transport runs under every model. A handler that is generic over [`Connection`] runs on every stream transport,
-//! one generic over [`Packet`] on every datagram transport.
+//! Every transport runs under every model. A handler that is generic over [`Connection`] runs on
+//! every stream transport, one generic over [`Packet`] on every datagram transport.
 //!
-//! The names that Python users look for are aliases: [`TcpServer`] is `Server<Tcp>`, [`ThreadingTcpServer`] is
-//! `Server<Tcp, Threading>`, [`ForkingUnixDatagramServer`] is `Server<UnixDatagram, Forking>`, and so on.
+//! The names that Python users look for are aliases: [`TcpServer`] is `Server<Tcp>`,
+//! [`ThreadingTcpServer`] is `Server<Tcp, Threading>`, [`ForkingUnixDatagramServer`] is
+//! `Server<UnixDatagram, Forking>`, and so on.
 //!
 //! # Stopping
 //!
-//! [`ServerHandle::shutdown`] works from anywhere and at any time; see [`Server`]. [`Server::spawn`] serves on a thread
-//! and returns a guard that stops the server when it is dropped.
+//! [`ServerHandle::shutdown`] works from anywhere and at any time; see [`Server`].
+//! [`Server::spawn`] serves on a thread and returns a guard that stops the server when it is
+//! dropped.
 //!
 //! # Failures
 //!
-//! A handler that fails or panics ends its own request; the `on_error` hook of the [`Builder`] is told. The accept loop
-//! survives every error: what is exhausted is tried again after a pause that grows from 5 ms to 1 s, or as soon as a
-//! request ends. The library prints nothing, installs no signal handler, and forks only under the models that say so.
+//! A handler that fails or panics ends its own request; the `on_error` hook of the [`Builder`] is
+//! told. The accept loop survives every error: what is exhausted is tried again after a pause that
+//! grows from 5 ms to 1 s, or as soon as a request ends. The library prints nothing, installs no
+//! signal handler, and forks only under the models that say so.
 //!
 //! # Platform
 //!

@@ -23,19 +23,20 @@ use crate::transport::{Bind, Transport};
 
 /// A server: it takes requests from the listeners of transport `T` and serves them under model `M`.
 ///
-/// It is bound first and given its handler last. Serving consumes it, so a server cannot be closed while it serves, or
-/// serve after it was stopped.
+/// It is bound first and given its handler last. Serving consumes it, so a server cannot be closed
+/// while it serves, or serve after it was stopped.
 ///
 /// # Shutdown
 ///
-/// [`ServerHandle::shutdown`], from anywhere, or [`Next::Stop`](crate::Next::Stop) from a handler: the server stops
-/// accepting, serves what the kernel has accepted for it already, closes its listeners, and waits for the requests that
-/// are being served, at most for the drain timeout; then it cuts those that are left. It returns the moment the last
-/// one has ended.
+/// [`ServerHandle::shutdown`], from anywhere, or [`Next::Stop`](crate::Next::Stop) from a handler:
+/// the server stops accepting, serves what the kernel has accepted for it already, closes its
+/// listeners, and waits for the requests that are being served, at most for the drain timeout; then
+/// it cuts those that are left. It returns the moment the last one has ended.
 ///
 /// # Dropping
 ///
-/// Dropping a server that does not serve closes its listeners and removes the socket files that it made.
+/// Dropping a server that does not serve closes its listeners and removes the socket files that it
+/// made.
 ///
 /// # Examples
 ///
@@ -82,7 +83,8 @@ pub enum Handled {
 }
 
 impl<T: Transport, M: Model> Server<T, M> {
-    /// Binds `addr` with the default options of the transport and of the model. See [`builder`](Self::builder) for more.
+    /// Binds `addr` with the default options of the transport and of the model. See
+    /// [`builder`](Self::builder) for more.
     ///
     /// # Errors
     ///
@@ -151,12 +153,13 @@ impl<T: Transport, M: Model> Server<T, M> {
 
     /// Serves requests until the server is asked to stop, and drains.
     ///
-    /// The handler returns `()`, [`Next`](crate::Next), or a `Result` of one of them. An error or a panic ends its own
-    /// request only.
+    /// The handler returns `()`, [`Next`](crate::Next), or a `Result` of one of them. An error or a
+    /// panic ends its own request only.
     ///
     /// # Errors
     ///
-    /// - The model could not start: threads that cannot be created, forking in a process with threads.
+    /// - The model could not start: threads that cannot be created, forking in a process with
+    ///   threads.
     /// - Every listener has failed.
     /// - The worker processes of [`Prefork`](crate::Prefork) keep dying.
     pub fn serve_forever<F, O>(self, handler: F) -> Result<Report, Error>
@@ -171,7 +174,8 @@ impl<T: Transport, M: Model> Server<T, M> {
             shared,
             ready,
         } = self;
-        // Closing a listener must close it: epoll would keep none open, but forked workers would inherit this one.
+        // Closing a listener must close it: epoll would keep none open, but forked workers would
+        // inherit this one.
         drop(ready);
         let service = Arc::new(Service::new(boxed(handler), hooks, shared));
         model.serve(Serving {
@@ -185,8 +189,8 @@ impl<T: Transport, M: Model> Server<T, M> {
     ///
     /// # Errors
     ///
-    /// The thread could not be started. What [`serve_forever`](Self::serve_forever) returns comes from
-    /// [`ServerGuard::join`].
+    /// The thread could not be started. What [`serve_forever`](Self::serve_forever) returns comes
+    /// from [`ServerGuard::join`].
     pub fn spawn<F, O>(self, handler: F) -> Result<ServerGuard, Error>
     where
         F: Fn(&mut T::Request) -> O + Send + Sync + 'static,
@@ -205,13 +209,16 @@ impl<T: Transport, M: Model> Server<T, M> {
 }
 
 impl<T: Transport, M: Dispatch> Server<T, M> {
-    /// Serves one request, if one comes within `timeout`. `None` waits for ever, zero does not wait.
+    /// Serves one request, if one comes within `timeout`. `None` waits for ever, zero does not
+    /// wait.
     ///
-    /// To serve from an event loop of your own, wait until [`AsFd`] polls as readable and call this.
+    /// To serve from an event loop of your own, wait until [`AsFd`] polls as readable and call
+    /// this.
     ///
     /// # Errors
     ///
-    /// As [`serve_forever`](Self::serve_forever). A request that fails is not one: the error hook is told.
+    /// As [`serve_forever`](Self::serve_forever). A request that fails is not one: the error hook
+    /// is told.
     ///
     /// # Examples
     ///
@@ -256,8 +263,9 @@ impl<T: Transport, M: Dispatch> Server<T, M> {
         handled
     }
 
-    /// Stops: closes the listeners and waits for the requests that [`handle_request`](Self::handle_request) has started,
-    /// at most for the drain timeout, then cuts them.
+    /// Stops: closes the listeners and waits for the requests that
+    /// [`handle_request`](Self::handle_request) has started, at most for the drain timeout, then
+    /// cuts them.
     ///
     /// # Errors
     ///
@@ -284,7 +292,8 @@ where
     Box::new(move |request| handler(request).into_outcome())
 }
 
-/// A server that serves on a thread of its own. Dropping it stops the server and waits until it has drained.
+/// A server that serves on a thread of its own. Dropping it stops the server and waits until it has
+/// drained.
 #[derive(Debug)]
 #[must_use = "dropping the guard stops the server"]
 pub struct ServerGuard {

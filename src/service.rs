@@ -1,4 +1,5 @@
-//! One request from its acceptance to its end: verify, handle, close, count, report. Every model runs exactly this.
+//! One request from its acceptance to its end: verify, handle, close, count, report. Every model
+//! runs exactly this.
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -121,7 +122,8 @@ impl<R: Request> Tally for Service<R> {
 
     fn report(&self, failure: &Failure<'_>) {
         if let Some(hook) = &self.hooks.error {
-            // Nobody is left to tell of a panic in the error hook but the panic hook, which has been told.
+            // Nobody is left to tell of a panic in the error hook but the panic hook, which has
+            // been told.
             let _ = hooks::call(|| hook(failure));
         }
     }

@@ -1,7 +1,9 @@
-//! What the parts of one server share: the stop, the counters, and the requests that are being served.
+//! What the parts of one server share: the stop, the counters, and the requests that are being
+//! served.
 //!
-//! [`Page`] lies in memory that forked children share with their parent, so a stop asked for anywhere is seen
-//! everywhere and the totals are those of all processes. Everything else here belongs to one process.
+//! [`Page`] lies in memory that forked children share with their parent, so a stop asked for
+//! anywhere is seen everywhere and the totals are those of all processes. Everything else here
+//! belongs to one process.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -16,8 +18,8 @@ use crate::sys::memory::{Shareable, SharedMemory};
 
 /// Counts of a server since it was bound, over all of its processes.
 ///
-/// Each request that was accepted ends up in exactly one of `refused`, `completed` and `failed`, except where a worker
-/// process was killed while it served.
+/// Each request that was accepted ends up in exactly one of `refused`, `completed` and `failed`,
+/// except where a worker process was killed while it served.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Totals {
@@ -42,14 +44,16 @@ pub(crate) enum Ended {
 
 /// Something that ends a request's input and output from another thread.
 pub trait Cut: Send + Sync {
-    /// Makes the blocked and all later reads and writes of the request fail or end. Called at the drain deadline.
+    /// Makes the blocked and all later reads and writes of the request fail or end. Called at the
+    /// drain deadline.
     fn cut(&self);
 }
 
 /// The state that all processes of a server share. All zero when made.
 #[derive(Debug, Default)]
 pub(crate) struct Page {
-    /// When the drain ends, in nanoseconds since `Shared::origin`, plus one; zero while nobody has asked to stop.
+    /// When the drain ends, in nanoseconds since `Shared::origin`, plus one; zero while nobody has
+    /// asked to stop.
     stop: AtomicU64,
     /// Requests that hold a [`Lease`].
     live: AtomicU64,
@@ -74,14 +78,16 @@ pub(crate) struct Counts {
 /// See the module's documentation.
 pub(crate) struct Shared {
     page: SharedMemory<Page>,
-    /// What this process counts for its parent, so that the parent can return its leases when it dies. Only in a worker.
+    /// What this process counts for its parent, so that the parent can return its leases when it
+    /// dies. Only in a worker.
     worker: OnceLock<Worker>,
     bell: Bell,
     origin: Instant,
     drain_timeout: Duration,
     max_connections: u64,
     addresses: Vec<Address>,
-    /// The live requests of this process that can be cut. Weak: a request owns its socket, and closes it when it ends.
+    /// The live requests of this process that can be cut. Weak: a request owns its socket, and
+    /// closes it when it ends.
     cuttable: Mutex<HashMap<u64, Weak<dyn Cut>>>,
 }
 
@@ -147,7 +153,8 @@ impl Shared {
         self.drain_timeout
     }
 
-    /// Asks the server to stop, with a drain of at most `drain`; an earlier deadline that was set before stays.
+    /// Asks the server to stop, with a drain of at most `drain`; an earlier deadline that was set
+    /// before stays.
     ///
     /// Async-signal-safe: it reads the clock, stores an atomic and writes to a descriptor.
     pub(crate) fn stop(&self, drain: Duration) {
@@ -250,8 +257,9 @@ impl Shared {
         self.wake_waiting();
     }
 
-    /// Says that this process is about to wait for room, until the returned value is dropped. The caller must look for
-    /// room once more after this call, before it waits: SeqCst on both sides makes one of the two see the other.
+    /// Says that this process is about to wait for room, until the returned value is dropped. The
+    /// caller must look for room once more after this call, before it waits: SeqCst on both sides
+    /// makes one of the two see the other.
     pub(crate) fn announce_waiting(&self) -> Waiting<'_> {
         let waiting = Waiting {
             shared: self,
@@ -261,7 +269,8 @@ impl Shared {
         waiting
     }
 
-    /// The bit of this process among those that wait. Workers beyond the first 63 share one that is never cleared.
+    /// The bit of this process among those that wait. Workers beyond the first 63 share one that is
+    /// never cleared.
     fn waiting_bit(&self) -> u64 {
         1 << self
             .worker
@@ -325,7 +334,8 @@ impl Shared {
     }
 
     fn cuttable(&self) -> MutexGuard<'_, HashMap<u64, Weak<dyn Cut>>> {
-        // A map is whole after any panic of its own methods, and no other code runs under this lock.
+        // A map is whole after any panic of its own methods, and no other code runs under this
+        // lock.
         self.cuttable.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -360,7 +370,8 @@ impl fmt::Debug for Shared {
 
 const SHARED_BIT: usize = 63;
 
-/// Says that this process waits for room. Its own places, returned after that, ring for others only.
+/// Says that this process waits for room. Its own places, returned after that, ring for others
+/// only.
 #[must_use]
 pub(crate) struct Waiting<'a> {
     shared: &'a Shared,
@@ -423,7 +434,8 @@ pub struct Context {
 }
 
 impl Context {
-    /// The number of the request: unique and ascending within its server, over all of its processes, from 1.
+    /// The number of the request: unique and ascending within its server, over all of its
+    /// processes, from 1.
     #[must_use]
     pub const fn id(&self) -> u64 {
         self.id

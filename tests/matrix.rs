@@ -1,7 +1,7 @@
 //! Every transport under every model: one check for each scenario, every cell a test of its own.
 //!
-//! Each server runs in a process of its own (see `support`), because forking models need one that has no other threads.
-//! A new transport or model is one line in its table.
+//! Each server runs in a process of its own (see `support`), because forking models need one that
+//! has no other threads. A new transport or model is one line in its table.
 
 mod support;
 
@@ -156,7 +156,8 @@ fn serves_as_many_at_once_as_the_model_says(transport: &str, model: Model) {
     let pending: Vec<_> = (0..3).map(|_| server.target().send(&gate.hold())).collect();
     let mut held: Vec<_> = (0..model.at_once).map(|_| gate.wait()).collect();
     if model.at_once == 1 {
-        // The one thread there is holds: no other request can be at the gate, now or until it is released.
+        // The one thread there is holds: no other request can be at the gate, now or until it is
+        // released.
         assert!(!gate.is_waiting());
     }
     for _ in model.at_once..3 {

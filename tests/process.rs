@@ -1,7 +1,8 @@
-//! What concerns a whole process: descriptor and process limits, workers that die, children of others.
+//! What concerns a whole process: descriptor and process limits, workers that die, children of
+//! others.
 //!
-//! Each test runs in processes of its own: it starts this binary again, as a server (see `support`) or as one of the
-//! `CASES`, which have no other threads.
+//! Each test runs in processes of its own: it starts this binary again, as a server (see `support`)
+//! or as one of the `CASES`, which have no other threads.
 
 mod support;
 
@@ -150,7 +151,8 @@ fn failed_binds_leave_no_descriptor_open() {
     assert_eq!(open_descriptors(), before);
 }
 
-/// Runs a server whose first requests cannot be dispatched until its accept error hook has lifted the limit.
+/// Runs a server whose first requests cannot be dispatched until its accept error hook has lifted
+/// the limit.
 fn tried_again<M: socketserver::Model>(model: M, resource: Resource, limit: u64) {
     let full = getrlimit(resource);
     let reports = Arc::new(AtomicU32::new(0));
@@ -252,7 +254,8 @@ fn cpu_seconds(pid: u32) -> f64 {
     ticks as f64 / rustix::param::clock_ticks_per_second() as f64
 }
 
-/// 32 descriptors, 60 clients that hold their connections: no spinning, one report a second, service once it is free.
+/// 32 descriptors, 60 clients that hold their connections: no spinning, one report a second,
+/// service once it is free.
 fn exhausted(model: &str) {
     let mut server = ServerProcess::start_as(
         "--limited-server",

@@ -54,10 +54,12 @@ pub(crate) struct Serve {
     /// Where each request runs: sequential, threading, pool, forking, prefork or prefork:MODEL
     #[arg(long, value_name = "MODEL", default_value = "threading", value_parser = model)]
     pub(crate) model: Model,
-    /// How many threads a pool, or how many processes prefork has [default: by the number of processors]
+    /// How many threads a pool, or how many processes prefork has [default: by the number of
+    /// processors]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     pub(crate) workers: Option<u32>,
-    /// How many requests may be live at once; further ones wait [default: 10240, or what the descriptor limit allows]
+    /// How many requests may be live at once; further ones wait [default: 10240, or what the
+    /// descriptor limit allows]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     pub(crate) max_connections: Option<u64>,
     /// How long a stop waits for live requests

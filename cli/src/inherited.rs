@@ -13,11 +13,13 @@ pub(crate) fn adopt(number: i32) -> anyhow::Result<Any> {
     if number < 3 {
         bail!("descriptors 0 to 2 are the standard streams");
     }
-    // SAFETY: the number is not -1, and the borrow ends with the call, which fails for a descriptor that is not open.
+    // SAFETY: the number is not -1, and the borrow ends with the call, which fails for a descriptor
+    // that is not open.
     let open = unsafe { BorrowedFd::borrow_raw(number) }.try_clone_to_owned();
     let copy = open.context("it is not open (pass it on without close-on-exec)")?;
-    // SAFETY: it is open, as was just seen. At start no other part of this program knows of it: URLs are adopted before
-    // anything else is opened, and each copy is made by `try_clone_to_owned`, with a higher number.
+    // SAFETY: it is open, as was just seen. At start no other part of this program knows of it:
+    // URLs are adopted before anything else is opened, and each copy is made by
+    // `try_clone_to_owned`, with a higher number.
     let fd = unsafe { OwnedFd::from_raw_fd(number) };
     drop(copy);
     let socket = socket2::SockRef::from(&fd);

@@ -64,6 +64,7 @@ fn announce(urls: &[String]) {
     for url in urls {
         eprintln!("listening on {url}");
     }
-    // Without a service manager there is nobody to tell, and one that does not listen is none of a server's worries.
+    // Without a service manager there is nobody to tell, and one that does not listen is none of a
+    // server's worries.
     let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
 }

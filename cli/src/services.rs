@@ -60,7 +60,8 @@ fn packet(service: Service, datagram: &mut impl Packet) -> io::Result<()> {
         Service::Echo => datagram.echo(),
         Service::Discard => {}
         Service::Chargen => {
-            // RFC 864 has up to 512 characters; as many as were sent let nobody use us to amplify an attack.
+            // RFC 864 has up to 512 characters; as many as were sent let nobody use us to amplify
+            // an attack.
             let count = datagram.packet().len().min(512);
             let characters: Vec<u8> = (0..CHARACTERS).cycle().flat_map(line).take(count).collect();
             datagram.set_reply(&characters);

@@ -22,7 +22,8 @@ pub(crate) fn install(handle: &ServerHandle) -> anyhow::Result<()> {
                 handle.shutdown();
             }
         };
-        // SAFETY: the action swaps an atomic and calls methods that are documented as async-signal-safe.
+        // SAFETY: the action swaps an atomic and calls methods that are documented as
+        // async-signal-safe.
         unsafe { register(signal, stop) }.with_context(|| format!("handle signal {signal}"))?;
     }
     Ok(())

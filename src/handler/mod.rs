@@ -1,5 +1,6 @@
-//! What is done with a request. Three forms, all of which end up as a closure: a closure, a [`Handler`] type with state,
-//! a [`RequestHandler`] with setup, handle and finish for each request.
+//! What is done with a request. Three forms, all of which end up as a closure: a closure, a
+//! [`Handler`] type with state, a [`RequestHandler`] with setup, handle and finish for each
+//! request.
 
 use std::error::Error as StdError;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
@@ -11,15 +12,17 @@ pub enum Next {
     /// The request is over: close it. What a handler that returns `()` means.
     #[default]
     Close,
-    /// The request is over, and so is the server: close it and stop serving, as `ServerHandle::shutdown` does. In every
-    /// model, also from a forked child. (Python's `SystemExit`, as a value.)
+    /// The request is over, and so is the server: close it and stop serving, as
+    /// `ServerHandle::shutdown` does. In every model, also from a forked child. (Python's
+    /// `SystemExit`, as a value.)
     Stop,
 }
 
 /// Any error that a handler fails with.
 pub type HandlerError = Box<dyn StdError + Send + Sync>;
 
-/// What a handler comes to: what happens next, or why this request failed. The server goes on in either case.
+/// What a handler comes to: what happens next, or why this request failed. The server goes on in
+/// either case.
 pub type Outcome = Result<Next, HandlerError>;
 
 /// A handler's return value: `()`, [`Next`], or a `Result` of one of them with any error.
@@ -68,8 +71,8 @@ impl From<()> for Next {
 
 /// A handler that is a type of its own, with the state that its requests share.
 ///
-/// Every `Fn(&mut R) -> impl IntoOutcome` is one. [`into_fn`](Self::into_fn) turns a handler into the closure that the
-/// server takes.
+/// Every `Fn(&mut R) -> impl IntoOutcome` is one. [`into_fn`](Self::into_fn) turns a handler into
+/// the closure that the server takes.
 ///
 /// # Examples
 ///
@@ -121,9 +124,9 @@ where
 
 /// A handler of which each request gets a value of its own, as in Python's `BaseRequestHandler`.
 ///
-/// The order is Python's: `setup`, `handle`, `finish`. If `setup` fails, nothing else runs. Once it has succeeded,
-/// `finish` runs in any case: after `handle` returned, failed or panicked. If both fail, the error of `finish` is the
-/// one reported.
+/// The order is Python's: `setup`, `handle`, `finish`. If `setup` fails, nothing else runs. Once it
+/// has succeeded, `finish` runs in any case: after `handle` returned, failed or panicked. If both
+/// fail, the error of `finish` is the one reported.
 ///
 /// # Examples
 ///
@@ -174,7 +177,8 @@ pub trait RequestHandler<R> {
     }
 }
 
-/// Turns a [`RequestHandler`] into the closure that the server takes: `make` makes one for each request.
+/// Turns a [`RequestHandler`] into the closure that the server takes: `make` makes one for each
+/// request.
 pub fn per_request<R, H, F>(make: F) -> impl Fn(&mut R) -> Outcome + Send + Sync + 'static
 where
     H: RequestHandler<R>,
@@ -183,7 +187,8 @@ where
     move |request| {
         let mut handler = make();
         handler.setup(request)?;
-        // The panic goes on after `finish`, so nobody sees what it left of the handler or the request but `finish`.
+        // The panic goes on after `finish`, so nobody sees what it left of the handler or the
+        // request but `finish`.
         let handled = catch_unwind(AssertUnwindSafe(|| handler.handle(request)));
         let finished = handler.finish(request);
         let outcome = handled.unwrap_or_else(|panic| resume_unwind(panic));

@@ -19,17 +19,19 @@ use crate::transport::{Request, Transport};
 
 /// Serves each request in a process of its own, forked from the one that accepts.
 ///
-/// What a handler changes in memory is its own, and a crash ends one request. The child closes the listeners, serves,
-/// and exits with 0, or with 1 if its handler failed; what else it ends with is reported to the error hook. No
-/// destructors of the parent's values and no `atexit` handlers run in it.
+/// What a handler changes in memory is its own, and a crash ends one request. The child closes the
+/// listeners, serves, and exits with 0, or with 1 if its handler failed; what else it ends with is
+/// reported to the error hook. No destructors of the parent's values and no `atexit` handlers run
+/// in it.
 ///
-/// When [`max_children`](Self::max_children) run, accepting pauses and requests wait in the kernel. A fork that fails is
-/// tried again; its request waits. Children that this model did not fork are left alone.
+/// When [`max_children`](Self::max_children) run, accepting pauses and requests wait in the kernel.
+/// A fork that fails is tried again; its request waits. Children that this model did not fork are
+/// left alone.
 ///
 /// # Errors
 ///
-/// Serving fails with `Unsupported` in a process that has other threads, where a forked child may do next to nothing
-/// (fork(2), signal-safety(7)): start it from `main`, and not with `spawn`.
+/// Serving fails with `Unsupported` in a process that has other threads, where a forked child may
+/// do next to nothing (fork(2), signal-safety(7)): start it from `main`, and not with `spawn`.
 ///
 /// # Examples
 ///

@@ -1,7 +1,8 @@
-//! Where requests run. A model takes what a transport yields and decides which thread or process serves it.
+//! Where requests run. A model takes what a transport yields and decides which thread or process
+//! serves it.
 //!
-//! Models know transports only as the [`Transport`] trait. Those that accept in one thread ([`Dispatch`]) share the loop
-//! in `accept.rs`; the others run a server of their own on top of it.
+//! Models know transports only as the [`Transport`] trait. Those that accept in one thread
+//! ([`Dispatch`]) share the loop in `accept.rs`; the others run a server of their own on top of it.
 
 pub(crate) mod forking;
 pub(crate) mod prefork;
@@ -23,7 +24,8 @@ use crate::service::Service;
 use crate::state::Shared;
 use crate::transport::Transport;
 
-/// Where the requests of a server run: [`Sequential`], [`Threading`], [`ThreadPool`], [`Forking`], [`Prefork`].
+/// Where the requests of a server run: [`Sequential`], [`Threading`], [`ThreadPool`], [`Forking`],
+/// [`Prefork`].
 ///
 /// Sealed: the models are those of this crate.
 ///
@@ -38,7 +40,8 @@ pub trait Model: Run + Debug + Send + Sized + 'static {
     const NAME: &'static str;
 }
 
-/// A model whose requests are accepted on the calling thread, so that `Server::handle_request` can serve just one.
+/// A model whose requests are accepted on the calling thread, so that `Server::handle_request` can
+/// serve just one.
 ///
 /// Sealed, like [`Model`].
 #[expect(private_bounds, reason = "sealed")]
@@ -61,7 +64,8 @@ pub(crate) trait Take {
     /// How many requests can be taken now.
     fn room(&self) -> usize;
 
-    /// Serves what was accepted, or sends it on its way. What could not be is left in `batch` for another try.
+    /// Serves what was accepted, or sends it on its way. What could not be is left in `batch` for
+    /// another try.
     fn dispatch<T: Transport>(
         &mut self,
         batch: &mut Batch<T::Request>,
@@ -73,7 +77,8 @@ pub(crate) trait Take {
         let _ = fds;
     }
 
-    /// Reaps the children whose descriptors are ready, by their place among those of [`watch`](Self::watch), ascending.
+    /// Reaps the children whose descriptors are ready, by their place among those of
+    /// [`watch`](Self::watch), ascending.
     fn reap(&mut self, ready: &[usize]) {
         let _ = ready;
     }
@@ -96,6 +101,7 @@ impl<M: Dispatch> Run for M {
 pub(crate) struct Serving<T: Transport> {
     pub(crate) listeners: Vec<T>,
     pub(crate) service: Arc<Service<T::Request>>,
-    /// In a worker process: the pipe that ends when the parent does. The listeners are shared with others then.
+    /// In a worker process: the pipe that ends when the parent does. The listeners are shared with
+    /// others then.
     pub(crate) lifeline: Option<PipeReader>,
 }

@@ -21,18 +21,22 @@ use crate::sys::memory::SharedMemory;
 use crate::sys::timespec;
 use crate::transport::Transport;
 
-/// Serves requests in worker processes that are forked beforehand and share the listeners; each worker runs model `M`.
+/// Serves requests in worker processes that are forked beforehand and share the listeners; each
+/// worker runs model `M`.
 ///
-/// A crash takes one worker's requests with it and nothing else: the worker comes back after 0.1 s, after twice as long
-/// each time that it dies without having served a request, up to 30 s. When one has died [`breaker`](Self::breaker)
-/// times in a row like that, the server gives up and serving fails. A worker whose parent is gone drains and ends.
+/// A crash takes one worker's requests with it and nothing else: the worker comes back after 0.1 s,
+/// after twice as long each time that it dies without having served a request, up to 30 s. When one
+/// has died [`breaker`](Self::breaker) times in a row like that, the server gives up and serving
+/// fails. A worker whose parent is gone drains and ends.
 ///
-/// The server's handle is the same in all processes: a stop that is asked for in any of them stops the server, and its
-/// counts are those of all. What a handler changes in memory stays in its worker.
+/// The server's handle is the same in all processes: a stop that is asked for in any of them stops
+/// the server, and its counts are those of all. What a handler changes in memory stays in its
+/// worker.
 ///
 /// # Errors
 ///
-/// Serving fails with `Unsupported` in a process that has other threads, as with [`Forking`](crate::Forking).
+/// Serving fails with `Unsupported` in a process that has other threads, as with
+/// [`Forking`](crate::Forking).
 ///
 /// # Examples
 ///
@@ -72,8 +76,8 @@ impl<M> Prefork<M> {
         }
     }
 
-    /// How many times in a row a worker may die without having served a request before the server gives up.
-    /// Default: 10, which takes about a minute. At least 1.
+    /// How many times in a row a worker may die without having served a request before the server
+    /// gives up. Default: 10, which takes about a minute. At least 1.
     pub fn breaker(mut self, deaths: u32) -> Self {
         self.breaker = deaths.max(1);
         self
@@ -83,7 +87,8 @@ impl<M> Prefork<M> {
 const BACKOFF_MIN: Duration = Duration::from_millis(100);
 const BACKOFF_MAX: Duration = Duration::from_secs(30);
 
-/// How much longer than the drain deadline the parent waits for its workers, which cut their requests at it themselves.
+/// How much longer than the drain deadline the parent waits for its workers, which cut their
+/// requests at it themselves.
 const KILL_GRACE: Duration = Duration::from_secs(3);
 
 impl<M: Model + Clone> Model for Prefork<M> {
@@ -126,7 +131,8 @@ impl<M: Model + Clone> Run for Prefork<M> {
 struct Supervisor<'a, T: Transport, M> {
     options: &'a Prefork<M>,
     serving: Serving<T>,
-    /// Workers that see the pipe end know that their parent has: only the parent holds its other end.
+    /// Workers that see the pipe end know that their parent has: only the parent holds its other
+    /// end.
     lifeline: PipeReader,
     alive: Option<PipeWriter>,
     slots: Arc<SharedMemory<WorkerSlot>>,

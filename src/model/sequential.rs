@@ -10,9 +10,10 @@ use crate::transport::Transport;
 
 /// Serves one request after the other on the thread that accepts them.
 ///
-/// The least overhead there is, and the right model where each request is short: while one is served, the others wait in
-/// the kernel. Datagrams are received and answered in batches. A second thread sleeps until the server is asked to stop,
-/// and cuts the request that outlives the drain deadline.
+/// The least overhead there is, and the right model where each request is short: while one is
+/// served, the others wait in the kernel. Datagrams are received and answered in batches. A second
+/// thread sleeps until the server is asked to stop, and cuts the request that outlives the drain
+/// deadline.
 ///
 /// # Examples
 ///

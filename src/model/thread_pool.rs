@@ -9,11 +9,11 @@ use crate::model::{Dispatch, Model, Serving, Take};
 use crate::state::Shared;
 use crate::transport::Transport;
 
-/// Serves requests on a fixed number of threads. Those that find all threads busy wait in a queue; when that is full,
-/// accepting pauses and they wait in the kernel.
+/// Serves requests on a fixed number of threads. Those that find all threads busy wait in a queue;
+/// when that is full, accepting pauses and they wait in the kernel.
 ///
-/// The right model to bound what requests use. Each connection holds its thread until it ends: give slow clients a
-/// timeout, or choose [`Threading`](crate::Threading).
+/// The right model to bound what requests use. Each connection holds its thread until it ends: give
+/// slow clients a timeout, or choose [`Threading`](crate::Threading).
 ///
 /// # Examples
 ///
@@ -69,7 +69,8 @@ impl ThreadPool {
         self
     }
 
-    /// The size of a thread's stack in bytes. Default: that of the standard library (2 MiB, or `RUST_MIN_STACK`).
+    /// The size of a thread's stack in bytes. Default: that of the standard library (2 MiB, or
+    /// `RUST_MIN_STACK`).
     pub const fn stack_size(mut self, bytes: usize) -> Self {
         self.limits.stack_size = Some(bytes);
         self

@@ -12,9 +12,10 @@ use crate::transport::Transport;
 
 /// Serves each request on a thread of its own, for as long as it takes.
 ///
-/// A thread that has finished waits a while for the next request, so that a connection does not cost a thread's
-/// creation. When all of [`max_threads`](Self::max_threads) are busy, accepting pauses and requests wait in the kernel.
-/// A thread that cannot be created is tried again; its request waits.
+/// A thread that has finished waits a while for the next request, so that a connection does not
+/// cost a thread's creation. When all of [`max_threads`](Self::max_threads) are busy, accepting
+/// pauses and requests wait in the kernel. A thread that cannot be created is tried again; its
+/// request waits.
 ///
 /// # Examples
 ///
@@ -71,7 +72,8 @@ impl Threading {
         self
     }
 
-    /// The size of a thread's stack in bytes. Default: that of the standard library (2 MiB, or `RUST_MIN_STACK`).
+    /// The size of a thread's stack in bytes. Default: that of the standard library (2 MiB, or
+    /// `RUST_MIN_STACK`).
     pub const fn stack_size(mut self, bytes: usize) -> Self {
         self.limits.stack_size = Some(bytes);
         self

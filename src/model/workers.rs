@@ -1,6 +1,7 @@
 //! Threads that take tasks: the engine of the threading and the thread pool models.
 //!
-//! The thread that has been idle for the shortest time gets the next task: its stack is warm, and the others can end.
+//! The thread that has been idle for the shortest time gets the next task: its stack is warm, and
+//! the others can end.
 
 use std::collections::{HashMap, VecDeque};
 use std::fmt;
@@ -91,7 +92,8 @@ impl Workers {
         Ok(())
     }
 
-    /// Gives each request of a batch to a thread. Those left in the batch need a thread that could not be started.
+    /// Gives each request of a batch to a thread. Those left in the batch need a thread that could
+    /// not be started.
     pub(crate) fn dispatch<T: Transport>(
         &self,
         batch: &mut Batch<T::Request>,
@@ -135,7 +137,8 @@ impl Workers {
         }
     }
 
-    /// Ends all threads and joins them. If some are stuck in requests that were cut, all are left to themselves.
+    /// Ends all threads and joins them. If some are stuck in requests that were cut, all are left
+    /// to themselves.
     pub(crate) fn finish(&self) {
         self.pool.close();
         join(std::mem::take(&mut self.pool.state().ended));

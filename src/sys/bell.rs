@@ -1,8 +1,9 @@
-//! Waking whoever waits: one eventfd that every process of a server shares, and an edge-triggered watcher for each.
+//! Waking whoever waits: one eventfd that every process of a server shares, and an edge-triggered
+//! watcher for each.
 //!
-//! The counter of the eventfd is never read back. Each write is a new edge in each watcher's own epoll instance
-//! (epoll(7), `EPOLLET`), so one ring reaches every thread and every worker process, and none of them can swallow
-//! another's.
+//! The counter of the eventfd is never read back. Each write is a new edge in each watcher's own
+//! epoll instance (epoll(7), `EPOLLET`), so one ring reaches every thread and every worker process,
+//! and none of them can swallow another's.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -29,7 +30,8 @@ impl Bell {
     }
 }
 
-/// One waiter's view of a [`Bell`]: a descriptor that polls as readable once for each ring since it was last heard.
+/// One waiter's view of a [`Bell`]: a descriptor that polls as readable once for each ring since it
+/// was last heard.
 #[derive(Debug)]
 pub(crate) struct Watch(OwnedFd);
 
@@ -56,7 +58,8 @@ impl Watch {
         Ok(Self(epoll))
     }
 
-    /// Takes what was heard, so that the descriptor polls as quiet until the next ring. Never blocks.
+    /// Takes what was heard, so that the descriptor polls as quiet until the next ring. Never
+    /// blocks.
     pub(crate) fn hear(&self) -> Heard {
         let mut events = [const { std::mem::MaybeUninit::<epoll::Event>::uninit() }; 2];
         let at_once = Timespec::default();

@@ -1,4 +1,5 @@
-//! A child process held by its pidfd, so that neither waiting nor killing can hit a process that took over its number.
+//! A child process held by its pidfd, so that neither waiting nor killing can hit a process that
+//! took over its number.
 
 use std::fmt;
 use std::io;

@@ -1,5 +1,5 @@
-//! `SO_PEERCRED` (unix(7)). rustix has it too, but its process id cannot be zero, and the kernel says zero of a peer in
-//! another PID namespace.
+//! `SO_PEERCRED` (unix(7)). rustix has it too, but its process id cannot be zero, and the kernel
+//! says zero of a peer in another PID namespace.
 #![expect(
     unsafe_code,
     reason = "getsockopt into a C structure has no safe binding that fits"

@@ -17,8 +17,8 @@ pub(crate) enum Fork {
 ///
 /// # Errors
 ///
-/// - `Unsupported` when the process has more than one thread: the child of such a fork may only make
-///   async-signal-safe calls (fork(2), "NOTES"), and a handler makes others.
+/// - `Unsupported` when the process has more than one thread: the child of such a fork may only
+///   make async-signal-safe calls (fork(2), "NOTES"), and a handler makes others.
 /// - what fork(2) says: `EAGAIN` (process limit), `ENOMEM`.
 pub(crate) fn fork() -> io::Result<Fork> {
     let threads = thread_count()?;
@@ -30,8 +30,8 @@ pub(crate) fn fork() -> io::Result<Fork> {
     }
     // What the parent has printed but not yet flushed would be printed by the child once more.
     let _ = io::stdout().flush();
-    // SAFETY: the process has one thread, this one, so no lock is held by a thread that the child will lack and the
-    // child may do whatever the parent may.
+    // SAFETY: the process has one thread, this one, so no lock is held by a thread that the child
+    // will lack and the child may do whatever the parent may.
     let pid = unsafe { libc::fork() };
     match pid {
         -1 => Err(io::Error::last_os_error()),
@@ -41,7 +41,8 @@ pub(crate) fn fork() -> io::Result<Fork> {
 
 /// Counts the threads of this process in one system call.
 pub(crate) fn thread_count() -> io::Result<u64> {
-    // The link count of this directory is the number of threads and two more (proc_task_getattr in fs/proc/base.c).
+    // The link count of this directory is the number of threads and two more (proc_task_getattr in
+    // fs/proc/base.c).
     let directory = std::fs::metadata("/proc/self/task").map_err(|err| {
         io::Error::new(
             err.kind(),

@@ -1,4 +1,5 @@
-//! Memory that a process and the children it forks later share: counters and the stop state of a server.
+//! Memory that a process and the children it forks later share: counters and the stop state of a
+//! server.
 #![expect(unsafe_code, reason = "shared anonymous memory has no safe binding")]
 
 use std::io;
@@ -11,8 +12,8 @@ use rustix::mm::{MapFlags, ProtFlags, mmap_anonymous, munmap};
 ///
 /// # Safety
 ///
-/// Every field is an atomic integer, so that all-zero bytes are a valid value, nothing points into one process's memory,
-/// and nothing needs to be dropped.
+/// Every field is an atomic integer, so that all-zero bytes are a valid value, nothing points into
+/// one process's memory, and nothing needs to be dropped.
 pub(crate) unsafe trait Shareable: Sync {}
 
 /// A slice of `T` in shared memory, zeroed when made, unmapped on drop (in this process only).
@@ -25,7 +26,8 @@ pub(crate) struct SharedMemory<T> {
 impl<T: Shareable> SharedMemory<T> {
     pub(crate) fn new(len: usize) -> io::Result<Self> {
         let bytes = size_of::<T>() * len;
-        // SAFETY: an anonymous mapping at an address that the kernel picks overlaps nothing that exists.
+        // SAFETY: an anonymous mapping at an address that the kernel picks overlaps nothing that
+        // exists.
         let start = unsafe {
             mmap_anonymous(
                 std::ptr::null_mut(),
@@ -44,15 +46,17 @@ impl<T: Shareable> Deref for SharedMemory<T> {
     type Target = [T];
 
     fn deref(&self) -> &[T] {
-        // SAFETY: `start` is page-aligned memory of `len` values, zeroed by the kernel, valid until drop; `Shareable`
-        // makes zero bytes a `T` and all access through `&T` atomic, across processes too.
+        // SAFETY: `start` is page-aligned memory of `len` values, zeroed by the kernel, valid until
+        // drop; `Shareable` makes zero bytes a `T` and all access through `&T` atomic, across
+        // processes too.
         unsafe { std::slice::from_raw_parts(self.start.as_ptr(), self.len) }
     }
 }
 
 impl<T> Drop for SharedMemory<T> {
     fn drop(&mut self) {
-        // SAFETY: the mapping was made in `new` with this length, and `&mut self` says that no reference is left.
+        // SAFETY: the mapping was made in `new` with this length, and `&mut self` says that no
+        // reference is left.
         let _ = unsafe { munmap(self.start.as_ptr().cast(), size_of::<T>() * self.len) };
     }
 }

@@ -1,5 +1,5 @@
-//! Datagrams in batches: recvmmsg(2) and sendmmsg(2), with the local address of each packet (ip(7) `IP_PKTINFO`,
-//! ipv6(7) `IPV6_RECVPKTINFO`).
+//! Datagrams in batches: recvmmsg(2) and sendmmsg(2), with the local address of each packet (ip(7)
+//! `IP_PKTINFO`, ipv6(7) `IPV6_RECVPKTINFO`).
 #![expect(
     unsafe_code,
     reason = "recvmmsg, sendmmsg and control messages have no safe binding"
@@ -81,7 +81,8 @@ pub(crate) fn report_local_ip(socket: BorrowedFd<'_>, ipv6: bool) -> io::Result<
     }
 }
 
-/// Receives as many datagrams as are waiting, up to one for each of `packets`, and says how many. Never blocks.
+/// Receives as many datagrams as are waiting, up to one for each of `packets`, and says how many.
+/// Never blocks.
 ///
 /// # Errors
 ///
@@ -106,10 +107,12 @@ pub(crate) fn receive(socket: BorrowedFd<'_>, packets: &mut [Packet]) -> io::Res
         new.msg_hdr.msg_controllen = CONTROL_LEN;
         header.write(new);
     }
-    // MSG_TRUNC makes the length of a datagram its real one, however much of it found room (recv(2)).
+    // MSG_TRUNC makes the length of a datagram its real one, however much of it found room
+    // (recv(2)).
     let flags = libc::MSG_DONTWAIT | libc::MSG_TRUNC | libc::MSG_CMSG_CLOEXEC;
-    // SAFETY: the first `count` headers are initialised, and each points at buffers that outlive the call and that
-    // nothing else reads or writes meanwhile (`&mut packets`, and locals of this function).
+    // SAFETY: the first `count` headers are initialised, and each points at buffers that outlive
+    // the call and that nothing else reads or writes meanwhile (`&mut packets`, and locals of this
+    // function).
     let received = unsafe {
         libc::recvmmsg(
             socket.as_raw_fd(),
@@ -130,7 +133,8 @@ pub(crate) fn receive(socket: BorrowedFd<'_>, packets: &mut [Packet]) -> io::Res
     Ok(received)
 }
 
-/// Sends the datagrams in order, and tells `failed` the index and the error of each that could not be sent.
+/// Sends the datagrams in order, and tells `failed` the index and the error of each that could not
+/// be sent.
 ///
 /// Waits for room as long as the socket's `SO_SNDTIMEO` says, for each datagram.
 pub(crate) fn send(
@@ -174,8 +178,8 @@ fn send_some(socket: BorrowedFd<'_>, datagrams: &[Outgoing<'_>]) -> io::Result<u
         }
         header.write(new);
     }
-    // SAFETY: the first `count` headers are initialised and point at buffers that outlive the call; the kernel only
-    // reads through them, and writes `msg_len` in the headers, which are ours.
+    // SAFETY: the first `count` headers are initialised and point at buffers that outlive the call;
+    // the kernel only reads through them, and writes `msg_len` in the headers, which are ours.
     let sent = unsafe {
         libc::sendmmsg(
             socket.as_raw_fd(),
@@ -197,19 +201,22 @@ fn local_ip(header: &libc::msghdr) -> Option<LocalIp> {
     if header.msg_controllen < size_of::<cmsghdr>() {
         return None;
     }
-    // SAFETY: `msg_control` points at `Control`, aligned for `cmsghdr`, and the length says that a whole one is there.
+    // SAFETY: `msg_control` points at `Control`, aligned for `cmsghdr`, and the length says that a
+    // whole one is there.
     let first: &cmsghdr = unsafe { &*header.msg_control.cast() };
     // SAFETY: as above; CMSG_DATA only computes the address behind the header.
     let data = unsafe { libc::CMSG_DATA(first) };
     match (first.cmsg_level, first.cmsg_type) {
         (libc::IPPROTO_IP, libc::IP_PKTINFO) => {
-            // SAFETY: the kernel writes an `in_pktinfo` behind this header (ip(7)); it may be unaligned.
+            // SAFETY: the kernel writes an `in_pktinfo` behind this header (ip(7)); it may be
+            // unaligned.
             let info: libc::in_pktinfo = unsafe { ptr::read_unaligned(data.cast()) };
             // `ipi_spec_dst` is a local address even where the packet was broadcast or multicast.
             Some(LocalIp::V4(info.ipi_spec_dst))
         }
         (libc::IPPROTO_IPV6, libc::IPV6_PKTINFO) => {
-            // SAFETY: the kernel writes an `in6_pktinfo` behind this header (ipv6(7)); it may be unaligned.
+            // SAFETY: the kernel writes an `in6_pktinfo` behind this header (ipv6(7)); it may be
+            // unaligned.
             let info: libc::in6_pktinfo = unsafe { ptr::read_unaligned(data.cast()) };
             let multicast = info.ipi6_addr.s6_addr[0] == 0xff;
             (!multicast).then_some(LocalIp::V6(info.ipi6_addr))
@@ -260,7 +267,8 @@ impl Control {
         unsafe { header.write(new) };
         // SAFETY: CMSG_DATA only computes the address behind the header.
         let data: *mut T = unsafe { libc::CMSG_DATA(header) }.cast();
-        // SAFETY: the buffer has room for a `T` behind the header, as asserted; it may be unaligned.
+        // SAFETY: the buffer has room for a `T` behind the header, as asserted; it may be
+        // unaligned.
         unsafe { data.write_unaligned(value) };
         space as usize
     }
@@ -294,7 +302,8 @@ impl Packet {
 
 impl RawAddr {
     const fn unnamed() -> Self {
-        // SAFETY: `sockaddr_storage` is a C struct of integers; all zero is an address of no family.
+        // SAFETY: `sockaddr_storage` is a C struct of integers; all zero is an address of no
+        // family.
         let storage = unsafe { zeroed() };
         Self { storage, len: 0 }
     }
@@ -306,13 +315,15 @@ impl RawAddr {
 
     pub(crate) fn to_sock_addr(self) -> SockAddr {
         let init = |storage: *mut socket2::SockAddrStorage, len: *mut socklen_t| {
-            // SAFETY: `SockAddrStorage` is a `sockaddr_storage` (it is `repr(transparent)`), and the pointer is valid.
+            // SAFETY: `SockAddrStorage` is a `sockaddr_storage` (it is `repr(transparent)`), and
+            // the pointer is valid.
             unsafe { storage.cast::<libc::sockaddr_storage>().write(self.storage) };
             // SAFETY: the pointer is valid for the length of the call.
             unsafe { len.write(self.len) };
             Ok(())
         };
-        // SAFETY: `init` writes all of the address and its length, which the kernel has given with it.
+        // SAFETY: `init` writes all of the address and its length, which the kernel has given with
+        // it.
         let ((), addr) = unsafe { SockAddr::try_init(init) }.expect("the closure returns Ok");
         addr
     }
@@ -320,7 +331,8 @@ impl RawAddr {
 
 impl From<SockAddr> for RawAddr {
     fn from(addr: SockAddr) -> Self {
-        // SAFETY: `SockAddrStorage` is a `sockaddr_storage` (it is `repr(transparent)`), valid while `addr` lives.
+        // SAFETY: `SockAddrStorage` is a `sockaddr_storage` (it is `repr(transparent)`), valid
+        // while `addr` lives.
         let storage = unsafe { addr.as_ptr().cast::<libc::sockaddr_storage>().read() };
         Self {
             storage,

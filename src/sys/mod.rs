@@ -1,5 +1,5 @@
-//! Thin, typed calls to the operating system. Owns every raw system call that `rustix` and `socket2` do not offer
-//! safely; knows nothing of servers, transports or handlers.
+//! Thin, typed calls to the operating system. Owns every raw system call that `rustix` and
+//! `socket2` do not offer safely; knows nothing of servers, transports or handlers.
 
 pub(crate) mod bell;
 pub(crate) mod child;
@@ -12,7 +12,8 @@ use std::time::Duration;
 
 use rustix::time::Timespec;
 
-/// Turns a duration into what poll(2) takes; a duration too long for it becomes the longest it can take.
+/// Turns a duration into what poll(2) takes; a duration too long for it becomes the longest it can
+/// take.
 pub(crate) fn timespec(duration: Duration) -> Timespec {
     Timespec {
         tv_sec: i64::try_from(duration.as_secs()).unwrap_or(i64::MAX),

@@ -15,10 +15,12 @@ use crate::state::Context;
 use crate::sys::mmsg::{self, Outgoing, RawAddr};
 use crate::transport::{Intake, Packet, Request};
 
-/// The largest datagram that is received whole unless an option says otherwise: the most that IPv4 can carry.
+/// The largest datagram that is received whole unless an option says otherwise: the most that IPv4
+/// can carry.
 pub(crate) const MAX_DATAGRAM: usize = 65_535;
 
-/// How long a reply waits for room in the socket, or in the queue of a Unix peer, before it fails with `TimedOut`.
+/// How long a reply waits for room in the socket, or in the queue of a Unix peer, before it fails
+/// with `TimedOut`.
 const SEND_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// A datagram that a transport `T` received.
@@ -27,8 +29,8 @@ const SEND_TIMEOUT: Duration = Duration::from_secs(1);
 ///
 /// # Dropping
 ///
-/// The server sends the reply when the handler has returned, also when it failed; a datagram that is dropped without
-/// that is not answered.
+/// The server sends the reply when the handler has returned, also when it failed; a datagram that
+/// is dropped without that is not answered.
 pub struct Datagram<T> {
     socket: Arc<DatagramSocket>,
     /// There from construction to drop.
@@ -100,7 +102,8 @@ impl DatagramSocket {
     }
 
     fn spare(&self) -> MutexGuard<'_, Vec<mmsg::Packet>> {
-        // A vector is whole after any panic of its own methods, and no other code runs under this lock.
+        // A vector is whole after any panic of its own methods, and no other code runs under this
+        // lock.
         self.spare.lock().unwrap_or_else(PoisonError::into_inner)
     }
 

@@ -10,9 +10,11 @@ use crate::address::Address;
 use crate::state::Context;
 use crate::transport::{Connection, Intake, Packet, Request, Transport};
 
-/// A listener, or a request, of one of two transports, so that both can feed one server. Nest it for more.
+/// A listener, or a request, of one of two transports, so that both can feed one server. Nest it
+/// for more.
 ///
-/// It is a [`Connection`] where both sides are, and a [`Packet`] where both are: one handler serves both.
+/// It is a [`Connection`] where both sides are, and a [`Packet`] where both are: one handler serves
+/// both.
 ///
 /// # Examples
 ///

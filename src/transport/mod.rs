@@ -1,6 +1,8 @@
-//! Where requests come from. A transport is a bound listener that yields requests: connections or datagrams.
+//! Where requests come from. A transport is a bound listener that yields requests: connections or
+//! datagrams.
 //!
-//! This module owns the traits; each file beside it is one transport. None of them knows models or servers.
+//! This module owns the traits; each file beside it is one transport. None of them knows models or
+//! servers.
 
 pub(crate) mod datagram;
 pub(crate) mod either;
@@ -25,12 +27,13 @@ use crate::state::{Context, Lease, Shared};
 
 /// A source of requests: a bound listener.
 ///
-/// Implement it to serve something that is not a socket; the descriptor of [`AsFd`] must poll as readable whenever
-/// [`accept`](Self::accept) would find a request.
+/// Implement it to serve something that is not a socket; the descriptor of [`AsFd`] must poll as
+/// readable whenever [`accept`](Self::accept) would find a request.
 ///
 /// # Examples
 ///
-/// A transport whose requests are the bytes that arrive on a pipe. (See `tests/transport.rs` for a whole one.)
+/// A transport whose requests are the bytes that arrive on a pipe. (See `tests/transport.rs` for a
+/// whole one.)
 ///
 /// ```
 /// use std::io::{self, PipeReader, Read};
@@ -92,18 +95,20 @@ pub trait Transport: AsFd + Send + Sync + Sized + 'static {
         }
     }
 
-    /// Takes requests that are waiting, at least one and at most [`Intake::room`], and never waits for one.
+    /// Takes requests that are waiting, at least one and at most [`Intake::room`], and never waits
+    /// for one.
     ///
     /// # Errors
     ///
-    /// `WouldBlock` when nothing is waiting. Every other error is classified by the accept loop as accept(2) has it:
-    /// per-connection errors are counted, exhaustion backs off, the rest ends this listener.
+    /// `WouldBlock` when nothing is waiting. Every other error is classified by the accept loop as
+    /// accept(2) has it: per-connection errors are counted, exhaustion backs off, the rest ends
+    /// this listener.
     fn accept(&self, intake: &mut Intake<'_, Self::Request>) -> io::Result<()>;
 
     /// How many requests one call of [`accept`](Self::accept) should take at most. Default: 1.
     ///
-    /// More than one suits requests that are cheaper taken together; a model that runs its handler on the accepting
-    /// thread then runs it for one after the other.
+    /// More than one suits requests that are cheaper taken together; a model that runs its handler
+    /// on the accepting thread then runs it for one after the other.
     fn batch(&self) -> usize {
         1
     }
@@ -132,12 +137,14 @@ pub trait Request: Send + 'static {
         self.context().id()
     }
 
-    /// Whether the server has been asked to stop: a handler that serves many messages on one connection should end it.
+    /// Whether the server has been asked to stop: a handler that serves many messages on one
+    /// connection should end it.
     fn stopping(&self) -> bool {
         self.context().stopping()
     }
 
-    /// Whether the request is fit to be handled; asked once, before the `verify` hook. Default: yes.
+    /// Whether the request is fit to be handled; asked once, before the `verify` hook. Default:
+    /// yes.
     ///
     /// # Errors
     ///
@@ -146,19 +153,20 @@ pub trait Request: Send + 'static {
         Ok(())
     }
 
-    /// Ends the request in good order after its handler returned: delivers what is still buffered, tells the peer.
-    /// A request that is dropped without it ends in whatever way is quickest.
+    /// Ends the request in good order after its handler returned: delivers what is still buffered,
+    /// tells the peer. A request that is dropped without it ends in whatever way is quickest.
     ///
     /// # Errors
     ///
     /// What could not be delivered. The request is over all the same.
     fn close(&mut self) -> io::Result<()>;
 
-    /// Ends a request that the `verify` hook has turned away. Runs on the accepting thread and must not wait.
-    /// Default: nothing; the request is dropped.
+    /// Ends a request that the `verify` hook has turned away. Runs on the accepting thread and must
+    /// not wait. Default: nothing; the request is dropped.
     fn refuse(&mut self) {}
 
-    /// Closes requests that were accepted together, and tells `failed` of each whose reply was not delivered.
+    /// Closes requests that were accepted together, and tells `failed` of each whose reply was not
+    /// delivered.
     ///
     /// The default closes one after the other; datagrams override it to send all replies at once.
     fn close_all(requests: &mut VecDeque<Self>, failed: &mut dyn FnMut(&dyn Request, io::Error))
@@ -173,11 +181,12 @@ pub trait Request: Send + 'static {
     }
 }
 
-/// A connected byte stream, whatever it runs over. A handler written for `&mut impl Connection` serves them all.
+/// A connected byte stream, whatever it runs over. A handler written for `&mut impl Connection`
+/// serves them all.
 ///
-/// `Read` and `Write` block until the peer is ready, and never fail with `WouldBlock` or `Interrupted`. Reading goes
-/// straight into the caller's buffer, unless a method of this trait has buffered input before. Writing is unbuffered
-/// until [`set_write_buffer`](Self::set_write_buffer).
+/// `Read` and `Write` block until the peer is ready, and never fail with `WouldBlock` or
+/// `Interrupted`. Reading goes straight into the caller's buffer, unless a method of this trait has
+/// buffered input before. Writing is unbuffered until [`set_write_buffer`](Self::set_write_buffer).
 ///
 /// # Examples
 ///
@@ -194,7 +203,8 @@ pub trait Request: Send + 'static {
 /// }
 /// ```
 pub trait Connection: Request + Read + Write {
-    /// Waits for input unless some is buffered, and returns what is there; empty at the end of the stream.
+    /// Waits for input unless some is buffered, and returns what is there; empty at the end of the
+    /// stream.
     ///
     /// # Errors
     ///
@@ -208,12 +218,13 @@ pub trait Connection: Request + Read + Write {
     /// Panics if `count` is larger than what is buffered.
     fn consume(&mut self, count: usize);
 
-    /// Appends bytes to `out` up to and with the next `delimiter`, or to the end of the stream, and says how many.
+    /// Appends bytes to `out` up to and with the next `delimiter`, or to the end of the stream, and
+    /// says how many.
     ///
     /// # Errors
     ///
-    /// `InvalidData` when `limit` bytes have come without a delimiter (they have been taken); else as
-    /// [`fill_buf`](Self::fill_buf).
+    /// `InvalidData` when `limit` bytes have come without a delimiter (they have been taken); else
+    /// as [`fill_buf`](Self::fill_buf).
     fn read_until(&mut self, delimiter: u8, out: &mut Vec<u8>, limit: usize) -> io::Result<usize> {
         let mut taken = 0;
         while taken < limit {
@@ -236,13 +247,16 @@ pub trait Connection: Request + Read + Write {
         ))
     }
 
-    /// Appends the next line to `line`, with its `\n`, and says how many bytes it has: 0 at the end of the stream.
+    /// Appends the next line to `line`, with its `\n`, and says how many bytes it has: 0 at the end
+    /// of the stream.
     ///
-    /// Unlike [`io::BufRead::read_line`] it has a limit, because the peer decides how long a line is.
+    /// Unlike [`io::BufRead::read_line`] it has a limit, because the peer decides how long a line
+    /// is.
     ///
     /// # Errors
     ///
-    /// `InvalidData` when the line is longer than `limit` bytes or is not UTF-8; else as [`Read::read`].
+    /// `InvalidData` when the line is longer than `limit` bytes or is not UTF-8; else as
+    /// [`Read::read`].
     fn read_line(&mut self, line: &mut String, limit: usize) -> io::Result<usize> {
         let mut bytes = Vec::new();
         let count = self.read_until(b'\n', &mut bytes, limit)?;
@@ -252,30 +266,33 @@ pub trait Connection: Request + Read + Write {
         Ok(count)
     }
 
-    /// Gathers writes into `capacity` bytes and sends them when the buffer is full, on flush, before the connection
-    /// waits for input, and at its end. 0, the default, sends each write at once.
+    /// Gathers writes into `capacity` bytes and sends them when the buffer is full, on flush,
+    /// before the connection waits for input, and at its end. 0, the default, sends each write at
+    /// once.
     ///
     /// # Errors
     ///
     /// When what was buffered before could not be sent.
     fn set_write_buffer(&mut self, capacity: usize) -> io::Result<()>;
 
-    /// Makes a read that waits longer than `timeout` fail with `TimedOut`. `None`, the default, waits for ever.
+    /// Makes a read that waits longer than `timeout` fail with `TimedOut`. `None`, the default,
+    /// waits for ever.
     ///
     /// # Errors
     ///
     /// `InvalidInput` for a timeout of zero.
     fn set_read_timeout(&mut self, timeout: Option<Duration>) -> io::Result<()>;
 
-    /// Makes a write that waits longer than `timeout` fail with `TimedOut`. `None`, the default, waits for ever.
+    /// Makes a write that waits longer than `timeout` fail with `TimedOut`. `None`, the default,
+    /// waits for ever.
     ///
     /// # Errors
     ///
     /// `InvalidInput` for a timeout of zero.
     fn set_write_timeout(&mut self, timeout: Option<Duration>) -> io::Result<()>;
 
-    /// Ends one direction of the connection, or both. `Shutdown::Write` sends what is buffered first, then tells the
-    /// peer that no more will come; reading goes on.
+    /// Ends one direction of the connection, or both. `Shutdown::Write` sends what is buffered
+    /// first, then tells the peer that no more will come; reading goes on.
     ///
     /// # Errors
     ///
@@ -290,9 +307,11 @@ pub trait Connection: Request + Read + Write {
     fn local_addr(&self) -> io::Result<Address>;
 }
 
-/// A datagram and its reply. A handler written for `&mut impl Packet` serves every datagram transport.
+/// A datagram and its reply. A handler written for `&mut impl Packet` serves every datagram
+/// transport.
 ///
-/// What is written becomes one reply, sent when the handler has returned; if nothing is written, nothing is sent.
+/// What is written becomes one reply, sent when the handler has returned; if nothing is written,
+/// nothing is sent.
 ///
 /// # Examples
 ///
@@ -318,8 +337,8 @@ pub trait Packet: Request + Write {
     ///
     /// # Errors
     ///
-    /// `NotConnected` when the sender has no address (an unbound Unix socket); `TimedOut` when the socket had no room
-    /// for as long as its send timeout; else what sendmsg(2) says.
+    /// `NotConnected` when the sender has no address (an unbound Unix socket); `TimedOut` when the
+    /// socket had no room for as long as its send timeout; else what sendmsg(2) says.
     fn send(&mut self, data: &[u8]) -> io::Result<()>;
 
     /// Sends one datagram to `to` at once.

@@ -55,7 +55,8 @@ impl InetOptions {
         Ok(socket)
     }
 
-    /// Binds one socket for each address that `addr` resolves to and this host has; with port 0, all get one port.
+    /// Binds one socket for each address that `addr` resolves to and this host has; with port 0,
+    /// all get one port.
     pub(crate) fn bind_all(
         self,
         kind: Type,
@@ -68,7 +69,8 @@ impl InetOptions {
             .collect();
         addrs.sort_unstable_by_key(SocketAddr::is_ipv6);
         addrs.dedup();
-        // A port that the kernel picked for the first address may be taken on the second: pick again.
+        // A port that the kernel picked for the first address may be taken on the second: pick
+        // again.
         let mut picks_left = if addrs.len() > 1 && addrs[0].port() == 0 {
             16
         } else {

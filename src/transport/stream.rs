@@ -1,4 +1,5 @@
-//! A connected stream socket, of whatever transport: reading, writing, and an end that loses no reply.
+//! A connected stream socket, of whatever transport: reading, writing, and an end that loses no
+//! reply.
 
 use std::fmt;
 use std::io::{self, Read, Write};
@@ -17,15 +18,16 @@ use crate::transport::{Connection, Request};
 
 /// A connection that a stream transport `T` accepted.
 ///
-/// Its methods are those of [`Connection`] and [`Request`], of [`Read`] and [`Write`]; what only one transport has is
-/// here. The descriptor ([`AsFd`]) is in blocking mode.
+/// Its methods are those of [`Connection`] and [`Request`], of [`Read`] and [`Write`]; what only
+/// one transport has is here. The descriptor ([`AsFd`]) is in blocking mode.
 ///
 /// # Dropping
 ///
-/// The server closes a connection in good order when its handler has returned: buffered output is sent, the peer is
-/// told, and if the handler left input unread, what still comes is taken for up to 2 s or 256 KiB, because closing over it
-/// would reset the connection and destroy the reply on its way (RFC 9112 section 9.6). A handler whose peer may begin to
-/// send only later can [`shutdown`](Connection::shutdown) the writing side and read to the end itself.
+/// The server closes a connection in good order when its handler has returned: buffered output is
+/// sent, the peer is told, and if the handler left input unread, what still comes is taken for up
+/// to 2 s or 256 KiB, because closing over it would reset the connection and destroy the reply on
+/// its way (RFC 9112 section 9.6). A handler whose peer may begin to send only later can
+/// [`shutdown`](Connection::shutdown) the writing side and read to the end itself.
 pub struct Stream<T> {
     socket: Arc<Connected>,
     peer: Address,
@@ -111,12 +113,13 @@ impl<T> Stream<T> {
         Ok(count)
     }
 
-    /// Takes what the peer still sends until it ends too, within bounds, so that the close resets nothing.
+    /// Takes what the peer still sends until it ends too, within bounds, so that the close resets
+    /// nothing.
     fn linger(&self) {
         let mut scratch = [0; 4096];
         let mut left = LINGER_BYTES;
-        // The common case: the peer waits for our end, or has closed, and nothing is unread. Who sends more than the
-        // handler wanted has begun to, and may go on.
+        // The common case: the peer waits for our end, or has closed, and nothing is unread. Who
+        // sends more than the handler wanted has begun to, and may go on.
         match recv(self.socket(), &mut scratch, RecvFlags::DONTWAIT) {
             Ok((count, _)) if count > 0 => left -= count,
             Err(rustix::io::Errno::AGAIN) if !self.input.is_empty() => {}
@@ -141,7 +144,8 @@ fn retry<R>(mut call: impl FnMut() -> rustix::io::Result<R>) -> io::Result<R> {
     loop {
         match call() {
             Err(rustix::io::Errno::INTR) => {}
-            // A blocking socket says so only when SO_RCVTIMEO or SO_SNDTIMEO has passed (socket(7)).
+            // A blocking socket says so only when SO_RCVTIMEO or SO_SNDTIMEO has passed
+            // (socket(7)).
             Err(rustix::io::Errno::AGAIN) => return Err(io::ErrorKind::TimedOut.into()),
             result => return Ok(result?),
         }
@@ -159,7 +163,8 @@ impl<T: 'static> Request for Stream<T> {
 
     fn close(&mut self) -> io::Result<()> {
         let sent = self.send_pending();
-        // The end of the stream reaches the peer now, even where another process holds a copy of the descriptor.
+        // The end of the stream reaches the peer now, even where another process holds a copy of
+        // the descriptor.
         let told = self.socket().shutdown(Shutdown::Write);
         if told.is_ok() && !self.input.ended {
             self.linger();
@@ -168,7 +173,8 @@ impl<T: 'static> Request for Stream<T> {
     }
 
     fn refuse(&mut self) {
-        // The end of the stream, and no reset over the first bytes of a request. Both may fail: the peer is gone.
+        // The end of the stream, and no reset over the first bytes of a request. Both may fail: the
+        // peer is gone.
         let _ = self.socket().shutdown(Shutdown::Write);
         let _ = recv(self.socket(), &mut [0; 4096], RecvFlags::DONTWAIT);
     }

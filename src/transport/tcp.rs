@@ -109,7 +109,8 @@ impl TcpConnection {
     }
 }
 
-/// Options of a [`Tcp`] listener. They are set before the address is bound, and accepted connections inherit them.
+/// Options of a [`Tcp`] listener. They are set before the address is bound, and accepted
+/// connections inherit them.
 #[derive(Clone, Debug)]
 #[must_use]
 pub struct TcpOptions {
@@ -136,8 +137,8 @@ impl Default for TcpOptions {
 }
 
 impl TcpOptions {
-    /// How many connections wait in the kernel to be accepted. Default: as many as the system allows
-    /// (`net.core.somaxconn`, 4096 since Linux 5.4).
+    /// How many connections wait in the kernel to be accepted. Default: as many as the system
+    /// allows (`net.core.somaxconn`, 4096 since Linux 5.4).
     pub const fn backlog(mut self, connections: u32) -> Self {
         self.backlog = if connections > i32::MAX as u32 {
             i32::MAX
@@ -147,15 +148,16 @@ impl TcpOptions {
         self
     }
 
-    /// `SO_REUSEADDR`: whether the address can be bound while connections of an earlier server linger in `TIME_WAIT`.
-    /// Default: true.
+    /// `SO_REUSEADDR`: whether the address can be bound while connections of an earlier server
+    /// linger in `TIME_WAIT`. Default: true.
     pub const fn reuse_address(mut self, on: bool) -> Self {
         self.inet.reuse_address = on;
         self
     }
 
-    /// `SO_REUSEPORT`: whether several sockets can listen on the address. Default: false, because connections that
-    /// wait on one of them are reset when it closes, and because two servers would share a port unnoticed.
+    /// `SO_REUSEPORT`: whether several sockets can listen on the address. Default: false, because
+    /// connections that wait on one of them are reset when it closes, and because two servers would
+    /// share a port unnoticed.
     pub const fn reuse_port(mut self, on: bool) -> Self {
         self.inet.reuse_port = on;
         self
@@ -168,14 +170,15 @@ impl TcpOptions {
         self
     }
 
-    /// `TCP_NODELAY`: whether small writes are sent at once. Default: true, because most handlers write whole answers.
+    /// `TCP_NODELAY`: whether small writes are sent at once. Default: true, because most handlers
+    /// write whole answers.
     pub const fn nodelay(mut self, on: bool) -> Self {
         self.nodelay = on;
         self
     }
 
-    /// `SO_KEEPALIVE`: probes a connection that has been silent for this long, to notice a peer that is gone.
-    /// Default: none.
+    /// `SO_KEEPALIVE`: probes a connection that has been silent for this long, to notice a peer
+    /// that is gone. Default: none.
     pub const fn keepalive(mut self, idle: Duration) -> Self {
         self.keepalive = Some(idle);
         self
@@ -193,12 +196,13 @@ impl TcpOptions {
         self
     }
 
-    /// Binds and listens: one listener for each address that `addr` resolves to and this host has. Port 0 picks a free
-    /// one, the same for all.
+    /// Binds and listens: one listener for each address that `addr` resolves to and this host has.
+    /// Port 0 picks a free one, the same for all.
     ///
     /// # Errors
     ///
-    /// What bind(2) or listen(2) says, with the address and, for the well-known ones, what to do. Nothing stays bound.
+    /// What bind(2) or listen(2) says, with the address and, for the well-known ones, what to do.
+    /// Nothing stays bound.
     pub fn bind(&self, addr: impl ToSocketAddrs + Debug) -> Result<Vec<Tcp>, Error> {
         self.bind_only(addr)?.listen()
     }
@@ -246,7 +250,8 @@ impl BoundTcp {
     ///
     /// # Errors
     ///
-    /// What listen(2) says: `AddrInUse` when another socket began to listen on the address meanwhile.
+    /// What listen(2) says: `AddrInUse` when another socket began to listen on the address
+    /// meanwhile.
     pub fn listen(self) -> Result<Vec<Tcp>, Error> {
         let backlog = self.backlog;
         let listen = |socket: Socket| {

@@ -17,7 +17,8 @@ use crate::transport::{Bind, Intake, Request, Transport};
 
 /// A bound UDP socket: each datagram is a request.
 ///
-/// A reply leaves from the address that its request was sent to, also when the socket is bound to all addresses.
+/// A reply leaves from the address that its request was sent to, also when the socket is bound to
+/// all addresses.
 ///
 /// # Examples
 ///
@@ -137,20 +138,22 @@ impl Default for UdpOptions {
 }
 
 impl UdpOptions {
-    /// The largest datagram that is received whole, in bytes. Default: 65,535, more than UDP can carry. A larger one is
-    /// dropped and reported to the error hook, never cut short in silence.
+    /// The largest datagram that is received whole, in bytes. Default: 65,535, more than UDP can
+    /// carry. A larger one is dropped and reported to the error hook, never cut short in silence.
     pub const fn max_datagram(mut self, bytes: usize) -> Self {
         self.max_datagram = bytes;
         self
     }
 
-    /// `SO_REUSEADDR`: for UDP it lets several sockets share the port, and the last one bound receives. Default: false.
+    /// `SO_REUSEADDR`: for UDP it lets several sockets share the port, and the last one bound
+    /// receives. Default: false.
     pub const fn reuse_address(mut self, on: bool) -> Self {
         self.inet.reuse_address = on;
         self
     }
 
-    /// `SO_REUSEPORT`: several sockets share the port, and the kernel spreads senders over them. Default: false.
+    /// `SO_REUSEPORT`: several sockets share the port, and the kernel spreads senders over them.
+    /// Default: false.
     pub const fn reuse_port(mut self, on: bool) -> Self {
         self.inet.reuse_port = on;
         self
@@ -175,12 +178,13 @@ impl UdpOptions {
         self
     }
 
-    /// Binds: one socket for each address that `addr` resolves to and this host has. Port 0 picks a free one, the same
-    /// for all.
+    /// Binds: one socket for each address that `addr` resolves to and this host has. Port 0 picks a
+    /// free one, the same for all.
     ///
     /// # Errors
     ///
-    /// What bind(2) says, with the address and, for the well-known ones, what to do. Nothing stays bound.
+    /// What bind(2) says, with the address and, for the well-known ones, what to do. Nothing stays
+    /// bound.
     pub fn bind(&self, addr: impl ToSocketAddrs + Debug) -> Result<Vec<Udp>, Error> {
         let sockets = self.inet.bind_all(Type::DGRAM, addr, &|_| Ok(()))?;
         let new = |socket| {

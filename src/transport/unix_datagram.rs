@@ -16,13 +16,15 @@ use crate::transport::{Bind, Intake, Transport};
 
 /// A bound Unix datagram socket: each datagram is a request.
 ///
-/// A sender that has not bound its own socket has no address: writing a reply to it fails, and the error hook is told.
-/// Replies that a peer does not read stay in the send buffer of this socket (unix(7)); when they fill it, each further
-/// reply, to anybody, fails after waiting for a second. A larger [`send_buffer`](UnixOptions::send_buffer) helps.
+/// A sender that has not bound its own socket has no address: writing a reply to it fails, and the
+/// error hook is told. Replies that a peer does not read stay in the send buffer of this socket
+/// (unix(7)); when they fill it, each further reply, to anybody, fails after waiting for a second.
+/// A larger [`send_buffer`](UnixOptions::send_buffer) helps.
 ///
 /// # Dropping
 ///
-/// A path that this process bound is removed when the socket is dropped, unless another file has taken its place.
+/// A path that this process bound is removed when the socket is dropped, unless another file has
+/// taken its place.
 ///
 /// # Examples
 ///
@@ -49,7 +51,8 @@ impl UnixDatagram {
         UnixOptions::new()
     }
 
-    /// Takes over a descriptor that is already bound, as a service manager passes it. Its path, if any, is not removed.
+    /// Takes over a descriptor that is already bound, as a service manager passes it. Its path, if
+    /// any, is not removed.
     ///
     /// # Errors
     ///
@@ -107,8 +110,8 @@ impl AsFd for UnixDatagram {
 }
 
 impl UnixOptions<UnixDatagram> {
-    /// The largest datagram that is received whole, in bytes. Default: 65,535. A larger one is dropped and reported to
-    /// the error hook, never cut short in silence.
+    /// The largest datagram that is received whole, in bytes. Default: 65,535. A larger one is
+    /// dropped and reported to the error hook, never cut short in silence.
     pub const fn max_datagram(mut self, bytes: usize) -> Self {
         self.max_datagram = bytes;
         self
@@ -118,9 +121,11 @@ impl UnixOptions<UnixDatagram> {
     ///
     /// # Errors
     ///
-    /// - `AddrInUse`: a live server receives there. A socket file that a dead one left behind is replaced.
+    /// - `AddrInUse`: a live server receives there. A socket file that a dead one left behind is
+    ///   replaced.
     /// - `AlreadyExists`: the path is a file of another kind; it is left alone.
-    /// - `InvalidInput`: the path or name is longer than 107 bytes, or the address is [`UnixAddress::Unnamed`].
+    /// - `InvalidInput`: the path or name is longer than 107 bytes, or the address is
+    ///   [`UnixAddress::Unnamed`].
     /// - else what bind(2), chmod(2) or chown(2) says, with the path.
     pub fn bind(&self, addr: impl Into<UnixAddress>) -> Result<UnixDatagram, Error> {
         let (socket, path) = self.bind_socket(Type::DGRAM, &addr.into())?;

@@ -1,4 +1,5 @@
-//! Binding Unix sockets: the file's mode and owner without a window, stale files, and unlinking only what is ours.
+//! Binding Unix sockets: the file's mode and owner without a window, stale files, and unlinking
+//! only what is ours.
 
 use std::fs;
 use std::io;
@@ -46,14 +47,16 @@ impl<T> UnixOptions<T> {
         }
     }
 
-    /// The permission bits of the socket's file, whatever the umask: who may write to it may connect. Default: what the
-    /// umask leaves of 0777, which is the owner alone with the usual 022.
+    /// The permission bits of the socket's file, whatever the umask: who may write to it may
+    /// connect. Default: what the umask leaves of 0777, which is the owner alone with the usual
+    /// 022.
     pub const fn mode(mut self, mode: u32) -> Self {
         self.mode = Some(mode);
         self
     }
 
-    /// The owner of the socket's file, as chown(2) takes them. Default: the user and group of the process.
+    /// The owner of the socket's file, as chown(2) takes them. Default: the user and group of the
+    /// process.
     pub const fn owner(mut self, uid: Option<u32>, gid: Option<u32>) -> Self {
         self.uid = uid;
         self.gid = gid;
@@ -109,8 +112,9 @@ impl<T> UnixOptions<T> {
         if path.as_os_str().is_empty() {
             return Err(io::Error::new(io::ErrorKind::InvalidInput, "an empty path"));
         }
-        // The kernel gives the new file the mode of the socket's own inode, less the umask (unix_bind_bsd in
-        // net/unix/af_unix.c): nobody can connect before the owner is set and the mode is final.
+        // The kernel gives the new file the mode of the socket's own inode, less the umask
+        // (unix_bind_bsd in net/unix/af_unix.c): nobody can connect before the owner is set and the
+        // mode is final.
         let first_mode = if self.uid.or(self.gid).is_some() {
             0
         } else {
@@ -145,7 +149,8 @@ fn umask() -> io::Result<u32> {
         .ok_or_else(|| io::Error::other("no Umask line in /proc/self/status"))
 }
 
-/// Replaces the file that a dead server left at `path`: whoever is alive there accepts or refuses by its type.
+/// Replaces the file that a dead server left at `path`: whoever is alive there accepts or refuses
+/// by its type.
 fn replace_stale(kind: Type, path: &Path, bind: impl FnOnce() -> io::Result<()>) -> io::Result<()> {
     let in_use = |what: &str| io::Error::new(io::ErrorKind::AddrInUse, what.to_owned());
     // Two servers that start at once must not remove each other's new file.

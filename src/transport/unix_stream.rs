@@ -17,7 +17,8 @@ use crate::transport::{Bind, Intake, Transport};
 ///
 /// # Dropping
 ///
-/// A path that this process bound is removed when the listener is dropped, unless another file has taken its place.
+/// A path that this process bound is removed when the listener is dropped, unless another file has
+/// taken its place.
 ///
 /// # Examples
 ///
@@ -56,7 +57,8 @@ impl UnixStream {
         UnixOptions::new()
     }
 
-    /// Takes over a descriptor that already listens, as a service manager passes it. Its path, if any, is not removed.
+    /// Takes over a descriptor that already listens, as a service manager passes it. Its path, if
+    /// any, is not removed.
     ///
     /// # Errors
     ///
@@ -129,9 +131,11 @@ impl UnixOptions<UnixStream> {
     ///
     /// # Errors
     ///
-    /// - `AddrInUse`: a live server listens there. A socket file that a dead one left behind is replaced.
+    /// - `AddrInUse`: a live server listens there. A socket file that a dead one left behind is
+    ///   replaced.
     /// - `AlreadyExists`: the path is a file of another kind; it is left alone.
-    /// - `InvalidInput`: the path or name is longer than 107 bytes, or the address is [`UnixAddress::Unnamed`].
+    /// - `InvalidInput`: the path or name is longer than 107 bytes, or the address is
+    ///   [`UnixAddress::Unnamed`].
     /// - else what bind(2), chmod(2), chown(2) or listen(2) says, with the path.
     pub fn bind(&self, addr: impl Into<UnixAddress>) -> Result<UnixStream, Error> {
         self.bind_only(addr)?.listen()
@@ -151,8 +155,8 @@ impl UnixOptions<UnixStream> {
         })
     }
 
-    /// How many connections wait in the kernel to be accepted. Default: as many as the system allows
-    /// (`net.core.somaxconn`, 4096 since Linux 5.4).
+    /// How many connections wait in the kernel to be accepted. Default: as many as the system
+    /// allows (`net.core.somaxconn`, 4096 since Linux 5.4).
     pub fn backlog(mut self, connections: u32) -> Self {
         self.backlog = i32::try_from(connections).unwrap_or(i32::MAX);
         self

@@ -180,7 +180,8 @@ fn exhaustion_backs_off_and_loses_nothing() {
 
 #[test]
 fn a_request_that_ends_cuts_the_pause_short() {
-    // Nine failures in a row make a pause of a second; the last one of these would last until the test fails.
+    // Nine failures in a row make a pause of a second; the last one of these would last until the
+    // test fails.
     let gate = Gate::new();
     let errors = (0..12).map(|_| errno(libc::EMFILE));
     let script = Script::new(

@@ -1,5 +1,5 @@
-//! What can be tested within one process. One file for each concern; forking models and process-wide limits are in
-//! `matrix.rs` and `process.rs`.
+//! What can be tested within one process. One file for each concern; forking models and
+//! process-wide limits are in `matrix.rs` and `process.rs`.
 
 #[path = "../support/mod.rs"]
 mod support;

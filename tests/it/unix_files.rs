@@ -154,7 +154,8 @@ fn a_file_of_another_kind_is_left_alone() {
 fn a_failure_after_the_bind_leaves_no_file() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("s");
-    // No group may be given away by a user, and none with this number exists for root: chown(2) takes any but -1.
+    // No group may be given away by a user, and none with this number exists for root: chown(2)
+    // takes any but -1.
     let options = UnixStream::options().owner(Some(u32::MAX - 1), None);
     if let Err(err) = options.bind(&path) {
         assert!(err.is_permission_denied(), "{err}");

@@ -1,7 +1,8 @@
 //! What the test binaries share: clients with deadlines, and servers in processes of their own.
 //!
-//! A server process is the test binary itself, started again with `--server` and the names of a transport and a model.
-//! Its handler obeys the first line of each request, and what happens is printed as lines on its standard output.
+//! A server process is the test binary itself, started again with `--server` and the names of a
+//! transport and a model. Its handler obeys the first line of each request, and what happens is
+//! printed as lines on its standard output.
 
 #![allow(dead_code, reason = "each test binary uses its own part")]
 

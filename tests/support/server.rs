@@ -1,4 +1,5 @@
-//! The server side of the test processes: any transport, any model, one handler that obeys its request.
+//! The server side of the test processes: any transport, any model, one handler that obeys its
+//! request.
 
 use std::fmt::Debug;
 use std::io::{self, Write};
