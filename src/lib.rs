@@ -119,3 +119,8 @@ pub type ForkingUdpServer = Server<Udp, Forking>;
 pub type ForkingUnixStreamServer = Server<UnixStream, Forking>;
 /// Serves a Unix datagram socket, each datagram in a process.
 pub type ForkingUnixDatagramServer = Server<UnixDatagram, Forking>;
+
+/// The README's examples compile.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct ReadmeDoctests;
