@@ -129,40 +129,38 @@ impl<'a, T: Transport, M: Dispatch> Acceptor<'a, T, M> {
                 self.drain();
                 return Err(Error::new("accept requests", lost));
             }
-            self.turn(None)?;
+            self.turn(None);
             self.service_actions();
         }
-        self.take_queue()?;
+        self.take_queue();
         Ok(self.drain())
     }
 
     /// Serves one request, if one comes before `deadline`.
-    pub(crate) fn serve_one(mut self, deadline: Option<Instant>) -> Result<Handled, Error> {
+    pub(crate) fn serve_one(mut self, deadline: Option<Instant>) -> Handled {
         self.budget = 1;
         loop {
             if self.budget == 0 && self.batch.requests.is_empty() {
-                return Ok(if self.turned_away {
+                return if self.turned_away {
                     Handled::Refused
                 } else {
                     Handled::Served
-                });
+                };
             }
             if self.shared.stopping() {
-                return Ok(Handled::Stopping);
+                return Handled::Stopping;
             }
-            let ready = self.turn(deadline)?;
+            let ready = self.turn(deadline);
             if !ready && self.budget > 0 && deadline.is_some_and(|end| Instant::now() >= end) {
-                return Ok(Handled::TimedOut);
+                return Handled::TimedOut;
             }
         }
     }
 
     /// Waits once, then takes what is ready. Says whether anything was.
-    fn turn(&mut self, deadline: Option<Instant>) -> Result<bool, Error> {
+    fn turn(&mut self, deadline: Option<Instant>) -> bool {
         self.dispatch();
-        let ready = self
-            .wait(deadline)
-            .tried(|| "wait for requests".to_owned())?;
+        let ready = self.wait(deadline);
         let mut broken = Vec::new();
         for &index in &ready {
             if self.accept_from(index) == Reaction::Abandon {
@@ -172,7 +170,7 @@ impl<'a, T: Transport, M: Dispatch> Acceptor<'a, T, M> {
         for index in broken.into_iter().rev() {
             self.serving.listeners.remove(index);
         }
-        Ok(!ready.is_empty())
+        !ready.is_empty()
     }
 
     fn service_actions(&self) {
@@ -203,7 +201,7 @@ impl<'a, T: Transport, M: Dispatch> Acceptor<'a, T, M> {
 
     /// Waits until a listener can be accepted from, and returns which; or until anything else has
     /// happened.
-    fn wait(&mut self, deadline: Option<Instant>) -> io::Result<Vec<usize>> {
+    fn wait(&mut self, deadline: Option<Instant>) -> Vec<usize> {
         let shared = Arc::clone(&self.shared);
         let mut accepting = self.has_room();
         let waiting = (!accepting || self.draining).then(|| shared.announce_waiting());
@@ -211,7 +209,7 @@ impl<'a, T: Transport, M: Dispatch> Acceptor<'a, T, M> {
             // What is waited for may have come just before the announcement: look again.
             accepting = self.has_room();
             if self.draining && self.is_drained() {
-                return Ok(Vec::new());
+                return Vec::new();
             }
         }
         let period = self
@@ -241,9 +239,13 @@ impl<'a, T: Transport, M: Dispatch> Acceptor<'a, T, M> {
         );
         self.model.watch(&mut fds);
         match poll(&mut fds, timeout.map(timespec).as_ref()) {
-            Ok(0) | Err(rustix::io::Errno::INTR) => return Ok(Vec::new()),
+            Ok(0) | Err(rustix::io::Errno::INTR) => return Vec::new(),
             Ok(_) => {}
-            Err(err) => return Err(err.into()),
+            Err(err) => {
+                drop((fds, waiting));
+                self.pause(err.into());
+                return Vec::new();
+            }
         }
         let is_ready =
             |(index, fd): (usize, &PollFd<'_>)| (!fd.revents().is_empty()).then_some(index);
@@ -255,7 +257,14 @@ impl<'a, T: Transport, M: Dispatch> Acceptor<'a, T, M> {
         if heard {
             self.hear();
         }
-        Ok(ready)
+        ready
+    }
+
+    /// Lets time pass when the kernel has no memory to wait with.
+    fn pause(&mut self, err: io::Error) {
+        let reaction = self.backoff.begin();
+        self.report(Step::Wait, reaction, err, None);
+        std::thread::park_timeout(self.backoff.left().unwrap_or_default());
     }
 
     fn hear(&mut self) {
@@ -390,18 +399,17 @@ impl<'a, T: Transport, M: Dispatch> Acceptor<'a, T, M> {
 
     /// Takes what the kernel has already accepted for us: those clients think they are being
     /// served.
-    fn take_queue(&mut self) -> Result<(), Error> {
+    fn take_queue(&mut self) {
         let end = Instant::now() + QUEUE_TIME;
         while Instant::now() < end && self.shared.drain_left().is_some_and(|left| !left.is_zero()) {
             let room = self.has_room();
             // Where there is no room, a request has to end first; where there is, what waits is
             // there already.
-            let ready = self.turn(Some(if room { Instant::now() } else { end }))?;
+            let ready = self.turn(Some(if room { Instant::now() } else { end }));
             if room && !ready {
                 break;
             }
         }
-        Ok(())
     }
 
     /// Waits until every request has ended, or the deadline has come and cuts them. Closes the
@@ -424,12 +432,7 @@ impl<'a, T: Transport, M: Dispatch> Acceptor<'a, T, M> {
             if grace.is_some_and(|end| Instant::now() >= end) {
                 break;
             }
-            if self
-                .wait(Some(grace.unwrap_or_else(|| Instant::now() + left)))
-                .is_err()
-            {
-                break;
-            }
+            self.wait(Some(grace.unwrap_or_else(|| Instant::now() + left)));
         }
         self.model.finish();
         Report {

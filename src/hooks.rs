@@ -93,6 +93,8 @@ impl StdError for Panic {}
 pub enum Step {
     /// Taking a request from the listener: accept(2), recvmmsg(2).
     Accept,
+    /// Waiting for requests: poll(2).
+    Wait,
     /// Starting a thread or forking a process for a request, which waits meanwhile.
     Dispatch,
     /// Calling the `service_actions` hook, which panicked.
@@ -167,6 +169,7 @@ impl fmt::Display for AcceptError {
         } = self;
         match step {
             Step::Accept => f.write_str("accept")?,
+            Step::Wait => f.write_str("wait for requests")?,
             Step::Dispatch => f.write_str("start a thread or a process for a request")?,
             Step::ServiceActions => f.write_str("service actions")?,
             Step::Worker => f.write_str("worker process")?,
