@@ -14,10 +14,12 @@ use std::time::{Duration, Instant};
 use rustix::event::{PollFd, PollFlags, poll};
 
 use crate::backoff::{Backoff, Class, Throttle, classify};
+use crate::coro::net::{Interest, Source, wait_any};
+use crate::coro::worker::{Current, current};
 use crate::cutter::Cutter;
 use crate::error::{Error, Tried};
 use crate::hooks::{self, AcceptError, Reaction, Step};
-use crate::model::{Dispatch, Serving};
+use crate::model::{Serving, Take};
 use crate::server::{Handled, Report};
 use crate::service::{Job, count};
 use crate::state::{Lease, Shared};
@@ -78,15 +80,22 @@ pub(crate) struct Acceptor<'a, T: Transport, M> {
     /// How many requests are taken at once: more while they are served quickly, so that none waits
     /// long behind another that was taken with it.
     appetite: usize,
+    /// Where a coroutine waits for the bell, and for the listeners.
+    watched: Source,
+    readable: Source,
     /// Whether the listeners are closed and the last requests are waited for.
     draining: bool,
 }
 
-impl<'a, T: Transport, M: Dispatch> Acceptor<'a, T, M> {
-    pub(crate) fn new(serving: &'a mut Serving<T>, model: &'a mut M) -> Result<Self, Error> {
+impl<'a, T: Transport, M: Take> Acceptor<'a, T, M> {
+    pub(crate) fn new(
+        serving: &'a mut Serving<T>,
+        model: &'a mut M,
+        name: &str,
+    ) -> Result<Self, Error> {
         model
             .start(&serving.service.shared)
-            .tried(|| format!("start the {} model", M::NAME))?;
+            .tried(|| format!("start the {name} model"))?;
         let shared = Arc::clone(&serving.service.shared);
         let lifeline = serving.lifeline.as_ref().map(AsFd::as_fd);
         let watch =
@@ -107,6 +116,8 @@ impl<'a, T: Transport, M: Dispatch> Acceptor<'a, T, M> {
             budget: usize::MAX,
             turned_away: false,
             appetite: 1,
+            watched: Source::default(),
+            readable: Source::default(),
             draining: false,
         })
     }
@@ -224,6 +235,12 @@ impl<'a, T: Transport, M: Dispatch> Acceptor<'a, T, M> {
             .into_iter()
             .flatten()
             .min();
+        let coroutine = current();
+        let poll_timeout = if coroutine.is_some() {
+            Some(Duration::ZERO)
+        } else {
+            timeout
+        };
 
         let listeners = if accepting {
             self.serving.listeners.as_slice()
@@ -238,7 +255,14 @@ impl<'a, T: Transport, M: Dispatch> Acceptor<'a, T, M> {
                 .map(|listener| PollFd::from_borrowed_fd(listener.as_fd(), PollFlags::IN)),
         );
         self.model.watch(&mut fds);
-        match poll(&mut fds, timeout.map(timespec).as_ref()) {
+        match poll(&mut fds, poll_timeout.map(timespec).as_ref()) {
+            Ok(0) if coroutine.is_some() => {
+                drop(fds);
+                if let Some(current) = coroutine {
+                    self.park(&current, accepting, timeout);
+                }
+                return Vec::new();
+            }
             Ok(0) | Err(rustix::io::Errno::INTR) => return Vec::new(),
             Ok(_) => {}
             Err(err) => {
@@ -258,6 +282,16 @@ impl<'a, T: Transport, M: Dispatch> Acceptor<'a, T, M> {
             self.hear();
         }
         ready
+    }
+
+    /// Waits in a coroutine, where the next turn then finds what has come.
+    fn park(&self, current: &Current, accepting: bool, timeout: Option<Duration>) {
+        let deadline = timeout.and_then(|timeout| Instant::now().checked_add(timeout));
+        let watch = (&self.watched, self.watch.as_fd());
+        let ready = (&self.readable, self.serving.ready.as_fd());
+        let sources: &[_] = if accepting { &[watch, ready] } else { &[watch] };
+        // It ends at the deadline, or because something has come.
+        let _ = wait_any(current, sources, Interest::Read, deadline);
     }
 
     /// Lets time pass when the kernel has no memory to wait with.
@@ -434,7 +468,7 @@ impl<'a, T: Transport, M: Dispatch> Acceptor<'a, T, M> {
             }
             self.wait(Some(grace.unwrap_or_else(|| Instant::now() + left)));
         }
-        self.model.finish();
+        self.model.finish(self.shared.live_here() > 0);
         Report {
             cut: self.shared.cut_count(),
         }

@@ -17,7 +17,7 @@
 //! | noun | here | in Python |
 //! |---|---|---|
 //! | transport: where requests come from | [`Tcp`], [`Udp`], [`UnixStream`], [`UnixDatagram`], [`Either`] of two | `TCPServer`, `UDPServer`, … |
-//! | model: where each request runs | [`Sequential`], [`Threading`], [`ThreadPool`], [`Forking`], [`Prefork`] | `ThreadingMixIn`, `ForkingMixIn` |
+//! | model: where each request runs | [`Sequential`], [`Threading`], [`ThreadPool`], [`Forking`], [`Prefork`], `Coroutines` (feature `coroutines`) | `ThreadingMixIn`, `ForkingMixIn` |
 //! | handler: what is done with it | a closure, a [`Handler`], a [`RequestHandler`] | `BaseRequestHandler`, … |
 //!
 //! Every transport runs under every model. A handler that is generic over [`Connection`] runs on
@@ -51,6 +51,11 @@ mod accept;
 mod address;
 mod backoff;
 mod builder;
+#[cfg(feature = "coroutines")]
+mod coro;
+#[cfg(not(feature = "coroutines"))]
+#[path = "coro_disabled.rs"]
+mod coro;
 mod cutter;
 mod error;
 mod handle;
@@ -61,14 +66,19 @@ mod server;
 mod service;
 mod state;
 mod sys;
+mod threads;
 mod transport;
 
 pub use address::{Address, UnixAddress};
 pub use builder::Builder;
+#[cfg(feature = "coroutines")]
+pub use coro::{offload, sleep, yield_now};
 pub use error::Error;
 pub use handle::ServerHandle;
 pub use handler::{Handler, HandlerError, IntoOutcome, Next, Outcome, RequestHandler, per_request};
 pub use hooks::{AcceptError, Failure, Reaction, Step};
+#[cfg(feature = "coroutines")]
+pub use model::coroutines::Coroutines;
 pub use model::forking::Forking;
 pub use model::prefork::Prefork;
 pub use model::sequential::Sequential;

@@ -57,7 +57,7 @@ pub struct Server<T: Transport, M = Sequential> {
     hooks: Arc<Hooks<T::Request>>,
     shared: Arc<Shared>,
     /// Readable while one of the listeners is.
-    ready: OwnedFd,
+    ready: Arc<OwnedFd>,
 }
 
 /// How serving ended.
@@ -129,7 +129,7 @@ impl<T: Transport, M: Model> Server<T, M> {
             model,
             hooks: Arc::new(hooks),
             shared: Arc::new(shared),
-            ready,
+            ready: Arc::new(ready),
         })
     }
 
@@ -174,12 +174,10 @@ impl<T: Transport, M: Model> Server<T, M> {
             shared,
             ready,
         } = self;
-        // Closing a listener must close it: epoll would keep none open, but forked workers would
-        // inherit this one.
-        drop(ready);
         let service = Arc::new(Service::new(boxed(handler), hooks, shared));
         model.serve(Serving {
             listeners,
+            ready,
             service,
             lifeline: None,
         })
@@ -251,10 +249,11 @@ impl<T: Transport, M: Dispatch> Server<T, M> {
         let listeners = std::mem::take(&mut self.listeners);
         let mut serving = Serving {
             listeners,
+            ready: Arc::clone(&self.ready),
             service,
             lifeline: None,
         };
-        let handled = Acceptor::new(&mut serving, &mut self.model)
+        let handled = Acceptor::new(&mut serving, &mut self.model, M::NAME)
             .map(|acceptor| acceptor.serve_one(deadline));
         self.listeners = serving.listeners;
         if matches!(handled, Ok(Handled::TimedOut)) {

@@ -24,7 +24,7 @@ struct Model {
     shares_memory: bool,
 }
 
-const MODELS: [Model; 8] = [
+const MODELS: &[Model] = &[
     Model {
         name: "sequential",
         at_once: 1,
@@ -62,6 +62,18 @@ const MODELS: [Model; 8] = [
     },
     Model {
         name: "prefork_forking",
+        at_once: 3,
+        shares_memory: false,
+    },
+    #[cfg(feature = "coroutines")]
+    Model {
+        name: "coroutines",
+        at_once: 3,
+        shares_memory: true,
+    },
+    #[cfg(feature = "coroutines")]
+    Model {
+        name: "prefork_coroutines",
         at_once: 3,
         shares_memory: false,
     },
@@ -121,7 +133,7 @@ fn main() -> ExitCode {
     }
     let mut trials = Vec::new();
     for transport in TRANSPORTS {
-        for model in MODELS {
+        for &model in MODELS {
             let streams = if matches!(transport, "tcp" | "unix") {
                 &STREAM_SCENARIOS[..]
             } else {

@@ -59,6 +59,16 @@ fn layers_know_only_what_is_below_them() {
     let rules = [
         ("src/sys/", &["crate::"][..]),
         (
+            "src/coro/",
+            &[
+                "crate::model",
+                "crate::server",
+                "crate::transport",
+                "crate::state",
+                "crate::handler",
+            ],
+        ),
+        (
             "src/transport/",
             &[
                 "crate::model",

@@ -51,11 +51,12 @@ pub(crate) struct Serve {
     /// Where to listen; may be given several times
     #[arg(long, value_name = "URL", default_value = "tcp://127.0.0.1:7007")]
     pub(crate) listen: Vec<Url>,
-    /// Where each request runs: sequential, threading, pool, forking, prefork or prefork:MODEL
+    /// Where each request runs: sequential, threading, pool, forking, coroutines, prefork or
+    /// prefork:MODEL
     #[arg(long, value_name = "MODEL", default_value = "threading", value_parser = model)]
     pub(crate) model: Model,
-    /// How many threads a pool, or how many processes prefork has [default: by the number of
-    /// processors]
+    /// How many threads a pool or coroutines have, how many processes prefork has [default: by the
+    /// number of processors]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     pub(crate) workers: Option<u32>,
     /// How many requests may be live at once; further ones wait [default: 10240, or what the
@@ -98,6 +99,7 @@ pub(crate) enum Inner {
     Threading,
     Pool,
     Forking,
+    Coroutines,
 }
 
 /// Parses the command line. An error has been printed, and is the exit status.
@@ -116,9 +118,12 @@ pub(crate) fn parse() -> Result<Serve, ExitCode> {
 
 fn parse_from(args: impl IntoIterator<Item = OsString>) -> Result<Serve, clap::Error> {
     let Command::Serve(serve) = Cli::try_parse_from(args)?.command;
-    let sized = matches!(serve.model, Model::Prefork(_) | Model::One(Inner::Pool));
+    let sized = matches!(
+        serve.model,
+        Model::Prefork(_) | Model::One(Inner::Pool | Inner::Coroutines)
+    );
     if serve.workers.is_some() && !sized {
-        let what = "--workers sizes the models pool and prefork; the others have no fixed number of workers";
+        let what = "--workers sizes the models pool, prefork and coroutines; the others have no fixed number of workers";
         return Err(clap::Error::raw(
             clap::error::ErrorKind::ArgumentConflict,
             what,
@@ -145,15 +150,18 @@ fn one_line(err: &clap::Error) -> String {
 }
 
 fn model(text: &str) -> Result<Model, String> {
-    let inner = |name: &str| match name {
+    let inner = |name: &str| {
+        match name {
         "sequential" => Ok(Inner::Sequential),
         "threading" => Ok(Inner::Threading),
         "pool" => Ok(Inner::Pool),
         "forking" => Ok(Inner::Forking),
+        "coroutines" => Ok(Inner::Coroutines),
         _ => Err(
-            "a model is one of sequential, threading, pool, forking, prefork, prefork:MODEL"
+            "a model is one of sequential, threading, pool, forking, coroutines, prefork, prefork:MODEL"
                 .to_owned(),
         ),
+    }
     };
     match text.split_once(':') {
         None if text == "prefork" => Ok(Model::Prefork(Inner::Threading)),

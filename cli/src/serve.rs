@@ -2,7 +2,8 @@
 
 use anyhow::Context;
 use socketserver::{
-    Forking, Model as ServerModel, Prefork, Report, Sequential, Server, ThreadPool, Threading,
+    Coroutines, Forking, Model as ServerModel, Prefork, Report, Sequential, Server, ThreadPool,
+    Threading,
 };
 
 use crate::args::{Inner, Model, Serve};
@@ -12,22 +13,37 @@ use crate::{services, signals};
 /// Serves until a signal stops it.
 pub(crate) fn run(args: Serve) -> anyhow::Result<Report> {
     let workers = args.workers.map(|workers| workers as usize);
-    let pool = || workers.map_or_else(ThreadPool::default, ThreadPool::new);
-    let processes = workers
-        .unwrap_or_else(|| std::thread::available_parallelism().map_or(1, std::num::NonZero::get));
     match args.model {
         Model::One(Inner::Sequential) => serve(args, Sequential::default()),
         Model::One(Inner::Threading) => serve(args, Threading::default()),
-        Model::One(Inner::Pool) => serve(args, pool()),
+        Model::One(Inner::Pool) => serve(
+            args,
+            workers.map_or_else(ThreadPool::default, ThreadPool::new),
+        ),
         Model::One(Inner::Forking) => serve(args, Forking::default()),
-        Model::Prefork(Inner::Sequential) => {
-            serve(args, Prefork::new(processes, Sequential::default()))
-        }
-        Model::Prefork(Inner::Threading) => {
-            serve(args, Prefork::new(processes, Threading::default()))
-        }
-        Model::Prefork(Inner::Pool) => serve(args, Prefork::new(processes, ThreadPool::default())),
-        Model::Prefork(Inner::Forking) => serve(args, Prefork::new(processes, Forking::default())),
+        Model::One(Inner::Coroutines) => serve(args, coroutines(workers)),
+        Model::Prefork(Inner::Sequential) => serve(args, prefork(workers, Sequential::default())),
+        Model::Prefork(Inner::Threading) => serve(args, prefork(workers, Threading::default())),
+        Model::Prefork(Inner::Pool) => serve(args, prefork(workers, ThreadPool::default())),
+        Model::Prefork(Inner::Forking) => serve(args, prefork(workers, Forking::default())),
+        // The processes are what uses the processors.
+        Model::Prefork(Inner::Coroutines) => serve(args, prefork(workers, coroutines(Some(1)))),
+    }
+}
+
+fn prefork<M>(workers: Option<usize>, model: M) -> Prefork<M> {
+    let processors = || std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    Prefork::new(workers.unwrap_or_else(processors), model)
+}
+
+#[expect(unsafe_code, reason = "the contract of coroutines")]
+fn coroutines(workers: Option<usize>) -> Coroutines {
+    // SAFETY: the services read, write and format text; nothing they call restores a thread-local
+    // afterwards.
+    let model = unsafe { Coroutines::new() };
+    match workers {
+        Some(workers) => model.workers(workers),
+        None => model,
     }
 }
 

@@ -14,7 +14,7 @@ use crate::model::{Dispatch, Model, Serving, Take};
 use crate::service::{Job, Tally};
 use crate::state::{Ended, Lease, Shared};
 use crate::sys::child::{Child, Exit};
-use crate::sys::fork::{Fork, exit, fork, thread_count};
+use crate::sys::fork::{Fork, exit, fork, guard, thread_count};
 use crate::transport::{Request, Transport};
 
 /// Serves each request in a process of its own, forked from the one that accepts.
@@ -207,13 +207,15 @@ pub(super) fn single_threaded() -> io::Result<()> {
 
 /// The life of a child.
 fn serve_and_exit<T: Transport>(batch: &mut Batch<T::Request>, serving: &mut Serving<T>) -> ! {
-    let request = batch.requests.pop_front();
-    // Nobody serves these here: a client must not find a listener that nobody accepts from.
-    batch.requests.clear();
-    serving.listeners.clear();
-    let ended = request.map(|mut request| serving.service.serve(&mut request));
+    let ended = guard(|| {
+        let request = batch.requests.pop_front();
+        // Nobody serves these here: a client must not find a listener that nobody accepts from.
+        batch.requests.clear();
+        serving.listeners.clear();
+        request.map(|mut request| serving.service.serve(&mut request))
+    });
     // No destructors: the places under the limit belong to the parent.
-    exit(if ended == Some(Ended::Completed) {
+    exit(if ended == Some(Some(Ended::Completed)) {
         0
     } else {
         1

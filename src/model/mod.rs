@@ -4,15 +4,17 @@
 //! Models know transports only as the [`Transport`] trait. Those that accept in one thread
 //! ([`Dispatch`]) share the loop in `accept.rs`; the others run a server of their own on top of it.
 
+#[cfg(feature = "coroutines")]
+pub(crate) mod coroutines;
 pub(crate) mod forking;
 pub(crate) mod prefork;
 pub(crate) mod sequential;
 pub(crate) mod thread_pool;
 pub(crate) mod threading;
-mod workers;
 
 use std::fmt::Debug;
 use std::io::{self, PipeReader};
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
 use rustix::event::PollFd;
@@ -22,6 +24,7 @@ use crate::error::Error;
 use crate::server::Report;
 use crate::service::Service;
 use crate::state::Shared;
+use crate::threads::Threads;
 use crate::transport::Transport;
 
 /// Where the requests of a server run: [`Sequential`], [`Threading`], [`ThreadPool`], [`Forking`],
@@ -86,13 +89,16 @@ pub(crate) trait Take {
     /// Ends what cannot be cut through its socket. Called at the drain deadline.
     fn cut(&mut self) {}
 
-    /// Ends the threads that are idle. Called when the drain is over.
-    fn finish(&mut self) {}
+    /// Ends the threads that are idle. Called when the drain is over; `is_stuck` says that some may
+    /// never be.
+    fn finish(&mut self, is_stuck: bool) {
+        let _ = is_stuck;
+    }
 }
 
 impl<M: Dispatch> Run for M {
     fn serve<T: Transport>(mut self, mut serving: Serving<T>) -> Result<Report, Error> {
-        Acceptor::new(&mut serving, &mut self)?.serve()
+        Acceptor::new(&mut serving, &mut self, M::NAME)?.serve()
     }
 }
 
@@ -100,8 +106,32 @@ impl<M: Dispatch> Run for M {
 #[derive(Debug)]
 pub(crate) struct Serving<T: Transport> {
     pub(crate) listeners: Vec<T>,
+    /// Polls as readable while one of the listeners does.
+    pub(crate) ready: Arc<OwnedFd>,
     pub(crate) service: Arc<Service<T::Request>>,
     /// In a worker process: the pipe that ends when the parent does. The listeners are shared with
     /// others then.
     pub(crate) lifeline: Option<PipeReader>,
+}
+
+/// Gives each request of a batch to a thread. Those left in the batch need a thread that could not
+/// be started.
+fn dispatch_to<T: Transport>(
+    threads: &Threads,
+    batch: &mut Batch<T::Request>,
+    serving: &Serving<T>,
+) -> io::Result<()> {
+    while !batch.requests.is_empty() {
+        let place = threads.reserve()?;
+        if let Some(job) = batch.next_job(serving) {
+            place.execute(Box::new(move || job.run()));
+        }
+    }
+    Ok(())
+}
+
+/// Wakes the accept loop when it waits for room.
+fn on_room(shared: &Arc<Shared>) -> impl Fn() + Send + Sync + 'static {
+    let shared = Arc::clone(shared);
+    move || shared.wake_waiting()
 }

@@ -16,7 +16,7 @@ use crate::server::Report;
 use crate::state::{Shared, WorkerSlot};
 use crate::sys::bell::Watch;
 use crate::sys::child::Child;
-use crate::sys::fork::{Fork, exit, fork};
+use crate::sys::fork::{self, Fork, exit, fork};
 use crate::sys::memory::SharedMemory;
 use crate::sys::timespec;
 use crate::transport::Transport;
@@ -216,27 +216,25 @@ impl<T: Transport, M: Model + Clone> Supervisor<'_, T, M> {
         // What the parent watches its other workers with is none of this one's business.
         self.workers.clear();
         self.alive = None;
-        let shared = self.shared();
-        shared.become_worker(Arc::clone(&self.slots), index);
-        let listeners = std::mem::take(&mut self.serving.listeners);
-        let lifeline = match self.lifeline.try_clone() {
-            Ok(lifeline) => lifeline,
-            Err(err) => self.die(err),
-        };
-        let serving = Serving {
-            listeners,
-            service: Arc::clone(&self.serving.service),
-            lifeline: Some(lifeline),
-        };
-        match self.options.model.clone().serve(serving) {
-            Ok(_) => exit(0),
-            Err(err) => self.die(err.into()),
+        self.shared().become_worker(Arc::clone(&self.slots), index);
+        let served = fork::guard(|| {
+            let serving = Serving {
+                listeners: std::mem::take(&mut self.serving.listeners),
+                ready: Arc::clone(&self.serving.ready),
+                service: Arc::clone(&self.serving.service),
+                lifeline: Some(self.lifeline.try_clone()?),
+            };
+            self.options
+                .model
+                .clone()
+                .serve(serving)
+                .map_err(io::Error::from)
+        });
+        if let Some(Err(err)) = &served {
+            let err = io::Error::new(err.kind(), err.to_string());
+            self.report(Reaction::Abandon, err);
         }
-    }
-
-    fn die(&self, error: io::Error) -> ! {
-        self.report(Reaction::Abandon, error);
-        exit(1)
+        exit(if matches!(served, Some(Ok(_))) { 0 } else { 1 })
     }
 
     fn report(&self, reaction: Reaction, error: io::Error) {

@@ -4,9 +4,9 @@ use std::io;
 use std::sync::Arc;
 
 use crate::accept::Batch;
-use crate::model::workers::{Limits, Workers};
-use crate::model::{Dispatch, Model, Serving, Take};
+use crate::model::{Dispatch, Model, Serving, Take, dispatch_to, on_room};
 use crate::state::Shared;
+use crate::threads::{Limits, Threads};
 use crate::transport::Transport;
 
 /// Serves requests on a fixed number of threads. Those that find all threads busy wait in a queue;
@@ -27,7 +27,7 @@ use crate::transport::Transport;
 #[must_use]
 pub struct ThreadPool {
     limits: Limits,
-    workers: Option<Workers>,
+    threads: Option<Threads>,
 }
 
 impl Default for ThreadPool {
@@ -43,7 +43,7 @@ impl Clone for ThreadPool {
     fn clone(&self) -> Self {
         Self {
             limits: self.limits,
-            workers: None,
+            threads: None,
         }
     }
 }
@@ -59,7 +59,7 @@ impl ThreadPool {
                 keep_alive: None,
                 stack_size: None,
             },
-            workers: None,
+            threads: None,
         }
     }
 
@@ -85,14 +85,14 @@ impl Dispatch for ThreadPool {}
 
 impl Take for ThreadPool {
     fn start(&mut self, shared: &Arc<Shared>) -> io::Result<()> {
-        let workers = self
-            .workers
-            .get_or_insert_with(|| Workers::new(self.limits, Arc::clone(shared)));
-        workers.start(self.limits.threads)
+        let threads = self
+            .threads
+            .get_or_insert_with(|| Threads::new(self.limits, on_room(shared)));
+        threads.start(self.limits.threads)
     }
 
     fn room(&self) -> usize {
-        self.workers.as_ref().map_or(0, Workers::room)
+        self.threads.as_ref().map_or(0, Threads::room)
     }
 
     fn dispatch<T: Transport>(
@@ -100,12 +100,14 @@ impl Take for ThreadPool {
         batch: &mut Batch<T::Request>,
         serving: &mut Serving<T>,
     ) -> io::Result<()> {
-        self.workers
+        self.threads
             .as_ref()
-            .map_or(Ok(()), |workers| workers.dispatch(batch, serving))
+            .map_or(Ok(()), |threads| dispatch_to(threads, batch, serving))
     }
 
-    fn finish(&mut self) {
-        self.workers.iter().for_each(Workers::finish);
+    fn finish(&mut self, is_stuck: bool) {
+        self.threads
+            .iter()
+            .for_each(|threads| threads.finish(is_stuck));
     }
 }

@@ -5,9 +5,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::accept::Batch;
-use crate::model::workers::{Limits, Workers};
-use crate::model::{Dispatch, Model, Serving, Take};
+use crate::model::{Dispatch, Model, Serving, Take, dispatch_to, on_room};
 use crate::state::Shared;
+use crate::threads::{Limits, Threads};
 use crate::transport::Transport;
 
 /// Serves each request on a thread of its own, for as long as it takes.
@@ -31,7 +31,7 @@ use crate::transport::Transport;
 #[must_use]
 pub struct Threading {
     limits: Limits,
-    workers: Option<Workers>,
+    threads: Option<Threads>,
 }
 
 impl Default for Threading {
@@ -44,7 +44,7 @@ impl Default for Threading {
                 keep_alive,
                 stack_size: None,
             },
-            workers: None,
+            threads: None,
         }
     }
 }
@@ -54,7 +54,7 @@ impl Clone for Threading {
     fn clone(&self) -> Self {
         Self {
             limits: self.limits,
-            workers: None,
+            threads: None,
         }
     }
 }
@@ -88,13 +88,13 @@ impl Dispatch for Threading {}
 
 impl Take for Threading {
     fn start(&mut self, shared: &Arc<Shared>) -> io::Result<()> {
-        self.workers
-            .get_or_insert_with(|| Workers::new(self.limits, Arc::clone(shared)));
+        self.threads
+            .get_or_insert_with(|| Threads::new(self.limits, on_room(shared)));
         Ok(())
     }
 
     fn room(&self) -> usize {
-        self.workers.as_ref().map_or(0, Workers::room)
+        self.threads.as_ref().map_or(0, Threads::room)
     }
 
     fn dispatch<T: Transport>(
@@ -102,12 +102,14 @@ impl Take for Threading {
         batch: &mut Batch<T::Request>,
         serving: &mut Serving<T>,
     ) -> io::Result<()> {
-        self.workers
+        self.threads
             .as_ref()
-            .map_or(Ok(()), |workers| workers.dispatch(batch, serving))
+            .map_or(Ok(()), |threads| dispatch_to(threads, batch, serving))
     }
 
-    fn finish(&mut self) {
-        self.workers.iter().for_each(Workers::finish);
+    fn finish(&mut self, is_stuck: bool) {
+        self.threads
+            .iter()
+            .for_each(|threads| threads.finish(is_stuck));
     }
 }

@@ -3,6 +3,7 @@
 
 use std::io::{self, Write};
 use std::os::linux::fs::MetadataExt;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use rustix::process::Pid;
 
@@ -50,6 +51,12 @@ pub(crate) fn thread_count() -> io::Result<u64> {
         )
     })?;
     Ok(directory.st_nlink().saturating_sub(2))
+}
+
+/// Runs the life of a child. `None` if it panicked: nothing may unwind into the frames of the
+/// parent.
+pub(crate) fn guard<R>(life: impl FnOnce() -> R) -> Option<R> {
+    catch_unwind(AssertUnwindSafe(life)).ok()
 }
 
 /// Ends a child process: flushes standard output, runs no destructors and no atexit handlers.

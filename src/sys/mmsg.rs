@@ -133,18 +133,25 @@ pub(crate) fn receive(socket: BorrowedFd<'_>, packets: &mut [Packet]) -> io::Res
     Ok(received)
 }
 
+/// Whether a send waits for room, as long as the socket's `SO_SNDTIMEO` says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Room {
+    WaitFor,
+    Need,
+}
+
 /// Sends the datagrams in order, and tells `failed` the index and the error of each that could not
 /// be sent.
 ///
-/// Waits for room as long as the socket's `SO_SNDTIMEO` says, for each datagram.
 pub(crate) fn send(
     socket: BorrowedFd<'_>,
     datagrams: &[Outgoing<'_>],
+    room: Room,
     mut failed: impl FnMut(usize, io::Error),
 ) {
     let mut done = 0;
     while done < datagrams.len() {
-        match send_some(socket, &datagrams[done..]) {
+        match send_some(socket, &datagrams[done..], room) {
             Ok(count) => done += count,
             Err(err) if err.kind() == io::ErrorKind::Interrupted => {}
             Err(err) => {
@@ -156,7 +163,13 @@ pub(crate) fn send(
 }
 
 /// Sends a prefix of `datagrams` and says how long it was; an error speaks of the first one.
-fn send_some(socket: BorrowedFd<'_>, datagrams: &[Outgoing<'_>]) -> io::Result<usize> {
+fn send_some(socket: BorrowedFd<'_>, datagrams: &[Outgoing<'_>], room: Room) -> io::Result<usize> {
+    let flags = libc::MSG_NOSIGNAL
+        | if room == Room::Need {
+            libc::MSG_DONTWAIT
+        } else {
+            0
+        };
     let count = datagrams.len().min(BATCH_MAX);
     let mut headers = [const { MaybeUninit::<mmsghdr>::uninit() }; BATCH_MAX];
     let mut vectors = [const { MaybeUninit::<iovec>::uninit() }; BATCH_MAX];
@@ -185,7 +198,7 @@ fn send_some(socket: BorrowedFd<'_>, datagrams: &[Outgoing<'_>]) -> io::Result<u
             socket.as_raw_fd(),
             headers.as_mut_ptr().cast(),
             count as u32,
-            libc::MSG_NOSIGNAL,
+            flags,
         )
     };
     usize::try_from(sent).map_err(|_| io::Error::last_os_error())

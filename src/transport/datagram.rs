@@ -6,13 +6,14 @@ use std::io::{self, Write};
 use std::marker::PhantomData;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use socket2::Socket;
 
 use crate::address::Address;
+use crate::coro::worker::current;
 use crate::state::Context;
-use crate::sys::mmsg::{self, Outgoing, RawAddr};
+use crate::sys::mmsg::{self, Outgoing, RawAddr, Room};
 use crate::transport::{Intake, Packet, Request};
 
 /// The largest datagram that is received whole unless an option says otherwise: the most that IPv4
@@ -22,6 +23,9 @@ pub(crate) const MAX_DATAGRAM: usize = 65_535;
 /// How long a reply waits for room in the socket, or in the queue of a Unix peer, before it fails
 /// with `TimedOut`.
 const SEND_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// How often a coroutine looks whether there is room.
+const SEND_RETRY: Duration = Duration::from_millis(5);
 
 /// A datagram that a transport `T` received.
 ///
@@ -108,13 +112,29 @@ impl DatagramSocket {
     }
 
     fn send(&self, data: &[u8], to: &RawAddr, from: Option<mmsg::LocalIp>) -> io::Result<()> {
-        let mut result = Ok(());
-        mmsg::send(
-            self.socket.as_fd(),
-            &[Outgoing { data, to, from }],
-            |_, err| result = Err(send_error(err)),
-        );
-        result
+        let send = |room| {
+            let mut result = Ok(());
+            let datagram = [Outgoing { data, to, from }];
+            mmsg::send(self.socket.as_fd(), &datagram, room, |_, err| {
+                result = Err(err);
+            });
+            result
+        };
+        let Some(current) = current() else {
+            return send(Room::WaitFor).map_err(send_error);
+        };
+        // epoll says nothing of the queue of a Unix peer, so a coroutine looks again now and then.
+        let deadline = Instant::now() + SEND_TIMEOUT;
+        loop {
+            match send(Room::Need) {
+                Err(err)
+                    if err.kind() == io::ErrorKind::WouldBlock && Instant::now() < deadline =>
+                {
+                    current.sleep_until(Instant::now() + SEND_RETRY);
+                }
+                result => return result.map_err(send_error),
+            }
+        }
     }
 }
 
@@ -214,7 +234,7 @@ impl<T: 'static> Request for Datagram<T> {
                     None => {}
                 }
             }
-            mmsg::send(socket.as_fd(), &replies, |index, err| {
+            mmsg::send(socket.as_fd(), &replies, Room::WaitFor, |index, err| {
                 failed(answered[index], send_error(err));
             });
         }

@@ -13,6 +13,8 @@ use rustix::net::{RecvFlags, SendFlags, recv, send};
 use socket2::{SockAddr, Socket};
 
 use crate::address::Address;
+use crate::coro::net::{Interest, Source};
+use crate::coro::worker::current;
 use crate::state::{Context, Cut};
 use crate::transport::{Connection, Request};
 
@@ -33,6 +35,10 @@ pub struct Stream<T> {
     peer: Address,
     input: Input,
     output: Output,
+    read_timeout: Option<Duration>,
+    write_timeout: Option<Duration>,
+    /// Where a coroutine waits for the socket.
+    source: Source,
     context: Context,
     transport: PhantomData<fn() -> T>,
 }
@@ -63,7 +69,7 @@ const INPUT_BUFFER: usize = 8 * 1024;
 const LINGER_TIME: Duration = Duration::from_secs(2);
 const LINGER_BYTES: usize = 256 * 1024;
 
-impl<T> Stream<T> {
+impl<T: 'static> Stream<T> {
     pub(crate) fn new(socket: Socket, peer: &SockAddr, mut context: Context) -> Self {
         let socket = Arc::new(Connected(socket));
         let weak = Arc::downgrade(&socket);
@@ -74,6 +80,9 @@ impl<T> Stream<T> {
             peer,
             input: Input::default(),
             output: Output::default(),
+            read_timeout: None,
+            write_timeout: None,
+            source: Source::default(),
             context,
             transport: PhantomData,
         }
@@ -83,10 +92,34 @@ impl<T> Stream<T> {
         &self.socket.0
     }
 
-    /// Sends all of `data` that the kernel takes, without the buffer.
+    /// Sends of `data` what the kernel takes, without the buffer. Waits until it takes some.
     fn send(&self, data: &[u8]) -> io::Result<usize> {
         // NOSIGNAL: a peer that is gone is an error, whatever the process does with SIGPIPE.
-        retry(|| send(self.socket(), data, SendFlags::NOSIGNAL))
+        let Some(current) = current() else {
+            return retry(|| send(self.socket(), data, SendFlags::NOSIGNAL));
+        };
+        let deadline = || self.write_timeout.map(|limit| Instant::now() + limit);
+        let flags = SendFlags::NOSIGNAL | SendFlags::DONTWAIT;
+        let attempt = || send(self.socket(), data, flags).map(|count| (count, false));
+        self.source
+            .complete(&current, self.as_fd(), Interest::Write, deadline, attempt)
+    }
+
+    /// Receives what is there, without the buffer. Waits until something is.
+    fn recv(&self, buf: &mut [u8]) -> io::Result<usize> {
+        let Some(current) = current() else {
+            let receive = || recv(self.socket(), &mut *buf, RecvFlags::empty());
+            return retry(receive).map(|(count, _)| count);
+        };
+        let deadline = || self.read_timeout.map(|limit| Instant::now() + limit);
+        let len = buf.len();
+        let attempt = || {
+            let (count, _) = recv(self.socket(), &mut *buf, RecvFlags::DONTWAIT)?;
+            // Less than there was room for is all there was (epoll(7), question 9).
+            Ok((count, count < len))
+        };
+        self.source
+            .complete(&current, self.as_fd(), Interest::Read, deadline, attempt)
     }
 
     fn send_pending(&mut self) -> io::Result<()> {
@@ -107,16 +140,15 @@ impl<T> Stream<T> {
     fn receive(&mut self, buf: &mut [u8]) -> io::Result<usize> {
         // Who waits for an answer must have asked the question.
         self.send_pending()?;
-        let count =
-            retry(|| recv(self.socket(), &mut *buf, RecvFlags::empty()).map(|(count, _)| count))?;
+        let count = self.recv(buf)?;
         self.input.ended |= count == 0 && !buf.is_empty();
         Ok(count)
     }
 
     /// Takes what the peer still sends until it ends too, within bounds, so that the close resets
     /// nothing.
-    fn linger(&self) {
-        let mut scratch = [0; 4096];
+    fn linger(&mut self) {
+        let mut scratch = [0; 1024];
         let mut left = LINGER_BYTES;
         // The common case: the peer waits for our end, or has closed, and nothing is unread. Who
         // sends more than the handler wanted has begun to, and may go on.
@@ -128,11 +160,11 @@ impl<T> Stream<T> {
         let deadline = Instant::now() + LINGER_TIME;
         while left > 0 {
             let wait = deadline.saturating_duration_since(Instant::now());
-            if wait.is_zero() || self.socket().set_read_timeout(Some(wait)).is_err() {
+            if wait.is_zero() || self.set_read_timeout(Some(wait)).is_err() {
                 return;
             }
-            match retry(|| recv(self.socket(), &mut scratch, RecvFlags::empty())) {
-                Ok((count, _)) if count > 0 => left = left.saturating_sub(count),
+            match self.recv(&mut scratch) {
+                Ok(count) if count > 0 => left = left.saturating_sub(count),
                 _ => return,
             }
         }
@@ -208,11 +240,23 @@ impl<T: 'static> Connection for Stream<T> {
     }
 
     fn set_read_timeout(&mut self, timeout: Option<Duration>) -> io::Result<()> {
-        self.socket().set_read_timeout(not_zero(timeout)?)
+        self.read_timeout = not_zero(timeout)?;
+        // A coroutine keeps its deadlines itself.
+        if current().is_some() {
+            Ok(())
+        } else {
+            self.socket().set_read_timeout(timeout)
+        }
     }
 
     fn set_write_timeout(&mut self, timeout: Option<Duration>) -> io::Result<()> {
-        self.socket().set_write_timeout(not_zero(timeout)?)
+        self.write_timeout = not_zero(timeout)?;
+        // As above.
+        if current().is_some() {
+            Ok(())
+        } else {
+            self.socket().set_write_timeout(timeout)
+        }
     }
 
     fn shutdown(&mut self, how: Shutdown) -> io::Result<()> {
@@ -279,7 +323,7 @@ impl<T> fmt::Debug for Stream<T> {
             input,
             output,
             context,
-            transport: _,
+            ..
         } = self;
         f.debug_struct("Stream")
             .field("id", &context.id())

@@ -81,7 +81,8 @@ fn obey<R: Command>(request: &mut R, shared: &Shared) -> Outcome {
         }
         // Tells the gate, and waits until the test lets go.
         "hold" => {
-            hold_at(argument)?;
+            let gate = argument.to_owned();
+            offload(move || hold_at(&gate))?;
             write!(request, "held, stopping {}", request.stopping())?;
         }
         // Reads until the peer or the server ends it.
@@ -95,7 +96,8 @@ fn obey<R: Command>(request: &mut R, shared: &Shared) -> Outcome {
             if argument.is_empty() {
                 while !request.command()?.is_empty() {}
             } else {
-                hold_at(argument)?;
+                let gate = argument.to_owned();
+                offload(move || hold_at(&gate))?;
             }
         }
         "big" => request.write_all(&vec![b'x'; argument.parse()?])?,
@@ -173,6 +175,13 @@ where
         "threading" => serve(options, builder.model(threading)),
         "pool" => serve(options, builder.model(pool)),
         "forking" => serve(options, builder.model(forking)),
+        #[cfg(feature = "coroutines")]
+        "coroutines" => serve(options, builder.model(coroutines(workers))),
+        #[cfg(feature = "coroutines")]
+        "prefork_coroutines" => serve(
+            options,
+            builder.model(Prefork::new(workers, coroutines(workers))),
+        ),
         "prefork_sequential" => serve(
             options,
             builder.model(Prefork::new(workers, Sequential::default()).breaker(breaker)),
@@ -191,6 +200,26 @@ where
         ),
         _ => panic!("unknown model {model}"),
     }
+}
+
+/// The requests of these tests restore no thread-locals after they have blocked.
+#[cfg(feature = "coroutines")]
+#[expect(unsafe_code, reason = "the contract of coroutines")]
+fn coroutines(workers: usize) -> socketserver::Coroutines {
+    // SAFETY: as said above.
+    unsafe { socketserver::Coroutines::new() }.workers(workers)
+}
+
+/// Runs what blocks in its own way where it does no harm.
+#[cfg(feature = "coroutines")]
+fn offload<R: Send + 'static>(work: impl FnOnce() -> R + Send + 'static) -> R {
+    socketserver::offload(work)
+}
+
+/// Without coroutines that is anywhere.
+#[cfg(not(feature = "coroutines"))]
+fn offload<R: Send + 'static>(work: impl FnOnce() -> R + Send + 'static) -> R {
+    work()
 }
 
 /// Prints a line at once and whole, also when several processes print.

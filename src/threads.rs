@@ -1,4 +1,5 @@
-//! Threads that take tasks: the engine of the threading and the thread pool models.
+//! Threads that take tasks: the engine of the threading and the thread pool models, and of what
+//! coroutines offload.
 //!
 //! The thread that has been idle for the shortest time gets the next task: its stack is warm, and
 //! the others can end.
@@ -10,12 +11,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle, ThreadId};
 use std::time::Duration;
 
-use crate::accept::Batch;
-use crate::model::Serving;
-use crate::state::Shared;
-use crate::transport::Transport;
-
-type Task = Box<dyn FnOnce() + Send>;
+pub(crate) type Task = Box<dyn FnOnce() + Send>;
 
 /// The bounds of a set of threads.
 #[derive(Clone, Copy, Debug)]
@@ -29,15 +25,19 @@ pub(crate) struct Limits {
 }
 
 /// A set of threads. Dropping it ends them as they become idle, and waits for none.
-pub(crate) struct Workers {
+pub(crate) struct Threads {
     pool: Arc<Pool>,
 }
+
+/// The promise of a thread, or of a place in the queue, for one task.
+#[must_use]
+pub(crate) struct Reserved<'a>(&'a Pool);
 
 struct Pool {
     limits: Limits,
     state: Mutex<State>,
-    /// Rings when there is room again.
-    shared: Arc<Shared>,
+    /// Called when there may be room again.
+    on_room: Box<dyn Fn() + Send + Sync>,
 }
 
 #[derive(Default)]
@@ -50,6 +50,8 @@ struct State {
     /// Threads that have announced their end: joining them takes no time.
     ended: Vec<JoinHandle<()>>,
     starting: usize,
+    /// Places that were promised to tasks which are still to come.
+    reserved: usize,
     closing: bool,
 }
 
@@ -65,13 +67,13 @@ enum Call {
     Leave,
 }
 
-impl Workers {
-    pub(crate) fn new(limits: Limits, shared: Arc<Shared>) -> Self {
+impl Threads {
+    pub(crate) fn new(limits: Limits, on_room: impl Fn() + Send + Sync + 'static) -> Self {
         Self {
             pool: Arc::new(Pool {
                 limits,
                 state: Mutex::default(),
-                shared,
+                on_room: Box::new(on_room),
             }),
         }
     }
@@ -86,48 +88,58 @@ impl Workers {
 
     /// Starts threads until there are `count`.
     pub(crate) fn start(&self, count: usize) -> io::Result<()> {
-        while self.pool.state().count() < count {
-            self.spawn()?;
+        let mut state = self.pool.state();
+        while state.count() < count {
+            self.spawn(&mut state)?;
         }
         Ok(())
     }
 
-    /// Gives each request of a batch to a thread. Those left in the batch need a thread that could
-    /// not be started.
-    pub(crate) fn dispatch<T: Transport>(
-        &self,
-        batch: &mut Batch<T::Request>,
-        serving: &Serving<T>,
-    ) -> io::Result<()> {
-        while !batch.requests.is_empty() {
-            self.reserve()?;
-            if let Some(job) = batch.next_job(serving) {
-                self.execute(Box::new(move || job.run()));
-            }
-        }
-        Ok(())
-    }
-
-    /// Makes sure that the next task will find a thread, or a place in the queue.
+    /// Makes sure that a task will find a thread, or a place in the queue.
     ///
     /// # Errors
     ///
     /// When a thread was needed and could not be started.
-    fn reserve(&self) -> io::Result<()> {
+    pub(crate) fn reserve(&self) -> io::Result<Reserved<'_>> {
         let mut state = self.pool.state();
         join(state.ended.drain(..));
         let available = state.idle.len() + state.starting;
         let full = state.count() == self.pool.limits.threads;
-        if available > state.queue.len() || full {
-            return Ok(());
+        if available <= state.queue.len() + state.reserved && !full {
+            self.spawn(&mut state)?;
         }
-        drop(state);
-        self.spawn()
+        state.reserved += 1;
+        Ok(Reserved(&self.pool))
     }
 
-    /// Gives a task to a thread, or queues it for the next one that is free.
-    fn execute(&self, task: Task) {
-        let mut state = self.pool.state();
+    /// Ends the threads as they become idle, and joins them if none `is_stuck` in a task.
+    pub(crate) fn finish(&self, is_stuck: bool) {
+        self.pool.close();
+        join(std::mem::take(&mut self.pool.state().ended));
+        if !is_stuck {
+            let threads = std::mem::take(&mut self.pool.state().threads);
+            join(threads.into_values());
+        }
+    }
+
+    fn spawn(&self, state: &mut State) -> io::Result<()> {
+        let mut builder = thread::Builder::new().name("socketserver".to_owned());
+        if let Some(size) = self.pool.limits.stack_size {
+            builder = builder.stack_size(size);
+        }
+        let pool = Arc::clone(&self.pool);
+        // It waits for the lock that is held here, so it cannot end before it is known.
+        let thread = builder.spawn(move || pool.work())?;
+        state.starting += 1;
+        state.threads.insert(thread.thread().id(), thread);
+        Ok(())
+    }
+}
+
+impl Reserved<'_> {
+    /// Gives the task to a thread, or queues it for the next one that is free.
+    pub(crate) fn execute(self, task: Task) {
+        let mut state = self.0.state();
         match state.idle.pop() {
             Some(seat) => {
                 drop(state);
@@ -136,30 +148,11 @@ impl Workers {
             None => state.queue.push_back(task),
         }
     }
+}
 
-    /// Ends all threads and joins them. If some are stuck in requests that were cut, all are left
-    /// to themselves.
-    pub(crate) fn finish(&self) {
-        self.pool.close();
-        join(std::mem::take(&mut self.pool.state().ended));
-        if self.pool.shared.live_here() == 0 {
-            let threads = std::mem::take(&mut self.pool.state().threads);
-            join(threads.into_values());
-        }
-    }
-
-    fn spawn(&self) -> io::Result<()> {
-        // Counted before it exists, so that a thread which is quick cannot end before it is known.
-        let mut state = self.pool.state();
-        let mut builder = thread::Builder::new().name("socketserver".to_owned());
-        if let Some(size) = self.pool.limits.stack_size {
-            builder = builder.stack_size(size);
-        }
-        let pool = Arc::clone(&self.pool);
-        let thread = builder.spawn(move || pool.work())?;
-        state.starting += 1;
-        state.threads.insert(thread.thread().id(), thread);
-        Ok(())
+impl Drop for Reserved<'_> {
+    fn drop(&mut self) {
+        self.0.state().reserved -= 1;
     }
 }
 
@@ -204,7 +197,7 @@ impl Pool {
             };
             drop(state);
             // Either way there is room for one more.
-            self.shared.wake_waiting();
+            (self.on_room)();
             let task = if idle { self.next_task(&seat) } else { task };
             let Some(task) = task else {
                 state = self.state();
@@ -217,24 +210,31 @@ impl Pool {
             state.ended.push(thread);
         }
         drop(state);
-        self.shared.wake_waiting();
+        (self.on_room)();
     }
 }
 
 impl Pool {
     /// Waits on an idle seat. `None` is the end of the thread.
     fn next_task(&self, seat: &Arc<Seat>) -> Option<Task> {
-        let call = seat.wait(self.limits.keep_alive).or_else(|| {
+        let mut limit = self.limits.keep_alive;
+        let call = loop {
+            if let Some(call) = seat.wait(limit) {
+                break Some(call);
+            }
             let mut state = self.state();
             let listed = state.idle.iter().position(|other| Arc::ptr_eq(other, seat));
-            if let Some(at) = listed {
-                state.idle.remove(at);
-                return None;
+            match listed {
+                Some(at) if state.idle.len() > state.reserved => {
+                    state.idle.remove(at);
+                    break None;
+                }
+                // A task was promised a thread, and this may be the one.
+                Some(_) => {}
+                // Whoever took the seat from the list is about to call.
+                None => limit = None,
             }
-            drop(state);
-            // Whoever took the seat from the list is about to call.
-            seat.wait(None)
-        });
+        };
         match call {
             Some(Call::Work(task)) => Some(task),
             Some(Call::Leave) | None => None,
@@ -273,16 +273,16 @@ impl Seat {
     }
 }
 
-impl Drop for Workers {
+impl Drop for Threads {
     fn drop(&mut self) {
         self.pool.close();
     }
 }
 
-impl fmt::Debug for Workers {
+impl fmt::Debug for Threads {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let state = self.pool.state();
-        f.debug_struct("Workers")
+        f.debug_struct("Threads")
             .field("limits", &self.pool.limits)
             .field("threads", &state.count())
             .field("idle", &state.idle.len())

@@ -1,0 +1,455 @@
+//! One worker: the thread that runs coroutines, one at a time, until all of them wait.
+#![expect(unsafe_code, reason = "reaching the yielder of the running coroutine")]
+
+use std::cell::{Cell, RefCell};
+use std::collections::VecDeque;
+use std::fmt;
+use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::ptr::null;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use corosensei::{Coroutine, CoroutineResult, Yielder};
+use slab::Slab;
+
+use crate::coro::epoll::{Epoll, Event};
+use crate::coro::inbox::{Inbox, Message, Start};
+use crate::coro::net::{SourceKey, SourceState};
+use crate::coro::stack::{PooledStack, StackPool};
+use crate::coro::timer::Timers;
+use crate::threads::Threads;
+
+/// How many reads and writes a coroutine may do before the others get their turn.
+const BUDGET: u32 = 128;
+
+/// How long a worker waits before it tries again to get memory for a stack.
+const STACK_PAUSE: Duration = Duration::from_millis(10);
+
+/// Names a coroutine of a worker. An old name never fits a new coroutine.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct TaskId {
+    index: usize,
+    generation: u64,
+}
+
+/// Why a parked coroutine goes on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Wake {
+    Ready,
+    TimedOut,
+    /// The worker ends what is left.
+    Cancelled,
+}
+
+type Body = Coroutine<Wake, (), (), PooledStack>;
+
+struct Task {
+    generation: u64,
+    /// Absent while it runs.
+    body: Option<Body>,
+    running: Rc<Running>,
+    /// Whether it waits, and is not in the run queue.
+    parked: bool,
+    /// When the wait times out, and the entry among the timers that will look at it.
+    deadline: Option<Instant>,
+    armed: Option<Instant>,
+}
+
+/// What a running coroutine reaches its worker with.
+struct Running {
+    id: Cell<TaskId>,
+    worker: Rc<Worker>,
+    /// Lives on the coroutine's own stack, from its first resume to its end.
+    yielder: Cell<*const Yielder<Wake, ()>>,
+    /// Reads and writes left before it must let others run.
+    budget: Cell<u32>,
+}
+
+/// The state of one worker. Only its own thread ever touches it.
+pub(crate) struct Worker {
+    id: u64,
+    inbox: Arc<Inbox>,
+    tasks: RefCell<Slab<Task>>,
+    pub(crate) sources: RefCell<Slab<SourceState>>,
+    queue: RefCell<VecDeque<(TaskId, Wake)>>,
+    timers: RefCell<Timers<TaskId>>,
+    pub(crate) epoll: RefCell<Epoll>,
+    stacks: StackPool,
+    helpers: Arc<Threads>,
+    /// What waits for a stack.
+    starts: RefCell<VecDeque<Start>>,
+    next_generation: Cell<u64>,
+    next_source: Cell<u32>,
+    cancelled: Cell<bool>,
+    closed: Cell<bool>,
+}
+
+thread_local! {
+    /// The coroutine that runs on this thread now.
+    static RUNNING: RefCell<Option<Rc<Running>>> = const { RefCell::new(None) };
+}
+
+/// The coroutine that calls.
+pub(crate) struct Current(Rc<Running>);
+
+/// The coroutine that calls; `None` on an ordinary thread.
+pub(crate) fn current() -> Option<Current> {
+    RUNNING.with_borrow(|running| running.clone()).map(Current)
+}
+
+impl Worker {
+    pub(crate) fn new(
+        inbox: Arc<Inbox>,
+        stack_size: usize,
+        helpers: Arc<Threads>,
+    ) -> io::Result<Rc<Self>> {
+        static LAST: AtomicU64 = AtomicU64::new(0);
+        let epoll = RefCell::new(Epoll::new(&inbox.waker)?);
+        Ok(Rc::new(Self {
+            id: LAST.fetch_add(1, Ordering::Relaxed),
+            inbox,
+            tasks: RefCell::default(),
+            sources: RefCell::default(),
+            queue: RefCell::default(),
+            timers: RefCell::default(),
+            epoll,
+            stacks: StackPool::new(stack_size),
+            helpers,
+            starts: RefCell::default(),
+            next_generation: Cell::new(0),
+            next_source: Cell::new(0),
+            cancelled: Cell::new(false),
+            closed: Cell::new(false),
+        }))
+    }
+
+    pub(crate) const fn id(&self) -> u64 {
+        self.id
+    }
+
+    /// A generation for a new source. It may come round: an event of an old source then is one too
+    /// many for a new one.
+    pub(crate) fn next_source(&self) -> u32 {
+        self.next_source
+            .replace(self.next_source.get().wrapping_add(1))
+    }
+
+    /// Runs coroutines until the inbox is closed and the last one has ended.
+    pub(crate) fn run(self: &Rc<Self>) -> io::Result<()> {
+        loop {
+            self.receive();
+            self.start_waiting();
+            // Those that become ready meanwhile come after the next look at the world.
+            let ready = self.queue.borrow().len();
+            for _ in 0..ready {
+                let next = self.queue.borrow_mut().pop_front();
+                if let Some((id, wake)) = next {
+                    self.resume(id, wake);
+                }
+            }
+            if self.closed.get()
+                && self.tasks.borrow().is_empty()
+                && self.starts.borrow().is_empty()
+            {
+                return Ok(());
+            }
+            self.wait()?;
+        }
+    }
+
+    /// Takes what other threads have sent.
+    fn receive(self: &Rc<Self>) {
+        for message in self.inbox.receive() {
+            match message {
+                Message::Start(start) => self.starts.borrow_mut().push_back(start),
+                Message::Wake(id) => self.wake(id, Wake::Ready),
+                Message::Cancel => self.cancel(),
+                Message::Close => self.closed.set(true),
+            }
+        }
+    }
+
+    /// Ends what is left: each parked coroutine goes on, and cannot park again.
+    fn cancel(&self) {
+        self.cancelled.set(true);
+        let ids: Vec<_> = self
+            .tasks
+            .borrow()
+            .iter()
+            .map(|(index, task)| task.id(index))
+            .collect();
+        for id in ids {
+            self.wake(id, Wake::Cancelled);
+        }
+    }
+
+    /// Makes coroutines of what was sent to start, as long as there are stacks.
+    fn start_waiting(self: &Rc<Self>) {
+        loop {
+            if self.starts.borrow().is_empty() {
+                return;
+            }
+            // Without memory for another one they wait; a coroutine that ends leaves its stack.
+            let Ok(stack) = self.stacks.take() else {
+                return;
+            };
+            let Some(start) = self.starts.borrow_mut().pop_front() else {
+                return;
+            };
+            self.start(stack, start);
+        }
+    }
+
+    fn start(self: &Rc<Self>, stack: PooledStack, start: Start) {
+        let generation = self.next_generation.replace(self.next_generation.get() + 1);
+        let mut tasks = self.tasks.borrow_mut();
+        let entry = tasks.vacant_entry();
+        let id = TaskId {
+            index: entry.key(),
+            generation,
+        };
+        let running = Rc::new(Running {
+            id: Cell::new(id),
+            worker: Rc::clone(self),
+            yielder: Cell::new(null()),
+            budget: Cell::new(BUDGET),
+        });
+        let own = Rc::clone(&running);
+        let body =
+            Coroutine::with_stack(stack, move |yielder: &Yielder<Wake, ()>, _first: Wake| {
+                own.yielder.set(yielder);
+                drop(own);
+                // Nothing unwinds into the worker: what is started reports its own panics.
+                let _ = catch_unwind(AssertUnwindSafe(start));
+            });
+        entry.insert(Task {
+            generation,
+            body: Some(body),
+            running,
+            parked: false,
+            deadline: None,
+            armed: None,
+        });
+        self.queue.borrow_mut().push_back((id, Wake::Ready));
+    }
+
+    /// Runs a coroutine until it parks or ends.
+    fn resume(&self, id: TaskId, wake: Wake) {
+        let (mut body, running) = {
+            let mut tasks = self.tasks.borrow_mut();
+            let Some(task) = tasks
+                .get_mut(id.index)
+                .filter(|task| task.generation == id.generation)
+            else {
+                return;
+            };
+            let Some(body) = task.body.take() else { return };
+            (body, Rc::clone(&task.running))
+        };
+        running.budget.set(BUDGET);
+        RUNNING.set(Some(running));
+        let result = body.resume(wake);
+        RUNNING.set(None);
+        match result {
+            CoroutineResult::Yield(()) => self.tasks.borrow_mut()[id.index].body = Some(body),
+            CoroutineResult::Return(()) => {
+                let ended = self.tasks.borrow_mut().remove(id.index);
+                drop((ended, body));
+                self.inbox.ended_one();
+            }
+        }
+    }
+
+    /// Puts a parked coroutine into the run queue.
+    pub(crate) fn wake(&self, id: TaskId, wake: Wake) {
+        let mut tasks = self.tasks.borrow_mut();
+        if let Some(task) = tasks
+            .get_mut(id.index)
+            .filter(|task| task.generation == id.generation && task.parked)
+        {
+            task.parked = false;
+            task.deadline = None;
+            self.queue.borrow_mut().push_back((id, wake));
+        }
+    }
+
+    /// Waits for the world, unless a coroutine is ready to run.
+    fn wait(&self) -> io::Result<()> {
+        let starved = !self.starts.borrow().is_empty();
+        let timeout = if !self.queue.borrow().is_empty() || !self.inbox.prepare_to_sleep() {
+            Some(Duration::ZERO)
+        } else {
+            let first = self.timers.borrow().first();
+            let timer = first.map(|at| at.saturating_duration_since(Instant::now()));
+            timer
+                .into_iter()
+                .chain(starved.then_some(STACK_PAUSE))
+                .min()
+        };
+        let waited = self
+            .epoll
+            .borrow_mut()
+            .wait(timeout, |event| self.on_event(event));
+        self.inbox.awake();
+        self.expire();
+        waited
+    }
+
+    fn on_event(&self, event: Event) {
+        let woken = SourceState::update(&mut self.sources.borrow_mut(), event);
+        for id in woken.into_iter().flatten() {
+            self.wake(id, Wake::Ready);
+        }
+    }
+
+    /// Wakes the coroutines whose deadline has come.
+    fn expire(&self) {
+        if self.timers.borrow().first().is_none() {
+            return;
+        }
+        let now = Instant::now();
+        loop {
+            let Some(id) = self.timers.borrow_mut().pop(now) else {
+                return;
+            };
+            let due = {
+                let mut tasks = self.tasks.borrow_mut();
+                let task = tasks
+                    .get_mut(id.index)
+                    .filter(|task| task.generation == id.generation);
+                let Some(task) = task else { continue };
+                task.armed = None;
+                match task.deadline {
+                    Some(deadline) if deadline > now => {
+                        task.armed = Some(deadline);
+                        self.timers.borrow_mut().push(deadline, id);
+                        false
+                    }
+                    Some(_) => true,
+                    None => false,
+                }
+            };
+            if due {
+                self.wake(id, Wake::TimedOut);
+            }
+        }
+    }
+}
+
+impl Task {
+    const fn id(&self, index: usize) -> TaskId {
+        TaskId {
+            index,
+            generation: self.generation,
+        }
+    }
+}
+
+impl Current {
+    pub(crate) fn worker(&self) -> &Worker {
+        &self.0.worker
+    }
+
+    pub(crate) fn id(&self) -> TaskId {
+        self.0.id.get()
+    }
+
+    /// Parks the coroutine until it is woken, or until `deadline`.
+    ///
+    /// Never parks while a panic unwinds: the thread counts its panics, and the other coroutines
+    /// would run as if it were theirs. And never once the worker has been told to end what is left.
+    pub(crate) fn park(&self, deadline: Option<Instant>) -> Wake {
+        let worker = self.worker();
+        if worker.cancelled.get() || std::thread::panicking() {
+            return Wake::Cancelled;
+        }
+        {
+            let mut tasks = worker.tasks.borrow_mut();
+            let task = &mut tasks[self.id().index];
+            task.parked = true;
+            task.deadline = deadline;
+            if let Some(at) = deadline.filter(|at| task.armed.is_none_or(|armed| armed > *at)) {
+                task.armed = Some(at);
+                worker.timers.borrow_mut().push(at, self.id());
+            }
+        }
+        self.suspend()
+    }
+
+    fn suspend(&self) -> Wake {
+        // SAFETY: the yielder lives on the stack of this coroutine, which is the one that runs:
+        // `RUNNING` names it from before its resume until after, and its root has set the pointer
+        // before anything else ran.
+        let yielder = unsafe { &*self.0.yielder.get() };
+        yielder.suspend(())
+    }
+
+    pub(crate) fn yield_now(&self) {
+        if std::thread::panicking() {
+            return;
+        }
+        self.worker()
+            .queue
+            .borrow_mut()
+            .push_back((self.id(), Wake::Ready));
+        self.suspend();
+    }
+
+    /// Counts a read or a write that did not have to wait; now and then lets the others run.
+    pub(crate) fn spend(&self) {
+        match self.0.budget.get().checked_sub(1) {
+            Some(left) => self.0.budget.set(left),
+            None => self.yield_now(),
+        }
+    }
+
+    pub(crate) fn sleep_until(&self, at: Instant) {
+        loop {
+            match self.park(Some(at)) {
+                Wake::TimedOut => return,
+                Wake::Ready => {}
+                Wake::Cancelled if std::thread::panicking() => return,
+                Wake::Cancelled => self.unwind(),
+            }
+        }
+    }
+
+    /// Unwinds a coroutine that has been cancelled: as a panic does, but nobody is told.
+    pub(crate) fn unwind(&self) -> ! {
+        resume_unwind(Box::new("cut by the server at its drain deadline"))
+    }
+
+    pub(crate) fn helpers(&self) -> Arc<Threads> {
+        Arc::clone(&self.worker().helpers)
+    }
+
+    /// What wakes this coroutine from another thread.
+    pub(crate) fn waker(&self) -> impl FnOnce() + Send + 'static {
+        let (inbox, id) = (Arc::clone(&self.worker().inbox), self.id());
+        move || inbox.send(Message::Wake(id))
+    }
+}
+
+impl fmt::Debug for Worker {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let tasks = self.tasks.borrow().len();
+        f.debug_struct("Worker")
+            .field("id", &self.id)
+            .field("tasks", &tasks)
+            .finish_non_exhaustive()
+    }
+}
+
+impl SourceKey {
+    /// The worker that a source belongs to, if it is the one that runs here.
+    pub(crate) fn with_worker(self, then: impl FnOnce(&Worker)) {
+        if let Some(current) = current() {
+            if current.worker().id() == self.worker {
+                then(current.worker());
+            }
+        }
+    }
+}

@@ -1,0 +1,197 @@
+//! A coroutine for each request.
+
+use std::io;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread;
+
+use crate::accept::{Acceptor, Batch};
+use crate::coro::inbox::{Inbox, Message};
+use crate::coro::offload::helpers;
+use crate::coro::worker::Worker;
+use crate::error::{Error, Tried};
+use crate::model::{Model, Run, Serving, Take};
+use crate::server::Report;
+use crate::state::Shared;
+use crate::transport::Transport;
+
+/// Serves each request in a coroutine: the handler blocks as in any model, but what blocks is not a
+/// thread.
+///
+/// There is a worker thread for each processor. A coroutine runs on one of them for its whole life;
+/// where a read, a write or [`sleep`](crate::sleep) would block, the worker runs another one.
+/// Requests go to the worker that has the fewest. The calling thread is the first worker, and
+/// accepts.
+///
+/// Blocking calls that are not this crate's (a database client, `std::fs`, `std::thread::sleep`, a
+/// lock that is held across a read) block the worker and all of its coroutines.
+///
+/// # Examples
+///
+/// ```
+/// use std::io::{Read, Write};
+/// use socketserver::{Coroutines, Server, Tcp};
+///
+/// // SAFETY: the handler calls nothing that restores a thread-local after a read or a write.
+/// let model = unsafe { Coroutines::new() };
+/// let guard = Server::<Tcp>::builder().model(model).bind("127.0.0.1:0")?.spawn(|conn| {
+///     let mut buf = [0; 1024];
+///     loop {
+///         let count = conn.read(&mut buf)?;
+///         if count == 0 {
+///             return Ok::<_, std::io::Error>(());
+///         }
+///         conn.write_all(&buf[..count])?;
+///     }
+/// })?;
+/// # Ok::<(), socketserver::Error>(())
+/// ```
+#[derive(Clone, Debug)]
+#[must_use]
+pub struct Coroutines {
+    workers: usize,
+    stack_size: usize,
+}
+
+impl Coroutines {
+    /// A worker for each processor, and stacks of 256 KiB, of which only what is touched takes
+    /// memory.
+    ///
+    /// # Safety
+    ///
+    /// Coroutines of one worker share its thread, and take turns where they block. The caller
+    /// promises that no code which runs across a blocking call of a handler relies on thread-locals
+    /// being restored in last-in-first-out order: code that sets a thread-local to a reference to
+    /// its own stack frame, calls a closure that reads or writes or sleeps, and puts the old value
+    /// back afterwards (scoped thread-locals, some tracing guards). Two coroutines would leave a
+    /// dangling reference. Ordinary thread-locals, and anything that does not span a blocking call,
+    /// are fine.
+    #[expect(
+        unsafe_code,
+        reason = "the contract is the caller's; nothing here relies on it being unsafe"
+    )]
+    pub unsafe fn new() -> Self {
+        let processors = thread::available_parallelism().map_or(1, std::num::NonZero::get);
+        Self {
+            workers: processors,
+            stack_size: 256 * 1024,
+        }
+    }
+
+    /// How many worker threads there are, with the calling one. Default: one for each processor. At
+    /// least 1.
+    pub fn workers(mut self, threads: usize) -> Self {
+        self.workers = threads.max(1);
+        self
+    }
+
+    /// The size of a coroutine's stack in bytes. Default: 256 KiB. At least 16 KiB; a handler that
+    /// overflows its stack ends the process with a fault.
+    pub fn stack_size(mut self, bytes: usize) -> Self {
+        self.stack_size = bytes.max(16 * 1024);
+        self
+    }
+}
+
+impl Model for Coroutines {
+    const NAME: &'static str = "coroutines";
+}
+
+impl Run for Coroutines {
+    fn serve<T: Transport>(self, mut serving: Serving<T>) -> Result<Report, Error> {
+        let start = || "start the coroutines model".to_owned();
+        let inboxes: Vec<_> = (0..self.workers)
+            .map(|_| Inbox::new().map(Arc::new))
+            .collect::<io::Result<_>>()
+            .tried(start)?;
+        let helpers = helpers();
+        let first = Worker::new(
+            Arc::clone(&inboxes[0]),
+            self.stack_size,
+            Arc::clone(&helpers),
+        )
+        .tried(start)?;
+        let mut threads = Vec::new();
+        for inbox in &inboxes[1..] {
+            let (inbox, stack_size, helpers) =
+                (Arc::clone(inbox), self.stack_size, Arc::clone(&helpers));
+            let thread = thread::Builder::new().name("socketserver-coro".to_owned());
+            match thread.spawn(move || Worker::new(inbox, stack_size, helpers)?.run()) {
+                Ok(thread) => threads.push(thread),
+                Err(err) => {
+                    close(&inboxes, threads);
+                    return Err(err).tried(start);
+                }
+            }
+        }
+        let result = Arc::new(Mutex::new(None));
+        let accept = {
+            let (inboxes, result) = (inboxes.clone(), Arc::clone(&result));
+            move || {
+                let mut spread = Spread { inboxes };
+                let report =
+                    Acceptor::new(&mut serving, &mut spread, Self::NAME).and_then(Acceptor::serve);
+                *result.lock().unwrap_or_else(PoisonError::into_inner) = Some(report);
+                for inbox in &spread.inboxes {
+                    inbox.send(Message::Close);
+                }
+            }
+        };
+        inboxes[0].send(Message::Start(Box::new(accept)));
+        let ran = first.run();
+        close(&inboxes, threads);
+        ran.tried(|| "wait in a worker".to_owned())?;
+        let report = result.lock().unwrap_or_else(PoisonError::into_inner).take();
+        report.unwrap_or_else(|| {
+            Err(Error::new(
+                "accept requests",
+                io::Error::other("the accept loop panicked"),
+            ))
+        })
+    }
+}
+
+/// Ends the workers and joins their threads.
+fn close(inboxes: &[Arc<Inbox>], threads: Vec<thread::JoinHandle<io::Result<()>>>) {
+    for inbox in inboxes {
+        inbox.send(Message::Close);
+    }
+    for thread in threads {
+        // What a worker could not wait with has ended its coroutines, and they are counted as cut.
+        let _ = thread.join();
+    }
+}
+
+/// Sends each request to the worker that has the fewest.
+#[derive(Debug)]
+struct Spread {
+    inboxes: Vec<Arc<Inbox>>,
+}
+
+impl Take for Spread {
+    fn start(&mut self, _: &Arc<Shared>) -> io::Result<()> {
+        Ok(())
+    }
+
+    fn room(&self) -> usize {
+        usize::MAX
+    }
+
+    fn dispatch<T: Transport>(
+        &mut self,
+        batch: &mut Batch<T::Request>,
+        serving: &mut Serving<T>,
+    ) -> io::Result<()> {
+        while let Some(job) = batch.next_job(serving) {
+            if let Some(inbox) = self.inboxes.iter().min_by_key(|inbox| inbox.load()) {
+                inbox.send(Message::Start(Box::new(move || job.run())));
+            }
+        }
+        Ok(())
+    }
+
+    fn cut(&mut self) {
+        for inbox in &self.inboxes {
+            inbox.send(Message::Cancel);
+        }
+    }
+}
