@@ -20,6 +20,7 @@ use crate::cutter::Cutter;
 use crate::error::{Error, Tried};
 use crate::hooks::{self, AcceptError, Reaction, Step};
 use crate::model::{Serving, Take};
+use crate::parking::{Parked, Parking};
 use crate::server::{Handled, Report};
 use crate::service::{Job, count};
 use crate::state::{Lease, Shared};
@@ -72,6 +73,8 @@ pub(crate) struct Acceptor<'a, T: Transport, M> {
     watch: Watch,
     batch: Batch<T::Request>,
     backoff: Backoff,
+    /// The live requests when the last pause began. Once there are fewer, something is free again.
+    live_then: u64,
     throttle: Throttle,
     /// How many requests may still be taken.
     budget: usize,
@@ -80,9 +83,10 @@ pub(crate) struct Acceptor<'a, T: Transport, M> {
     /// How many requests are taken at once: more while they are served quickly, so that none waits
     /// long behind another that was taken with it.
     appetite: usize,
-    /// Where a coroutine waits for the bell, and for the listeners.
+    /// Where a coroutine waits for the bell, the listeners, and the parked connections.
     watched: Source,
     readable: Source,
+    parked: Source,
     /// Whether the listeners are closed and the last requests are waited for.
     draining: bool,
 }
@@ -112,12 +116,14 @@ impl<'a, T: Transport, M: Take> Acceptor<'a, T, M> {
             watch,
             batch,
             backoff,
+            live_then: 0,
             throttle,
             budget: usize::MAX,
             turned_away: false,
             appetite: 1,
             watched: Source::default(),
             readable: Source::default(),
+            parked: Source::default(),
             draining: false,
         })
     }
@@ -171,6 +177,7 @@ impl<'a, T: Transport, M: Take> Acceptor<'a, T, M> {
     /// Waits once, then takes what is ready. Says whether anything was.
     fn turn(&mut self, deadline: Option<Instant>) -> bool {
         self.dispatch();
+        self.tend_parked();
         let ready = self.wait(deadline);
         let mut broken = Vec::new();
         for &index in &ready {
@@ -182,6 +189,26 @@ impl<'a, T: Transport, M: Take> Acceptor<'a, T, M> {
             self.serving.listeners.remove(index);
         }
         !ready.is_empty()
+    }
+
+    /// Sends the parked connections whose clients have spoken on their way again, and ends those
+    /// whose time is over.
+    fn tend_parked(&mut self) {
+        let service = Arc::clone(&self.serving.service);
+        let Some(parking) = service.parking() else {
+            return;
+        };
+        parking
+            .take_expired()
+            .into_iter()
+            .for_each(|parked| service.dismiss(parked));
+        if self.can_dispatch() {
+            for Parked { request, lease, .. } in parking.take_ready(self.model.room()) {
+                self.batch.requests.push_back(request);
+                self.batch.lease.join(lease);
+            }
+            self.dispatch();
+        }
     }
 
     fn service_actions(&self) {
@@ -201,40 +228,36 @@ impl<'a, T: Transport, M: Take> Acceptor<'a, T, M> {
         }
     }
 
-    /// Whether there is room for another request everywhere.
+    /// Whether the model can take another request.
+    fn can_dispatch(&mut self) -> bool {
+        self.batch.requests.is_empty() && self.model.room() > 0 && self.backoff.left().is_none()
+    }
+
+    /// Whether another request can be accepted.
     fn has_room(&mut self) -> bool {
-        self.batch.requests.is_empty()
-            && self.budget > 0
-            && self.model.room() > 0
-            && !self.shared.is_full()
-            && self.backoff.left().is_none()
+        self.budget > 0 && !self.shared.is_full() && self.can_dispatch()
     }
 
     /// Waits until a listener can be accepted from, and returns which; or until anything else has
     /// happened.
     fn wait(&mut self, deadline: Option<Instant>) -> Vec<usize> {
         let shared = Arc::clone(&self.shared);
+        let service = Arc::clone(&self.serving.service);
         let mut accepting = self.has_room();
-        let waiting = (!accepting || self.draining).then(|| shared.announce_waiting());
-        if waiting.is_some() {
+        let mut waiting = None;
+        if !accepting || self.draining {
             // What is waited for may have come just before the announcement: look again.
+            waiting = Some(shared.announce_waiting());
+            if self.shared.live_here() < self.live_then {
+                self.backoff.interrupt();
+            }
             accepting = self.has_room();
             if self.draining && self.is_drained() {
                 return Vec::new();
             }
         }
-        let period = self
-            .serving
-            .service
-            .hooks
-            .service_actions
-            .as_ref()
-            .map(|(period, _)| *period);
-        let left = deadline.map(|end| end.saturating_duration_since(Instant::now()));
-        let timeout = [period, left, self.backoff.left()]
-            .into_iter()
-            .flatten()
-            .min();
+        let parking = service.parking().filter(|_| self.can_dispatch());
+        let timeout = self.timeout(deadline);
         let coroutine = current();
         let poll_timeout = if coroutine.is_some() {
             Some(Duration::ZERO)
@@ -254,12 +277,17 @@ impl<'a, T: Transport, M: Take> Acceptor<'a, T, M> {
                 .iter()
                 .map(|listener| PollFd::from_borrowed_fd(listener.as_fd(), PollFlags::IN)),
         );
+        fds.extend(
+            parking
+                .iter()
+                .map(|parking| PollFd::new(*parking, PollFlags::IN)),
+        );
         self.model.watch(&mut fds);
         match poll(&mut fds, poll_timeout.map(timespec).as_ref()) {
             Ok(0) if coroutine.is_some() => {
                 drop(fds);
                 if let Some(current) = coroutine {
-                    self.park(&current, accepting, timeout);
+                    self.park(&current, accepting, parking, timeout);
                 }
                 return Vec::new();
             }
@@ -274,7 +302,9 @@ impl<'a, T: Transport, M: Take> Acceptor<'a, T, M> {
         let is_ready =
             |(index, fd): (usize, &PollFd<'_>)| (!fd.revents().is_empty()).then_some(index);
         let (heard, fds) = (!fds[0].revents().is_empty(), &fds[1..]);
-        let (listeners, children) = fds.split_at(listeners.len());
+        let (listeners, fds) = fds.split_at(listeners.len());
+        // Parked connections are taken out at the next turn.
+        let children = &fds[parking.iter().count()..];
         let ready = listeners.iter().enumerate().filter_map(is_ready).collect();
         let ended: Vec<_> = children.iter().enumerate().filter_map(is_ready).collect();
         self.model.reap(&ended);
@@ -284,19 +314,45 @@ impl<'a, T: Transport, M: Take> Acceptor<'a, T, M> {
         ready
     }
 
+    /// How long a wait may last: until the deadline, the next service actions, the end of a pause, or
+    /// until a parked connection has waited too long.
+    fn timeout(&mut self, deadline: Option<Instant>) -> Option<Duration> {
+        let service = &self.serving.service;
+        let period = service
+            .hooks
+            .service_actions
+            .as_ref()
+            .map(|(period, _)| *period);
+        let idle = service.parking().and_then(Parking::deadline);
+        let left = |end: Instant| end.saturating_duration_since(Instant::now());
+        let ends = [
+            deadline.map(left),
+            idle.map(left),
+            period,
+            self.backoff.left(),
+        ];
+        ends.into_iter().flatten().min()
+    }
+
     /// Waits in a coroutine, where the next turn then finds what has come.
-    fn park(&self, current: &Current, accepting: bool, timeout: Option<Duration>) {
+    fn park(
+        &self,
+        current: &Current,
+        accepting: bool,
+        parking: Option<&Parking<T::Request>>,
+        timeout: Option<Duration>,
+    ) {
         let deadline = timeout.and_then(|timeout| Instant::now().checked_add(timeout));
-        let watch = (&self.watched, self.watch.as_fd());
-        let ready = (&self.readable, self.serving.ready.as_fd());
-        let sources: &[_] = if accepting { &[watch, ready] } else { &[watch] };
+        let mut sources = vec![(&self.watched, self.watch.as_fd())];
+        sources.extend(accepting.then(|| (&self.readable, self.serving.ready.as_fd())));
+        sources.extend(parking.map(|parking| (&self.parked, parking.as_fd())));
         // It ends at the deadline, or because something has come.
-        let _ = wait_any(current, sources, Interest::Read, deadline);
+        let _ = wait_any(current, &sources, Interest::Read, deadline);
     }
 
     /// Lets time pass when the kernel has no memory to wait with.
     fn pause(&mut self, err: io::Error) {
-        let reaction = self.backoff.begin();
+        let reaction = self.back_off(self.shared.live_here());
         self.report(Step::Wait, reaction, err, None);
         std::thread::park_timeout(self.backoff.left().unwrap_or_default());
     }
@@ -315,6 +371,7 @@ impl<'a, T: Transport, M: Take> Acceptor<'a, T, M> {
         for _ in 0..TURN_MAX {
             let listener = &self.serving.listeners[index];
             let want = self.model.room().min(self.appetite).min(self.budget);
+            let live = self.shared.live_here();
             let mut lease = self.shared.lease(want as u64);
             if lease.count() == 0 || !self.batch.requests.is_empty() {
                 break;
@@ -348,7 +405,7 @@ impl<'a, T: Transport, M: Take> Acceptor<'a, T, M> {
                         self.report(Step::Accept, Reaction::Continue, err, Some(index));
                     }
                     Class::Exhausted => {
-                        let reaction = self.backoff.begin();
+                        let reaction = self.back_off(live);
                         self.report(Step::Accept, reaction, err, Some(index));
                         return reaction;
                     }
@@ -363,6 +420,12 @@ impl<'a, T: Transport, M: Take> Acceptor<'a, T, M> {
             }
         }
         Reaction::Continue
+    }
+
+    /// Pauses because something is exhausted; `live` requests were there before it was tried.
+    fn back_off(&mut self, live: u64) -> Reaction {
+        self.live_then = live;
+        self.backoff.begin()
     }
 
     /// Counts what was accepted, and sorts out what is not to be handled.
@@ -396,10 +459,11 @@ impl<'a, T: Transport, M: Take> Acceptor<'a, T, M> {
         if self.batch.requests.is_empty() || self.backoff.left().is_some() {
             return;
         }
+        let live = self.shared.live_here();
         match self.model.dispatch(&mut self.batch, self.serving) {
             Ok(()) => self.backoff.reset(),
             Err(err) => {
-                let reaction = self.backoff.begin();
+                let reaction = self.back_off(live);
                 self.report(Step::Dispatch, reaction, err, None);
             }
         }
@@ -451,6 +515,13 @@ impl<'a, T: Transport, M: Take> Acceptor<'a, T, M> {
     fn drain(&mut self) -> Report {
         self.serving.listeners.clear();
         self.draining = true;
+        let service = Arc::clone(&self.serving.service);
+        if let Some(parking) = service.parking() {
+            parking
+                .close()
+                .into_iter()
+                .for_each(|parked| service.dismiss(parked));
+        }
         let mut grace = None;
         loop {
             self.dispatch();

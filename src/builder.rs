@@ -44,6 +44,7 @@ pub struct Builder<T: Transport, M = Sequential> {
     hooks: Hooks<T::Request>,
     max_connections: Option<u64>,
     drain_timeout: Duration,
+    idle_timeout: Option<Duration>,
 }
 
 /// What the default of `max_connections` leaves of the descriptor limit to everything else in the
@@ -61,6 +62,7 @@ impl<T: Transport, M: Model> Builder<T, M> {
             hooks: Hooks::default(),
             max_connections: None,
             drain_timeout: Duration::from_secs(25),
+            idle_timeout: Some(Duration::from_secs(60)),
         }
     }
 
@@ -72,6 +74,7 @@ impl<T: Transport, M: Model> Builder<T, M> {
             hooks,
             max_connections,
             drain_timeout,
+            idle_timeout,
         } = self;
         Builder {
             listeners,
@@ -79,6 +82,7 @@ impl<T: Transport, M: Model> Builder<T, M> {
             hooks,
             max_connections,
             drain_timeout,
+            idle_timeout,
         }
     }
 
@@ -101,6 +105,13 @@ impl<T: Transport, M: Model> Builder<T, M> {
     /// that service managers and Kubernetes give.
     pub const fn drain_timeout(mut self, limit: Duration) -> Self {
         self.drain_timeout = limit;
+        self
+    }
+
+    /// How long a connection that its handler has parked ([`Next::Park`](crate::Next::Park)) may
+    /// wait for its client before it is closed; `None`: for ever. Default: 60 s.
+    pub fn idle_timeout(mut self, limit: impl Into<Option<Duration>>) -> Self {
+        self.idle_timeout = limit.into();
         self
     }
 
@@ -180,6 +191,7 @@ impl<T: Transport, M: Model> Builder<T, M> {
             hooks,
             max_connections,
             drain_timeout,
+            idle_timeout,
         } = self;
         let invalid = |what| {
             Error::new(
@@ -196,7 +208,7 @@ impl<T: Transport, M: Model> Builder<T, M> {
             return Err(invalid("max_connections is 0"));
         }
         let addresses = listeners.iter().map(Transport::local_addr).collect();
-        let shared = Shared::new(drain_timeout, max_connections, addresses);
+        let shared = Shared::new(drain_timeout, idle_timeout, max_connections, addresses);
         let shared = shared.tried(|| "allocate what a server's processes share".to_owned())?;
         Server::new(listeners, model, hooks, shared)
     }

@@ -24,7 +24,7 @@ pub(crate) mod net {
     use super::worker::Current;
 
     #[derive(Debug, Default)]
-    pub(crate) struct Source;
+    pub(crate) struct Source {}
 
     #[derive(Clone, Copy, Debug)]
     pub(crate) enum Interest {
@@ -33,6 +33,8 @@ pub(crate) mod net {
     }
 
     impl Source {
+        pub(crate) const fn release(&self, _: BorrowedFd<'_>) {}
+
         pub(crate) fn complete<R>(
             &self,
             current: &Current,

@@ -62,11 +62,13 @@ mod handle;
 mod handler;
 mod hooks;
 mod model;
+mod parking;
 mod server;
 mod service;
 mod state;
 mod sys;
 mod threads;
+mod timers;
 mod transport;
 
 pub use address::{Address, UnixAddress};
@@ -95,7 +97,7 @@ pub use transport::udp::{Udp, UdpDatagram, UdpOptions};
 pub use transport::unix_datagram::{UnixDatagram, UnixPacket};
 pub use transport::unix_path::UnixOptions;
 pub use transport::unix_stream::{BoundUnixStream, Credentials, UnixConnection, UnixStream};
-pub use transport::{Bind, Connection, Intake, Packet, Request, Transport};
+pub use transport::{Bind, Connection, Intake, Packet, Request, Transport, Waits};
 
 /// Serves TCP, one connection after the other.
 #[doc(alias = "TCPServer")]

@@ -3,11 +3,12 @@
 
 use std::collections::VecDeque;
 use std::fmt;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use crate::handler::{HandlerError, Next, Outcome};
 use crate::hooks::{self, Failure, Hooks};
+use crate::parking::{Parked, Parking, Stays};
 use crate::state::{Ended, Lease, Shared};
 use crate::transport::Request;
 
@@ -18,6 +19,8 @@ pub(crate) struct Service<R> {
     handler: DynHandler<R>,
     pub(crate) hooks: Arc<Hooks<R>>,
     pub(crate) shared: Arc<Shared>,
+    /// Made when the first connection is parked.
+    parking: OnceLock<Parking<R>>,
 }
 
 impl<R: Request> Service<R> {
@@ -26,6 +29,7 @@ impl<R: Request> Service<R> {
             handler,
             hooks,
             shared,
+            parking: OnceLock::new(),
         }
     }
 
@@ -53,8 +57,13 @@ impl<R: Request> Service<R> {
 
     /// Runs the handler. An error or a panic ends this request only.
     fn handle(&self, request: &mut R) -> Ended {
-        match hooks::call(|| (self.handler)(request)).unwrap_or_else(Err) {
+        let outcome = hooks::call(|| (self.handler)(request)).unwrap_or_else(Err);
+        // Before the close, which the client sees: who has seen a reply knows that this is noted.
+        self.shared.note_served();
+        match outcome {
             Ok(Next::Close) => Ended::Completed,
+            Ok(Next::Park) if !self.shared.stopping() => Ended::Parked,
+            Ok(Next::Park) => Ended::Completed,
             Ok(Next::Stop) => {
                 self.shared.stop(self.shared.drain_timeout());
                 Ended::Completed
@@ -66,9 +75,16 @@ impl<R: Request> Service<R> {
         }
     }
 
-    /// Serves one request to its end. The caller tallies it.
+    /// Serves one request to its end, or until it wants to be parked. The caller tallies it.
     pub(crate) fn serve(&self, request: &mut R) -> Ended {
-        let handled = self.handle(request);
+        match self.handle(request) {
+            Ended::Parked => Ended::Parked,
+            handled => self.close(request, handled),
+        }
+    }
+
+    /// Closes a request whose handler is done with it.
+    pub(crate) fn close(&self, request: &mut R, handled: Ended) -> Ended {
         match request.close() {
             Err(err) if handled == Ended::Completed => {
                 self.fail(request, err.into());
@@ -76,6 +92,38 @@ impl<R: Request> Service<R> {
             }
             _ => handled,
         }
+    }
+
+    /// The connections that wait, where there have been any.
+    pub(crate) fn parking(&self) -> Option<&Parking<R>> {
+        self.parking.get()
+    }
+
+    /// Lets a connection wait for its client.
+    pub(crate) fn park(&self, request: R, lease: Lease) -> Result<(), Stays<R>> {
+        let (parking, new) = match self.parking.get() {
+            Some(parking) => (parking, false),
+            None => match Parking::new(self.shared.idle_timeout()) {
+                Ok(parking) => (self.parking.get_or_init(|| parking), true),
+                Err(err) => return Err(Stays::Failed(request, lease, err)),
+            },
+        };
+        // The accept loop waits for what it knew of before.
+        if parking.park(request, lease)? || new {
+            self.shared.bell().ring();
+        }
+        Ok(())
+    }
+
+    /// Ends a connection that waited: the client was silent for too long, or the server stops.
+    pub(crate) fn dismiss(&self, parked: Parked<R>) {
+        let Parked {
+            mut request, lease, ..
+        } = parked;
+        request.refuse();
+        drop(request);
+        self.shared.tally(Ended::Completed, 1);
+        drop(lease);
     }
 
     /// Serves requests that were accepted together, one after the other, and answers them together.
@@ -151,14 +199,32 @@ pub(crate) struct Job<R> {
 }
 
 impl<R: Request> Job<R> {
-    /// Serves the request on this thread.
+    /// Serves the request on this thread, until it has ended or is parked.
     pub(crate) fn run(self) {
         let Self {
             mut request,
             service,
-            lease,
+            mut lease,
         } = self;
-        let ended = service.serve(&mut request);
+        let ended = loop {
+            match service.serve(&mut request) {
+                Ended::Parked => {}
+                ended => break ended,
+            }
+            (request, lease) = match service.park(request, lease) {
+                Ok(()) => return,
+                Err(Stays::Ready(request, lease)) => (request, lease),
+                Err(Stays::Over(over, kept)) => {
+                    (request, lease) = (over, kept);
+                    break service.close(&mut request, Ended::Completed);
+                }
+                Err(Stays::Failed(failed, kept, err)) => {
+                    (request, lease) = (failed, kept);
+                    service.fail(&request, err.into());
+                    break service.close(&mut request, Ended::Failed);
+                }
+            };
+        };
         drop(request);
         service.shared.tally(ended, 1);
         drop(lease);

@@ -40,6 +40,8 @@ pub struct Totals {
 pub(crate) enum Ended {
     Completed,
     Failed,
+    /// It has not: its handler wants to be called again.
+    Parked,
 }
 
 /// Something that ends a request's input and output from another thread.
@@ -84,6 +86,7 @@ pub(crate) struct Shared {
     bell: Bell,
     origin: Instant,
     drain_timeout: Duration,
+    idle_timeout: Option<Duration>,
     max_connections: u64,
     addresses: Vec<Address>,
     /// The live requests of this process that can be cut. Weak: a request owns its socket, and
@@ -118,6 +121,7 @@ unsafe impl Shareable for WorkerSlot {}
 impl Shared {
     pub(crate) fn new(
         drain_timeout: Duration,
+        idle_timeout: Option<Duration>,
         max_connections: u64,
         addresses: Vec<Address>,
     ) -> io::Result<Self> {
@@ -127,6 +131,7 @@ impl Shared {
             bell: Bell::new()?,
             origin: Instant::now(),
             drain_timeout,
+            idle_timeout,
             max_connections,
             addresses,
             cuttable: Mutex::default(),
@@ -149,6 +154,10 @@ impl Shared {
         &self.addresses
     }
 
+    pub(crate) const fn idle_timeout(&self) -> Option<Duration> {
+        self.idle_timeout
+    }
+
     pub(crate) const fn drain_timeout(&self) -> Duration {
         self.drain_timeout
     }
@@ -167,6 +176,10 @@ impl Shared {
         // Release: who sees the stop sees what was done before it was asked for.
         let _ = stop.fetch_update(Ordering::AcqRel, Ordering::Acquire, earlier);
         self.bell.ring();
+    }
+
+    fn nanos(&self, at: Instant) -> u64 {
+        u64::try_from(at.saturating_duration_since(self.origin).as_nanos()).unwrap_or(u64::MAX)
     }
 
     pub(crate) fn stopping(&self) -> bool {
@@ -294,6 +307,7 @@ impl Shared {
             id,
             shared: Arc::clone(self),
             cuttable: false,
+            timer: AtomicU64::new(0),
         }
     }
 
@@ -305,8 +319,13 @@ impl Shared {
         let counter = match ended {
             Ended::Completed => &self.counts().completed,
             Ended::Failed => &self.counts().failed,
+            Ended::Parked => return,
         };
         counter.fetch_add(requests, Ordering::Relaxed);
+    }
+
+    /// Notes, for the parent of a worker process, that a handler has come to its end.
+    pub(crate) fn note_served(&self) {
         if let Some(worker) = self.worker.get() {
             worker.slots[worker.index]
                 .served
@@ -401,6 +420,11 @@ impl Lease {
         self.count
     }
 
+    /// Adds the places of another lease.
+    pub(crate) fn join(&mut self, mut other: Self) {
+        self.count += std::mem::take(&mut other.count);
+    }
+
     /// Keeps `count` places and returns the rest.
     pub(crate) fn keep(&mut self, count: u64) {
         debug_assert!(count <= self.count, "kept {count} of {}", self.count);
@@ -431,6 +455,9 @@ pub struct Context {
     id: u64,
     shared: Arc<Shared>,
     cuttable: bool,
+    /// When the timer that looks at this request comes up, in nanoseconds since `Shared::origin`;
+    /// zero without one.
+    timer: AtomicU64,
 }
 
 impl Context {
@@ -445,6 +472,16 @@ impl Context {
     #[must_use]
     pub fn stopping(&self) -> bool {
         self.shared.stopping()
+    }
+
+    /// Whether no timer is set that will still come up.
+    pub(crate) fn timer_came_up(&self, now: Instant) -> bool {
+        self.timer.load(Ordering::Relaxed) <= self.shared.nanos(now)
+    }
+
+    /// Notes when the timer that was set will come up.
+    pub(crate) fn set_timer(&self, at: Instant) {
+        self.timer.store(self.shared.nanos(at), Ordering::Relaxed);
     }
 
     /// Lets the server cut this request when its drain deadline has passed.
@@ -467,7 +504,7 @@ mod tests {
     use super::*;
 
     fn shared(max: u64) -> Arc<Shared> {
-        Arc::new(Shared::new(Duration::from_secs(9), max, Vec::new()).unwrap())
+        Arc::new(Shared::new(Duration::from_secs(9), None, max, Vec::new()).unwrap())
     }
 
     #[test]

@@ -118,12 +118,21 @@ const SCENARIOS: [(&str, Check); 12] = [
 ];
 
 /// Scenarios of streams alone.
-const STREAM_SCENARIOS: [(&str, Check); 2] = [
+const STREAM_SCENARIOS: [(&str, Check); 5] = [
     (
         "a_reply_survives_unread_input",
         a_reply_survives_unread_input,
     ),
     ("a_client_may_half_close", a_client_may_half_close),
+    (
+        "a_parked_connection_holds_nothing_and_comes_back",
+        a_parked_connection_holds_nothing_and_comes_back,
+    ),
+    ("a_stop_closes_what_is_parked", a_stop_closes_what_is_parked),
+    (
+        "a_parked_connection_may_not_be_silent_for_ever",
+        a_parked_connection_may_not_be_silent_for_ever,
+    ),
 ];
 
 fn main() -> ExitCode {
@@ -386,4 +395,81 @@ fn a_client_may_half_close(transport: &str, model: Model) {
     let mut reply = String::new();
     client.read_to_string(&mut reply).expect("read to the end");
     assert_eq!(reply, "ended");
+}
+
+/// Reads one line of a kept connection.
+fn line(client: &mut Box<dyn support::Client>) -> String {
+    let mut line = Vec::new();
+    while line.last() != Some(&b'\n') {
+        let mut byte = [0];
+        client.read_exact(&mut byte).expect("a line");
+        line.push(byte[0]);
+    }
+    String::from_utf8(line)
+        .expect("UTF-8")
+        .trim_end()
+        .to_owned()
+}
+
+fn a_parked_connection_holds_nothing_and_comes_back(transport: &str, model: Model) {
+    // Where a parked connection held a thread, it would be the only one.
+    let mut options = vec!["workers=1", "max_threads=1", "threads=1", "queue=0"];
+    if model.name.ends_with("forking") {
+        options.push("max_children=2");
+    }
+    let server = ServerProcess::start(transport, model.name, &options);
+    let mut kept = server.target().connect();
+    for round in 0..3 {
+        kept.write_all(format!("keep {round}\n").as_bytes())
+            .expect("send");
+        assert_eq!(line(&mut kept), round.to_string());
+        assert_eq!(server.target().ask("echo other"), "other");
+    }
+    // What came along with a line is buffered, and served without waiting for more.
+    kept.write_all(b"keep a\nkeep b\nkeep c\n").expect("send");
+    assert_eq!(
+        [line(&mut kept), line(&mut kept), line(&mut kept)],
+        ["a", "b", "c"]
+    );
+    kept.write_all(b"id\n").expect("send");
+    assert_eq!(
+        support::Pending::Stream(kept).answer(),
+        "1",
+        "it is still the first request"
+    );
+    assert_eq!(
+        server.stop(),
+        "cut=0 live=0 accepted=5 refused=0 completed=5 failed=0"
+    );
+}
+
+fn a_stop_closes_what_is_parked(transport: &str, model: Model) {
+    let server = ServerProcess::start(transport, model.name, &[]);
+    let mut kept = server.target().connect();
+    kept.write_all(b"keep it\n").expect("send");
+    assert_eq!(line(&mut kept), "it");
+    assert_eq!(
+        server.stop(),
+        "cut=0 live=0 accepted=2 refused=0 completed=2 failed=0"
+    );
+    assert_eq!(support::Pending::Stream(kept).answer(), "");
+}
+
+fn a_parked_connection_may_not_be_silent_for_ever(transport: &str, model: Model) {
+    let server = ServerProcess::start(transport, model.name, &["idle_ms=50"]);
+    let mut kept = server.target().connect();
+    for round in ["one", "two"] {
+        kept.write_all(format!("keep {round}\n").as_bytes())
+            .expect("send");
+        assert_eq!(line(&mut kept), round);
+    }
+    assert_eq!(
+        support::Pending::Stream(kept).answer(),
+        "",
+        "the server has ended it"
+    );
+    assert_eq!(
+        server.stop(),
+        "cut=0 live=0 accepted=2 refused=0 completed=2 failed=0"
+    );
 }

@@ -75,6 +75,12 @@ impl Epoll {
         )?)
     }
 
+    /// Takes a descriptor out that goes on elsewhere.
+    pub(crate) fn remove(&self, fd: BorrowedFd<'_>) {
+        // It was added, or `add` failed: then it is not there, which is what is wanted.
+        let _ = epoll::delete(&self.epoll, fd);
+    }
+
     /// Waits for events, for `timeout` at most, and passes on each.
     pub(crate) fn wait(
         &mut self,

@@ -11,7 +11,6 @@ pub(crate) mod inbox;
 pub(crate) mod net;
 pub(crate) mod offload;
 pub(crate) mod stack;
-pub(crate) mod timer;
 pub(crate) mod worker;
 
 pub use offload::offload;

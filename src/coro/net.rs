@@ -228,6 +228,18 @@ pub(crate) fn wait_any(
     }
 }
 
+impl Source {
+    /// Leaves the worker that runs here, so that the descriptor can wait elsewhere.
+    pub(crate) fn release(&self, fd: BorrowedFd<'_>) {
+        if let Some(key) = self.0.take() {
+            key.with_worker(|worker| {
+                worker.sources.borrow_mut().try_remove(key.index as usize);
+                worker.epoll.borrow().remove(fd);
+            });
+        }
+    }
+}
+
 impl Drop for Source {
     fn drop(&mut self) {
         if let Some(key) = self.0.get() {

@@ -19,8 +19,8 @@ use crate::coro::epoll::{Epoll, Event};
 use crate::coro::inbox::{Inbox, Message, Start};
 use crate::coro::net::{SourceKey, SourceState};
 use crate::coro::stack::{PooledStack, StackPool};
-use crate::coro::timer::Timers;
 use crate::threads::Threads;
+use crate::timers::Timers;
 
 /// How many reads and writes a coroutine may do before the others get their turn.
 const BUDGET: u32 = 128;

@@ -12,6 +12,13 @@ pub enum Next {
     /// The request is over: close it. What a handler that returns `()` means.
     #[default]
     Close,
+    /// The connection goes on, and this handler is called again when the client has sent something.
+    /// Until then it holds no thread and no stack. Its buffered input, its options and its number
+    /// stay.
+    ///
+    /// A datagram is over all the same. Under [`Forking`](crate::Forking) the child waits, as it
+    /// has nobody to leave the connection to.
+    Park,
     /// The request is over, and so is the server: close it and stop serving, as
     /// `ServerHandle::shutdown` does. In every model, also from a forked child. (Python's
     /// `SystemExit`, as a value.)

@@ -2,8 +2,9 @@
 
 use std::io;
 use std::sync::Arc;
+use std::time::Instant;
 
-use rustix::event::{PollFd, PollFlags};
+use rustix::event::{PollFd, PollFlags, poll};
 use rustix::process::Pid;
 
 use crate::accept::Batch;
@@ -11,11 +12,13 @@ use crate::address::Address;
 use crate::handler::HandlerError;
 use crate::hooks::Failure;
 use crate::model::{Dispatch, Model, Serving, Take};
-use crate::service::{Job, Tally};
+use crate::service::{Job, Service, Tally};
 use crate::state::{Ended, Lease, Shared};
+use crate::sys::bell::Watch;
 use crate::sys::child::{Child, Exit};
 use crate::sys::fork::{Fork, exit, fork, guard, thread_count};
-use crate::transport::{Request, Transport};
+use crate::sys::timespec;
+use crate::transport::{Request, Transport, Waits};
 
 /// Serves each request in a process of its own, forked from the one that accepts.
 ///
@@ -212,7 +215,7 @@ fn serve_and_exit<T: Transport>(batch: &mut Batch<T::Request>, serving: &mut Ser
         // Nobody serves these here: a client must not find a listener that nobody accepts from.
         batch.requests.clear();
         serving.listeners.clear();
-        request.map(|mut request| serving.service.serve(&mut request))
+        request.map(|request| serve(&serving.service, request))
     });
     // No destructors: the places under the limit belong to the parent.
     exit(if ended == Some(Some(Ended::Completed)) {
@@ -220,4 +223,49 @@ fn serve_and_exit<T: Transport>(batch: &mut Batch<T::Request>, serving: &mut Ser
     } else {
         1
     })
+}
+
+/// Serves a request to its end. A connection that wants to be parked has nobody to leave it to: the
+/// child waits.
+fn serve<R: Request>(service: &Service<R>, mut request: R) -> Ended {
+    loop {
+        match service.serve(&mut request) {
+            Ended::Parked => {}
+            ended => return ended,
+        }
+        if !wait(&mut request, &service.shared).unwrap_or(false) {
+            return service.close(&mut request, Ended::Completed);
+        }
+    }
+}
+
+/// Waits until there is input. `false` when the client was silent for too long, or the server
+/// stops.
+fn wait<R: Request>(request: &mut R, shared: &Shared) -> io::Result<bool> {
+    let watch = Watch::new(shared.bell(), None)?;
+    let deadline = shared
+        .idle_timeout()
+        .and_then(|limit| Instant::now().checked_add(limit));
+    let fd = match request.wait()? {
+        Waits::Ready => return Ok(true),
+        Waits::Never => return Ok(false),
+        Waits::For(fd) => fd,
+    };
+    while !shared.stopping() {
+        let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
+        let mut fds = [
+            PollFd::from_borrowed_fd(fd, PollFlags::IN),
+            PollFd::new(&watch, PollFlags::IN),
+        ];
+        match poll(&mut fds, left.map(timespec).as_ref()) {
+            Ok(0) => return Ok(false),
+            Err(rustix::io::Errno::INTR) => {}
+            Err(err) => return Err(err.into()),
+            Ok(_) if !fds[0].revents().is_empty() => return Ok(true),
+            Ok(_) => {
+                watch.hear();
+            }
+        }
+    }
+    Ok(false)
 }

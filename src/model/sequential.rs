@@ -49,8 +49,12 @@ impl Take for Sequential {
         batch: &mut Batch<T::Request>,
         serving: &mut Serving<T>,
     ) -> io::Result<()> {
-        serving.service.serve_all(&mut batch.requests);
-        batch.lease.keep(0);
+        if batch.requests.len() > 1 {
+            serving.service.serve_all(&mut batch.requests);
+            batch.lease.keep(0);
+        } else if let Some(job) = batch.next_job(serving) {
+            job.run();
+        }
         Ok(())
     }
 }

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use crate::address::Address;
 use crate::state::Context;
-use crate::transport::{Connection, Intake, Packet, Request, Transport};
+use crate::transport::{Connection, Intake, Packet, Request, Transport, Waits};
 
 /// A listener, or a request, of one of two transports, so that both can feed one server. Nest it
 /// for more.
@@ -94,6 +94,14 @@ impl<L: Request, R: Request> Request for Either<L, R> {
 
     fn admit(&self) -> io::Result<()> {
         both!(self, side => side.admit())
+    }
+
+    fn wait(&mut self) -> io::Result<Waits<'_>> {
+        both!(self, side => side.wait())
+    }
+
+    fn refuse(&mut self) {
+        both!(self, side => side.refuse());
     }
 
     fn close(&mut self) -> io::Result<()> {

@@ -17,7 +17,7 @@ pub(crate) mod unix_stream;
 use std::collections::VecDeque;
 use std::io::{self, Read, Write};
 use std::net::Shutdown;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -151,6 +151,17 @@ pub trait Request: Send + 'static {
     /// Why it is not: it is dropped, and reported as a failed request.
     fn admit(&self) -> io::Result<()> {
         Ok(())
+    }
+
+    /// Gets ready to wait for the client without a thread, after the handler has returned
+    /// `Next::Park`, and says on what. May be called several times. Default: never, and the request
+    /// is closed.
+    ///
+    /// # Errors
+    ///
+    /// What was buffered could not be sent: the request is closed.
+    fn wait(&mut self) -> io::Result<Waits<'_>> {
+        Ok(Waits::Never)
     }
 
     /// Ends the request in good order after its handler returned: delivers what is still buffered,
@@ -347,6 +358,18 @@ pub trait Packet: Request + Write {
     ///
     /// As [`send`](Self::send).
     fn send_to(&mut self, data: &[u8], to: &Address) -> io::Result<()>;
+}
+
+/// What a request waits for before its handler is called again.
+#[derive(Clone, Copy, Debug)]
+#[non_exhaustive]
+pub enum Waits<'a> {
+    /// It is over once its handler has returned.
+    Never,
+    /// There is input already.
+    Ready,
+    /// Until this descriptor is readable.
+    For(BorrowedFd<'a>),
 }
 
 /// Where [`Transport::accept`] puts what it takes.

@@ -16,7 +16,7 @@ use crate::address::Address;
 use crate::coro::net::{Interest, Source};
 use crate::coro::worker::current;
 use crate::state::{Context, Cut};
-use crate::transport::{Connection, Request};
+use crate::transport::{Connection, Request, Waits};
 
 /// A connection that a stream transport `T` accepted.
 ///
@@ -191,6 +191,15 @@ impl<T: 'static> Request for Stream<T> {
 
     fn peer(&self) -> Address {
         self.peer.clone()
+    }
+
+    fn wait(&mut self) -> io::Result<Waits<'_>> {
+        self.send_pending()?;
+        if !self.input.is_empty() || self.input.ended {
+            return Ok(Waits::Ready);
+        }
+        self.source.release(self.socket.0.as_fd());
+        Ok(Waits::For(self.socket.0.as_fd()))
     }
 
     fn close(&mut self) -> io::Result<()> {

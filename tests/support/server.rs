@@ -52,6 +52,12 @@ fn obey<R: Command>(request: &mut R, shared: &Shared) -> Outcome {
     let (command, argument) = line.split_once(' ').unwrap_or((&line, ""));
     match command {
         "echo" => request.write_all(argument.as_bytes())?,
+        "keep" => {
+            writeln!(request, "{argument}")?;
+            return Ok(Next::Park);
+        }
+        // The end of a connection that was kept.
+        "" => {}
         "count" => write!(
             request,
             "{}",
@@ -247,6 +253,9 @@ where
         .on_accept_error(|err| say(format!("accept error {err}")));
     if let Some(millis) = options.number("drain_ms") {
         builder = builder.drain_timeout(Duration::from_millis(millis));
+    }
+    if let Some(millis) = options.number("idle_ms") {
+        builder = builder.idle_timeout(Duration::from_millis(millis));
     }
     if let Some(max) = options.number("max_connections") {
         builder = builder.max_connections(max);

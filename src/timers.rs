@@ -1,5 +1,5 @@
-//! Deadlines of coroutines. One entry a coroutine at most, moved only when it comes up too early,
-//! so that setting a deadline before each read costs nothing.
+//! Deadlines of coroutines and of parked connections. One entry for each at most, moved only when
+//! it comes up too early, so that setting a deadline before each read costs nothing.
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;

@@ -1,0 +1,201 @@
+//! Connections that wait for their client without a thread: handlers that returned `Next::Park`.
+//!
+//! Whoever served a connection puts it here; the accept loop takes it out when it is readable and
+//! sends it on its way again. At a stop those that wait are closed first.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::io;
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use rustix::event::epoll::{self, EventData, EventFlags};
+use rustix::time::Timespec;
+
+use crate::state::Lease;
+use crate::timers::Timers;
+use crate::transport::{Request, Waits};
+
+/// How many connections are taken out at once.
+const EVENTS: usize = 64;
+
+/// The connections of one process that wait.
+pub(crate) struct Parking<R> {
+    epoll: OwnedFd,
+    idle_timeout: Option<Duration>,
+    state: Mutex<State<R>>,
+}
+
+struct State<R> {
+    parked: HashMap<u64, Parked<R>>,
+    timers: Timers<u64>,
+    /// A stop has closed the place.
+    closed: bool,
+}
+
+/// A connection, and its place under the limit.
+#[derive(Debug)]
+pub(crate) struct Parked<R> {
+    pub(crate) request: R,
+    pub(crate) lease: Lease,
+    since: Instant,
+}
+
+/// Why a connection is not parked, and the connection.
+pub(crate) enum Stays<R> {
+    /// There is input already.
+    Ready(R, Lease),
+    /// It is over: it is no connection, or the server stops.
+    Over(R, Lease),
+    /// It could not be watched.
+    Failed(R, Lease, io::Error),
+}
+
+impl<R: Request> Parking<R> {
+    pub(crate) fn new(idle_timeout: Option<Duration>) -> io::Result<Self> {
+        let state = State {
+            parked: HashMap::new(),
+            timers: Timers::default(),
+            closed: false,
+        };
+        let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
+        Ok(Self {
+            epoll,
+            idle_timeout,
+            state: Mutex::new(state),
+        })
+    }
+
+    /// Lets a connection wait. Says whether the accept loop must be told of a deadline.
+    pub(crate) fn park(&self, mut request: R, lease: Lease) -> Result<bool, Stays<R>> {
+        // Sends what is buffered, which may take a while: before the lock is taken.
+        if let Err(err) = request.wait() {
+            return Err(Stays::Failed(request, lease, err));
+        }
+        let id = request.id();
+        // While the lock is held nobody takes out what is ready: the connection is here before its
+        // event is seen.
+        let mut state = self.state();
+        if state.closed {
+            return Err(Stays::Over(request, lease));
+        }
+        let watched = match request.wait() {
+            Ok(Waits::For(fd)) => self.watch(fd, id),
+            Ok(Waits::Ready) => return Err(Stays::Ready(request, lease)),
+            Ok(Waits::Never) => return Err(Stays::Over(request, lease)),
+            Err(err) => Err(err),
+        };
+        if let Err(err) = watched {
+            return Err(Stays::Failed(request, lease, err));
+        }
+        let since = Instant::now();
+        let due = self.idle_timeout.and_then(|limit| since.checked_add(limit));
+        let mut first = false;
+        if let Some(due) = due.filter(|_| request.context().timer_came_up(since)) {
+            first = state.timers.first().is_none();
+            state.timers.push(due, id);
+            request.context().set_timer(due);
+        }
+        state.parked.insert(
+            id,
+            Parked {
+                request,
+                lease,
+                since,
+            },
+        );
+        Ok(first)
+    }
+
+    /// Reports the descriptor once when it is readable. It stays in the epoll instance until it is
+    /// closed.
+    fn watch(&self, fd: BorrowedFd<'_>, id: u64) -> io::Result<()> {
+        let flags = EventFlags::IN | EventFlags::RDHUP | EventFlags::ONESHOT;
+        match epoll::add(&self.epoll, fd, EventData::new_u64(id), flags) {
+            Err(rustix::io::Errno::EXIST) => Ok(epoll::modify(
+                &self.epoll,
+                fd,
+                EventData::new_u64(id),
+                flags,
+            )?),
+            added => Ok(added?),
+        }
+    }
+
+    /// Takes out up to `max` connections that have input.
+    pub(crate) fn take_ready(&self, max: usize) -> Vec<Parked<R>> {
+        let mut events = [const { MaybeUninit::<epoll::Event>::uninit() }; EVENTS];
+        let mut state = self.state();
+        // An error (only EINTR is possible) leaves the events for the next call.
+        match epoll::wait(
+            &self.epoll,
+            &mut events[..max.clamp(1, EVENTS)],
+            Some(&Timespec::default()),
+        ) {
+            Ok((events, _)) => events
+                .iter()
+                .filter_map(|event| state.parked.remove(&event.data.u64()))
+                .collect(),
+            Err(_) => Vec::new(),
+        }
+    }
+
+    /// Takes out the connections that have waited too long.
+    pub(crate) fn take_expired(&self) -> Vec<Parked<R>> {
+        let state = &mut *self.state();
+        let Some(limit) = self.idle_timeout.filter(|_| state.timers.first().is_some()) else {
+            return Vec::new();
+        };
+        let now = Instant::now();
+        let mut expired = Vec::new();
+        while let Some(id) = state.timers.pop(now) {
+            // One that is being served gets a new entry when it is parked again.
+            let Some(parked) = state.parked.get(&id) else {
+                continue;
+            };
+            let due = parked.since + limit;
+            if due > now {
+                parked.request.context().set_timer(due);
+                state.timers.push(due, id);
+            } else {
+                expired.extend(state.parked.remove(&id));
+            }
+        }
+        expired
+    }
+
+    /// When the first connection has waited too long, at the earliest.
+    pub(crate) fn deadline(&self) -> Option<Instant> {
+        self.state().timers.first()
+    }
+
+    /// Takes out all connections, and takes in none from now on.
+    pub(crate) fn close(&self) -> Vec<Parked<R>> {
+        let mut state = self.state();
+        state.closed = true;
+        state.parked.drain().map(|(_, parked)| parked).collect()
+    }
+
+    fn state(&self) -> MutexGuard<'_, State<R>> {
+        // The collections are whole after any panic of their own methods; a panic of a request's
+        // `wait` changes nothing.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl<R> AsFd for Parking<R> {
+    /// Polls as readable while a connection has input.
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.epoll.as_fd()
+    }
+}
+
+impl<R> fmt::Debug for Parking<R> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Parking")
+            .field("idle_timeout", &self.idle_timeout)
+            .finish_non_exhaustive()
+    }
+}
