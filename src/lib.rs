@@ -38,7 +38,8 @@
 //! A handler that fails or panics ends its own request; the `on_error` hook of the [`Builder`] is
 //! told. The accept loop survives every error: what is exhausted is tried again after a pause that
 //! grows from 5 ms to 1 s, or as soon as a request ends. The library prints nothing, installs no
-//! signal handler, and forks only under the models that say so.
+//! signal handler (but the one that explains a stack overflow of a coroutine), and forks only under
+//! the models that say so.
 //!
 //! # Platform
 //!

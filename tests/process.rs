@@ -44,7 +44,12 @@ const CASES: [(&str, Case); 4] = [
     ),
 ];
 
-const TESTS: [(&str, fn()); 8] = [
+const TESTS: &[(&str, fn())] = &[
+    #[cfg(feature = "coroutines")]
+    (
+        "a_coroutine_that_overflows_its_stack_ends_the_process_with_a_message",
+        a_coroutine_that_overflows_its_stack_ends_the_process_with_a_message,
+    ),
     (
         "an_exhausted_descriptor_table_is_survived_under_threading",
         || exhausted("threading"),
@@ -94,18 +99,14 @@ fn main() -> ExitCode {
         }
         _ => {}
     }
-    let tests = TESTS.map(|(name, test)| {
+    let tests = TESTS.iter().map(|&(name, test)| {
         Trial::test(name, move || {
             test();
             Ok(())
         })
     });
     let cases = CASES.map(|(name, _)| Trial::test(name, move || run_case(name)));
-    libtest_mimic::run(
-        &Arguments::from_args(),
-        tests.into_iter().chain(cases).collect(),
-    )
-    .exit_code()
+    libtest_mimic::run(&Arguments::from_args(), tests.chain(cases).collect()).exit_code()
 }
 
 /// Runs a case in a process of its own.
@@ -451,4 +452,37 @@ fn an_idle_server_does_not_wake_up() {
 fn rest(time: Duration) {
     let (_keep, wait) = std::sync::mpsc::channel::<()>();
     let _ = wait.recv_timeout(time);
+}
+
+#[cfg(feature = "coroutines")]
+fn a_coroutine_that_overflows_its_stack_ends_the_process_with_a_message() {
+    use std::io::{BufRead, BufReader};
+    use std::os::unix::process::ExitStatusExt;
+    let mut command = Command::new(std::env::current_exe().expect("this binary"));
+    command.args(["--server", "tcp", "coroutines"]);
+    command
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped());
+    let mut child = command.spawn().expect("start a server");
+    let output = BufReader::new(child.stdout.take().expect("piped"));
+    let mut lines = output.lines().map_while(Result::ok);
+    let url = lines.find_map(|line| line.strip_prefix("listening on ").map(str::to_owned));
+    let pending = Target::parse(&url.expect("a listener")).send("overflow");
+    // The pipe ends with the process.
+    let mut message = String::new();
+    child
+        .stderr
+        .take()
+        .expect("piped")
+        .read_to_string(&mut message)
+        .expect("UTF-8");
+    drop(pending);
+    let status = child.wait().expect("wait");
+    assert_eq!(status.signal(), Some(libc::SIGSEGV), "{status}");
+    assert!(
+        message.contains("a coroutine has overflowed its stack of 256 KiB"),
+        "{message:?}"
+    );
+    assert!(message.contains("Coroutines::stack_size"), "{message:?}");
 }

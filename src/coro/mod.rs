@@ -10,6 +10,7 @@ pub(crate) mod epoll;
 pub(crate) mod inbox;
 pub(crate) mod net;
 pub(crate) mod offload;
+mod overflow;
 pub(crate) mod stack;
 pub(crate) mod worker;
 

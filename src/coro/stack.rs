@@ -19,8 +19,10 @@ use std::rc::Rc;
 
 use corosensei::stack::{Stack, StackPointer};
 
+use crate::coro::overflow;
+
 /// What a stack must not grow into. rustc probes each page of a large frame, C code may skip a few.
-const GUARD: usize = 16 * 1024;
+pub(crate) const GUARD: usize = 16 * 1024;
 
 /// Stacks in one mapping.
 const SLOTS: usize = 64;
@@ -99,7 +101,9 @@ impl Pool {
     /// Makes a new slot usable.
     fn carve(&mut self) -> io::Result<NonNull<u8>> {
         if self.fresh == 0 {
-            self.slabs.push(map(self.slot * SLOTS)?);
+            let slab = map(self.slot * SLOTS)?;
+            overflow::register(slab.as_ptr() as usize, self.slot * SLOTS, self.slot);
+            self.slabs.push(slab);
             self.fresh = SLOTS;
         }
         let slab = self
@@ -151,6 +155,7 @@ impl Drop for Pool {
     fn drop(&mut self) {
         // Each stack holds the pool: none is in use.
         for slab in &self.slabs {
+            overflow::unregister(slab.as_ptr() as usize);
             // SAFETY: the slab was mapped in `map` with this length, and nothing in it is in use.
             unsafe { libc::munmap(slab.as_ptr().cast(), self.slot * SLOTS) };
         }

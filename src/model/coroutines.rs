@@ -25,6 +25,9 @@ use crate::transport::Transport;
 /// Blocking calls that are not this crate's (a database client, `std::fs`, `std::thread::sleep`, a
 /// lock that is held across a read) block the worker and all of its coroutines.
 ///
+/// For that message, this model installs a handler for `SIGSEGV` and `SIGBUS` when it first serves.
+/// It passes on every fault that is not on a guard of its stacks.
+///
 /// # Examples
 ///
 /// ```
@@ -85,7 +88,7 @@ impl Coroutines {
     }
 
     /// The size of a coroutine's stack in bytes. Default: 256 KiB. At least 16 KiB; a handler that
-    /// overflows its stack ends the process with a fault.
+    /// overflows its stack ends the process with a fault, after a message on standard error.
     pub fn stack_size(mut self, bytes: usize) -> Self {
         self.stack_size = bytes.max(16 * 1024);
         self

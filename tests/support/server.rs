@@ -76,6 +76,7 @@ fn obey<R: Command>(request: &mut R, shared: &Shared) -> Outcome {
             panic!("panicked as asked");
         }
         "abort" => std::process::abort(),
+        "overflow" => write!(request, "{}", recurse(1))?,
         "exit" => std::process::exit(argument.parse()?),
         "shutdown" => {
             shared.handle.shutdown();
@@ -110,6 +111,16 @@ fn obey<R: Command>(request: &mut R, shared: &Shared) -> Outcome {
         _ => return Err(format!("unknown command {line:?}").into()),
     }
     Ok(Next::Close)
+}
+
+/// Recurses until the stack is full.
+fn recurse(depth: u64) -> u64 {
+    let frame = std::hint::black_box([depth; 64]);
+    if depth == u64::MAX {
+        0
+    } else {
+        recurse(depth + 1) + frame[0]
+    }
 }
 
 /// Options of the server process, each `name=value`.

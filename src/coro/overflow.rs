@@ -1,0 +1,191 @@
+//! A readable end for a coroutine that overflows its stack: what happened, and which option to
+//! raise.
+//!
+//! The guard below each stack faults. A handler for that fault, on the alternate signal stack that
+//! the standard library gives each of its threads, looks whether the address is a guard of ours,
+//! writes one line, and lets the fault happen once more, as if there had been no handler. Nothing
+//! is recovered.
+#![expect(unsafe_code, reason = "a signal handler, and the address of the fault")]
+
+use std::mem::{MaybeUninit, zeroed};
+use std::ptr::{from_ref, null_mut};
+use std::sync::Once;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use libc::{c_int, c_void, siginfo_t};
+
+/// The mappings whose guards are known: the handler may not take a lock. Those that find no place
+/// here overflow without a message.
+static SLABS: [Range; 1024] = [const { Range::empty() }; 1024];
+
+/// A mapping of stacks. `end` is written last and read first.
+struct Range {
+    start: AtomicUsize,
+    slot: AtomicUsize,
+    end: AtomicUsize,
+}
+
+impl Range {
+    const fn empty() -> Self {
+        Self {
+            start: AtomicUsize::new(0),
+            slot: AtomicUsize::new(0),
+            end: AtomicUsize::new(0),
+        }
+    }
+}
+
+/// What the handler falls back to. Written once, before the handler is installed.
+static mut PREVIOUS: [MaybeUninit<libc::sigaction>; 2] = [const { MaybeUninit::uninit() }; 2];
+
+const SIGNALS: [c_int; 2] = [libc::SIGSEGV, libc::SIGBUS];
+
+/// Makes the guards of a mapping known.
+pub(crate) fn register(start: usize, len: usize, slot: usize) {
+    install();
+    for range in &SLABS {
+        // 1 reserves the place: no mapping ends there.
+        if range
+            .end
+            .compare_exchange(0, 1, Ordering::AcqRel, Ordering::Relaxed)
+            .is_ok()
+        {
+            range.start.store(start, Ordering::Relaxed);
+            range.slot.store(slot, Ordering::Relaxed);
+            range.end.store(start + len, Ordering::Release);
+            return;
+        }
+    }
+}
+
+/// Forgets a mapping that is about to go.
+pub(crate) fn unregister(start: usize) {
+    for range in &SLABS {
+        if range.end.load(Ordering::Acquire) > 1 && range.start.load(Ordering::Relaxed) == start {
+            range.end.store(0, Ordering::Release);
+        }
+    }
+}
+
+/// Installs the handler, once for the process.
+fn install() {
+    static ONCE: Once = Once::new();
+    ONCE.call_once(|| {
+        for (index, signal) in SIGNALS.into_iter().enumerate() {
+            // SAFETY: `sigaction` is a C struct of integers and a pointer; all zero is its default
+            // value.
+            let mut action: libc::sigaction = unsafe { zeroed() };
+            action.sa_sigaction =
+                on_fault as extern "C" fn(c_int, *mut siginfo_t, *mut c_void) as usize;
+            action.sa_flags = libc::SA_SIGINFO | libc::SA_ONSTACK;
+            // SAFETY: this closure runs once, and the handler that reads it is installed after the
+            // write.
+            let previous = unsafe { &raw mut PREVIOUS[index] };
+            // SAFETY: asks for the old action alone; `previous` is writable.
+            unsafe { libc::sigaction(signal, null_mut(), previous.cast()) };
+            // SAFETY: the action is initialised, and its handler does what a signal handler may.
+            unsafe { libc::sigaction(signal, from_ref(&action), null_mut()) };
+        }
+    });
+}
+
+extern "C" fn on_fault(signal: c_int, info: *mut siginfo_t, _context: *mut c_void) {
+    // SAFETY: the kernel passes a valid `siginfo_t` to a handler with SA_SIGINFO (sigaction(2)).
+    let info = unsafe { &*info };
+    // SAFETY: a fault has an address.
+    let address = unsafe { info.si_addr() } as usize;
+    if let Some(size) = overflowed(address) {
+        let mut line = Line::default();
+        line.push(b"\nsocketserver: a coroutine has overflowed its stack of ");
+        line.push_number(size / 1024);
+        line.push(
+            b" KiB; raise it with Coroutines::stack_size, or keep large values on the heap\n",
+        );
+        let text = &line.bytes[..line.len];
+        // SAFETY: the buffer is readable for its length. Nobody is left to tell of an error.
+        unsafe { libc::write(libc::STDERR_FILENO, text.as_ptr().cast(), text.len()) };
+    }
+    let index = usize::from(signal == libc::SIGBUS);
+    // SAFETY: written before this handler was installed.
+    let previous = unsafe { &raw const PREVIOUS[index] };
+    // SAFETY: `previous` is the action that sigaction(2) wrote. The fault happens again when this
+    // returns.
+    unsafe { libc::sigaction(signal, previous.cast(), null_mut()) };
+}
+
+/// The usable size of the stack whose guard the address lies in.
+fn overflowed(address: usize) -> Option<usize> {
+    SLABS.iter().find_map(|range| {
+        let end = range.end.load(Ordering::Acquire);
+        let start = range.start.load(Ordering::Relaxed);
+        let slot = range.slot.load(Ordering::Relaxed);
+        let inside = end > 1 && (start..end).contains(&address);
+        (inside && (address - start) % slot < super::stack::GUARD)
+            .then(|| slot - super::stack::GUARD)
+    })
+}
+
+/// A line that is built without allocating.
+struct Line {
+    bytes: [u8; 192],
+    len: usize,
+}
+
+impl Default for Line {
+    fn default() -> Self {
+        Self {
+            bytes: [0; 192],
+            len: 0,
+        }
+    }
+}
+
+impl Line {
+    fn push(&mut self, text: &[u8]) {
+        for (place, byte) in self.bytes[self.len..].iter_mut().zip(text) {
+            *place = *byte;
+            self.len += 1;
+        }
+    }
+
+    fn push_number(&mut self, number: usize) {
+        if number >= 10 {
+            self.push_number(number / 10);
+        }
+        self.push(&[b'0' + (number % 10) as u8]);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_guards_of_known_mappings_count() {
+        let (start, slot) = (usize::MAX / 2, 64 * 1024);
+        register(start, 4 * slot, slot);
+        let guard = super::super::stack::GUARD;
+        for stack in 0..4 {
+            let limit = start + stack * slot;
+            assert_eq!(overflowed(limit), Some(slot - guard));
+            assert_eq!(overflowed(limit + guard - 1), Some(slot - guard));
+            assert_eq!(overflowed(limit + guard), None);
+            assert_eq!(overflowed(limit + slot - 1), None);
+        }
+        assert_eq!(
+            (overflowed(start - 1), overflowed(start + 4 * slot)),
+            (None, None)
+        );
+        unregister(start);
+        assert_eq!(overflowed(start), None);
+    }
+
+    #[test]
+    fn a_line_is_cut_where_it_is_full() {
+        let mut line = Line::default();
+        line.push_number(240);
+        assert_eq!(&line.bytes[..line.len], b"240");
+        line.push(&[b'x'; 500]);
+        assert_eq!(line.len, 192);
+    }
+}
