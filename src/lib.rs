@@ -92,7 +92,7 @@ pub use server::{Handled, Report, Server, ServerGuard};
 pub use state::{Context, Cut, Totals};
 pub use transport::datagram::Datagram;
 pub use transport::either::Either;
-pub use transport::stream::Stream;
+pub use transport::stream::{Stream, Writer};
 pub use transport::tcp::{BoundTcp, Tcp, TcpConnection, TcpOptions};
 pub use transport::udp::{Udp, UdpDatagram, UdpOptions};
 pub use transport::unix_datagram::{UnixDatagram, UnixPacket};

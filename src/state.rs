@@ -305,7 +305,7 @@ impl Shared {
         let id = self.page().last_id.fetch_add(1, Ordering::Relaxed) + 1;
         Context {
             id,
-            shared: Arc::clone(self),
+            shared: Some(Arc::clone(self)),
             cuttable: false,
             timer: AtomicU64::new(0),
         }
@@ -453,7 +453,8 @@ impl Drop for Lease {
 #[derive(Debug)]
 pub struct Context {
     id: u64,
-    shared: Arc<Shared>,
+    /// Absent for a connection that was not accepted.
+    shared: Option<Arc<Shared>>,
     cuttable: bool,
     /// When the timer that looks at this request comes up, in nanoseconds since `Shared::origin`;
     /// zero without one.
@@ -461,8 +462,18 @@ pub struct Context {
 }
 
 impl Context {
+    /// What a connection out knows: nothing.
+    pub(crate) const fn detached() -> Self {
+        Self {
+            id: 0,
+            shared: None,
+            cuttable: false,
+            timer: AtomicU64::new(0),
+        }
+    }
+
     /// The number of the request: unique and ascending within its server, over all of its
-    /// processes, from 1.
+    /// processes, from 1. 0 for a connection that was made, not accepted.
     #[must_use]
     pub const fn id(&self) -> u64 {
         self.id
@@ -471,30 +482,36 @@ impl Context {
     /// Whether the server has been asked to stop.
     #[must_use]
     pub fn stopping(&self) -> bool {
-        self.shared.stopping()
+        self.shared.as_ref().is_some_and(|shared| shared.stopping())
     }
 
     /// Whether no timer is set that will still come up.
     pub(crate) fn timer_came_up(&self, now: Instant) -> bool {
-        self.timer.load(Ordering::Relaxed) <= self.shared.nanos(now)
+        self.shared
+            .as_ref()
+            .is_some_and(|shared| self.timer.load(Ordering::Relaxed) <= shared.nanos(now))
     }
 
     /// Notes when the timer that was set will come up.
     pub(crate) fn set_timer(&self, at: Instant) {
-        self.timer.store(self.shared.nanos(at), Ordering::Relaxed);
+        if let Some(shared) = &self.shared {
+            self.timer.store(shared.nanos(at), Ordering::Relaxed);
+        }
     }
 
     /// Lets the server cut this request when its drain deadline has passed.
     pub fn on_cut(&mut self, cut: Weak<dyn Cut>) {
-        self.cuttable = true;
-        self.shared.cuttable().insert(self.id, cut);
+        if let Some(shared) = &self.shared {
+            self.cuttable = true;
+            shared.cuttable().insert(self.id, cut);
+        }
     }
 }
 
 impl Drop for Context {
     fn drop(&mut self) {
-        if self.cuttable {
-            self.shared.cuttable().remove(&self.id);
+        if let Some(shared) = self.shared.as_ref().filter(|_| self.cuttable) {
+            shared.cuttable().remove(&self.id);
         }
     }
 }

@@ -4,6 +4,7 @@
 //! This module owns the traits; each file beside it is one transport. None of them knows models or
 //! servers.
 
+pub(crate) mod connect;
 pub(crate) mod datagram;
 pub(crate) mod either;
 pub(crate) mod options;

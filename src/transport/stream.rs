@@ -43,8 +43,22 @@ pub struct Stream<T> {
     transport: PhantomData<fn() -> T>,
 }
 
-/// The socket itself, shared with whoever may cut it.
+/// The socket itself, shared with whoever may cut it, or write to it.
 struct Connected(Socket);
+
+/// Writes to a connection from elsewhere: another handler, another thread. Made by
+/// [`Stream::writer`].
+///
+/// Each write is sent at once, past the connection's own write buffer. Several writers do not mix
+/// within one write, as long as the kernel takes it whole. Writing fails once the connection is
+/// closed, and with `TimedOut` where the peer does not read for a second; a writer does not keep
+/// the connection open for its peer, but its descriptor.
+#[derive(Clone)]
+pub struct Writer(Arc<Connected>);
+
+/// How long a [`Writer`] waits for a peer that does not read, and how often a coroutine looks.
+const WRITER_TIMEOUT: Duration = Duration::from_secs(1);
+const WRITER_RETRY: Duration = Duration::from_millis(5);
 
 /// Bytes that were received and not yet read. Has no memory until it is first used.
 #[derive(Default)]
@@ -86,6 +100,46 @@ impl<T: 'static> Stream<T> {
             context,
             transport: PhantomData,
         }
+    }
+
+    /// A way to write to this connection from elsewhere, for what other clients do: a chat, a
+    /// subscription.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::collections::BTreeMap;
+    /// use std::io::{self, Write};
+    /// use std::sync::Mutex;
+    /// use socketserver::{Connection, Request, TcpConnection, ThreadingTcpServer, Writer};
+    ///
+    /// static CLIENTS: Mutex<BTreeMap<u64, Writer>> = Mutex::new(BTreeMap::new());
+    ///
+    /// fn relay(conn: &mut TcpConnection) -> io::Result<()> {
+    ///     let mut line = String::new();
+    ///     while conn.read_line(&mut line, 1024)? > 0 {
+    ///         // Copied, so that nobody waits for the lock while a client is slow to read.
+    ///         let clients: Vec<_> = CLIENTS.lock().unwrap().values().cloned().collect();
+    ///         for mut client in clients {
+    ///             // One that is gone is removed by its own handler.
+    ///             let _ = client.write_all(line.as_bytes());
+    ///         }
+    ///         line.clear();
+    ///     }
+    ///     Ok(())
+    /// }
+    ///
+    /// let guard = ThreadingTcpServer::bind("127.0.0.1:0")?.spawn(|conn| {
+    ///     CLIENTS.lock().unwrap().insert(conn.id(), conn.writer());
+    ///     let relayed = relay(conn);
+    ///     CLIENTS.lock().unwrap().remove(&conn.id());
+    ///     relayed
+    /// })?;
+    /// # Ok::<(), socketserver::Error>(())
+    /// ```
+    #[must_use]
+    pub fn writer(&self) -> Writer {
+        Writer(Arc::clone(&self.socket))
     }
 
     pub(crate) fn socket(&self) -> &Socket {
@@ -341,6 +395,41 @@ impl<T> fmt::Debug for Stream<T> {
             .field("unread", &input.bytes().len())
             .field("unsent", &output.pending.len())
             .finish()
+    }
+}
+
+impl Write for Writer {
+    fn write(&mut self, buf: &[u8]) -> io::Result<usize> {
+        let deadline = Instant::now() + WRITER_TIMEOUT;
+        let flags = SendFlags::NOSIGNAL | SendFlags::DONTWAIT;
+        loop {
+            match send(&self.0.0, buf, flags) {
+                Err(rustix::io::Errno::INTR) => {}
+                // The descriptor may wait in another worker's epoll instance already, so a writer
+                // looks now and then.
+                Err(rustix::io::Errno::AGAIN) if Instant::now() < deadline => pause(WRITER_RETRY),
+                Err(rustix::io::Errno::AGAIN) => return Err(io::ErrorKind::TimedOut.into()),
+                sent => return Ok(sent?),
+            }
+        }
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// Waits in a coroutine or on a thread.
+fn pause(time: Duration) {
+    match current() {
+        Some(current) => current.sleep_until(Instant::now() + time),
+        None => std::thread::park_timeout(time),
+    }
+}
+
+impl fmt::Debug for Writer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Writer").field(&self.0.0).finish()
     }
 }
 

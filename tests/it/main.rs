@@ -6,6 +6,8 @@ mod support;
 
 mod accept;
 mod bind;
+#[cfg(feature = "coroutines")]
+mod coroutines;
 mod datagrams;
 mod handle_request;
 mod shutdown;
