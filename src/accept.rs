@@ -314,8 +314,8 @@ impl<'a, T: Transport, M: Take> Acceptor<'a, T, M> {
         ready
     }
 
-    /// How long a wait may last: until the deadline, the next service actions, the end of a pause, or
-    /// until a parked connection has waited too long.
+    /// How long a wait may last: until the deadline, the next service actions, the end of a pause,
+    /// or until a parked connection has waited too long.
     fn timeout(&mut self, deadline: Option<Instant>) -> Option<Duration> {
         let service = &self.serving.service;
         let period = service

@@ -6,7 +6,7 @@ use std::time::Duration;
 use rustix::process::{Resource, getrlimit};
 
 use crate::error::{Error, Tried};
-use crate::hooks::{AcceptError, Failure, Hooks};
+use crate::hooks::{AcceptError, Failure, Hooks, Stall};
 use crate::model::Model;
 use crate::model::sequential::Sequential;
 use crate::server::Server;
@@ -135,6 +135,14 @@ impl<T: Transport, M: Model> Builder<T, M> {
     /// Default: only counted.
     pub fn on_accept_error(mut self, hook: impl Fn(&AcceptError) + Send + Sync + 'static) -> Self {
         self.hooks.accept_error = Some(Box::new(hook));
+        self
+    }
+
+    /// Told when a coroutine has kept its worker busy for 100 ms, so that no other one of it could
+    /// run; once for each time. Default: nobody looks. Only the model `Coroutines` calls it, from a
+    /// thread of its own, which sleeps while all workers wait.
+    pub fn on_stall(mut self, hook: impl Fn(&Stall) + Send + Sync + 'static) -> Self {
+        self.hooks.stall = Some(Box::new(hook));
         self
     }
 

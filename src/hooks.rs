@@ -190,9 +190,56 @@ impl fmt::Display for AcceptError {
     }
 }
 
+/// A request that keeps its worker from the other coroutines: it computes, or blocks in foreign
+/// code.
+#[derive(Debug)]
+pub struct Stall {
+    pub(crate) id: Option<u64>,
+    pub(crate) peer: Option<Address>,
+    pub(crate) time: Duration,
+}
+
+impl Stall {
+    /// The number of the request; `None` if a hook of the accept loop is at fault.
+    #[must_use]
+    pub const fn id(&self) -> Option<u64> {
+        self.id
+    }
+
+    /// Who sent it, if it is a connection that is still open.
+    #[must_use]
+    pub const fn peer(&self) -> Option<&Address> {
+        self.peer.as_ref()
+    }
+
+    /// For how long it has run so far.
+    #[must_use]
+    pub const fn time(&self) -> Duration {
+        self.time
+    }
+}
+
+impl fmt::Display for Stall {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.id {
+            Some(id) => write!(f, "request {id}")?,
+            None => f.write_str("a hook of the accept loop")?,
+        }
+        if let Some(peer) = &self.peer {
+            write!(f, " from {peer}")?;
+        }
+        write!(
+            f,
+            " has kept its worker busy for {} ms",
+            self.time.as_millis()
+        )
+    }
+}
+
 type Verify<R> = Box<dyn Fn(&R) -> bool + Send + Sync>;
 type ErrorHook = Box<dyn Fn(&Failure<'_>) + Send + Sync>;
 type AcceptErrorHook = Box<dyn Fn(&AcceptError) + Send + Sync>;
+type StallHook = Box<dyn Fn(&Stall) + Send + Sync>;
 type Callback = Box<dyn Fn() + Send + Sync>;
 
 /// The hooks of a server. All are optional; none can stop it.
@@ -200,6 +247,7 @@ pub(crate) struct Hooks<R> {
     pub(crate) verify: Option<Verify<R>>,
     pub(crate) error: Option<ErrorHook>,
     pub(crate) accept_error: Option<AcceptErrorHook>,
+    pub(crate) stall: Option<StallHook>,
     pub(crate) ready: Option<Callback>,
     pub(crate) timeout: Option<Callback>,
     pub(crate) service_actions: Option<(Duration, Callback)>,
@@ -211,6 +259,7 @@ impl<R> Default for Hooks<R> {
             verify: None,
             error: None,
             accept_error: None,
+            stall: None,
             ready: None,
             timeout: None,
             service_actions: None,
@@ -231,6 +280,15 @@ impl<R> Hooks<R> {
             // Nobody is left to tell of a panic in this hook but the panic hook, which has been
             // told.
             let _ = call(|| hook(err));
+        }
+    }
+
+    /// Tells the stall hook, if there is one.
+    #[cfg(feature = "coroutines")]
+    pub(crate) fn stalled(&self, stall: &Stall) {
+        if let Some(hook) = &self.stall {
+            // As above.
+            let _ = call(|| hook(stall));
         }
     }
 

@@ -79,7 +79,7 @@ pub use coro::{offload, sleep, yield_now};
 pub use error::Error;
 pub use handle::ServerHandle;
 pub use handler::{Handler, HandlerError, IntoOutcome, Next, Outcome, RequestHandler, per_request};
-pub use hooks::{AcceptError, Failure, Reaction, Step};
+pub use hooks::{AcceptError, Failure, Reaction, Stall, Step};
 #[cfg(feature = "coroutines")]
 pub use model::coroutines::Coroutines;
 pub use model::forking::Forking;

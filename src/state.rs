@@ -77,6 +77,9 @@ pub(crate) struct Counts {
     pub(crate) accept_errors: AtomicU64,
 }
 
+/// Requests that can be cut, and who sent them, by their numbers.
+type Cuttable = HashMap<u64, (Weak<dyn Cut>, Address)>;
+
 /// See the module's documentation.
 pub(crate) struct Shared {
     page: SharedMemory<Page>,
@@ -91,7 +94,7 @@ pub(crate) struct Shared {
     addresses: Vec<Address>,
     /// The live requests of this process that can be cut. Weak: a request owns its socket, and
     /// closes it when it ends.
-    cuttable: Mutex<HashMap<u64, Weak<dyn Cut>>>,
+    cuttable: Mutex<Cuttable>,
 }
 
 /// Memory that a worker shares with its parent, and which of its elements is this worker's.
@@ -341,9 +344,19 @@ impl Shared {
         self.page().cut.load(Ordering::Relaxed)
     }
 
+    /// Who sent a request of this process that can be cut.
+    #[cfg(feature = "coroutines")]
+    pub(crate) fn peer(&self, id: u64) -> Option<Address> {
+        self.cuttable().get(&id).map(|(_, peer)| peer.clone())
+    }
+
     /// Cuts every live request of this process that can be cut, and counts them.
     pub(crate) fn cut_all(&self) -> u64 {
-        let cuttable: Vec<_> = self.cuttable().values().filter_map(Weak::upgrade).collect();
+        let cuttable: Vec<_> = self
+            .cuttable()
+            .values()
+            .filter_map(|(cut, _)| cut.upgrade())
+            .collect();
         // Counted first: what is cut may end, and its server report, before this thread goes on.
         self.count_cut(cuttable.len() as u64);
         for request in &cuttable {
@@ -352,7 +365,7 @@ impl Shared {
         cuttable.len() as u64
     }
 
-    fn cuttable(&self) -> MutexGuard<'_, HashMap<u64, Weak<dyn Cut>>> {
+    fn cuttable(&self) -> MutexGuard<'_, Cuttable> {
         // A map is whole after any panic of its own methods, and no other code runs under this
         // lock.
         self.cuttable.lock().unwrap_or_else(PoisonError::into_inner)
@@ -499,11 +512,12 @@ impl Context {
         }
     }
 
-    /// Lets the server cut this request when its drain deadline has passed.
-    pub fn on_cut(&mut self, cut: Weak<dyn Cut>) {
+    /// Lets the server cut this request when its drain deadline has passed, and name its `peer`
+    /// meanwhile.
+    pub fn on_cut(&mut self, peer: Address, cut: Weak<dyn Cut>) {
         if let Some(shared) = &self.shared {
             self.cuttable = true;
-            shared.cuttable().insert(self.id, cut);
+            shared.cuttable().insert(self.id, (cut, peer));
         }
     }
 }

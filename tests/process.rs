@@ -425,6 +425,8 @@ fn an_idle_server_does_not_wake_up() {
         "forking",
         "prefork_threading",
         "prefork_sequential",
+        #[cfg(feature = "coroutines")]
+        "coroutines",
     ];
     let servers = models.map(|model| ServerProcess::start("tcp", model, &[]));
     for server in &servers {

@@ -57,7 +57,8 @@ fn serve<M: ServerModel>(args: Serve, model: M) -> anyhow::Result<Report> {
                 eprintln!("socketserver: {failure}");
             }
         })
-        .on_accept_error(|err| eprintln!("socketserver: {err}"));
+        .on_accept_error(|err| eprintln!("socketserver: {err}"))
+        .on_stall(|stall| eprintln!("socketserver: {stall}"));
     if let Some(max) = args.max_connections {
         builder = builder.max_connections(max);
     }

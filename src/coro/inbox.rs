@@ -13,8 +13,8 @@ use crate::coro::worker::TaskId;
 pub(crate) type Start = Box<dyn FnOnce() + Send>;
 
 pub(crate) enum Message {
-    /// Run this in a coroutine.
-    Start(Start),
+    /// Run this in a coroutine with this label.
+    Start(Start, u64),
     /// This coroutine may go on.
     Wake(TaskId),
     /// All coroutines are to end: parking fails from now on.
@@ -45,7 +45,7 @@ impl Inbox {
     }
 
     pub(crate) fn send(&self, message: Message) {
-        if matches!(message, Message::Start(_)) {
+        if matches!(message, Message::Start(..)) {
             self.load.fetch_add(1, Ordering::Relaxed);
         }
         self.messages().push(message);

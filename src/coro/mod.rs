@@ -12,6 +12,8 @@ pub(crate) mod net;
 pub(crate) mod offload;
 mod overflow;
 pub(crate) mod stack;
+pub(crate) mod team;
+pub(crate) mod watchdog;
 pub(crate) mod worker;
 
 pub use offload::offload;

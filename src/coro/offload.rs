@@ -2,28 +2,8 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
 
 use crate::coro::worker::{Wake, current};
-use crate::threads::{Limits, Threads};
-
-/// The most threads that the coroutines of one server offload to. Further calls wait for one.
-const THREADS: usize = 64;
-
-/// The threads that the workers of one server share for [`offload`]. None is started before it is
-/// needed.
-pub(crate) fn helpers() -> Arc<Threads> {
-    let keep_alive = Some(Duration::from_secs(10));
-    Arc::new(Threads::new(
-        Limits {
-            threads: THREADS,
-            queue: 0,
-            keep_alive,
-            stack_size: None,
-        },
-        || {},
-    ))
-}
 
 /// Runs a call that blocks in another way than this crate's, without blocking the worker: in a
 /// coroutine it runs on one of up to 64 helper threads while the coroutine waits; where there is no
@@ -46,8 +26,8 @@ pub fn offload<R: Send + 'static>(work: impl FnOnce() -> R + Send + 'static) -> 
     let Some(current) = current() else {
         return work();
     };
-    let helpers = current.helpers();
-    let Ok(place) = helpers.reserve() else {
+    let team = current.team();
+    let Ok(place) = team.helpers.reserve() else {
         return work();
     };
     let result = Arc::new(Mutex::new(None));

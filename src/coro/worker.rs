@@ -19,7 +19,7 @@ use crate::coro::epoll::{Epoll, Event};
 use crate::coro::inbox::{Inbox, Message, Start};
 use crate::coro::net::{SourceKey, SourceState};
 use crate::coro::stack::{PooledStack, StackPool};
-use crate::threads::Threads;
+use crate::coro::team::Team;
 use crate::timers::Timers;
 
 /// How many reads and writes a coroutine may do before the others get their turn.
@@ -61,6 +61,8 @@ struct Task {
 /// What a running coroutine reaches its worker with.
 struct Running {
     id: Cell<TaskId>,
+    /// What the watchdog calls it.
+    label: u64,
     worker: Rc<Worker>,
     /// Lives on the coroutine's own stack, from its first resume to its end.
     yielder: Cell<*const Yielder<Wake, ()>>,
@@ -71,16 +73,17 @@ struct Running {
 /// The state of one worker. Only its own thread ever touches it.
 pub(crate) struct Worker {
     id: u64,
-    inbox: Arc<Inbox>,
+    /// Which of the team it is.
+    place: usize,
     tasks: RefCell<Slab<Task>>,
     pub(crate) sources: RefCell<Slab<SourceState>>,
     queue: RefCell<VecDeque<(TaskId, Wake)>>,
     timers: RefCell<Timers<TaskId>>,
     pub(crate) epoll: RefCell<Epoll>,
     stacks: StackPool,
-    helpers: Arc<Threads>,
+    team: Arc<Team>,
     /// What waits for a stack.
-    starts: RefCell<VecDeque<Start>>,
+    starts: RefCell<VecDeque<(Start, u64)>>,
     next_generation: Cell<u64>,
     next_source: Cell<u32>,
     cancelled: Cell<bool>,
@@ -101,23 +104,19 @@ pub(crate) fn current() -> Option<Current> {
 }
 
 impl Worker {
-    pub(crate) fn new(
-        inbox: Arc<Inbox>,
-        stack_size: usize,
-        helpers: Arc<Threads>,
-    ) -> io::Result<Rc<Self>> {
+    pub(crate) fn new(team: Arc<Team>, place: usize) -> io::Result<Rc<Self>> {
         static LAST: AtomicU64 = AtomicU64::new(0);
-        let epoll = RefCell::new(Epoll::new(&inbox.waker)?);
+        let epoll = RefCell::new(Epoll::new(&team.inboxes[place].waker)?);
         Ok(Rc::new(Self {
             id: LAST.fetch_add(1, Ordering::Relaxed),
-            inbox,
+            place,
             tasks: RefCell::default(),
             sources: RefCell::default(),
             queue: RefCell::default(),
             timers: RefCell::default(),
             epoll,
-            stacks: StackPool::new(stack_size),
-            helpers,
+            stacks: StackPool::new(team.stack_size),
+            team,
             starts: RefCell::default(),
             next_generation: Cell::new(0),
             next_source: Cell::new(0),
@@ -128,6 +127,10 @@ impl Worker {
 
     pub(crate) const fn id(&self) -> u64 {
         self.id
+    }
+
+    fn inbox(&self) -> &Inbox {
+        &self.team.inboxes[self.place]
     }
 
     /// A generation for a new source. It may come round: an event of an old source then is one too
@@ -162,9 +165,9 @@ impl Worker {
 
     /// Takes what other threads have sent.
     fn receive(self: &Rc<Self>) {
-        for message in self.inbox.receive() {
+        for message in self.inbox().receive() {
             match message {
-                Message::Start(start) => self.starts.borrow_mut().push_back(start),
+                Message::Start(start, label) => self.starts.borrow_mut().push_back((start, label)),
                 Message::Wake(id) => self.wake(id, Wake::Ready),
                 Message::Cancel => self.cancel(),
                 Message::Close => self.closed.set(true),
@@ -196,14 +199,14 @@ impl Worker {
             let Ok(stack) = self.stacks.take() else {
                 return;
             };
-            let Some(start) = self.starts.borrow_mut().pop_front() else {
+            let Some((start, label)) = self.starts.borrow_mut().pop_front() else {
                 return;
             };
-            self.start(stack, start);
+            self.start(stack, start, label);
         }
     }
 
-    fn start(self: &Rc<Self>, stack: PooledStack, start: Start) {
+    fn start(self: &Rc<Self>, stack: PooledStack, start: Start, label: u64) {
         let generation = self.next_generation.replace(self.next_generation.get() + 1);
         let mut tasks = self.tasks.borrow_mut();
         let entry = tasks.vacant_entry();
@@ -213,6 +216,7 @@ impl Worker {
         };
         let running = Rc::new(Running {
             id: Cell::new(id),
+            label,
             worker: Rc::clone(self),
             yielder: Cell::new(null()),
             budget: Cell::new(BUDGET),
@@ -250,15 +254,18 @@ impl Worker {
             (body, Rc::clone(&task.running))
         };
         running.budget.set(BUDGET);
+        let pulse = &self.team.kennel.pulses[self.place];
+        pulse.resume(running.label);
         RUNNING.set(Some(running));
         let result = body.resume(wake);
         RUNNING.set(None);
+        pulse.park();
         match result {
             CoroutineResult::Yield(()) => self.tasks.borrow_mut()[id.index].body = Some(body),
             CoroutineResult::Return(()) => {
                 let ended = self.tasks.borrow_mut().remove(id.index);
                 drop((ended, body));
-                self.inbox.ended_one();
+                self.inbox().ended_one();
             }
         }
     }
@@ -279,7 +286,7 @@ impl Worker {
     /// Waits for the world, unless a coroutine is ready to run.
     fn wait(&self) -> io::Result<()> {
         let starved = !self.starts.borrow().is_empty();
-        let timeout = if !self.queue.borrow().is_empty() || !self.inbox.prepare_to_sleep() {
+        let timeout = if !self.queue.borrow().is_empty() || !self.inbox().prepare_to_sleep() {
             Some(Duration::ZERO)
         } else {
             let first = self.timers.borrow().first();
@@ -289,11 +296,18 @@ impl Worker {
                 .chain(starved.then_some(STACK_PAUSE))
                 .min()
         };
+        let may_block = timeout != Some(Duration::ZERO);
+        if may_block {
+            self.team.kennel.wait(self.place);
+        }
         let waited = self
             .epoll
             .borrow_mut()
             .wait(timeout, |event| self.on_event(event));
-        self.inbox.awake();
+        if may_block {
+            self.team.kennel.work(self.place);
+        }
+        self.inbox().awake();
         self.expire();
         waited
     }
@@ -422,14 +436,14 @@ impl Current {
         resume_unwind(Box::new("cut by the server at its drain deadline"))
     }
 
-    pub(crate) fn helpers(&self) -> Arc<Threads> {
-        Arc::clone(&self.worker().helpers)
+    pub(crate) fn team(&self) -> Arc<Team> {
+        Arc::clone(&self.worker().team)
     }
 
     /// What wakes this coroutine from another thread.
     pub(crate) fn waker(&self) -> impl FnOnce() + Send + 'static {
-        let (inbox, id) = (Arc::clone(&self.worker().inbox), self.id());
-        move || inbox.send(Message::Wake(id))
+        let (team, place, id) = (self.team(), self.worker().place, self.id());
+        move || team.inboxes[place].send(Message::Wake(id))
     }
 }
 

@@ -5,14 +5,17 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 
 use crate::accept::{Acceptor, Batch};
-use crate::coro::inbox::{Inbox, Message};
-use crate::coro::offload::helpers;
+use crate::coro::inbox::Message;
+use crate::coro::team::Team;
+use crate::coro::watchdog::Watchdog;
 use crate::coro::worker::Worker;
 use crate::error::{Error, Tried};
+use crate::hooks::Stall;
 use crate::model::{Model, Run, Serving, Take};
 use crate::server::Report;
+use crate::service::Service;
 use crate::state::Shared;
-use crate::transport::Transport;
+use crate::transport::{Request, Transport};
 
 /// Serves each request in a coroutine: the handler blocks as in any model, but what blocks is not a
 /// thread.
@@ -102,46 +105,36 @@ impl Model for Coroutines {
 impl Run for Coroutines {
     fn serve<T: Transport>(self, mut serving: Serving<T>) -> Result<Report, Error> {
         let start = || "start the coroutines model".to_owned();
-        let inboxes: Vec<_> = (0..self.workers)
-            .map(|_| Inbox::new().map(Arc::new))
-            .collect::<io::Result<_>>()
-            .tried(start)?;
-        let helpers = helpers();
-        let first = Worker::new(
-            Arc::clone(&inboxes[0]),
-            self.stack_size,
-            Arc::clone(&helpers),
-        )
-        .tried(start)?;
+        let team = Team::new(self.workers, self.stack_size).tried(start)?;
+        let first = Worker::new(Arc::clone(&team), 0).tried(start)?;
+        let watchdog = watch(&team, &serving.service).tried(start)?;
         let mut threads = Vec::new();
-        for inbox in &inboxes[1..] {
-            let (inbox, stack_size, helpers) =
-                (Arc::clone(inbox), self.stack_size, Arc::clone(&helpers));
+        for place in 1..self.workers {
+            let mate = Arc::clone(&team);
             let thread = thread::Builder::new().name("socketserver-coro".to_owned());
-            match thread.spawn(move || Worker::new(inbox, stack_size, helpers)?.run()) {
+            match thread.spawn(move || Worker::new(mate, place)?.run()) {
                 Ok(thread) => threads.push(thread),
                 Err(err) => {
-                    close(&inboxes, threads);
+                    close(&team, threads);
                     return Err(err).tried(start);
                 }
             }
         }
         let result = Arc::new(Mutex::new(None));
         let accept = {
-            let (inboxes, result) = (inboxes.clone(), Arc::clone(&result));
+            let (team, result) = (Arc::clone(&team), Arc::clone(&result));
             move || {
-                let mut spread = Spread { inboxes };
+                let mut spread = Spread(team);
                 let report =
                     Acceptor::new(&mut serving, &mut spread, Self::NAME).and_then(Acceptor::serve);
                 *result.lock().unwrap_or_else(PoisonError::into_inner) = Some(report);
-                for inbox in &spread.inboxes {
-                    inbox.send(Message::Close);
-                }
+                spread.0.close();
             }
         };
-        inboxes[0].send(Message::Start(Box::new(accept)));
+        team.inboxes[0].send(Message::Start(Box::new(accept), ACCEPTS));
         let ran = first.run();
-        close(&inboxes, threads);
+        close(&team, threads);
+        drop(watchdog);
         ran.tried(|| "wait in a worker".to_owned())?;
         let report = result.lock().unwrap_or_else(PoisonError::into_inner).take();
         report.unwrap_or_else(|| {
@@ -153,11 +146,29 @@ impl Run for Coroutines {
     }
 }
 
-/// Ends the workers and joins their threads.
-fn close(inboxes: &[Arc<Inbox>], threads: Vec<thread::JoinHandle<io::Result<()>>>) {
-    for inbox in inboxes {
-        inbox.send(Message::Close);
+/// The label of the accept loop among coroutines; those of requests begin with 1.
+const ACCEPTS: u64 = 0;
+
+/// Starts the watchdog, if there is a hook to tell.
+fn watch<R: Request>(team: &Arc<Team>, service: &Arc<Service<R>>) -> io::Result<Option<Watchdog>> {
+    if service.hooks.stall.is_none() {
+        return Ok(None);
     }
+    let service = Arc::clone(service);
+    let report = move |label, time| {
+        let id = (label != ACCEPTS).then_some(label);
+        service.hooks.stalled(&Stall {
+            id,
+            peer: id.and_then(|id| service.shared.peer(id)),
+            time,
+        });
+    };
+    Watchdog::start(&team.kennel, report).map(Some)
+}
+
+/// Ends the workers and joins their threads.
+fn close(team: &Team, threads: Vec<thread::JoinHandle<io::Result<()>>>) {
+    team.close();
     for thread in threads {
         // What a worker could not wait with has ended its coroutines, and they are counted as cut.
         let _ = thread.join();
@@ -166,9 +177,7 @@ fn close(inboxes: &[Arc<Inbox>], threads: Vec<thread::JoinHandle<io::Result<()>>
 
 /// Sends each request to the worker that has the fewest.
 #[derive(Debug)]
-struct Spread {
-    inboxes: Vec<Arc<Inbox>>,
-}
+struct Spread(Arc<Team>);
 
 impl Take for Spread {
     fn start(&mut self, _: &Arc<Shared>) -> io::Result<()> {
@@ -185,16 +194,13 @@ impl Take for Spread {
         serving: &mut Serving<T>,
     ) -> io::Result<()> {
         while let Some(job) = batch.next_job(serving) {
-            if let Some(inbox) = self.inboxes.iter().min_by_key(|inbox| inbox.load()) {
-                inbox.send(Message::Start(Box::new(move || job.run())));
-            }
+            let label = job.request.id();
+            self.0.start(Box::new(move || job.run()), label);
         }
         Ok(())
     }
 
     fn cut(&mut self) {
-        for inbox in &self.inboxes {
-            inbox.send(Message::Cancel);
-        }
+        self.0.cancel();
     }
 }

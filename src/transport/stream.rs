@@ -87,8 +87,8 @@ impl<T: 'static> Stream<T> {
     pub(crate) fn new(socket: Socket, peer: &SockAddr, mut context: Context) -> Self {
         let socket = Arc::new(Connected(socket));
         let weak = Arc::downgrade(&socket);
-        context.on_cut(weak);
         let peer = Address::from_sock_addr(peer);
+        context.on_cut(peer.clone(), weak);
         Self {
             socket,
             peer,

@@ -402,6 +402,38 @@ fn a_writer_reaches_a_connection_from_another_handler() {
 }
 
 #[test]
+fn a_handler_that_blocks_its_worker_is_reported_by_name() {
+    let (stalls, wait) = channel();
+    let server = Server::<Tcp>::builder()
+        .model(coroutines(2))
+        .on_stall(move |stall| {
+            let peer = stall.peer().and_then(socketserver::Address::socket_addr);
+            stalls.send((stall.id(), peer, stall.time())).unwrap();
+        })
+        .bind("127.0.0.1:0")
+        .unwrap();
+    let addr = server.local_addrs()[0].socket_addr().unwrap();
+    let _guard = server
+        .spawn(|conn| {
+            conn.read_exact(&mut [0]).unwrap();
+            // Foreign code that blocks: nothing wakes this thread before the time is over.
+            thread::park_timeout(Duration::from_millis(400));
+        })
+        .unwrap();
+    let mut clients = [
+        TcpStream::connect(addr).unwrap(),
+        TcpStream::connect(addr).unwrap(),
+    ];
+    clients[1].write_all(b"x").unwrap();
+    let (id, peer, time) = wait.recv_timeout(DEADLINE).unwrap();
+    assert_eq!(
+        (id, peer),
+        (Some(2), Some(clients[1].local_addr().unwrap()))
+    );
+    assert!(time >= Duration::from_millis(100), "{time:?}");
+}
+
+#[test]
 fn random_ends_leave_nothing_behind() {
     let server = Server::<Tcp>::builder()
         .model(coroutines(2))

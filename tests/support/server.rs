@@ -261,7 +261,8 @@ where
                 failure.is_panic()
             ));
         })
-        .on_accept_error(|err| say(format!("accept error {err}")));
+        .on_accept_error(|err| say(format!("accept error {err}")))
+        .on_stall(|stall| say(format!("stall {stall}")));
     if let Some(millis) = options.number("drain_ms") {
         builder = builder.drain_timeout(Duration::from_millis(millis));
     }

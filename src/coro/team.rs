@@ -1,0 +1,67 @@
+//! What the workers of one runtime share.
+
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::coro::inbox::{Inbox, Message, Start};
+use crate::coro::watchdog::Kennel;
+use crate::threads::{Limits, Threads};
+
+/// The most threads that the coroutines of one runtime offload to. Further calls wait for one.
+const HELPERS: usize = 64;
+
+/// The workers of one runtime, as seen from other threads.
+#[derive(Debug)]
+pub(crate) struct Team {
+    /// One for each worker.
+    pub(crate) inboxes: Vec<Inbox>,
+    pub(crate) kennel: Arc<Kennel>,
+    /// The threads for `offload`. None is started before it is needed.
+    pub(crate) helpers: Threads,
+    pub(crate) stack_size: usize,
+}
+
+impl Team {
+    pub(crate) fn new(workers: usize, stack_size: usize) -> io::Result<Arc<Self>> {
+        let inboxes = (0..workers)
+            .map(|_| Inbox::new())
+            .collect::<io::Result<_>>()?;
+        let keep_alive = Some(Duration::from_secs(10));
+        let limits = Limits {
+            threads: HELPERS,
+            queue: 0,
+            keep_alive,
+            stack_size: None,
+        };
+        let (kennel, helpers) = (Arc::new(Kennel::new(workers)), Threads::new(limits, || {}));
+        Ok(Arc::new(Self {
+            inboxes,
+            kennel,
+            helpers,
+            stack_size,
+        }))
+    }
+
+    /// Runs `start` in a coroutine of the worker that has the fewest. `label` is what the watchdog
+    /// calls it.
+    pub(crate) fn start(&self, start: Start, label: u64) {
+        if let Some(inbox) = self.inboxes.iter().min_by_key(|inbox| inbox.load()) {
+            inbox.send(Message::Start(start, label));
+        }
+    }
+
+    /// Ends what is left: parking fails from now on.
+    pub(crate) fn cancel(&self) {
+        self.inboxes
+            .iter()
+            .for_each(|inbox| inbox.send(Message::Cancel));
+    }
+
+    /// Ends each worker when its last coroutine has.
+    pub(crate) fn close(&self) {
+        self.inboxes
+            .iter()
+            .for_each(|inbox| inbox.send(Message::Close));
+    }
+}
