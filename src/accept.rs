@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, poll};
 
-use crate::backoff::{Backoff, Class, Throttle, classify};
+use crate::backoff::{Class, Pause, Throttle, classify};
 use crate::coro::net::{Interest, Source, wait_any};
 use crate::coro::worker::{Current, current};
 use crate::cutter::Cutter;
@@ -23,7 +23,7 @@ use crate::model::{Serving, Take};
 use crate::parking::{Parked, Parking};
 use crate::server::{Handled, Report};
 use crate::service::{Job, count};
-use crate::state::{Lease, Shared};
+use crate::state::{Ended, Lease, Shared};
 use crate::sys::bell::{Heard, Watch};
 use crate::sys::timespec;
 use crate::transport::{Intake, Request, Transport};
@@ -35,9 +35,9 @@ const TURN_MAX: usize = 16;
 /// How long a batch may take to be served before the next one is smaller.
 const PATIENCE: Duration = Duration::from_millis(1);
 
-/// How long a stop goes on taking what the kernel has accepted for us. A flood must not keep the
-/// server from stopping.
-const QUEUE_TIME: Duration = Duration::from_secs(1);
+/// How many requests a stop takes from a listener that cannot say how many wait: the longest queue
+/// that Linux has unless `net.core.somaxconn` was raised.
+const QUEUE_MAX: usize = 4096;
 
 /// How long, after the drain deadline has cut all requests, their handlers are given to notice.
 const CUT_GRACE: Duration = Duration::from_secs(2);
@@ -64,6 +64,11 @@ impl<R> Batch<R> {
     }
 }
 
+/// How often in a row a listener may be ready and yield nothing before it is paused: another
+/// process is faster now and then, but a socket that is shut down, or an error that does not go
+/// away, must not keep a processor busy.
+const FRUITLESS_MAX: u32 = 64;
+
 /// The accept loop of one thread.
 #[derive(Debug)]
 pub(crate) struct Acceptor<'a, T: Transport, M> {
@@ -72,9 +77,14 @@ pub(crate) struct Acceptor<'a, T: Transport, M> {
     shared: Arc<Shared>,
     watch: Watch,
     batch: Batch<T::Request>,
-    backoff: Backoff,
-    /// The live requests when the last pause began. Once there are fewer, something is free again.
-    live_then: u64,
+    /// What keeps requests that were taken from being sent on their way.
+    dispatching: Pause,
+    /// What keeps each listener from being accepted from.
+    accepting: Vec<Pause>,
+    /// The listener that gets its turn first.
+    first: usize,
+    /// Why serving cannot go on.
+    fatal: Option<io::Error>,
     throttle: Throttle,
     /// How many requests may still be taken.
     budget: usize,
@@ -108,16 +118,19 @@ impl<'a, T: Transport, M: Take> Acceptor<'a, T, M> {
             requests: VecDeque::new(),
             lease: shared.lease(0),
         };
-        let (backoff, throttle) = (Backoff::default(), Throttle::default());
+        let mut accepting = Vec::new();
+        accepting.resize_with(serving.listeners.len(), Pause::default);
         Ok(Self {
             serving,
             model,
             shared,
             watch,
             batch,
-            backoff,
-            live_then: 0,
-            throttle,
+            dispatching: Pause::default(),
+            accepting,
+            first: 0,
+            fatal: None,
+            throttle: Throttle::default(),
             budget: usize::MAX,
             turned_away: false,
             appetite: 1,
@@ -131,20 +144,18 @@ impl<'a, T: Transport, M: Take> Acceptor<'a, T, M> {
     /// Serves until the server is asked to stop, then drains.
     pub(crate) fn serve(mut self) -> Result<Report, Error> {
         // A model that serves on this thread keeps it from seeing the drain deadline.
-        let _cutter = M::SERVES_HERE
-            .then(|| Cutter::start(&self.shared))
-            .transpose()?;
-        if !self.shared.acknowledge() {
+        let lifeline = self.serving.lifeline.as_ref().map(AsFd::as_fd);
+        let cutter = M::SERVES_HERE.then(|| Cutter::start(&self.shared, lifeline));
+        let _cutter = cutter.transpose()?;
+        if !self.shared.acknowledge() && !self.shared.stopping() {
             self.serving.service.hooks.ready();
         }
         while !self.shared.stopping() {
-            if self.serving.listeners.is_empty() {
-                let lost = io::Error::other(
-                    "every listener has failed; the accept error hook was told why",
-                );
+            if let Some(err) = self.failure() {
+                self.shared.fail();
                 self.shared.stop(self.shared.drain_timeout());
                 self.drain();
-                return Err(Error::new("accept requests", lost));
+                return Err(err);
             }
             self.turn(None);
             self.service_actions();
@@ -153,23 +164,38 @@ impl<'a, T: Transport, M: Take> Acceptor<'a, T, M> {
         Ok(self.drain())
     }
 
+    /// Why serving cannot go on, if it cannot.
+    fn failure(&mut self) -> Option<Error> {
+        if let Some(err) = self.fatal.take() {
+            return Some(Error::new("start a process for a request", err));
+        }
+        self.serving.listeners.is_empty().then(|| {
+            let lost = "every listener has failed; the accept error hook was told why";
+            Error::new("accept requests", io::Error::other(lost))
+        })
+    }
+
     /// Serves one request, if one comes before `deadline`.
-    pub(crate) fn serve_one(mut self, deadline: Option<Instant>) -> Handled {
+    pub(crate) fn serve_one(mut self, deadline: Option<Instant>) -> Result<Handled, Error> {
         self.budget = 1;
         loop {
             if self.budget == 0 && self.batch.requests.is_empty() {
-                return if self.turned_away {
+                let refused = self.turned_away;
+                return Ok(if refused {
                     Handled::Refused
                 } else {
                     Handled::Served
-                };
+                });
             }
             if self.shared.stopping() {
-                return Handled::Stopping;
+                return Ok(Handled::Stopping);
+            }
+            if let Some(err) = self.failure() {
+                return Err(err);
             }
             let ready = self.turn(deadline);
             if !ready && self.budget > 0 && deadline.is_some_and(|end| Instant::now() >= end) {
-                return Handled::TimedOut;
+                return Ok(Handled::TimedOut);
             }
         }
     }
@@ -178,15 +204,20 @@ impl<'a, T: Transport, M: Take> Acceptor<'a, T, M> {
     fn turn(&mut self, deadline: Option<Instant>) -> bool {
         self.dispatch();
         self.tend_parked();
-        let ready = self.wait(deadline);
-        let mut broken = Vec::new();
-        for &index in &ready {
-            if self.accept_from(index) == Reaction::Abandon {
-                broken.push(index);
-            }
-        }
+        let mut ready = self.wait(deadline);
+        // None of several busy listeners is always the first to find room.
+        let count = ready.len().max(1);
+        self.first = self.first.wrapping_add(1);
+        ready.rotate_left(self.first % count);
+        let mut broken: Vec<_> = ready
+            .iter()
+            .copied()
+            .filter(|&index| self.accept_from(index) == Reaction::Abandon)
+            .collect();
+        broken.sort_unstable();
         for index in broken.into_iter().rev() {
             self.serving.listeners.remove(index);
+            self.accepting.remove(index);
         }
         !ready.is_empty()
     }
@@ -202,7 +233,7 @@ impl<'a, T: Transport, M: Take> Acceptor<'a, T, M> {
             .take_expired()
             .into_iter()
             .for_each(|parked| service.dismiss(parked));
-        if self.can_dispatch() {
+        if self.can_dispatch(Instant::now()) {
             for Parked { request, lease, .. } in parking.take_ready(self.model.room()) {
                 self.batch.requests.push_back(request);
                 self.batch.lease.join(lease);
@@ -229,35 +260,44 @@ impl<'a, T: Transport, M: Take> Acceptor<'a, T, M> {
     }
 
     /// Whether the model can take another request.
-    fn can_dispatch(&mut self) -> bool {
-        self.batch.requests.is_empty() && self.model.room() > 0 && self.backoff.left().is_none()
+    fn can_dispatch(&self, now: Instant) -> bool {
+        self.batch.requests.is_empty()
+            && self.model.room() > 0
+            && self.dispatching.backoff.left(now).is_none()
     }
 
     /// Whether another request can be accepted.
-    fn has_room(&mut self) -> bool {
-        self.budget > 0 && !self.shared.is_full() && self.can_dispatch()
+    fn has_room(&self, now: Instant) -> bool {
+        self.budget > 0 && !self.shared.is_full() && self.can_dispatch(now)
+    }
+
+    fn pauses(&mut self) -> impl Iterator<Item = &mut Pause> {
+        self.accepting.iter_mut().chain([&mut self.dispatching])
     }
 
     /// Waits until a listener can be accepted from, and returns which; or until anything else has
     /// happened.
     fn wait(&mut self, deadline: Option<Instant>) -> Vec<usize> {
+        // One reading of the clock decides what is paused and how long to wait for it.
+        let now = Instant::now();
         let shared = Arc::clone(&self.shared);
         let service = Arc::clone(&self.serving.service);
-        let mut accepting = self.has_room();
-        let mut waiting = None;
-        if !accepting || self.draining {
-            // What is waited for may have come just before the announcement: look again.
-            waiting = Some(shared.announce_waiting());
-            if self.shared.live_here() < self.live_then {
-                self.backoff.interrupt();
-            }
-            accepting = self.has_room();
-            if self.draining && self.is_drained() {
-                return Vec::new();
-            }
+        let paused = self.pauses().any(|pause| pause.backoff.left(now).is_some());
+        let waits = !self.has_room(now) || paused || self.draining;
+        let waiting = waits.then(|| shared.announce_waiting());
+        if waits && self.look_again() {
+            return Vec::new();
         }
-        let parking = service.parking().filter(|_| self.can_dispatch());
-        let timeout = self.timeout(deadline);
+        let leftover = !self.batch.requests.is_empty() && self.model.room() > 0;
+        if leftover && self.dispatching.backoff.left(now).is_none() {
+            return Vec::new();
+        }
+        let accepting = self.has_room(now);
+        let is_open =
+            |index: &usize| accepting && self.accepting[*index].backoff.left(now).is_none();
+        let open: Vec<_> = (0..self.serving.listeners.len()).filter(is_open).collect();
+        let parking = service.parking().filter(|_| self.can_dispatch(now));
+        let timeout = self.timeout(deadline, now);
         let coroutine = current();
         let poll_timeout = if coroutine.is_some() {
             Some(Duration::ZERO)
@@ -265,17 +305,11 @@ impl<'a, T: Transport, M: Take> Acceptor<'a, T, M> {
             timeout
         };
 
-        let listeners = if accepting {
-            self.serving.listeners.as_slice()
-        } else {
-            &[]
-        };
-        let mut fds = Vec::with_capacity(1 + listeners.len());
+        let mut fds = Vec::with_capacity(2 + open.len());
         fds.push(PollFd::new(&self.watch, PollFlags::IN));
+        let listeners = open.iter().map(|&index| &self.serving.listeners[index]);
         fds.extend(
-            listeners
-                .iter()
-                .map(|listener| PollFd::from_borrowed_fd(listener.as_fd(), PollFlags::IN)),
+            listeners.map(|listener| PollFd::from_borrowed_fd(listener.as_fd(), PollFlags::IN)),
         );
         fds.extend(
             parking
@@ -287,7 +321,7 @@ impl<'a, T: Transport, M: Take> Acceptor<'a, T, M> {
             Ok(0) if coroutine.is_some() => {
                 drop(fds);
                 if let Some(current) = coroutine {
-                    self.park(&current, accepting, parking, timeout);
+                    self.park(&current, !open.is_empty(), parking, timeout);
                 }
                 return Vec::new();
             }
@@ -302,10 +336,15 @@ impl<'a, T: Transport, M: Take> Acceptor<'a, T, M> {
         let is_ready =
             |(index, fd): (usize, &PollFd<'_>)| (!fd.revents().is_empty()).then_some(index);
         let (heard, fds) = (!fds[0].revents().is_empty(), &fds[1..]);
-        let (listeners, fds) = fds.split_at(listeners.len());
+        let (listeners, fds) = fds.split_at(open.len());
         // Parked connections are taken out at the next turn.
         let children = &fds[parking.iter().count()..];
-        let ready = listeners.iter().enumerate().filter_map(is_ready).collect();
+        let ready = listeners
+            .iter()
+            .enumerate()
+            .filter_map(is_ready)
+            .map(|at| open[at])
+            .collect();
         let ended: Vec<_> = children.iter().enumerate().filter_map(is_ready).collect();
         self.model.reap(&ended);
         if heard {
@@ -314,9 +353,18 @@ impl<'a, T: Transport, M: Take> Acceptor<'a, T, M> {
         ready
     }
 
+    /// Looks for what is waited for after waiting was announced: it may have come just before. Says
+    /// whether all of it has.
+    fn look_again(&mut self) -> bool {
+        let live = self.shared.live_here();
+        let free = self.pauses().filter(|pause| live < pause.live_then);
+        free.for_each(|pause| pause.backoff.interrupt());
+        self.draining && self.is_drained()
+    }
+
     /// How long a wait may last: until the deadline, the next service actions, the end of a pause,
     /// or until a parked connection has waited too long.
-    fn timeout(&mut self, deadline: Option<Instant>) -> Option<Duration> {
+    fn timeout(&self, deadline: Option<Instant>, now: Instant) -> Option<Duration> {
         let service = &self.serving.service;
         let period = service
             .hooks
@@ -324,14 +372,14 @@ impl<'a, T: Transport, M: Take> Acceptor<'a, T, M> {
             .as_ref()
             .map(|(period, _)| *period);
         let idle = service.parking().and_then(Parking::deadline);
-        let left = |end: Instant| end.saturating_duration_since(Instant::now());
-        let ends = [
-            deadline.map(left),
-            idle.map(left),
-            period,
-            self.backoff.left(),
-        ];
-        ends.into_iter().flatten().min()
+        let left = |end: Instant| end.saturating_duration_since(now);
+        let pauses = self.accepting.iter().chain([&self.dispatching]);
+        let pauses = pauses.filter_map(|pause| pause.backoff.left(now));
+        pauses
+            .chain(deadline.map(left))
+            .chain(idle.map(left))
+            .chain(period)
+            .min()
     }
 
     /// Waits in a coroutine, where the next turn then finds what has come.
@@ -352,9 +400,11 @@ impl<'a, T: Transport, M: Take> Acceptor<'a, T, M> {
 
     /// Lets time pass when the kernel has no memory to wait with.
     fn pause(&mut self, err: io::Error) {
-        let reaction = self.back_off(self.shared.live_here());
+        let reaction = self.dispatching.begin(self.shared.live_here());
         self.report(Step::Wait, reaction, err, None);
-        std::thread::park_timeout(self.backoff.left().unwrap_or_default());
+        if let Reaction::Retry(delay) = reaction {
+            std::thread::park_timeout(delay);
+        }
     }
 
     fn hear(&mut self) {
@@ -362,42 +412,41 @@ impl<'a, T: Transport, M: Take> Acceptor<'a, T, M> {
             self.shared.stop(self.shared.drain_timeout());
         }
         // A request may have ended and freed what was exhausted.
-        self.backoff.interrupt();
+        self.pauses().for_each(|pause| pause.backoff.interrupt());
     }
 
     /// Takes requests from one listener and gives them to the model, until there are no more, or no
     /// room.
     fn accept_from(&mut self, index: usize) -> Reaction {
+        let mut fruitful = false;
         for _ in 0..TURN_MAX {
             let listener = &self.serving.listeners[index];
-            let want = self.model.room().min(self.appetite).min(self.budget);
+            let batch = listener.batch().max(1);
+            let want = self
+                .model
+                .room()
+                .min(self.appetite.min(batch))
+                .min(self.budget);
             let live = self.shared.live_here();
             let mut lease = self.shared.lease(want as u64);
-            if lease.count() == 0 || !self.batch.requests.is_empty() {
-                break;
+            let late = self.shared.drain_left().is_some_and(|left| left.is_zero());
+            if lease.count() == 0 || !self.batch.requests.is_empty() || late {
+                return Reaction::Continue;
             }
             let mut intake = Intake::new(&mut self.batch.requests, &lease, &self.shared);
             let result = listener.accept(&mut intake);
-            lease.keep(self.batch.requests.len() as u64);
+            let taken = self.batch.requests.len();
+            lease.keep(taken as u64);
             self.batch.lease = lease;
+            if taken > 0 {
+                fruitful = true;
+                self.accepting[index].backoff.reset();
+                self.admit();
+                self.dispatch_timed(taken, batch);
+            }
             match result {
-                Ok(()) => {
-                    let (taken, batch) = (self.batch.requests.len(), listener.batch());
-                    self.backoff.reset();
-                    self.admit();
-                    if batch == 1 {
-                        self.dispatch();
-                    } else {
-                        let start = Instant::now();
-                        self.dispatch();
-                        let quick = start.elapsed() < PATIENCE;
-                        self.appetite = if quick {
-                            batch.min(self.appetite.max(2 * taken))
-                        } else {
-                            1
-                        };
-                    }
-                }
+                Ok(()) if taken > 0 => {}
+                Ok(()) => break,
                 Err(err) => match classify(&err) {
                     Class::Nothing => break,
                     Class::Interrupted => {}
@@ -405,7 +454,7 @@ impl<'a, T: Transport, M: Take> Acceptor<'a, T, M> {
                         self.report(Step::Accept, Reaction::Continue, err, Some(index));
                     }
                     Class::Exhausted => {
-                        let reaction = self.back_off(live);
+                        let reaction = self.accepting[index].begin(live);
                         self.report(Step::Accept, reaction, err, Some(index));
                         return reaction;
                     }
@@ -415,17 +464,30 @@ impl<'a, T: Transport, M: Take> Acceptor<'a, T, M> {
                     }
                 },
             }
-            if self.shared.stopping() {
-                break;
-            }
+        }
+        let live = self.shared.live_here();
+        let pause = &mut self.accepting[index];
+        pause.fruitless = if fruitful { 0 } else { pause.fruitless + 1 };
+        if pause.fruitless == FRUITLESS_MAX {
+            pause.fruitless = 0;
+            return pause.begin(live);
         }
         Reaction::Continue
     }
 
-    /// Pauses because something is exhausted; `live` requests were there before it was tried.
-    fn back_off(&mut self, live: u64) -> Reaction {
-        self.live_then = live;
-        self.backoff.begin()
+    /// Gives to the model what was accepted, and learns how much to take the next time.
+    fn dispatch_timed(&mut self, taken: usize, batch: usize) {
+        if batch == 1 {
+            return self.dispatch();
+        }
+        let start = Instant::now();
+        self.dispatch();
+        let quick = start.elapsed() < PATIENCE;
+        self.appetite = if quick {
+            batch.min(self.appetite.max(2 * taken))
+        } else {
+            1
+        };
     }
 
     /// Counts what was accepted, and sorts out what is not to be handled.
@@ -456,14 +518,17 @@ impl<'a, T: Transport, M: Take> Acceptor<'a, T, M> {
 
     /// Gives what was accepted to the model. What it could not take stays for the next turn.
     fn dispatch(&mut self) {
-        if self.batch.requests.is_empty() || self.backoff.left().is_some() {
+        let paused = self.dispatching.backoff.left(Instant::now()).is_some();
+        if self.batch.requests.is_empty() || paused {
             return;
         }
         let live = self.shared.live_here();
         match self.model.dispatch(&mut self.batch, self.serving) {
-            Ok(()) => self.backoff.reset(),
+            Ok(()) => self.dispatching.backoff.reset(),
+            // No pause will mend it: a fork in a process that has other threads now.
+            Err(err) if err.kind() == io::ErrorKind::Unsupported => self.fatal = Some(err),
             Err(err) => {
-                let reaction = self.back_off(live);
+                let reaction = self.dispatching.begin(live);
                 self.report(Step::Dispatch, reaction, err, None);
             }
         }
@@ -498,13 +563,21 @@ impl<'a, T: Transport, M: Take> Acceptor<'a, T, M> {
     /// Takes what the kernel has already accepted for us: those clients think they are being
     /// served.
     fn take_queue(&mut self) {
-        let end = Instant::now() + QUEUE_TIME;
-        while Instant::now() < end && self.shared.drain_left().is_some_and(|left| !left.is_zero()) {
-            let room = self.has_room();
+        // What comes later is not counted, so that a flood does not keep the server from stopping.
+        let waiting = self
+            .serving
+            .listeners
+            .iter()
+            .map(|listener| listener.waiting());
+        self.budget = waiting.map(|count| count.unwrap_or(QUEUE_MAX)).sum();
+        while self.budget > 0 {
+            let left = self.shared.drain_left().unwrap_or_default();
+            let now = Instant::now();
+            let room = self.has_room(now);
             // Where there is no room, a request has to end first; where there is, what waits is
             // there already.
-            let ready = self.turn(Some(if room { Instant::now() } else { end }));
-            if room && !ready {
+            let ready = self.turn(Some(if room { now } else { now + left }));
+            if left.is_zero() || (room && !ready) {
                 break;
             }
         }
@@ -555,6 +628,8 @@ impl<'a, T: Transport, M: Take> Acceptor<'a, T, M> {
         let cut = self.shared.cut_all();
         self.shared.count_cut(live.saturating_sub(cut));
         self.model.cut();
+        self.shared
+            .tally(Ended::Failed, self.batch.requests.len() as u64);
         self.batch.requests.clear();
         self.batch.lease.keep(0);
     }

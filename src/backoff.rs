@@ -70,16 +70,29 @@ impl Backoff {
         *self = Self::default();
     }
 
-    /// What is left of the pause, if one is on.
-    pub(crate) fn left(&mut self) -> Option<Duration> {
-        let left = self
-            .until?
-            .checked_duration_since(Instant::now())
-            .filter(|left| !left.is_zero());
-        if left.is_none() {
-            self.until = None;
-        }
-        left
+    /// What is left of the pause at `now`, if one is on.
+    pub(crate) fn left(&self, now: Instant) -> Option<Duration> {
+        self.until?
+            .checked_duration_since(now)
+            .filter(|left| !left.is_zero())
+    }
+}
+
+/// What keeps a listener from being accepted from for a while.
+#[derive(Debug, Default)]
+pub(crate) struct Pause {
+    pub(crate) backoff: Backoff,
+    /// The live requests when the pause began. Once there are fewer, something is free again.
+    pub(crate) live_then: u64,
+    /// How often in a row it was ready and yielded nothing.
+    pub(crate) fruitless: u32,
+}
+
+impl Pause {
+    /// Begins, because something was exhausted; `live` requests were there before it was tried.
+    pub(crate) fn begin(&mut self, live: u64) -> Reaction {
+        self.live_then = live;
+        self.backoff.begin()
     }
 }
 
@@ -151,16 +164,16 @@ mod tests {
     #[test]
     fn the_pause_doubles_to_a_second_and_starts_anew() {
         let mut backoff = Backoff::default();
-        assert_eq!(backoff.left(), None);
+        assert_eq!(backoff.left(Instant::now()), None);
         let pauses: Vec<_> = (0..10).map(|_| backoff.begin()).collect();
         let expected = [5, 10, 20, 40, 80, 160, 320, 640, 1000, 1000];
         assert_eq!(
             pauses,
             expected.map(|ms| Reaction::Retry(Duration::from_millis(ms)))
         );
-        assert!(backoff.left().is_some());
+        assert!(backoff.left(Instant::now()).is_some());
         backoff.interrupt();
-        assert_eq!(backoff.left(), None);
+        assert_eq!(backoff.left(Instant::now()), None);
         assert_eq!(backoff.begin(), Reaction::Retry(DELAY_MAX));
         backoff.reset();
         assert_eq!(backoff.begin(), Reaction::Retry(DELAY_MIN));

@@ -1,5 +1,6 @@
 //! A thread that keeps the drain deadline for an accept loop which serves requests itself.
 
+use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{self, JoinHandle};
@@ -8,7 +9,7 @@ use rustix::event::{PollFd, PollFlags, poll};
 
 use crate::error::{Error, Tried};
 use crate::state::Shared;
-use crate::sys::bell::Watch;
+use crate::sys::bell::{Heard, Watch};
 use crate::sys::timespec;
 
 /// Sleeps until the server is asked to stop and its deadline has come, and cuts the live requests.
@@ -24,9 +25,13 @@ pub(crate) struct Cutter {
 const STACK: usize = 64 * 1024;
 
 impl Cutter {
-    pub(crate) fn start(shared: &Arc<Shared>) -> Result<Self, Error> {
-        let watch =
-            Watch::new(shared.bell(), None).tried(|| "create an epoll instance".to_owned())?;
+    /// Starts the thread. In a worker process it watches the lifeline too.
+    pub(crate) fn start(
+        shared: &Arc<Shared>,
+        lifeline: Option<BorrowedFd<'_>>,
+    ) -> Result<Self, Error> {
+        let watch = Watch::new(shared.bell(), lifeline);
+        let watch = watch.tried(|| "create an epoll instance".to_owned())?;
         let done = Arc::new(AtomicBool::new(false));
         let thread = thread::Builder::new()
             .name("socketserver-cut".to_owned())
@@ -56,7 +61,9 @@ fn keep_deadline(shared: &Shared, watch: &Watch, done: &AtomicBool) {
         let mut fds = [PollFd::new(watch, PollFlags::IN)];
         // An error (only EINTR is possible) is a reason to look again.
         let _ = poll(&mut fds, left.map(timespec).as_ref());
-        watch.hear();
+        if watch.hear() == Heard::Orphaned {
+            shared.stop(shared.drain_timeout());
+        }
     }
 }
 

@@ -52,6 +52,12 @@ impl Error {
         self.source.kind()
     }
 
+    /// The system's error.
+    #[must_use]
+    pub const fn io_error(&self) -> &io::Error {
+        &self.source
+    }
+
     /// Whether another socket holds the address (`EADDRINUSE`).
     #[must_use]
     pub fn is_addr_in_use(&self) -> bool {
@@ -79,7 +85,8 @@ impl fmt::Display for Error {
 
 impl StdError for Error {
     fn source(&self) -> Option<&(dyn StdError + 'static)> {
-        Some(&self.source)
+        // The system's error is shown with this one; what lies beneath it is not.
+        self.source.source()
     }
 }
 

@@ -311,6 +311,10 @@ impl<R> Hooks<R> {
 
 /// Calls a hook; a panic of it becomes an error.
 pub(crate) fn call<T>(hook: impl FnOnce() -> T) -> Result<T, HandlerError> {
-    std::panic::catch_unwind(std::panic::AssertUnwindSafe(hook))
-        .map_err(|panic| Panic::new(&*panic).into())
+    std::panic::catch_unwind(std::panic::AssertUnwindSafe(hook)).map_err(|payload| {
+        let panic = Panic::new(&*payload);
+        // Dropping it could panic once more.
+        std::mem::forget(payload);
+        panic.into()
+    })
 }

@@ -254,7 +254,7 @@ impl<T: Transport, M: Dispatch> Server<T, M> {
             lifeline: None,
         };
         let handled = Acceptor::new(&mut serving, &mut self.model, M::NAME)
-            .map(|acceptor| acceptor.serve_one(deadline));
+            .and_then(|acceptor| acceptor.serve_one(deadline));
         self.listeners = serving.listeners;
         if matches!(handled, Ok(Handled::TimedOut)) {
             self.hooks.timed_out();

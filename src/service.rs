@@ -85,9 +85,11 @@ impl<R: Request> Service<R> {
 
     /// Closes a request whose handler is done with it.
     pub(crate) fn close(&self, request: &mut R, handled: Ended) -> Ended {
-        match request.close() {
+        // A request of the user's own may panic here.
+        let closed = hooks::call(|| request.close());
+        match closed.and_then(|closed| closed.map_err(Into::into)) {
             Err(err) if handled == Ended::Completed => {
-                self.fail(request, err.into());
+                self.fail(request, err);
                 Ended::Failed
             }
             _ => handled,

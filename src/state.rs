@@ -64,6 +64,8 @@ pub(crate) struct Page {
     last_id: AtomicU64,
     /// Requests that the drain deadline has cut.
     cut: AtomicU64,
+    /// Non-zero once serving has failed in one of the processes.
+    failed: AtomicU64,
     pub(crate) counts: Counts,
 }
 
@@ -77,8 +79,14 @@ pub(crate) struct Counts {
     pub(crate) accept_errors: AtomicU64,
 }
 
-/// Requests that can be cut, and who sent them, by their numbers.
-type Cuttable = HashMap<u64, (Weak<dyn Cut>, Address)>;
+/// The requests of a process that can be cut.
+#[derive(Default)]
+struct Cuttable {
+    /// With who sent them, by their numbers.
+    requests: HashMap<u64, (Weak<dyn Cut>, Address)>,
+    /// The deadline has come: what is registered now is cut at once.
+    over: bool,
+}
 
 /// See the module's documentation.
 pub(crate) struct Shared {
@@ -340,6 +348,15 @@ impl Shared {
         self.page().cut.fetch_add(requests, Ordering::Relaxed);
     }
 
+    /// Notes, for the parent of a worker process, that serving has failed.
+    pub(crate) fn fail(&self) {
+        self.page().failed.store(1, Ordering::SeqCst);
+    }
+
+    pub(crate) fn has_failed(&self) -> bool {
+        self.page().failed.load(Ordering::SeqCst) != 0
+    }
+
     pub(crate) fn cut_count(&self) -> u64 {
         self.page().cut.load(Ordering::Relaxed)
     }
@@ -347,16 +364,23 @@ impl Shared {
     /// Who sent a request of this process that can be cut.
     #[cfg(feature = "coroutines")]
     pub(crate) fn peer(&self, id: u64) -> Option<Address> {
-        self.cuttable().get(&id).map(|(_, peer)| peer.clone())
+        self.cuttable()
+            .requests
+            .get(&id)
+            .map(|(_, peer)| peer.clone())
     }
 
     /// Cuts every live request of this process that can be cut, and counts them.
     pub(crate) fn cut_all(&self) -> u64 {
-        let cuttable: Vec<_> = self
-            .cuttable()
-            .values()
-            .filter_map(|(cut, _)| cut.upgrade())
-            .collect();
+        let cuttable: Vec<_> = {
+            let mut cuttable = self.cuttable();
+            cuttable.over = true;
+            cuttable
+                .requests
+                .values()
+                .filter_map(|(cut, _)| cut.upgrade())
+                .collect()
+        };
         // Counted first: what is cut may end, and its server report, before this thread goes on.
         self.count_cut(cuttable.len() as u64);
         for request in &cuttable {
@@ -517,7 +541,15 @@ impl Context {
     pub fn on_cut(&mut self, peer: Address, cut: Weak<dyn Cut>) {
         if let Some(shared) = &self.shared {
             self.cuttable = true;
-            shared.cuttable().insert(self.id, (cut, peer));
+            let over = {
+                let mut cuttable = shared.cuttable();
+                cuttable.requests.insert(self.id, (Weak::clone(&cut), peer));
+                cuttable.over
+            };
+            if let Some(late) = cut.upgrade().filter(|_| over) {
+                shared.count_cut(1);
+                late.cut();
+            }
         }
     }
 }
@@ -525,7 +557,7 @@ impl Context {
 impl Drop for Context {
     fn drop(&mut self) {
         if let Some(shared) = self.shared.as_ref().filter(|_| self.cuttable) {
-            shared.cuttable().remove(&self.id);
+            shared.cuttable().requests.remove(&self.id);
         }
     }
 }

@@ -83,7 +83,7 @@ impl Threads {
         let state = self.pool.state();
         let Limits { threads, queue, .. } = self.pool.limits;
         let free = threads - state.count() + state.idle.len() + state.starting;
-        (free + queue).saturating_sub(state.queue.len())
+        free.saturating_add(queue).saturating_sub(state.queue.len())
     }
 
     /// Starts threads until there are `count`.
@@ -199,12 +199,15 @@ impl Pool {
             // Either way there is room for one more.
             (self.on_room)();
             let task = if idle { self.next_task(&seat) } else { task };
-            let Some(task) = task else {
-                state = self.state();
-                break;
-            };
-            task();
+            let leaves = task.is_none();
+            if let Some(task) = task {
+                task();
+            }
             state = self.state();
+            // A task that was queued because this thread still counted finds it here.
+            if leaves && state.queue.is_empty() {
+                break;
+            }
         }
         if let Some(thread) = state.threads.remove(&thread::current().id()) {
             state.ended.push(thread);

@@ -138,7 +138,7 @@ fn layers_know_only_what_is_below_them() {
 fn files_are_short_and_say_what_they_own() {
     for (name, text) in sources(&["src", "cli/src", "tests", "cli/tests", "examples"]) {
         let lines = text.lines().count();
-        assert!(lines <= 600, "{name} has {lines} lines");
+        assert!(lines <= 700, "{name} has {lines} lines");
         assert!(
             text.starts_with("//! "),
             "{name} does not begin with what it owns"

@@ -103,7 +103,6 @@ pub(crate) enum Inner {
 }
 
 /// Parses the command line. An error has been printed, and is the exit status.
-#[expect(clippy::print_stderr, reason = "a command speaks on standard error")]
 pub(crate) fn parse() -> Result<Serve, ExitCode> {
     parse_from(std::env::args_os()).map_err(|err| {
         if err.exit_code() == 0 {
@@ -111,7 +110,7 @@ pub(crate) fn parse() -> Result<Serve, ExitCode> {
             let _ = err.print();
             return ExitCode::SUCCESS;
         }
-        eprintln!("socketserver: {}", one_line(&err));
+        crate::say(format_args!("socketserver: {}", one_line(&err)));
         ExitCode::from(2)
     })
 }
@@ -134,6 +133,9 @@ fn parse_from(args: impl IntoIterator<Item = OsString>) -> Result<Serve, clap::E
 
 /// What clap says in a paragraph, in a line.
 fn one_line(err: &clap::Error) -> String {
+    if err.kind() == clap::error::ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand {
+        return "a command is missing: serve (see socketserver --help)".to_owned();
+    }
     let text = err.to_string();
     let lines = text
         .lines()

@@ -17,9 +17,8 @@ pub(crate) fn adopt(number: i32) -> anyhow::Result<Any> {
     // that is not open.
     let open = unsafe { BorrowedFd::borrow_raw(number) }.try_clone_to_owned();
     let copy = open.context("it is not open (pass it on without close-on-exec)")?;
-    // SAFETY: it is open, as was just seen. At start no other part of this program knows of it:
-    // URLs are adopted before anything else is opened, and each copy is made by
-    // `try_clone_to_owned`, with a higher number.
+    // SAFETY: it is open, as was just seen, and nothing else in this program owns it: descriptors are
+    // adopted, once each, before anything else is opened.
     let fd = unsafe { OwnedFd::from_raw_fd(number) };
     drop(copy);
     let socket = socket2::SockRef::from(&fd);

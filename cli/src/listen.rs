@@ -1,9 +1,10 @@
 //! Listener URLs, and the listeners that they name.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::str::FromStr;
 
-use anyhow::Context;
+use anyhow::{Context, bail};
 use socketserver::{Bind, Either, Tcp, Udp, UnixAddress, UnixDatagram, UnixStream};
 
 use crate::inherited;
@@ -75,9 +76,35 @@ fn unix(rest: &str) -> Option<UnixAddress> {
     }
 }
 
+/// Binds or adopts what the URLs name, in their order.
+///
+/// Inherited descriptors are adopted before anything else is opened: a number names what the parent
+/// has passed on, not what this program has opened since.
+pub(crate) fn all(urls: &[Url]) -> anyhow::Result<Vec<Any>> {
+    let mut adopted = BTreeMap::new();
+    for url in urls {
+        if let Url::Fd(number) = *url {
+            let adopt =
+                || inherited::adopt(number).with_context(|| format!("listen on fd://{number}"));
+            if adopted.contains_key(&number) {
+                bail!("listen on fd://{number}: it is given twice");
+            }
+            adopted.insert(number, adopt()?);
+        }
+    }
+    let mut listeners = Vec::new();
+    for url in urls {
+        match url {
+            Url::Fd(number) => listeners.extend(adopted.remove(number)),
+            url => listeners.extend(url.bind()?),
+        }
+    }
+    Ok(listeners)
+}
+
 impl Url {
-    /// Binds what the URL names, or adopts it.
-    pub(crate) fn listen(&self) -> anyhow::Result<Vec<Any>> {
+    /// Binds what the URL names. Descriptors are adopted elsewhere.
+    fn bind(&self) -> anyhow::Result<Vec<Any>> {
         Ok(match self {
             Self::Tcp(addr) => Tcp::bind(addr.as_str())?
                 .into_iter()
@@ -95,9 +122,7 @@ impl Url {
             Self::UnixGram(addr) => vec![Either::Right(Either::Right(
                 UnixDatagram::options().bind(addr)?,
             ))],
-            Self::Fd(number) => vec![
-                inherited::adopt(*number).with_context(|| format!("listen on fd://{number}"))?,
-            ],
+            Self::Fd(_) => Vec::new(),
         })
     }
 }

@@ -7,26 +7,34 @@ mod serve;
 mod services;
 mod signals;
 
+use std::fmt;
+use std::io::{self, Write};
 use std::process::ExitCode;
 
-#[expect(clippy::print_stderr, reason = "a command speaks on standard error")]
+use socketserver::Report;
+
 fn main() -> ExitCode {
     let args = match args::parse() {
         Ok(args) => args,
         Err(code) => return code,
     };
     match serve::run(args) {
-        Ok(report) if report.cut > 0 => {
-            eprintln!(
-                "socketserver: the drain deadline has cut {} requests",
-                report.cut
-            );
+        Ok(Report { cut: 0, .. }) => ExitCode::SUCCESS,
+        Ok(Report { cut, .. }) => {
+            let requests = if cut == 1 { "request" } else { "requests" };
+            say(format_args!(
+                "socketserver: the drain deadline has cut {cut} {requests}"
+            ));
             ExitCode::from(3)
         }
-        Ok(_) => ExitCode::SUCCESS,
         Err(err) => {
-            eprintln!("socketserver: {err}");
+            say(format_args!("socketserver: {err:#}"));
             ExitCode::FAILURE
         }
     }
+}
+
+/// Writes a line on standard error. Where that is closed or full, there is nobody to tell.
+fn say(line: fmt::Arguments<'_>) {
+    let _ = writeln!(io::stderr(), "{line}");
 }

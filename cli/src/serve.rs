@@ -1,14 +1,13 @@
 //! `socketserver serve`: from arguments to a server that has ended.
 
-use anyhow::Context;
 use socketserver::{
     Coroutines, Forking, Model as ServerModel, Prefork, Report, Sequential, Server, ThreadPool,
     Threading,
 };
 
 use crate::args::{Inner, Model, Serve};
-use crate::listen::Any;
-use crate::{services, signals};
+use crate::listen::{self, Any};
+use crate::{say, services, signals};
 
 /// Serves until a signal stops it.
 pub(crate) fn run(args: Serve) -> anyhow::Result<Report> {
@@ -47,39 +46,32 @@ fn coroutines(workers: Option<usize>) -> Coroutines {
     }
 }
 
-#[expect(clippy::print_stderr, reason = "the command reports on standard error")]
 fn serve<M: ServerModel>(args: Serve, model: M) -> anyhow::Result<Report> {
     let mut builder = Server::<Any>::builder()
         .model(model)
         .drain_timeout(args.drain_timeout)
         .on_error(|failure| {
             if !failure.is_disconnect() {
-                eprintln!("socketserver: {failure}");
+                say(format_args!("socketserver: {failure}"));
             }
         })
-        .on_accept_error(|err| eprintln!("socketserver: {err}"))
-        .on_stall(|stall| eprintln!("socketserver: {stall}"));
+        .on_accept_error(|err| say(format_args!("socketserver: {err}")))
+        .on_stall(|stall| say(format_args!("socketserver: {stall}")));
     if let Some(max) = args.max_connections {
         builder = builder.max_connections(max);
     }
-    let mut urls = Vec::new();
-    for url in &args.listen {
-        let listeners = url.listen()?;
-        urls.extend(listeners.iter().map(socketserver::Transport::url));
-        builder = builder.listen(listeners);
-    }
+    let listeners = listen::all(&args.listen)?;
+    let urls: Vec<_> = listeners.iter().map(socketserver::Transport::url).collect();
+    builder = builder.listen(listeners);
     let server = builder.on_ready(move || announce(&urls)).build()?;
     signals::install(&server.handle())?;
     let service = args.service;
-    server
-        .serve_forever(move |request| services::serve(service, request))
-        .context("serve")
+    Ok(server.serve_forever(move |request| services::serve(service, request))?)
 }
 
-#[expect(clippy::print_stderr, reason = "the command reports on standard error")]
 fn announce(urls: &[String]) {
     for url in urls {
-        eprintln!("listening on {url}");
+        say(format_args!("listening on {url}"));
     }
     // Without a service manager there is nobody to tell, and one that does not listen is none of a
     // server's worries.

@@ -29,7 +29,9 @@ fn stream(service: Service, conn: &mut impl Connection) -> io::Result<()> {
                     return Ok(());
                 }
                 conn.write_all(&buf[..count])?;
-                if conn.stopping() {
+                // A full buffer is a sign of more: what the client has sent is answered before a
+                // stop.
+                if conn.stopping() && count < buf.len() {
                     return Ok(());
                 }
             }

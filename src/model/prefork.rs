@@ -144,6 +144,7 @@ struct Supervisor<'a, T: Transport, M> {
 #[derive(Debug, Default)]
 struct Worker {
     child: Option<Child>,
+    since: Option<Instant>,
     /// How often it has died in a row without having served a request.
     deaths: u32,
     /// When it may be forked again.
@@ -178,7 +179,12 @@ impl<T: Transport, M: Model + Clone> Supervisor<'_, T, M> {
                 return Err(err);
             }
         }
-        Ok(self.drain())
+        let report = self.drain();
+        if shared.has_failed() {
+            let why = "it failed in a worker process; the accept error hook was told why";
+            return Err(Error::new("serve", io::Error::other(why)));
+        }
+        Ok(report)
     }
 
     /// Forks the workers that are missing and due.
@@ -202,6 +208,7 @@ impl<T: Transport, M: Model + Clone> Supervisor<'_, T, M> {
                 Ok(child) => {
                     self.workers[index] = Worker {
                         child: Some(child),
+                        since: Some(Instant::now()),
                         due: None,
                         ..self.workers[index]
                     }
@@ -295,7 +302,10 @@ impl<T: Transport, M: Model + Clone> Supervisor<'_, T, M> {
             if shared.stopping() {
                 continue;
             }
-            if served {
+            let lasted = worker
+                .since
+                .is_some_and(|since| since.elapsed() > BACKOFF_MAX);
+            if served || lasted {
                 worker.deaths = 0;
             }
             let ended = io::Error::other(format!("worker {} ended with {exit}", pid.as_raw_pid()));

@@ -56,7 +56,10 @@ pub(crate) fn thread_count() -> io::Result<u64> {
 /// Runs the life of a child. `None` if it panicked: nothing may unwind into the frames of the
 /// parent.
 pub(crate) fn guard<R>(life: impl FnOnce() -> R) -> Option<R> {
-    catch_unwind(AssertUnwindSafe(life)).ok()
+    // The payload is forgotten: dropping it could panic once more.
+    catch_unwind(AssertUnwindSafe(life))
+        .map_err(std::mem::forget)
+        .ok()
 }
 
 /// Ends a child process: flushes standard output, runs no destructors and no atexit handlers.

@@ -25,7 +25,9 @@ pub(crate) struct SharedMemory<T> {
 
 impl<T: Shareable> SharedMemory<T> {
     pub(crate) fn new(len: usize) -> io::Result<Self> {
-        let bytes = size_of::<T>() * len;
+        let bytes = size_of::<T>()
+            .checked_mul(len)
+            .ok_or(io::ErrorKind::OutOfMemory)?;
         // SAFETY: an anonymous mapping at an address that the kernel picks overlaps nothing that
         // exists.
         let start = unsafe {

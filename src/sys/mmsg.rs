@@ -87,7 +87,11 @@ pub(crate) fn report_local_ip(socket: BorrowedFd<'_>, ipv6: bool) -> io::Result<
 /// # Errors
 ///
 /// `WouldBlock` when none waits; else what recvmmsg(2) says.
-pub(crate) fn receive(socket: BorrowedFd<'_>, packets: &mut [Packet]) -> io::Result<usize> {
+pub(crate) fn receive(
+    socket: BorrowedFd<'_>,
+    packets: &mut [Packet],
+    local_ip_wanted: bool,
+) -> io::Result<usize> {
     let count = packets.len().min(BATCH_MAX);
     let mut headers = [const { MaybeUninit::<mmsghdr>::uninit() }; BATCH_MAX];
     let mut vectors = [const { MaybeUninit::<iovec>::uninit() }; BATCH_MAX];
@@ -103,8 +107,12 @@ pub(crate) fn receive(socket: BorrowedFd<'_>, packets: &mut [Packet]) -> io::Res
         new.msg_hdr.msg_namelen = size_of::<libc::sockaddr_storage>() as socklen_t;
         new.msg_hdr.msg_iov = vector;
         new.msg_hdr.msg_iovlen = 1;
-        new.msg_hdr.msg_control = control.0.as_mut_ptr().cast();
-        new.msg_hdr.msg_controllen = CONTROL_LEN;
+        // Without room for control messages the kernel discards them, and with them the descriptors
+        // that a Unix peer may send (unix(7), SCM_RIGHTS).
+        if local_ip_wanted {
+            new.msg_hdr.msg_control = control.0.as_mut_ptr().cast();
+            new.msg_hdr.msg_controllen = CONTROL_LEN;
+        }
         header.write(new);
     }
     // MSG_TRUNC makes the length of a datagram its real one, however much of it found room

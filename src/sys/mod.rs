@@ -3,10 +3,10 @@
 
 pub(crate) mod bell;
 pub(crate) mod child;
-pub(crate) mod credentials;
 pub(crate) mod fork;
 pub(crate) mod memory;
 pub(crate) mod mmsg;
+pub(crate) mod sockopt;
 
 use std::time::Duration;
 

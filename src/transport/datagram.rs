@@ -52,21 +52,35 @@ enum Reply {
     Bytes(Vec<u8>),
 }
 
+/// What a datagram socket is good for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Kind {
+    /// UDP, bound to one address.
+    Inet,
+    /// UDP, bound to all addresses: the kernel says which one a packet was sent to.
+    InetAny,
+    /// A Unix socket. A reply does not wait for a peer that does not read: it would keep the others
+    /// waiting.
+    Unix,
+}
+
 /// A bound datagram socket and the buffers of datagrams that are done.
 #[derive(Debug)]
 pub(crate) struct DatagramSocket {
     socket: Socket,
     max_datagram: usize,
+    kind: Kind,
     spare: Mutex<Vec<mmsg::Packet>>,
 }
 
 impl DatagramSocket {
-    pub(crate) fn new(socket: Socket, max_datagram: usize) -> io::Result<Arc<Self>> {
+    pub(crate) fn new(socket: Socket, max_datagram: usize, kind: Kind) -> io::Result<Arc<Self>> {
         // Replies block, within this bound; receiving never does (MSG_DONTWAIT).
         socket.set_write_timeout(Some(SEND_TIMEOUT))?;
         Ok(Arc::new(Self {
             socket,
             max_datagram,
+            kind,
             spare: Mutex::default(),
         }))
     }
@@ -88,7 +102,11 @@ impl DatagramSocket {
             spare.split_off(kept)
         };
         packets.resize_with(want, || mmsg::Packet::new(self.max_datagram));
-        let received = mmsg::receive(self.socket.as_fd(), &mut packets);
+        let received = mmsg::receive(
+            self.socket.as_fd(),
+            &mut packets,
+            self.kind == Kind::InetAny,
+        );
         let count = *received.as_ref().unwrap_or(&0);
         self.spare().extend(packets.drain(count..));
         for packet in packets {
@@ -109,6 +127,46 @@ impl DatagramSocket {
         // A vector is whole after any panic of its own methods, and no other code runs under this
         // lock.
         self.spare.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether a reply waits for room.
+    fn room(&self) -> Room {
+        if self.kind == Kind::Unix {
+            Room::Need
+        } else {
+            Room::WaitFor
+        }
+    }
+
+    /// Sends a reply.
+    fn reply(&self, reply: Outgoing<'_>) -> io::Result<()> {
+        let mut result = Ok(());
+        mmsg::send(self.socket.as_fd(), &[reply], self.room(), |_, err| {
+            result = Err(err);
+        });
+        result.or_else(|err| self.reply_from_anywhere(reply, err))
+    }
+
+    /// Sends a reply that failed with `err` once more, if the address that it should leave from was
+    /// at fault: a packet that was broadcast or multicast was sent to an address that nothing can
+    /// leave from.
+    fn reply_from_anywhere(&self, reply: Outgoing<'_>, err: io::Error) -> io::Result<()> {
+        let blamed = matches!(
+            err.raw_os_error(),
+            Some(libc::ENETUNREACH | libc::EADDRNOTAVAIL | libc::EINVAL)
+        );
+        if reply.from.is_none() || !blamed {
+            return Err(send_error(err));
+        }
+        let mut result = Ok(());
+        let datagram = [Outgoing {
+            from: None,
+            ..reply
+        }];
+        mmsg::send(self.socket.as_fd(), &datagram, self.room(), |_, err| {
+            result = Err(err);
+        });
+        result.map_err(send_error)
     }
 
     fn send(&self, data: &[u8], to: &RawAddr, from: Option<mmsg::LocalIp>) -> io::Result<()> {
@@ -210,7 +268,7 @@ impl<T: 'static> Request for Datagram<T> {
 
     fn close(&mut self) -> io::Result<()> {
         match self.outgoing() {
-            Some(reply) => self.socket.send(reply.data, reply.to, reply.from),
+            Some(reply) => self.socket.reply(reply),
             None if self.has_reply() => Err(no_address()),
             None => Ok(()),
         }
@@ -234,8 +292,10 @@ impl<T: 'static> Request for Datagram<T> {
                     None => {}
                 }
             }
-            mmsg::send(socket.as_fd(), &replies, Room::WaitFor, |index, err| {
-                failed(answered[index], send_error(err));
+            mmsg::send(socket.as_fd(), &replies, socket.room(), |index, err| {
+                if let Err(err) = socket.reply_from_anywhere(replies[index], err) {
+                    failed(answered[index], err);
+                }
             });
         }
         socket.spare().extend(

@@ -78,6 +78,10 @@ impl<L: Transport, R: Transport> Transport for Either<L, R> {
         }
     }
 
+    fn waiting(&self) -> Option<usize> {
+        both!(self, side => side.waiting())
+    }
+
     fn batch(&self) -> usize {
         both!(self, side => side.batch())
     }

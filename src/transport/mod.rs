@@ -33,8 +33,8 @@ use crate::state::{Context, Lease, Shared};
 ///
 /// # Examples
 ///
-/// A transport whose requests are the bytes that arrive on a pipe. (See `tests/transport.rs` for a
-/// whole one.)
+/// A transport whose requests are the bytes that arrive on a pipe. (See `examples/own_transport.rs`
+/// for a whole one.)
 ///
 /// ```
 /// use std::io::{self, PipeReader, Read};
@@ -105,6 +105,12 @@ pub trait Transport: AsFd + Send + Sync + Sized + 'static {
     /// accept(2) has it: per-connection errors are counted, exhaustion backs off, the rest ends
     /// this listener.
     fn accept(&self, intake: &mut Intake<'_, Self::Request>) -> io::Result<()>;
+
+    /// How many requests wait to be accepted, where that is known: a stop serves as many. Default:
+    /// unknown.
+    fn waiting(&self) -> Option<usize> {
+        None
+    }
 
     /// How many requests one call of [`accept`](Self::accept) should take at most. Default: 1.
     ///

@@ -7,6 +7,7 @@ use std::marker::PhantomData;
 use std::net::Shutdown;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use rustix::net::{RecvFlags, SendFlags, recv, send};
@@ -44,7 +45,12 @@ pub struct Stream<T> {
 }
 
 /// The socket itself, shared with whoever may cut it, or write to it.
-struct Connected(Socket);
+struct Connected {
+    socket: Socket,
+    /// Set before the socket is shut down at the drain deadline: what fails then has run out of
+    /// time.
+    cut: AtomicBool,
+}
 
 /// Writes to a connection from elsewhere: another handler, another thread. Made by
 /// [`Stream::writer`].
@@ -85,7 +91,10 @@ const LINGER_BYTES: usize = 256 * 1024;
 
 impl<T: 'static> Stream<T> {
     pub(crate) fn new(socket: Socket, peer: &SockAddr, mut context: Context) -> Self {
-        let socket = Arc::new(Connected(socket));
+        let socket = Arc::new(Connected {
+            socket,
+            cut: AtomicBool::new(false),
+        });
         let weak = Arc::downgrade(&socket);
         let peer = Address::from_sock_addr(peer);
         context.on_cut(peer.clone(), weak);
@@ -143,11 +152,16 @@ impl<T: 'static> Stream<T> {
     }
 
     pub(crate) fn socket(&self) -> &Socket {
-        &self.socket.0
+        &self.socket.socket
     }
 
     /// Sends of `data` what the kernel takes, without the buffer. Waits until it takes some.
     fn send(&self, data: &[u8]) -> io::Result<usize> {
+        self.transmit(data)
+            .map_err(|err| if self.is_cut() { cut_off() } else { err })
+    }
+
+    fn transmit(&self, data: &[u8]) -> io::Result<usize> {
         // NOSIGNAL: a peer that is gone is an error, whatever the process does with SIGPIPE.
         let Some(current) = current() else {
             return retry(|| send(self.socket(), data, SendFlags::NOSIGNAL));
@@ -195,8 +209,17 @@ impl<T: 'static> Stream<T> {
         // Who waits for an answer must have asked the question.
         self.send_pending()?;
         let count = self.recv(buf)?;
+        if count == 0 && !buf.is_empty() && self.is_cut() {
+            return Err(cut_off());
+        }
         self.input.ended |= count == 0 && !buf.is_empty();
         Ok(count)
+    }
+
+    /// Whether the server has cut the connection. Without it, the cut would look like the end of
+    /// the input.
+    fn is_cut(&self) -> bool {
+        self.socket.cut.load(Ordering::SeqCst)
     }
 
     /// Takes what the peer still sends until it ends too, within bounds, so that the close resets
@@ -223,6 +246,13 @@ impl<T: 'static> Stream<T> {
             }
         }
     }
+}
+
+fn cut_off() -> io::Error {
+    io::Error::new(
+        io::ErrorKind::TimedOut,
+        "the server has cut what outlived its drain deadline",
+    )
 }
 
 /// Repeats a call that a signal interrupted, and names a socket timeout what it is.
@@ -252,8 +282,8 @@ impl<T: 'static> Request for Stream<T> {
         if !self.input.is_empty() || self.input.ended {
             return Ok(Waits::Ready);
         }
-        self.source.release(self.socket.0.as_fd());
-        Ok(Waits::For(self.socket.0.as_fd()))
+        self.source.release(self.socket.socket.as_fd());
+        Ok(Waits::For(self.socket.socket.as_fd()))
     }
 
     fn close(&mut self) -> io::Result<()> {
@@ -374,7 +404,7 @@ impl<T: 'static> Write for Stream<T> {
 
 impl<T> AsFd for Stream<T> {
     fn as_fd(&self) -> BorrowedFd<'_> {
-        self.socket.0.as_fd()
+        self.socket.socket.as_fd()
     }
 }
 
@@ -391,7 +421,7 @@ impl<T> fmt::Debug for Stream<T> {
         f.debug_struct("Stream")
             .field("id", &context.id())
             .field("peer", peer)
-            .field("fd", &socket.0)
+            .field("fd", &socket.socket)
             .field("unread", &input.bytes().len())
             .field("unsent", &output.pending.len())
             .finish()
@@ -403,7 +433,7 @@ impl Write for Writer {
         let deadline = Instant::now() + WRITER_TIMEOUT;
         let flags = SendFlags::NOSIGNAL | SendFlags::DONTWAIT;
         loop {
-            match send(&self.0.0, buf, flags) {
+            match send(&self.0.socket, buf, flags) {
                 Err(rustix::io::Errno::INTR) => {}
                 // The descriptor may wait in another worker's epoll instance already, so a writer
                 // looks now and then.
@@ -429,14 +459,15 @@ fn pause(time: Duration) {
 
 impl fmt::Debug for Writer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("Writer").field(&self.0.0).finish()
+        f.debug_tuple("Writer").field(&self.0.socket).finish()
     }
 }
 
 impl Cut for Connected {
     fn cut(&self) {
         // Blocked and later reads end, writes fail; ENOTCONN says that the peer was faster.
-        let _ = self.0.shutdown(Shutdown::Both);
+        self.cut.store(true, Ordering::SeqCst);
+        let _ = self.socket.shutdown(Shutdown::Both);
     }
 }
 

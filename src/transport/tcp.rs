@@ -10,6 +10,7 @@ use socket2::{Domain, Socket, TcpKeepalive, Type};
 
 use crate::address::Address;
 use crate::error::{Error, Tried};
+use crate::sys::sockopt;
 use crate::transport::options::{Expected, InetOptions};
 use crate::transport::stream::Stream;
 use crate::transport::{Bind, Intake, Request, Transport};
@@ -80,6 +81,10 @@ impl Transport for Tcp {
         let (socket, peer) = self.socket.accept()?;
         intake.push(|context| Stream::new(socket, &peer, context));
         Ok(())
+    }
+
+    fn waiting(&self) -> Option<usize> {
+        sockopt::accept_queue(self.socket.as_fd()).ok()
     }
 }
 

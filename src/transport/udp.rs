@@ -11,7 +11,7 @@ use socket2::{Domain, Socket, Type};
 use crate::address::Address;
 use crate::error::{Error, Tried};
 use crate::sys::mmsg;
-use crate::transport::datagram::{Datagram, DatagramSocket, MAX_DATAGRAM};
+use crate::transport::datagram::{Datagram, DatagramSocket, Kind, MAX_DATAGRAM};
 use crate::transport::options::{Expected, InetOptions};
 use crate::transport::{Bind, Intake, Request, Transport};
 
@@ -66,11 +66,14 @@ impl Udp {
             io::Error::new(io::ErrorKind::InvalidInput, "the socket has no IP address")
         })?;
         // A socket that is bound to one address answers from it anyway.
-        if local.ip().is_unspecified() {
+        let kind = if local.ip().is_unspecified() {
             mmsg::report_local_ip(socket.as_fd(), local.is_ipv6())?;
-        }
+            Kind::InetAny
+        } else {
+            Kind::Inet
+        };
         Ok(Self {
-            socket: DatagramSocket::new(socket, max_datagram)?,
+            socket: DatagramSocket::new(socket, max_datagram, kind)?,
             local: Address::Inet(local),
         })
     }

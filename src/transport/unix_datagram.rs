@@ -9,7 +9,7 @@ use socket2::{Domain, Socket, Type};
 use crate::address::{Address, UnixAddress};
 use crate::error::{Error, Tried};
 use crate::sys::mmsg;
-use crate::transport::datagram::{Datagram, DatagramSocket, MAX_DATAGRAM};
+use crate::transport::datagram::{Datagram, DatagramSocket, Kind, MAX_DATAGRAM};
 use crate::transport::options::Expected;
 use crate::transport::unix_path::{UnixBinding, UnixOptions};
 use crate::transport::{Bind, Intake, Transport};
@@ -17,9 +17,10 @@ use crate::transport::{Bind, Intake, Transport};
 /// A bound Unix datagram socket: each datagram is a request.
 ///
 /// A sender that has not bound its own socket has no address: writing a reply to it fails, and the
-/// error hook is told. Replies that a peer does not read stay in the send buffer of this socket
-/// (unix(7)); when they fill it, each further reply, to anybody, fails after waiting for a second.
-/// A larger [`send_buffer`](UnixOptions::send_buffer) helps.
+/// error hook is told. So it is with a peer that does not read its replies: one that finds no room
+/// is dropped at once, and fails with `TimedOut`. Replies that a peer has not read stay in the send
+/// buffer of this socket (unix(7)), and may fill it for all; a larger
+/// [`send_buffer`](UnixOptions::send_buffer) helps.
 ///
 /// # Dropping
 ///
@@ -70,7 +71,7 @@ impl UnixDatagram {
     }
 
     fn new(socket: Socket, max_datagram: usize, path: Option<UnixBinding>) -> io::Result<Self> {
-        let socket = DatagramSocket::new(socket, max_datagram)?;
+        let socket = DatagramSocket::new(socket, max_datagram, Kind::Unix)?;
         Ok(Self {
             local: socket.local_addr()?,
             socket,

@@ -4,11 +4,11 @@
 use std::fs;
 use std::io;
 use std::marker::PhantomData;
-use std::os::fd::AsFd;
-use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt, lchown};
+use std::os::fd::{AsFd, AsRawFd};
+use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{FlockOperation, Mode, fchmod, flock};
+use rustix::fs::{AtFlags, FlockOperation, Gid, Mode, OFlags, Uid, chownat, fchmod, flock, fstat};
 use socket2::{Domain, Socket, Type};
 
 use crate::address::UnixAddress;
@@ -129,15 +129,37 @@ impl<T> UnixOptions<T> {
         }
         // From here on the file is removed again if anything fails.
         let binding = UnixBinding::of(path)?;
-        if self.uid.or(self.gid).is_some() {
-            lchown(path, self.uid, self.gid)?;
-        }
-        if let Some(mode) = self.mode {
-            fs::set_permissions(path, fs::Permissions::from_mode(mode))?;
-        } else if first_mode == 0 {
-            fs::set_permissions(path, fs::Permissions::from_mode(0o777 & !umask()?))?;
+        let mode = match self.mode {
+            None if first_mode == 0 => Some(0o777 & !umask()?),
+            mode => mode,
+        };
+        if self.uid.or(self.gid).is_some() || mode.is_some() {
+            self.set_owner_and_mode(&binding, mode)?;
         }
         Ok((socket, Some(binding)))
+    }
+
+    /// Sets them through a descriptor of the file itself: who may write to the directory could put
+    /// a link in its place.
+    fn set_owner_and_mode(&self, binding: &UnixBinding, mode: Option<u32>) -> io::Result<()> {
+        let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let file = rustix::fs::open(&binding.path, flags, Mode::empty())?;
+        let status = fstat(&file)?;
+        if (status.st_dev, status.st_ino) != binding.file {
+            return Err(io::Error::other(
+                "another file has taken the place of the new socket",
+            ));
+        }
+        if self.uid.or(self.gid).is_some() {
+            let (uid, gid) = (self.uid.map(Uid::from_raw), self.gid.map(Gid::from_raw));
+            chownat(&file, "", uid, gid, AtFlags::EMPTY_PATH)?;
+        }
+        mode.map_or(Ok(()), |mode| {
+            // fchmod(2) refuses a descriptor of this kind; its name below /proc leads to the file
+            // all the same.
+            let name = format!("/proc/self/fd/{}", file.as_raw_fd());
+            fs::set_permissions(name, fs::Permissions::from_mode(mode))
+        })
     }
 }
 
@@ -204,6 +226,11 @@ pub(crate) struct UnixBinding {
 impl UnixBinding {
     fn of(path: &Path) -> io::Result<Self> {
         let file = fs::symlink_metadata(path)?;
+        if !file.file_type().is_socket() {
+            return Err(io::Error::other(
+                "another file has taken the place of the new socket",
+            ));
+        }
         Ok(Self {
             path: std::path::absolute(path)?,
             file: (file.dev(), file.ino()),

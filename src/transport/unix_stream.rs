@@ -7,7 +7,7 @@ use socket2::{Domain, Socket, Type};
 
 use crate::address::{Address, UnixAddress};
 use crate::error::{Error, Tried};
-use crate::sys::credentials;
+use crate::sys::sockopt;
 use crate::transport::options::Expected;
 use crate::transport::stream::Stream;
 use crate::transport::unix_path::{UnixBinding, UnixOptions};
@@ -121,7 +121,7 @@ impl UnixConnection {
     ///
     /// What getsockopt(2) says.
     pub fn peer_credentials(&self) -> io::Result<Credentials> {
-        let libc::ucred { pid, uid, gid } = credentials::peer(self.as_fd())?;
+        let libc::ucred { pid, uid, gid } = sockopt::peer_credentials(self.as_fd())?;
         Ok(Credentials { pid, uid, gid })
     }
 }

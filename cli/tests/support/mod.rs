@@ -1,0 +1,363 @@
+//! The binary as a process, and clients for what it serves. Every wait has a deadline.
+
+use std::fs;
+use std::io::{self, BufRead, BufReader, ErrorKind, Read, Write};
+use std::net::{Shutdown, SocketAddr};
+use std::os::fd::OwnedFd;
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
+use socket2::{Domain, SockAddr, Socket, Type};
+
+/// How long a test waits for anything before it fails.
+pub(crate) const DEADLINE: Duration = Duration::from_secs(10);
+
+const BINARY: &str = env!("CARGO_BIN_EXE_socketserver");
+
+/// The binary with arguments: words, and then `--listen` with each URL.
+pub(crate) fn command(words: &str, urls: &[&str]) -> Command {
+    with_arguments(Command::new(BINARY), words, urls)
+}
+
+/// The binary, started by a shell that sets up what `Command` cannot.
+pub(crate) fn command_after(shell: &str, words: &str, urls: &[&str]) -> Command {
+    let mut command = Command::new("sh");
+    command
+        .arg("-c")
+        .arg(format!("{shell}; exec \"$0\" \"$@\""))
+        .arg(BINARY);
+    with_arguments(command, words, urls)
+}
+
+/// The binary, which inherits `fd` as descriptor 3.
+pub(crate) fn command_with(fd: impl Into<OwnedFd>, words: &str, urls: &[&str]) -> Command {
+    let mut command = command_after("exec 3<&0 </dev/null", words, urls);
+    command.stdin(Stdio::from(fd.into()));
+    command
+}
+
+fn with_arguments(mut command: Command, words: &str, urls: &[&str]) -> Command {
+    command.args(words.split_whitespace());
+    for url in urls {
+        command.args(["--listen", url]);
+    }
+    command.stdin(Stdio::null()).env_remove("NOTIFY_SOCKET");
+    command
+}
+
+/// A process of the binary. Killed when dropped.
+pub(crate) struct Process {
+    child: Child,
+    pidfd: OwnedFd,
+    stdout: Receiver<String>,
+    stderr: Receiver<String>,
+}
+
+/// How a process ended, and the lines that nobody had read before.
+#[derive(Debug, PartialEq)]
+pub(crate) struct Exit {
+    /// The exit status; `None` after a signal.
+    pub(crate) code: Option<i32>,
+    pub(crate) stdout: Vec<String>,
+    pub(crate) stderr: Vec<String>,
+}
+
+impl Process {
+    pub(crate) fn start(mut command: Command) -> Self {
+        let command = command.stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut child = command.spawn().expect("start the binary");
+        let pid = Pid::from_child(&child);
+        Self {
+            pidfd: pidfd_open(pid, PidfdFlags::empty()).expect("open a pidfd"),
+            stdout: lines(child.stdout.take().expect("piped")),
+            stderr: lines(child.stderr.take().expect("piped")),
+            child,
+        }
+    }
+
+    #[track_caller]
+    pub(crate) fn next_line(&self) -> String {
+        let line = self.stderr.recv_timeout(DEADLINE);
+        line.expect("a line on standard error within the deadline")
+    }
+
+    /// Reads the line that announces a listener, and returns its URL.
+    #[track_caller]
+    pub(crate) fn next_url(&self) -> String {
+        let line = self.next_line();
+        let url = line.strip_prefix("listening on ");
+        url.unwrap_or_else(|| panic!("no announcement: {line}"))
+            .to_owned()
+    }
+
+    pub(crate) fn signal(&self, signal: Signal) {
+        pidfd_send_signal(&self.pidfd, signal).expect("send a signal");
+    }
+
+    /// Waits until the process has ended, and every process that it forked.
+    #[track_caller]
+    pub(crate) fn exit(&mut self) -> Exit {
+        let (stdout, stderr) = (rest(&self.stdout), rest(&self.stderr));
+        let timeout = Timespec::try_from(DEADLINE).expect("a short time");
+        let mut ended = [PollFd::new(&self.pidfd, PollFlags::IN)];
+        let count = poll(&mut ended, Some(&timeout)).expect("poll");
+        assert_eq!(count, 1, "the process ends within the deadline");
+        let code = self.child.wait().expect("wait for the process").code();
+        Exit {
+            code,
+            stdout,
+            stderr,
+        }
+    }
+
+    /// Waits for the end of a server, which must have served everything, and have said only what it
+    /// listens on.
+    #[track_caller]
+    pub(crate) fn stopped(&mut self) {
+        let silent = Exit {
+            code: Some(0),
+            stdout: Vec::new(),
+            stderr: Vec::new(),
+        };
+        assert_eq!(self.exit(), silent);
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// Reads lines on a thread, so that waiting for one can have a deadline.
+fn lines(stream: impl Read + Send + 'static) -> Receiver<String> {
+    let (sender, lines) = channel();
+    thread::spawn(move || {
+        for line in BufReader::new(stream).lines().map_while(Result::ok) {
+            let _ = sender.send(line);
+        }
+    });
+    lines
+}
+
+/// All lines up to the end of the pipe, which every process that has it must have closed.
+#[track_caller]
+fn rest(lines: &Receiver<String>) -> Vec<String> {
+    let mut rest = Vec::new();
+    loop {
+        match lines.recv_timeout(DEADLINE) {
+            Ok(line) => rest.push(line),
+            Err(RecvTimeoutError::Disconnected) => return rest,
+            Err(RecvTimeoutError::Timeout) => panic!("no exit within the deadline, after {rest:?}"),
+        }
+    }
+}
+
+/// A server that is ready.
+pub(crate) struct Server {
+    pub(crate) process: Process,
+    /// What it says it listens on.
+    pub(crate) urls: Vec<String>,
+}
+
+/// Serves on each of the URLs, which must name one listener each.
+#[track_caller]
+pub(crate) fn serve(words: &str, urls: &[&str]) -> Server {
+    Server::start(command(&format!("serve {words}"), urls), urls.len())
+}
+
+impl Server {
+    #[track_caller]
+    pub(crate) fn start(command: Command, listeners: usize) -> Self {
+        let process = Process::start(command);
+        let urls = (0..listeners).map(|_| process.next_url()).collect();
+        Self { process, urls }
+    }
+
+    /// Connects a client that says nothing, and waits until it has been accepted: the server has
+    /// another socket then.
+    #[track_caller]
+    pub(crate) fn accepted_client(&self) -> Client {
+        let pid = self.process.child.id();
+        let before = sockets(pid);
+        let client = Client::connect(&self.urls[0]);
+        let end = Instant::now() + DEADLINE;
+        while sockets(pid) == before {
+            assert!(Instant::now() < end, "accepted within the deadline");
+            thread::yield_now();
+        }
+        client
+    }
+
+    #[track_caller]
+    pub(crate) fn stop(self) {
+        self.stop_by(Signal::TERM);
+    }
+
+    #[track_caller]
+    pub(crate) fn stop_by(mut self, signal: Signal) {
+        self.process.signal(signal);
+        self.process.stopped();
+    }
+}
+
+/// How many sockets a process and its descendants have (proc_pid_fd(5), proc_tid_children(5)).
+fn sockets(pid: u32) -> usize {
+    let open = fs::read_dir(format!("/proc/{pid}/fd")).expect("list descriptors");
+    let is_socket = |link: &PathBuf| link.to_string_lossy().starts_with("socket:");
+    let links = open.filter_map(|entry| fs::read_link(entry.ok()?.path()).ok());
+    let children = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children"));
+    let children = children.expect("list children");
+    let children = children
+        .split_whitespace()
+        .filter_map(|pid| pid.parse().ok());
+    links.filter(is_socket).count() + children.map(sockets).sum::<usize>()
+}
+
+/// A client of any transport.
+pub(crate) struct Client {
+    socket: Socket,
+    is_stream: bool,
+}
+
+impl Client {
+    #[track_caller]
+    pub(crate) fn connect(url: &str) -> Self {
+        let (scheme, rest) = url.split_once(':').expect("a URL");
+        let is_stream = matches!(scheme, "tcp" | "unix");
+        let kind = if is_stream { Type::STREAM } else { Type::DGRAM };
+        let (domain, addr) = match (scheme, rest.strip_prefix("//")) {
+            ("tcp" | "udp", Some(rest)) => {
+                let addr: SocketAddr = rest.parse().expect(url);
+                (Domain::for_address(addr), addr.into())
+            }
+            (_, Some(path)) => (Domain::UNIX, SockAddr::unix(path).expect(url)),
+            (_, None) => (Domain::UNIX, abstract_address(rest)),
+        };
+        let socket = Socket::new(domain, kind, None).expect("make a socket");
+        if domain == Domain::UNIX && !is_stream {
+            // Only a bound sender can be answered.
+            socket
+                .bind(&abstract_address(&unique_name()))
+                .expect("bind");
+        }
+        socket.connect_timeout(&addr, DEADLINE).expect(url);
+        socket.set_read_timeout(Some(DEADLINE)).expect("a deadline");
+        let result = socket.set_write_timeout(Some(DEADLINE));
+        result.expect("a deadline");
+        Self { socket, is_stream }
+    }
+
+    #[track_caller]
+    pub(crate) fn send(&mut self, request: &[u8]) {
+        if self.is_stream {
+            self.socket.write_all(request).expect("write");
+        } else {
+            uninterrupted(|| self.socket.send(request)).expect("send");
+        }
+    }
+
+    /// Reads `max` bytes of a stream, or less at its end; or a datagram of at most so many.
+    #[track_caller]
+    pub(crate) fn receive(&mut self, max: usize) -> Vec<u8> {
+        let mut bytes = vec![0; max];
+        let mut count = self.read(&mut bytes).expect("read");
+        while self.is_stream && count > 0 && count < max {
+            match self.read(&mut bytes[count..]).expect("read") {
+                0 => break,
+                more => count += more,
+            }
+        }
+        bytes.truncate(count);
+        bytes
+    }
+
+    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        uninterrupted(|| self.socket.read(buf))
+    }
+
+    /// Says something and hears it again.
+    #[track_caller]
+    pub(crate) fn echo(&mut self, text: &str) {
+        self.send(text.as_bytes());
+        assert_eq!(self.receive(text.len()), text.as_bytes());
+    }
+
+    /// Talks to an echo server until it ends the conversation, as it does when it has to stop.
+    pub(crate) fn talk_to_the_end(mut self) {
+        let end = Instant::now() + DEADLINE;
+        while self.socket.write_all(b"x").is_ok() {
+            assert!(Instant::now() < end, "the conversation has no end");
+            match self.read(&mut [0]) {
+                Ok(1..) => {}
+                Ok(0) => return,
+                Err(err) if err.kind() == ErrorKind::ConnectionReset => return,
+                Err(err) => panic!("the end of the conversation within the deadline: {err}"),
+            }
+        }
+    }
+
+    pub(crate) fn end_of_input(&self) {
+        self.socket.shutdown(Shutdown::Write).expect("half-close");
+    }
+
+    /// Whether nothing arrives within `time`.
+    pub(crate) fn hears_nothing_for(&mut self, time: Duration) -> bool {
+        self.socket
+            .set_read_timeout(Some(time))
+            .expect("a deadline");
+        let result = self.read(&mut [0]);
+        self.socket
+            .set_read_timeout(Some(DEADLINE))
+            .expect("a deadline");
+        result.is_err_and(|err| err.kind() == ErrorKind::WouldBlock)
+    }
+}
+
+/// Goes on with a call on a socket that has a timeout: those return when any signal comes, also the
+/// SIGCHLD of another test's process (signal(7)).
+pub(crate) fn uninterrupted<R>(mut call: impl FnMut() -> io::Result<R>) -> io::Result<R> {
+    loop {
+        match call() {
+            Err(err) if err.kind() == ErrorKind::Interrupted => {}
+            result => return result,
+        }
+    }
+}
+
+/// Sends one request and returns its answer, at most `max` bytes of it: the stream up to its end,
+/// or a datagram.
+#[track_caller]
+pub(crate) fn ask(url: &str, request: &[u8], max: usize) -> Vec<u8> {
+    let mut client = Client::connect(url);
+    client.send(request);
+    if client.is_stream {
+        client.end_of_input();
+    }
+    client.receive(max)
+}
+
+/// Asserts that an echo server answers.
+#[track_caller]
+pub(crate) fn assert_echoes(url: &str) {
+    let every_byte: Vec<u8> = (0..=255).cycle().take(1000).collect();
+    assert_eq!(ask(url, &every_byte, 2000), every_byte, "{url}");
+}
+
+/// A name for the abstract namespace, with its `@`, that nobody else has.
+pub(crate) fn unique_name() -> String {
+    static LAST: AtomicU32 = AtomicU32::new(0);
+    let (process, number) = (std::process::id(), LAST.fetch_add(1, Ordering::Relaxed));
+    format!("@socketserver-cli-{process}-{number}")
+}
+
+fn abstract_address(name: &str) -> SockAddr {
+    SockAddr::unix(name.replacen('@', "\0", 1)).expect("a short name")
+}

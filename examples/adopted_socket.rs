@@ -1,0 +1,22 @@
+//! Serves on a TCP listener that is its standard input, as systemd passes one with
+//! `StandardInput=socket`; or, with an address, on one of its own.
+#![expect(clippy::print_stderr, reason = "an example speaks to its user")]
+
+use std::error::Error;
+use std::io::{self, Write};
+use std::os::fd::AsFd;
+
+use socketserver::{Bind, Tcp, ThreadingTcpServer};
+
+fn main() -> Result<(), Box<dyn Error>> {
+    let listeners = match std::env::args().nth(1) {
+        Some(addr) => Tcp::bind(addr)?,
+        None => vec![Tcp::from_fd(io::stdin().as_fd().try_clone_to_owned()?)?],
+    };
+    let server = ThreadingTcpServer::builder().listen(listeners).build()?;
+    for url in server.urls() {
+        eprintln!("listening on {url}");
+    }
+    server.serve_forever(|conn| conn.write_all(b"hello world\n"))?;
+    Ok(())
+}

@@ -1,0 +1,34 @@
+//! Serves on a thread while `main` does something else: for each line of standard input it shows
+//! how many clients have come, and at its end it stops the server.
+#![expect(clippy::print_stderr, reason = "an example speaks to its user")]
+
+use std::error::Error;
+use std::io::{self, Write};
+
+use socketserver::{Connection, ThreadingTcpServer};
+
+fn greet(conn: &mut impl Connection) -> io::Result<()> {
+    conn.write_all(b"who are you?\n")?;
+    let mut name = String::new();
+    conn.read_line(&mut name, 80)?;
+    conn.write_all(format!("hello {name}").as_bytes())
+}
+
+fn main() -> Result<(), Box<dyn Error>> {
+    let addr = std::env::args().nth(1);
+    let server = ThreadingTcpServer::bind(addr.as_deref().unwrap_or("127.0.0.1:8000"))?;
+    for url in server.urls() {
+        eprintln!("listening on {url}");
+    }
+    // The guard stops the server when it is dropped, so an early return stops it too.
+    let guard = server.spawn(greet)?;
+    let handle = guard.handle().clone();
+    for line in io::stdin().lines() {
+        line?;
+        writeln!(io::stdout(), "{} came", handle.totals().accepted)?;
+    }
+    let report = guard.stop()?;
+    let served = handle.totals().completed;
+    writeln!(io::stdout(), "{served} served, {} cut", report.cut)?;
+    Ok(())
+}

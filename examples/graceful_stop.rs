@@ -1,0 +1,39 @@
+//! Stops without breaking off an answer: whoever sends `stop` ends the server, and the others have
+//! two seconds to finish. `ServerHandle::shutdown` may be called from a signal handler as well.
+#![expect(clippy::print_stderr, reason = "an example speaks to its user")]
+
+use std::io;
+use std::time::Duration;
+
+use socketserver::{Connection, ServerHandle, ThreadingTcpServer};
+
+fn shout(conn: &mut impl Connection, server: &ServerHandle) -> io::Result<()> {
+    let mut line = String::new();
+    // Who has been asked for a line gets its answer; a server that stops asks for no other.
+    while !conn.stopping() {
+        conn.write_all(b"your line?\n")?;
+        match conn.read_line(&mut line, 4096)? {
+            0 => break,
+            _ if line == "stop\n" => server.shutdown(),
+            _ => conn.write_all(line.to_uppercase().as_bytes())?,
+        }
+        line.clear();
+    }
+    Ok(())
+}
+
+fn main() -> Result<(), socketserver::Error> {
+    let addr = std::env::args().nth(1);
+    let server = ThreadingTcpServer::builder()
+        .drain_timeout(Duration::from_secs(2))
+        .bind(addr.as_deref().unwrap_or("127.0.0.1:8000"))?;
+    for url in server.urls() {
+        eprintln!("listening on {url}");
+    }
+    let handle = server.handle();
+    let stop = handle.clone();
+    let report = server.serve_forever(move |conn| shout(conn, &stop))?;
+    let clients = handle.totals().accepted;
+    eprintln!("{} of {clients} clients were cut", report.cut);
+    Ok(())
+}

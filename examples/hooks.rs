@@ -1,0 +1,45 @@
+//! Doubles numbers, and tells everything that a server can tell: whom it turns away, what fails,
+//! and that it is still there. Clients from the addresses after the first are turned away.
+#![expect(clippy::print_stderr, reason = "an example speaks to its user")]
+
+use std::io::Write;
+use std::time::Duration;
+
+use socketserver::{Connection, HandlerError, TcpConnection, ThreadingTcpServer};
+
+fn double(conn: &mut TcpConnection) -> Result<(), HandlerError> {
+    let mut line = String::new();
+    conn.read_line(&mut line, 80)?;
+    let number: i64 = line.trim().parse()?;
+    writeln!(conn, "{}", number.checked_mul(2).ok_or("too large")?)?;
+    Ok(())
+}
+
+fn main() -> Result<(), socketserver::Error> {
+    let mut args = std::env::args().skip(1);
+    let addr = args.next();
+    let blocked: Vec<String> = args.collect();
+    let server = ThreadingTcpServer::builder()
+        .verify(move |conn| {
+            let ip = conn.peer_addr().ip().to_string();
+            let welcome = !blocked.contains(&ip);
+            if !welcome {
+                eprintln!("turned away: {ip}");
+            }
+            welcome
+        })
+        .on_error(|failure| {
+            // Clients that go away are everyday noise.
+            if !failure.is_disconnect() {
+                eprintln!("failed: {failure}");
+            }
+        })
+        .on_accept_error(|err| eprintln!("accepting: {err}"))
+        .service_actions(Duration::from_secs(60), || eprintln!("still accepting"))
+        .bind(addr.as_deref().unwrap_or("127.0.0.1:8000"))?;
+    for url in server.urls() {
+        eprintln!("listening on {url}");
+    }
+    server.serve_forever(double)?;
+    Ok(())
+}

@@ -1,0 +1,54 @@
+//! A web server with one page, on a pool of eight threads: it reads with a limit and a timeout, and
+//! writes with a buffer.
+#![expect(clippy::print_stderr, reason = "an example speaks to its user")]
+
+use std::io::{self, ErrorKind};
+use std::time::Duration;
+
+use socketserver::{Connection, Server, Tcp, ThreadPool};
+
+/// Reads a request line and its headers, and returns the path that is asked for.
+fn read_request(conn: &mut impl Connection) -> io::Result<String> {
+    let (mut head, mut start) = (String::new(), 0);
+    while conn.read_line(&mut head, 8192 - start)? > 0 {
+        if head[start..].trim_end().is_empty() {
+            let path = head.split(' ').nth(1).ok_or(ErrorKind::InvalidData)?;
+            return Ok(path.to_owned());
+        }
+        start = head.len();
+    }
+    Err(ErrorKind::UnexpectedEof.into())
+}
+
+fn hello(conn: &mut impl Connection) -> io::Result<()> {
+    // Eight silent clients must not keep all threads busy for ever.
+    conn.set_read_timeout(Some(Duration::from_secs(10)))?;
+    let (status, page) = match read_request(conn) {
+        Ok(path) if path == "/" => ("200 OK", "hello world\n"),
+        Ok(_) => ("404 Not Found", "there is only /\n"),
+        Err(err) if err.kind() == ErrorKind::InvalidData => {
+            ("400 Bad Request", "no HTTP, or too much\n")
+        }
+        Err(err) => return Err(err),
+    };
+    // The pieces that `write!` writes leave together.
+    conn.set_write_buffer(1024)?;
+    write!(
+        conn,
+        "HTTP/1.1 {status}\r\nContent-Type: text/plain\r\nContent-Length: {}\r\n\
+         Connection: close\r\n\r\n{page}",
+        page.len()
+    )
+}
+
+fn main() -> Result<(), socketserver::Error> {
+    let addr = std::env::args().nth(1);
+    let server = Server::<Tcp>::builder()
+        .model(ThreadPool::new(8))
+        .bind(addr.as_deref().unwrap_or("127.0.0.1:8000"))?;
+    for url in server.urls() {
+        eprintln!("listening on {url}");
+    }
+    server.serve_forever(hello)?;
+    Ok(())
+}

@@ -1,0 +1,59 @@
+//! A transport of one's own, Unix seqpacket sockets: messages up to 64 KiB come back as they were.
+#![expect(clippy::print_stderr, reason = "an example speaks to its user")]
+
+use std::{env, io, io::Read, os::fd::AsFd, os::fd::BorrowedFd};
+
+use socket2::{Domain, SockAddr, Socket, Type};
+use socketserver::{Address, Context, Intake, Request, Server, Threading, Transport, UnixAddress};
+
+struct SeqPacket(Socket, String);
+struct Session(Socket, Context);
+
+impl AsFd for SeqPacket {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
+
+impl Transport for SeqPacket {
+    type Request = Session;
+    const SCHEME: &'static str = "seqpacket";
+    fn local_addr(&self) -> Address {
+        UnixAddress::Abstract(self.1.clone().into_bytes()).into()
+    }
+    fn accept(&self, intake: &mut Intake<'_, Session>) -> io::Result<()> {
+        let (socket, _) = self.0.accept()?; // It does not block, and must not.
+        intake.push(|context| Session(socket, context));
+        Ok(())
+    }
+}
+
+impl Request for Session {
+    fn context(&self) -> &Context {
+        &self.1
+    }
+    fn peer(&self) -> Address {
+        UnixAddress::Unnamed.into()
+    }
+    fn close(&mut self) -> io::Result<()> {
+        Ok(()) // Dropping it closes it.
+    }
+}
+
+fn main() -> io::Result<()> {
+    let name = env::args().nth(1).unwrap_or_else(|| "messages".into());
+    let socket = Socket::new(Domain::UNIX, Type::SEQPACKET.nonblocking(), None)?;
+    socket.bind(&SockAddr::unix(format!("\0{name}"))?)?;
+    socket.listen(128)?;
+    let builder = Server::<_, Threading>::builder();
+    let server = builder.listen([SeqPacket(socket, name)]).build()?;
+    eprintln!("listening on {}", server.urls()[0]);
+    server.serve_forever(|Session(socket, _)| -> io::Result<()> {
+        let mut message = vec![0; 65_536];
+        while let length @ 1.. = socket.read(&mut message)? {
+            socket.send(&message[..length])?;
+        }
+        Ok(())
+    })?;
+    Ok(())
+}

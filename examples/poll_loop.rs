@@ -1,0 +1,42 @@
+//! Two servers in an event loop of one's own: TCP clients are greeted, and a UDP datagram asks how
+//! many there were, or with the word `stop` ends the program.
+#![expect(clippy::print_stderr, reason = "an example speaks to its user")]
+
+use std::error::Error;
+use std::io::Write;
+use std::time::Duration;
+
+use rustix::event::{PollFd, PollFlags, poll};
+use socketserver::{Next, Packet, TcpServer, UdpServer};
+
+fn main() -> Result<(), Box<dyn Error>> {
+    let addr = std::env::args().nth(1);
+    let addr = addr.as_deref().unwrap_or("127.0.0.1:8000");
+    let mut greeter = TcpServer::bind(addr)?;
+    let mut control = UdpServer::bind(addr)?;
+    for url in [greeter.urls(), control.urls()].concat() {
+        eprintln!("listening on {url}");
+    }
+    let no_wait = Some(Duration::ZERO);
+    while !control.handle().is_stopping() {
+        let mut fds = [
+            PollFd::new(&greeter, PollFlags::IN),
+            PollFd::new(&control, PollFlags::IN),
+        ];
+        poll(&mut fds, None)?;
+        let [greet, answer] = fds.map(|fd| !fd.revents().is_empty());
+        if greet {
+            greeter.handle_request(no_wait, |conn| conn.write_all(b"hello world\n"))?;
+        }
+        if answer {
+            let greeter = greeter.handle();
+            control.handle_request(no_wait, move |datagram| {
+                writeln!(datagram, "{} greeted", greeter.totals().completed)?;
+                let stop = datagram.packet().trim_ascii() == b"stop";
+                Ok::<_, std::io::Error>(if stop { Next::Stop } else { Next::Close })
+            })?;
+        }
+    }
+    greeter.close()?;
+    Ok(())
+}

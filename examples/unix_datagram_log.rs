@@ -1,0 +1,24 @@
+//! Collects log lines: every datagram that arrives at a Unix socket becomes a numbered line on
+//! standard output.
+#![expect(clippy::print_stderr, reason = "an example speaks to its user")]
+
+use std::io::{self, Write};
+
+use socketserver::{Packet, Request, UnixDatagram, UnixDatagramServer};
+
+fn main() -> Result<(), socketserver::Error> {
+    let path = std::env::args().nth(1);
+    // Whoever may write to the socket's file may log.
+    let socket = UnixDatagram::options()
+        .mode(0o666)
+        .bind(path.as_deref().unwrap_or("/tmp/log.sock"))?;
+    let server = UnixDatagramServer::builder().listen([socket]).build()?;
+    for url in server.urls() {
+        eprintln!("listening on {url}");
+    }
+    server.serve_forever(|datagram| {
+        let text = String::from_utf8_lossy(datagram.packet());
+        writeln!(io::stdout(), "{:04} {}", datagram.id(), text.trim_end())
+    })?;
+    Ok(())
+}

@@ -1,0 +1,45 @@
+//! Socket options that the crates beneath do not offer.
+//!
+//! `SO_PEERCRED` (unix(7)): rustix has it too, but its process id cannot be zero, and the kernel
+//! says zero of a peer in another PID namespace.
+#![expect(
+    unsafe_code,
+    reason = "getsockopt into a C structure has no safe binding that fits"
+)]
+
+use std::io;
+use std::mem::MaybeUninit;
+use std::os::fd::{AsRawFd, BorrowedFd};
+
+/// Who is at the other end of a Unix connection.
+pub(crate) fn peer_credentials(socket: BorrowedFd<'_>) -> io::Result<libc::ucred> {
+    // SAFETY: any bytes are a valid `ucred`.
+    unsafe { get(socket, libc::SOL_SOCKET, libc::SO_PEERCRED) }
+}
+
+/// How many connections wait to be accepted from a TCP listener: `tcpi_unacked` of a socket that
+/// listens (tcp_get_info in net/ipv4/tcp.c).
+pub(crate) fn accept_queue(listener: BorrowedFd<'_>) -> io::Result<usize> {
+    // SAFETY: any bytes are a valid `tcp_info`.
+    let info: libc::tcp_info = unsafe { get(listener, libc::IPPROTO_TCP, libc::TCP_INFO) }?;
+    Ok(info.tcpi_unacked as usize)
+}
+
+/// Reads an option; what the kernel does not write is zero.
+///
+/// # Safety
+///
+/// Any bytes are a valid `T`.
+unsafe fn get<T>(socket: BorrowedFd<'_>, level: i32, option: i32) -> io::Result<T> {
+    let mut value = MaybeUninit::<T>::zeroed();
+    let mut len = size_of::<T>() as libc::socklen_t;
+    let target = value.as_mut_ptr().cast();
+    // SAFETY: `target` is writable for `len` bytes.
+    let result =
+        unsafe { libc::getsockopt(socket.as_raw_fd(), level, option, target, &raw mut len) };
+    if result != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: zeroed, then perhaps written, and the caller says that any bytes will do.
+    Ok(unsafe { value.assume_init() })
+}
