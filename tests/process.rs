@@ -6,8 +6,11 @@
 
 mod support;
 
-use std::io::{Read, Write};
+use std::io::{IoSlice, Read, Write};
+use std::mem::MaybeUninit;
 use std::net::{TcpListener, TcpStream};
+use std::os::fd::AsFd;
+use std::os::linux::net::SocketAddrExt;
 use std::process::{Command, ExitCode, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -25,7 +28,7 @@ mod server;
 /// A test that is a process: it passes if it exits with 0.
 type Case = fn();
 
-const CASES: [(&str, Case); 4] = [
+const CASES: [(&str, Case); 5] = [
     (
         "failed_binds_leave_no_descriptor_open",
         failed_binds_leave_no_descriptor_open,
@@ -41,6 +44,10 @@ const CASES: [(&str, Case); 4] = [
     (
         "children_of_others_are_left_alone",
         children_of_others_are_left_alone,
+    ),
+    (
+        "descriptors_that_a_peer_sends_are_discarded",
+        descriptors_that_a_peer_sends_are_discarded,
     ),
 ];
 
@@ -229,6 +236,34 @@ fn children_of_others_are_left_alone() {
         foreign.wait().expect("it is still ours to wait for").code(),
         Some(72)
     );
+}
+
+/// Each datagram with a descriptor left one open in the server, until it had no more.
+fn descriptors_that_a_peer_sends_are_discarded() {
+    use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
+    let name = format!("socketserver-rights-{}", std::process::id());
+    let address = socketserver::UnixAddress::Abstract(name.clone().into_bytes());
+    let mut server = socketserver::UnixDatagramServer::bind(address).expect("bind");
+    let client = std::os::unix::net::UnixDatagram::unbound().expect("a socket");
+    let target = std::os::unix::net::SocketAddr::from_abstract_name(name).expect("a name");
+    client.connect_addr(&target).expect("connect");
+    let before = open_descriptors();
+    for _ in 0..5 {
+        let mut space = [MaybeUninit::uninit(); 64];
+        let mut control = SendAncillaryBuffer::new(&mut space);
+        let rights = [client.as_fd()];
+        assert!(control.push(SendAncillaryMessage::ScmRights(&rights)));
+        sendmsg(
+            &client,
+            &[IoSlice::new(b"x")],
+            &mut control,
+            SendFlags::empty(),
+        )
+        .expect("send");
+        server.handle_request(None, |_| ()).expect("serve");
+    }
+    assert_eq!(server.handle().totals().completed, 5);
+    assert_eq!(open_descriptors(), before);
 }
 
 fn limit_descriptors() {

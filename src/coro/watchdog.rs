@@ -179,7 +179,7 @@ mod tests {
         let kennel = Arc::new(Kennel::new(2));
         let (reports, wait) = channel();
         let _dog = Watchdog::start(&kennel, move |label, time| {
-            reports.send((label, time)).unwrap()
+            reports.send((label, time)).unwrap();
         })
         .unwrap();
         kennel.wait(1);

@@ -10,6 +10,7 @@ mod bind;
 mod coroutines;
 mod datagrams;
 mod handle_request;
+mod regression;
 mod shutdown;
 mod streams;
 mod unix_files;

@@ -1,0 +1,79 @@
+//! A connection for each request: connect, send 64 bytes and the end, read the same 64 bytes and the end, close.
+
+use std::io::Read;
+use std::net::Shutdown;
+use std::time::Instant;
+
+use anyhow::{Context, Result, ensure};
+use nix::libc::MSG_MORE;
+use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
+use socket2::Socket;
+
+use crate::meter::Meter;
+use crate::target::Target;
+use crate::{SIZE, payload};
+
+struct Request {
+    socket: Socket,
+    number: u64,
+    began: Instant,
+    answered: bool,
+}
+
+pub(crate) fn run(target: &Target, in_flight: usize, meter: &mut Meter) -> Result<()> {
+    let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
+    let mut requests = (0..in_flight)
+        .map(|index| Request::begin(target, &epoll, index, index as u64))
+        .collect::<Result<Vec<_>>>()?;
+    let mut last = in_flight as u64 - 1;
+    let mut events = [EpollEvent::empty(); 64];
+    while !meter.is_over() {
+        let count = epoll.wait(&mut events, EpollTimeout::from(100_u16))?;
+        for event in &events[..count] {
+            let index = event.data() as usize;
+            let request = &mut requests[index];
+            if !request.progress(event.events())? {
+                continue;
+            }
+            meter.ended(request.began);
+            last += 1;
+            // Closes the one that has ended, and so takes it out of the epoll instance.
+            requests[index] = Request::begin(target, &epoll, index, last)?;
+        }
+    }
+    Ok(())
+}
+
+impl Request {
+    fn begin(target: &Target, epoll: &Epoll, index: usize, number: u64) -> Result<Self> {
+        let began = Instant::now();
+        let socket = target.connect(number)?;
+        // The end travels with the data: one segment.
+        let sent = socket.send_with_flags(&payload(number), MSG_MORE)?;
+        ensure!(sent == SIZE, "{sent} bytes of a request were sent");
+        socket.shutdown(Shutdown::Write)?;
+        let interest = EpollFlags::EPOLLIN | EpollFlags::EPOLLRDHUP;
+        epoll.add(&socket, EpollEvent::new(interest, index as u64))?;
+        Ok(Self {
+            socket,
+            number,
+            began,
+            answered: false,
+        })
+    }
+
+    /// Reads what is there. Says whether answer and end have come.
+    fn progress(&mut self, ready: EpollFlags) -> Result<bool> {
+        if !self.answered {
+            let mut buf = [0; 2 * SIZE];
+            let count = (&self.socket).read(&mut buf).context("read an answer")?;
+            // A segment is not split on its way over loopback.
+            ensure!(
+                buf[..count] == payload(self.number),
+                "wrong answer of {count} bytes"
+            );
+            self.answered = true;
+        }
+        Ok(ready.intersects(EpollFlags::EPOLLRDHUP | EpollFlags::EPOLLHUP))
+    }
+}

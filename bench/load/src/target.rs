@@ -1,0 +1,56 @@
+//! Where a load goes, and sockets that are connected to it.
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+
+use anyhow::{Context, Result, bail};
+use nix::sys::socket::{setsockopt, sockopt};
+use socket2::{Domain, SockAddr, Socket, Type};
+
+/// Connections come from 127.0.0.1 to 127.0.0.20, so that ports in TIME_WAIT do not run out.
+const SOURCES: u64 = 20;
+
+pub(crate) struct Target {
+    domain: Domain,
+    kind: Type,
+    addr: SockAddr,
+}
+
+impl Target {
+    /// Takes `tcp://ADDRESS:PORT`, `udp://ADDRESS:PORT` or `unix:///PATH`.
+    pub(crate) fn parse(url: &str) -> Result<Self> {
+        let Some((scheme, rest)) = url.split_once("://") else {
+            bail!("{url} is no URL");
+        };
+        let inet = || {
+            let addr: SocketAddr = rest.parse().with_context(|| format!("address in {url}"))?;
+            if !addr.ip().is_loopback() {
+                bail!("{url}: a load goes to loopback only");
+            }
+            Ok((Domain::for_address(addr), SockAddr::from(addr)))
+        };
+        let (kind, (domain, addr)) = match scheme {
+            "tcp" => (Type::STREAM, inet()?),
+            "udp" => (Type::DGRAM, inet()?),
+            "unix" => (Type::STREAM, (Domain::UNIX, SockAddr::unix(rest)?)),
+            _ => bail!("{url}: tcp, udp and unix are known"),
+        };
+        Ok(Self { domain, kind, addr })
+    }
+
+    /// Connects the socket of operation or connection `number`. It blocks, and calls on it must say when they may not.
+    pub(crate) fn connect(&self, number: u64) -> Result<Socket> {
+        let socket = Socket::new(self.domain, self.kind, None)?;
+        if self.domain == Domain::IPV4 && self.kind == Type::STREAM {
+            // The port is chosen by connect(2), which need only make the pair of addresses unique.
+            setsockopt(&socket, sockopt::IpBindAddressNoPort, &true)?;
+            let source = IpAddr::from(Ipv4Addr::new(127, 0, 0, 1 + (number % SOURCES) as u8));
+            socket.bind(&SocketAddr::new(source, 0).into())?;
+        }
+        socket.connect(&self.addr).context("connect")?;
+        Ok(socket)
+    }
+
+    pub(crate) fn is_tcp(&self) -> bool {
+        self.domain != Domain::UNIX && self.kind == Type::STREAM
+    }
+}

@@ -1,0 +1,124 @@
+//! What the operating system says of processes and processors, and where it is told to run them.
+
+use std::fs;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Error, Result};
+use nix::sched::{CpuSet, sched_getaffinity, sched_setaffinity};
+use nix::sys::resource::{UsageWho, getrusage};
+use nix::sys::time::{TimeVal, TimeValLike};
+use nix::time::clock_getcpuclockid;
+use nix::unistd::Pid;
+
+/// The processor of the servers, and that of the load.
+pub(crate) const SERVER_CPU: usize = 0;
+pub(crate) const LOAD_CPU: usize = 1;
+
+/// Runs `start` on a processor, so that the process which it starts stays there.
+pub(crate) fn on_cpu<R>(cpu: usize, start: impl FnOnce() -> Result<R>) -> Result<R> {
+    let this = Pid::from_raw(0);
+    let before = sched_getaffinity(this).context("read the processor affinity")?;
+    let mut only = CpuSet::new();
+    only.set(cpu)?;
+    sched_setaffinity(this, &only).with_context(|| format!("move to processor {cpu}"))?;
+    let result = start();
+    sched_setaffinity(this, &before).context("restore the processor affinity")?;
+    result
+}
+
+/// The processor time of a running process: of all its threads, also of those that have ended; not of its children.
+pub(crate) fn cpu_time(pid: u32) -> Result<Duration> {
+    let clock = clock_getcpuclockid(Pid::from_raw(pid as i32))
+        .with_context(|| format!("find the processor clock of process {pid}"))?;
+    Ok(Duration::from(clock.now()?))
+}
+
+/// Processor time.
+#[derive(Clone, Copy)]
+pub(crate) struct CpuTime {
+    /// The kernel derives it from the scheduler's nanoseconds, not from ticks.
+    pub(crate) total: Duration,
+    /// The part that was not spent in the kernel; by ticks.
+    pub(crate) user: Duration,
+}
+
+impl CpuTime {
+    /// The time of all children that were waited for, and of those that they waited for.
+    pub(crate) fn of_children() -> Result<Self> {
+        let usage = getrusage(UsageWho::RUSAGE_CHILDREN).context("read the usage of children")?;
+        let time = |time: TimeVal| Duration::from_micros(time.num_microseconds().unsigned_abs());
+        Ok(Self {
+            total: time(usage.user_time() + usage.system_time()),
+            user: time(usage.user_time()),
+        })
+    }
+}
+
+/// How long a processor has run programs outside of the kernel, or was taken away by the hypervisor, in ticks of 10 ms.
+pub(crate) fn user_ticks(cpu: usize) -> Result<u64> {
+    let [user, nice, .., steal] = ticks(cpu)?;
+    Ok(user + nice + steal)
+}
+
+/// Waits until both processors have been idle for `calm`, but for at most `patience`.
+pub(crate) fn wait_for_calm(calm: Duration, patience: Duration) -> Result<()> {
+    let idle = || Ok::<_, Error>((ticks(SERVER_CPU)?[3], ticks(LOAD_CPU)?[3]));
+    let enough = calm.as_millis() as u64 * 9 / 10 / 10;
+    let deadline = Instant::now() + patience;
+    while Instant::now() < deadline {
+        let before = idle()?;
+        thread::sleep(calm);
+        let after = idle()?;
+        if after.0 - before.0 >= enough && after.1 - before.1 >= enough {
+            break;
+        }
+    }
+    Ok(())
+}
+
+/// user nice system idle iowait irq softirq steal (proc_stat(5)).
+fn ticks(cpu: usize) -> Result<[u64; 8]> {
+    let stat = fs::read_to_string("/proc/stat").context("read /proc/stat")?;
+    let name = format!("cpu{cpu}");
+    let fields = stat
+        .lines()
+        .map(str::split_whitespace)
+        .find_map(|mut fields| (fields.next() == Some(name.as_str())).then_some(fields))
+        .with_context(|| format!("/proc/stat knows no {name}"))?;
+    let ticks: Vec<u64> = fields.take(8).map(str::parse).collect::<Result<_, _>>()?;
+    ticks
+        .try_into()
+        .ok()
+        .context("/proc/stat has no steal time")
+}
+
+/// The resident memory of a process, in bytes.
+pub(crate) fn resident(pid: u32) -> Result<u64> {
+    Ok(field(&format!("/proc/{pid}/status"), "VmRSS:")? * 1024)
+}
+
+/// How often the threads of a process and of its descendants have been switched from.
+pub(crate) fn context_switches(pid: u32) -> Result<u64> {
+    let mut total = 0;
+    for task in fs::read_dir(format!("/proc/{pid}/task")).context("list threads")? {
+        let task = task?.path().display().to_string();
+        let status = format!("{task}/status");
+        total += field(&status, "voluntary_ctxt_switches:")?
+            + field(&status, "nonvoluntary_ctxt_switches:")?;
+        let children = fs::read_to_string(format!("{task}/children")).unwrap_or_default();
+        for child in children.split_whitespace() {
+            total += context_switches(child.parse()?)?;
+        }
+    }
+    Ok(total)
+}
+
+/// A number in a status file of proc(5).
+fn field(path: &str, name: &str) -> Result<u64> {
+    let text = fs::read_to_string(path).with_context(|| format!("read {path}"))?;
+    text.lines()
+        .find_map(|line| line.strip_prefix(name)?.split_whitespace().next())
+        .and_then(|value| value.parse().ok())
+        .with_context(|| format!("{path} has no {name}"))
+}

@@ -1,0 +1,207 @@
+//! One test for each defect that was found and mended; each failed before.
+
+use std::io::{self, PipeReader, PipeWriter, Read, Write};
+use std::os::fd::{AsFd, BorrowedFd};
+use std::sync::mpsc::channel;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use socketserver::{
+    Address, Bind, Connection, Context, Intake, Packet, Request, Server, Tcp, Threading, Transport,
+    UnixAddress, UnixDatagram,
+};
+
+use crate::support::{DEADLINE, Target};
+
+/// A listener that is always ready and never yields anything.
+struct Barren {
+    ready: PipeReader,
+    calls: Arc<Mutex<Vec<Instant>>>,
+    _writer: PipeWriter,
+}
+
+/// What it would yield.
+struct Nothing(Context);
+
+impl AsFd for Barren {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.ready.as_fd()
+    }
+}
+
+impl Transport for Barren {
+    type Request = Nothing;
+
+    const SCHEME: &'static str = "barren";
+
+    fn local_addr(&self) -> Address {
+        Address::Named("nothing".to_owned())
+    }
+
+    fn accept(&self, _: &mut Intake<'_, Nothing>) -> io::Result<()> {
+        self.calls
+            .lock()
+            .expect("not poisoned")
+            .push(Instant::now());
+        Err(io::ErrorKind::WouldBlock.into())
+    }
+}
+
+impl Request for Nothing {
+    fn context(&self) -> &Context {
+        &self.0
+    }
+
+    fn peer(&self) -> Address {
+        Address::Named("nobody".to_owned())
+    }
+
+    fn close(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// It kept a processor busy: a socket that is shut down polls as readable for ever.
+#[test]
+fn a_listener_that_is_ready_in_vain_does_not_spin() {
+    let (ready, mut writer) = io::pipe().unwrap();
+    writer.write_all(&[0]).unwrap();
+    let calls = Arc::new(Mutex::new(Vec::new()));
+    let barren = Barren {
+        ready,
+        calls: Arc::clone(&calls),
+        _writer: writer,
+    };
+    let guard = Server::<Barren>::builder()
+        .listen([barren])
+        .build()
+        .unwrap()
+        .spawn(|_| ())
+        .unwrap();
+    let end = Instant::now() + DEADLINE;
+    while calls.lock().unwrap().len() < 130 {
+        assert!(Instant::now() < end);
+        std::thread::yield_now();
+    }
+    guard.stop().unwrap();
+    let calls = calls.lock().unwrap();
+    assert!(
+        calls[64] - calls[63] >= Duration::from_millis(5),
+        "a pause after 64 in a row"
+    );
+    assert!(
+        calls[128] - calls[127] >= Duration::from_millis(10),
+        "and a longer one after the next 64"
+    );
+}
+
+/// The handler saw the end of the input, and took half an upload for the whole.
+#[test]
+fn a_cut_is_a_timeout_and_not_the_end_of_the_input() {
+    let server = Server::<Tcp>::builder()
+        .model(Threading::default())
+        .bind("127.0.0.1:0")
+        .unwrap();
+    let target = Target::parse(&server.urls()[0]);
+    let (results, wait) = channel();
+    let guard = server
+        .spawn(move |conn| {
+            let mut first = [0];
+            conn.read_exact(&mut first)?;
+            results.send(None).unwrap();
+            let read = conn.read_to_end(&mut Vec::new()).map_err(|err| err.kind());
+            let written = conn.write(b"x").map_err(|err| err.kind());
+            results.send(Some((read, written))).unwrap();
+            Ok::<(), io::Error>(())
+        })
+        .unwrap();
+    let mut client = target.connect();
+    client.write_all(b"half an upload").unwrap();
+    assert_eq!(wait.recv_timeout(DEADLINE).unwrap(), None);
+    guard.handle().shutdown_within(Duration::ZERO);
+    let cut = Err(io::ErrorKind::TimedOut);
+    assert_eq!(
+        wait.recv_timeout(DEADLINE).unwrap(),
+        Some((cut, Err(io::ErrorKind::TimedOut)))
+    );
+    assert_eq!(guard.join().unwrap().cut, 1);
+}
+
+/// A connection that was accepted behind one that was cut was served for as long as its client liked.
+#[test]
+fn a_sequential_server_cuts_what_it_accepts_after_its_deadline() {
+    let server = Server::<Tcp>::builder()
+        .listen(Tcp::bind("127.0.0.1:0").unwrap())
+        .listen(Tcp::bind("127.0.0.1:0").unwrap())
+        .build()
+        .unwrap();
+    let targets: Vec<_> = server.urls().iter().map(|url| Target::parse(url)).collect();
+    let _silent: Vec<_> = targets.iter().map(Target::connect).collect();
+    let (serving, wait) = channel();
+    let guard = server
+        .spawn(move |conn| {
+            serving.send(()).unwrap();
+            conn.fill_buf().map(|_| ())
+        })
+        .unwrap();
+    wait.recv_timeout(DEADLINE).unwrap();
+    guard.handle().shutdown_within(Duration::from_millis(1));
+    // It ends at all; the second client is cut too, or not accepted any more.
+    assert!(guard.join().unwrap().cut >= 1);
+}
+
+/// It waited for ever.
+#[test]
+fn handle_request_fails_when_no_listener_is_left() {
+    // Shut down, a TCP listener does not listen any more: accept(2) says EINVAL.
+    let broken = Tcp::bind("127.0.0.1:0").unwrap().remove(0);
+    socket2::SockRef::from(&broken)
+        .shutdown(std::net::Shutdown::Both)
+        .unwrap();
+    let mut server = Server::<Tcp>::builder().listen([broken]).build().unwrap();
+    let err = server.handle_request(None, |_| ()).unwrap_err();
+    assert!(
+        err.to_string().contains("every listener has failed"),
+        "{err}"
+    );
+}
+
+/// A peer that did not read its replies kept the others waiting for a second each.
+#[test]
+fn a_unix_peer_that_does_not_read_holds_up_nobody() {
+    let name = format!("socketserver-deaf-{}", std::process::id());
+    let address = UnixAddress::Abstract(name.clone().into_bytes());
+    let server = Server::<UnixDatagram>::builder()
+        .listen(UnixDatagram::bind(address).unwrap())
+        .build()
+        .unwrap();
+    let guard = server.spawn(|datagram| datagram.echo()).unwrap();
+    use std::os::linux::net::SocketAddrExt;
+    let address = |name: String| std::os::unix::net::SocketAddr::from_abstract_name(name).unwrap();
+    let client = |label: &str| {
+        let client =
+            std::os::unix::net::UnixDatagram::bind_addr(&address(format!("{name}-{label}")))
+                .unwrap();
+        client.set_read_timeout(Some(DEADLINE)).unwrap();
+        client.set_write_timeout(Some(DEADLINE)).unwrap();
+        client
+    };
+    let (deaf, polite) = (client("deaf"), client("polite"));
+    let server = address(name.clone());
+    // More than the queue of the deaf one takes (net.unix.max_dgram_qlen).
+    for _ in 0..100 {
+        deaf.send_to_addr(b"x", &server).unwrap();
+    }
+    let start = Instant::now();
+    polite.send_to_addr(b"hello", &server).unwrap();
+    let mut reply = [0; 10];
+    assert_eq!(polite.recv(&mut reply).unwrap(), 5);
+    assert!(
+        start.elapsed() < Duration::from_secs(1),
+        "{:?}",
+        start.elapsed()
+    );
+    let handle = guard.handle().clone();
+    guard.stop().unwrap();
+    assert!(handle.totals().failed > 0, "what was dropped is reported");
+}
