@@ -298,6 +298,14 @@ impl<'a, T: Transport, M: Take> Acceptor<'a, T, M> {
         let open: Vec<_> = (0..self.serving.listeners.len()).filter(is_open).collect();
         let parking = service.parking().filter(|_| self.can_dispatch(now));
         let timeout = self.timeout(deadline, now);
+        // While a stop takes the queue, what waits is there already: room that has just come is no
+        // reason to wait for more.
+        let taking_queue = accepting && self.shared.stopping();
+        let timeout = if taking_queue {
+            Some(Duration::ZERO)
+        } else {
+            timeout
+        };
         let coroutine = current();
         let poll_timeout = if coroutine.is_some() {
             Some(Duration::ZERO)
