@@ -297,15 +297,7 @@ impl<'a, T: Transport, M: Take> Acceptor<'a, T, M> {
             |index: &usize| accepting && self.accepting[*index].backoff.left(now).is_none();
         let open: Vec<_> = (0..self.serving.listeners.len()).filter(is_open).collect();
         let parking = service.parking().filter(|_| self.can_dispatch(now));
-        let timeout = self.timeout(deadline, now);
-        // While a stop takes the queue, what waits is there already: room that has just come is no
-        // reason to wait for more.
-        let taking_queue = accepting && self.shared.stopping();
-        let timeout = if taking_queue {
-            Some(Duration::ZERO)
-        } else {
-            timeout
-        };
+        let timeout = self.timeout(deadline, now, accepting);
         let coroutine = current();
         let poll_timeout = if coroutine.is_some() {
             Some(Duration::ZERO)
@@ -372,7 +364,12 @@ impl<'a, T: Transport, M: Take> Acceptor<'a, T, M> {
 
     /// How long a wait may last: until the deadline, the next service actions, the end of a pause,
     /// or until a parked connection has waited too long.
-    fn timeout(&self, deadline: Option<Instant>, now: Instant) -> Option<Duration> {
+    fn timeout(
+        &self,
+        deadline: Option<Instant>,
+        now: Instant,
+        accepting: bool,
+    ) -> Option<Duration> {
         let service = &self.serving.service;
         let period = service
             .hooks
@@ -383,10 +380,13 @@ impl<'a, T: Transport, M: Take> Acceptor<'a, T, M> {
         let left = |end: Instant| end.saturating_duration_since(now);
         let pauses = self.accepting.iter().chain([&self.dispatching]);
         let pauses = pauses.filter_map(|pause| pause.backoff.left(now));
+        // While a stop takes the queue, what waits is there already.
+        let queue = (accepting && self.shared.stopping()).then_some(Duration::ZERO);
         pauses
             .chain(deadline.map(left))
             .chain(idle.map(left))
             .chain(period)
+            .chain(queue)
             .min()
     }
 
@@ -595,6 +595,8 @@ impl<'a, T: Transport, M: Take> Acceptor<'a, T, M> {
     /// listeners first.
     fn drain(&mut self) -> Report {
         self.serving.listeners.clear();
+        self.accepting.clear();
+        self.budget = 0;
         self.draining = true;
         let service = Arc::clone(&self.serving.service);
         if let Some(parking) = service.parking() {
