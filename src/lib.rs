@@ -43,7 +43,8 @@
 //!
 //! # Platform
 //!
-//! Linux 5.4 or newer (pidfds); this is checked when the crate is compiled for another system.
+//! Linux, 5.4 or newer for its pidfds; it has been run on 6.18. Another system is refused when the
+//! crate is compiled.
 
 #[cfg(not(target_os = "linux"))]
 compile_error!("socketserver runs on Linux: it is built on eventfd, epoll, pidfds and recvmmsg");

@@ -14,7 +14,6 @@ use crate::hooks::Stall;
 use crate::model::{Model, Run, Serving, Take};
 use crate::server::Report;
 use crate::service::Service;
-use crate::state::Shared;
 use crate::transport::{Request, Transport};
 
 /// Serves each request in a coroutine: the handler blocks as in any model, but what blocks is not a
@@ -180,14 +179,6 @@ fn close(team: &Team, threads: Vec<thread::JoinHandle<io::Result<()>>>) {
 struct Spread(Arc<Team>);
 
 impl Take for Spread {
-    fn start(&mut self, _: &Arc<Shared>) -> io::Result<()> {
-        Ok(())
-    }
-
-    fn room(&self) -> usize {
-        usize::MAX
-    }
-
     fn dispatch<T: Transport>(
         &mut self,
         batch: &mut Batch<T::Request>,

@@ -62,10 +62,15 @@ pub(crate) trait Take {
     const SERVES_HERE: bool = false;
 
     /// Gets ready to serve; called again before each serving.
-    fn start(&mut self, shared: &Arc<Shared>) -> io::Result<()>;
+    fn start(&mut self, shared: &Arc<Shared>) -> io::Result<()> {
+        let _ = shared;
+        Ok(())
+    }
 
     /// How many requests can be taken now.
-    fn room(&self) -> usize;
+    fn room(&self) -> usize {
+        usize::MAX
+    }
 
     /// Serves what was accepted, or sends it on its way. What could not be is left in `batch` for
     /// another try.

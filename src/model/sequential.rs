@@ -1,11 +1,9 @@
 //! One request after the other, on the thread that accepts.
 
 use std::io;
-use std::sync::Arc;
 
 use crate::accept::Batch;
 use crate::model::{Dispatch, Model, Serving, Take};
-use crate::state::Shared;
 use crate::transport::Transport;
 
 /// Serves one request after the other on the thread that accepts them.
@@ -35,14 +33,6 @@ impl Dispatch for Sequential {}
 
 impl Take for Sequential {
     const SERVES_HERE: bool = true;
-
-    fn start(&mut self, _: &Arc<Shared>) -> io::Result<()> {
-        Ok(())
-    }
-
-    fn room(&self) -> usize {
-        usize::MAX
-    }
 
     fn dispatch<T: Transport>(
         &mut self,
