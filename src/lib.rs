@@ -82,7 +82,7 @@ pub use handle::ServerHandle;
 pub use handler::{Handler, HandlerError, IntoOutcome, Next, Outcome, RequestHandler, per_request};
 pub use hooks::{AcceptError, Failure, Reaction, Stall, Step};
 #[cfg(feature = "coroutines")]
-pub use model::coroutines::Coroutines;
+pub use model::coroutines::{Coroutines, Driver};
 pub use model::forking::Forking;
 pub use model::prefork::Prefork;
 pub use model::sequential::Sequential;

@@ -6,7 +6,7 @@ use std::mem::take;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use crate::coro::epoll::Waker;
+use crate::coro::driver::Waker;
 use crate::coro::worker::TaskId;
 
 /// What a coroutine runs. Made on any thread, run on the worker that it is sent to.

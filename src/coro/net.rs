@@ -1,16 +1,20 @@
-//! Waiting for descriptors in a coroutine: an attempt first, then the edge that epoll reports.
+//! Waiting for descriptors in a coroutine: an attempt first, then the edge that the driver reports;
+//! or, with a driver that receives, its completion.
+#![expect(unsafe_code, reason = "the kernel is lent a buffer")]
 
 use std::cell::Cell;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::time::Instant;
 
+use rustix::net::{RecvFlags, recv};
 use slab::Slab;
 
-use crate::coro::epoll::Event;
+use crate::coro::driver::Edge;
+use crate::coro::uring::Lent;
 use crate::coro::worker::{Current, TaskId, Wake};
 
-/// A descriptor's place in the epoll instance of the worker that it waits on. Empty until it first
+/// A descriptor's place in the driver of the worker that it waits on. Empty until it first
 /// has to wait.
 #[derive(Debug, Default)]
 pub(crate) struct Source(Cell<Option<SourceKey>>);
@@ -30,6 +34,8 @@ pub(crate) struct SourceState {
     readable: bool,
     writable: bool,
     hung_up: bool,
+    /// The driver reports edges.
+    watched: bool,
     reader: Option<TaskId>,
     writer: Option<TaskId>,
 }
@@ -42,24 +48,41 @@ pub(crate) enum Interest {
 }
 
 impl SourceState {
-    /// Notes an event, and returns who waited for it.
-    pub(crate) fn update(sources: &mut Slab<Self>, event: Event) -> [Option<TaskId>; 2] {
-        let (index, generation) = (event.token as u32, (event.token >> 32) as u32);
+    const fn new(generation: u32) -> Self {
+        Self {
+            generation,
+            readable: false,
+            writable: false,
+            hung_up: false,
+            watched: false,
+            reader: None,
+            writer: None,
+        }
+    }
+
+    const fn token(&self, index: u32) -> u64 {
+        (self.generation as u64) << 32 | index as u64
+    }
+
+    /// Notes an edge, and returns who waited for it.
+    pub(crate) fn update(sources: &mut Slab<Self>, edge: Edge) -> [Option<TaskId>; 2] {
+        let (index, generation) = (edge.token as u32, (edge.token >> 32) as u32);
         let source = sources
             .get_mut(index as usize)
             .filter(|source| source.generation == generation);
         let Some(source) = source else {
             return [None, None];
         };
-        source.readable |= event.readable;
-        source.writable |= event.writable;
-        source.hung_up |= event.hung_up;
-        let reader = if event.readable {
+        source.readable |= edge.readable;
+        source.writable |= edge.writable;
+        source.hung_up |= edge.hung_up;
+        source.watched &= !edge.last;
+        let reader = if edge.readable {
             source.reader.take()
         } else {
             None
         };
-        let writer = if event.writable {
+        let writer = if edge.writable {
             source.writer.take()
         } else {
             None
@@ -83,6 +106,26 @@ impl SourceState {
 }
 
 impl Source {
+    /// Receives what is there into `buf`, waiting until something is, from a socket in blocking mode.
+    pub(crate) fn receive(
+        &self,
+        current: &Current,
+        fd: BorrowedFd<'_>,
+        buf: &mut [u8],
+        deadline: impl Fn() -> Option<Instant>,
+    ) -> io::Result<usize> {
+        if let Some(received) = complete_receive(current, fd, buf, deadline()) {
+            return received;
+        }
+        let len = buf.len();
+        let attempt = || {
+            let (count, _) = recv(fd, &mut *buf, RecvFlags::DONTWAIT)?;
+            // Less than there was room for is all there was (epoll(7), question 9).
+            Ok((count, count < len))
+        };
+        self.complete(current, fd, Interest::Read, deadline, attempt)
+    }
+
     /// Repeats `attempt`, which must not block, until it has something else to say than `EAGAIN`.
     ///
     /// `attempt` also says whether it has taken all there was: then the next one waits for an edge
@@ -129,33 +172,31 @@ impl Source {
         wait_any(current, &[(self, fd)], interest, deadline)
     }
 
-    /// The key on this worker, after adding the descriptor to its epoll instance if need be.
+    /// The key on this worker, after having its driver watch the descriptor if need be.
     fn key(&self, current: &Current, fd: BorrowedFd<'_>) -> io::Result<SourceKey> {
-        if let Some(key) = self.own_key(current) {
-            return Ok(key);
-        }
         let worker = current.worker();
         let mut sources = worker.sources.borrow_mut();
-        let generation = worker.next_source();
-        let entry = sources.vacant_entry();
-        let index = u32::try_from(entry.key()).map_err(|_| io::ErrorKind::OutOfMemory)?;
-        worker
-            .epoll
-            .borrow()
-            .add(fd, u64::from(generation) << 32 | u64::from(index))?;
-        entry.insert(SourceState {
-            generation,
-            readable: false,
-            writable: false,
-            hung_up: false,
-            reader: None,
-            writer: None,
-        });
-        let key = SourceKey {
-            worker: worker.id(),
-            index,
+        let key = match self.own_key(current) {
+            Some(key) => key,
+            None => {
+                let generation = worker.next_source();
+                let entry = sources.vacant_entry();
+                let index = u32::try_from(entry.key()).map_err(|_| io::ErrorKind::OutOfMemory)?;
+                entry.insert(SourceState::new(generation));
+                let key = SourceKey {
+                    worker: worker.id(),
+                    index,
+                };
+                self.0.set(Some(key));
+                key
+            }
         };
-        self.0.set(Some(key));
+        let state = &mut sources[key.index as usize];
+        if !state.watched {
+            let token = state.token(key.index);
+            worker.driver.borrow_mut().watch(fd, token)?;
+            state.watched = true;
+        }
         Ok(key)
     }
 
@@ -218,13 +259,67 @@ pub(crate) fn wait_any(
     for key in &keys {
         *worker.sources.borrow_mut()[key.index as usize].waiting(interest) = None;
     }
-    match woken {
-        Wake::Ready => Ok(()),
-        Wake::TimedOut => Err(io::ErrorKind::TimedOut.into()),
-        Wake::Cancelled => Err(io::Error::new(
-            io::ErrorKind::ConnectionAborted,
-            "the server has cut what was left",
-        )),
+    woken.into_result()
+}
+
+impl Wake {
+    fn into_result(self) -> io::Result<()> {
+        match self {
+            Self::Ready => Ok(()),
+            Self::TimedOut => Err(io::ErrorKind::TimedOut.into()),
+            Self::Cancelled => Err(io::Error::new(
+                io::ErrorKind::ConnectionAborted,
+                "the server has cut what was left",
+            )),
+        }
+    }
+}
+
+/// Lets the driver receive. `None` where it does not, or where the coroutine must not park.
+fn complete_receive(
+    current: &Current,
+    fd: BorrowedFd<'_>,
+    buf: &mut [u8],
+    deadline: Option<Instant>,
+) -> Option<io::Result<usize>> {
+    if !current.may_park() {
+        return None;
+    }
+    let worker = current.worker();
+    let task = current.id().index();
+    // SAFETY: this function returns only after the completion: `park` and `park_through` come back,
+    // they do not unwind, and a coroutine that is parked is not dropped while its driver may have
+    // something to tell it (see `Worker::run`). Until then nobody else has the buffer, and whoever
+    // owns the descriptor has lent it.
+    let lent = unsafe { Lent::new(fd, buf) };
+    let begun = worker.driver.borrow_mut().receive(lent, task);
+    if !begun {
+        return None;
+    }
+    let mut woken = Wake::Ready;
+    let result = loop {
+        if let Some(result) = current.take_completion() {
+            break result;
+        }
+        if woken == Wake::Ready {
+            woken = current.park(deadline);
+            if woken != Wake::Ready {
+                worker.driver.borrow_mut().cancel(task);
+            }
+        } else {
+            // Nothing but the completion ends this: the buffer is the kernel's.
+            current.park_through();
+        }
+    };
+    match usize::try_from(result) {
+        // What has come counts, whatever happened meanwhile.
+        Ok(count) => Some(Ok(count)),
+        Err(_) => match -result {
+            libc::ECANCELED => woken.into_result().err().map(Err),
+            // The descriptor is not in blocking mode, or a signal came: the other way knows both.
+            libc::EAGAIN | libc::EINTR => None,
+            errno => Some(Err(io::Error::from_raw_os_error(errno))),
+        },
     }
 }
 
@@ -233,8 +328,11 @@ impl Source {
     pub(crate) fn release(&self, fd: BorrowedFd<'_>) {
         if let Some(key) = self.0.take() {
             key.with_worker(|worker| {
-                worker.sources.borrow_mut().try_remove(key.index as usize);
-                worker.epoll.borrow().remove(fd);
+                let removed = worker.sources.borrow_mut().try_remove(key.index as usize);
+                if let Some(source) = removed.filter(|source| source.watched) {
+                    let token = source.token(key.index);
+                    worker.driver.borrow_mut().unwatch(fd, token);
+                }
             });
         }
     }
@@ -244,8 +342,11 @@ impl Drop for Source {
     fn drop(&mut self) {
         if let Some(key) = self.0.get() {
             key.with_worker(|worker| {
-                let mut sources = worker.sources.borrow_mut();
-                sources.try_remove(key.index as usize);
+                let removed = worker.sources.borrow_mut().try_remove(key.index as usize);
+                if let Some(source) = removed.filter(|source| source.watched) {
+                    let token = source.token(key.index);
+                    worker.driver.borrow_mut().forget(token);
+                }
             });
         }
     }

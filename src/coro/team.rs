@@ -4,6 +4,7 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::coro::driver;
 use crate::coro::inbox::{Inbox, Message, Start};
 use crate::coro::watchdog::Kennel;
 use crate::threads::{Limits, Threads};
@@ -20,10 +21,15 @@ pub(crate) struct Team {
     /// The threads for `offload`. None is started before it is needed.
     pub(crate) helpers: Threads,
     pub(crate) stack_size: usize,
+    pub(crate) driver: driver::Kind,
 }
 
 impl Team {
-    pub(crate) fn new(workers: usize, stack_size: usize) -> io::Result<Arc<Self>> {
+    pub(crate) fn new(
+        workers: usize,
+        stack_size: usize,
+        driver: driver::Kind,
+    ) -> io::Result<Arc<Self>> {
         let inboxes = (0..workers)
             .map(|_| Inbox::new())
             .collect::<io::Result<_>>()?;
@@ -40,6 +46,7 @@ impl Team {
             kennel,
             helpers,
             stack_size,
+            driver,
         }))
     }
 

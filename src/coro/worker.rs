@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 use corosensei::{Coroutine, CoroutineResult, Yielder};
 use slab::Slab;
 
-use crate::coro::epoll::{Epoll, Event};
+use crate::coro::driver::{self, Drive, Event};
 use crate::coro::inbox::{Inbox, Message, Start};
 use crate::coro::net::{SourceKey, SourceState};
 use crate::coro::stack::{PooledStack, StackPool};
@@ -56,6 +56,8 @@ struct Task {
     /// When the wait times out, and the entry among the timers that will look at it.
     deadline: Option<Instant>,
     armed: Option<Instant>,
+    /// What its driver has completed for it, until it looks.
+    completed: Option<i32>,
 }
 
 /// What a running coroutine reaches its worker with.
@@ -79,7 +81,7 @@ pub(crate) struct Worker {
     pub(crate) sources: RefCell<Slab<SourceState>>,
     queue: RefCell<VecDeque<(TaskId, Wake)>>,
     timers: RefCell<Timers<TaskId>>,
-    pub(crate) epoll: RefCell<Epoll>,
+    pub(crate) driver: RefCell<Box<dyn Drive>>,
     stacks: StackPool,
     team: Arc<Team>,
     /// What waits for a stack.
@@ -106,7 +108,7 @@ pub(crate) fn current() -> Option<Current> {
 impl Worker {
     pub(crate) fn new(team: Arc<Team>, place: usize) -> io::Result<Rc<Self>> {
         static LAST: AtomicU64 = AtomicU64::new(0);
-        let epoll = RefCell::new(Epoll::new(&team.inboxes[place].waker)?);
+        let driver = RefCell::new(driver::open(team.driver, &team.inboxes[place].waker)?);
         Ok(Rc::new(Self {
             id: LAST.fetch_add(1, Ordering::Relaxed),
             place,
@@ -114,7 +116,7 @@ impl Worker {
             sources: RefCell::default(),
             queue: RefCell::default(),
             timers: RefCell::default(),
-            epoll,
+            driver,
             stacks: StackPool::new(team.stack_size),
             team,
             starts: RefCell::default(),
@@ -133,11 +135,12 @@ impl Worker {
         &self.team.inboxes[self.place]
     }
 
-    /// A generation for a new source. It may come round: an event of an old source then is one too
-    /// many for a new one.
+    /// A generation for a new source, of 30 bits: a driver uses the others. It may come round: an
+    /// event of an old source then is one too many for a new one.
     pub(crate) fn next_source(&self) -> u32 {
-        self.next_source
-            .replace(self.next_source.get().wrapping_add(1))
+        let next = self.next_source.get();
+        self.next_source.set((next + 1) & (u32::MAX >> 2));
+        next
     }
 
     /// Runs coroutines until the inbox is closed and the last one has ended.
@@ -159,7 +162,11 @@ impl Worker {
             {
                 return Ok(());
             }
-            self.wait()?;
+            if let Err(err) = self.wait() {
+                // The driver may still write into buffers on these stacks.
+                std::mem::forget(self.tasks.take());
+                return Err(err);
+            }
         }
     }
 
@@ -236,6 +243,7 @@ impl Worker {
             parked: false,
             deadline: None,
             armed: None,
+            completed: None,
         });
         self.queue.borrow_mut().push_back((id, Wake::Ready));
     }
@@ -301,9 +309,9 @@ impl Worker {
             self.team.kennel.wait(self.place);
         }
         let waited = self
-            .epoll
+            .driver
             .borrow_mut()
-            .wait(timeout, |event| self.on_event(event));
+            .wait(timeout, &mut |event| self.on_event(event));
         if may_block {
             self.team.kennel.work(self.place);
         }
@@ -313,9 +321,26 @@ impl Worker {
     }
 
     fn on_event(&self, event: Event) {
-        let woken = SourceState::update(&mut self.sources.borrow_mut(), event);
-        for id in woken.into_iter().flatten() {
-            self.wake(id, Wake::Ready);
+        match event {
+            Event::Edge(edge) => {
+                let woken = SourceState::update(&mut self.sources.borrow_mut(), edge);
+                for id in woken.into_iter().flatten() {
+                    self.wake(id, Wake::Ready);
+                }
+            }
+            Event::Done { task, result } => {
+                let index = task as usize;
+                let id = {
+                    let mut tasks = self.tasks.borrow_mut();
+                    // It is there: it cannot end before it has heard of this.
+                    let Some(task) = tasks.get_mut(index) else {
+                        return;
+                    };
+                    task.completed = Some(result);
+                    task.id(index)
+                };
+                self.wake(id, Wake::Ready);
+            }
         }
     }
 
@@ -362,6 +387,13 @@ impl Task {
     }
 }
 
+impl TaskId {
+    /// Which of the coroutines of its worker that are there now.
+    pub(crate) const fn index(self) -> u32 {
+        self.index as u32
+    }
+}
+
 impl Current {
     pub(crate) fn worker(&self) -> &Worker {
         &self.0.worker
@@ -376,10 +408,10 @@ impl Current {
     /// Never parks while a panic unwinds: the thread counts its panics, and the other coroutines
     /// would run as if it were theirs. And never once the worker has been told to end what is left.
     pub(crate) fn park(&self, deadline: Option<Instant>) -> Wake {
-        let worker = self.worker();
-        if worker.cancelled.get() || std::thread::panicking() {
+        if !self.may_park() {
             return Wake::Cancelled;
         }
+        let worker = self.worker();
         {
             let mut tasks = worker.tasks.borrow_mut();
             let task = &mut tasks[self.id().index];
@@ -391,6 +423,27 @@ impl Current {
             }
         }
         self.suspend()
+    }
+
+    /// Whether [`park`](Self::park) parks.
+    pub(crate) fn may_park(&self) -> bool {
+        !self.worker().cancelled.get() && !std::thread::panicking()
+    }
+
+    /// Parks the coroutine until it is woken, whatever the worker has been told: for what the driver
+    /// has begun.
+    pub(crate) fn park_through(&self) {
+        {
+            let mut tasks = self.worker().tasks.borrow_mut();
+            tasks[self.id().index].parked = true;
+        }
+        self.suspend();
+    }
+
+    /// What the driver has completed for this coroutine since it was asked last.
+    pub(crate) fn take_completion(&self) -> Option<i32> {
+        let mut tasks = self.worker().tasks.borrow_mut();
+        tasks[self.id().index].completed.take()
     }
 
     fn suspend(&self) -> Wake {

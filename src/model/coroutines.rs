@@ -1,12 +1,15 @@
 //! A coroutine for each request.
 
+use std::fmt;
 use std::io;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 
 use crate::accept::{Acceptor, Batch};
+use crate::coro::driver::Kind;
 use crate::coro::inbox::Message;
 use crate::coro::team::Team;
+use crate::coro::uring;
 use crate::coro::watchdog::Watchdog;
 use crate::coro::worker::Worker;
 use crate::error::{Error, Tried};
@@ -55,6 +58,63 @@ use crate::transport::{Request, Transport};
 pub struct Coroutines {
     workers: usize,
     stack_size: usize,
+    driver: Driver,
+}
+
+/// What coroutines wait with.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Driver {
+    /// [`Uring`](Self::Uring) where the kernel has all that it needs, else [`Epoll`](Self::Epoll).
+    #[default]
+    Auto,
+    /// epoll(7).
+    Epoll,
+    /// io_uring(7) of Linux 6.1 or newer. Containers often forbid it.
+    Uring,
+}
+
+impl fmt::Display for Driver {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Auto => "io_uring or epoll",
+            Self::Epoll => "epoll",
+            Self::Uring => "io_uring",
+        })
+    }
+}
+
+impl Driver {
+    /// The driver that this means here: never [`Auto`](Self::Auto). If that had to fall back, also
+    /// why.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// let (driver, fallback) = socketserver::Driver::Auto.pick();
+    /// if let Some(why) = fallback {
+    ///     eprintln!("coroutines over {driver}: {why}");
+    /// }
+    /// ```
+    #[must_use]
+    pub fn pick(self) -> (Self, Option<Error>) {
+        match self {
+            Self::Auto => match uring::available() {
+                Ok(()) => (Self::Uring, None),
+                Err(err) => (Self::Epoll, Some(Error::new("use io_uring", err))),
+            },
+            driver => (driver, None),
+        }
+    }
+
+    fn kind(self) -> Result<Kind, Error> {
+        match self.pick().0 {
+            Self::Uring => uring::available()
+                .map(|()| Kind::Uring)
+                .tried(|| "use io_uring".to_owned()),
+            _ => Ok(Kind::Epoll),
+        }
+    }
 }
 
 impl Coroutines {
@@ -79,7 +139,14 @@ impl Coroutines {
         Self {
             workers: processors,
             stack_size: 256 * 1024,
+            driver: Driver::Auto,
         }
+    }
+
+    /// What the workers wait with. Default: [`Driver::Auto`].
+    pub fn driver(mut self, driver: Driver) -> Self {
+        self.driver = driver;
+        self
     }
 
     /// How many worker threads there are, with the calling one. Default: one for each processor. At
@@ -104,7 +171,8 @@ impl Model for Coroutines {
 impl Run for Coroutines {
     fn serve<T: Transport>(self, mut serving: Serving<T>) -> Result<Report, Error> {
         let start = || "start the coroutines model".to_owned();
-        let team = Team::new(self.workers, self.stack_size).tried(start)?;
+        let driver = self.driver.kind()?;
+        let team = Team::new(self.workers, self.stack_size, driver).tried(start)?;
         let first = Worker::new(Arc::clone(&team), 0).tried(start)?;
         let watchdog = watch(&team, &serving.service).tried(start)?;
         let mut threads = Vec::new();

@@ -180,14 +180,7 @@ impl<T: 'static> Stream<T> {
             return retry(receive).map(|(count, _)| count);
         };
         let deadline = || self.read_timeout.map(|limit| Instant::now() + limit);
-        let len = buf.len();
-        let attempt = || {
-            let (count, _) = recv(self.socket(), &mut *buf, RecvFlags::DONTWAIT)?;
-            // Less than there was room for is all there was (epoll(7), question 9).
-            Ok((count, count < len))
-        };
-        self.source
-            .complete(&current, self.as_fd(), Interest::Read, deadline, attempt)
+        self.source.receive(&current, self.as_fd(), buf, deadline)
     }
 
     fn send_pending(&mut self) -> io::Result<()> {
