@@ -4,6 +4,7 @@
 
 use std::cell::Cell;
 use std::io;
+use std::mem::take;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::time::Instant;
 
@@ -169,7 +170,7 @@ impl Source {
         interest: Interest,
         deadline: Option<Instant>,
     ) -> io::Result<()> {
-        wait_any(current, &[(self, fd)], interest, deadline)
+        wait_for(current, &[self.key(current, fd)?], interest, deadline)
     }
 
     /// The key on this worker, after having its driver watch the descriptor if need be.
@@ -239,16 +240,24 @@ pub(crate) fn wait_any(
     interest: Interest,
     deadline: Option<Instant>,
 ) -> io::Result<()> {
-    let worker = current.worker();
     let keys: Vec<_> = sources
         .iter()
         .map(|(source, fd)| source.key(current, fd.as_fd()))
         .collect::<io::Result<_>>()?;
+    wait_for(current, &keys, interest, deadline)
+}
+
+fn wait_for(
+    current: &Current,
+    keys: &[SourceKey],
+    interest: Interest,
+    deadline: Option<Instant>,
+) -> io::Result<()> {
+    let sources = &current.worker().sources;
     let mut ready = false;
-    for key in &keys {
-        let mut states = worker.sources.borrow_mut();
-        let state = &mut states[key.index as usize];
-        ready |= std::mem::take(state.ready(interest));
+    for key in keys {
+        let state = &mut sources.borrow_mut()[key.index as usize];
+        ready |= take(state.ready(interest));
         *state.waiting(interest) = Some(current.id());
     }
     let woken = if ready {
@@ -256,8 +265,8 @@ pub(crate) fn wait_any(
     } else {
         current.park(deadline)
     };
-    for key in &keys {
-        *worker.sources.borrow_mut()[key.index as usize].waiting(interest) = None;
+    for key in keys {
+        *sources.borrow_mut()[key.index as usize].waiting(interest) = None;
     }
     woken.into_result()
 }
