@@ -76,6 +76,8 @@ mod transport;
 pub use address::{Address, UnixAddress};
 pub use builder::Builder;
 #[cfg(feature = "coroutines")]
+pub use coro::stack::StackGauge;
+#[cfg(feature = "coroutines")]
 pub use coro::{offload, sleep, yield_now};
 pub use error::Error;
 pub use handle::ServerHandle;

@@ -74,22 +74,39 @@ fn serve<M: ServerModel>(args: Serve, model: M) -> anyhow::Result<Report> {
     let listeners = listen::all(&args.listen)?;
     let urls: Vec<_> = listeners.iter().map(socketserver::Transport::url).collect();
     builder = builder.listen(listeners);
-    let picks = args.model.inner() == Inner::Coroutines && args.driver == args::Driver::Auto;
-    let server = builder.on_ready(move || announce(&urls, picks)).build()?;
+    let notes = notes(&args);
+    let server = builder.on_ready(move || announce(&urls, &notes)).build()?;
     signals::install(&server.handle())?;
     let service = args.service;
     Ok(server.serve_forever(move |request| services::serve(service, request))?)
 }
 
-fn announce(urls: &[String], picks: bool) {
+/// What the operator should know of this machine.
+fn notes(args: &Serve) -> Vec<String> {
+    let mut notes = Vec::new();
+    if args.model.inner() != Inner::Coroutines {
+        return notes;
+    }
+    if args.driver == args::Driver::Auto {
+        notes.push(match Driver::Auto.pick() {
+            (driver, Some(why)) => format!("coroutines over {driver}: {why}"),
+            (driver, None) => format!("coroutines over {driver}"),
+        });
+    }
+    if let Some(most) = Coroutines::capacity() {
+        notes.push(format!(
+            "at most {most} coroutines; raise vm.max_map_count, or use Linux 6.13, for more"
+        ));
+    }
+    notes
+}
+
+fn announce(urls: &[String], notes: &[String]) {
     for url in urls {
         say(format_args!("listening on {url}"));
     }
-    if picks {
-        match Driver::Auto.pick() {
-            (_, Some(why)) => say(format_args!("socketserver: coroutines over epoll: {why}")),
-            (driver, None) => say(format_args!("socketserver: coroutines over {driver}")),
-        }
+    for note in notes {
+        say(format_args!("socketserver: {note}"));
     }
     // Without a service manager there is nobody to tell, and one that does not listen is none of a
     // server's worries.

@@ -14,6 +14,8 @@ pub(crate) mod offload;
 mod overflow;
 pub(crate) mod stack;
 pub(crate) mod team;
+#[cfg(test)]
+mod tests;
 pub(crate) mod uring;
 pub(crate) mod watchdog;
 pub(crate) mod worker;

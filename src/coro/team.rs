@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use crate::coro::driver;
 use crate::coro::inbox::{Inbox, Message, Start};
+use crate::coro::stack::{self, StackGauge};
 use crate::coro::watchdog::Kennel;
 use crate::threads::{Limits, Threads};
 
@@ -21,6 +22,9 @@ pub(crate) struct Team {
     /// The threads for `offload`. None is started before it is needed.
     pub(crate) helpers: Threads,
     pub(crate) stack_size: usize,
+    pub(crate) gauge: Option<StackGauge>,
+    /// How many coroutines there can be, if that is known.
+    capacity: Option<usize>,
     pub(crate) driver: driver::Kind,
 }
 
@@ -28,6 +32,7 @@ impl Team {
     pub(crate) fn new(
         workers: usize,
         stack_size: usize,
+        gauge: Option<StackGauge>,
         driver: driver::Kind,
     ) -> io::Result<Arc<Self>> {
         let inboxes = (0..workers)
@@ -46,6 +51,8 @@ impl Team {
             kennel,
             helpers,
             stack_size,
+            gauge,
+            capacity: stack::capacity(),
             driver,
         }))
     }
@@ -56,6 +63,14 @@ impl Team {
         if let Some(inbox) = self.inboxes.iter().min_by_key(|inbox| inbox.load()) {
             inbox.send(Message::Start(start, label));
         }
+    }
+
+    /// How many more coroutines there can be.
+    pub(crate) fn room(&self) -> usize {
+        self.capacity.map_or(usize::MAX, |capacity| {
+            let load: usize = self.inboxes.iter().map(Inbox::load).sum();
+            capacity.saturating_sub(load)
+        })
     }
 
     /// Ends what is left: parking fails from now on.

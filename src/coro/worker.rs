@@ -106,25 +106,30 @@ pub(crate) fn current() -> Option<Current> {
 }
 
 impl Worker {
+    /// A worker with the driver of its team, on the thread that will run it.
     pub(crate) fn new(team: Arc<Team>, place: usize) -> io::Result<Rc<Self>> {
+        let driver = driver::open(team.driver, &team.inboxes[place].waker)?;
+        Ok(Self::with_driver(team, place, driver))
+    }
+
+    pub(crate) fn with_driver(team: Arc<Team>, place: usize, driver: Box<dyn Drive>) -> Rc<Self> {
         static LAST: AtomicU64 = AtomicU64::new(0);
-        let driver = RefCell::new(driver::open(team.driver, &team.inboxes[place].waker)?);
-        Ok(Rc::new(Self {
+        Rc::new(Self {
             id: LAST.fetch_add(1, Ordering::Relaxed),
             place,
             tasks: RefCell::default(),
             sources: RefCell::default(),
             queue: RefCell::default(),
             timers: RefCell::default(),
-            driver,
-            stacks: StackPool::new(team.stack_size),
+            driver: RefCell::new(driver),
+            stacks: StackPool::new(team.stack_size, team.gauge.clone()),
             team,
             starts: RefCell::default(),
             next_generation: Cell::new(0),
             next_source: Cell::new(0),
             cancelled: Cell::new(false),
             closed: Cell::new(false),
-        }))
+        })
     }
 
     pub(crate) const fn id(&self) -> u64 {

@@ -8,6 +8,7 @@ use std::thread;
 use crate::accept::{Acceptor, Batch};
 use crate::coro::driver::Kind;
 use crate::coro::inbox::Message;
+use crate::coro::stack::{self, StackGauge};
 use crate::coro::team::Team;
 use crate::coro::uring;
 use crate::coro::watchdog::Watchdog;
@@ -58,6 +59,7 @@ use crate::transport::{Request, Transport};
 pub struct Coroutines {
     workers: usize,
     stack_size: usize,
+    gauge: Option<StackGauge>,
     driver: Driver,
 }
 
@@ -139,6 +141,7 @@ impl Coroutines {
         Self {
             workers: processors,
             stack_size: 256 * 1024,
+            gauge: None,
             driver: Driver::Auto,
         }
     }
@@ -164,6 +167,38 @@ impl Coroutines {
     }
 }
 
+impl Coroutines {
+    /// Measures how much of their stacks handlers use, to choose [`stack_size`](Self::stack_size)
+    /// by. Default: not measured. It makes every stack resident as a whole and costs its filling
+    /// for each request: not for production.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use socketserver::{Coroutines, Server, StackGauge, Tcp};
+    ///
+    /// let gauge = StackGauge::default();
+    /// // SAFETY: the handler calls nothing that restores a thread-local after a read or a write.
+    /// let model = unsafe { Coroutines::new() }.stack_gauge(&gauge);
+    /// let server = Server::<Tcp>::builder().model(model).bind("127.0.0.1:0")?;
+    /// // … after some requests:
+    /// println!("the deepest handler used {} bytes", gauge.high_water());
+    /// # Ok::<(), socketserver::Error>(())
+    /// ```
+    pub fn stack_gauge(mut self, gauge: &StackGauge) -> Self {
+        self.gauge = Some(gauge.clone());
+        self
+    }
+
+    /// How many coroutines this process can have, where the kernel limits them: before Linux 6.13
+    /// each stack takes two mappings, of which `vm.max_map_count` allows 65,530 by default. Further
+    /// requests wait to be accepted.
+    #[must_use]
+    pub fn capacity() -> Option<usize> {
+        stack::capacity()
+    }
+}
+
 impl Model for Coroutines {
     const NAME: &'static str = "coroutines";
 }
@@ -172,7 +207,7 @@ impl Run for Coroutines {
     fn serve<T: Transport>(self, mut serving: Serving<T>) -> Result<Report, Error> {
         let start = || "start the coroutines model".to_owned();
         let driver = self.driver.kind()?;
-        let team = Team::new(self.workers, self.stack_size, driver).tried(start)?;
+        let team = Team::new(self.workers, self.stack_size, self.gauge, driver).tried(start)?;
         let first = Worker::new(Arc::clone(&team), 0).tried(start)?;
         let watchdog = watch(&team, &serving.service).tried(start)?;
         let mut threads = Vec::new();
@@ -247,6 +282,10 @@ fn close(team: &Team, threads: Vec<thread::JoinHandle<io::Result<()>>>) {
 struct Spread(Arc<Team>);
 
 impl Take for Spread {
+    fn room(&self) -> usize {
+        self.0.room()
+    }
+
     fn dispatch<T: Transport>(
         &mut self,
         batch: &mut Batch<T::Request>,
