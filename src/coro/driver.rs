@@ -7,6 +7,7 @@ use std::time::Duration;
 use rustix::event::{EventfdFlags, eventfd};
 
 use crate::coro::epoll::Epoll;
+use crate::coro::inbox::Wake;
 use crate::coro::uring::{Lent, Uring};
 
 /// Waits for descriptors, and, where the kernel can, receives.
@@ -83,8 +84,10 @@ impl Waker {
         let flags = EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK;
         Ok(Self(eventfd(0, flags)?))
     }
+}
 
-    pub(crate) fn wake(&self) {
+impl Wake for Waker {
+    fn wake(&self) {
         // The only error is EAGAIN, after 2^64 - 2 wake-ups: the counter is not read, each write is
         // an edge.
         let _ = rustix::io::write(&self.0, &1_u64.to_ne_bytes());

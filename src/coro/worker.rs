@@ -320,7 +320,6 @@ impl Worker {
         if may_block {
             self.team.kennel.work(self.place);
         }
-        self.inbox().awake();
         self.expire();
         waited
     }
