@@ -31,8 +31,35 @@ use crate::transport::{Request, Transport};
 /// Blocking calls that are not this crate's (a database client, `std::fs`, `std::thread::sleep`, a
 /// lock that is held across a read) block the worker and all of its coroutines.
 ///
-/// For that message, this model installs a handler for `SIGSEGV` and `SIGBUS` when it first serves.
+/// On stack overflow a message names the option to raise; for it, this model installs a handler for `SIGSEGV` and `SIGBUS` when it first serves.
 /// It passes on every fault that is not on a guard of its stacks.
+///
+/// # Threads
+///
+/// Several workers call one handler, so it is `Send` and `Sync` as in any model: what belongs to
+/// one thread cannot be captured.
+///
+/// ```compile_fail,E0277
+/// # use socketserver::{Coroutines, Server, Tcp};
+/// # let model = unsafe { Coroutines::new() };
+/// let counter = std::rc::Rc::new(1);
+/// Server::<Tcp>::builder().model(model).bind("127.0.0.1:0")?.serve_forever(move |_| {
+///     let _ = *counter;
+/// })?;
+/// # Ok::<(), socketserver::Error>(())
+/// ```
+///
+/// What a handler makes itself stays on its thread, so that may belong to it. The connection is
+/// lent to the handler, and cannot be given to another thread:
+///
+/// ```compile_fail,E0521
+/// # use socketserver::{Coroutines, Server, Tcp, TcpConnection};
+/// # let model = unsafe { Coroutines::new() };
+/// Server::<Tcp>::builder().model(model).bind("127.0.0.1:0")?.serve_forever(|conn: &mut TcpConnection| {
+///     std::thread::spawn(move || conn);
+/// })?;
+/// # Ok::<(), socketserver::Error>(())
+/// ```
 ///
 /// # Examples
 ///
