@@ -50,6 +50,15 @@ pub(crate) mod net {
             match *current {}
         }
 
+        pub(crate) fn receive_late(
+            &self,
+            current: &Current,
+            _: BorrowedFd<'_>,
+            _: impl Fn() -> Option<Instant>,
+        ) -> io::Result<(Box<[u8]>, usize)> {
+            match *current {}
+        }
+
         pub(crate) fn complete<R>(
             &self,
             current: &Current,

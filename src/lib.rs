@@ -67,6 +67,7 @@ mod model;
 mod parking;
 mod server;
 mod service;
+mod spare;
 mod state;
 mod sys;
 mod threads;

@@ -14,6 +14,7 @@ use slab::Slab;
 use crate::coro::driver::Edge;
 use crate::coro::uring::Lent;
 use crate::coro::worker::{Current, TaskId, Wake};
+use crate::spare;
 
 /// A descriptor's place in the driver of the worker that it waits on. Empty until it first
 /// has to wait.
@@ -40,6 +41,9 @@ pub(crate) struct SourceState {
     reader: Option<TaskId>,
     writer: Option<TaskId>,
 }
+
+/// What a driver that receives is lent while a connection has no buffer.
+const LANDING: usize = 512;
 
 /// A direction.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -125,6 +129,41 @@ impl Source {
             Ok((count, count < len))
         };
         self.complete(current, fd, Interest::Read, deadline, attempt)
+    }
+
+    /// Receives what is there into a spare buffer, which is taken only once something is.
+    pub(crate) fn receive_late(
+        &self,
+        current: &Current,
+        fd: BorrowedFd<'_>,
+        deadline: impl Fn() -> Option<Instant>,
+    ) -> io::Result<(Box<[u8]>, usize)> {
+        // While it waits, the kernel has a part of the stack: that is resident anyway.
+        let mut landing = [0; LANDING];
+        if let Some(received) = complete_receive(current, fd, &mut landing, deadline()) {
+            let count = received?;
+            let mut buffer = spare::take();
+            buffer[..count].copy_from_slice(&landing[..count]);
+            if count < LANDING {
+                return Ok((buffer, count));
+            }
+            // There may be more. An error shows again when the next one is received.
+            let more = recv(fd, &mut buffer[count..], RecvFlags::DONTWAIT);
+            return Ok((buffer, count + more.map_or(0, |(count, _)| count)));
+        }
+        self.complete(current, fd, Interest::Read, deadline, || {
+            let mut buffer = spare::take();
+            match recv(fd, &mut *buffer, RecvFlags::DONTWAIT) {
+                Ok((count, _)) => {
+                    let all = count < buffer.len();
+                    Ok(((buffer, count), all))
+                }
+                Err(err) => {
+                    spare::give(buffer);
+                    Err(err)
+                }
+            }
+        })
     }
 
     /// Repeats `attempt`, which must not block, until it has something else to say than `EAGAIN`.

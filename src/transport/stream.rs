@@ -4,6 +4,7 @@
 use std::fmt;
 use std::io::{self, Read, Write};
 use std::marker::PhantomData;
+use std::mem::take;
 use std::net::Shutdown;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
@@ -16,6 +17,7 @@ use socket2::{SockAddr, Socket};
 use crate::address::Address;
 use crate::coro::net::{Interest, Source};
 use crate::coro::worker::current;
+use crate::spare;
 use crate::state::{Context, Cut};
 use crate::transport::{Connection, Request, Waits};
 
@@ -66,7 +68,7 @@ pub struct Writer(Arc<Connected>);
 const WRITER_TIMEOUT: Duration = Duration::from_secs(1);
 const WRITER_RETRY: Duration = Duration::from_millis(5);
 
-/// Bytes that were received and not yet read. Has no memory until it is first used.
+/// Bytes that were received and not yet read. Has no buffer when there are none.
 #[derive(Default)]
 struct Input {
     buffer: Box<[u8]>,
@@ -82,8 +84,6 @@ struct Output {
     pending: Vec<u8>,
     capacity: usize,
 }
-
-const INPUT_BUFFER: usize = 8 * 1024;
 
 /// How long, and how much, a close takes of what the handler left unread.
 const LINGER_TIME: Duration = Duration::from_secs(2);
@@ -202,11 +202,40 @@ impl<T: 'static> Stream<T> {
         // Who waits for an answer must have asked the question.
         self.send_pending()?;
         let count = self.recv(buf)?;
-        if count == 0 && !buf.is_empty() && self.is_cut() {
+        if !buf.is_empty() {
+            self.note(count)?;
+        }
+        Ok(count)
+    }
+
+    /// Receives into a buffer of this connection, which has none: a coroutine that waits takes one
+    /// only when there is input.
+    fn receive_input(&mut self) -> io::Result<()> {
+        self.send_pending()?;
+        let (buffer, count) = if let Some(current) = current() {
+            let deadline = || self.read_timeout.map(|limit| Instant::now() + limit);
+            self.source.receive_late(&current, self.as_fd(), deadline)?
+        } else {
+            let mut buffer = spare::take();
+            match self.recv(&mut buffer) {
+                Ok(count) => (buffer, count),
+                Err(err) => {
+                    spare::give(buffer);
+                    return Err(err);
+                }
+            }
+        };
+        self.input.fill(buffer, count);
+        self.note(count)
+    }
+
+    /// Notes what receiving into a buffer with room says of the connection.
+    fn note(&mut self, count: usize) -> io::Result<()> {
+        if count == 0 && self.is_cut() {
             return Err(cut_off());
         }
-        self.input.ended |= count == 0 && !buf.is_empty();
-        Ok(count)
+        self.input.ended |= count == 0;
+        Ok(())
     }
 
     /// Whether the server has cut the connection. Without it, the cut would look like the end of
@@ -275,6 +304,9 @@ impl<T: 'static> Request for Stream<T> {
         if !self.input.is_empty() || self.input.ended {
             return Ok(Waits::Ready);
         }
+        // Who waits for long holds no memory that it does not need.
+        self.input.release();
+        self.output.pending = Vec::new();
         self.source.release(self.socket.socket.as_fd());
         Ok(Waits::For(self.socket.socket.as_fd()))
     }
@@ -301,15 +333,8 @@ impl<T: 'static> Request for Stream<T> {
 impl<T: 'static> Connection for Stream<T> {
     fn fill_buf(&mut self) -> io::Result<&[u8]> {
         if self.input.is_empty() && !self.input.ended {
-            let mut buffer = std::mem::take(&mut self.input.buffer);
-            if buffer.is_empty() {
-                buffer = vec![0; INPUT_BUFFER].into_boxed_slice();
-            }
-            let received = self.receive(&mut buffer);
-            self.input.buffer = buffer;
-            self.input.start = 0;
-            self.input.end = 0;
-            self.input.end = received?;
+            self.input.release();
+            self.receive_input()?;
         }
         Ok(self.input.bytes())
     }
@@ -471,5 +496,23 @@ impl Input {
 
     const fn is_empty(&self) -> bool {
         self.start == self.end
+    }
+
+    fn fill(&mut self, buffer: Box<[u8]>, count: usize) {
+        (self.buffer, self.start, self.end) = (buffer, 0, count);
+    }
+
+    /// Gives the buffer back, once all of it has been read.
+    fn release(&mut self) {
+        (self.start, self.end) = (0, 0);
+        if !self.buffer.is_empty() {
+            spare::give(take(&mut self.buffer));
+        }
+    }
+}
+
+impl Drop for Input {
+    fn drop(&mut self) {
+        self.release();
     }
 }
