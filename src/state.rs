@@ -49,6 +49,9 @@ pub trait Cut: Send + Sync {
     /// Makes the blocked and all later reads and writes of the request fail or end. Called at the
     /// drain deadline.
     fn cut(&self);
+
+    /// Who sent the request.
+    fn peer(&self) -> Address;
 }
 
 /// The state that all processes of a server share. All zero when made.
@@ -83,7 +86,7 @@ pub(crate) struct Counts {
 #[derive(Default)]
 struct Cuttable {
     /// With who sent them, by their numbers.
-    requests: HashMap<u64, (Weak<dyn Cut>, Address)>,
+    requests: HashMap<u64, Weak<dyn Cut>>,
     /// The deadline has come: what is registered now is cut at once.
     over: bool,
 }
@@ -367,7 +370,8 @@ impl Shared {
         self.cuttable()
             .requests
             .get(&id)
-            .map(|(_, peer)| peer.clone())
+            .and_then(Weak::upgrade)
+            .map(|request| request.peer())
     }
 
     /// Cuts every live request of this process that can be cut, and counts them.
@@ -378,7 +382,7 @@ impl Shared {
             cuttable
                 .requests
                 .values()
-                .filter_map(|(cut, _)| cut.upgrade())
+                .filter_map(Weak::upgrade)
                 .collect()
         };
         // Counted first: what is cut may end, and its server report, before this thread goes on.
@@ -536,14 +540,14 @@ impl Context {
         }
     }
 
-    /// Lets the server cut this request when its drain deadline has passed, and name its `peer`
+    /// Lets the server cut this request when its drain deadline has passed, and name its peer
     /// meanwhile.
-    pub fn on_cut(&mut self, peer: Address, cut: Weak<dyn Cut>) {
+    pub fn on_cut(&mut self, cut: Weak<dyn Cut>) {
         if let Some(shared) = &self.shared {
             self.cuttable = true;
             let over = {
                 let mut cuttable = shared.cuttable();
-                cuttable.requests.insert(self.id, (Weak::clone(&cut), peer));
+                cuttable.requests.insert(self.id, Weak::clone(&cut));
                 cuttable.over
             };
             if let Some(late) = cut.upgrade().filter(|_| over) {

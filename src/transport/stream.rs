@@ -35,7 +35,6 @@ use crate::transport::{Connection, Request, Waits};
 /// [`shutdown`](Connection::shutdown) the writing side and read to the end itself.
 pub struct Stream<T> {
     socket: Arc<Connected>,
-    peer: Address,
     input: Input,
     output: Output,
     read_timeout: Option<Duration>,
@@ -49,6 +48,7 @@ pub struct Stream<T> {
 /// The socket itself, shared with whoever may cut it, or write to it.
 struct Connected {
     socket: Socket,
+    peer: Address,
     /// Set before the socket is shut down at the drain deadline: what fails then has run out of
     /// time.
     cut: AtomicBool,
@@ -93,14 +93,13 @@ impl<T: 'static> Stream<T> {
     pub(crate) fn new(socket: Socket, peer: &SockAddr, mut context: Context) -> Self {
         let socket = Arc::new(Connected {
             socket,
+            peer: Address::from_sock_addr(peer),
             cut: AtomicBool::new(false),
         });
         let weak = Arc::downgrade(&socket);
-        let peer = Address::from_sock_addr(peer);
-        context.on_cut(peer.clone(), weak);
+        context.on_cut(weak);
         Self {
             socket,
-            peer,
             input: Input::default(),
             output: Output::default(),
             read_timeout: None,
@@ -296,7 +295,7 @@ impl<T: 'static> Request for Stream<T> {
     }
 
     fn peer(&self) -> Address {
-        self.peer.clone()
+        self.socket.peer.clone()
     }
 
     fn wait(&mut self) -> io::Result<Waits<'_>> {
@@ -430,7 +429,6 @@ impl<T> fmt::Debug for Stream<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self {
             socket,
-            peer,
             input,
             output,
             context,
@@ -438,7 +436,7 @@ impl<T> fmt::Debug for Stream<T> {
         } = self;
         f.debug_struct("Stream")
             .field("id", &context.id())
-            .field("peer", peer)
+            .field("peer", &socket.peer)
             .field("fd", &socket.socket)
             .field("unread", &input.bytes().len())
             .field("unsent", &output.pending.len())
@@ -486,6 +484,10 @@ impl Cut for Connected {
         // Blocked and later reads end, writes fail; ENOTCONN says that the peer was faster.
         self.cut.store(true, Ordering::SeqCst);
         let _ = self.socket.shutdown(Shutdown::Both);
+    }
+
+    fn peer(&self) -> Address {
+        self.peer.clone()
     }
 }
 
