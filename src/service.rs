@@ -3,6 +3,7 @@
 
 use std::collections::VecDeque;
 use std::fmt;
+use std::io;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 
@@ -117,6 +118,15 @@ impl<R: Request> Service<R> {
         Ok(())
     }
 
+    /// Ends a connection that cannot wait.
+    pub(crate) fn abandon(&self, mut request: R, lease: Lease, err: io::Error) {
+        self.fail(&request, err.into());
+        let ended = self.close(&mut request, Ended::Failed);
+        drop(request);
+        self.shared.tally(ended, 1);
+        drop(lease);
+    }
+
     /// Ends a connection that waited: the client was silent for too long, or the server stops.
     pub(crate) fn dismiss(&self, parked: Parked<R>) {
         let Parked {
@@ -220,10 +230,8 @@ impl<R: Request> Job<R> {
                     (request, lease) = (over, kept);
                     break service.close(&mut request, Ended::Completed);
                 }
-                Err(Stays::Failed(failed, kept, err)) => {
-                    (request, lease) = (failed, kept);
-                    service.fail(&request, err.into());
-                    break service.close(&mut request, Ended::Failed);
+                Err(Stays::Failed(request, lease, err)) => {
+                    return service.abandon(request, lease, err);
                 }
             };
         };

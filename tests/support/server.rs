@@ -278,6 +278,9 @@ where
     if let Some(millis) = options.number("idle_ms") {
         builder = builder.idle_timeout(Duration::from_millis(millis));
     }
+    if options.number("client_speaks_first") == Some(1) {
+        builder = builder.client_speaks_first(true);
+    }
     if let Some(max) = options.number("max_connections") {
         builder = builder.max_connections(max);
     }
