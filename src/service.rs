@@ -57,7 +57,7 @@ impl<R: Request> Service<R> {
     }
 
     /// Runs the handler. An error or a panic ends this request only.
-    fn handle(&self, request: &mut R) -> Ended {
+    pub(crate) fn handle(&self, request: &mut R) -> Ended {
         let outcome = hooks::call(|| (self.handler)(request)).unwrap_or_else(Err);
         // Before the close, which the client sees: who has seen a reply knows that this is noted.
         self.shared.note_served();
@@ -140,13 +140,19 @@ impl<R: Request> Service<R> {
 
     /// Serves requests that were accepted together, one after the other, and answers them together.
     pub(crate) fn serve_all(&self, requests: &mut VecDeque<R>) {
-        let total = requests.len() as u64;
         let mut failed = Vec::new();
         for request in &mut *requests {
             if self.handle(request) == Ended::Failed {
                 failed.push(request.id());
             }
         }
+        self.close_all(requests, failed);
+    }
+
+    /// Ends requests whose handlers are done, and counts them; `failed` are the numbers of those
+    /// whose handler has failed.
+    pub(crate) fn close_all(&self, requests: &mut VecDeque<R>, mut failed: Vec<u64>) {
+        let total = requests.len() as u64;
         R::close_all(requests, &mut |request, err| {
             if !failed.contains(&request.id()) {
                 failed.push(request.id());

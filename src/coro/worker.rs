@@ -136,6 +136,11 @@ impl Worker {
         self.id
     }
 
+    /// Which of its team it is.
+    pub(crate) const fn place(&self) -> usize {
+        self.place
+    }
+
     fn inbox(&self) -> &Inbox {
         &self.team.inboxes[self.place]
     }

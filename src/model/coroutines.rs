@@ -15,6 +15,7 @@ use crate::coro::watchdog::Watchdog;
 use crate::coro::worker::Worker;
 use crate::error::{Error, Tried};
 use crate::hooks::Stall;
+use crate::model::outbox::Outbox;
 use crate::model::{Model, Run, Serving, Take};
 use crate::server::Report;
 use crate::service::Service;
@@ -253,6 +254,7 @@ impl Run for Coroutines {
         let accept = {
             let (team, result) = (Arc::clone(&team), Arc::clone(&result));
             move || {
+                serving.outbox = Some(Outbox::new(&team));
                 let mut spread = Spread(team);
                 let report =
                     Acceptor::new(&mut serving, &mut spread, Self::NAME).and_then(Acceptor::serve);
@@ -260,7 +262,7 @@ impl Run for Coroutines {
                 spread.0.close();
             }
         };
-        team.inboxes[0].send(Message::Start(Box::new(accept), ACCEPTS));
+        team.inboxes[0].send(Message::Start(Box::new(accept), NOBODY));
         let ran = first.run();
         close(&team, threads);
         drop(watchdog);
@@ -275,8 +277,8 @@ impl Run for Coroutines {
     }
 }
 
-/// The label of the accept loop among coroutines; those of requests begin with 1.
-const ACCEPTS: u64 = 0;
+/// The label of coroutines that serve no request; those of requests begin with 1.
+pub(super) const NOBODY: u64 = 0;
 
 /// Starts the watchdog, if there is a hook to tell.
 fn watch<R: Request>(team: &Arc<Team>, service: &Arc<Service<R>>) -> io::Result<Option<Watchdog>> {
@@ -285,7 +287,7 @@ fn watch<R: Request>(team: &Arc<Team>, service: &Arc<Service<R>>) -> io::Result<
     }
     let service = Arc::clone(service);
     let report = move |label, time| {
-        let id = (label != ACCEPTS).then_some(label);
+        let id = (label != NOBODY).then_some(label);
         service.hooks.stalled(&Stall {
             id,
             peer: id.and_then(|id| service.shared.peer(id)),
@@ -320,7 +322,13 @@ impl Take for Spread {
     ) -> io::Result<()> {
         while let Some(job) = batch.next_job(serving) {
             let label = job.request.id();
-            self.0.start(Box::new(move || job.run()), label);
+            let outbox = serving.outbox.clone();
+            let outbox = outbox.filter(|_| job.request.ends_with_others());
+            let run = move || match outbox {
+                Some(outbox) => outbox.serve(job),
+                None => job.run(),
+            };
+            self.0.start(Box::new(run), label);
         }
         Ok(())
     }

@@ -274,38 +274,54 @@ impl<T: 'static> Request for Datagram<T> {
         }
     }
 
+    fn ends_with_others(&self) -> bool {
+        true
+    }
+
     fn close_all(datagrams: &mut VecDeque<Self>, failed: &mut dyn FnMut(&dyn Request, io::Error)) {
-        let Some(first) = datagrams.front() else {
-            return;
-        };
-        let socket = Arc::clone(&first.socket);
-        {
-            let mut answered = Vec::with_capacity(datagrams.len());
-            let mut replies = Vec::with_capacity(datagrams.len());
-            for datagram in &*datagrams {
-                match datagram.outgoing() {
-                    Some(reply) => {
-                        replies.push(reply);
-                        answered.push(datagram);
-                    }
-                    None if datagram.has_reply() => failed(datagram, no_address()),
-                    None => {}
-                }
-            }
-            let (fd, room) = (socket.as_fd(), socket.room());
-            mmsg::send(fd, &replies, room, &socket.bundling, |index, err| {
-                if let Err(err) = socket.reply_from_anywhere(replies[index], err) {
-                    failed(answered[index], err);
-                }
-            });
+        // Several sockets may feed one server.
+        let same = |one: &Self, next: &Self| Arc::ptr_eq(&one.socket, &next.socket);
+        for group in datagrams.make_contiguous().chunk_by_mut(same) {
+            reply_to_all(group, failed);
         }
-        socket.spare().extend(
-            datagrams
-                .iter_mut()
-                .filter_map(|datagram| datagram.packet.take()),
-        );
         datagrams.clear();
     }
+}
+
+/// Answers datagrams of one socket.
+fn reply_to_all<T: 'static>(
+    datagrams: &mut [Datagram<T>],
+    failed: &mut dyn FnMut(&dyn Request, io::Error),
+) {
+    let Some(first) = datagrams.first() else {
+        return;
+    };
+    let socket = Arc::clone(&first.socket);
+    {
+        let mut answered = Vec::with_capacity(datagrams.len());
+        let mut replies = Vec::with_capacity(datagrams.len());
+        for datagram in &*datagrams {
+            match datagram.outgoing() {
+                Some(reply) => {
+                    replies.push(reply);
+                    answered.push(datagram);
+                }
+                None if datagram.has_reply() => failed(datagram, no_address()),
+                None => {}
+            }
+        }
+        let (fd, room) = (socket.as_fd(), socket.room());
+        mmsg::send(fd, &replies, room, &socket.bundling, |index, err| {
+            if let Err(err) = socket.reply_from_anywhere(replies[index], err) {
+                failed(answered[index], err);
+            }
+        });
+    }
+    socket.spare().extend(
+        datagrams
+            .iter_mut()
+            .filter_map(|datagram| datagram.packet.take()),
+    );
 }
 
 impl<T: 'static> Packet for Datagram<T> {

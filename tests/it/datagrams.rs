@@ -342,3 +342,36 @@ fn ids_and_peers_are_those_of_the_datagram() {
         ("1 true".to_owned(), "2 true".to_owned())
     );
 }
+
+/// Their replies are sent together where the handlers run apart, each from its own socket.
+#[cfg(feature = "coroutines")]
+#[expect(unsafe_code, reason = "the contract of coroutines")]
+#[test]
+fn two_sockets_of_one_server_answer_each_for_itself() {
+    // SAFETY: the handler restores no thread-local.
+    let model = unsafe { socketserver::Coroutines::new() }.workers(1);
+    let sockets = (0..2).map(|_| Udp::bind("127.0.0.1:0").unwrap().remove(0));
+    let server = Server::<Udp>::builder().model(model).listen(sockets);
+    let server = server.build().unwrap();
+    let clients: Vec<_> = server
+        .local_addrs()
+        .iter()
+        .map(|addr| {
+            let client = client();
+            // A connected socket takes datagrams of its peer alone.
+            client.connect(addr.socket_addr().unwrap()).unwrap();
+            client
+        })
+        .collect();
+    for number in 0..40_u8 {
+        clients[usize::from(number) % 2].send(&[number]).unwrap();
+    }
+    let guard = server.spawn(|datagram| datagram.echo()).unwrap();
+    for number in 0..40_u8 {
+        assert_eq!(received(&clients[usize::from(number) % 2]), [number]);
+    }
+    let handle = guard.handle().clone();
+    handle.shutdown();
+    guard.join().unwrap();
+    assert_eq!((handle.totals().completed, handle.live()), (40, 0));
+}
