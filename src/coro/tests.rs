@@ -4,8 +4,8 @@ use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::rc::Rc;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use crate::coro::driver::{Drive, Edge, Event, Kind};
@@ -113,6 +113,105 @@ fn park(count: usize) -> usize {
 #[test]
 fn ten_thousand_wait_at_once_and_all_of_them_go_on() {
     park(10_000);
+}
+
+/// A kernel that is asked to end a receive early and takes its time: until the third wait after
+/// that.
+struct Late {
+    result: i32,
+    begun: Option<u32>,
+    waits_left: Option<u32>,
+    /// The buffer is the kernel's.
+    lent: Arc<AtomicBool>,
+}
+
+impl Drive for Late {
+    fn watch(&mut self, _: BorrowedFd<'_>, _: u64) -> io::Result<()> {
+        Ok(())
+    }
+
+    fn unwatch(&mut self, _: BorrowedFd<'_>, _: u64) {}
+
+    fn forget(&mut self, _: u64) {}
+
+    fn wait(
+        &mut self,
+        timeout: Option<Duration>,
+        on_event: &mut dyn FnMut(Event),
+    ) -> io::Result<()> {
+        match (self.waits_left, self.begun) {
+            (Some(0), Some(task)) => {
+                (self.begun, self.waits_left) = (None, None);
+                self.lent.store(false, Ordering::Relaxed);
+                let result = self.result;
+                on_event(Event::Done { task, result });
+            }
+            (Some(left), _) => self.waits_left = Some(left.saturating_sub(1)),
+            // Nothing comes before the deadline.
+            (None, _) => std::thread::park_timeout(timeout.unwrap_or(Duration::ZERO)),
+        }
+        Ok(())
+    }
+
+    fn receive(&mut self, _: Lent, task: u32) -> bool {
+        self.begun = Some(task);
+        self.lent.store(true, Ordering::Relaxed);
+        true
+    }
+
+    fn cancel(&mut self, task: u32) {
+        assert_eq!(self.begun, Some(task));
+        assert_eq!(self.waits_left.replace(3), None, "asked once");
+    }
+}
+
+/// Receives over such a kernel, which ends with `result`; `disturb` comes meanwhile.
+fn receive_late(result: i32, deadline: Duration, disturb: Option<Message>) -> io::Result<usize> {
+    let team = Team::new(1, 64 * 1024, None, Kind::Epoll).unwrap();
+    let lent = Arc::new(AtomicBool::new(false));
+    let driver = Box::new(Late {
+        result,
+        begun: None,
+        waits_left: None,
+        lent: Arc::clone(&lent),
+    });
+    let worker = Worker::with_driver(Arc::clone(&team), 0, driver);
+    let received = Arc::new(Mutex::new(None));
+    let (result, mates) = (Arc::clone(&received), Arc::clone(&team));
+    let start = move || {
+        let null = File::open("/dev/null").unwrap();
+        let deadline = Instant::now() + deadline;
+        if let Some(disturb) = disturb {
+            mates.inboxes[0].send(disturb);
+        }
+        let (source, mut buffer) = (Source::default(), [0; 8]);
+        let current = current().unwrap();
+        let end = source.receive(&current, null.as_fd(), &mut buffer, || Some(deadline));
+        assert!(
+            !lent.load(Ordering::Relaxed),
+            "the kernel still has the buffer"
+        );
+        *result.lock().unwrap() = Some(end);
+    };
+    team.start(Box::new(start), 1);
+    team.inboxes[0].send(Message::Close);
+    worker.run().unwrap();
+    received.lock().unwrap().take().unwrap()
+}
+
+#[test]
+fn a_receive_ends_only_when_the_kernel_says_so_and_what_has_come_counts() {
+    let (soon, long) = (Duration::from_millis(5), Duration::from_secs(3600));
+    let cancelled = -libc::ECANCELED;
+    let kind = |received: io::Result<usize>| received.map_err(|err| err.kind());
+    let (timed_out, aborted) = (io::ErrorKind::TimedOut, io::ErrorKind::ConnectionAborted);
+    assert_eq!(kind(receive_late(cancelled, soon, None)), Err(timed_out));
+    assert_eq!(kind(receive_late(3, soon, None)), Ok(3));
+    let cut = || Some(Message::Cancel);
+    assert_eq!(kind(receive_late(cancelled, long, cut())), Err(aborted));
+    assert_eq!(kind(receive_late(3, long, cut())), Ok(3));
+    let reset = receive_late(-libc::ECONNRESET, soon, None);
+    assert_eq!(kind(reset), Err(io::ErrorKind::ConnectionReset));
 }
 
 /// `cargo test --release --features coroutines --lib -- --ignored --nocapture a_million`
