@@ -6,6 +6,7 @@
 //! belong to a thread. Code that blocks asks [`worker::current`] whether it runs in a coroutine:
 //! then it parks that, else it blocks the thread.
 
+mod ahead;
 pub(crate) mod driver;
 mod epoll;
 pub(crate) mod inbox;

@@ -15,6 +15,7 @@ use std::time::{Duration, Instant};
 use corosensei::{Coroutine, CoroutineResult, Yielder};
 use slab::Slab;
 
+use crate::coro::ahead;
 use crate::coro::driver::{self, Drive, Event};
 use crate::coro::inbox::{Inbox, Message, Start};
 use crate::coro::net::{SourceKey, SourceState};
@@ -58,7 +59,12 @@ struct Task {
     armed: Option<Instant>,
     /// What its driver has completed for it, until it looks.
     completed: Option<i32>,
+    /// Where its stack was when it parked; zero before that.
+    top: usize,
 }
+
+/// How far ahead of the coroutine that runs the memory of others is fetched.
+const AHEAD: usize = 2;
 
 /// What a running coroutine reaches its worker with.
 struct Running {
@@ -161,6 +167,7 @@ impl Worker {
             // Those that become ready meanwhile come after the next look at the world.
             let ready = self.queue.borrow().len();
             for _ in 0..ready {
+                self.look_ahead();
                 let next = self.queue.borrow_mut().pop_front();
                 if let Some((id, wake)) = next {
                     self.resume(id, wake);
@@ -177,6 +184,17 @@ impl Worker {
                 std::mem::forget(self.tasks.take());
                 return Err(err);
             }
+        }
+    }
+
+    /// Has the memory of a coroutine that runs soon on its way.
+    fn look_ahead(&self) {
+        let queue = self.queue.borrow();
+        let tasks = self.tasks.borrow();
+        let soon = queue.get(AHEAD).and_then(|(id, _)| tasks.get(id.index));
+        if let Some(task) = soon.filter(|task| task.top != 0) {
+            ahead::fetch_stack(task.top);
+            ahead::fetch((&raw const *task.running).addr());
         }
     }
 
@@ -254,6 +272,7 @@ impl Worker {
             deadline: None,
             armed: None,
             completed: None,
+            top: 0,
         });
         self.queue.borrow_mut().push_back((id, Wake::Ready));
     }
@@ -425,6 +444,8 @@ impl Current {
             let mut tasks = worker.tasks.borrow_mut();
             let task = &mut tasks[self.id().index];
             task.parked = true;
+            let here = 0_u8;
+            task.top = (&raw const here).addr();
             task.deadline = deadline;
             if let Some(at) = deadline.filter(|at| task.armed.is_none_or(|armed| armed > *at)) {
                 task.armed = Some(at);
