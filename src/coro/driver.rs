@@ -13,8 +13,14 @@ use crate::coro::uring::{Lent, Uring};
 /// Waits for descriptors, and, where the kernel can, receives.
 pub(crate) trait Drive {
     /// Reports each edge of a descriptor under `token`, from now on. What it is already is an edge
-    /// too.
-    fn watch(&mut self, fd: BorrowedFd<'_>, token: u64) -> io::Result<()>;
+    /// too. `before` is what it reports of this descriptor already.
+    fn watch(
+        &mut self,
+        fd: BorrowedFd<'_>,
+        token: u64,
+        directions: Directions,
+        before: Directions,
+    ) -> io::Result<()>;
 
     /// Ends that, for a descriptor that goes on elsewhere.
     fn unwatch(&mut self, fd: BorrowedFd<'_>, token: u64);
@@ -35,6 +41,16 @@ pub(crate) trait Drive {
 
     /// Asks for an early end of what was begun under `task`. The event still comes.
     fn cancel(&mut self, task: u32);
+}
+
+/// Which edges are reported.
+///
+/// Only those that someone has waited for: that there is room to write is an event for each message
+/// that the peer of a Unix socket reads.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Directions {
+    pub(crate) read: bool,
+    pub(crate) write: bool,
 }
 
 /// What a driver reports.

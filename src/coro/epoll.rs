@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use rustix::event::epoll;
 
-use crate::coro::driver::{Drive, Edge, Event, Waker};
+use crate::coro::driver::{Directions, Drive, Edge, Event, Waker};
 use crate::coro::uring::Lent;
 use crate::sys::timespec;
 
@@ -36,17 +36,23 @@ impl Epoll {
 }
 
 impl Drive for Epoll {
-    fn watch(&mut self, fd: BorrowedFd<'_>, token: u64) -> io::Result<()> {
-        let flags = epoll::EventFlags::IN
-            | epoll::EventFlags::OUT
-            | epoll::EventFlags::RDHUP
-            | epoll::EventFlags::ET;
-        Ok(epoll::add(
-            &self.epoll,
-            fd,
-            epoll::EventData::new_u64(token),
-            flags,
-        )?)
+    fn watch(
+        &mut self,
+        fd: BorrowedFd<'_>,
+        token: u64,
+        directions: Directions,
+        before: Directions,
+    ) -> io::Result<()> {
+        let mut flags = epoll::EventFlags::RDHUP | epoll::EventFlags::ET;
+        flags.set(epoll::EventFlags::IN, directions.read);
+        flags.set(epoll::EventFlags::OUT, directions.write);
+        let data = epoll::EventData::new_u64(token);
+        let watched = if before == Directions::default() {
+            epoll::add(&self.epoll, fd, data, flags)
+        } else {
+            epoll::modify(&self.epoll, fd, data, flags)
+        };
+        Ok(watched?)
     }
 
     fn unwatch(&mut self, fd: BorrowedFd<'_>, _: u64) {

@@ -11,7 +11,7 @@ use std::time::Instant;
 use rustix::net::{RecvFlags, recv};
 use slab::Slab;
 
-use crate::coro::driver::Edge;
+use crate::coro::driver::{Directions, Edge};
 use crate::coro::uring::Lent;
 use crate::coro::worker::{Current, TaskId, Wake};
 use crate::spare;
@@ -36,8 +36,8 @@ pub(crate) struct SourceState {
     readable: bool,
     writable: bool,
     hung_up: bool,
-    /// The driver reports edges.
-    watched: bool,
+    /// What the driver reports.
+    watched: Directions,
     reader: Option<TaskId>,
     writer: Option<TaskId>,
 }
@@ -52,6 +52,18 @@ pub(crate) enum Interest {
     Write,
 }
 
+impl Directions {
+    const fn with(self, interest: Interest) -> Self {
+        match interest {
+            Interest::Read => Self { read: true, ..self },
+            Interest::Write => Self {
+                write: true,
+                ..self
+            },
+        }
+    }
+}
+
 impl SourceState {
     const fn new(generation: u32) -> Self {
         Self {
@@ -59,7 +71,10 @@ impl SourceState {
             readable: false,
             writable: false,
             hung_up: false,
-            watched: false,
+            watched: Directions {
+                read: false,
+                write: false,
+            },
             reader: None,
             writer: None,
         }
@@ -81,7 +96,9 @@ impl SourceState {
         source.readable |= edge.readable;
         source.writable |= edge.writable;
         source.hung_up |= edge.hung_up;
-        source.watched &= !edge.last;
+        if edge.last {
+            source.watched = Directions::default();
+        }
         let reader = if edge.readable {
             source.reader.take()
         } else {
@@ -209,11 +226,21 @@ impl Source {
         interest: Interest,
         deadline: Option<Instant>,
     ) -> io::Result<()> {
-        wait_for(current, &[self.key(current, fd)?], interest, deadline)
+        wait_for(
+            current,
+            &[self.key(current, fd, interest)?],
+            interest,
+            deadline,
+        )
     }
 
     /// The key on this worker, after having its driver watch the descriptor if need be.
-    fn key(&self, current: &Current, fd: BorrowedFd<'_>) -> io::Result<SourceKey> {
+    fn key(
+        &self,
+        current: &Current,
+        fd: BorrowedFd<'_>,
+        interest: Interest,
+    ) -> io::Result<SourceKey> {
         let worker = current.worker();
         let mut sources = worker.sources.borrow_mut();
         let key = match self.own_key(current) {
@@ -232,10 +259,12 @@ impl Source {
             }
         };
         let state = &mut sources[key.index as usize];
-        if !state.watched {
+        let directions = state.watched.with(interest);
+        if directions != state.watched {
             let token = state.token(key.index);
-            worker.driver.borrow_mut().watch(fd, token)?;
-            state.watched = true;
+            let mut driver = worker.driver.borrow_mut();
+            driver.watch(fd, token, directions, state.watched)?;
+            state.watched = directions;
         }
         Ok(key)
     }
@@ -281,7 +310,7 @@ pub(crate) fn wait_any(
 ) -> io::Result<()> {
     let keys: Vec<_> = sources
         .iter()
-        .map(|(source, fd)| source.key(current, fd.as_fd()))
+        .map(|(source, fd)| source.key(current, fd.as_fd(), interest))
         .collect::<io::Result<_>>()?;
     wait_for(current, &keys, interest, deadline)
 }
@@ -377,7 +406,9 @@ impl Source {
         if let Some(key) = self.0.take() {
             key.with_worker(|worker| {
                 let removed = worker.sources.borrow_mut().try_remove(key.index as usize);
-                if let Some(source) = removed.filter(|source| source.watched) {
+                if let Some(source) =
+                    removed.filter(|source| source.watched != Directions::default())
+                {
                     let token = source.token(key.index);
                     worker.driver.borrow_mut().unwatch(fd, token);
                 }
@@ -391,7 +422,9 @@ impl Drop for Source {
         if let Some(key) = self.0.get() {
             key.with_worker(|worker| {
                 let removed = worker.sources.borrow_mut().try_remove(key.index as usize);
-                if let Some(source) = removed.filter(|source| source.watched) {
+                if let Some(source) =
+                    removed.filter(|source| source.watched != Directions::default())
+                {
                     let token = source.token(key.index);
                     worker.driver.borrow_mut().forget(token);
                 }

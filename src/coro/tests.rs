@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use crate::coro::driver::{Drive, Edge, Event, Kind};
+use crate::coro::driver::{Directions, Drive, Edge, Event, Kind};
 use crate::coro::inbox::Message;
 use crate::coro::net::{Interest, Source, wait_any};
 use crate::coro::team::Team;
@@ -24,7 +24,13 @@ struct Fake<F> {
 }
 
 impl<F: FnMut()> Drive for Fake<F> {
-    fn watch(&mut self, _: BorrowedFd<'_>, token: u64) -> io::Result<()> {
+    fn watch(
+        &mut self,
+        _: BorrowedFd<'_>,
+        token: u64,
+        _: Directions,
+        _: Directions,
+    ) -> io::Result<()> {
         self.watched.push(token);
         Ok(())
     }
@@ -126,7 +132,7 @@ struct Late {
 }
 
 impl Drive for Late {
-    fn watch(&mut self, _: BorrowedFd<'_>, _: u64) -> io::Result<()> {
+    fn watch(&mut self, _: BorrowedFd<'_>, _: u64, _: Directions, _: Directions) -> io::Result<()> {
         Ok(())
     }
 

@@ -13,7 +13,7 @@ use std::time::Duration;
 use io_uring::types::{Fd, SubmitArgs, Timespec};
 use io_uring::{EnterFlags, IoUring, Probe, cqueue, opcode, squeue};
 
-use crate::coro::driver::{Drive, Edge, Event, Waker};
+use crate::coro::driver::{Directions, Drive, Edge, Event, Waker};
 
 /// Entries of the submission queue; the completion queue has four times as many. A full one only
 /// costs one more system call.
@@ -129,8 +129,23 @@ impl Uring {
 }
 
 impl Drive for Uring {
-    fn watch(&mut self, fd: BorrowedFd<'_>, token: u64) -> io::Result<()> {
-        let events = libc::POLLIN | libc::POLLOUT | libc::POLLRDHUP;
+    fn watch(
+        &mut self,
+        fd: BorrowedFd<'_>,
+        token: u64,
+        directions: Directions,
+        before: Directions,
+    ) -> io::Result<()> {
+        if before != Directions::default() {
+            self.forget(token);
+        }
+        let mut events = libc::POLLRDHUP;
+        if directions.read {
+            events |= libc::POLLIN;
+        }
+        if directions.write {
+            events |= libc::POLLOUT;
+        }
         self.poll(fd.as_raw_fd(), events, token)
     }
 
@@ -176,6 +191,8 @@ impl Drive for Uring {
                 }),
                 WAKE => deaf |= !cqueue::more(completion.flags()),
                 NOBODY => {}
+                // The end of a poll that was asked for.
+                _ if result == -libc::ECANCELED => {}
                 _ => on_event(Event::Edge(edge(name, result, completion.flags()))),
             }
         }
