@@ -496,3 +496,43 @@ fn random_ends_leave_nothing_behind() {
     assert_eq!((totals.accepted, handle.live()), (2000, 0));
     assert_eq!(totals.completed + totals.failed, 2000);
 }
+
+/// Reading and writing wait in turn on one connection, and no byte is lost, doubled or moved.
+#[test]
+fn more_than_the_sockets_hold_goes_both_ways_in_order() {
+    const TOTAL: usize = 8 << 20;
+    let byte = |at: usize| (at / 3 % 251) as u8;
+    let (_guard, target, ended) = serve(1, |conn| {
+        let mut buffer = vec![0; 100_000];
+        loop {
+            let count = conn.read(&mut buffer)?;
+            if count == 0 {
+                return Ok::<_, io::Error>(());
+            }
+            conn.write_all(&buffer[..count])?;
+        }
+    });
+    let Target::Tcp(addr) = target else {
+        panic!("{target:?}");
+    };
+    let mut client = TcpStream::connect(addr).unwrap();
+    client.set_read_timeout(Some(DEADLINE)).unwrap();
+    client.set_write_timeout(Some(DEADLINE)).unwrap();
+    let mut sender = client.try_clone().unwrap();
+    let sender = thread::spawn(move || {
+        let bytes: Vec<_> = (0..TOTAL).map(byte).collect();
+        sender.write_all(&bytes).unwrap();
+        sender.shutdown(std::net::Shutdown::Write).unwrap();
+    });
+    let mut received = Vec::with_capacity(TOTAL);
+    client.read_to_end(&mut received).unwrap();
+    sender.join().unwrap();
+    assert_eq!(received.len(), TOTAL);
+    assert!(
+        received
+            .iter()
+            .enumerate()
+            .all(|(at, got)| *got == byte(at))
+    );
+    ended.recv_timeout(DEADLINE).unwrap().unwrap();
+}
