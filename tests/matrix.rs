@@ -156,7 +156,6 @@ fn main() -> ExitCode {
     if args.first().is_some_and(|arg| arg == "--server") {
         return server::main(&args[1..]);
     }
-    let uring = uring();
     let mut trials = Vec::new();
     for transport in TRANSPORTS {
         for &model in MODELS {
@@ -165,29 +164,18 @@ fn main() -> ExitCode {
             } else {
                 &[]
             };
+            let available = support::is_available(model.name);
             for &(name, check) in SCENARIOS.iter().chain(streams) {
                 let name = format!("{transport}::{}::{name}", model.name);
                 let trial = Trial::test(name, move || {
                     check(transport, model);
                     Ok(())
                 });
-                let skipped = model.name.ends_with("uring") && !uring;
-                trials.push(trial.with_ignored_flag(skipped));
+                trials.push(trial.with_ignored_flag(!available));
             }
         }
     }
     libtest_mimic::run(&Arguments::from_args(), trials).exit_code()
-}
-
-/// Whether io_uring can be used here. Where it cannot, its cells are reported as ignored.
-#[expect(clippy::print_stderr, reason = "nothing is skipped in silence")]
-fn uring() -> bool {
-    #[cfg(feature = "coroutines")]
-    if let (_, Some(why)) = socketserver::Driver::Auto.pick() {
-        eprintln!("the cells of io_uring are ignored: {why}");
-        return false;
-    }
-    true
 }
 
 fn serves_three_clients_in_turn(transport: &str, model: Model) {

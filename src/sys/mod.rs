@@ -6,6 +6,7 @@ pub(crate) mod child;
 pub(crate) mod fork;
 pub(crate) mod memory;
 pub(crate) mod mmsg;
+pub(crate) mod sock_diag;
 pub(crate) mod sockopt;
 
 use std::time::Duration;

@@ -2,10 +2,7 @@
 //!
 //! `SO_PEERCRED` (unix(7)): rustix has it too, but its process id cannot be zero, and the kernel
 //! says zero of a peer in another PID namespace.
-#![expect(
-    unsafe_code,
-    reason = "getsockopt into a C structure has no safe binding that fits"
-)]
+#![expect(unsafe_code, reason = "options that have no safe binding that fits")]
 
 use std::io;
 use std::mem::MaybeUninit;
@@ -23,6 +20,28 @@ pub(crate) fn accept_queue(listener: BorrowedFd<'_>) -> io::Result<usize> {
     // SAFETY: any bytes are a valid `tcp_info`.
     let info: libc::tcp_info = unsafe { get(listener, libc::IPPROTO_TCP, libc::TCP_INFO) }?;
     Ok(info.tcpi_unacked as usize)
+}
+
+/// Drops packets that come with a smaller TTL (ip(7), `IP_MINTTL`), or hop limit
+/// (`IPV6_MINHOPCOUNT` in include/uapi/linux/in6.h). An IPv6 socket has both: it may take IPv4 too.
+pub(crate) fn least_hops(socket: BorrowedFd<'_>, ipv6: bool, hops: u8) -> io::Result<()> {
+    const IPV6_MINHOPCOUNT: i32 = 73;
+    let hops = i32::from(hops);
+    if ipv6 {
+        set(socket, libc::IPPROTO_IPV6, IPV6_MINHOPCOUNT, hops)?;
+    }
+    set(socket, libc::IPPROTO_IP, libc::IP_MINTTL, hops)
+}
+
+/// Writes an option that is an int.
+pub(crate) fn set(socket: BorrowedFd<'_>, level: i32, option: i32, value: i32) -> io::Result<()> {
+    let len = size_of_val(&value) as libc::socklen_t;
+    let source = std::ptr::from_ref(&value).cast();
+    // SAFETY: `source` is readable for `len` bytes.
+    match unsafe { libc::setsockopt(socket.as_raw_fd(), level, option, source, len) } {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
 }
 
 /// Reads an option; what the kernel does not write is zero.

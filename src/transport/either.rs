@@ -82,6 +82,14 @@ impl<L: Transport, R: Transport> Transport for Either<L, R> {
         both!(self, side => side.waiting())
     }
 
+    fn stop_intake(&self) -> io::Result<bool> {
+        both!(self, side => side.stop_intake())
+    }
+
+    fn arriving(&self) -> Option<bool> {
+        both!(self, side => side.arriving())
+    }
+
     fn batch(&self) -> usize {
         both!(self, side => side.batch())
     }

@@ -112,6 +112,23 @@ pub trait Transport: AsFd + Send + Sync + Sized + 'static {
         None
     }
 
+    /// Makes the kernel take in nothing more, while what it has taken in can still be accepted; says
+    /// whether it does. Called when a stop begins, and may be called several times. Default: it
+    /// cannot, and what comes in after the last [`accept`](Self::accept) is lost.
+    ///
+    /// # Errors
+    ///
+    /// As if it could not.
+    fn stop_intake(&self) -> io::Result<bool> {
+        Ok(false)
+    }
+
+    /// Whether something is on its way in that cannot be accepted yet, after
+    /// [`stop_intake`](Self::stop_intake); `None` where that cannot be known. Default: nothing is.
+    fn arriving(&self) -> Option<bool> {
+        Some(false)
+    }
+
     /// How many requests one call of [`accept`](Self::accept) should take at most. Default: 1.
     ///
     /// More than one suits requests that are cheaper taken together; a model that runs its handler
@@ -404,6 +421,13 @@ impl<'a, R> Intake<'a, R> {
             room: lease.count() as usize,
             shared,
         }
+    }
+
+    /// Whether the server has been asked to stop: [`Transport::stop_intake`] may have been called,
+    /// here or in another process.
+    #[must_use]
+    pub fn stopping(&self) -> bool {
+        self.shared.stopping()
     }
 
     /// How many requests may still be pushed.

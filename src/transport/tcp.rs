@@ -10,7 +10,7 @@ use socket2::{Domain, Socket, TcpKeepalive, Type};
 
 use crate::address::Address;
 use crate::error::{Error, Tried};
-use crate::sys::sockopt;
+use crate::sys::{sock_diag, sockopt};
 use crate::transport::options::{Expected, InetOptions};
 use crate::transport::stream::Stream;
 use crate::transport::{Bind, Intake, Request, Transport};
@@ -34,6 +34,8 @@ use crate::transport::{Bind, Intake, Request, Transport};
 pub struct Tcp {
     socket: Socket,
     local: Address,
+    /// No process but those of this server listens with it.
+    own: bool,
 }
 
 /// A connection that [`Tcp`] accepted.
@@ -57,14 +59,15 @@ impl Tcp {
             kind: Type::STREAM,
             listening: true,
         };
-        Self::new(expected.adopt(fd)?).tried(|| "adopt a descriptor as a TCP listener".to_owned())
+        Self::new(expected.adopt(fd)?, false)
+            .tried(|| "adopt a descriptor as a TCP listener".to_owned())
     }
 
-    fn new(socket: Socket) -> io::Result<Self> {
+    fn new(socket: Socket, own: bool) -> io::Result<Self> {
         // accept(2) must not block when the connection that poll(2) reported is gone again.
         socket.set_nonblocking(true)?;
         let local = Address::from_sock_addr(&socket.local_addr()?);
-        Ok(Self { socket, local })
+        Ok(Self { socket, local, own })
     }
 }
 
@@ -79,12 +82,42 @@ impl Transport for Tcp {
 
     fn accept(&self, intake: &mut Intake<'_, TcpConnection>) -> io::Result<()> {
         let (socket, peer) = self.socket.accept()?;
+        if intake.stopping() {
+            // It may have been taken in after `stop_intake`, and inherited that.
+            self.least_hops(&socket, 0)?;
+        }
         intake.push(|context| Stream::new(socket, &peer, context));
         Ok(())
     }
 
     fn waiting(&self) -> Option<usize> {
         sockopt::accept_queue(self.socket.as_fd()).ok()
+    }
+
+    /// Packets must have come over no router, which is what their TTL says when it is 255: hardly
+    /// any host sends such, so no handshake begins. Those that have begun end, because their
+    /// connections are looked up before the listener. A client that connects now tries again after
+    /// a second, and then is refused before it has sent anything.
+    fn stop_intake(&self) -> io::Result<bool> {
+        if self.own {
+            self.least_hops(&self.socket, 255)?;
+        }
+        Ok(self.own)
+    }
+
+    fn arriving(&self) -> Option<bool> {
+        sock_diag::in_handshake(self.local.socket_addr()?).ok()
+    }
+}
+
+impl Tcp {
+    /// Drops packets whose TTL or hop limit is less (ip(7) `IP_MINTTL`, `IPV6_MINHOPCOUNT`).
+    fn least_hops(&self, socket: &Socket, hops: u8) -> io::Result<()> {
+        let ipv6 = self
+            .local
+            .socket_addr()
+            .is_some_and(|local| local.is_ipv6());
+        sockopt::least_hops(socket.as_fd(), ipv6, hops)
     }
 }
 
@@ -261,7 +294,7 @@ impl BoundTcp {
         let backlog = self.backlog;
         let listen = |socket: Socket| {
             socket.listen(backlog)?;
-            Tcp::new(socket)
+            Tcp::new(socket, true)
         };
         self.sockets
             .into_iter()

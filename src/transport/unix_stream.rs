@@ -1,6 +1,7 @@
 //! Unix stream sockets, by path or by abstract name (unix(7)).
 
 use std::io;
+use std::net::Shutdown;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use socket2::{Domain, Socket, Type};
@@ -34,6 +35,8 @@ pub struct UnixStream {
     socket: Socket,
     local: Address,
     _path: Option<UnixBinding>,
+    /// No process but those of this server listens with it.
+    own: bool,
 }
 
 /// A connection that [`UnixStream`] accepted.
@@ -70,11 +73,11 @@ impl UnixStream {
             kind: Type::STREAM,
             listening: true,
         };
-        Self::new(expected.adopt(fd)?, None)
+        Self::new(expected.adopt(fd)?, None, false)
             .tried(|| "adopt a descriptor as a Unix stream listener".to_owned())
     }
 
-    fn new(socket: Socket, path: Option<UnixBinding>) -> io::Result<Self> {
+    fn new(socket: Socket, path: Option<UnixBinding>, own: bool) -> io::Result<Self> {
         // accept(2) must not block when the connection that poll(2) reported is gone again.
         socket.set_nonblocking(true)?;
         let local = Address::from_sock_addr(&socket.local_addr()?);
@@ -82,6 +85,7 @@ impl UnixStream {
             socket,
             local,
             _path: path,
+            own,
         })
     }
 }
@@ -96,9 +100,26 @@ impl Transport for UnixStream {
     }
 
     fn accept(&self, intake: &mut Intake<'_, UnixConnection>) -> io::Result<()> {
-        let (socket, peer) = self.socket.accept()?;
+        let (socket, peer) = self.socket.accept().map_err(|err| {
+            // After `stop_intake` the queue is empty when there is nothing to accept.
+            let empty = intake.stopping() && err.kind() == io::ErrorKind::InvalidInput;
+            if empty {
+                io::ErrorKind::WouldBlock.into()
+            } else {
+                err
+            }
+        })?;
         intake.push(|context| Stream::new(socket, &peer, context));
         Ok(())
+    }
+
+    /// Clients are refused from now on; those that wait in the queue are not (unix_stream_connect
+    /// and unix_accept in net/unix/af_unix.c).
+    fn stop_intake(&self) -> io::Result<bool> {
+        if self.own {
+            self.socket.shutdown(Shutdown::Read)?;
+        }
+        Ok(self.own)
     }
 }
 
@@ -185,7 +206,7 @@ impl BoundUnixStream {
         } = self;
         let listen = || {
             socket.listen(backlog)?;
-            UnixStream::new(socket, path)
+            UnixStream::new(socket, path, true)
         };
         listen().tried(|| "listen on a bound Unix socket".to_owned())
     }

@@ -333,6 +333,28 @@ impl Drop for ServerProcess {
     }
 }
 
+/// Whether a model can be had here: its feature is on, and the kernel has io_uring for it. Says why
+/// not.
+#[expect(clippy::print_stderr, reason = "nothing is skipped in silence")]
+pub(crate) fn is_available(model: &str) -> bool {
+    if !model.contains("coroutines") {
+        return true;
+    }
+    #[cfg(feature = "coroutines")]
+    match socketserver::Driver::Auto.pick() {
+        (_, Some(why)) if model.ends_with("uring") => {
+            eprintln!("{model} is ignored: {why}");
+            false
+        }
+        _ => true,
+    }
+    #[cfg(not(feature = "coroutines"))]
+    {
+        eprintln!("{model} is ignored: without the feature coroutines");
+        false
+    }
+}
+
 /// Whether a process is there and not a zombie.
 pub(crate) fn is_running(pid: &str) -> bool {
     let stat =

@@ -151,6 +151,11 @@ pub(crate) fn main(args: &[String]) -> ExitCode {
             &options,
             Tcp::options().bind("127.0.0.1:0").expect("bind"),
         ),
+        "tcp6" => with_model(
+            model,
+            &options,
+            Tcp::options().bind("[::1]:0").expect("bind"),
+        ),
         "udp" => with_model(
             model,
             &options,

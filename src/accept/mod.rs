@@ -5,6 +5,8 @@
 //! polled in vain; it takes a place under the limit before it takes a request; and no error ends it
 //! while a listener is left.
 
+mod drain;
+
 use std::collections::VecDeque;
 use std::io;
 use std::os::fd::AsFd;
@@ -23,7 +25,7 @@ use crate::model::{Serving, Take};
 use crate::parking::{Parked, Parking, Stays};
 use crate::server::{Handled, Report};
 use crate::service::{Job, count};
-use crate::state::{Ended, Lease, Shared};
+use crate::state::{Lease, Shared};
 use crate::sys::bell::{Heard, Watch};
 use crate::sys::timespec;
 use crate::transport::{Intake, Request, Transport};
@@ -34,13 +36,6 @@ const TURN_MAX: usize = 16;
 
 /// How long a batch may take to be served before the next one is smaller.
 const PATIENCE: Duration = Duration::from_millis(1);
-
-/// How many requests a stop takes from a listener that cannot say how many wait: the longest queue
-/// that Linux has unless `net.core.somaxconn` was raised.
-const QUEUE_MAX: usize = 4096;
-
-/// How long, after the drain deadline has cut all requests, their handlers are given to notice.
-const CUT_GRACE: Duration = Duration::from_secs(2);
 
 /// Requests that were accepted and not yet given to the model.
 #[derive(Debug)]
@@ -297,7 +292,7 @@ impl<'a, T: Transport, M: Take> Acceptor<'a, T, M> {
             |index: &usize| accepting && self.accepting[*index].backoff.left(now).is_none();
         let open: Vec<_> = (0..self.serving.listeners.len()).filter(is_open).collect();
         let parking = service.parking().filter(|_| self.can_dispatch(now));
-        let timeout = self.timeout(deadline, now, accepting);
+        let timeout = self.timeout(deadline, now);
         let coroutine = current();
         let poll_timeout = if coroutine.is_some() {
             Some(Duration::ZERO)
@@ -364,12 +359,7 @@ impl<'a, T: Transport, M: Take> Acceptor<'a, T, M> {
 
     /// How long a wait may last: until the deadline, the next service actions, the end of a pause,
     /// or until a parked connection has waited too long.
-    fn timeout(
-        &self,
-        deadline: Option<Instant>,
-        now: Instant,
-        accepting: bool,
-    ) -> Option<Duration> {
+    fn timeout(&self, deadline: Option<Instant>, now: Instant) -> Option<Duration> {
         let service = &self.serving.service;
         let period = service
             .hooks
@@ -380,13 +370,10 @@ impl<'a, T: Transport, M: Take> Acceptor<'a, T, M> {
         let left = |end: Instant| end.saturating_duration_since(now);
         let pauses = self.accepting.iter().chain([&self.dispatching]);
         let pauses = pauses.filter_map(|pause| pause.backoff.left(now));
-        // While a stop takes the queue, what waits is there already.
-        let queue = (accepting && self.shared.stopping()).then_some(Duration::ZERO);
         pauses
             .chain(deadline.map(left))
             .chain(idle.map(left))
             .chain(period)
-            .chain(queue)
             .min()
     }
 
@@ -589,81 +576,5 @@ impl<'a, T: Transport, M: Take> Acceptor<'a, T, M> {
             error,
             unreported,
         });
-    }
-
-    /// Takes what the kernel has already accepted for us: those clients think they are being
-    /// served.
-    fn take_queue(&mut self) {
-        // What comes later is not counted, so that a flood does not keep the server from stopping.
-        let waiting = self
-            .serving
-            .listeners
-            .iter()
-            .map(|listener| listener.waiting());
-        self.budget = waiting.map(|count| count.unwrap_or(QUEUE_MAX)).sum();
-        while self.budget > 0 {
-            let left = self.shared.drain_left().unwrap_or_default();
-            let now = Instant::now();
-            let room = self.has_room(now);
-            // Where there is no room, a request has to end first; where there is, what waits is
-            // there already.
-            let ready = self.turn(Some(if room { now } else { now + left }));
-            if left.is_zero() || (room && !ready) {
-                break;
-            }
-        }
-    }
-
-    /// Waits until every request has ended, or the deadline has come and cuts them. Closes the
-    /// listeners first.
-    fn drain(&mut self) -> Report {
-        self.serving.listeners.clear();
-        self.accepting.clear();
-        self.budget = 0;
-        self.draining = true;
-        let service = Arc::clone(&self.serving.service);
-        if let Some(parking) = service.parking() {
-            parking
-                .close()
-                .into_iter()
-                .for_each(|parked| service.dismiss(parked));
-        }
-        let mut grace = None;
-        loop {
-            self.dispatch();
-            if self.is_drained() {
-                break;
-            }
-            let left = self.shared.drain_left().unwrap_or_default();
-            if left.is_zero() && grace.is_none() {
-                self.cut();
-                grace = Some(Instant::now() + CUT_GRACE);
-                continue;
-            }
-            if grace.is_some_and(|end| Instant::now() >= end) {
-                break;
-            }
-            self.wait(Some(grace.unwrap_or_else(|| Instant::now() + left)));
-        }
-        self.model.finish(self.shared.live_here() > 0);
-        Report {
-            cut: self.shared.cut_count(),
-        }
-    }
-
-    fn is_drained(&self) -> bool {
-        self.batch.requests.is_empty() && self.shared.live_here() == 0
-    }
-
-    /// Ends every request that is still there.
-    fn cut(&mut self) {
-        let live = self.shared.live_here();
-        let cut = self.shared.cut_all();
-        self.shared.count_cut(live.saturating_sub(cut));
-        self.model.cut();
-        self.shared
-            .tally(Ended::Failed, self.batch.requests.len() as u64);
-        self.batch.requests.clear();
-        self.batch.lease.keep(0);
     }
 }

@@ -1,0 +1,145 @@
+//! A stop under load loses no connection: whoever was connected before it is answered, under every
+//! model, over IPv4, IPv6 and Unix sockets, without privileges.
+//!
+//! Clients connect, ask and read the answer, over and over, until nobody lets them in. Between, the
+//! server is asked to stop. A client that was let in and got no answer was lost.
+
+mod support;
+
+use std::io::{Read, Write};
+use std::net::{Shutdown, TcpStream};
+use std::os::unix::net::UnixStream;
+use std::process::ExitCode;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use libtest_mimic::{Arguments, Trial};
+use support::{DEADLINE, ServerProcess, Target};
+
+#[path = "support/server.rs"]
+mod server;
+
+const TRANSPORTS: [&str; 3] = ["tcp", "tcp6", "unix"];
+
+const MODELS: [&str; 12] = [
+    "sequential",
+    "threading",
+    "pool",
+    "forking",
+    "prefork_sequential",
+    "prefork_threading",
+    "prefork_pool",
+    "prefork_forking",
+    "coroutines_epoll",
+    "coroutines_uring",
+    "prefork_coroutines_epoll",
+    "prefork_coroutines_uring",
+];
+
+/// How often each cell stops, and how many are answered before it does.
+const STOPS: u64 = 2;
+const ANSWERS: u64 = 200;
+
+const CLIENTS: usize = 8;
+
+/// How long a client waits to be let in: longer than the queue takes, shorter than the second after
+/// which the kernel asks again.
+const PATIENCE: Duration = Duration::from_millis(700);
+
+static ANSWERED: AtomicU64 = AtomicU64::new(0);
+static LOST: AtomicU64 = AtomicU64::new(0);
+
+#[expect(clippy::print_stderr, reason = "the count is the point")]
+fn main() -> ExitCode {
+    let args: Vec<String> = std::env::args().skip(1).collect();
+    if args.first().is_some_and(|arg| arg == "--server") {
+        return server::main(&args[1..]);
+    }
+    let trials = TRANSPORTS.iter().flat_map(|transport| {
+        MODELS.map(|model| {
+            let name = format!("{transport}::{model}");
+            let trial = Trial::test(name, move || {
+                (0..STOPS).for_each(|_| stop_under_load(transport, model));
+                Ok(())
+            });
+            trial.with_ignored_flag(!support::is_available(model))
+        })
+    });
+    let end = libtest_mimic::run(&Arguments::from_args(), trials.collect());
+    let stops = end.num_passed * STOPS;
+    let (answered, lost) = (
+        ANSWERED.load(Ordering::Relaxed),
+        LOST.load(Ordering::Relaxed),
+    );
+    eprintln!("{stops} stops under load: {answered} connections answered, {lost} lost");
+    end.exit_code()
+}
+
+fn stop_under_load(transport: &str, model: &str) {
+    let mut server = ServerProcess::start(transport, model, &[]);
+    let target = server.target().clone();
+    let answered = AtomicU64::new(0);
+    let lost = thread::scope(|scope| {
+        let clients: Vec<_> = (0..CLIENTS)
+            .map(|_| scope.spawn(|| ask_until_refused(&target, &answered)))
+            .collect();
+        let end = Instant::now() + DEADLINE;
+        while answered.load(Ordering::Relaxed) < ANSWERS {
+            assert!(Instant::now() < end, "too few answers within the deadline");
+            thread::yield_now();
+        }
+        assert_eq!(target.ask("shutdown"), "ok");
+        clients
+            .into_iter()
+            .filter_map(|client| client.join().expect("a client"))
+            .collect::<Vec<_>>()
+    });
+    ANSWERED.fetch_add(answered.load(Ordering::Relaxed), Ordering::Relaxed);
+    LOST.fetch_add(lost.len() as u64, Ordering::Relaxed);
+    assert_eq!(lost, [""; 0]);
+    let report = server.ended();
+    let accepted = answered.load(Ordering::Relaxed) + 1;
+    assert_eq!(
+        report,
+        format!("cut=0 live=0 accepted={accepted} refused=0 completed={accepted} failed=0")
+    );
+}
+
+/// Asks until nobody lets the client in. Says how it was lost, if it was.
+fn ask_until_refused(target: &Target, answered: &AtomicU64) -> Option<String> {
+    loop {
+        let got = match target {
+            Target::Tcp(addr) => {
+                let stream = TcpStream::connect_timeout(addr, PATIENCE).ok()?;
+                stream
+                    .set_read_timeout(Some(DEADLINE))
+                    .expect("set a deadline");
+                ask(stream, |stream| stream.shutdown(Shutdown::Write))
+            }
+            Target::Unix(path) => {
+                let stream = UnixStream::connect(path).ok()?;
+                stream
+                    .set_read_timeout(Some(DEADLINE))
+                    .expect("set a deadline");
+                ask(stream, |stream| stream.shutdown(Shutdown::Write))
+            }
+            Target::Udp(_) | Target::UnixGram(_) => panic!("not a stream: {target:?}"),
+        };
+        match got {
+            Ok(answer) if answer == "hello" => answered.fetch_add(1, Ordering::Relaxed),
+            other => return Some(format!("{other:?}")),
+        };
+    }
+}
+
+fn ask<S: Read + Write>(
+    mut stream: S,
+    end: impl FnOnce(&S) -> std::io::Result<()>,
+) -> std::io::Result<String> {
+    stream.write_all(b"echo hello\n")?;
+    end(&stream)?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer)?;
+    Ok(answer)
+}
