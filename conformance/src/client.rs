@@ -11,7 +11,7 @@ use socket2::{Domain, SockAddr, Socket, Type};
 pub(crate) const DEADLINE: Duration = Duration::from_secs(5);
 
 /// How long it waits to say that nothing comes.
-pub(crate) const QUIET: Duration = Duration::from_millis(120);
+pub(crate) const QUIET: Duration = Duration::from_millis(300);
 
 /// Where the server is, as its driver says.
 #[derive(Clone, Debug)]

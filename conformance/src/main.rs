@@ -130,12 +130,19 @@ fn run(args: &Args) -> io::Result<bool> {
     };
     let program = PathBuf::from("/proc/self/exe").read_link()?;
     let program = [program.display().to_string(), "--driver".to_owned()];
-    let ours = play_all(&cells, |cell| {
+    let ours = play_all(&cells, Cell::is_timed, |cell| {
         let seen = stage::play(&program, cell.model, cell)?;
         Ok((cell.name(), seen.0))
     })?;
     if args.record {
-        recorded.record(home(), &version, &theirs, &ours, &cells)?;
+        recorded.record(
+            home(),
+            &version,
+            &theirs,
+            &ours,
+            &cells,
+            args.parts.is_empty(),
+        )?;
     }
     Ok(report::print(
         &suite,
@@ -155,21 +162,38 @@ fn play_python(program: &[String], cells: &[Cell]) -> io::Result<BTreeMap<String
         needed.entry(cell.python_name()).or_insert(cell);
     }
     let needed: Vec<_> = needed.into_iter().collect();
-    play_all(&needed, |(name, cell)| {
-        let seen = stage::play(program, cell.python_model(), cell)?;
-        Ok((name.clone(), seen.0))
-    })
+    play_all(
+        &needed,
+        |(_, cell)| cell.is_timed(),
+        |(name, cell)| {
+            let seen = stage::play(program, cell.python_model(), cell)?;
+            Ok((name.clone(), seen.0))
+        },
+    )
 }
 
-/// Plays many, a few at a time: most of them wait most of the time.
+/// Plays many at a time, as most of them wait most of the time; then, fewer at a time, those that
+/// look at how long something takes.
 fn play_all<C: Sync>(
+    cells: &[C],
+    is_timed: impl Fn(&C) -> bool,
+    play: impl Fn(&C) -> io::Result<(String, Seen)> + Sync,
+) -> io::Result<BTreeMap<String, Seen>> {
+    let processors = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    let (timed, others): (Vec<_>, Vec<_>) = cells.iter().partition(|cell| is_timed(cell));
+    let mut played = play_at_once(8 * processors, &others, |cell| play(cell))?;
+    played.extend(play_at_once(2 * processors, &timed, |cell| play(cell))?);
+    Ok(played)
+}
+
+fn play_at_once<C: Sync>(
+    players: usize,
     cells: &[C],
     play: impl Fn(&C) -> io::Result<(String, Seen)> + Sync,
 ) -> io::Result<BTreeMap<String, Seen>> {
     let next = AtomicUsize::new(0);
     let played = Mutex::new(BTreeMap::new());
     let failed = Mutex::new(None);
-    let players = 8 * std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
     std::thread::scope(|scope| {
         for _ in 0..players {
             scope.spawn(|| {

@@ -6,7 +6,9 @@ use std::path::Path;
 
 use serde_json::json;
 
-use crate::scenario::{Cell, Difference, MORE_MODELS, Scenario, parse, parse_differences, version_of};
+use crate::scenario::{
+    Cell, Difference, MORE_MODELS, Scenario, parse, parse_differences, version_of,
+};
 use crate::stage::Seen;
 
 /// All scenarios and all documented differences.
@@ -86,7 +88,7 @@ impl Recorded {
         })
     }
 
-    /// Writes down what was seen of these cells.
+    /// Writes down what was seen of these cells; if they are all there are, nothing else stays.
     pub(crate) fn record(
         &mut self,
         home: &Path,
@@ -94,8 +96,13 @@ impl Recorded {
         theirs: &BTreeMap<String, Seen>,
         ours: &BTreeMap<String, Seen>,
         cells: &[Cell],
+        are_all: bool,
     ) -> io::Result<()> {
         version.clone_into(&mut self.version);
+        if are_all {
+            self.python.clear();
+            self.ours.clear();
+        }
         self.python.extend(theirs.clone());
         for cell in cells {
             let (name, python_name) = (cell.name(), cell.python_name());
@@ -187,24 +194,23 @@ fn judge<'a>(
     our: &Seen,
     recorded: &Recorded,
 ) -> Verdict<'a> {
-    let difference = suite.difference(cell, version_of(version));
-    match difference {
-        None if their == our => Verdict::Same,
-        None => Verdict::Differs("and differences.txt does not say so"),
-        Some(_) if their == our => Verdict::Differs("no more, although differences.txt says so"),
-        Some(_) if recorded.ours.get(&cell.name()).is_some_and(|was| was != our) => {
-            Verdict::Differs("in another way than was recorded of ours")
-        }
-        Some(_)
-            if version_of(version) == version_of(&recorded.version)
-                && recorded
-                    .python
-                    .get(&cell.python_name())
-                    .is_some_and(|was| was != their) =>
-        {
-            Verdict::Differs("in another way than was recorded of CPython")
-        }
-        Some(difference) => Verdict::Documented(difference),
+    let Some(difference) = suite.difference(cell, version_of(version)) else {
+        return if their == our {
+            Verdict::Same
+        } else {
+            Verdict::Differs("and differences.txt does not say so")
+        };
+    };
+    let is_of_recorded_version = version_of(version) == version_of(&recorded.version);
+    let recorded_of_python = recorded.python.get(&cell.python_name());
+    if their == our {
+        Verdict::Differs("no more, although differences.txt says so")
+    } else if recorded.ours.get(&cell.name()) != Some(our) {
+        Verdict::Differs("in another way than was recorded of ours")
+    } else if is_of_recorded_version && recorded_of_python != Some(their) {
+        Verdict::Differs("in another way than was recorded of CPython")
+    } else {
+        Verdict::Documented(difference)
     }
 }
 
@@ -224,7 +230,12 @@ fn show(their: &Seen, our: &Seen, recorded: Option<&Seen>) {
             }
         }
     }
-    for line in recorded.iter().filter(|was| **was != our).copied().flatten() {
+    for line in recorded
+        .iter()
+        .filter(|was| **was != our)
+        .copied()
+        .flatten()
+    {
         println!("    ours was  {line}");
     }
 }

@@ -77,6 +77,15 @@ impl Scenario {
 }
 
 impl Cell {
+    /// Whether it looks at how long something takes.
+    pub(crate) fn is_timed(&self) -> bool {
+        self.scenario.steps.iter().any(|step| {
+            let mut words = step.split(' ');
+            let is_wait = matches!(words.next(), Some("await" | "stop"));
+            is_wait && words.any(|word| word.parse::<u32>().is_ok())
+        })
+    }
+
     pub(crate) fn name(&self) -> String {
         format!("{}/{}/{}", self.scenario.name, self.transport, self.model)
     }
@@ -205,7 +214,10 @@ pub(crate) fn parse_differences(text: &str) -> Vec<Difference> {
         if line.is_empty() || line.starts_with('#') {
             continue;
         }
-        if let Some(name) = line.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')) {
+        if let Some(name) = line
+            .strip_prefix('[')
+            .and_then(|rest| rest.strip_suffix(']'))
+        {
             differences.push(Difference {
                 name: name.to_owned(),
                 ..Difference::default()

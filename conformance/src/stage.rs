@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process_group};
 
-use crate::client::{Client, DEADLINE, QUIET, Target, outcome};
+use crate::client::{Client, DEADLINE, Target, outcome};
 use crate::scenario::Cell;
 
 /// What was seen: how each step came out, then what each lane of the server's trace has.
@@ -22,6 +22,8 @@ pub(crate) type Seen = Vec<String>;
 /// How far a time may be off before it is another class: this machine may be busy.
 const SLACK: u128 = 400;
 
+/// How long is waited to say that something does not end, or does not come.
+const STILL: Duration = Duration::from_millis(350);
 
 /// A driver, its clients, and what has been seen so far.
 struct Stage<'a> {
@@ -132,13 +134,13 @@ impl<'a> Stage<'a> {
                 self.await_end(name, limit.parse().ok());
             }
             "still" => {
-                let end = self.done_within(rest, 2 * QUIET);
+                let end = self.done_within(rest, STILL);
                 let text = end.map_or_else(|| "still runs".to_owned(), |(_, end)| end);
                 self.see(rest, &text);
             }
             "stop" => self.stop(rest.parse().ok()),
             "gate" => self.await_gate(rest, DEADLINE, "nobody came"),
-            "nobody" => self.await_gate(rest, QUIET, "nobody"),
+            "nobody" => self.await_gate(rest, STILL, "nobody"),
             "open" => self.held.retain_mut(|(name, gate)| {
                 let is_it = name == rest;
                 if is_it {
@@ -171,7 +173,7 @@ impl<'a> Stage<'a> {
     fn await_end(&mut self, name: &str, millis: Option<u128>) {
         let (took, text) = self
             .done_within(name, DEADLINE)
-            .unwrap_or((0, "hangs".to_owned()));
+            .unwrap_or_else(|| (0, "hangs".to_owned()));
         if self.running == Some(name) {
             self.running = None;
         }
@@ -184,7 +186,7 @@ impl<'a> Stage<'a> {
         self.command("shutdown");
         let end = self.done_within("serve", DEADLINE);
         self.running = None;
-        let (_, text) = end.unwrap_or((0, "hangs".to_owned()));
+        let (_, text) = end.unwrap_or_else(|| (0, "hangs".to_owned()));
         let timing = limit.map(|limit| class(start.elapsed().as_millis(), limit));
         self.see("serve", &(text + &timing.unwrap_or_default()));
     }
@@ -244,7 +246,10 @@ impl<'a> Stage<'a> {
             } else {
                 verb != "unbound"
             };
-            let target = self.target.as_ref().ok_or(io::ErrorKind::NotFound.into());
+            let target = self
+                .target
+                .as_ref()
+                .ok_or_else(|| io::ErrorKind::NotFound.into());
             let connected = target.and_then(|target| target.connect(is_bound.then_some(&own)));
             match connected {
                 Ok(client) => self.clients.insert(name.to_owned(), client),
@@ -278,8 +283,10 @@ impl<'a> Stage<'a> {
                 }
             }
             "answer" => client.answer(),
+            // The end of a connection; that nothing comes, of a datagram.
+            "over" if client.is_stream() => client.answer(),
             "read" => client.read(argument.parse().unwrap_or(1)),
-            "quiet" => client.within_a_while(),
+            "over" | "quiet" => client.within_a_while(),
             "end" => return client.end(),
             "close" | "reset" => {
                 let client = self.clients.remove(name).expect("connected above");

@@ -208,9 +208,7 @@ impl<T: Place, M: Model> Driver<T, M> {
                     server.serve_forever(script::serve::<T::Request>)?;
                     returned
                 }
-                Some(server) => server
-                    .serve_forever(per_request(Script::new))
-                    .and(returned),
+                Some(server) => server.serve_forever(per_request(Script::new)).and(returned),
                 None => Ok(CONSUMED.to_owned()),
             },
             "request" => match (self.server.as_mut(), self.request) {
