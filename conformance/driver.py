@@ -401,6 +401,7 @@ class Driver:
     server = None
     other = None
     foreign = None
+    open_first = None
 
     def address(self):
         if TRANSPORT in ("tcp", "udp"):
@@ -510,13 +511,19 @@ class Driver:
         else:
             resource.setrlimit(resource.RLIMIT_NOFILE, (self.soft, hard))
 
+    def fds(self):
+        """How many descriptors are open, compared with the first time."""
+        open_now = len(os.listdir("/proc/self/fd"))
+        first, self.open_first = self.open_first is None, self.open_first or open_now
+        return "noted" if first else "%+d" % (open_now - self.open_first)
+
     def interrupt(self):
         """What Ctrl-C does."""
         os.kill(os.getpid(), signal.SIGINT)
 
 
 # These do not wait for their turn.
-AT_ONCE = {"shutdown", "nofile", "close_now", "interrupt"}
+AT_ONCE = {"shutdown", "nofile", "close_now", "interrupt", "fds"}
 
 
 def obey(driver, command, arguments):

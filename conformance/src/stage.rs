@@ -124,7 +124,7 @@ impl<'a> Stage<'a> {
                 self.running = Some(if verb == "serve" { "serve" } else { "request" });
                 self.command(step);
             }
-            "shutdown" | "interrupt" | "close_now" => self.command(step),
+            "shutdown" | "interrupt" | "close_now" | "fds" => self.command(step),
             "closing" => {
                 self.is_closed = true;
                 self.command("close");

@@ -14,7 +14,7 @@ use rustix::net::{RecvFlags, recv};
 use super::at_once;
 
 /// What do not wait for their turn.
-const AT_ONCE: [&str; 4] = ["shutdown", "nofile", "close_now", "interrupt"];
+const AT_ONCE: [&str; 5] = ["shutdown", "nofile", "close_now", "interrupt", "fds"];
 
 #[derive(Debug)]
 pub(super) struct Console {

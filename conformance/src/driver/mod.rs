@@ -374,12 +374,26 @@ fn at_once(command: &str, argument: &str) -> String {
                 handle.shutdown();
             }
         }
+        "fds" => return open_descriptors(),
         "nofile" => limit_descriptors(argument == "none"),
         "interrupt" => kill_process(getpid(), Signal::INT).expect("a signal to this process"),
         "close_now" => return CONSUMED.to_owned(),
         _ => return "unknown command".to_owned(),
     }
     "returned".to_owned()
+}
+
+/// How many descriptors are open, compared with the first time.
+fn open_descriptors() -> String {
+    static FIRST: std::sync::OnceLock<usize> = std::sync::OnceLock::new();
+    let open = std::fs::read_dir("/proc/self/fd").map_or(0, Iterator::count);
+    match FIRST.set(open) {
+        Ok(()) => "noted".to_owned(),
+        Err(_) => format!(
+            "{:+}",
+            open.cast_signed() - FIRST.get().map_or(0, |first| first.cast_signed())
+        ),
+    }
 }
 
 /// Allows no further descriptor, or as many as before.
