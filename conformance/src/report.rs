@@ -203,9 +203,11 @@ fn judge<'a>(
     };
     let is_of_recorded_version = version_of(version) == version_of(&recorded.version);
     let recorded_of_python = recorded.python.get(&cell.python_name());
+    // What is the same as on the recorded version is not written down twice.
+    let recorded_of_ours = recorded.ours.get(&cell.name()).or(recorded_of_python);
     if their == our {
         Verdict::Differs("no more, although differences.txt says so")
-    } else if recorded.ours.get(&cell.name()) != Some(our) {
+    } else if recorded_of_ours != Some(our) {
         Verdict::Differs("in another way than was recorded of ours")
     } else if is_of_recorded_version && recorded_of_python != Some(their) {
         Verdict::Differs("in another way than was recorded of CPython")

@@ -375,9 +375,14 @@ fn lanes(path: &Path) -> io::Result<Seen> {
     for line in text.lines() {
         let (lane, event): (String, String) = serde_json::from_str(line)?;
         let events = lanes.entry(lane).or_default();
-        // How often depends on the time.
-        if event == "service_actions" && events.last() == Some(&event) {
-            continue;
+        // How often, and whether before the first request, depends on the time.
+        if events.last().is_some_and(|last| last == "service_actions") {
+            if event == "service_actions" {
+                continue;
+            }
+            if events.len() == 1 {
+                events.clear();
+            }
         }
         events.push(event);
     }
