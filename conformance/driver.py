@@ -321,6 +321,24 @@ def note_text(name, data):
     note(name, None, "(%s)" % shown(data))
 
 
+def fail_once():
+    """Lets the next start of a thread or a process fail as the system would."""
+
+    def failing(module, name, error):
+        original = getattr(module, name)
+
+        def start(*arguments):
+            setattr(module, name, original)
+            raise error
+
+        setattr(module, name, start)
+
+    if MODEL == "forking":
+        failing(os, "fork", BlockingIOError(errno.EAGAIN, "as asked"))
+    else:
+        failing(threading.Thread, "start", RuntimeError("as asked"))
+
+
 def make_handler():
     style = OPTIONS.get("handler", "class")
     if style == "function":
@@ -433,6 +451,8 @@ class Driver:
         self.server.server_activate()
 
     def serve(self):
+        if OPTIONS.get("dispatch") == "fails":
+            fail_once()
         if OPTIONS.get("poll") == "none":
             return self.server.serve_forever(None)
         self.server.serve_forever(int(OPTIONS.get("poll", 20)) / 1000)

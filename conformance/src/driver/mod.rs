@@ -11,7 +11,7 @@ use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, poll};
-use rustix::process::{Resource, Signal, getpid, getrlimit, kill_process, setrlimit};
+use rustix::process::{Resource, Rlimit, Signal, getpid, getrlimit, kill_process, setrlimit};
 use socketserver::{
     Builder, Coroutines, Dispatch, Error, Failure, Forking, Handled, Model, Prefork, Report,
     Sequential, Server, ServerHandle, Tcp, ThreadPool, Threading, Udp, UnixDatagram, UnixStream,
@@ -98,7 +98,14 @@ pub(crate) fn main(args: &[String]) -> ExitCode {
 fn with_model<T: Place>(model: &str) -> ExitCode {
     match model {
         "sequential" => Driver::<T, _>::dispatching(Sequential::default),
-        "threading" => Driver::<T, _>::dispatching(Threading::default),
+        "threading" => Driver::<T, _>::dispatching(|| {
+            let threading = Threading::default();
+            if dispatch_fails() {
+                threading.stack_size(LARGE_STACK)
+            } else {
+                threading
+            }
+        }),
         "pool" => Driver::<T, _>::dispatching(|| ThreadPool::new(4)),
         "forking" => Driver::<T, _>::dispatching(|| {
             let children = spec().number("max_children").unwrap_or(40) as usize;
@@ -251,6 +258,12 @@ impl<T: Place, M: Model> Driver<T, M> {
             let server = with_hooks(builder, self.console.is_polled()).build()?;
             *lock() = Some(server.handle());
             self.server = Some(server);
+            if dispatch_fails() {
+                let (resource, limit) = dispatch_limit();
+                let current = getrlimit(resource);
+                FULL.set(current).expect("once");
+                set_soft_limit(resource, limit, current);
+            }
         }
         Ok(())
     }
@@ -334,6 +347,11 @@ fn with_hooks<T: Place, M: Model>(mut builder: Builder<T, M>, polled: bool) -> B
             }
         })
         .on_timeout(|| note("handle_timeout", None))
+        .on_accept_error(|_| {
+            if let Some(full) = FULL.get() {
+                setrlimit(dispatch_limit().0, *full).expect("lift the limit");
+            }
+        })
         .on_error(on_error)
 }
 
@@ -381,6 +399,42 @@ fn at_once(command: &str, argument: &str) -> String {
         _ => return "unknown command".to_owned(),
     }
     "returned".to_owned()
+}
+
+/// Whether the first request is to find no thread and no process.
+fn dispatch_fails() -> bool {
+    spec().get("dispatch").is_some()
+}
+
+/// A stack that a limit on the address space leaves no room for.
+const LARGE_STACK: usize = 1 << 30;
+
+/// The limit that the first request meets, before the accept error hook lifts it.
+static FULL: std::sync::OnceLock<Rlimit> = std::sync::OnceLock::new();
+
+fn dispatch_limit() -> (Resource, u64) {
+    match spec().model.as_str() {
+        "forking" => (Resource::Nproc, 0),
+        _ => (Resource::As, LARGE_STACK as u64 / 2),
+    }
+}
+
+fn set_soft_limit(resource: Resource, limit: u64, full: Rlimit) {
+    match spec().model.as_str() {
+        "forking" => {
+            // RLIMIT_NPROC does not bind root (setrlimit(2)).
+            if rustix::process::getuid().is_root() {
+                let nobody = rustix::process::Uid::from_raw(65_534);
+                rustix::thread::set_thread_res_uid(nobody, nobody, nobody)
+                    .expect("become another user");
+            }
+        }
+        "threading" => {}
+        // The other models start theirs beforehand.
+        _ => return,
+    }
+    let current = Some(limit);
+    setrlimit(resource, Rlimit { current, ..full }).expect("set the limit");
 }
 
 /// How many descriptors are open, compared with the first time.
