@@ -141,3 +141,8 @@ pub type ForkingUnixDatagramServer = Server<UnixDatagram, Forking>;
 #[cfg(doctest)]
 #[doc = include_str!("../README.md")]
 struct ReadmeDoctests;
+
+/// So do those for people who come from Python.
+#[cfg(doctest)]
+#[doc = include_str!("../docs/coming-from-python.md")]
+struct ComingFromPythonDoctests;

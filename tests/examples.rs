@@ -1,30 +1,26 @@
 //! Every example as its user runs it: a process of its own, and a client that talks to it.
 
+#[path = "support/example.rs"]
+mod example;
+
 use std::collections::BTreeSet;
 use std::fs;
-use std::io::{BufRead, BufReader, Read, Write};
-use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream, UdpSocket};
-use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::fs::PermissionsExt;
-use std::os::unix::net::{UnixDatagram, UnixStream};
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::os::fd::OwnedFd;
 use std::path::Path;
-use std::process::{Child, Command, ExitStatus, Stdio};
-use std::sync::mpsc::{Receiver, channel};
-use std::thread;
-use std::time::{Duration, Instant};
+use std::process::Stdio;
 
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::process::{
-    Pid, PidfdFlags, Resource, Signal, getrlimit, kill_process, pidfd_open, prlimit,
-};
+use rustix::process::{Pid, Resource, Signal, getrlimit, kill_process, prlimit};
 use socket2::{Domain, SockAddr, SockRef, Socket, Type};
-use tempfile::TempDir;
 
-/// How long a test waits for anything before it fails.
-const DEADLINE: Duration = Duration::from_secs(10);
+use example::{
+    Client, DEADLINE, End, Example, ask_udp, connect, connect_unix, example, path_in, set_deadlines,
+};
 
-/// The examples that have a test here. Its name begins with that of the example.
-const TESTED: [&str; 16] = [
+/// The examples that have a test, here or in `side_by_side.rs`. Its name begins with that of the
+/// example.
+const TESTED: [&str; 17] = [
     "chat",
     "hello",
     "udp_echo",
@@ -41,6 +37,7 @@ const TESTED: [&str; 16] = [
     "poll_loop",
     "adopted_socket",
     "own_transport",
+    "tftp",
 ];
 
 #[test]
@@ -69,7 +66,8 @@ fn every_example_is_short_and_has_its_test_and_its_line_in_the_index() {
     for name in TESTED {
         // In two parts, so that this line is not the test.
         let test = format!("#[test]{}fn {name}_", '\n');
-        let tested = include_str!("examples.rs").contains(&test);
+        let tests = [include_str!("examples.rs"), include_str!("side_by_side.rs")];
+        let tested = tests.iter().any(|tests| tests.contains(&test));
         assert!(tested, "{name} has no test");
     }
 }
@@ -98,43 +96,6 @@ fn udp_echo_sends_every_datagram_back() {
     for datagram in ["one", "", "three"] {
         assert_eq!(ask_udp(addr, datagram), datagram);
     }
-}
-
-#[test]
-fn unix_datagram_log_numbers_the_lines_that_anyone_sends() {
-    let directory = tempfile::tempdir().expect("a directory");
-    let path = path_in(&directory, "log.sock");
-    let example = Example::start("unix_datagram_log", &[&path]);
-    assert_eq!(example.url(), format!("unixgram://{path}"));
-    let mode = fs::metadata(&path)
-        .expect("the socket's file")
-        .permissions()
-        .mode();
-    assert_eq!(mode & 0o777, 0o666);
-    for (text, line) in [("one\n", "0001 one"), ("two", "0002 two")] {
-        let client = UnixDatagram::unbound().expect("a socket");
-        client.send_to(text.as_bytes(), &path).expect("send");
-        assert_eq!(example.output.next(), line);
-    }
-}
-
-#[test]
-fn key_value_shares_its_store_between_clients_that_stay() {
-    let (_example, addr) = Example::on_tcp("key_value");
-    let (mut one, mut two) = (connect(addr), connect(addr));
-    assert_eq!(one.ask("set colour light blue"), "none");
-    assert_eq!(two.ask("get colour"), "value light blue");
-    assert_eq!(two.ask("set colour red"), "value light blue");
-    assert_eq!(one.ask("del colour"), "value red");
-    assert_eq!(two.ask("get colour"), "none");
-    assert_eq!(two.ask("get"), "error: set KEY VALUE, get KEY or del KEY");
-    two.send(&format!("set long {}\n", "x".repeat(4096)));
-    assert_eq!(
-        two.rest(),
-        "",
-        "a line that is too long ends its connection"
-    );
-    assert_eq!(one.ask("get long"), "none");
 }
 
 #[test]
@@ -374,229 +335,4 @@ fn own_transport_keeps_messages_apart() {
         let length = client.read(&mut message).expect("a message in time");
         assert_eq!(&message[..length], expected.as_bytes());
     }
-}
-
-/// The command that runs an example, as cargo has built it.
-fn example(name: &str, args: &[&str]) -> Command {
-    // It is target/debug/deps/examples-0123456789abcdef.
-    let tests = std::env::current_exe().expect("this binary");
-    let target = tests.ancestors().nth(2).expect("a folder");
-    let program = target.join("examples").join(name);
-    let sources = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples");
-    let source = sources.join(format!("{name}.rs"));
-    let changed = |path: &Path| fs::metadata(path).and_then(|file| file.modified()).ok();
-    // `cargo test --test examples` alone does not build them.
-    assert!(
-        changed(&program) >= changed(&source),
-        "{} is not there or is out of date; `cargo build --examples` builds it",
-        program.display()
-    );
-    let mut command = Command::new(program);
-    command.args(args).stdin(Stdio::null());
-    command
-}
-
-/// An example that runs. Killed when dropped.
-struct Example {
-    child: Child,
-    output: Lines,
-    errors: Lines,
-}
-
-impl Example {
-    fn start(name: &str, args: &[&str]) -> Self {
-        Self::launch(example(name, args))
-    }
-
-    fn launch(mut command: Command) -> Self {
-        command.stdout(Stdio::piped()).stderr(Stdio::piped());
-        let mut child = command.spawn().expect("start an example");
-        let output = Lines::of(child.stdout.take().expect("piped"));
-        let errors = Lines::of(child.stderr.take().expect("piped"));
-        Self {
-            child,
-            output,
-            errors,
-        }
-    }
-
-    /// Starts one that takes one TCP address.
-    fn on_tcp(name: &str) -> (Self, SocketAddr) {
-        let example = Self::start(name, &["127.0.0.1:0"]);
-        let addr = example.inet("tcp");
-        (example, addr)
-    }
-
-    /// The next URL that it says it listens on.
-    fn url(&self) -> String {
-        let line = self.errors.next();
-        line.strip_prefix("listening on ").expect(&line).to_owned()
-    }
-
-    /// The address of the next URL, of this scheme.
-    fn inet(&self, scheme: &str) -> SocketAddr {
-        let url = self.url();
-        let addr = url
-            .strip_prefix(scheme)
-            .and_then(|rest| rest.strip_prefix("://"));
-        addr.and_then(|addr| addr.parse().ok()).expect(&url)
-    }
-
-    fn pid(&self) -> Pid {
-        Pid::from_child(&self.child)
-    }
-
-    /// Waits until it has ended by itself.
-    fn end(&mut self) -> ExitStatus {
-        End::of(self.pid()).wait();
-        self.child.wait().expect("wait for it")
-    }
-}
-
-/// The end of a process, which can be waited for with a deadline.
-struct End(OwnedFd);
-
-impl End {
-    fn of(pid: Pid) -> Self {
-        Self(pidfd_open(pid, PidfdFlags::empty()).expect("a process that was not waited for"))
-    }
-
-    fn wait(&self) {
-        let deadline = Timespec::try_from(DEADLINE).expect("a timespec");
-        let ended = poll(&mut [PollFd::new(&self.0, PollFlags::IN)], Some(&deadline));
-        assert_eq!(ended, Ok(1), "a process ends within the deadline");
-    }
-}
-
-impl Drop for Example {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
-/// The lines of a pipe, each waited for within the deadline.
-struct Lines(Receiver<String>);
-
-impl Lines {
-    fn of(pipe: impl Read + Send + 'static) -> Self {
-        let (sender, lines) = channel();
-        thread::spawn(move || {
-            for line in BufReader::new(pipe).lines().map_while(Result::ok) {
-                let _ = sender.send(line);
-            }
-        });
-        Self(lines)
-    }
-
-    fn next(&self) -> String {
-        self.0
-            .recv_timeout(DEADLINE)
-            .expect("a line within the deadline")
-    }
-
-    /// Passes over lines until one begins like this, and returns the rest of it.
-    fn wait_for(&self, start: &str) -> String {
-        let end = Instant::now() + DEADLINE;
-        let mut passed = Vec::new();
-        loop {
-            let left = end.saturating_duration_since(Instant::now());
-            let Ok(line) = self.0.recv_timeout(left) else {
-                panic!("no line began with {start:?}, but there were {passed:?}");
-            };
-            match line.strip_prefix(start) {
-                Some(rest) => return rest.to_owned(),
-                None => passed.push(line),
-            }
-        }
-    }
-}
-
-/// A stream client, of which every wait has a deadline.
-struct Client<S>(BufReader<S>);
-
-impl<S: Read + Write + AsFd> Client<S> {
-    fn new(stream: S) -> Self {
-        set_deadlines(SockRef::from(&stream));
-        Self(BufReader::new(stream))
-    }
-
-    fn send_bytes(&mut self, bytes: &[u8]) {
-        self.0
-            .get_mut()
-            .write_all(bytes)
-            .expect("send within the deadline");
-    }
-
-    fn send(&mut self, text: &str) {
-        self.send_bytes(text.as_bytes());
-    }
-
-    fn end_input(&self) {
-        SockRef::from(self.0.get_ref())
-            .shutdown(Shutdown::Write)
-            .expect("end the input");
-    }
-
-    /// The next line, without its end.
-    fn line(&mut self) -> String {
-        let mut line = String::new();
-        self.0
-            .read_line(&mut line)
-            .expect("a line within the deadline");
-        line.strip_suffix('\n').expect("a whole line").to_owned()
-    }
-
-    fn ask(&mut self, line: &str) -> String {
-        self.send(&format!("{line}\n"));
-        self.line()
-    }
-
-    /// All that still comes, up to the end.
-    fn rest(mut self) -> String {
-        let mut text = String::new();
-        self.0
-            .read_to_string(&mut text)
-            .expect("the end within the deadline");
-        text
-    }
-}
-
-fn set_deadlines(socket: SockRef<'_>) {
-    socket
-        .set_read_timeout(Some(DEADLINE))
-        .expect("set a deadline");
-    socket
-        .set_write_timeout(Some(DEADLINE))
-        .expect("set a deadline");
-}
-
-fn connect(addr: SocketAddr) -> Client<TcpStream> {
-    Client::new(TcpStream::connect_timeout(&addr, DEADLINE).expect("connect"))
-}
-
-fn connect_unix(path: &str) -> Client<UnixStream> {
-    Client::new(UnixStream::connect(path).expect("connect"))
-}
-
-/// Sends a datagram, and returns the answer.
-fn ask_udp(addr: SocketAddr, datagram: &str) -> String {
-    let client = UdpSocket::bind("127.0.0.1:0").expect("bind");
-    set_deadlines(SockRef::from(&client));
-    client.connect(addr).expect("connect");
-    client.send(datagram.as_bytes()).expect("send");
-    let mut answer = [0; 1024];
-    let length = client
-        .recv(&mut answer)
-        .expect("an answer within the deadline");
-    String::from_utf8_lossy(&answer[..length]).into_owned()
-}
-
-fn path_in(directory: &TempDir, name: &str) -> String {
-    directory
-        .path()
-        .join(name)
-        .to_str()
-        .expect("a path of text")
-        .to_owned()
 }

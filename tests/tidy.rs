@@ -4,6 +4,17 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
+/// Where there are sources.
+const EVERYWHERE: [&str; 7] = [
+    "src",
+    "cli/src",
+    "conformance/src",
+    "tests",
+    "cli/tests",
+    "conformance/tests",
+    "examples",
+];
+
 /// Every Rust source of the library, the command and their tests, with its text.
 fn sources(folders: &[&str]) -> Vec<(String, String)> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
@@ -45,7 +56,7 @@ fn unsafe_code_is_where_architecture_says() {
         .collect();
     // Spelled in two parts, so that this file is not one of them.
     let marker = concat!("expect(unsafe", "_code");
-    let used: BTreeSet<_> = sources(&["src", "cli/src", "tests", "cli/tests", "examples"])
+    let used: BTreeSet<_> = sources(&EVERYWHERE)
         .into_iter()
         .filter(|(_, text)| text.split_whitespace().collect::<String>().contains(marker))
         .map(|(name, _)| name)
@@ -136,7 +147,7 @@ fn layers_know_only_what_is_below_them() {
 
 #[test]
 fn files_are_short_and_say_what_they_own() {
-    for (name, text) in sources(&["src", "cli/src", "tests", "cli/tests", "examples"]) {
+    for (name, text) in sources(&EVERYWHERE) {
         let lines = text.lines().count();
         assert!(lines <= 700, "{name} has {lines} lines");
         assert!(
@@ -149,7 +160,7 @@ fn files_are_short_and_say_what_they_own() {
 #[test]
 fn tests_neither_sleep_nor_are_ignored() {
     let forbidden = [concat!("thread::", "sleep"), concat!("#[", "ignore")];
-    for (name, text) in sources(&["tests", "cli/tests"]) {
+    for (name, text) in sources(&["tests", "cli/tests", "conformance/tests"]) {
         for word in forbidden {
             assert!(!text.contains(word), "{name} has {word}");
         }
