@@ -128,6 +128,9 @@ fn run(args: &Args) -> io::Result<bool> {
             (recorded.version.clone(), recorded.python.clone())
         }
     };
+    if let (driver, Some(why)) = socketserver::Driver::Auto.pick() {
+        println!("coroutines+uring runs over {driver}: {why}");
+    }
     let program = PathBuf::from("/proc/self/exe").read_link()?;
     let program = [program.display().to_string(), "--driver".to_owned()];
     let ours = play_all(&cells, Cell::is_timed, |cell| {

@@ -51,8 +51,10 @@ const TRANSPORTS: [&str; 4] = ["tcp", "udp", "unix", "unixgram"];
 /// The models that Python has.
 const MODELS: [&str; 3] = ["sequential", "threading", "forking"];
 
-/// The models that it lacks; each is compared with Python's threads.
-pub(crate) const MORE_MODELS: [&str; 3] = ["pool", "prefork", "coroutines"];
+/// The models that it lacks; each is compared with Python's threads. What follows a plus is how a
+/// model works: what is said of it holds for each of them.
+pub(crate) const MORE_MODELS: [&str; 4] =
+    ["pool", "prefork", "coroutines+epoll", "coroutines+uring"];
 
 impl Scenario {
     /// Its cells: those that Python has too, and those that it lacks.
@@ -140,10 +142,15 @@ impl Place {
         };
         is(&self.scenario, &cell.scenario.name)
             && is(&self.transport, cell.transport)
-            && is(&self.model, cell.model)
+            && is(&self.model, base(cell.model))
             && self.before.is_none_or(|version| python < version)
             && self.since.is_none_or(|version| python >= version)
     }
+}
+
+/// The name of a model without how it works.
+pub(crate) fn base(model: &str) -> &str {
+    model.split('+').next().unwrap_or(model)
 }
 
 /// The first two numbers of a version.

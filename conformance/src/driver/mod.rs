@@ -13,9 +13,9 @@ use std::time::{Duration, Instant};
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::process::{Resource, Rlimit, Signal, getpid, getrlimit, kill_process, setrlimit};
 use socketserver::{
-    Builder, Coroutines, Dispatch, Error, Failure, Forking, Handled, Model, Prefork, Report,
-    Sequential, Server, ServerHandle, Tcp, ThreadPool, Threading, Udp, UnixDatagram, UnixStream,
-    per_request,
+    Builder, Coroutines, Dispatch, Driver as Waiting, Error, Failure, Forking, Handled, Model,
+    Prefork, Report, Sequential, Server, ServerHandle, Tcp, ThreadPool, Threading, Udp,
+    UnixDatagram, UnixStream, per_request,
 };
 
 use console::{Console, say};
@@ -112,16 +112,18 @@ fn with_model<T: Place>(model: &str) -> ExitCode {
             Forking::default().max_children(children)
         }),
         "prefork" => Driver::<T, _>::of(|| Prefork::new(1, Threading::default())).run(),
-        "coroutines" => Driver::<T, _>::of(coroutines).run(),
+        "coroutines+epoll" => Driver::<T, _>::of(|| coroutines(Waiting::Epoll)).run(),
+        // Where the kernel has no io_uring, over epoll once more; the runner says so.
+        "coroutines+uring" => Driver::<T, _>::of(|| coroutines(Waiting::Auto)).run(),
         _ => ExitCode::from(2),
     }
 }
 
 /// The scripts of scenarios restore no thread-locals after they have blocked.
 #[expect(unsafe_code, reason = "the contract of coroutines")]
-fn coroutines() -> Coroutines {
+fn coroutines(waiting: Waiting) -> Coroutines {
     // SAFETY: as said above.
-    unsafe { Coroutines::new() }.workers(2)
+    unsafe { Coroutines::new() }.workers(2).driver(waiting)
 }
 
 type Request<T, M> = fn(&mut Server<T, M>) -> Result<Handled, Error>;

@@ -6,6 +6,7 @@ use std::sync::OnceLock;
 use std::thread::ThreadId;
 
 use super::spec;
+use crate::scenario::base;
 
 /// Where serving was asked for: the process and its thread, and the file that all append to.
 static BEGUN: OnceLock<(u32, ThreadId, File)> = OnceLock::new();
@@ -41,7 +42,7 @@ pub(super) fn note(event: &str, request: Option<u64>) {
         return;
     }
     // These models do not accept on the thread that serves: what is whose is said by the event.
-    let is_apart = matches!(spec().model.as_str(), "prefork" | "coroutines");
+    let is_apart = matches!(base(&spec().model), "prefork" | "coroutines");
     let of_server = if is_apart {
         matches!(
             name,
