@@ -110,7 +110,7 @@ pub(crate) struct Compare {
     #[command(flatten)]
     pub(crate) workload: Workload,
     /// How long each model is measured, after a warm-up of a quarter of that
-    #[arg(long, value_name = "SECONDS", default_value = "2", value_parser = seconds)]
+    #[arg(long, value_name = "SECONDS", default_value = "2", value_parser = measured_seconds)]
     pub(crate) seconds: Duration,
     /// Which models, separated by commas
     #[arg(long, value_name = "MODELS", value_delimiter = ',', value_parser = model,
@@ -304,6 +304,16 @@ fn seconds(text: &str) -> Result<Duration, String> {
         .parse()
         .map_err(|_| "a number of seconds is needed, such as 25 or 0.5".to_owned())?;
     Duration::try_from_secs_f64(seconds).map_err(|err| err.to_string())
+}
+
+fn measured_seconds(text: &str) -> Result<Duration, String> {
+    let measured = Duration::from_millis(50)..=Duration::from_secs(3600);
+    let seconds = seconds(text)?;
+    if measured.contains(&seconds) {
+        Ok(seconds)
+    } else {
+        Err("0.05 to 3600 seconds are measured".to_owned())
+    }
 }
 
 fn microseconds(text: &str) -> Result<Duration, String> {

@@ -14,7 +14,7 @@ use plotters::style::text_anchor::{HPos, Pos, VPos};
 
 use crate::args::Compare;
 use crate::compare::Row;
-use crate::compare::report::{count, time, title};
+use crate::compare::report::{count, round_time, title};
 
 type Area<'a> = DrawingArea<SVGBackend<'a>, Shift>;
 
@@ -138,7 +138,11 @@ fn throughput(root: &Area<'_>, area: &Area<'_>, rows: &[Row]) -> Drawn {
         .bold_line_style(PALE)
         .axis_style(GREY)
         .label_style((FONT, 13))
-        .x_desc("requests answered per second; pale: clients were left waiting")
+        .x_desc(if rows.iter().all(Row::is_complete) {
+            "requests answered per second"
+        } else {
+            "requests answered per second; pale: not every client was served"
+        })
         .draw()?;
     for (index, row) in rows.iter().enumerate() {
         let middle = row_middle(rows, index);
@@ -162,23 +166,15 @@ fn latency(root: &Area<'_>, area: &Area<'_>, rows: &[Row]) -> Drawn {
     let (least, most) = latencies.fold((f64::MAX, 1.0_f64), |(least, most), latency| {
         (least.min(latency.p50), most.max(latency.p999))
     });
-    let from = 10_f64.powf(least.clamp(1.0, most).log10().floor());
-    let to = 10_f64.powf(most.log10().floor() + 1.0);
-    let mut decades = vec![from];
-    while let Some(next) = decades
-        .last()
-        .map(|last| last * 10.0)
-        .filter(|next| *next <= to * 1.01)
-    {
-        decades.push(next);
-    }
-    let x = (from..to).log_scale().with_key_points(decades);
+    let ticks = ticks(least.min(most), most);
+    let (from, to) = (ticks[0], ticks[ticks.len() - 1]);
+    let x = (from..to).log_scale().with_key_points(ticks);
     let mut chart = panel(area, "Latency").build_cartesian_2d(x, 0.0..rows.len() as f64)?;
     chart
         .configure_mesh()
         .disable_y_mesh()
         .y_labels(0)
-        .x_label_formatter(&|micros| time(*micros))
+        .x_label_formatter(&|micros| round_time(*micros))
         .light_line_style(WHITE)
         .bold_line_style(PALE)
         .axis_style(GREY)
@@ -210,6 +206,27 @@ fn latency(root: &Area<'_>, area: &Area<'_>, rows: &[Row]) -> Drawn {
         }
     }
     legend(root, area, &kinds)
+}
+
+/// The numbers 1, 2 and 5 times a power of ten that have both numbers between them; of many, the
+/// powers of ten. At least two.
+fn ticks(least: f64, most: f64) -> Vec<f64> {
+    let least = least.max(0.1);
+    let powers = (-1..12).map(|power| 10_f64.powi(power));
+    let all: Vec<_> = powers
+        .flat_map(|power| [power, 2.0 * power, 5.0 * power])
+        .collect();
+    let first = all.iter().rposition(|tick| *tick <= least).unwrap_or(0);
+    let last = all.iter().position(|tick| *tick >= most);
+    let last = last.unwrap_or(all.len() - 1).max(first + 1);
+    let is_kept = |index: usize| {
+        last - first < 10 || index.is_multiple_of(3) || index == first || index == last
+    };
+    let range = first..=last;
+    range
+        .filter(|index| is_kept(*index))
+        .map(|index| all[index])
+        .collect()
 }
 
 fn panel<'a, 'b>(area: &'a Area<'b>, caption: &str) -> ChartBuilder<'a, 'b, SVGBackend<'b>> {
@@ -255,4 +272,20 @@ fn legend(root: &Area<'_>, area: &Area<'_>, kinds: &[(&str, RGBColor)]) -> Drawn
         ))?;
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ticks_are_round_and_have_the_values_between_them() {
+        assert_eq!(ticks(1.1, 4.9), [1.0, 2.0, 5.0]);
+        assert_eq!(ticks(3.0, 3.0), [2.0, 5.0]);
+        assert_eq!(ticks(0.0, 0.3), [0.1, 0.2, 0.5]);
+        assert_eq!(
+            ticks(15.0, 60_000.0),
+            [10.0, 100.0, 1000.0, 10_000.0, 100_000.0]
+        );
+    }
 }

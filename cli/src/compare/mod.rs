@@ -68,10 +68,10 @@ impl Row {
 
 /// Runs the comparison, and prints what came of it.
 pub(crate) fn run(args: &Compare) -> Result<()> {
-    // What could fail at the end is tried first.
-    let chart = ChartFile::open(&args.chart)?;
     raise_descriptor_limit(args.connections)?;
     let interrupts = Interrupts::install()?;
+    // What could fail at the end is tried first.
+    let chart = ChartFile::open(&args.chart)?;
     let rows = measure_all(args, &interrupts)?;
     chart.write(&chart::draw(&rows, args)?)?;
     report::print(&rows, args)
@@ -116,14 +116,8 @@ fn measure(
     let patience = args.workload.cpu + args.workload.wait + PROBE_TIMEOUT;
     let failed = || format!("send a request to {addr}");
     let probe = Probe::send(&plan, patience).with_context(failed)?;
-    server
-        .wait_for(
-            probe.as_fd(),
-            Instant::now() + patience,
-            progress,
-            interrupts,
-        )
-        .with_context(failed)?;
+    let deadline = Instant::now() + patience;
+    server.wait_for(probe.as_fd(), deadline, progress, interrupts)?;
     probe.receive().with_context(failed)?;
     let (idle_memory, idle_cpu) = (server.memory()?, server.cpu_time()?);
 
@@ -138,7 +132,7 @@ fn measure(
 
     if tally.busy > BUSY {
         notes.push(format!(
-            "the clients had {:.0} % of their processor time to do: they may have been the limit",
+            "the clients were busy for {:.0} % of the time: they may have been the limit",
             tally.busy * 100.0
         ));
     }

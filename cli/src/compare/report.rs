@@ -2,6 +2,7 @@
 
 use std::fmt::Write as _;
 use std::io::{self, Write as _};
+use std::time::Duration;
 
 use anyhow::{Context, Result};
 
@@ -39,24 +40,39 @@ pub(super) fn title(args: &Compare) -> String {
         (count, false) => format!("{count} connections"),
         (count, true) => format!("{count} clients, a connection for each request"),
     };
+    let part = |time: Duration, what: &str| match time {
+        Duration::ZERO => format!("no {what}"),
+        time => format!("{} of {what}", round_time(time.as_secs_f64() * 1e6)),
+    };
     format!(
-        "{connections}; {} bytes, {} of CPU and {} of waiting per request",
+        "{connections}; {} bytes, {} and {} per request",
         workload.request_size,
-        time(workload.cpu.as_secs_f64() * 1e6),
-        time(workload.wait.as_secs_f64() * 1e6),
+        part(workload.cpu, "CPU time"),
+        part(workload.wait, "waiting"),
     )
 }
 
 /// A time in microseconds, for people: three digits at least, as far as there are any.
 pub(super) fn time(micros: f64) -> String {
     match micros {
-        0.0 => "none".to_owned(),
         ..10.0 => format!("{micros:.1} us"),
         ..1e3 => format!("{micros:.0} us"),
         ..1e4 => format!("{:.2} ms", micros / 1e3),
         ..1e5 => format!("{:.1} ms", micros / 1e3),
         ..1e6 => format!("{:.0} ms", micros / 1e3),
         _ => format!("{:.2} s", micros / 1e6),
+    }
+}
+
+/// As [`time`], without zeros at its end: for times that people have chosen.
+pub(super) fn round_time(micros: f64) -> String {
+    let text = time(micros);
+    match text.split_once(' ') {
+        Some((number, unit)) if number.contains('.') => {
+            let number = number.trim_end_matches('0').trim_end_matches('.');
+            format!("{number} {unit}")
+        }
+        _ => text,
     }
 }
 
@@ -75,7 +91,7 @@ pub(super) fn count(number: f64) -> String {
     let digits = format!("{number:.0}");
     let mut text = String::new();
     for (index, digit) in digits.chars().enumerate() {
-        if index > 0 && (digits.len() - index) % 3 == 0 {
+        if index > 0 && (digits.len() - index).is_multiple_of(3) {
             text.push(',');
         }
         text.push(digit);
@@ -132,36 +148,28 @@ fn table(rows: &[Row]) -> String {
 
 /// Which model to use, by plain rules.
 fn answer(rows: &[Row]) -> String {
-    let complete: Vec<_> = rows.iter().filter(|row| row.is_complete()).collect();
-    if rows.len() == 1 {
-        return String::new();
-    }
-    let mut text = String::new();
-    let ranked: Vec<_> = if complete.is_empty() {
-        text.push_str("No model has served every client without an error.\n");
-        rows.iter().filter(|row| row.latency.is_some()).collect()
-    } else {
-        complete
-    };
+    let (ranked, rest): (Vec<_>, Vec<_>) = rows.iter().partition(|row| row.is_complete());
     let most = best(&ranked, |row| Some(-row.throughput));
-    let least_cpu = best(&most, |row| row.cpu_per_request);
-    let choice = best(&least_cpu, |row| row.latency.map(|latency| latency.p99));
-    let Some(choice) = choice.first() else {
-        return text;
+    let p99 = |row: &Row| row.latency.map(|latency| latency.p99);
+    let choice = best(&best(&most, |row| row.cpu_per_request), p99);
+    let mut text = match (choice.as_slice(), ranked.len()) {
+        _ if rows.len() == 1 => return String::new(),
+        ([], _) => {
+            "No model has served every client without an error: none is recommended.\n".to_owned()
+        }
+        ([choice, ..], 1) => format!(
+            "Use {} for this workload: no other has served every client without an error.\n",
+            choice.model
+        ),
+        ([choice, ..], _) => format!(
+            "Use {} for this workload. Most requests a second: {}; least CPU time: {}; lowest p99: {}.\n",
+            choice.model,
+            with_equals(&most),
+            with_equals(&best(&ranked, |row| row.cpu_per_request)),
+            with_equals(&best(&ranked, p99)),
+        ),
     };
-    let _ = writeln!(
-        text,
-        "Use {} for this workload. Most requests a second: {}; least CPU time: {}; lowest p99: {}.",
-        choice.model,
-        names(&most),
-        names(&best(&ranked, |row| row.cpu_per_request)),
-        names(&best(&ranked, |row| row.latency.map(|latency| latency.p99))),
-    );
-    let rest = rows
-        .iter()
-        .filter(|row| !ranked.iter().any(|other| std::ptr::eq(*other, *row)));
-    let rest: Vec<_> = rest.collect();
-    if !rest.is_empty() {
+    if ranked.len() > 1 && !rest.is_empty() {
         let _ = writeln!(
             text,
             "Not ranked, because they left clients waiting or failed them: {}.",
@@ -186,7 +194,15 @@ fn best<'a>(rows: &[&'a Row], cost: impl Fn(&Row) -> Option<f64>) -> Vec<&'a Row
     costs.into_iter().map(|(_, row)| row).collect()
 }
 
-/// The names of rows; those after the first are as good but for noise.
+/// The names of rows, the best first: the others are as good but for noise.
+fn with_equals(rows: &[&Row]) -> String {
+    match rows {
+        [] => "-".to_owned(),
+        [best] => best.model.to_string(),
+        [best, equals @ ..] => format!("{} (within 5 %: {})", best.model, names(equals)),
+    }
+}
+
 fn names(rows: &[&Row]) -> String {
     let names: Vec<_> = rows.iter().map(|row| row.model.to_string()).collect();
     names.join(", ")
@@ -213,4 +229,98 @@ fn json(rows: &[Row]) -> String {
         )
     });
     format!("[\n{}\n]\n", objects.collect::<Vec<_>>().join(",\n"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::args::{Inner, Model};
+    use crate::compare::Latency;
+
+    fn row(inner: Inner, throughput: f64, cpu: f64, p99: f64) -> Row {
+        Row {
+            model: Model::One(inner),
+            connections: 8,
+            served: 8,
+            errors: 0,
+            throughput,
+            latency: Some(Latency {
+                p50: p99 / 2.0,
+                p99,
+                p999: p99,
+            }),
+            cpu_per_request: Some(cpu),
+            memory_per_connection: Some(0.0),
+            notes: Vec::new(),
+        }
+    }
+
+    #[track_caller]
+    fn answers(rows: &[Row], expected: &str) {
+        assert_eq!(answer(rows), expected);
+    }
+
+    #[test]
+    fn of_equals_the_one_that_takes_less_is_recommended() {
+        answers(
+            &[
+                row(Inner::Threading, 1000.0, 20.0, 300.0),
+                row(Inner::Coroutines, 970.0, 10.0, 200.0),
+                row(Inner::Pool, 500.0, 5.0, 100.0),
+            ],
+            "Use coroutines for this workload. Most requests a second: threading (within 5 %: coroutines); \
+             least CPU time: pool; lowest p99: pool.\n",
+        );
+    }
+
+    #[test]
+    fn who_leaves_clients_waiting_is_not_recommended() {
+        let mut forking = row(Inner::Forking, 2000.0, 1.0, 10.0);
+        forking.served = 7;
+        let mut pool = row(Inner::Pool, 2000.0, 1.0, 10.0);
+        pool.errors = 1;
+        let threading = row(Inner::Threading, 1000.0, 20.0, 300.0);
+        answers(
+            &[forking, pool],
+            "No model has served every client without an error: none is recommended.\n",
+        );
+        let mut waiting = row(Inner::Sequential, 9000.0, 1.0, 1.0);
+        waiting.served = 1;
+        let rows = [
+            waiting,
+            threading,
+            row(Inner::Coroutines, 100.0, 30.0, 400.0),
+        ];
+        answers(
+            &rows,
+            "Use threading for this workload. Most requests a second: threading; least CPU time: threading; \
+             lowest p99: threading.\n\
+             Not ranked, because they left clients waiting or failed them: sequential.\n",
+        );
+        answers(
+            &rows[..2],
+            "Use threading for this workload: no other has served every client without an error.\n",
+        );
+        answers(&rows[1..2], "");
+    }
+
+    #[test]
+    fn quantities_for_people() {
+        assert_eq!(
+            [999.0, 1e3, 1_234_567.0].map(count),
+            ["999", "1,000", "1,234,567"]
+        );
+        assert_eq!(
+            [1.25, 999.4, 1500.0, 2e6].map(time),
+            ["1.2 us", "999 us", "1.50 ms", "2.00 s"]
+        );
+        assert_eq!(
+            [50.0, 1500.0, 1e4].map(round_time),
+            ["50 us", "1.5 ms", "10 ms"]
+        );
+        assert_eq!(
+            [12.0, 2048.0, 3e6].map(bytes),
+            ["12 B", "2.0 KiB", "2.9 MiB"]
+        );
+    }
 }

@@ -71,7 +71,10 @@ impl Server {
                 break addr;
             }
             if Instant::now() >= deadline {
-                bail!("it does not listen after {} s", START_TIMEOUT.as_secs());
+                bail!(
+                    "the server of {model} does not listen after {} s",
+                    START_TIMEOUT.as_secs()
+                );
             }
             server.look(None, deadline, progress, interrupts)?;
         };
@@ -113,7 +116,10 @@ impl Server {
     ) -> Result<()> {
         while !self.look(Some(fd), until, progress, interrupts)? {
             if Instant::now() >= until {
-                bail!("no answer came");
+                bail!(
+                    "the server of {} does not answer its first request",
+                    self.model
+                );
             }
         }
         Ok(())
