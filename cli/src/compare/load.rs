@@ -322,3 +322,75 @@ fn connect(server: SocketAddr, epoll: &OwnedFd, index: u64) -> io::Result<TcpStr
     )?;
     Ok(socket.into())
 }
+
+#[cfg(test)]
+mod tests {
+    use std::net::TcpListener;
+    use std::thread;
+
+    use super::*;
+
+    /// Lets one client send a request of 16 bytes to a server that answers with what `answer` makes
+    /// of it, and closes when the client has closed. Returns what the client has seen.
+    fn against(new_connections: bool, answer: impl Fn(&mut Vec<u8>) + Sync) -> Tally {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let now = Instant::now();
+        let plan = Plan {
+            server: listener.local_addr().unwrap(),
+            body: (0..16).collect(),
+            new_connections,
+            from: now,
+            until: now + Duration::from_secs(60),
+        };
+        let halt = Halt::new().unwrap();
+        thread::scope(|scope| {
+            let clients = scope.spawn(|| run(&plan, 0..1, &halt).unwrap());
+            let (mut conn, _) = listener.accept().unwrap();
+            conn.set_read_timeout(Some(Duration::from_secs(10)))
+                .unwrap();
+            let mut request = vec![0; 16];
+            conn.read_exact(&mut request).unwrap();
+            assert_eq!(
+                request,
+                [&[0, 0, 0, 0, 0, 0, 0, 1], &plan.body[8..]].concat()
+            );
+            answer(&mut request);
+            conn.write_all(&request).unwrap();
+            if request.len() < 16 || new_connections {
+                conn.shutdown(std::net::Shutdown::Write).unwrap();
+            }
+            // The end of a client that has failed, or the beginning of the next request.
+            let next = conn.read(&mut [0]);
+            assert!(next.is_ok(), "{next:?}");
+            halt.ring();
+            clients.join().unwrap()
+        })
+    }
+
+    #[track_caller]
+    fn fails(tally: &Tally, why: &str) {
+        assert_eq!((tally.answers, tally.served, tally.errors), (0, 0, 1));
+        assert_eq!(tally.first_error.as_deref(), Some(why));
+    }
+
+    #[test]
+    fn a_right_answer_counts() {
+        for new_connections in [false, true] {
+            let tally = against(new_connections, |_| {});
+            assert_eq!((tally.answers, tally.served, tally.errors), (1, 1, 0));
+            assert_eq!(tally.latencies.len(), 1);
+        }
+    }
+
+    #[test]
+    fn wrong_answers_are_errors() {
+        let wrong = "a wrong answer";
+        fails(&against(false, |answer| answer[0] = 9), wrong);
+        fails(&against(false, |answer| answer[15] = 9), wrong);
+        fails(&against(true, |answer| answer.push(16)), wrong);
+        fails(&against(false, |answer| answer.push(16)), wrong);
+        let short = io::Error::from(ErrorKind::UnexpectedEof).to_string();
+        fails(&against(false, |answer| answer.truncate(15)), &short);
+        fails(&against(true, |answer| answer.truncate(15)), &short);
+    }
+}
