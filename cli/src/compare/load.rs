@@ -358,8 +358,8 @@ mod tests {
             }
             // The end of a client that has failed, or the beginning of the next request.
             let next = conn.read(&mut [0]);
-            assert!(next.is_ok(), "{next:?}");
             halt.ring();
+            assert!(next.is_ok(), "{next:?}");
             clients.join().unwrap()
         })
     }

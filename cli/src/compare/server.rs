@@ -224,21 +224,25 @@ impl Server {
         let _ = kill_process_group(self.pid, Signal::KILL);
     }
 
+    /// Waits for the end of a server that has been asked to end, and of all its processes.
     fn reap(&mut self) -> ExitStatus {
         self.kill();
         self.ended = true;
+        // Each of its processes has the pipe until it ends.
+        let deadline = Instant::now() + STOP_TIMEOUT;
+        while let Some(stderr) = &self.stderr {
+            let left = deadline.saturating_duration_since(Instant::now());
+            match readable([stderr.as_fd()], left) {
+                Ok([true]) => self.hear(),
+                Ok(_) if !left.is_zero() => {}
+                _ => break,
+            }
+        }
         // A child that has not been waited for can be waited for.
         self.child.wait().unwrap_or_default()
     }
 
     fn obituary(&mut self) -> String {
-        // Its last words may still be in the pipe; other processes may hold that open.
-        while let Some(stderr) = &self.stderr {
-            match readable([stderr.as_fd()], Duration::ZERO) {
-                Ok([true]) => self.hear(),
-                _ => break,
-            }
-        }
         let status = self.reap();
         self.died(status)
     }
