@@ -1,6 +1,8 @@
 //! The command line, as text that has been checked and not yet acted on.
 
 use std::ffi::OsString;
+use std::fmt;
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -20,8 +22,9 @@ struct Cli {
     command: Command,
 }
 
+/// What the program is to do.
 #[derive(Debug, Subcommand)]
-enum Command {
+pub(crate) enum Command {
     /// Serves one of the small services of the RFCs 862 to 868, or a greeting
     #[command(after_help = "\
 Examples:
@@ -41,6 +44,28 @@ Signals:
 Exit status:
   0 everything was served, 1 failure, 2 wrong usage, 3 the drain deadline cut something")]
     Serve(Serve),
+    /// Tells which model suits a workload: runs it under each and measures
+    #[command(after_help = "\
+Examples:
+  socketserver compare
+  socketserver compare --connections 1000 --cpu 20 --wait 5000 --chart models.svg
+  socketserver compare --models threading,pool,coroutines --workers 4 --json
+
+Each model is what serve has under that name, in a process of its own. Every client sends a request,
+waits for the answer, checks it, and sends the next. The table has:
+  req/s        requests that were answered, a second
+  p50 to p99.9 what a client waited; with --new-connections from connecting to the end
+  CPU/req      processor time of the server and all its processes; the system's part is included
+  mem/conn     memory of all its processes with all clients there, less that of the idle server,
+               for each client served; shared pages count once, the kernel's memory does not
+  served       how many clients were ever answered: some models leave the others waiting
+
+It recommends, among the models that have served everyone, the one with the most requests a second;
+among those within 5 % of it the one with the least CPU time, and then with the lowest p99.")]
+    Compare(Compare),
+    /// Serves a workload of compare
+    #[command(hide = true)]
+    Workload(Work),
 }
 
 /// What `serve` is to do.
@@ -48,6 +73,13 @@ Exit status:
 pub(crate) struct Serve {
     /// What is served
     pub(crate) service: Service,
+    #[command(flatten)]
+    pub(crate) options: Options,
+}
+
+/// How a server is to serve.
+#[derive(Args, Debug)]
+pub(crate) struct Options {
     /// Where to listen; may be given several times
     #[arg(long, value_name = "URL", default_value = "tcp://127.0.0.1:7007")]
     pub(crate) listen: Vec<Url>,
@@ -69,6 +101,64 @@ pub(crate) struct Serve {
     /// How long a stop waits for live requests
     #[arg(long, value_name = "SECONDS", default_value = "25", value_parser = seconds)]
     pub(crate) drain_timeout: Duration,
+}
+
+/// What `compare` is to do.
+#[derive(Args, Debug)]
+pub(crate) struct Compare {
+    /// How many clients there are; each has one request at a time
+    #[arg(long, value_name = "N", default_value = "64",
+        value_parser = clap::value_parser!(u32).range(1..=20_000))]
+    pub(crate) connections: u32,
+    #[command(flatten)]
+    pub(crate) workload: Workload,
+    /// How long each model is measured, after a warm-up of a quarter of that
+    #[arg(long, value_name = "SECONDS", default_value = "2", value_parser = measured_seconds)]
+    pub(crate) seconds: Duration,
+    /// Which models, separated by commas
+    #[arg(long, value_name = "MODELS", value_delimiter = ',', value_parser = model,
+        default_value = "sequential,threading,pool,forking,prefork,coroutines,prefork:coroutines")]
+    pub(crate) models: Vec<Model>,
+    /// How many threads a pool or coroutines have, how many processes prefork has [default: by the
+    /// number of processors, as for serve]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) workers: Option<u32>,
+    /// Where the chart is written; an existing file is replaced
+    #[arg(long, value_name = "FILE", default_value = "compare.svg")]
+    pub(crate) chart: PathBuf,
+    /// Print an array of JSON objects in place of the table
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+/// What a request of `compare` is, and what it takes to answer it.
+#[derive(Args, Clone, Copy, Debug)]
+pub(crate) struct Workload {
+    /// The size of a request, and of its answer
+    #[arg(long, value_name = "BYTES", default_value = "128",
+        value_parser = clap::value_parser!(u32).range(1..=16 << 20))]
+    pub(crate) request_size: u32,
+    /// How long a request computes: processor time, whatever else runs
+    #[arg(long, value_name = "MICROSECONDS", default_value = "50", value_parser = microseconds)]
+    pub(crate) cpu: Duration,
+    /// How long a request waits for something else, such as a database
+    #[arg(long, value_name = "MICROSECONDS", default_value = "1000", value_parser = microseconds)]
+    pub(crate) wait: Duration,
+    /// Make a new connection for each request, which the server closes
+    #[arg(long)]
+    pub(crate) new_connections: bool,
+}
+
+/// What a server that `compare` has started is to do.
+#[derive(Args, Debug)]
+pub(crate) struct Work {
+    #[command(flatten)]
+    pub(crate) workload: Workload,
+    #[command(flatten)]
+    pub(crate) options: Options,
+    /// The process without which the server is of no use
+    #[arg(long, value_name = "PID", value_parser = clap::value_parser!(i32).range(1..))]
+    pub(crate) parent: i32,
 }
 
 /// A built-in service.
@@ -123,7 +213,7 @@ impl Model {
 }
 
 /// Parses the command line. An error has been printed, and is the exit status.
-pub(crate) fn parse() -> Result<Serve, ExitCode> {
+pub(crate) fn parse() -> Result<Command, ExitCode> {
     parse_from(std::env::args_os()).map_err(|err| {
         if err.exit_code() == 0 {
             // Help and version. A closed pipe is the reader's business.
@@ -135,33 +225,46 @@ pub(crate) fn parse() -> Result<Serve, ExitCode> {
     })
 }
 
-fn parse_from(args: impl IntoIterator<Item = OsString>) -> Result<Serve, clap::Error> {
-    let Command::Serve(serve) = Cli::try_parse_from(args)?.command;
-    let sized = matches!(
-        serve.model,
-        Model::Prefork(_) | Model::One(Inner::Pool | Inner::Coroutines)
-    );
-    if serve.workers.is_some() && !sized {
-        return Err(conflict(
-            "--workers sizes the models pool, prefork and coroutines; the others have no fixed number of workers",
-        ));
+fn parse_from(args: impl IntoIterator<Item = OsString>) -> Result<Command, clap::Error> {
+    let command = Cli::try_parse_from(args)?.command;
+    let conflict = match &command {
+        Command::Serve(Serve { options, .. }) | Command::Workload(Work { options, .. }) => {
+            options.conflict()
+        }
+        Command::Compare(compare) => {
+            let Workload { cpu, wait, .. } = compare.workload;
+            (compare.seconds <= cpu + wait)
+                .then_some("--seconds is too short: a request takes longer by its --cpu and --wait")
+        }
+    };
+    match conflict {
+        Some(what) => Err(clap::Error::raw(
+            clap::error::ErrorKind::ArgumentConflict,
+            what,
+        )),
+        None => Ok(command),
     }
-    if serve.driver != Driver::Auto && serve.model.inner() != Inner::Coroutines {
-        return Err(conflict(
-            "--driver is for the models coroutines and prefork:coroutines",
-        ));
-    }
-    Ok(serve)
 }
 
-fn conflict(what: &str) -> clap::Error {
-    clap::Error::raw(clap::error::ErrorKind::ArgumentConflict, what)
+impl Options {
+    /// Which options do not go together.
+    fn conflict(&self) -> Option<&'static str> {
+        if self.workers.is_some() && !self.model.is_sized() {
+            return Some(
+                "--workers sizes the models pool, prefork and coroutines; the others have no fixed number of workers",
+            );
+        }
+        if self.driver != Driver::Auto && self.model.inner() != Inner::Coroutines {
+            return Some("--driver is for the models coroutines and prefork:coroutines");
+        }
+        None
+    }
 }
 
 /// What clap says in a paragraph, in a line.
 fn one_line(err: &clap::Error) -> String {
     if err.kind() == clap::error::ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand {
-        return "a command is missing: serve (see socketserver --help)".to_owned();
+        return "a command is missing: serve or compare (see socketserver --help)".to_owned();
     }
     let text = err.to_string();
     let lines = text
@@ -180,22 +283,53 @@ fn one_line(err: &clap::Error) -> String {
 
 fn model(text: &str) -> Result<Model, String> {
     let inner = |name: &str| {
-        match name {
-        "sequential" => Ok(Inner::Sequential),
-        "threading" => Ok(Inner::Threading),
-        "pool" => Ok(Inner::Pool),
-        "forking" => Ok(Inner::Forking),
-        "coroutines" => Ok(Inner::Coroutines),
-        _ => Err(
-            "a model is one of sequential, threading, pool, forking, coroutines, prefork, prefork:MODEL"
-                .to_owned(),
-        ),
-    }
+        let all = [
+            Inner::Sequential,
+            Inner::Threading,
+            Inner::Pool,
+            Inner::Forking,
+            Inner::Coroutines,
+        ];
+        let found = all.into_iter().find(|inner| inner.name() == name);
+        found.ok_or("a model is one of sequential, threading, pool, forking, coroutines, prefork, prefork:MODEL")
     };
     match text.split_once(':') {
         None if text == "prefork" => Ok(Model::Prefork(Inner::Threading)),
         Some(("prefork", name)) => Ok(Model::Prefork(inner(name)?)),
         _ => Ok(Model::One(inner(text)?)),
+    }
+}
+
+impl Model {
+    /// Whether `--workers` says how large it is.
+    pub(crate) const fn is_sized(self) -> bool {
+        matches!(
+            self,
+            Self::Prefork(_) | Self::One(Inner::Pool | Inner::Coroutines)
+        )
+    }
+}
+
+impl fmt::Display for Model {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let name = match self {
+            Self::Prefork(Inner::Threading) => return f.pad("prefork"),
+            Self::One(inner) => inner.name().to_owned(),
+            Self::Prefork(inner) => format!("prefork:{}", inner.name()),
+        };
+        f.pad(&name)
+    }
+}
+
+impl Inner {
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Sequential => "sequential",
+            Self::Threading => "threading",
+            Self::Pool => "pool",
+            Self::Forking => "forking",
+            Self::Coroutines => "coroutines",
+        }
     }
 }
 
@@ -206,11 +340,29 @@ fn seconds(text: &str) -> Result<Duration, String> {
     Duration::try_from_secs_f64(seconds).map_err(|err| err.to_string())
 }
 
+fn measured_seconds(text: &str) -> Result<Duration, String> {
+    let measured = Duration::from_millis(50)..=Duration::from_secs(3600);
+    let seconds = seconds(text)?;
+    if measured.contains(&seconds) {
+        Ok(seconds)
+    } else {
+        Err("0.05 to 3600 seconds are measured".to_owned())
+    }
+}
+
+fn microseconds(text: &str) -> Result<Duration, String> {
+    // Ten minutes: more is a mistake.
+    let count = text.parse().ok().filter(|count| *count <= 600_000_000);
+    count
+        .map(Duration::from_micros)
+        .ok_or_else(|| "a whole number of microseconds is needed, at most 600000000".to_owned())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn parsed(line: &str) -> Result<Serve, String> {
+    fn parsed(line: &str) -> Result<Command, String> {
         let args = ["socketserver"]
             .into_iter()
             .chain(line.split_whitespace())
@@ -220,7 +372,12 @@ mod tests {
 
     #[test]
     fn models_and_their_workers() {
-        let model = |line: &str| parsed(line).map(|serve| serve.model);
+        let model = |line: &str| {
+            parsed(line).map(|command| match command {
+                Command::Serve(serve) => serve.options.model,
+                other => panic!("not serve: {other:?}"),
+            })
+        };
         assert_eq!(model("serve echo"), Ok(Model::One(Inner::Threading)));
         assert_eq!(
             model("serve echo --model prefork"),
@@ -254,6 +411,22 @@ mod tests {
     }
 
     #[test]
+    fn the_names_of_models_are_parsed_as_they_are_shown() {
+        for name in [
+            "sequential",
+            "pool",
+            "prefork",
+            "prefork:coroutines",
+            "prefork:forking",
+        ] {
+            assert_eq!(
+                model(name).map(|model| model.to_string()),
+                Ok(name.to_owned())
+            );
+        }
+    }
+
+    #[test]
     fn usage_errors_are_one_line() {
         for line in [
             "",
@@ -261,6 +434,9 @@ mod tests {
             "serve nothing",
             "serve echo --listen ftp://x",
             "serve echo --drain-timeout -1",
+            "compare --connections 0",
+            "compare --models pool,nothing",
+            "compare --seconds 1 --wait 1000000",
         ] {
             let err = parsed(line).unwrap_err();
             assert_eq!(err.lines().count(), 1, "{err}");

@@ -1,11 +1,13 @@
-//! The `socketserver` command: puts a service on a socket.
+//! The `socketserver` command: puts a service on a socket, and compares the models.
 
 mod args;
+mod compare;
 mod inherited;
 mod listen;
 mod serve;
 mod services;
 mod signals;
+mod workload;
 
 use std::fmt;
 use std::io::{self, Write};
@@ -13,12 +15,17 @@ use std::process::ExitCode;
 
 use socketserver::Report;
 
+use args::Command;
+use serve::Task;
+
 fn main() -> ExitCode {
-    let args = match args::parse() {
-        Ok(args) => args,
+    let result = match args::parse() {
         Err(code) => return code,
+        Ok(Command::Serve(args)) => serve::run(Task::Service(args.service), args.options),
+        Ok(Command::Workload(work)) => workload::run(work),
+        Ok(Command::Compare(args)) => compare::run(&args).map(|()| Report::default()),
     };
-    match serve::run(args) {
+    match result {
         Ok(Report { cut: 0, .. }) => ExitCode::SUCCESS,
         Ok(Report { cut, .. }) => {
             let requests = if cut == 1 { "request" } else { "requests" };

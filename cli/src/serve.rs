@@ -1,37 +1,65 @@
-//! `socketserver serve`: from arguments to a server that has ended.
+//! From options to a server that has ended: the one match over models.
+
+use std::io;
 
 use socketserver::{
     Coroutines, Driver, Forking, Model as ServerModel, Prefork, Report, Sequential, Server,
-    ThreadPool, Threading,
+    ThreadPool, Threading, Transport,
 };
 
-use crate::args::{self, Inner, Model, Serve};
+use crate::args::{self, Inner, Model, Options, Service, Workload};
 use crate::listen::{self, Any};
-use crate::{say, services, signals};
+use crate::{say, services, signals, workload};
+
+/// What is done with each request. Nothing else is served: the contract of coroutines is fulfilled
+/// for these.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Task {
+    Service(Service),
+    Workload(Workload),
+}
+
+impl Task {
+    fn serve(&self, request: &mut <Any as Transport>::Request) -> io::Result<()> {
+        match self {
+            Self::Service(service) => services::serve(*service, request),
+            Self::Workload(workload) => workload::serve(workload, request),
+        }
+    }
+}
 
 /// Serves until a signal stops it.
-pub(crate) fn run(args: Serve) -> anyhow::Result<Report> {
-    let workers = args.workers.map(|workers| workers as usize);
-    match args.model {
-        Model::One(Inner::Sequential) => serve(args, Sequential::default()),
-        Model::One(Inner::Threading) => serve(args, Threading::default()),
+pub(crate) fn run(task: Task, options: Options) -> anyhow::Result<Report> {
+    let workers = options.workers.map(|workers| workers as usize);
+    match options.model {
+        Model::One(Inner::Sequential) => serve(task, options, Sequential::default()),
+        Model::One(Inner::Threading) => serve(task, options, Threading::default()),
         Model::One(Inner::Pool) => serve(
-            args,
+            task,
+            options,
             workers.map_or_else(ThreadPool::default, ThreadPool::new),
         ),
-        Model::One(Inner::Forking) => serve(args, Forking::default()),
+        Model::One(Inner::Forking) => serve(task, options, Forking::default()),
         Model::One(Inner::Coroutines) => {
-            let model = coroutines(&args, workers);
-            serve(args, model)
+            let model = coroutines(options.driver, workers);
+            serve(task, options, model)
         }
-        Model::Prefork(Inner::Sequential) => serve(args, prefork(workers, Sequential::default())),
-        Model::Prefork(Inner::Threading) => serve(args, prefork(workers, Threading::default())),
-        Model::Prefork(Inner::Pool) => serve(args, prefork(workers, ThreadPool::default())),
-        Model::Prefork(Inner::Forking) => serve(args, prefork(workers, Forking::default())),
+        Model::Prefork(Inner::Sequential) => {
+            serve(task, options, prefork(workers, Sequential::default()))
+        }
+        Model::Prefork(Inner::Threading) => {
+            serve(task, options, prefork(workers, Threading::default()))
+        }
+        Model::Prefork(Inner::Pool) => {
+            serve(task, options, prefork(workers, ThreadPool::default()))
+        }
+        Model::Prefork(Inner::Forking) => {
+            serve(task, options, prefork(workers, Forking::default()))
+        }
         // The processes are what uses the processors.
         Model::Prefork(Inner::Coroutines) => {
-            let model = coroutines(&args, Some(1));
-            serve(args, prefork(workers, model))
+            let model = coroutines(options.driver, Some(1));
+            serve(task, options, prefork(workers, model))
         }
     }
 }
@@ -42,13 +70,13 @@ fn prefork<M>(workers: Option<usize>, model: M) -> Prefork<M> {
 }
 
 #[expect(unsafe_code, reason = "the contract of coroutines")]
-fn coroutines(args: &Serve, workers: Option<usize>) -> Coroutines {
-    // SAFETY: the services read, write and format text; nothing they call restores a thread-local
-    // afterwards.
+fn coroutines(driver: args::Driver, workers: Option<usize>) -> Coroutines {
+    // SAFETY: the tasks read, write, compute, sleep and format text; nothing they call restores a
+    // thread-local afterwards.
     let model = unsafe { Coroutines::new() };
     // Eight times what the deepest service was measured to use.
     let model = model.stack_size(64 * 1024);
-    let model = model.driver(match args.driver {
+    let model = model.driver(match driver {
         args::Driver::Auto => Driver::Auto,
         args::Driver::Epoll => Driver::Epoll,
         args::Driver::Uring => Driver::Uring,
@@ -59,10 +87,10 @@ fn coroutines(args: &Serve, workers: Option<usize>) -> Coroutines {
     }
 }
 
-fn serve<M: ServerModel>(args: Serve, model: M) -> anyhow::Result<Report> {
+fn serve<M: ServerModel>(task: Task, options: Options, model: M) -> anyhow::Result<Report> {
     let mut builder = Server::<Any>::builder()
         .model(model)
-        .drain_timeout(args.drain_timeout)
+        .drain_timeout(options.drain_timeout)
         .on_error(|failure| {
             if !failure.is_disconnect() {
                 say(format_args!("socketserver: {failure}"));
@@ -70,26 +98,25 @@ fn serve<M: ServerModel>(args: Serve, model: M) -> anyhow::Result<Report> {
         })
         .on_accept_error(|err| say(format_args!("socketserver: {err}")))
         .on_stall(|stall| say(format_args!("socketserver: {stall}")));
-    if let Some(max) = args.max_connections {
+    if let Some(max) = options.max_connections {
         builder = builder.max_connections(max);
     }
-    let listeners = listen::all(&args.listen)?;
-    let urls: Vec<_> = listeners.iter().map(socketserver::Transport::url).collect();
+    let listeners = listen::all(&options.listen)?;
+    let urls: Vec<_> = listeners.iter().map(Transport::url).collect();
     builder = builder.listen(listeners);
-    let notes = notes(&args);
+    let notes = notes(&options);
     let server = builder.on_ready(move || announce(&urls, &notes)).build()?;
     signals::install(&server.handle())?;
-    let service = args.service;
-    Ok(server.serve_forever(move |request| services::serve(service, request))?)
+    Ok(server.serve_forever(move |request| task.serve(request))?)
 }
 
 /// What the operator should know of this machine.
-fn notes(args: &Serve) -> Vec<String> {
+fn notes(options: &Options) -> Vec<String> {
     let mut notes = Vec::new();
-    if args.model.inner() != Inner::Coroutines {
+    if options.model.inner() != Inner::Coroutines {
         return notes;
     }
-    if args.driver == args::Driver::Auto {
+    if options.driver == args::Driver::Auto {
         notes.push(match Driver::Auto.pick() {
             (driver, Some(why)) => format!("coroutines over {driver}: {why}"),
             (driver, None) => format!("coroutines over {driver}"),
