@@ -260,8 +260,10 @@ impl<T: Transport, M: Dispatch> Server<T, M> {
     ///
     /// As [`serve_forever`](Self::serve_forever).
     #[doc(alias = "server_close")]
-    pub fn close(self) -> Result<Report, Error> {
+    pub fn close(mut self) -> Result<Report, Error> {
         self.handle().shutdown();
+        // Nobody is there to serve those who wait in the queue.
+        self.listeners.clear();
         self.serve_forever(|_| ())
     }
 }

@@ -422,9 +422,9 @@ fn write() {
 const EXPORTS: &str = "
     AcceptError Address Bind BoundTcp BoundUnixStream Builder Connection Context Coroutines
     Credentials Cut Datagram Dispatch Either Error Failure Forking ForkingTcpServer
-    ForkingUdpServer ForkingUnixDatagramServer ForkingUnixStreamServer Handled Handler
+    Driver ForkingUdpServer ForkingUnixDatagramServer ForkingUnixStreamServer Handled Handler
     HandlerError Intake IntoOutcome Model Next Outcome Packet Prefork Reaction Report Request
-    RequestHandler Sequential Server ServerGuard ServerHandle Stall Step Stream Tcp
+    RequestHandler Sequential Server ServerGuard ServerHandle StackGauge Stall Step Stream Tcp
     TcpConnection TcpOptions TcpServer ThreadPool Threading ThreadingTcpServer
     ThreadingUdpServer ThreadingUnixDatagramServer ThreadingUnixStreamServer Totals Transport
     Udp UdpDatagram UdpOptions UdpServer UnixAddress UnixConnection UnixDatagram

@@ -159,6 +159,10 @@ impl<T: Transport, M: Model + Clone> Supervisor<'_, T, M> {
     fn supervise(&mut self) -> Result<Report, Error> {
         let shared = self.shared();
         let mut announced = false;
+        // One that was stopped before it serves still serves those who are in the queue.
+        if shared.stopping() && !self.serving.listeners.is_empty() {
+            self.fork_due();
+        }
         while !shared.stopping() {
             self.fork_due();
             if !announced
