@@ -134,9 +134,11 @@ impl<'a> Stage<'a> {
                 self.await_end(name, limit.parse().ok());
             }
             "still" => {
-                let end = self.done_within(rest, STILL);
+                let (name, limit) = rest.split_once(' ').unwrap_or((rest, ""));
+                let limit = limit.parse().map_or(STILL, Duration::from_millis);
+                let end = self.done_within(name, limit);
                 let text = end.map_or_else(|| "still runs".to_owned(), |(_, end)| end);
-                self.see(rest, &text);
+                self.see(name, &text);
             }
             "stop" => self.stop(rest.parse().ok()),
             "gate" => self.await_gate(rest, DEADLINE, "nobody came"),
