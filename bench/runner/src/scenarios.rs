@@ -229,7 +229,7 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
             FORKING,
             subject(
                 "CPython ForkingTCPServer",
-                Python("server.py", &["ForkingTCPServer"]),
+                Python("server.py", &["ForkingTCPServer", "once"]),
             ),
         ],
         promises: &[
@@ -287,7 +287,7 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
         subjects: &[
             subject(
                 "CPython ThreadingTCPServer",
-                Python("server.py", &["ThreadingTCPServer"]),
+                Python("server.py", &["ThreadingTCPServer", "once"]),
             ),
             SEQUENTIAL,
             THREADING,
