@@ -20,7 +20,7 @@ use crate::cutter::Cutter;
 use crate::error::{Error, Tried};
 use crate::hooks::{self, AcceptError, Reaction, Step};
 use crate::model::{Serving, Take};
-use crate::parking::{Parked, Parking};
+use crate::parking::{Parked, Parking, Stays};
 use crate::server::{Handled, Report};
 use crate::service::{Job, count};
 use crate::state::{Ended, Lease, Shared};
@@ -450,6 +450,9 @@ impl<'a, T: Transport, M: Take> Acceptor<'a, T, M> {
                 fruitful = true;
                 self.accepting[index].backoff.reset();
                 self.admit();
+                if self.shared.client_speaks_first() {
+                    self.hold();
+                }
                 self.dispatch_timed(taken, batch);
             }
             match result {
@@ -522,6 +525,26 @@ impl<'a, T: Transport, M: Take> Acceptor<'a, T, M> {
         batch.lease.keep(admitted);
         self.budget -= accepted as usize;
         self.turned_away = admitted < accepted;
+    }
+
+    /// Lets new connections wait for their first byte, unless one request is all that is wanted.
+    fn hold(&mut self) {
+        if self.budget < usize::MAX / 2 {
+            return;
+        }
+        for _ in 0..self.batch.requests.len() {
+            let Some(job) = self.batch.next_job(self.serving) else {
+                return;
+            };
+            match job.service.park(job.request, job.lease) {
+                Ok(()) => {}
+                Err(Stays::Ready(request, lease) | Stays::Over(request, lease)) => {
+                    self.batch.requests.push_back(request);
+                    self.batch.lease.join(lease);
+                }
+                Err(Stays::Failed(request, lease, err)) => job.service.abandon(request, lease, err),
+            }
+        }
     }
 
     /// Gives what was accepted to the model. What it could not take stays for the next turn.

@@ -10,7 +10,7 @@ use crate::hooks::{AcceptError, Failure, Hooks, Stall};
 use crate::model::Model;
 use crate::model::sequential::Sequential;
 use crate::server::Server;
-use crate::state::Shared;
+use crate::state::{Options, Shared};
 use crate::transport::{Bind, Transport};
 
 /// Options of a [`Server`]. Those of a listener belong to its transport:
@@ -42,9 +42,7 @@ pub struct Builder<T: Transport, M = Sequential> {
     listeners: Vec<T>,
     model: M,
     hooks: Hooks<T::Request>,
-    max_connections: Option<u64>,
-    drain_timeout: Duration,
-    idle_timeout: Option<Duration>,
+    options: Options,
 }
 
 /// What the default of `max_connections` leaves of the descriptor limit to everything else in the
@@ -60,9 +58,12 @@ impl<T: Transport, M: Model> Builder<T, M> {
             listeners: Vec::new(),
             model: M::default(),
             hooks: Hooks::default(),
-            max_connections: None,
-            drain_timeout: Duration::from_secs(25),
-            idle_timeout: Some(Duration::from_secs(60)),
+            options: Options {
+                max_connections: default_max_connections(),
+                drain_timeout: Duration::from_secs(25),
+                idle_timeout: Some(Duration::from_secs(60)),
+                client_speaks_first: false,
+            },
         }
     }
 
@@ -72,17 +73,13 @@ impl<T: Transport, M: Model> Builder<T, M> {
             listeners,
             model: _,
             hooks,
-            max_connections,
-            drain_timeout,
-            idle_timeout,
+            options,
         } = self;
         Builder {
             listeners,
             model,
             hooks,
-            max_connections,
-            drain_timeout,
-            idle_timeout,
+            options,
         }
     }
 
@@ -97,21 +94,30 @@ impl<T: Transport, M: Model> Builder<T, M> {
     /// ones wait in the kernel. Default: 10,240, or 64 fewer than the process may have descriptors
     /// (`RLIMIT_NOFILE`), if that is less.
     pub const fn max_connections(mut self, requests: u64) -> Self {
-        self.max_connections = Some(requests);
+        self.options.max_connections = requests;
         self
     }
 
     /// How long a stop waits for live requests before it cuts them. Default: 25 s, within the 30 s
     /// that service managers and Kubernetes give.
     pub const fn drain_timeout(mut self, limit: Duration) -> Self {
-        self.drain_timeout = limit;
+        self.options.drain_timeout = limit;
         self
     }
 
     /// How long a connection that its handler has parked ([`Next::Park`](crate::Next::Park)) may
     /// wait for its client before it is closed; `None`: for ever. Default: 60 s.
     pub fn idle_timeout(mut self, limit: impl Into<Option<Duration>>) -> Self {
-        self.idle_timeout = limit.into();
+        self.options.idle_timeout = limit.into();
+        self
+    }
+
+    /// Whether a new connection is parked until its first byte has come: until then it has no
+    /// thread, no process and no stack, and the [`idle_timeout`](Self::idle_timeout) applies. Not
+    /// for protocols whose server speaks first: its handler would never be called. Datagrams have
+    /// been spoken already. Default: false.
+    pub const fn client_speaks_first(mut self, on: bool) -> Self {
+        self.options.client_speaks_first = on;
         self
     }
 
@@ -197,9 +203,7 @@ impl<T: Transport, M: Model> Builder<T, M> {
             listeners,
             model,
             hooks,
-            max_connections,
-            drain_timeout,
-            idle_timeout,
+            options,
         } = self;
         let invalid = |what| {
             Error::new(
@@ -211,12 +215,11 @@ impl<T: Transport, M: Model> Builder<T, M> {
             return Err(invalid("it has no listener")
                 .with_remedy("bind an address, or add listeners with `listen`"));
         }
-        let max_connections = max_connections.unwrap_or_else(default_max_connections);
-        if max_connections == 0 {
+        if options.max_connections == 0 {
             return Err(invalid("max_connections is 0"));
         }
         let addresses = listeners.iter().map(Transport::local_addr).collect();
-        let shared = Shared::new(drain_timeout, idle_timeout, max_connections, addresses);
+        let shared = Shared::new(options, addresses);
         let shared = shared.tried(|| "allocate what a server's processes share".to_owned())?;
         Server::new(listeners, model, hooks, shared)
     }

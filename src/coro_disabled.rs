@@ -40,6 +40,25 @@ pub(crate) mod net {
     impl Source {
         pub(crate) const fn release(&self, _: BorrowedFd<'_>) {}
 
+        pub(crate) fn receive(
+            &self,
+            current: &Current,
+            _: BorrowedFd<'_>,
+            _: &mut [u8],
+            _: impl Fn() -> Option<Instant>,
+        ) -> io::Result<usize> {
+            match *current {}
+        }
+
+        pub(crate) fn receive_late(
+            &self,
+            current: &Current,
+            _: BorrowedFd<'_>,
+            _: impl Fn() -> Option<Instant>,
+        ) -> io::Result<(Box<[u8]>, usize)> {
+            match *current {}
+        }
+
         pub(crate) fn complete<R>(
             &self,
             current: &Current,

@@ -4,6 +4,7 @@ use std::any::Any;
 use std::error::Error as StdError;
 use std::fmt;
 use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Duration;
 
 use crate::address::Address;
@@ -311,10 +312,12 @@ impl<R> Hooks<R> {
 
 /// Calls a hook; a panic of it becomes an error.
 pub(crate) fn call<T>(hook: impl FnOnce() -> T) -> Result<T, HandlerError> {
-    std::panic::catch_unwind(std::panic::AssertUnwindSafe(hook)).map_err(|payload| {
+    catch_unwind(AssertUnwindSafe(hook)).map_err(|payload| {
         let panic = Panic::new(&*payload);
-        // Dropping it could panic once more.
-        std::mem::forget(payload);
+        // Dropping it could panic once more. What that leaves is leaked: it could go on for ever.
+        if let Err(again) = catch_unwind(AssertUnwindSafe(|| drop(payload))) {
+            std::mem::forget(again);
+        }
         panic.into()
     })
 }

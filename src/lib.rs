@@ -67,6 +67,7 @@ mod model;
 mod parking;
 mod server;
 mod service;
+mod spare;
 mod state;
 mod sys;
 mod threads;
@@ -76,13 +77,15 @@ mod transport;
 pub use address::{Address, UnixAddress};
 pub use builder::Builder;
 #[cfg(feature = "coroutines")]
+pub use coro::stack::StackGauge;
+#[cfg(feature = "coroutines")]
 pub use coro::{offload, sleep, yield_now};
 pub use error::Error;
 pub use handle::ServerHandle;
 pub use handler::{Handler, HandlerError, IntoOutcome, Next, Outcome, RequestHandler, per_request};
 pub use hooks::{AcceptError, Failure, Reaction, Stall, Step};
 #[cfg(feature = "coroutines")]
-pub use model::coroutines::Coroutines;
+pub use model::coroutines::{Coroutines, Driver};
 pub use model::forking::Forking;
 pub use model::prefork::Prefork;
 pub use model::sequential::Sequential;

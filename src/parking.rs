@@ -29,7 +29,8 @@ pub(crate) struct Parking<R> {
 }
 
 struct State<R> {
-    parked: HashMap<u64, Parked<R>>,
+    /// Boxed, so that the room which the map keeps for more is small.
+    parked: HashMap<u64, Box<Parked<R>>>,
     timers: Timers<u64>,
     /// A stop has closed the place.
     closed: bool,
@@ -98,14 +99,12 @@ impl<R: Request> Parking<R> {
             state.timers.push(due, id);
             request.context().set_timer(due);
         }
-        state.parked.insert(
-            id,
-            Parked {
-                request,
-                lease,
-                since,
-            },
-        );
+        let parked = Parked {
+            request,
+            lease,
+            since,
+        };
+        state.parked.insert(id, Box::new(parked));
         Ok(first)
     }
 
@@ -136,7 +135,7 @@ impl<R: Request> Parking<R> {
         ) {
             Ok((events, _)) => events
                 .iter()
-                .filter_map(|event| state.parked.remove(&event.data.u64()))
+                .filter_map(|event| state.parked.remove(&event.data.u64()).map(|parked| *parked))
                 .collect(),
             Err(_) => Vec::new(),
         }
@@ -160,7 +159,7 @@ impl<R: Request> Parking<R> {
                 parked.request.context().set_timer(due);
                 state.timers.push(due, id);
             } else {
-                expired.extend(state.parked.remove(&id));
+                expired.extend(state.parked.remove(&id).map(|parked| *parked));
             }
         }
         expired
@@ -175,7 +174,7 @@ impl<R: Request> Parking<R> {
     pub(crate) fn close(&self) -> Vec<Parked<R>> {
         let mut state = self.state();
         state.closed = true;
-        state.parked.drain().map(|(_, parked)| parked).collect()
+        state.parked.drain().map(|(_, parked)| *parked).collect()
     }
 
     fn state(&self) -> MutexGuard<'_, State<R>> {

@@ -175,12 +175,7 @@ impl<T: Transport, M: Model> Server<T, M> {
             ready,
         } = self;
         let service = Arc::new(Service::new(boxed(handler), hooks, shared));
-        model.serve(Serving {
-            listeners,
-            ready,
-            service,
-            lifeline: None,
-        })
+        model.serve(Serving::new(listeners, ready, service))
     }
 
     /// Serves on a thread of its own.
@@ -247,12 +242,7 @@ impl<T: Transport, M: Dispatch> Server<T, M> {
             Arc::clone(&self.shared),
         ));
         let listeners = std::mem::take(&mut self.listeners);
-        let mut serving = Serving {
-            listeners,
-            ready: Arc::clone(&self.ready),
-            service,
-            lifeline: None,
-        };
+        let mut serving = Serving::new(listeners, Arc::clone(&self.ready), service);
         let handled = Acceptor::new(&mut serving, &mut self.model, M::NAME)
             .and_then(|acceptor| acceptor.serve_one(deadline));
         self.listeners = serving.listeners;

@@ -3,6 +3,7 @@
 
 use std::collections::VecDeque;
 use std::fmt;
+use std::io;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 
@@ -56,7 +57,7 @@ impl<R: Request> Service<R> {
     }
 
     /// Runs the handler. An error or a panic ends this request only.
-    fn handle(&self, request: &mut R) -> Ended {
+    pub(crate) fn handle(&self, request: &mut R) -> Ended {
         let outcome = hooks::call(|| (self.handler)(request)).unwrap_or_else(Err);
         // Before the close, which the client sees: who has seen a reply knows that this is noted.
         self.shared.note_served();
@@ -117,6 +118,15 @@ impl<R: Request> Service<R> {
         Ok(())
     }
 
+    /// Ends a connection that cannot wait.
+    pub(crate) fn abandon(&self, mut request: R, lease: Lease, err: io::Error) {
+        self.fail(&request, err.into());
+        let ended = self.close(&mut request, Ended::Failed);
+        drop(request);
+        self.shared.tally(ended, 1);
+        drop(lease);
+    }
+
     /// Ends a connection that waited: the client was silent for too long, or the server stops.
     pub(crate) fn dismiss(&self, parked: Parked<R>) {
         let Parked {
@@ -130,13 +140,19 @@ impl<R: Request> Service<R> {
 
     /// Serves requests that were accepted together, one after the other, and answers them together.
     pub(crate) fn serve_all(&self, requests: &mut VecDeque<R>) {
-        let total = requests.len() as u64;
         let mut failed = Vec::new();
         for request in &mut *requests {
             if self.handle(request) == Ended::Failed {
                 failed.push(request.id());
             }
         }
+        self.close_all(requests, failed);
+    }
+
+    /// Ends requests whose handlers are done, and counts them; `failed` are the numbers of those
+    /// whose handler has failed.
+    pub(crate) fn close_all(&self, requests: &mut VecDeque<R>, mut failed: Vec<u64>) {
+        let total = requests.len() as u64;
         R::close_all(requests, &mut |request, err| {
             if !failed.contains(&request.id()) {
                 failed.push(request.id());
@@ -220,10 +236,8 @@ impl<R: Request> Job<R> {
                     (request, lease) = (over, kept);
                     break service.close(&mut request, Ended::Completed);
                 }
-                Err(Stays::Failed(failed, kept, err)) => {
-                    (request, lease) = (failed, kept);
-                    service.fail(&request, err.into());
-                    break service.close(&mut request, Ended::Failed);
+                Err(Stays::Failed(request, lease, err)) => {
+                    return service.abandon(request, lease, err);
                 }
             };
         };

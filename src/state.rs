@@ -49,6 +49,9 @@ pub trait Cut: Send + Sync {
     /// Makes the blocked and all later reads and writes of the request fail or end. Called at the
     /// drain deadline.
     fn cut(&self);
+
+    /// Who sent the request.
+    fn peer(&self) -> Address;
 }
 
 /// The state that all processes of a server share. All zero when made.
@@ -83,9 +86,18 @@ pub(crate) struct Counts {
 #[derive(Default)]
 struct Cuttable {
     /// With who sent them, by their numbers.
-    requests: HashMap<u64, (Weak<dyn Cut>, Address)>,
+    requests: HashMap<u64, Weak<dyn Cut>>,
     /// The deadline has come: what is registered now is cut at once.
     over: bool,
+}
+
+/// What a builder sets and all parts of a server read.
+#[derive(Clone, Debug)]
+pub(crate) struct Options {
+    pub(crate) max_connections: u64,
+    pub(crate) drain_timeout: Duration,
+    pub(crate) idle_timeout: Option<Duration>,
+    pub(crate) client_speaks_first: bool,
 }
 
 /// See the module's documentation.
@@ -96,9 +108,7 @@ pub(crate) struct Shared {
     worker: OnceLock<Worker>,
     bell: Bell,
     origin: Instant,
-    drain_timeout: Duration,
-    idle_timeout: Option<Duration>,
-    max_connections: u64,
+    options: Options,
     addresses: Vec<Address>,
     /// The live requests of this process that can be cut. Weak: a request owns its socket, and
     /// closes it when it ends.
@@ -130,20 +140,13 @@ unsafe impl Shareable for Page {}
 unsafe impl Shareable for WorkerSlot {}
 
 impl Shared {
-    pub(crate) fn new(
-        drain_timeout: Duration,
-        idle_timeout: Option<Duration>,
-        max_connections: u64,
-        addresses: Vec<Address>,
-    ) -> io::Result<Self> {
+    pub(crate) fn new(options: Options, addresses: Vec<Address>) -> io::Result<Self> {
         Ok(Self {
             page: SharedMemory::new(1)?,
             worker: OnceLock::new(),
             bell: Bell::new()?,
             origin: Instant::now(),
-            drain_timeout,
-            idle_timeout,
-            max_connections,
+            options,
             addresses,
             cuttable: Mutex::default(),
         })
@@ -166,11 +169,16 @@ impl Shared {
     }
 
     pub(crate) const fn idle_timeout(&self) -> Option<Duration> {
-        self.idle_timeout
+        self.options.idle_timeout
+    }
+
+    /// Whether a connection waits for its first byte before its handler is called.
+    pub(crate) const fn client_speaks_first(&self) -> bool {
+        self.options.client_speaks_first
     }
 
     pub(crate) const fn drain_timeout(&self) -> Duration {
-        self.drain_timeout
+        self.options.drain_timeout
     }
 
     /// Asks the server to stop, with a drain of at most `drain`; an earlier deadline that was set
@@ -217,7 +225,7 @@ impl Shared {
 
     /// Takes up to `want` places under the limit on live requests; the lease may be for none.
     pub(crate) fn lease(self: &Arc<Self>, want: u64) -> Lease {
-        let grant = |live: u64| want.min(self.max_connections.saturating_sub(live));
+        let grant = |live: u64| want.min(self.options.max_connections.saturating_sub(live));
         let update = |live: u64| Some(live + grant(live));
         let (Ok(before) | Err(before)) =
             self.page()
@@ -236,7 +244,7 @@ impl Shared {
     }
 
     pub(crate) fn is_full(&self) -> bool {
-        self.live() >= self.max_connections
+        self.live() >= self.options.max_connections
     }
 
     /// Makes this process account for its leases in a slot that its parent reads.
@@ -367,7 +375,8 @@ impl Shared {
         self.cuttable()
             .requests
             .get(&id)
-            .map(|(_, peer)| peer.clone())
+            .and_then(Weak::upgrade)
+            .map(|request| request.peer())
     }
 
     /// Cuts every live request of this process that can be cut, and counts them.
@@ -378,7 +387,7 @@ impl Shared {
             cuttable
                 .requests
                 .values()
-                .filter_map(|(cut, _)| cut.upgrade())
+                .filter_map(Weak::upgrade)
                 .collect()
         };
         // Counted first: what is cut may end, and its server report, before this thread goes on.
@@ -536,14 +545,14 @@ impl Context {
         }
     }
 
-    /// Lets the server cut this request when its drain deadline has passed, and name its `peer`
+    /// Lets the server cut this request when its drain deadline has passed, and name its peer
     /// meanwhile.
-    pub fn on_cut(&mut self, peer: Address, cut: Weak<dyn Cut>) {
+    pub fn on_cut(&mut self, cut: Weak<dyn Cut>) {
         if let Some(shared) = &self.shared {
             self.cuttable = true;
             let over = {
                 let mut cuttable = shared.cuttable();
-                cuttable.requests.insert(self.id, (Weak::clone(&cut), peer));
+                cuttable.requests.insert(self.id, Weak::clone(&cut));
                 cuttable.over
             };
             if let Some(late) = cut.upgrade().filter(|_| over) {
@@ -567,7 +576,13 @@ mod tests {
     use super::*;
 
     fn shared(max: u64) -> Arc<Shared> {
-        Arc::new(Shared::new(Duration::from_secs(9), None, max, Vec::new()).unwrap())
+        let options = Options {
+            max_connections: max,
+            drain_timeout: Duration::from_secs(9),
+            idle_timeout: None,
+            client_speaks_first: false,
+        };
+        Arc::new(Shared::new(options, Vec::new()).unwrap())
     }
 
     #[test]

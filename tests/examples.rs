@@ -24,7 +24,8 @@ use tempfile::TempDir;
 const DEADLINE: Duration = Duration::from_secs(10);
 
 /// The examples that have a test here. Its name begins with that of the example.
-const TESTED: [&str; 15] = [
+const TESTED: [&str; 16] = [
+    "chat",
     "hello",
     "udp_echo",
     "unix_datagram_log",
@@ -57,7 +58,10 @@ fn every_example_is_short_and_has_its_test_and_its_line_in_the_index() {
         let most = if name == "hello" { 15 } else { 59 };
         assert!(lines <= most, "{name} has {lines} lines, more than {most}");
         // At the end of a command in code, or with arguments.
-        let command = |end| index.contains(&format!("cargo run --example {name}{end}"));
+        let command = |end| {
+            index.contains(&format!("cargo run --example {name}{end}"))
+                || index.contains(&format!("--features coroutines --example {name}{end}"))
+        };
         assert!(command('`') || command(' '), "{name} is not in the index");
         found.insert(name);
     }
@@ -68,6 +72,16 @@ fn every_example_is_short_and_has_its_test_and_its_line_in_the_index() {
         let tested = include_str!("examples.rs").contains(&test);
         assert!(tested, "{name} has no test");
     }
+}
+
+#[test]
+fn chat_sends_each_line_to_everybody() {
+    let (_example, addr) = Example::on_tcp("chat");
+    let mut first = connect(addr);
+    assert_eq!(first.ask("alone"), "1: alone");
+    let mut second = connect(addr);
+    assert_eq!(second.ask("hello"), "2: hello");
+    assert_eq!(first.line(), "2: hello");
 }
 
 #[test]

@@ -461,7 +461,9 @@ fn an_idle_server_does_not_wake_up() {
         "prefork_threading",
         "prefork_sequential",
         #[cfg(feature = "coroutines")]
-        "coroutines",
+        "coroutines_epoll",
+        #[cfg(feature = "coroutines")]
+        coroutines_uring(),
     ];
     let servers = models.map(|model| ServerProcess::start("tcp", model, &[]));
     for server in &servers {
@@ -485,6 +487,16 @@ fn an_idle_server_does_not_wake_up() {
     drop(servers);
 }
 
+/// Coroutines over io_uring, or once more over epoll where that cannot be used.
+#[cfg(feature = "coroutines")]
+fn coroutines_uring() -> &'static str {
+    if socketserver::Driver::Auto.pick().0 == socketserver::Driver::Uring {
+        "coroutines_uring"
+    } else {
+        "coroutines_epoll"
+    }
+}
+
 /// Lets time pass where time itself is what is measured.
 fn rest(time: Duration) {
     let (_keep, wait) = std::sync::mpsc::channel::<()>();
@@ -496,7 +508,7 @@ fn a_coroutine_that_overflows_its_stack_ends_the_process_with_a_message() {
     use std::io::{BufRead, BufReader};
     use std::os::unix::process::ExitStatusExt;
     let mut command = Command::new(std::env::current_exe().expect("this binary"));
-    command.args(["--server", "tcp", "coroutines"]);
+    command.args(["--server", "tcp", "coroutines_epoll"]);
     command
         .stdin(Stdio::null())
         .stdout(Stdio::piped())

@@ -59,6 +59,9 @@ pub(crate) struct Serve {
     /// number of processors]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     pub(crate) workers: Option<u32>,
+    /// What coroutines wait with; auto is io_uring where the kernel allows it, else epoll
+    #[arg(long, value_enum, default_value_t)]
+    pub(crate) driver: Driver,
     /// How many requests may be live at once; further ones wait [default: 10240, or what the
     /// descriptor limit allows]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
@@ -102,6 +105,23 @@ pub(crate) enum Inner {
     Coroutines,
 }
 
+/// The name of a driver.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Driver {
+    #[default]
+    Auto,
+    Epoll,
+    Uring,
+}
+
+impl Model {
+    pub(crate) const fn inner(self) -> Inner {
+        match self {
+            Self::One(inner) | Self::Prefork(inner) => inner,
+        }
+    }
+}
+
 /// Parses the command line. An error has been printed, and is the exit status.
 pub(crate) fn parse() -> Result<Serve, ExitCode> {
     parse_from(std::env::args_os()).map_err(|err| {
@@ -122,13 +142,20 @@ fn parse_from(args: impl IntoIterator<Item = OsString>) -> Result<Serve, clap::E
         Model::Prefork(_) | Model::One(Inner::Pool | Inner::Coroutines)
     );
     if serve.workers.is_some() && !sized {
-        let what = "--workers sizes the models pool, prefork and coroutines; the others have no fixed number of workers";
-        return Err(clap::Error::raw(
-            clap::error::ErrorKind::ArgumentConflict,
-            what,
+        return Err(conflict(
+            "--workers sizes the models pool, prefork and coroutines; the others have no fixed number of workers",
+        ));
+    }
+    if serve.driver != Driver::Auto && serve.model.inner() != Inner::Coroutines {
+        return Err(conflict(
+            "--driver is for the models coroutines and prefork:coroutines",
         ));
     }
     Ok(serve)
+}
+
+fn conflict(what: &str) -> clap::Error {
+    clap::Error::raw(clap::error::ErrorKind::ArgumentConflict, what)
 }
 
 /// What clap says in a paragraph, in a line.
@@ -218,6 +245,12 @@ mod tests {
                 .contains("a model is one of")
         );
         assert!(model("serve echo --model pool --workers 0").is_err());
+        assert!(model("serve echo --model prefork:coroutines --driver uring").is_ok());
+        assert!(
+            model("serve echo --model pool --driver uring")
+                .unwrap_err()
+                .contains("--driver is for")
+        );
     }
 
     #[test]

@@ -1,11 +1,11 @@
 //! `socketserver serve`: from arguments to a server that has ended.
 
 use socketserver::{
-    Coroutines, Forking, Model as ServerModel, Prefork, Report, Sequential, Server, ThreadPool,
-    Threading,
+    Coroutines, Driver, Forking, Model as ServerModel, Prefork, Report, Sequential, Server,
+    ThreadPool, Threading,
 };
 
-use crate::args::{Inner, Model, Serve};
+use crate::args::{self, Inner, Model, Serve};
 use crate::listen::{self, Any};
 use crate::{say, services, signals};
 
@@ -20,13 +20,19 @@ pub(crate) fn run(args: Serve) -> anyhow::Result<Report> {
             workers.map_or_else(ThreadPool::default, ThreadPool::new),
         ),
         Model::One(Inner::Forking) => serve(args, Forking::default()),
-        Model::One(Inner::Coroutines) => serve(args, coroutines(workers)),
+        Model::One(Inner::Coroutines) => {
+            let model = coroutines(&args, workers);
+            serve(args, model)
+        }
         Model::Prefork(Inner::Sequential) => serve(args, prefork(workers, Sequential::default())),
         Model::Prefork(Inner::Threading) => serve(args, prefork(workers, Threading::default())),
         Model::Prefork(Inner::Pool) => serve(args, prefork(workers, ThreadPool::default())),
         Model::Prefork(Inner::Forking) => serve(args, prefork(workers, Forking::default())),
         // The processes are what uses the processors.
-        Model::Prefork(Inner::Coroutines) => serve(args, prefork(workers, coroutines(Some(1)))),
+        Model::Prefork(Inner::Coroutines) => {
+            let model = coroutines(&args, Some(1));
+            serve(args, prefork(workers, model))
+        }
     }
 }
 
@@ -36,10 +42,17 @@ fn prefork<M>(workers: Option<usize>, model: M) -> Prefork<M> {
 }
 
 #[expect(unsafe_code, reason = "the contract of coroutines")]
-fn coroutines(workers: Option<usize>) -> Coroutines {
+fn coroutines(args: &Serve, workers: Option<usize>) -> Coroutines {
     // SAFETY: the services read, write and format text; nothing they call restores a thread-local
     // afterwards.
     let model = unsafe { Coroutines::new() };
+    // Eight times what the deepest service was measured to use.
+    let model = model.stack_size(64 * 1024);
+    let model = model.driver(match args.driver {
+        args::Driver::Auto => Driver::Auto,
+        args::Driver::Epoll => Driver::Epoll,
+        args::Driver::Uring => Driver::Uring,
+    });
     match workers {
         Some(workers) => model.workers(workers),
         None => model,
@@ -63,15 +76,39 @@ fn serve<M: ServerModel>(args: Serve, model: M) -> anyhow::Result<Report> {
     let listeners = listen::all(&args.listen)?;
     let urls: Vec<_> = listeners.iter().map(socketserver::Transport::url).collect();
     builder = builder.listen(listeners);
-    let server = builder.on_ready(move || announce(&urls)).build()?;
+    let notes = notes(&args);
+    let server = builder.on_ready(move || announce(&urls, &notes)).build()?;
     signals::install(&server.handle())?;
     let service = args.service;
     Ok(server.serve_forever(move |request| services::serve(service, request))?)
 }
 
-fn announce(urls: &[String]) {
+/// What the operator should know of this machine.
+fn notes(args: &Serve) -> Vec<String> {
+    let mut notes = Vec::new();
+    if args.model.inner() != Inner::Coroutines {
+        return notes;
+    }
+    if args.driver == args::Driver::Auto {
+        notes.push(match Driver::Auto.pick() {
+            (driver, Some(why)) => format!("coroutines over {driver}: {why}"),
+            (driver, None) => format!("coroutines over {driver}"),
+        });
+    }
+    if let Some(most) = Coroutines::capacity() {
+        notes.push(format!(
+            "at most {most} coroutines; raise vm.max_map_count, or use Linux 6.13, for more"
+        ));
+    }
+    notes
+}
+
+fn announce(urls: &[String], notes: &[String]) {
     for url in urls {
         say(format_args!("listening on {url}"));
+    }
+    for note in notes {
+        say(format_args!("socketserver: {note}"));
     }
     // Without a service manager there is nobody to tell, and one that does not listen is none of a
     // server's worries.

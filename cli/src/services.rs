@@ -22,22 +22,32 @@ pub(crate) fn serve(service: Service, request: &mut <Any as Transport>::Request)
 fn stream(service: Service, conn: &mut impl Connection) -> io::Result<()> {
     match service {
         Service::Echo => {
-            let mut buf = [0; 16 * 1024];
+            // An idle client costs little memory, a busy one few system calls.
+            let (mut small, mut large) = ([0; 1024], Vec::new());
             loop {
-                let count = conn.read(&mut buf)?;
+                let buf = if large.is_empty() {
+                    &mut small[..]
+                } else {
+                    &mut large[..]
+                };
+                let count = conn.read(buf)?;
                 if count == 0 {
                     return Ok(());
                 }
                 conn.write_all(&buf[..count])?;
                 // A full buffer is a sign of more: what the client has sent is answered before a
                 // stop.
-                if conn.stopping() && count < buf.len() {
+                if count == buf.len() {
+                    large.resize(16 * 1024, 0);
+                } else if conn.stopping() {
                     return Ok(());
+                } else {
+                    large = Vec::new();
                 }
             }
         }
         Service::Discard => {
-            let mut buf = [0; 16 * 1024];
+            let mut buf = [0; 1024];
             while conn.read(&mut buf)? > 0 && !conn.stopping() {}
             Ok(())
         }

@@ -2,11 +2,13 @@
 
 use std::io;
 use std::mem::MaybeUninit;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{BorrowedFd, OwnedFd};
 use std::time::Duration;
 
-use rustix::event::{EventfdFlags, epoll, eventfd};
+use rustix::event::epoll;
 
+use crate::coro::driver::{Directions, Drive, Edge, Event, Waker};
+use crate::coro::uring::Lent;
 use crate::sys::timespec;
 
 /// How many events one wait takes.
@@ -21,71 +23,50 @@ pub(crate) struct Epoll {
     events: Vec<MaybeUninit<epoll::Event>>,
 }
 
-/// What a descriptor became.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Event {
-    pub(crate) token: u64,
-    pub(crate) readable: bool,
-    pub(crate) writable: bool,
-    /// The peer has closed or the socket has failed: it stays readable for good.
-    pub(crate) hung_up: bool,
-}
-
-/// Wakes the worker that waits, from another thread.
-#[derive(Debug)]
-pub(crate) struct Waker(OwnedFd);
-
-impl Waker {
-    pub(crate) fn new() -> io::Result<Self> {
-        Ok(Self(eventfd(
-            0,
-            EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK,
-        )?))
-    }
-
-    pub(crate) fn wake(&self) {
-        // The only error is EAGAIN, after 2^64 - 2 wake-ups: the counter is not read, each write is
-        // an edge.
-        let _ = rustix::io::write(&self.0, &1_u64.to_ne_bytes());
-    }
-}
-
 impl Epoll {
     pub(crate) fn new(waker: &Waker) -> io::Result<Self> {
         let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
         let flags = epoll::EventFlags::IN | epoll::EventFlags::ET;
-        epoll::add(&epoll, &waker.0, epoll::EventData::new_u64(WAKE), flags)?;
+        epoll::add(&epoll, waker, epoll::EventData::new_u64(WAKE), flags)?;
         Ok(Self {
             epoll,
             events: vec![const { MaybeUninit::uninit() }; EVENTS],
         })
     }
+}
 
-    /// Adds a descriptor for good: closing it takes it out.
-    pub(crate) fn add(&self, fd: BorrowedFd<'_>, token: u64) -> io::Result<()> {
-        let flags = epoll::EventFlags::IN
-            | epoll::EventFlags::OUT
-            | epoll::EventFlags::RDHUP
-            | epoll::EventFlags::ET;
-        Ok(epoll::add(
-            &self.epoll,
-            fd.as_fd(),
-            epoll::EventData::new_u64(token),
-            flags,
-        )?)
+impl Drive for Epoll {
+    fn watch(
+        &mut self,
+        fd: BorrowedFd<'_>,
+        token: u64,
+        directions: Directions,
+        before: Directions,
+    ) -> io::Result<()> {
+        let mut flags = epoll::EventFlags::RDHUP | epoll::EventFlags::ET;
+        flags.set(epoll::EventFlags::IN, directions.read);
+        flags.set(epoll::EventFlags::OUT, directions.write);
+        let data = epoll::EventData::new_u64(token);
+        let watched = if before == Directions::default() {
+            epoll::add(&self.epoll, fd, data, flags)
+        } else {
+            epoll::modify(&self.epoll, fd, data, flags)
+        };
+        Ok(watched?)
     }
 
-    /// Takes a descriptor out that goes on elsewhere.
-    pub(crate) fn remove(&self, fd: BorrowedFd<'_>) {
+    fn unwatch(&mut self, fd: BorrowedFd<'_>, _: u64) {
         // It was added, or `add` failed: then it is not there, which is what is wanted.
         let _ = epoll::delete(&self.epoll, fd);
     }
 
-    /// Waits for events, for `timeout` at most, and passes on each.
-    pub(crate) fn wait(
+    /// Nothing: closing a descriptor takes it out.
+    fn forget(&mut self, _: u64) {}
+
+    fn wait(
         &mut self,
         timeout: Option<Duration>,
-        mut on_event: impl FnMut(Event),
+        on_event: &mut dyn FnMut(Event),
     ) -> io::Result<()> {
         let timeout = timeout.map(timespec);
         let (events, _) = match epoll::wait(&self.epoll, &mut self.events[..], timeout.as_ref()) {
@@ -97,13 +78,20 @@ impl Epoll {
             let flags = event.flags;
             let failed = flags.intersects(epoll::EventFlags::ERR | epoll::EventFlags::HUP);
             let hung_up = failed || flags.contains(epoll::EventFlags::RDHUP);
-            on_event(Event {
+            on_event(Event::Edge(Edge {
                 token: event.data.u64(),
                 readable: hung_up || flags.contains(epoll::EventFlags::IN),
                 writable: failed || flags.contains(epoll::EventFlags::OUT),
                 hung_up,
-            });
+                last: false,
+            }));
         }
         Ok(())
     }
+
+    fn receive(&mut self, _: Lent, _: u32) -> bool {
+        false
+    }
+
+    fn cancel(&mut self, _: u32) {}
 }

@@ -3,10 +3,18 @@
 use std::fmt;
 use std::io;
 use std::mem::take;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use crate::coro::epoll::Waker;
+#[cfg(loom)]
+use loom::sync::atomic::{AtomicUsize, Ordering};
+#[cfg(loom)]
+use loom::sync::{Mutex, MutexGuard};
+use std::sync::PoisonError;
+#[cfg(not(loom))]
+use std::sync::atomic::{AtomicUsize, Ordering};
+#[cfg(not(loom))]
+use std::sync::{Mutex, MutexGuard};
+
+use crate::coro::driver::Waker;
 use crate::coro::worker::TaskId;
 
 /// What a coroutine runs. Made on any thread, run on the worker that it is sent to.
@@ -23,56 +31,67 @@ pub(crate) enum Message {
     Close,
 }
 
+#[derive(Default)]
+struct Mail {
+    messages: Vec<Message>,
+    /// The worker has found nothing and waits: who sends next wakes it.
+    sleeping: bool,
+}
+
+/// Wakes the worker that waits, from another thread.
+pub(crate) trait Wake {
+    fn wake(&self);
+}
+
 /// The mailbox of one worker, and how busy it is.
-pub(crate) struct Inbox {
-    messages: Mutex<Vec<Message>>,
-    /// Set by the worker before it looks into the mailbox for the last time and waits; cleared by
-    /// whoever wakes it.
-    sleeping: AtomicBool,
-    pub(crate) waker: Waker,
+pub(crate) struct Inbox<W = Waker> {
+    mail: Mutex<Mail>,
+    pub(crate) waker: W,
     /// Coroutines that were sent here and have not ended.
     load: AtomicUsize,
 }
 
 impl Inbox {
     pub(crate) fn new() -> io::Result<Self> {
-        Ok(Self {
-            messages: Mutex::default(),
-            sleeping: AtomicBool::new(false),
-            waker: Waker::new()?,
+        Waker::new().map(Self::with_waker)
+    }
+}
+
+impl<W: Wake> Inbox<W> {
+    fn with_waker(waker: W) -> Self {
+        Self {
+            mail: Mutex::new(Mail::default()),
+            waker,
             load: AtomicUsize::new(0),
-        })
+        }
     }
 
     pub(crate) fn send(&self, message: Message) {
         if matches!(message, Message::Start(..)) {
             self.load.fetch_add(1, Ordering::Relaxed);
         }
-        self.messages().push(message);
-        // SeqCst, as in `prepare_to_sleep`: either the worker sees the message or this thread sees
-        // it sleep.
-        if self.sleeping.load(Ordering::SeqCst) && self.sleeping.swap(false, Ordering::SeqCst) {
+        let sleeping = {
+            let mut mail = self.mail();
+            mail.messages.push(message);
+            take(&mut mail.sleeping)
+        };
+        if sleeping {
             self.waker.wake();
         }
     }
 
     /// Takes all messages.
     pub(crate) fn receive(&self) -> Vec<Message> {
-        take(&mut *self.messages())
+        let mut mail = self.mail();
+        mail.sleeping = false;
+        take(&mut mail.messages)
     }
 
     /// Says that the worker is about to wait. `false` if there are messages: then it must not.
     pub(crate) fn prepare_to_sleep(&self) -> bool {
-        self.sleeping.store(true, Ordering::SeqCst);
-        let empty = self.messages().is_empty();
-        if !empty {
-            self.sleeping.store(false, Ordering::SeqCst);
-        }
-        empty
-    }
-
-    pub(crate) fn awake(&self) {
-        self.sleeping.store(false, Ordering::SeqCst);
+        let mut mail = self.mail();
+        mail.sleeping = mail.messages.is_empty();
+        mail.sleeping
     }
 
     pub(crate) fn load(&self) -> usize {
@@ -83,17 +102,76 @@ impl Inbox {
         self.load.fetch_sub(1, Ordering::Relaxed);
     }
 
-    fn messages(&self) -> MutexGuard<'_, Vec<Message>> {
+    fn mail(&self) -> MutexGuard<'_, Mail> {
         // A vector is whole after any panic of its own methods, and no other code runs under this
         // lock.
-        self.messages.lock().unwrap_or_else(PoisonError::into_inner)
+        self.mail.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl fmt::Debug for Inbox {
+impl<W: Wake> fmt::Debug for Inbox<W> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Inbox")
             .field("load", &self.load())
             .finish_non_exhaustive()
+    }
+}
+
+/// `RUSTFLAGS='--cfg loom' cargo test --release --features coroutines --lib loom`
+#[cfg(all(test, loom))]
+mod tests {
+    use super::*;
+    use loom::sync::{Arc, Condvar};
+    use loom::thread;
+
+    /// What an eventfd is to a driver: a wait ends when it has been rung since the last one.
+    #[derive(Default)]
+    struct Bell {
+        rung: Mutex<bool>,
+        changed: Condvar,
+    }
+
+    impl Wake for Bell {
+        fn wake(&self) {
+            *self.rung.lock().unwrap() = true;
+            self.changed.notify_one();
+        }
+    }
+
+    impl Bell {
+        fn wait(&self) {
+            let mut rung = self.rung.lock().unwrap();
+            while !*rung {
+                rung = self.changed.wait(rung).unwrap();
+            }
+            *rung = false;
+        }
+    }
+
+    /// In every order of what two senders and the worker do, the worker gets both messages: it
+    /// never sleeps over one. Loom reports a wait that nobody ends as a deadlock.
+    #[test]
+    fn loom_no_message_is_slept_over() {
+        loom::model(|| {
+            let inbox = Arc::new(Inbox::with_waker(Bell::default()));
+            let senders: Vec<_> = (0..2)
+                .map(|_| {
+                    let inbox = Arc::clone(&inbox);
+                    thread::spawn(move || inbox.send(Message::Close))
+                })
+                .collect();
+            let mut received = 0;
+            while received < 2 {
+                received += inbox.receive().len();
+                if received < 2 {
+                    if inbox.prepare_to_sleep() {
+                        inbox.waker.wait();
+                    }
+                }
+            }
+            for sender in senders {
+                sender.join().unwrap();
+            }
+        });
     }
 }

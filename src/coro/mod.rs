@@ -1,18 +1,23 @@
-//! Stackful coroutines over epoll. A runtime of its own: it knows nothing of servers, transports or
+//! Stackful coroutines over epoll or io_uring. A runtime of its own: it knows nothing of servers, transports or
 //! models.
 //!
 //! A [`Worker`](worker::Worker) is one thread with its run queue, its timers, its stacks and its
-//! epoll instance. A coroutine runs on one worker for its whole life, so whatever it holds may
+//! driver. A coroutine runs on one worker for its whole life, so whatever it holds may
 //! belong to a thread. Code that blocks asks [`worker::current`] whether it runs in a coroutine:
 //! then it parks that, else it blocks the thread.
 
-pub(crate) mod epoll;
+mod ahead;
+pub(crate) mod driver;
+mod epoll;
 pub(crate) mod inbox;
 pub(crate) mod net;
 pub(crate) mod offload;
 mod overflow;
 pub(crate) mod stack;
 pub(crate) mod team;
+#[cfg(test)]
+mod tests;
+pub(crate) mod uring;
 pub(crate) mod watchdog;
 pub(crate) mod worker;
 

@@ -1,16 +1,22 @@
-//! Waiting for descriptors in a coroutine: an attempt first, then the edge that epoll reports.
+//! Waiting for descriptors in a coroutine: an attempt first, then the edge that the driver reports;
+//! or, with a driver that receives, its completion.
+#![expect(unsafe_code, reason = "the kernel is lent a buffer")]
 
 use std::cell::Cell;
 use std::io;
+use std::mem::take;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::time::Instant;
 
+use rustix::net::{RecvFlags, recv};
 use slab::Slab;
 
-use crate::coro::epoll::Event;
+use crate::coro::driver::{Directions, Edge};
+use crate::coro::uring::Lent;
 use crate::coro::worker::{Current, TaskId, Wake};
+use crate::spare;
 
-/// A descriptor's place in the epoll instance of the worker that it waits on. Empty until it first
+/// A descriptor's place in the driver of the worker that it waits on. Empty until it first
 /// has to wait.
 #[derive(Debug, Default)]
 pub(crate) struct Source(Cell<Option<SourceKey>>);
@@ -30,9 +36,14 @@ pub(crate) struct SourceState {
     readable: bool,
     writable: bool,
     hung_up: bool,
+    /// What the driver reports.
+    watched: Directions,
     reader: Option<TaskId>,
     writer: Option<TaskId>,
 }
+
+/// What a driver that receives is lent while a connection has no buffer.
+const LANDING: usize = 512;
 
 /// A direction.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -41,25 +52,59 @@ pub(crate) enum Interest {
     Write,
 }
 
+impl Directions {
+    const fn with(self, interest: Interest) -> Self {
+        match interest {
+            Interest::Read => Self { read: true, ..self },
+            Interest::Write => Self {
+                write: true,
+                ..self
+            },
+        }
+    }
+}
+
 impl SourceState {
-    /// Notes an event, and returns who waited for it.
-    pub(crate) fn update(sources: &mut Slab<Self>, event: Event) -> [Option<TaskId>; 2] {
-        let (index, generation) = (event.token as u32, (event.token >> 32) as u32);
+    const fn new(generation: u32) -> Self {
+        Self {
+            generation,
+            readable: false,
+            writable: false,
+            hung_up: false,
+            watched: Directions {
+                read: false,
+                write: false,
+            },
+            reader: None,
+            writer: None,
+        }
+    }
+
+    const fn token(&self, index: u32) -> u64 {
+        (self.generation as u64) << 32 | index as u64
+    }
+
+    /// Notes an edge, and returns who waited for it.
+    pub(crate) fn update(sources: &mut Slab<Self>, edge: Edge) -> [Option<TaskId>; 2] {
+        let (index, generation) = (edge.token as u32, (edge.token >> 32) as u32);
         let source = sources
             .get_mut(index as usize)
             .filter(|source| source.generation == generation);
         let Some(source) = source else {
             return [None, None];
         };
-        source.readable |= event.readable;
-        source.writable |= event.writable;
-        source.hung_up |= event.hung_up;
-        let reader = if event.readable {
+        source.readable |= edge.readable;
+        source.writable |= edge.writable;
+        source.hung_up |= edge.hung_up;
+        if edge.last {
+            source.watched = Directions::default();
+        }
+        let reader = if edge.readable {
             source.reader.take()
         } else {
             None
         };
-        let writer = if event.writable {
+        let writer = if edge.writable {
             source.writer.take()
         } else {
             None
@@ -83,6 +128,61 @@ impl SourceState {
 }
 
 impl Source {
+    /// Receives what is there into `buf`, waiting until something is, from a socket in blocking mode.
+    pub(crate) fn receive(
+        &self,
+        current: &Current,
+        fd: BorrowedFd<'_>,
+        buf: &mut [u8],
+        deadline: impl Fn() -> Option<Instant>,
+    ) -> io::Result<usize> {
+        if let Some(received) = complete_receive(current, fd, buf, deadline()) {
+            return received;
+        }
+        let len = buf.len();
+        let attempt = || {
+            let (count, _) = recv(fd, &mut *buf, RecvFlags::DONTWAIT)?;
+            // Less than there was room for is all there was (epoll(7), question 9).
+            Ok((count, count < len))
+        };
+        self.complete(current, fd, Interest::Read, deadline, attempt)
+    }
+
+    /// Receives what is there into a spare buffer, which is taken only once something is.
+    pub(crate) fn receive_late(
+        &self,
+        current: &Current,
+        fd: BorrowedFd<'_>,
+        deadline: impl Fn() -> Option<Instant>,
+    ) -> io::Result<(Box<[u8]>, usize)> {
+        // While it waits, the kernel has a part of the stack: that is resident anyway.
+        let mut landing = [0; LANDING];
+        if let Some(received) = complete_receive(current, fd, &mut landing, deadline()) {
+            let count = received?;
+            let mut buffer = spare::take();
+            buffer[..count].copy_from_slice(&landing[..count]);
+            if count < LANDING {
+                return Ok((buffer, count));
+            }
+            // There may be more. An error shows again when the next one is received.
+            let more = recv(fd, &mut buffer[count..], RecvFlags::DONTWAIT);
+            return Ok((buffer, count + more.map_or(0, |(count, _)| count)));
+        }
+        self.complete(current, fd, Interest::Read, deadline, || {
+            let mut buffer = spare::take();
+            match recv(fd, &mut *buffer, RecvFlags::DONTWAIT) {
+                Ok((count, _)) => {
+                    let all = count < buffer.len();
+                    Ok(((buffer, count), all))
+                }
+                Err(err) => {
+                    spare::give(buffer);
+                    Err(err)
+                }
+            }
+        })
+    }
+
     /// Repeats `attempt`, which must not block, until it has something else to say than `EAGAIN`.
     ///
     /// `attempt` also says whether it has taken all there was: then the next one waits for an edge
@@ -126,36 +226,46 @@ impl Source {
         interest: Interest,
         deadline: Option<Instant>,
     ) -> io::Result<()> {
-        wait_any(current, &[(self, fd)], interest, deadline)
+        wait_for(
+            current,
+            &[self.key(current, fd, interest)?],
+            interest,
+            deadline,
+        )
     }
 
-    /// The key on this worker, after adding the descriptor to its epoll instance if need be.
-    fn key(&self, current: &Current, fd: BorrowedFd<'_>) -> io::Result<SourceKey> {
-        if let Some(key) = self.own_key(current) {
-            return Ok(key);
-        }
+    /// The key on this worker, after having its driver watch the descriptor if need be.
+    fn key(
+        &self,
+        current: &Current,
+        fd: BorrowedFd<'_>,
+        interest: Interest,
+    ) -> io::Result<SourceKey> {
         let worker = current.worker();
         let mut sources = worker.sources.borrow_mut();
-        let generation = worker.next_source();
-        let entry = sources.vacant_entry();
-        let index = u32::try_from(entry.key()).map_err(|_| io::ErrorKind::OutOfMemory)?;
-        worker
-            .epoll
-            .borrow()
-            .add(fd, u64::from(generation) << 32 | u64::from(index))?;
-        entry.insert(SourceState {
-            generation,
-            readable: false,
-            writable: false,
-            hung_up: false,
-            reader: None,
-            writer: None,
-        });
-        let key = SourceKey {
-            worker: worker.id(),
-            index,
+        let key = match self.own_key(current) {
+            Some(key) => key,
+            None => {
+                let generation = worker.next_source();
+                let entry = sources.vacant_entry();
+                let index = u32::try_from(entry.key()).map_err(|_| io::ErrorKind::OutOfMemory)?;
+                entry.insert(SourceState::new(generation));
+                let key = SourceKey {
+                    worker: worker.id(),
+                    index,
+                };
+                self.0.set(Some(key));
+                key
+            }
         };
-        self.0.set(Some(key));
+        let state = &mut sources[key.index as usize];
+        let directions = state.watched.with(interest);
+        if directions != state.watched {
+            let token = state.token(key.index);
+            let mut driver = worker.driver.borrow_mut();
+            driver.watch(fd, token, directions, state.watched)?;
+            state.watched = directions;
+        }
         Ok(key)
     }
 
@@ -198,16 +308,24 @@ pub(crate) fn wait_any(
     interest: Interest,
     deadline: Option<Instant>,
 ) -> io::Result<()> {
-    let worker = current.worker();
     let keys: Vec<_> = sources
         .iter()
-        .map(|(source, fd)| source.key(current, fd.as_fd()))
+        .map(|(source, fd)| source.key(current, fd.as_fd(), interest))
         .collect::<io::Result<_>>()?;
+    wait_for(current, &keys, interest, deadline)
+}
+
+fn wait_for(
+    current: &Current,
+    keys: &[SourceKey],
+    interest: Interest,
+    deadline: Option<Instant>,
+) -> io::Result<()> {
+    let sources = &current.worker().sources;
     let mut ready = false;
-    for key in &keys {
-        let mut states = worker.sources.borrow_mut();
-        let state = &mut states[key.index as usize];
-        ready |= std::mem::take(state.ready(interest));
+    for key in keys {
+        let state = &mut sources.borrow_mut()[key.index as usize];
+        ready |= take(state.ready(interest));
         *state.waiting(interest) = Some(current.id());
     }
     let woken = if ready {
@@ -215,16 +333,70 @@ pub(crate) fn wait_any(
     } else {
         current.park(deadline)
     };
-    for key in &keys {
-        *worker.sources.borrow_mut()[key.index as usize].waiting(interest) = None;
+    for key in keys {
+        *sources.borrow_mut()[key.index as usize].waiting(interest) = None;
     }
-    match woken {
-        Wake::Ready => Ok(()),
-        Wake::TimedOut => Err(io::ErrorKind::TimedOut.into()),
-        Wake::Cancelled => Err(io::Error::new(
-            io::ErrorKind::ConnectionAborted,
-            "the server has cut what was left",
-        )),
+    woken.into_result()
+}
+
+impl Wake {
+    fn into_result(self) -> io::Result<()> {
+        match self {
+            Self::Ready => Ok(()),
+            Self::TimedOut => Err(io::ErrorKind::TimedOut.into()),
+            Self::Cancelled => Err(io::Error::new(
+                io::ErrorKind::ConnectionAborted,
+                "the server has cut what was left",
+            )),
+        }
+    }
+}
+
+/// Lets the driver receive. `None` where it does not, or where the coroutine must not park.
+fn complete_receive(
+    current: &Current,
+    fd: BorrowedFd<'_>,
+    buf: &mut [u8],
+    deadline: Option<Instant>,
+) -> Option<io::Result<usize>> {
+    if !current.may_park() {
+        return None;
+    }
+    let worker = current.worker();
+    let task = current.id().index();
+    // SAFETY: this function returns only after the completion: `park` and `park_through` come back,
+    // they do not unwind, and a coroutine that is parked is not dropped while its driver may have
+    // something to tell it (see `Worker::run`). Until then nobody else has the buffer, and whoever
+    // owns the descriptor has lent it.
+    let lent = unsafe { Lent::new(fd, buf) };
+    let begun = worker.driver.borrow_mut().receive(lent, task);
+    if !begun {
+        return None;
+    }
+    let mut woken = Wake::Ready;
+    let result = loop {
+        if let Some(result) = current.take_completion() {
+            break result;
+        }
+        if woken == Wake::Ready {
+            woken = current.park(deadline);
+            if woken != Wake::Ready {
+                worker.driver.borrow_mut().cancel(task);
+            }
+        } else {
+            // Nothing but the completion ends this: the buffer is the kernel's.
+            current.park_through();
+        }
+    };
+    match usize::try_from(result) {
+        // What has come counts, whatever happened meanwhile.
+        Ok(count) => Some(Ok(count)),
+        Err(_) => match -result {
+            libc::ECANCELED => woken.into_result().err().map(Err),
+            // The descriptor is not in blocking mode, or a signal came: the other way knows both.
+            libc::EAGAIN | libc::EINTR => None,
+            errno => Some(Err(io::Error::from_raw_os_error(errno))),
+        },
     }
 }
 
@@ -233,8 +405,13 @@ impl Source {
     pub(crate) fn release(&self, fd: BorrowedFd<'_>) {
         if let Some(key) = self.0.take() {
             key.with_worker(|worker| {
-                worker.sources.borrow_mut().try_remove(key.index as usize);
-                worker.epoll.borrow().remove(fd);
+                let removed = worker.sources.borrow_mut().try_remove(key.index as usize);
+                if let Some(source) =
+                    removed.filter(|source| source.watched != Directions::default())
+                {
+                    let token = source.token(key.index);
+                    worker.driver.borrow_mut().unwatch(fd, token);
+                }
             });
         }
     }
@@ -244,8 +421,13 @@ impl Drop for Source {
     fn drop(&mut self) {
         if let Some(key) = self.0.get() {
             key.with_worker(|worker| {
-                let mut sources = worker.sources.borrow_mut();
-                sources.try_remove(key.index as usize);
+                let removed = worker.sources.borrow_mut().try_remove(key.index as usize);
+                if let Some(source) =
+                    removed.filter(|source| source.watched != Directions::default())
+                {
+                    let token = source.token(key.index);
+                    worker.driver.borrow_mut().forget(token);
+                }
             });
         }
     }

@@ -9,13 +9,17 @@
 //!
 //! Guards are installed with `MADV_GUARD_INSTALL` (madvise(2), Linux 6.13), which splits no
 //! mapping, so a process can hold a million stacks. Where the kernel lacks it, mprotect(2) does, at
-//! the price of two mappings for each stack, of which `vm.max_map_count` allows 65,530.
+//! the price of two mappings for each stack, of which `vm.max_map_count` allows 65,530: then there
+//! is a limit ([`capacity`]), which leaves the rest of the process some.
 #![expect(unsafe_code, reason = "mapping, guarding and handing out raw memory")]
 
 use std::cell::RefCell;
 use std::io;
 use std::ptr::{NonNull, null_mut};
 use std::rc::Rc;
+use std::slice;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use corosensei::stack::{Stack, StackPointer};
 
@@ -24,8 +28,14 @@ use crate::coro::overflow;
 /// What a stack must not grow into. rustc probes each page of a large frame, C code may skip a few.
 pub(crate) const GUARD: usize = 16 * 1024;
 
-/// Stacks in one mapping.
+/// Stacks in the first mapping. Each further one has as many as all before it together, up to the
+/// second number.
 const SLOTS: usize = 64;
+const SLOTS_MAX: usize = 4096;
+
+/// Mappings that are left to the rest of the process where each stack takes two: memory
+/// allocations, threads.
+const SPARE_MAPPINGS: usize = 4096;
 
 /// `MADV_GUARD_INSTALL`, which libc does not name yet.
 const MADV_GUARD_INSTALL: libc::c_int = 102;
@@ -43,11 +53,37 @@ struct Pool {
     slot: usize,
     /// The lowest addresses of free slots; the last one was used last, and its memory is warm.
     free: Vec<NonNull<u8>>,
-    slabs: Vec<NonNull<u8>>,
+    slabs: Vec<Slab>,
     /// Slots of the newest slab that were never used, and have no guard yet.
     fresh: usize,
     guard: Guard,
+    gauge: Option<StackGauge>,
 }
+
+/// One mapping.
+#[derive(Clone, Copy, Debug)]
+struct Slab {
+    start: NonNull<u8>,
+    slots: usize,
+}
+
+/// How deep the stacks of coroutines have been used: the most that any of them was, in bytes.
+///
+/// Given to [`Coroutines::stack_gauge`](crate::Coroutines::stack_gauge).
+#[derive(Clone, Debug, Default)]
+pub struct StackGauge(Arc<AtomicUsize>);
+
+impl StackGauge {
+    /// The most bytes of its stack that a coroutine which has ended had used; 0 before the first
+    /// one.
+    #[must_use]
+    pub fn high_water(&self) -> usize {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+/// What a gauge fills unused stacks with.
+const PAINT: u8 = 0xa5;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Guard {
@@ -65,7 +101,7 @@ pub(crate) struct PooledStack {
 
 impl StackPool {
     /// Stacks with at least `size` usable bytes.
-    pub(crate) fn new(size: usize) -> Self {
+    pub(crate) fn new(size: usize, gauge: Option<StackGauge>) -> Self {
         let page = rustix::param::page_size();
         let slot = (size.max(page) + GUARD).next_multiple_of(page);
         let pool = Pool {
@@ -74,6 +110,7 @@ impl StackPool {
             slabs: Vec::new(),
             fresh: 0,
             guard: Guard::Advice,
+            gauge,
         };
         Self(Rc::new(RefCell::new(pool)))
     }
@@ -89,11 +126,15 @@ impl StackPool {
             Some(limit) => limit,
             None => pool.carve()?,
         };
-        Ok(PooledStack {
+        let stack = PooledStack {
             limit,
             size: pool.slot,
             pool: self.clone(),
-        })
+        };
+        if pool.gauge.is_some() {
+            stack.paint();
+        }
+        Ok(stack)
     }
 }
 
@@ -101,18 +142,18 @@ impl Pool {
     /// Makes a new slot usable.
     fn carve(&mut self) -> io::Result<NonNull<u8>> {
         if self.fresh == 0 {
-            let slab = map(self.slot * SLOTS)?;
-            overflow::register(slab.as_ptr() as usize, self.slot * SLOTS, self.slot);
-            self.slabs.push(slab);
-            self.fresh = SLOTS;
+            let existing: usize = self.slabs.iter().map(|slab| slab.slots).sum();
+            let slots = existing.clamp(SLOTS, SLOTS_MAX);
+            let start = map(self.slot * slots)?;
+            overflow::register(start.as_ptr() as usize, self.slot * slots, self.slot);
+            self.slabs.push(Slab { start, slots });
+            self.fresh = slots;
         }
-        let slab = self
-            .slabs
-            .last()
-            .copied()
-            .ok_or(io::ErrorKind::OutOfMemory)?;
-        // SAFETY: the slab has SLOTS slots, and `fresh` is from 1 to SLOTS.
-        let limit = unsafe { slab.add((SLOTS - self.fresh) * self.slot) };
+        let Some(&Slab { start, slots }) = self.slabs.last() else {
+            return Err(io::ErrorKind::OutOfMemory.into());
+        };
+        // SAFETY: the slab has `slots` slots, and `fresh` is from 1 to that.
+        let limit = unsafe { start.add((slots - self.fresh) * self.slot) };
         self.install_guard(limit)?;
         self.fresh -= 1;
         Ok(limit)
@@ -120,8 +161,7 @@ impl Pool {
 
     fn install_guard(&mut self, limit: NonNull<u8>) -> io::Result<()> {
         if self.guard == Guard::Advice {
-            // SAFETY: the range lies in a slot that nobody uses yet.
-            if unsafe { libc::madvise(limit.as_ptr().cast(), GUARD, MADV_GUARD_INSTALL) } == 0 {
+            if advise(limit).is_ok() {
                 return Ok(());
             }
             // EINVAL: an older kernel, or memory that is locked.
@@ -133,6 +173,36 @@ impl Pool {
             _ => Err(io::Error::last_os_error()),
         }
     }
+}
+
+/// Installs a guard at the low end of a slot that nobody uses yet.
+fn advise(limit: NonNull<u8>) -> io::Result<()> {
+    // SAFETY: the caller has mapped the slot, and nobody uses it yet.
+    match unsafe { libc::madvise(limit.as_ptr().cast(), GUARD, MADV_GUARD_INSTALL) } {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
+/// How many stacks this process can have, if that is known: where guards take mappings of their
+/// own.
+pub(crate) fn capacity() -> Option<usize> {
+    let probe = map(GUARD).ok()?;
+    let advised = advise(probe).is_ok();
+    // SAFETY: it was mapped above, with this length, and nobody uses it.
+    unsafe { libc::munmap(probe.as_ptr().cast(), GUARD) };
+    (!advised).then(protected_capacity)
+}
+
+/// How many stacks fit where each takes two mappings.
+fn protected_capacity() -> usize {
+    let most = std::fs::read_to_string("/proc/sys/vm/max_map_count");
+    let most = most.ok().and_then(|text| text.trim().parse().ok());
+    let used = std::fs::read_to_string("/proc/self/maps").map_or(0, |maps| maps.lines().count());
+    let left = most
+        .unwrap_or(65_530_usize)
+        .saturating_sub(used + SPARE_MAPPINGS);
+    (left / 2).max(1)
 }
 
 /// Maps memory that takes none until it is touched, page by page.
@@ -154,10 +224,10 @@ fn map(bytes: usize) -> io::Result<NonNull<u8>> {
 impl Drop for Pool {
     fn drop(&mut self) {
         // Each stack holds the pool: none is in use.
-        for slab in &self.slabs {
-            overflow::unregister(slab.as_ptr() as usize);
+        for Slab { start, slots } in &self.slabs {
+            overflow::unregister(start.as_ptr() as usize);
             // SAFETY: the slab was mapped in `map` with this length, and nothing in it is in use.
-            unsafe { libc::munmap(slab.as_ptr().cast(), self.slot * SLOTS) };
+            unsafe { libc::munmap(start.as_ptr().cast(), self.slot * slots) };
         }
     }
 }
@@ -175,21 +245,42 @@ unsafe impl Stack for PooledStack {
     }
 }
 
+impl PooledStack {
+    /// The part that is no guard, from its low end.
+    fn usable(&self) -> (NonNull<u8>, usize) {
+        // SAFETY: a slot is larger than its guard.
+        let start = unsafe { self.limit.add(GUARD) };
+        (start, self.size - GUARD)
+    }
+
+    /// Fills the stack, which nothing runs on yet.
+    fn paint(&self) {
+        let (start, len) = self.usable();
+        // SAFETY: the usable part belongs to this stack alone, and is writable.
+        unsafe { start.write_bytes(PAINT, len) };
+    }
+
+    /// How many bytes have been used since it was painted.
+    fn used(&self) -> usize {
+        let (start, len) = self.usable();
+        // SAFETY: the usable part belongs to this stack alone, `paint` has written all of it, and
+        // nothing runs on it any more.
+        let bytes = unsafe { slice::from_raw_parts(start.as_ptr(), len) };
+        len - bytes.iter().take_while(|&&byte| byte == PAINT).count()
+    }
+}
+
 impl Drop for PooledStack {
     fn drop(&mut self) {
         let mut pool = self.pool.0.borrow_mut();
+        if let Some(gauge) = &pool.gauge {
+            gauge.0.fetch_max(self.used(), Ordering::Relaxed);
+        }
         if pool.free.len() >= WARM {
-            // SAFETY: the range is the usable part of this slot, and nobody uses it any more.
-            // Guards stay.
-            let usable = unsafe { self.limit.add(GUARD) };
-            // SAFETY: as above; the next use finds zeroed memory.
-            unsafe {
-                libc::madvise(
-                    usable.as_ptr().cast(),
-                    self.size - GUARD,
-                    libc::MADV_DONTNEED,
-                )
-            };
+            let (start, len) = self.usable();
+            // SAFETY: nobody uses this part of the slot any more, and the next use finds zeroed
+            // memory. The guard stays.
+            unsafe { libc::madvise(start.as_ptr().cast(), len, libc::MADV_DONTNEED) };
         }
         pool.free.push(self.limit);
     }
@@ -201,7 +292,7 @@ mod tests {
 
     #[test]
     fn a_stack_that_was_used_last_is_used_next() {
-        let pool = StackPool::new(64 * 1024);
+        let pool = StackPool::new(64 * 1024, None);
         let first = pool.take().unwrap();
         let second = pool.take().unwrap();
         let address = first.limit();
@@ -212,7 +303,7 @@ mod tests {
 
     #[test]
     fn stacks_do_not_overlap_and_are_writable() {
-        let pool = StackPool::new(10_000);
+        let pool = StackPool::new(10_000, None);
         let stacks: Vec<_> = (0..3 * SLOTS).map(|_| pool.take().unwrap()).collect();
         let mut ranges: Vec<_> = stacks
             .iter()
@@ -229,5 +320,36 @@ mod tests {
             // SAFETY: the lowest usable byte of a stack that nothing runs on.
             unsafe { lowest.write(1) };
         }
+    }
+
+    #[test]
+    fn guards_can_be_mappings_of_their_own_up_to_a_limit() {
+        let pool = StackPool::new(16 * 1024, None);
+        pool.0.borrow_mut().guard = Guard::Protection;
+        let maps = || {
+            std::fs::read_to_string("/proc/self/maps")
+                .unwrap()
+                .lines()
+                .count()
+        };
+        let before = maps();
+        let stacks: Vec<_> = (0..SLOTS).map(|_| pool.take().unwrap()).collect();
+        // Other tests of this process map and unmap meanwhile.
+        assert!(maps() > before + stacks.len(), "{before} {}", maps());
+        let capacity = protected_capacity();
+        assert!(capacity > 1000 && capacity < 1 << 30, "{capacity}");
+    }
+
+    #[test]
+    fn a_gauge_knows_how_deep_a_stack_was_used() {
+        let gauge = StackGauge::default();
+        let pool = StackPool::new(64 * 1024, Some(gauge.clone()));
+        for used in [1000, 5000, 100] {
+            let stack = pool.take().unwrap();
+            let lowest = (stack.base().get() - used) as *mut u8;
+            // SAFETY: a usable byte of a stack that nothing runs on.
+            unsafe { lowest.write(0) };
+        }
+        assert_eq!(gauge.high_water(), 5000);
     }
 }

@@ -4,7 +4,9 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::coro::driver;
 use crate::coro::inbox::{Inbox, Message, Start};
+use crate::coro::stack::{self, StackGauge};
 use crate::coro::watchdog::Kennel;
 use crate::threads::{Limits, Threads};
 
@@ -20,10 +22,19 @@ pub(crate) struct Team {
     /// The threads for `offload`. None is started before it is needed.
     pub(crate) helpers: Threads,
     pub(crate) stack_size: usize,
+    pub(crate) gauge: Option<StackGauge>,
+    /// How many coroutines there can be, if that is known.
+    capacity: Option<usize>,
+    pub(crate) driver: driver::Kind,
 }
 
 impl Team {
-    pub(crate) fn new(workers: usize, stack_size: usize) -> io::Result<Arc<Self>> {
+    pub(crate) fn new(
+        workers: usize,
+        stack_size: usize,
+        gauge: Option<StackGauge>,
+        driver: driver::Kind,
+    ) -> io::Result<Arc<Self>> {
         let inboxes = (0..workers)
             .map(|_| Inbox::new())
             .collect::<io::Result<_>>()?;
@@ -40,6 +51,9 @@ impl Team {
             kennel,
             helpers,
             stack_size,
+            gauge,
+            capacity: stack::capacity(),
+            driver,
         }))
     }
 
@@ -49,6 +63,14 @@ impl Team {
         if let Some(inbox) = self.inboxes.iter().min_by_key(|inbox| inbox.load()) {
             inbox.send(Message::Start(start, label));
         }
+    }
+
+    /// How many more coroutines there can be.
+    pub(crate) fn room(&self) -> usize {
+        self.capacity.map_or(usize::MAX, |capacity| {
+            let load: usize = self.inboxes.iter().map(Inbox::load).sum();
+            capacity.saturating_sub(load)
+        })
     }
 
     /// Ends what is left: parking fails from now on.

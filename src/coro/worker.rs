@@ -15,7 +15,8 @@ use std::time::{Duration, Instant};
 use corosensei::{Coroutine, CoroutineResult, Yielder};
 use slab::Slab;
 
-use crate::coro::epoll::{Epoll, Event};
+use crate::coro::ahead;
+use crate::coro::driver::{self, Drive, Event};
 use crate::coro::inbox::{Inbox, Message, Start};
 use crate::coro::net::{SourceKey, SourceState};
 use crate::coro::stack::{PooledStack, StackPool};
@@ -56,7 +57,14 @@ struct Task {
     /// When the wait times out, and the entry among the timers that will look at it.
     deadline: Option<Instant>,
     armed: Option<Instant>,
+    /// What its driver has completed for it, until it looks.
+    completed: Option<i32>,
+    /// Where its stack was when it parked; zero before that.
+    top: usize,
 }
+
+/// How far ahead of the coroutine that runs the memory of others is fetched.
+const AHEAD: usize = 2;
 
 /// What a running coroutine reaches its worker with.
 struct Running {
@@ -79,7 +87,7 @@ pub(crate) struct Worker {
     pub(crate) sources: RefCell<Slab<SourceState>>,
     queue: RefCell<VecDeque<(TaskId, Wake)>>,
     timers: RefCell<Timers<TaskId>>,
-    pub(crate) epoll: RefCell<Epoll>,
+    pub(crate) driver: RefCell<Box<dyn Drive>>,
     stacks: StackPool,
     team: Arc<Team>,
     /// What waits for a stack.
@@ -104,40 +112,51 @@ pub(crate) fn current() -> Option<Current> {
 }
 
 impl Worker {
+    /// A worker with the driver of its team, on the thread that will run it.
     pub(crate) fn new(team: Arc<Team>, place: usize) -> io::Result<Rc<Self>> {
+        let driver = driver::open(team.driver, &team.inboxes[place].waker)?;
+        Ok(Self::with_driver(team, place, driver))
+    }
+
+    pub(crate) fn with_driver(team: Arc<Team>, place: usize, driver: Box<dyn Drive>) -> Rc<Self> {
         static LAST: AtomicU64 = AtomicU64::new(0);
-        let epoll = RefCell::new(Epoll::new(&team.inboxes[place].waker)?);
-        Ok(Rc::new(Self {
+        Rc::new(Self {
             id: LAST.fetch_add(1, Ordering::Relaxed),
             place,
             tasks: RefCell::default(),
             sources: RefCell::default(),
             queue: RefCell::default(),
             timers: RefCell::default(),
-            epoll,
-            stacks: StackPool::new(team.stack_size),
+            driver: RefCell::new(driver),
+            stacks: StackPool::new(team.stack_size, team.gauge.clone()),
             team,
             starts: RefCell::default(),
             next_generation: Cell::new(0),
             next_source: Cell::new(0),
             cancelled: Cell::new(false),
             closed: Cell::new(false),
-        }))
+        })
     }
 
     pub(crate) const fn id(&self) -> u64 {
         self.id
     }
 
+    /// Which of its team it is.
+    pub(crate) const fn place(&self) -> usize {
+        self.place
+    }
+
     fn inbox(&self) -> &Inbox {
         &self.team.inboxes[self.place]
     }
 
-    /// A generation for a new source. It may come round: an event of an old source then is one too
-    /// many for a new one.
+    /// A generation for a new source, of 30 bits: a driver uses the others. It may come round: an
+    /// event of an old source then is one too many for a new one.
     pub(crate) fn next_source(&self) -> u32 {
-        self.next_source
-            .replace(self.next_source.get().wrapping_add(1))
+        let next = self.next_source.get();
+        self.next_source.set((next + 1) & (u32::MAX >> 2));
+        next
     }
 
     /// Runs coroutines until the inbox is closed and the last one has ended.
@@ -148,6 +167,7 @@ impl Worker {
             // Those that become ready meanwhile come after the next look at the world.
             let ready = self.queue.borrow().len();
             for _ in 0..ready {
+                self.look_ahead();
                 let next = self.queue.borrow_mut().pop_front();
                 if let Some((id, wake)) = next {
                     self.resume(id, wake);
@@ -159,7 +179,22 @@ impl Worker {
             {
                 return Ok(());
             }
-            self.wait()?;
+            if let Err(err) = self.wait() {
+                // The driver may still write into buffers on these stacks.
+                std::mem::forget(self.tasks.take());
+                return Err(err);
+            }
+        }
+    }
+
+    /// Has the memory of a coroutine that runs soon on its way.
+    fn look_ahead(&self) {
+        let queue = self.queue.borrow();
+        let tasks = self.tasks.borrow();
+        let soon = queue.get(AHEAD).and_then(|(id, _)| tasks.get(id.index));
+        if let Some(task) = soon.filter(|task| task.top != 0) {
+            ahead::fetch_stack(task.top);
+            ahead::fetch((&raw const *task.running).addr());
         }
     }
 
@@ -236,6 +271,8 @@ impl Worker {
             parked: false,
             deadline: None,
             armed: None,
+            completed: None,
+            top: 0,
         });
         self.queue.borrow_mut().push_back((id, Wake::Ready));
     }
@@ -301,21 +338,37 @@ impl Worker {
             self.team.kennel.wait(self.place);
         }
         let waited = self
-            .epoll
+            .driver
             .borrow_mut()
-            .wait(timeout, |event| self.on_event(event));
+            .wait(timeout, &mut |event| self.on_event(event));
         if may_block {
             self.team.kennel.work(self.place);
         }
-        self.inbox().awake();
         self.expire();
         waited
     }
 
     fn on_event(&self, event: Event) {
-        let woken = SourceState::update(&mut self.sources.borrow_mut(), event);
-        for id in woken.into_iter().flatten() {
-            self.wake(id, Wake::Ready);
+        match event {
+            Event::Edge(edge) => {
+                let woken = SourceState::update(&mut self.sources.borrow_mut(), edge);
+                for id in woken.into_iter().flatten() {
+                    self.wake(id, Wake::Ready);
+                }
+            }
+            Event::Done { task, result } => {
+                let index = task as usize;
+                let id = {
+                    let mut tasks = self.tasks.borrow_mut();
+                    // It is there: it cannot end before it has heard of this.
+                    let Some(task) = tasks.get_mut(index) else {
+                        return;
+                    };
+                    task.completed = Some(result);
+                    task.id(index)
+                };
+                self.wake(id, Wake::Ready);
+            }
         }
     }
 
@@ -362,6 +415,13 @@ impl Task {
     }
 }
 
+impl TaskId {
+    /// Which of the coroutines of its worker that are there now.
+    pub(crate) const fn index(self) -> u32 {
+        self.index as u32
+    }
+}
+
 impl Current {
     pub(crate) fn worker(&self) -> &Worker {
         &self.0.worker
@@ -376,14 +436,16 @@ impl Current {
     /// Never parks while a panic unwinds: the thread counts its panics, and the other coroutines
     /// would run as if it were theirs. And never once the worker has been told to end what is left.
     pub(crate) fn park(&self, deadline: Option<Instant>) -> Wake {
-        let worker = self.worker();
-        if worker.cancelled.get() || std::thread::panicking() {
+        if !self.may_park() {
             return Wake::Cancelled;
         }
+        let worker = self.worker();
         {
             let mut tasks = worker.tasks.borrow_mut();
             let task = &mut tasks[self.id().index];
             task.parked = true;
+            let here = 0_u8;
+            task.top = (&raw const here).addr();
             task.deadline = deadline;
             if let Some(at) = deadline.filter(|at| task.armed.is_none_or(|armed| armed > *at)) {
                 task.armed = Some(at);
@@ -391,6 +453,27 @@ impl Current {
             }
         }
         self.suspend()
+    }
+
+    /// Whether [`park`](Self::park) parks.
+    pub(crate) fn may_park(&self) -> bool {
+        !self.worker().cancelled.get() && !std::thread::panicking()
+    }
+
+    /// Parks the coroutine until it is woken, whatever the worker has been told: for what the driver
+    /// has begun.
+    pub(crate) fn park_through(&self) {
+        {
+            let mut tasks = self.worker().tasks.borrow_mut();
+            tasks[self.id().index].parked = true;
+        }
+        self.suspend();
+    }
+
+    /// What the driver has completed for this coroutine since it was asked last.
+    pub(crate) fn take_completion(&self) -> Option<i32> {
+        let mut tasks = self.worker().tasks.borrow_mut();
+        tasks[self.id().index].completed.take()
     }
 
     fn suspend(&self) -> Wake {

@@ -1,6 +1,7 @@
 //! A process for each request.
 
 use std::io;
+use std::mem::ManuallyDrop;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -215,7 +216,9 @@ fn serve_and_exit<T: Transport>(batch: &mut Batch<T::Request>, serving: &mut Ser
         // Nobody serves these here: a client must not find a listener that nobody accepts from.
         batch.requests.clear();
         serving.listeners.clear();
-        request.map(|request| serve(&serving.service, request))
+        // Closed by `serve`, never dropped: the process ends, and freeing its memory first would
+        // only copy pages of the parent.
+        request.map(|request| serve(&serving.service, &mut *ManuallyDrop::new(request)))
     });
     // No destructors: the places under the limit belong to the parent.
     exit(if ended == Some(Some(Ended::Completed)) {
@@ -227,14 +230,14 @@ fn serve_and_exit<T: Transport>(batch: &mut Batch<T::Request>, serving: &mut Ser
 
 /// Serves a request to its end. A connection that wants to be parked has nobody to leave it to: the
 /// child waits.
-fn serve<R: Request>(service: &Service<R>, mut request: R) -> Ended {
+fn serve<R: Request>(service: &Service<R>, request: &mut R) -> Ended {
     loop {
-        match service.serve(&mut request) {
+        match service.serve(request) {
             Ended::Parked => {}
             ended => return ended,
         }
-        if !wait(&mut request, &service.shared).unwrap_or(false) {
-            return service.close(&mut request, Ended::Completed);
+        if !wait(request, &service.shared).unwrap_or(false) {
+            return service.close(request, Ended::Completed);
         }
     }
 }

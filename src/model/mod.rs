@@ -7,6 +7,8 @@
 #[cfg(feature = "coroutines")]
 pub(crate) mod coroutines;
 pub(crate) mod forking;
+#[cfg(feature = "coroutines")]
+pub(crate) mod outbox;
 pub(crate) mod prefork;
 pub(crate) mod sequential;
 pub(crate) mod thread_pool;
@@ -117,6 +119,27 @@ pub(crate) struct Serving<T: Transport> {
     /// In a worker process: the pipe that ends when the parent does. The listeners are shared with
     /// others then.
     pub(crate) lifeline: Option<PipeReader>,
+    /// Where the ends of requests gather that are cheaper ended together, in a model that has them
+    /// end apart.
+    #[cfg(feature = "coroutines")]
+    pub(crate) outbox: Option<Arc<outbox::Outbox<T::Request>>>,
+}
+
+impl<T: Transport> Serving<T> {
+    pub(crate) const fn new(
+        listeners: Vec<T>,
+        ready: Arc<OwnedFd>,
+        service: Arc<Service<T::Request>>,
+    ) -> Self {
+        Self {
+            listeners,
+            ready,
+            service,
+            lifeline: None,
+            #[cfg(feature = "coroutines")]
+            outbox: None,
+        }
+    }
 }
 
 /// Gives each request of a batch to a thread. Those left in the batch need a thread that could not

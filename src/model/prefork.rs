@@ -225,12 +225,12 @@ impl<T: Transport, M: Model + Clone> Supervisor<'_, T, M> {
         self.alive = None;
         self.shared().become_worker(Arc::clone(&self.slots), index);
         let served = fork::guard(|| {
-            let serving = Serving {
-                listeners: std::mem::take(&mut self.serving.listeners),
-                ready: Arc::clone(&self.serving.ready),
-                service: Arc::clone(&self.serving.service),
-                lifeline: Some(self.lifeline.try_clone()?),
-            };
+            let mut serving = Serving::new(
+                std::mem::take(&mut self.serving.listeners),
+                Arc::clone(&self.serving.ready),
+                Arc::clone(&self.serving.service),
+            );
+            serving.lifeline = Some(self.lifeline.try_clone()?);
             self.options
                 .model
                 .clone()

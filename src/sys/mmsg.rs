@@ -8,8 +8,10 @@
 use std::fmt;
 use std::io;
 use std::mem::{MaybeUninit, zeroed};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::os::fd::{AsRawFd, BorrowedFd};
 use std::ptr;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use libc::{c_int, cmsghdr, iovec, mmsghdr, socklen_t};
 use socket2::SockAddr;
@@ -17,20 +19,19 @@ use socket2::SockAddr;
 /// The most datagrams that one system call moves.
 pub(crate) const BATCH_MAX: usize = 32;
 
-/// Room for one control message: `in6_pktinfo` (20 bytes) is the larger of the two.
-const CONTROL_LEN: usize = 40;
+/// Room for two control messages: `in6_pktinfo` (20 bytes, the larger of the two) and the size of a
+/// segment.
+const CONTROL_LEN: usize = 64;
+
+/// The largest datagram that is sent in a bundle: what IPv6 carries over every link (RFC 8200
+/// section 5: 1,280 bytes) less the headers, rounded down. A larger one could need fragments, which
+/// a bundle must not.
+const SEGMENT_MAX: usize = 1200;
 
 /// Control messages, aligned as `cmsghdr` must be.
 #[derive(Clone, Copy)]
 #[repr(C, align(8))]
 struct Control([u8; CONTROL_LEN]);
-
-/// The address of this host that a packet was sent to, so that the reply can leave from it.
-#[derive(Clone, Copy, Debug)]
-pub(crate) enum LocalIp {
-    V4(libc::in_addr),
-    V6(libc::in6_addr),
-}
 
 /// A socket address as the kernel writes it.
 #[derive(Clone, Copy)]
@@ -44,7 +45,8 @@ pub(crate) struct Packet {
     buffer: Box<[u8]>,
     size: usize,
     pub(crate) sender: RawAddr,
-    pub(crate) local: Option<LocalIp>,
+    /// The address of this host that it was sent to, so that the reply can leave from it.
+    pub(crate) local: Option<IpAddr>,
 }
 
 /// A datagram to send.
@@ -52,7 +54,7 @@ pub(crate) struct Packet {
 pub(crate) struct Outgoing<'a> {
     pub(crate) data: &'a [u8],
     pub(crate) to: &'a RawAddr,
-    pub(crate) from: Option<LocalIp>,
+    pub(crate) from: Option<IpAddr>,
 }
 
 /// Makes the kernel say of each packet which local address it was sent to.
@@ -148,20 +150,57 @@ pub(crate) enum Room {
     Need,
 }
 
+/// Whether neighbours of one size to one peer go to the kernel as one piece (udp(7), `UDP_SEGMENT`),
+/// which cuts it up as late as it can: the peer sees the same datagrams. Stays on until the kernel
+/// declines.
+#[derive(Debug)]
+pub(crate) struct Bundling(AtomicBool);
+
+impl Bundling {
+    pub(crate) const fn new(on: bool) -> Self {
+        Self(AtomicBool::new(on))
+    }
+
+    fn is_on(&self) -> bool {
+        self.0.load(Ordering::Relaxed)
+    }
+
+    /// Notes why a bundle was not sent. EIO: the route has no checksum offload; EINVAL and
+    /// EOPNOTSUPP: the kernel or the device knows no segments. Others speak of the datagrams.
+    fn declined(&self, err: &io::Error) {
+        let reasons = [libc::EIO, libc::EINVAL, libc::EOPNOTSUPP];
+        if err
+            .raw_os_error()
+            .is_some_and(|errno| reasons.contains(&errno))
+        {
+            self.0.store(false, Ordering::Relaxed);
+        }
+    }
+}
+
 /// Sends the datagrams in order, and tells `failed` the index and the error of each that could not
 /// be sent.
-///
 pub(crate) fn send(
     socket: BorrowedFd<'_>,
     datagrams: &[Outgoing<'_>],
     room: Room,
+    bundling: &Bundling,
     mut failed: impl FnMut(usize, io::Error),
 ) {
     let mut done = 0;
+    // Up to here each is sent by itself: a bundle of them has failed.
+    let mut single = 0;
     while done < datagrams.len() {
-        match send_some(socket, &datagrams[done..], room) {
+        let retried = single > done;
+        let end = if retried { single } else { datagrams.len() };
+        let (rest, bundle) = (&datagrams[done..end], !retried && bundling.is_on());
+        match send_some(socket, rest, room, bundle) {
             Ok(count) => done += count,
             Err(err) if err.kind() == io::ErrorKind::Interrupted => {}
+            Err(err) if bundle && run(rest) > 1 => {
+                bundling.declined(&err);
+                single = done + run(rest);
+            }
             Err(err) => {
                 failed(done, err);
                 done += 1;
@@ -170,8 +209,38 @@ pub(crate) fn send(
     }
 }
 
-/// Sends a prefix of `datagrams` and says how long it was; an error speaks of the first one.
-fn send_some(socket: BorrowedFd<'_>, datagrams: &[Outgoing<'_>], room: Room) -> io::Result<usize> {
+/// How many of the first datagrams can go as one bundle: all of one size but the last, which may be
+/// smaller, to one peer, from one address.
+fn run(datagrams: &[Outgoing<'_>]) -> usize {
+    let Some((first, others)) = datagrams.split_first() else {
+        return 0;
+    };
+    let size = first.data.len();
+    if size == 0 || size > SEGMENT_MAX {
+        return 1;
+    }
+    let mut count = 1;
+    for datagram in others {
+        let len = datagram.data.len();
+        if len == 0 || len > size || datagram.to != first.to || datagram.from != first.from {
+            break;
+        }
+        count += 1;
+        if len < size {
+            break;
+        }
+    }
+    count
+}
+
+/// Sends a prefix of `datagrams` and says how long it was; an error speaks of the first one, or of
+/// the first bundle.
+fn send_some(
+    socket: BorrowedFd<'_>,
+    datagrams: &[Outgoing<'_>],
+    room: Room,
+    bundle: bool,
+) -> io::Result<usize> {
     let flags = libc::MSG_NOSIGNAL
         | if room == Room::Need {
             libc::MSG_DONTWAIT
@@ -182,34 +251,47 @@ fn send_some(socket: BorrowedFd<'_>, datagrams: &[Outgoing<'_>], room: Room) -> 
     let mut headers = [const { MaybeUninit::<mmsghdr>::uninit() }; BATCH_MAX];
     let mut vectors = [const { MaybeUninit::<iovec>::uninit() }; BATCH_MAX];
     let mut controls = [Control([0; CONTROL_LEN]); BATCH_MAX];
-    let slots = headers.iter_mut().zip(&mut vectors).zip(&mut controls);
-    for (datagram, ((header, vector), control)) in datagrams.iter().zip(slots) {
-        let vector = vector.write(iovec {
+    for (vector, datagram) in vectors.iter_mut().zip(datagrams) {
+        vector.write(iovec {
             iov_base: datagram.data.as_ptr().cast_mut().cast(),
             iov_len: datagram.data.len(),
         });
+    }
+    // Messages of one datagram each, or of a bundle.
+    let mut lengths = [0; BATCH_MAX];
+    let (mut taken, mut messages) = (0, 0);
+    for (header, control) in headers.iter_mut().zip(&mut controls) {
+        let rest = &datagrams[taken..count];
+        let Some(first) = rest.first() else { break };
+        let length = if bundle { run(rest) } else { 1 };
         let mut new = empty_header();
-        new.msg_hdr.msg_name = ptr::from_ref(&datagram.to.storage).cast_mut().cast();
-        new.msg_hdr.msg_namelen = datagram.to.len;
-        new.msg_hdr.msg_iov = vector;
-        new.msg_hdr.msg_iovlen = 1;
-        if let Some(ip) = datagram.from {
-            new.msg_hdr.msg_controllen = control.set(ip);
+        new.msg_hdr.msg_name = ptr::from_ref(&first.to.storage).cast_mut().cast();
+        new.msg_hdr.msg_namelen = first.to.len;
+        new.msg_hdr.msg_iov = vectors[taken].as_mut_ptr();
+        new.msg_hdr.msg_iovlen = length;
+        let segment = (length > 1).then_some(first.data.len() as u16);
+        new.msg_hdr.msg_controllen = control.set(first.from, segment);
+        if new.msg_hdr.msg_controllen > 0 {
             new.msg_hdr.msg_control = control.0.as_mut_ptr().cast();
         }
         header.write(new);
+        lengths[messages] = length;
+        taken += length;
+        messages += 1;
     }
-    // SAFETY: the first `count` headers are initialised and point at buffers that outlive the call;
-    // the kernel only reads through them, and writes `msg_len` in the headers, which are ours.
+    // SAFETY: the first `messages` headers are initialised and point at buffers that outlive the
+    // call, and at as many initialised vectors as they say; the kernel only reads through them, and
+    // writes `msg_len` in the headers, which are ours.
     let sent = unsafe {
         libc::sendmmsg(
             socket.as_raw_fd(),
             headers.as_mut_ptr().cast(),
-            count as u32,
+            messages as u32,
             flags,
         )
     };
-    usize::try_from(sent).map_err(|_| io::Error::last_os_error())
+    let sent = usize::try_from(sent).map_err(|_| io::Error::last_os_error())?;
+    Ok(lengths[..sent].iter().sum())
 }
 
 fn empty_header() -> mmsghdr {
@@ -218,7 +300,7 @@ fn empty_header() -> mmsghdr {
 }
 
 /// Finds the destination address among the control messages that the kernel wrote.
-fn local_ip(header: &libc::msghdr) -> Option<LocalIp> {
+fn local_ip(header: &libc::msghdr) -> Option<IpAddr> {
     if header.msg_controllen < size_of::<cmsghdr>() {
         return None;
     }
@@ -233,65 +315,79 @@ fn local_ip(header: &libc::msghdr) -> Option<LocalIp> {
             // unaligned.
             let info: libc::in_pktinfo = unsafe { ptr::read_unaligned(data.cast()) };
             // `ipi_spec_dst` is a local address even where the packet was broadcast or multicast.
-            Some(LocalIp::V4(info.ipi_spec_dst))
+            Some(Ipv4Addr::from(info.ipi_spec_dst.s_addr.to_ne_bytes()).into())
         }
         (libc::IPPROTO_IPV6, libc::IPV6_PKTINFO) => {
             // SAFETY: the kernel writes an `in6_pktinfo` behind this header (ipv6(7)); it may be
             // unaligned.
             let info: libc::in6_pktinfo = unsafe { ptr::read_unaligned(data.cast()) };
             let multicast = info.ipi6_addr.s6_addr[0] == 0xff;
-            (!multicast).then_some(LocalIp::V6(info.ipi6_addr))
+            (!multicast).then_some(Ipv6Addr::from(info.ipi6_addr.s6_addr).into())
         }
         _ => None,
     }
 }
 
 impl Control {
-    /// Writes the one control message that makes a packet leave from `ip`, and returns its length.
-    fn set(&mut self, ip: LocalIp) -> usize {
-        match ip {
-            LocalIp::V4(address) => {
+    /// Writes the messages that make a packet leave from `ip`, and be cut into pieces of `segment`
+    /// bytes. Returns their length.
+    fn set(&mut self, ip: Option<IpAddr>, segment: Option<u16>) -> usize {
+        let used = match ip {
+            None => 0,
+            Some(IpAddr::V4(ip)) => {
+                let address = libc::in_addr {
+                    s_addr: u32::from_ne_bytes(ip.octets()),
+                };
                 let info = libc::in_pktinfo {
                     ipi_ifindex: 0,
                     ipi_spec_dst: address,
                     ipi_addr: address,
                 };
-                self.write(libc::IPPROTO_IP, libc::IP_PKTINFO, info)
+                self.write(0, libc::IPPROTO_IP, libc::IP_PKTINFO, info)
             }
-            LocalIp::V6(address) => {
+            Some(IpAddr::V6(ip)) => {
                 let info = libc::in6_pktinfo {
-                    ipi6_addr: address,
+                    ipi6_addr: libc::in6_addr {
+                        s6_addr: ip.octets(),
+                    },
                     ipi6_ifindex: 0,
                 };
-                self.write(libc::IPPROTO_IPV6, libc::IPV6_PKTINFO, info)
+                self.write(0, libc::IPPROTO_IPV6, libc::IPV6_PKTINFO, info)
             }
-        }
+        };
+        segment.map_or(used, |size| {
+            self.write(used, libc::SOL_UDP, libc::UDP_SEGMENT, size)
+        })
     }
 
-    fn write<T>(&mut self, level: c_int, kind: c_int, value: T) -> usize {
-        let header: *mut cmsghdr = self.0.as_mut_ptr().cast();
+    /// Writes a message at `offset`, which is 0 or what this has returned, and returns where the
+    /// next one goes.
+    fn write<T>(&mut self, offset: usize, level: c_int, kind: c_int, value: T) -> usize {
         let size = size_of::<T>() as u32;
         // SAFETY: CMSG_LEN only computes.
         let len = unsafe { libc::CMSG_LEN(size) };
         // SAFETY: CMSG_SPACE only computes.
         let space = unsafe { libc::CMSG_SPACE(size) };
+        let end = offset + space as usize;
         assert!(
-            space as usize <= CONTROL_LEN,
-            "the buffer holds one of the two pktinfo structures"
+            end <= CONTROL_LEN,
+            "the buffer holds one of the two pktinfo structures and the size of a segment"
         );
+        let header: *mut cmsghdr = self.0[offset..].as_mut_ptr().cast();
         let new = cmsghdr {
             cmsg_len: len as _,
             cmsg_level: level,
             cmsg_type: kind,
         };
-        // SAFETY: `Control` is aligned for a `cmsghdr` and has room for one, as asserted.
+        // SAFETY: `Control` and every CMSG_SPACE are aligned for a `cmsghdr`, and there is room for
+        // one, as asserted.
         unsafe { header.write(new) };
         // SAFETY: CMSG_DATA only computes the address behind the header.
         let data: *mut T = unsafe { libc::CMSG_DATA(header) }.cast();
         // SAFETY: the buffer has room for a `T` behind the header, as asserted; it may be
         // unaligned.
         unsafe { data.write_unaligned(value) };
-        space as usize
+        end
     }
 }
 
@@ -334,6 +430,13 @@ impl RawAddr {
         self.len as usize <= size_of::<libc::sa_family_t>()
     }
 
+    /// The address as the kernel wrote it.
+    fn bytes(&self) -> &[u8] {
+        let len = (self.len as usize).min(size_of::<libc::sockaddr_storage>());
+        // SAFETY: any part of a C struct of integers that was all zero at first is initialised.
+        unsafe { std::slice::from_raw_parts(ptr::from_ref(&self.storage).cast(), len) }
+    }
+
     pub(crate) fn to_sock_addr(self) -> SockAddr {
         let init = |storage: *mut socket2::SockAddrStorage, len: *mut socklen_t| {
             // SAFETY: `SockAddrStorage` is a `sockaddr_storage` (it is `repr(transparent)`), and
@@ -347,6 +450,12 @@ impl RawAddr {
         // it.
         let ((), addr) = unsafe { SockAddr::try_init(init) }.expect("the closure returns Ok");
         addr
+    }
+}
+
+impl PartialEq for RawAddr {
+    fn eq(&self, other: &Self) -> bool {
+        self.bytes() == other.bytes()
     }
 }
 

@@ -154,6 +154,8 @@ fn connect_unix(addr: &UnixAddress, timeout: Duration) -> io::Result<UnixConnect
     socket.set_write_timeout(Some(limit))?;
     loop {
         match socket.connect(&addr) {
+            // Nothing has begun yet: io_uring interrupts a wait when something completes.
+            Err(err) if err.kind() == io::ErrorKind::Interrupted => {}
             Err(err) if err.kind() == io::ErrorKind::WouldBlock => match current() {
                 Some(current) if Instant::now() < deadline => {
                     current.sleep_until(Instant::now() + RETRY);

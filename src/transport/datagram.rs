@@ -4,6 +4,7 @@ use std::collections::VecDeque;
 use std::fmt;
 use std::io::{self, Write};
 use std::marker::PhantomData;
+use std::net::IpAddr;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -13,7 +14,7 @@ use socket2::Socket;
 use crate::address::Address;
 use crate::coro::worker::current;
 use crate::state::Context;
-use crate::sys::mmsg::{self, Outgoing, RawAddr, Room};
+use crate::sys::mmsg::{self, Bundling, Outgoing, RawAddr, Room};
 use crate::transport::{Intake, Packet, Request};
 
 /// The largest datagram that is received whole unless an option says otherwise: the most that IPv4
@@ -70,6 +71,7 @@ pub(crate) struct DatagramSocket {
     socket: Socket,
     max_datagram: usize,
     kind: Kind,
+    bundling: Bundling,
     spare: Mutex<Vec<mmsg::Packet>>,
 }
 
@@ -81,6 +83,7 @@ impl DatagramSocket {
             socket,
             max_datagram,
             kind,
+            bundling: Bundling::new(kind != Kind::Unix),
             spare: Mutex::default(),
         }))
     }
@@ -138,12 +141,19 @@ impl DatagramSocket {
         }
     }
 
-    /// Sends a reply.
-    fn reply(&self, reply: Outgoing<'_>) -> io::Result<()> {
+    /// Sends one datagram.
+    fn send_one(&self, datagram: Outgoing<'_>, room: Room) -> io::Result<()> {
         let mut result = Ok(());
-        mmsg::send(self.socket.as_fd(), &[reply], self.room(), |_, err| {
+        let fd = self.socket.as_fd();
+        mmsg::send(fd, &[datagram], room, &self.bundling, |_, err| {
             result = Err(err);
         });
+        result
+    }
+
+    /// Sends a reply.
+    fn reply(&self, reply: Outgoing<'_>) -> io::Result<()> {
+        let result = self.send_one(reply, self.room());
         result.or_else(|err| self.reply_from_anywhere(reply, err))
     }
 
@@ -158,26 +168,16 @@ impl DatagramSocket {
         if reply.from.is_none() || !blamed {
             return Err(send_error(err));
         }
-        let mut result = Ok(());
-        let datagram = [Outgoing {
+        let from_anywhere = Outgoing {
             from: None,
             ..reply
-        }];
-        mmsg::send(self.socket.as_fd(), &datagram, self.room(), |_, err| {
-            result = Err(err);
-        });
-        result.map_err(send_error)
+        };
+        self.send_one(from_anywhere, self.room())
+            .map_err(send_error)
     }
 
-    fn send(&self, data: &[u8], to: &RawAddr, from: Option<mmsg::LocalIp>) -> io::Result<()> {
-        let send = |room| {
-            let mut result = Ok(());
-            let datagram = [Outgoing { data, to, from }];
-            mmsg::send(self.socket.as_fd(), &datagram, room, |_, err| {
-                result = Err(err);
-            });
-            result
-        };
+    fn send(&self, data: &[u8], to: &RawAddr, from: Option<IpAddr>) -> io::Result<()> {
+        let send = |room| self.send_one(Outgoing { data, to, from }, room);
         let Some(current) = current() else {
             return send(Room::WaitFor).map_err(send_error);
         };
@@ -274,37 +274,54 @@ impl<T: 'static> Request for Datagram<T> {
         }
     }
 
+    fn ends_with_others(&self) -> bool {
+        true
+    }
+
     fn close_all(datagrams: &mut VecDeque<Self>, failed: &mut dyn FnMut(&dyn Request, io::Error)) {
-        let Some(first) = datagrams.front() else {
-            return;
-        };
-        let socket = Arc::clone(&first.socket);
-        {
-            let mut answered = Vec::with_capacity(datagrams.len());
-            let mut replies = Vec::with_capacity(datagrams.len());
-            for datagram in &*datagrams {
-                match datagram.outgoing() {
-                    Some(reply) => {
-                        replies.push(reply);
-                        answered.push(datagram);
-                    }
-                    None if datagram.has_reply() => failed(datagram, no_address()),
-                    None => {}
-                }
-            }
-            mmsg::send(socket.as_fd(), &replies, socket.room(), |index, err| {
-                if let Err(err) = socket.reply_from_anywhere(replies[index], err) {
-                    failed(answered[index], err);
-                }
-            });
+        // Several sockets may feed one server.
+        let same = |one: &Self, next: &Self| Arc::ptr_eq(&one.socket, &next.socket);
+        for group in datagrams.make_contiguous().chunk_by_mut(same) {
+            reply_to_all(group, failed);
         }
-        socket.spare().extend(
-            datagrams
-                .iter_mut()
-                .filter_map(|datagram| datagram.packet.take()),
-        );
         datagrams.clear();
     }
+}
+
+/// Answers datagrams of one socket.
+fn reply_to_all<T: 'static>(
+    datagrams: &mut [Datagram<T>],
+    failed: &mut dyn FnMut(&dyn Request, io::Error),
+) {
+    let Some(first) = datagrams.first() else {
+        return;
+    };
+    let socket = Arc::clone(&first.socket);
+    {
+        let mut answered = Vec::with_capacity(datagrams.len());
+        let mut replies = Vec::with_capacity(datagrams.len());
+        for datagram in &*datagrams {
+            match datagram.outgoing() {
+                Some(reply) => {
+                    replies.push(reply);
+                    answered.push(datagram);
+                }
+                None if datagram.has_reply() => failed(datagram, no_address()),
+                None => {}
+            }
+        }
+        let (fd, room) = (socket.as_fd(), socket.room());
+        mmsg::send(fd, &replies, room, &socket.bundling, |index, err| {
+            if let Err(err) = socket.reply_from_anywhere(replies[index], err) {
+                failed(answered[index], err);
+            }
+        });
+    }
+    socket.spare().extend(
+        datagrams
+            .iter_mut()
+            .filter_map(|datagram| datagram.packet.take()),
+    );
 }
 
 impl<T: 'static> Packet for Datagram<T> {

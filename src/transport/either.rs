@@ -112,6 +112,10 @@ impl<L: Request, R: Request> Request for Either<L, R> {
         both!(self, side => side.close())
     }
 
+    fn ends_with_others(&self) -> bool {
+        both!(self, side => side.ends_with_others())
+    }
+
     fn close_all(requests: &mut VecDeque<Self>, failed: &mut dyn FnMut(&dyn Request, io::Error)) {
         let (mut left, mut right) = (VecDeque::new(), VecDeque::new());
         for request in requests.drain(..) {

@@ -183,7 +183,13 @@ pub trait Request: Send + 'static {
     /// not wait. Default: nothing; the request is dropped.
     fn refuse(&mut self) {}
 
-    /// Closes requests that were accepted together, and tells `failed` of each whose reply was not
+    /// Whether [`close_all`](Self::close_all) is cheaper than as many [`close`](Self::close)s, and
+    /// none of them waits. Default: no.
+    fn ends_with_others(&self) -> bool {
+        false
+    }
+
+    /// Closes requests that are done at the same time, and tells `failed` of each whose reply was not
     /// delivered.
     ///
     /// The default closes one after the other; datagrams override it to send all replies at once.

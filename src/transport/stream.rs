@@ -4,6 +4,7 @@
 use std::fmt;
 use std::io::{self, Read, Write};
 use std::marker::PhantomData;
+use std::mem::take;
 use std::net::Shutdown;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
@@ -16,6 +17,7 @@ use socket2::{SockAddr, Socket};
 use crate::address::Address;
 use crate::coro::net::{Interest, Source};
 use crate::coro::worker::current;
+use crate::spare;
 use crate::state::{Context, Cut};
 use crate::transport::{Connection, Request, Waits};
 
@@ -33,7 +35,6 @@ use crate::transport::{Connection, Request, Waits};
 /// [`shutdown`](Connection::shutdown) the writing side and read to the end itself.
 pub struct Stream<T> {
     socket: Arc<Connected>,
-    peer: Address,
     input: Input,
     output: Output,
     read_timeout: Option<Duration>,
@@ -47,6 +48,7 @@ pub struct Stream<T> {
 /// The socket itself, shared with whoever may cut it, or write to it.
 struct Connected {
     socket: Socket,
+    peer: Address,
     /// Set before the socket is shut down at the drain deadline: what fails then has run out of
     /// time.
     cut: AtomicBool,
@@ -66,7 +68,7 @@ pub struct Writer(Arc<Connected>);
 const WRITER_TIMEOUT: Duration = Duration::from_secs(1);
 const WRITER_RETRY: Duration = Duration::from_millis(5);
 
-/// Bytes that were received and not yet read. Has no memory until it is first used.
+/// Bytes that were received and not yet read. Has no buffer when there are none.
 #[derive(Default)]
 struct Input {
     buffer: Box<[u8]>,
@@ -83,8 +85,6 @@ struct Output {
     capacity: usize,
 }
 
-const INPUT_BUFFER: usize = 8 * 1024;
-
 /// How long, and how much, a close takes of what the handler left unread.
 const LINGER_TIME: Duration = Duration::from_secs(2);
 const LINGER_BYTES: usize = 256 * 1024;
@@ -93,14 +93,13 @@ impl<T: 'static> Stream<T> {
     pub(crate) fn new(socket: Socket, peer: &SockAddr, mut context: Context) -> Self {
         let socket = Arc::new(Connected {
             socket,
+            peer: Address::from_sock_addr(peer),
             cut: AtomicBool::new(false),
         });
         let weak = Arc::downgrade(&socket);
-        let peer = Address::from_sock_addr(peer);
-        context.on_cut(peer.clone(), weak);
+        context.on_cut(weak);
         Self {
             socket,
-            peer,
             input: Input::default(),
             output: Output::default(),
             read_timeout: None,
@@ -180,14 +179,7 @@ impl<T: 'static> Stream<T> {
             return retry(receive).map(|(count, _)| count);
         };
         let deadline = || self.read_timeout.map(|limit| Instant::now() + limit);
-        let len = buf.len();
-        let attempt = || {
-            let (count, _) = recv(self.socket(), &mut *buf, RecvFlags::DONTWAIT)?;
-            // Less than there was room for is all there was (epoll(7), question 9).
-            Ok((count, count < len))
-        };
-        self.source
-            .complete(&current, self.as_fd(), Interest::Read, deadline, attempt)
+        self.source.receive(&current, self.as_fd(), buf, deadline)
     }
 
     fn send_pending(&mut self) -> io::Result<()> {
@@ -209,11 +201,40 @@ impl<T: 'static> Stream<T> {
         // Who waits for an answer must have asked the question.
         self.send_pending()?;
         let count = self.recv(buf)?;
-        if count == 0 && !buf.is_empty() && self.is_cut() {
+        if !buf.is_empty() {
+            self.note(count)?;
+        }
+        Ok(count)
+    }
+
+    /// Receives into a buffer of this connection, which has none: a coroutine that waits takes one
+    /// only when there is input.
+    fn receive_input(&mut self) -> io::Result<()> {
+        self.send_pending()?;
+        let (buffer, count) = if let Some(current) = current() {
+            let deadline = || self.read_timeout.map(|limit| Instant::now() + limit);
+            self.source.receive_late(&current, self.as_fd(), deadline)?
+        } else {
+            let mut buffer = spare::take();
+            match self.recv(&mut buffer) {
+                Ok(count) => (buffer, count),
+                Err(err) => {
+                    spare::give(buffer);
+                    return Err(err);
+                }
+            }
+        };
+        self.input.fill(buffer, count);
+        self.note(count)
+    }
+
+    /// Notes what receiving into a buffer with room says of the connection.
+    fn note(&mut self, count: usize) -> io::Result<()> {
+        if count == 0 && self.is_cut() {
             return Err(cut_off());
         }
-        self.input.ended |= count == 0 && !buf.is_empty();
-        Ok(count)
+        self.input.ended |= count == 0;
+        Ok(())
     }
 
     /// Whether the server has cut the connection. Without it, the cut would look like the end of
@@ -274,7 +295,7 @@ impl<T: 'static> Request for Stream<T> {
     }
 
     fn peer(&self) -> Address {
-        self.peer.clone()
+        self.socket.peer.clone()
     }
 
     fn wait(&mut self) -> io::Result<Waits<'_>> {
@@ -282,6 +303,9 @@ impl<T: 'static> Request for Stream<T> {
         if !self.input.is_empty() || self.input.ended {
             return Ok(Waits::Ready);
         }
+        // Who waits for long holds no memory that it does not need.
+        self.input.release();
+        self.output.pending = Vec::new();
         self.source.release(self.socket.socket.as_fd());
         Ok(Waits::For(self.socket.socket.as_fd()))
     }
@@ -308,15 +332,8 @@ impl<T: 'static> Request for Stream<T> {
 impl<T: 'static> Connection for Stream<T> {
     fn fill_buf(&mut self) -> io::Result<&[u8]> {
         if self.input.is_empty() && !self.input.ended {
-            let mut buffer = std::mem::take(&mut self.input.buffer);
-            if buffer.is_empty() {
-                buffer = vec![0; INPUT_BUFFER].into_boxed_slice();
-            }
-            let received = self.receive(&mut buffer);
-            self.input.buffer = buffer;
-            self.input.start = 0;
-            self.input.end = 0;
-            self.input.end = received?;
+            self.input.release();
+            self.receive_input()?;
         }
         Ok(self.input.bytes())
     }
@@ -412,7 +429,6 @@ impl<T> fmt::Debug for Stream<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self {
             socket,
-            peer,
             input,
             output,
             context,
@@ -420,7 +436,7 @@ impl<T> fmt::Debug for Stream<T> {
         } = self;
         f.debug_struct("Stream")
             .field("id", &context.id())
-            .field("peer", peer)
+            .field("peer", &socket.peer)
             .field("fd", &socket.socket)
             .field("unread", &input.bytes().len())
             .field("unsent", &output.pending.len())
@@ -469,6 +485,10 @@ impl Cut for Connected {
         self.cut.store(true, Ordering::SeqCst);
         let _ = self.socket.shutdown(Shutdown::Both);
     }
+
+    fn peer(&self) -> Address {
+        self.peer.clone()
+    }
 }
 
 impl Input {
@@ -478,5 +498,23 @@ impl Input {
 
     const fn is_empty(&self) -> bool {
         self.start == self.end
+    }
+
+    fn fill(&mut self, buffer: Box<[u8]>, count: usize) {
+        (self.buffer, self.start, self.end) = (buffer, 0, count);
+    }
+
+    /// Gives the buffer back, once all of it has been read.
+    fn release(&mut self) {
+        (self.start, self.end) = (0, 0);
+        if !self.buffer.is_empty() {
+            spare::give(take(&mut self.buffer));
+        }
+    }
+}
+
+impl Drop for Input {
+    fn drop(&mut self) {
+        self.release();
     }
 }

@@ -13,7 +13,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use socketserver::{
-    Connection, Coroutines, Request, Server, ServerGuard, Tcp, TcpConnection, UnixAddress,
+    Connection, Coroutines, Driver, Request, Server, ServerGuard, Tcp, TcpConnection, UnixAddress,
     UnixConnection, UnixStream, offload, sleep, yield_now,
 };
 
@@ -22,7 +22,21 @@ use crate::support::{DEADLINE, Target};
 /// The handlers of these tests restore no thread-local after they have blocked.
 fn coroutines(workers: usize) -> Coroutines {
     // SAFETY: as said above.
-    unsafe { Coroutines::new() }.workers(workers)
+    let coroutines = unsafe { Coroutines::new() };
+    coroutines.workers(workers).driver(driver())
+}
+
+/// The driver that this module tests.
+#[expect(clippy::print_stderr, reason = "nothing is skipped in silence")]
+fn driver() -> Driver {
+    if module_path!().ends_with("epoll") {
+        return Driver::Epoll;
+    }
+    let (driver, fallback) = Driver::Auto.pick();
+    if let Some(why) = fallback {
+        eprintln!("tested over epoll once more: {why}");
+    }
+    driver
 }
 
 fn serve<R: Send + 'static>(

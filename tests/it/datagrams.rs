@@ -1,7 +1,7 @@
 //! What a handler can do with a datagram.
 
 use std::io::{self, Write};
-use std::net::UdpSocket;
+use std::net::{IpAddr, UdpSocket};
 use std::sync::mpsc::channel;
 
 use socketserver::{
@@ -11,7 +11,11 @@ use socketserver::{
 use crate::support::{DEADLINE, Target};
 
 fn client() -> UdpSocket {
-    let client = UdpSocket::bind("127.0.0.1:0").expect("bind");
+    client_at("127.0.0.1:0")
+}
+
+fn client_at(addr: &str) -> UdpSocket {
+    let client = UdpSocket::bind(addr).expect("bind");
     client
         .set_read_timeout(Some(DEADLINE))
         .expect("set a deadline");
@@ -156,7 +160,7 @@ fn a_reply_leaves_from_the_address_that_was_asked() {
         client.set_read_timeout(Some(DEADLINE)).unwrap();
         // A connected socket takes datagrams of its peer's address alone.
         client
-            .connect((asked.parse::<std::net::IpAddr>().unwrap(), port))
+            .connect((asked.parse::<IpAddr>().unwrap(), port))
             .unwrap();
         client.send(b"who are you").unwrap();
         assert_eq!(received(&client), b"who are you", "{bound} {asked}");
@@ -184,6 +188,49 @@ fn many_datagrams_are_each_answered_once() {
     let handle = guard.handle().clone();
     guard.join().unwrap();
     assert_eq!(handle.totals().completed, 1000);
+}
+
+/// Replies of one size to one peer go to the kernel in one piece: what arrives is the same.
+#[test]
+fn replies_that_are_sent_together_arrive_each_by_itself() {
+    for (bound, target) in [
+        ("127.0.0.1:0", "127.0.0.1"),
+        ("0.0.0.0:0", "127.0.0.3"),
+        ("[::1]:0", "::1"),
+        ("[::]:0", "::1"),
+    ] {
+        let server = UdpServer::bind(bound).unwrap();
+        let port = server.local_addrs()[0].socket_addr().unwrap().port();
+        let ip: IpAddr = target.parse().unwrap();
+        let any = if ip.is_ipv6() {
+            "[::1]:0"
+        } else {
+            "127.0.0.1:0"
+        };
+        let clients = [client_at(any), client_at(any)];
+        for client in &clients {
+            client.connect((ip, port)).unwrap();
+        }
+        // All of them wait when the server starts, so it takes and answers them in batches.
+        let sizes = [
+            64, 64, 64, 10, 64, 0, 64, 64, 1200, 1200, 1201, 1201, 1, 1, 1,
+        ];
+        let packet = |client: usize, number: usize, size| vec![(client * 100 + number) as u8; size];
+        let mut expected = [Vec::new(), Vec::new()];
+        for (number, size) in sizes.into_iter().cycle().take(45).enumerate() {
+            // Runs of one client, cut short by the other now and then.
+            let client = usize::from(number % 7 == 3);
+            let packet = packet(client, number, size);
+            assert_eq!(clients[client].send(&packet).unwrap(), size);
+            expected[client].push(packet);
+        }
+        let _guard = server.spawn(|datagram| datagram.echo()).unwrap();
+        for (client, expected) in clients.iter().zip(expected) {
+            for packet in expected {
+                assert_eq!(received(client), packet, "on {bound}");
+            }
+        }
+    }
 }
 
 #[test]
@@ -294,4 +341,37 @@ fn ids_and_peers_are_those_of_the_datagram() {
         (target.ask("x"), target.ask("y")),
         ("1 true".to_owned(), "2 true".to_owned())
     );
+}
+
+/// Their replies are sent together where the handlers run apart, each from its own socket.
+#[cfg(feature = "coroutines")]
+#[expect(unsafe_code, reason = "the contract of coroutines")]
+#[test]
+fn two_sockets_of_one_server_answer_each_for_itself() {
+    // SAFETY: the handler restores no thread-local.
+    let model = unsafe { socketserver::Coroutines::new() }.workers(1);
+    let sockets = (0..2).map(|_| Udp::bind("127.0.0.1:0").unwrap().remove(0));
+    let server = Server::<Udp>::builder().model(model).listen(sockets);
+    let server = server.build().unwrap();
+    let clients: Vec<_> = server
+        .local_addrs()
+        .iter()
+        .map(|addr| {
+            let client = client();
+            // A connected socket takes datagrams of its peer alone.
+            client.connect(addr.socket_addr().unwrap()).unwrap();
+            client
+        })
+        .collect();
+    for number in 0..40_u8 {
+        clients[usize::from(number) % 2].send(&[number]).unwrap();
+    }
+    let guard = server.spawn(|datagram| datagram.echo()).unwrap();
+    for number in 0..40_u8 {
+        assert_eq!(received(&clients[usize::from(number) % 2]), [number]);
+    }
+    let handle = guard.handle().clone();
+    handle.shutdown();
+    guard.join().unwrap();
+    assert_eq!((handle.totals().completed, handle.live()), (40, 0));
 }

@@ -6,8 +6,14 @@ mod support;
 
 mod accept;
 mod bind;
+/// The same tests on both drivers, each of which knows its own by the name of its module.
 #[cfg(feature = "coroutines")]
-mod coroutines;
+#[path = "coroutines.rs"]
+mod coroutines_epoll;
+#[cfg(feature = "coroutines")]
+#[path = "coroutines.rs"]
+#[expect(clippy::duplicate_mod, reason = "see above")]
+mod coroutines_uring;
 mod datagrams;
 mod handle_request;
 mod regression;

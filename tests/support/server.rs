@@ -193,11 +193,13 @@ where
         "pool" => serve(options, builder.model(pool)),
         "forking" => serve(options, builder.model(forking)),
         #[cfg(feature = "coroutines")]
-        "coroutines" => serve(options, builder.model(coroutines(workers))),
+        "coroutines_epoll" | "coroutines_uring" => {
+            serve(options, builder.model(coroutines(workers, model)))
+        }
         #[cfg(feature = "coroutines")]
-        "prefork_coroutines" => serve(
+        "prefork_coroutines_epoll" | "prefork_coroutines_uring" => serve(
             options,
-            builder.model(Prefork::new(workers, coroutines(workers))),
+            builder.model(Prefork::new(workers, coroutines(workers, model))),
         ),
         "prefork_sequential" => serve(
             options,
@@ -222,9 +224,16 @@ where
 /// The requests of these tests restore no thread-locals after they have blocked.
 #[cfg(feature = "coroutines")]
 #[expect(unsafe_code, reason = "the contract of coroutines")]
-fn coroutines(workers: usize) -> socketserver::Coroutines {
+fn coroutines(workers: usize, model: &str) -> socketserver::Coroutines {
+    let driver = if model.ends_with("uring") {
+        socketserver::Driver::Uring
+    } else {
+        socketserver::Driver::Epoll
+    };
     // SAFETY: as said above.
-    unsafe { socketserver::Coroutines::new() }.workers(workers)
+    unsafe { socketserver::Coroutines::new() }
+        .workers(workers)
+        .driver(driver)
 }
 
 /// Runs what blocks in its own way where it does no harm.
@@ -268,6 +277,9 @@ where
     }
     if let Some(millis) = options.number("idle_ms") {
         builder = builder.idle_timeout(Duration::from_millis(millis));
+    }
+    if options.number("client_speaks_first") == Some(1) {
+        builder = builder.client_speaks_first(true);
     }
     if let Some(max) = options.number("max_connections") {
         builder = builder.max_connections(max);

@@ -1,0 +1,284 @@
+//! The runtime over a driver that a test makes up, and what its parts cost.
+
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::rc::Rc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use crate::coro::driver::{Directions, Drive, Edge, Event, Kind};
+use crate::coro::inbox::Message;
+use crate::coro::net::{Interest, Source, wait_any};
+use crate::coro::team::Team;
+use crate::coro::uring::Lent;
+use crate::coro::worker::{Worker, current};
+use crate::coro::yield_now;
+
+/// A world in which nothing happens until every coroutine waits, and then everything.
+struct Fake<F> {
+    watched: Vec<u64>,
+    /// Called then.
+    quiet: F,
+}
+
+impl<F: FnMut()> Drive for Fake<F> {
+    fn watch(
+        &mut self,
+        _: BorrowedFd<'_>,
+        token: u64,
+        _: Directions,
+        _: Directions,
+    ) -> io::Result<()> {
+        self.watched.push(token);
+        Ok(())
+    }
+
+    fn unwatch(&mut self, _: BorrowedFd<'_>, _: u64) {}
+
+    fn forget(&mut self, _: u64) {}
+
+    fn wait(
+        &mut self,
+        timeout: Option<Duration>,
+        on_event: &mut dyn FnMut(Event),
+    ) -> io::Result<()> {
+        if timeout == Some(Duration::ZERO) {
+            return Ok(());
+        }
+        (self.quiet)();
+        for token in self.watched.drain(..) {
+            on_event(Event::Edge(Edge {
+                token,
+                readable: true,
+                writable: false,
+                hung_up: false,
+                last: false,
+            }));
+        }
+        Ok(())
+    }
+
+    fn receive(&mut self, _: Lent, _: u32) -> bool {
+        false
+    }
+
+    fn cancel(&mut self, _: u32) {}
+}
+
+/// Runs coroutines on one worker over a fake driver, until they have ended.
+fn run(stack_size: usize, starts: impl Iterator<Item = Box<dyn FnOnce() + Send>>, quiet: fn()) {
+    let team = Team::new(1, stack_size, None, Kind::Epoll).unwrap();
+    let watched = Vec::new();
+    let driver = Box::new(Fake { watched, quiet });
+    let worker = Worker::with_driver(Arc::clone(&team), 0, driver);
+    for (label, start) in (1..).zip(starts) {
+        team.start(start, label);
+    }
+    team.inboxes[0].send(Message::Close);
+    worker.run().unwrap();
+    // What a worker leaves would be memory that is lost.
+    assert_eq!(Rc::strong_count(&worker), 1);
+}
+
+/// Resident memory of this process, in bytes.
+fn resident() -> usize {
+    let status = std::fs::read_to_string("/proc/self/statm").unwrap();
+    let pages: usize = status.split(' ').nth(1).unwrap().parse().unwrap();
+    pages * rustix::param::page_size()
+}
+
+/// Parks this many coroutines at once, and says what each took of memory.
+fn park(count: usize) -> usize {
+    static HERE: AtomicUsize = AtomicUsize::new(0);
+    static MOST: AtomicUsize = AtomicUsize::new(0);
+    let before = resident();
+    let null = Arc::new(File::open("/dev/null").unwrap());
+    let starts = (0..count).map(|_| {
+        let null = Arc::clone(&null);
+        let start: Box<dyn FnOnce() + Send> = Box::new(move || {
+            HERE.fetch_add(1, Ordering::Relaxed);
+            let source = Source::default();
+            let current = current().unwrap();
+            wait_any(&current, &[(&source, null.as_fd())], Interest::Read, None).unwrap();
+            HERE.fetch_sub(1, Ordering::Relaxed);
+        });
+        start
+    });
+    run(64 * 1024, starts, || {
+        MOST.fetch_max(HERE.load(Ordering::Relaxed), Ordering::Relaxed);
+        MEMORY.store(resident(), Ordering::Relaxed);
+    });
+    static MEMORY: AtomicUsize = AtomicUsize::new(0);
+    assert_eq!(MOST.swap(0, Ordering::Relaxed), count);
+    assert_eq!(HERE.load(Ordering::Relaxed), 0);
+    MEMORY.load(Ordering::Relaxed).saturating_sub(before) / count
+}
+
+#[test]
+fn ten_thousand_wait_at_once_and_all_of_them_go_on() {
+    park(10_000);
+}
+
+/// A kernel that is asked to end a receive early and takes its time: until the third wait after
+/// that.
+struct Late {
+    result: i32,
+    begun: Option<u32>,
+    waits_left: Option<u32>,
+    /// The buffer is the kernel's.
+    lent: Arc<AtomicBool>,
+}
+
+impl Drive for Late {
+    fn watch(&mut self, _: BorrowedFd<'_>, _: u64, _: Directions, _: Directions) -> io::Result<()> {
+        Ok(())
+    }
+
+    fn unwatch(&mut self, _: BorrowedFd<'_>, _: u64) {}
+
+    fn forget(&mut self, _: u64) {}
+
+    fn wait(
+        &mut self,
+        timeout: Option<Duration>,
+        on_event: &mut dyn FnMut(Event),
+    ) -> io::Result<()> {
+        match (self.waits_left, self.begun) {
+            (Some(0), Some(task)) => {
+                (self.begun, self.waits_left) = (None, None);
+                self.lent.store(false, Ordering::Relaxed);
+                let result = self.result;
+                on_event(Event::Done { task, result });
+            }
+            (Some(left), _) => self.waits_left = Some(left.saturating_sub(1)),
+            // Nothing comes before the deadline.
+            (None, _) => std::thread::park_timeout(timeout.unwrap_or(Duration::ZERO)),
+        }
+        Ok(())
+    }
+
+    fn receive(&mut self, _: Lent, task: u32) -> bool {
+        self.begun = Some(task);
+        self.lent.store(true, Ordering::Relaxed);
+        true
+    }
+
+    fn cancel(&mut self, task: u32) {
+        assert_eq!(self.begun, Some(task));
+        assert_eq!(self.waits_left.replace(3), None, "asked once");
+    }
+}
+
+/// Receives over such a kernel, which ends with `result`; `disturb` comes meanwhile.
+fn receive_late(result: i32, deadline: Duration, disturb: Option<Message>) -> io::Result<usize> {
+    let team = Team::new(1, 64 * 1024, None, Kind::Epoll).unwrap();
+    let lent = Arc::new(AtomicBool::new(false));
+    let driver = Box::new(Late {
+        result,
+        begun: None,
+        waits_left: None,
+        lent: Arc::clone(&lent),
+    });
+    let worker = Worker::with_driver(Arc::clone(&team), 0, driver);
+    let received = Arc::new(Mutex::new(None));
+    let (result, mates) = (Arc::clone(&received), Arc::clone(&team));
+    let start = move || {
+        let null = File::open("/dev/null").unwrap();
+        let deadline = Instant::now() + deadline;
+        if let Some(disturb) = disturb {
+            mates.inboxes[0].send(disturb);
+        }
+        let (source, mut buffer) = (Source::default(), [0; 8]);
+        let current = current().unwrap();
+        let end = source.receive(&current, null.as_fd(), &mut buffer, || Some(deadline));
+        assert!(
+            !lent.load(Ordering::Relaxed),
+            "the kernel still has the buffer"
+        );
+        *result.lock().unwrap() = Some(end);
+    };
+    team.start(Box::new(start), 1);
+    team.inboxes[0].send(Message::Close);
+    worker.run().unwrap();
+    received.lock().unwrap().take().unwrap()
+}
+
+#[test]
+fn a_receive_ends_only_when_the_kernel_says_so_and_what_has_come_counts() {
+    let (soon, long) = (Duration::from_millis(5), Duration::from_secs(3600));
+    let cancelled = -libc::ECANCELED;
+    let kind = |received: io::Result<usize>| received.map_err(|err| err.kind());
+    let (timed_out, aborted) = (io::ErrorKind::TimedOut, io::ErrorKind::ConnectionAborted);
+    assert_eq!(kind(receive_late(cancelled, soon, None)), Err(timed_out));
+    assert_eq!(kind(receive_late(3, soon, None)), Ok(3));
+    let cut = || Some(Message::Cancel);
+    assert_eq!(kind(receive_late(cancelled, long, cut())), Err(aborted));
+    assert_eq!(kind(receive_late(3, long, cut())), Ok(3));
+    let reset = receive_late(-libc::ECONNRESET, soon, None);
+    assert_eq!(kind(reset), Err(io::ErrorKind::ConnectionReset));
+}
+
+/// `cargo test --release --features coroutines --lib -- --ignored --nocapture a_million`
+#[test]
+#[ignore = "takes 5 GiB of memory"]
+fn a_million_wait_at_once() {
+    let begin = Instant::now();
+    let each = park(1_000_000);
+    println!(
+        "a million parked coroutines: {each} bytes each, {:.1} s in all",
+        begin.elapsed().as_secs_f64()
+    );
+    assert!(each < 6 * 1024, "{each}");
+}
+
+/// `cargo test --release --features coroutines --lib -- --ignored --nocapture what_it_costs`
+#[test]
+#[ignore = "a benchmark"]
+fn what_it_costs_to_switch_and_to_start() {
+    let time = |what: &str, operations: u32, work: &dyn Fn()| {
+        let mut times: Vec<_> = (0..9)
+            .map(|_| {
+                let begin = Instant::now();
+                work();
+                begin.elapsed().as_secs_f64() * 1e9 / f64::from(operations)
+            })
+            .collect();
+        times.sort_by(f64::total_cmp);
+        println!(
+            "{what}: {:.1} ns ({:.1} to {:.1})",
+            times[4], times[0], times[8]
+        );
+    };
+    let yields = |count: u32, each: u32| {
+        let starts = (0..count).map(|_| {
+            let start: Box<dyn FnOnce() + Send> = Box::new(move || {
+                for _ in 0..each {
+                    yield_now();
+                }
+            });
+            start
+        });
+        run(64 * 1024, starts, || {});
+    };
+    time("switch and schedule, 1 coroutine", 1 << 20, &|| {
+        yields(1, 1 << 20);
+    });
+    time("switch and schedule, 64 coroutines", 1 << 20, &|| {
+        yields(64, 1 << 14);
+    });
+    time("switch and schedule, 4,096 coroutines", 1 << 20, &|| {
+        yields(1 << 12, 1 << 8);
+    });
+    time("start and end, 64 at a time", 1 << 16, &|| {
+        let starter: Box<dyn FnOnce() + Send> = Box::new(|| {
+            let team = current().unwrap().team();
+            for _ in 0..1 << 10 {
+                (0..64).for_each(|label| team.start(Box::new(|| {}), label));
+                yield_now();
+            }
+        });
+        run(64 * 1024, [starter].into_iter(), || {});
+    });
+}

@@ -1,0 +1,300 @@
+//! The io_uring driver: receives complete in the kernel, a batch of them for one system call; other
+//! waits are polls of the same ring.
+#![expect(
+    unsafe_code,
+    reason = "what the ring is given names buffers and descriptors"
+)]
+
+use std::fmt;
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::time::Duration;
+
+use io_uring::types::{Fd, SubmitArgs, Timespec};
+use io_uring::{EnterFlags, IoUring, Probe, cqueue, opcode, squeue};
+
+use crate::coro::driver::{Directions, Drive, Edge, Event, Waker};
+
+/// Entries of the submission queue; the completion queue has four times as many. A full one only
+/// costs one more system call.
+const ENTRIES: u32 = 1024;
+
+/// What a completion belongs to, in the two highest bits of its name. Tokens of watches have none
+/// of them (see [`Worker::next_source`](crate::coro::worker::Worker)).
+const RECEIVE: u64 = 1 << 62;
+const WAKE: u64 = 2 << 62;
+/// Of a request that only asks to end another one.
+const NOBODY: u64 = 3 << 62;
+const KINDS: u64 = 3 << 62;
+
+/// `IORING_RECVSEND_POLL_FIRST`: the peer has hardly ever spoken already, so wait before the first
+/// attempt.
+const POLL_FIRST: u16 = 1;
+
+/// How long a worker rests when the kernel has no memory for a request.
+const NO_MEMORY_PAUSE: Duration = Duration::from_millis(1);
+
+/// A descriptor and a buffer that the kernel has until it says that it is done.
+#[derive(Debug)]
+pub(crate) struct Lent {
+    fd: RawFd,
+    buffer: *mut [u8],
+}
+
+impl Lent {
+    /// Lends them.
+    ///
+    /// # Safety
+    ///
+    /// If a driver takes them, they stay valid, and nobody touches the buffer, until its event has
+    /// come.
+    pub(crate) unsafe fn new(fd: BorrowedFd<'_>, buffer: &mut [u8]) -> Self {
+        Self {
+            fd: fd.as_raw_fd(),
+            buffer,
+        }
+    }
+}
+
+pub(crate) struct Uring {
+    ring: IoUring,
+    waker: OwnedFd,
+    /// How a wait enters the kernel.
+    enter: EnterFlags,
+}
+
+impl Uring {
+    pub(crate) fn new(waker: &Waker) -> io::Result<Self> {
+        let ring = IoUring::builder()
+            .setup_single_issuer()
+            .setup_defer_taskrun()
+            .setup_taskrun_flag()
+            .setup_submit_all()
+            .setup_clamp()
+            .setup_cqsize(4 * ENTRIES)
+            .dontfork()
+            .build(ENTRIES)?;
+        check(&ring)?;
+        // A worker that sleeps is idle, not waiting for a disk.
+        let enter = if ring.params().is_feature_no_iowait() {
+            EnterFlags::NO_IOWAIT
+        } else {
+            EnterFlags::empty()
+        };
+        let waker = waker.as_fd().try_clone_to_owned()?;
+        let mut driver = Self { ring, waker, enter };
+        driver.poll_waker()?;
+        Ok(driver)
+    }
+
+    fn poll_waker(&mut self) -> io::Result<()> {
+        let fd = self.waker.as_raw_fd();
+        self.poll(fd, libc::POLLIN, WAKE)
+    }
+
+    /// Polls a descriptor until that is ended. Each edge is a completion.
+    fn poll(&mut self, fd: RawFd, events: i16, name: u64) -> io::Result<()> {
+        let entry = opcode::PollAdd::new(Fd(fd), events as u32).multi(true);
+        // SAFETY: a poll names no memory, and its descriptor is open now: the kernel looks it up
+        // when the request is submitted, at once.
+        unsafe { self.push(entry.build().user_data(name)) }?;
+        self.submit()
+    }
+
+    /// Puts a request into the queue.
+    ///
+    /// # Safety
+    ///
+    /// What it names stays valid until its last completion.
+    unsafe fn push(&mut self, entry: squeue::Entry) -> io::Result<()> {
+        // SAFETY: as the caller promises.
+        while unsafe { self.ring.submission().push(&entry) }.is_err() {
+            self.submit()?;
+        }
+        Ok(())
+    }
+
+    /// Hands over what is in the queue.
+    fn submit(&self) -> io::Result<()> {
+        settle(self.ring.submit())
+    }
+
+    /// Ends a poll or a receive.
+    fn end(&mut self, entry: squeue::Entry) {
+        // SAFETY: a request that ends another one names neither memory nor a descriptor.
+        let pushed = unsafe { self.push(entry.user_data(NOBODY)) };
+        // Not handed over now, it stays in the queue for the next wait, which reports the error.
+        let _ = pushed.and_then(|()| self.submit());
+    }
+}
+
+impl Drive for Uring {
+    fn watch(
+        &mut self,
+        fd: BorrowedFd<'_>,
+        token: u64,
+        directions: Directions,
+        before: Directions,
+    ) -> io::Result<()> {
+        if before != Directions::default() {
+            self.forget(token);
+        }
+        let mut events = libc::POLLRDHUP;
+        if directions.read {
+            events |= libc::POLLIN;
+        }
+        if directions.write {
+            events |= libc::POLLOUT;
+        }
+        self.poll(fd.as_raw_fd(), events, token)
+    }
+
+    fn unwatch(&mut self, _: BorrowedFd<'_>, token: u64) {
+        self.forget(token);
+    }
+
+    /// A poll keeps the socket open behind a closed descriptor, so it is ended at once.
+    fn forget(&mut self, token: u64) {
+        self.end(opcode::PollRemove::new(token).build());
+    }
+
+    fn wait(
+        &mut self,
+        timeout: Option<Duration>,
+        on_event: &mut dyn FnMut(Event),
+    ) -> io::Result<()> {
+        let blocks = timeout != Some(Duration::ZERO) && self.ring.completion().is_empty();
+        let submission = self.ring.submission();
+        let has_work = !submission.is_empty() || submission.taskrun() || submission.cq_overflow();
+        drop(submission);
+        if blocks || has_work {
+            let time = timeout.map(|time| {
+                Timespec::new()
+                    .sec(time.as_secs())
+                    .nsec(time.subsec_nanos())
+            });
+            let args = time.as_ref().map_or_else(
+                || SubmitArgs::new(),
+                |time| SubmitArgs::new().timespec(time),
+            );
+            let submitter = self.ring.submitter();
+            let want = usize::from(blocks);
+            settle(submitter.submit_with_args_and_flags(want, &args, self.enter))?;
+        }
+        let mut deaf = false;
+        for completion in self.ring.completion() {
+            let (name, result) = (completion.user_data(), completion.result());
+            match name & KINDS {
+                RECEIVE => on_event(Event::Done {
+                    task: name as u32,
+                    result,
+                }),
+                WAKE => deaf |= !cqueue::more(completion.flags()),
+                NOBODY => {}
+                // The end of a poll that was asked for.
+                _ if result == -libc::ECANCELED => {}
+                _ => on_event(Event::Edge(edge(name, result, completion.flags()))),
+            }
+        }
+        if deaf { self.poll_waker() } else { Ok(()) }
+    }
+
+    fn receive(&mut self, into: Lent, task: u32) -> bool {
+        let len = u32::try_from(into.buffer.len()).unwrap_or(u32::MAX);
+        let entry = opcode::Recv::new(Fd(into.fd), into.buffer.cast(), len)
+            .ioprio(POLL_FIRST)
+            .build()
+            .user_data(RECEIVE | u64::from(task));
+        // SAFETY: whoever made `into` keeps the buffer and the descriptor until the completion.
+        unsafe { self.push(entry) }.is_ok()
+    }
+
+    fn cancel(&mut self, task: u32) {
+        self.end(opcode::AsyncCancel::new(RECEIVE | u64::from(task)).build());
+    }
+}
+
+/// What a completion of a poll says.
+fn edge(token: u64, result: i32, flags: u32) -> Edge {
+    // A poll that has failed says so by an attempt.
+    let events = u32::try_from(result).unwrap_or(libc::POLLERR as u32);
+    let any = |mask: i16| events & mask as u32 != 0;
+    let failed = any(libc::POLLERR | libc::POLLHUP);
+    let hung_up = failed || any(libc::POLLRDHUP);
+    Edge {
+        token,
+        readable: hung_up || any(libc::POLLIN),
+        writable: failed || any(libc::POLLOUT),
+        hung_up,
+        last: !cqueue::more(flags),
+    }
+}
+
+/// Which failures of a call are none: the requests stay in the queue, and what is complete can be
+/// taken.
+fn settle(entered: io::Result<usize>) -> io::Result<()> {
+    match entered.map_err(|err| (err.raw_os_error(), err)) {
+        Ok(_) | Err((Some(libc::EINTR | libc::ETIME | libc::EBUSY), _)) => Ok(()),
+        Err((Some(libc::EAGAIN | libc::ENOMEM), _)) => {
+            #[expect(
+                clippy::disallowed_methods,
+                reason = "nothing says when the kernel has memory again"
+            )]
+            std::thread::sleep(NO_MEMORY_PAUSE);
+            Ok(())
+        }
+        Err((_, err)) => Err(err),
+    }
+}
+
+/// Whether the kernel has all that this driver uses.
+///
+/// # Errors
+///
+/// Why it has not: `PermissionDenied` where io_uring is switched off or filtered, `Unsupported`
+/// where it is too old or absent.
+pub(crate) fn available() -> io::Result<()> {
+    let waker = Waker::new()?;
+    Uring::new(&waker).map(drop).map_err(|err| {
+        let why = match err.raw_os_error() {
+            Some(libc::EPERM | libc::EACCES) => {
+                "forbidden, by kernel.io_uring_disabled or by a filter of system calls"
+            }
+            Some(libc::ENOSYS) => "not in this kernel",
+            Some(libc::EINVAL) => "needs Linux 6.1",
+            _ => return err,
+        };
+        io::Error::new(err.kind(), format!("{why} ({err})"))
+    })
+}
+
+fn check(ring: &IoUring) -> io::Result<()> {
+    let missing = |what: &str| io::Error::new(io::ErrorKind::Unsupported, format!("has no {what}"));
+    let params = ring.params();
+    let features = [
+        (params.is_feature_nodrop(), "NODROP"),
+        (params.is_feature_ext_arg(), "EXT_ARG"),
+        (params.is_feature_fast_poll(), "FAST_POLL"),
+    ];
+    if let Some((_, feature)) = features.iter().find(|(present, _)| !present) {
+        return Err(missing(feature));
+    }
+    let mut probe = Probe::new();
+    ring.submitter().register_probe(&mut probe)?;
+    let operations = [
+        (opcode::PollAdd::CODE, "POLL_ADD"),
+        (opcode::PollRemove::CODE, "POLL_REMOVE"),
+        (opcode::Recv::CODE, "RECV"),
+        (opcode::AsyncCancel::CODE, "ASYNC_CANCEL"),
+    ];
+    let absent = operations
+        .iter()
+        .find(|(code, _)| !probe.is_supported(*code));
+    absent.map_or(Ok(()), |(_, operation)| Err(missing(operation)))
+}
+
+impl fmt::Debug for Uring {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Uring").finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,94 @@
+//! Replies of coroutines that end in one round of their worker, sent together.
+
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use crate::coro::inbox::Message;
+use crate::coro::team::Team;
+use crate::coro::worker::current;
+use crate::model::coroutines::NOBODY;
+use crate::service::{Job, Service};
+use crate::state::{Ended, Lease};
+use crate::transport::Request;
+
+/// Requests of one server whose handlers are done, for each worker.
+#[derive(Debug)]
+pub(crate) struct Outbox<R: Request> {
+    team: Arc<Team>,
+    done: Vec<Mutex<Done<R>>>,
+}
+
+#[derive(Debug)]
+struct Done<R> {
+    requests: VecDeque<R>,
+    /// The numbers of those whose handler has failed.
+    failed: Vec<u64>,
+    /// Their places under the limit.
+    leases: Vec<Lease>,
+}
+
+impl<R> Default for Done<R> {
+    fn default() -> Self {
+        Self {
+            requests: VecDeque::new(),
+            failed: Vec::new(),
+            leases: Vec::new(),
+        }
+    }
+}
+
+impl<R: Request> Outbox<R> {
+    pub(crate) fn new(team: &Arc<Team>) -> Arc<Self> {
+        let done = team.inboxes.iter().map(|_| Mutex::default()).collect();
+        Arc::new(Self {
+            team: Arc::clone(team),
+            done,
+        })
+    }
+
+    /// Serves a request in the coroutine that calls, and leaves its end to the next round: by then
+    /// those that run in this one are done too.
+    pub(crate) fn serve(self: Arc<Self>, job: Job<R>) {
+        let Some(place) = current().map(|current| current.worker().place()) else {
+            return job.run();
+        };
+        let Job {
+            mut request,
+            service,
+            lease,
+        } = job;
+        let failed = service.handle(&mut request) == Ended::Failed;
+        let first = {
+            let mut done = self.done(place);
+            if failed {
+                done.failed.push(request.id());
+            }
+            done.requests.push_back(request);
+            done.leases.push(lease);
+            done.requests.len() == 1
+        };
+        if first {
+            let inbox = &self.team.inboxes[place];
+            let outbox = Arc::clone(&self);
+            let send = move || outbox.send(place, &service);
+            inbox.send(Message::Start(Box::new(send), NOBODY));
+        }
+    }
+
+    fn send(&self, place: usize, service: &Service<R>) {
+        let Done {
+            mut requests,
+            failed,
+            leases,
+        } = std::mem::take(&mut *self.done(place));
+        service.close_all(&mut requests, failed);
+        drop(leases);
+    }
+
+    fn done(&self, place: usize) -> MutexGuard<'_, Done<R>> {
+        // The collections are whole after any panic of their own methods.
+        self.done[place]
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+}

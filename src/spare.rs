@@ -1,0 +1,51 @@
+//! Buffers for received input: a thread keeps some that are not in use, so that a connection needs
+//! one only while it has input that was not read.
+
+use std::cell::RefCell;
+
+/// The size of a buffer.
+pub(crate) const BUFFER: usize = 8 * 1024;
+
+/// How many a thread keeps.
+const KEPT: usize = 16;
+
+thread_local! {
+    static SPARE: RefCell<Vec<Box<[u8]>>> = const { RefCell::new(Vec::new()) };
+}
+
+/// Takes a buffer; what is in it is of no meaning.
+pub(crate) fn take() -> Box<[u8]> {
+    SPARE
+        .try_with(|spare| spare.borrow_mut().pop())
+        .ok()
+        .flatten()
+        .unwrap_or_else(|| vec![0; BUFFER].into_boxed_slice())
+}
+
+/// Gives a buffer back.
+pub(crate) fn give(buffer: Box<[u8]>) {
+    // A thread that ends keeps none.
+    let _ = SPARE.try_with(|spare| {
+        let mut spare = spare.borrow_mut();
+        if buffer.len() == BUFFER && spare.len() < KEPT {
+            spare.push(buffer);
+        }
+    });
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_buffer_that_was_given_last_is_taken_next() {
+        let (first, second) = (take(), take());
+        let address = second.as_ptr();
+        give(first);
+        give(second);
+        let again = take();
+        assert_eq!(again.as_ptr(), address);
+        give(Box::default());
+        assert_eq!(take().len(), BUFFER);
+    }
+}
