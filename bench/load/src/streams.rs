@@ -97,7 +97,14 @@ pub(crate) fn run(
             }
         }
     }
-    report(meter)
+    report(meter)?;
+    // A connection that is closed before its answers are read is reset, which servers complain about.
+    for pinger in &mut pingers {
+        while !pinger.began.is_empty() {
+            pinger.receive(&mut buffers, |_| {})?;
+        }
+    }
+    Ok(())
 }
 
 impl Pinger {

@@ -27,11 +27,16 @@ pub(crate) fn on_cpu<R>(cpu: usize, start: impl FnOnce() -> Result<R>) -> Result
     result
 }
 
-/// The processor time of a running process: of all its threads, also of those that have ended; not of its children.
+/// The processor time of a running process and its descendants: of all threads, also of those that have ended; not of
+/// processes that have.
 pub(crate) fn cpu_time(pid: u32) -> Result<Duration> {
-    let clock = clock_getcpuclockid(Pid::from_raw(pid as i32))
-        .with_context(|| format!("find the processor clock of process {pid}"))?;
-    Ok(Duration::from(clock.now()?))
+    let mut total = Duration::ZERO;
+    for pid in family(pid)? {
+        let clock = clock_getcpuclockid(Pid::from_raw(pid as i32))
+            .with_context(|| format!("find the processor clock of process {pid}"))?;
+        total += Duration::from(clock.now()?);
+    }
+    Ok(total)
 }
 
 /// Processor time.
@@ -93,25 +98,46 @@ fn ticks(cpu: usize) -> Result<[u64; 8]> {
         .context("/proc/stat has no steal time")
 }
 
-/// The resident memory of a process, in bytes.
+/// The resident memory of a process and its descendants, in bytes. What they share counts for each.
 pub(crate) fn resident(pid: u32) -> Result<u64> {
-    Ok(field(&format!("/proc/{pid}/status"), "VmRSS:")? * 1024)
+    sum(pid, |pid| field(&format!("/proc/{pid}/status"), "VmRSS:")).map(|size| size * 1024)
+}
+
+/// The memory that a process and its descendants have written to and share with nobody, in bytes.
+pub(crate) fn private(pid: u32) -> Result<u64> {
+    let dirty = |pid| field(&format!("/proc/{pid}/smaps_rollup"), "Private_Dirty:");
+    sum(pid, dirty).map(|size| size * 1024)
 }
 
 /// How often the threads of a process and of its descendants have been switched from.
 pub(crate) fn context_switches(pid: u32) -> Result<u64> {
-    let mut total = 0;
+    sum(pid, |pid| {
+        let mut total = 0;
+        for task in fs::read_dir(format!("/proc/{pid}/task")).context("list threads")? {
+            let status = format!("{}/status", task?.path().display());
+            total += field(&status, "voluntary_ctxt_switches:")?
+                + field(&status, "nonvoluntary_ctxt_switches:")?;
+        }
+        Ok(total)
+    })
+}
+
+fn sum(pid: u32, value: impl Fn(u32) -> Result<u64>) -> Result<u64> {
+    family(pid)?.into_iter().map(value).sum()
+}
+
+/// A process and its descendants.
+fn family(pid: u32) -> Result<Vec<u32>> {
+    let mut all = vec![pid];
     for task in fs::read_dir(format!("/proc/{pid}/task")).context("list threads")? {
-        let task = task?.path().display().to_string();
-        let status = format!("{task}/status");
-        total += field(&status, "voluntary_ctxt_switches:")?
-            + field(&status, "nonvoluntary_ctxt_switches:")?;
-        let children = fs::read_to_string(format!("{task}/children")).unwrap_or_default();
+        let children = task?.path().join("children");
+        // A thread may end meanwhile.
+        let children = fs::read_to_string(children).unwrap_or_default();
         for child in children.split_whitespace() {
-            total += context_switches(child.parse()?)?;
+            all.extend(family(child.parse()?)?);
         }
     }
-    Ok(total)
+    Ok(all)
 }
 
 /// A number in a status file of proc(5).

@@ -1,0 +1,177 @@
+//! Medians, ratios, and whether promises hold.
+
+use std::fmt;
+
+use serde::Serialize;
+
+use crate::measure::{Round, Row};
+use crate::report::Outcome;
+use crate::scenarios::{Bound, Metric, Promise, Versus};
+
+/// The median of some rounds, and how far they were apart.
+#[derive(Clone, Copy, Serialize)]
+pub(crate) struct Spread {
+    pub(crate) median: f64,
+    pub(crate) min: f64,
+    pub(crate) max: f64,
+}
+
+impl Spread {
+    pub(crate) fn of(values: impl IntoIterator<Item = f64>) -> Option<Self> {
+        let mut values: Vec<_> = values.into_iter().collect();
+        values.sort_by(f64::total_cmp);
+        let middle = values.len().checked_sub(1)? / 2;
+        Some(Self {
+            median: f64::midpoint(values[middle], values[values.len() / 2]),
+            min: values[0],
+            max: values[values.len() - 1],
+        })
+    }
+}
+
+impl Row {
+    pub(crate) fn median(&self, value: impl Fn(&Round) -> f64) -> Option<f64> {
+        self.median_of(|round| Some(value(round)))
+    }
+
+    /// The median of the rounds that have a value.
+    pub(crate) fn median_of(&self, value: impl Fn(&Round) -> Option<f64>) -> Option<f64> {
+        Some(Spread::of(self.rounds.iter().filter_map(value))?.median)
+    }
+
+    /// The ratio of a metric to that of another row.
+    pub(crate) fn ratio(&self, other: &Self, metric: Metric) -> Option<Spread> {
+        Spread::of(self.ratios(other, metric))
+    }
+
+    /// Round by round.
+    fn ratios(&self, other: &Self, metric: Metric) -> Vec<f64> {
+        let pairs = self.rounds.iter().zip(&other.rounds);
+        pairs
+            .filter_map(|(this, other)| Some(this.value(metric)? / other.value(metric)?))
+            .collect()
+    }
+}
+
+impl Round {
+    fn value(&self, metric: Metric) -> Option<f64> {
+        match metric {
+            Metric::Throughput => Some(self.throughput()),
+            Metric::Cpu => Some(self.cpu_us_per_op),
+            _ => None,
+        }
+    }
+}
+
+/// Whether a promise holds.
+#[derive(Serialize)]
+pub(crate) struct Verdict {
+    #[serde(skip)]
+    pub(crate) subject: &'static str,
+    /// The promise in words.
+    promise: String,
+    measured: Option<Spread>,
+    verdict: &'static str,
+}
+
+impl Verdict {
+    /// Looks at the median over scenarios, if there are several: first over the scenarios in each round, then over the
+    /// rounds.
+    pub(crate) fn of(promise: &Promise, outcomes: &[&Outcome]) -> Self {
+        let (subject, metric) = (promise.subject, promise.metric);
+        let others: Vec<_> = outcomes
+            .iter()
+            .map(|outcome| versus(outcome, promise))
+            .collect();
+        let measured = match promise.versus {
+            Versus::Nothing => {
+                let rows = outcomes.iter().filter_map(|outcome| outcome.row(subject));
+                Spread::of(rows.filter_map(|row| row.figure(metric)))
+            }
+            Versus::Subject(_) | Versus::Best(_) => medians(promise, outcomes, &others),
+        };
+        let relative = match (promise.versus, others.first()) {
+            (Versus::Nothing, _) => String::new(),
+            (Versus::Subject(name), _) => format!(" relative to {name}"),
+            (Versus::Best(_), Some(Some(row))) => {
+                format!(
+                    " relative to {}, which was the best of its kind",
+                    row.subject
+                )
+            }
+            (Versus::Best(names), _) => format!(" relative to the best of {}", names.join(", ")),
+        };
+        let (limit, word) = match promise.bound {
+            Bound::AtLeast(limit) => (limit, "at least"),
+            Bound::AtMost(limit) => (limit, "at most"),
+            Bound::Below(limit) => (limit, "below"),
+        };
+        Self {
+            subject,
+            promise: format!("{subject}: {}{relative}, {word} {limit}", metric.title()),
+            verdict: measured.map_or("not measured", |measured| judge(measured, promise.bound)),
+            measured,
+        }
+    }
+}
+
+impl fmt::Display for Verdict {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:7}  {}", self.verdict, self.promise)?;
+        match self.measured {
+            Some(Spread { median, min, max }) => write!(f, ": {median:.3} ({min:.3} to {max:.3})"),
+            None => Ok(()),
+        }
+    }
+}
+
+/// Where the rounds disagree, more of them are needed to say which it is.
+fn judge(Spread { median, min, max }: Spread, bound: Bound) -> &'static str {
+    let holds = |value: f64| match bound {
+        Bound::AtLeast(limit) => value >= limit,
+        Bound::AtMost(limit) => value <= limit,
+        Bound::Below(limit) => value < limit,
+    };
+    match (holds(median), holds(min) || holds(max)) {
+        (true, _) => "holds",
+        (false, true) => "unclear",
+        (false, false) => "MISSES",
+    }
+}
+
+/// The row that a promise compares with, if it was measured.
+fn versus<'a>(outcome: &'a Outcome, promise: &Promise) -> Option<&'a Row> {
+    match promise.versus {
+        Versus::Nothing => None,
+        Versus::Subject(name) => outcome.row(name),
+        Versus::Best(names) => {
+            let value = |row: &&Row| {
+                let median = row.median_of(|round| round.value(promise.metric));
+                match promise.metric {
+                    Metric::Throughput => median.map(|value| -value),
+                    _ => median,
+                }
+            };
+            let rows = names.iter().filter_map(|name| outcome.row(name));
+            rows.filter(|row| value(row).is_some())
+                .min_by(|a, b| value(a).partial_cmp(&value(b)).expect("both are numbers"))
+        }
+    }
+}
+
+/// The ratios of the rounds: in each the median over the scenarios.
+fn medians(promise: &Promise, outcomes: &[&Outcome], others: &[Option<&Row>]) -> Option<Spread> {
+    let mut scenarios = Vec::new();
+    for (outcome, other) in outcomes.iter().zip(others) {
+        let ratios = outcome
+            .row(promise.subject)?
+            .ratios((*other)?, promise.metric);
+        scenarios.push(ratios);
+    }
+    let rounds = scenarios.iter().map(Vec::len).min()?;
+    let median = |round: usize| {
+        let ratios = scenarios.iter().map(|ratios| ratios[round]);
+        Spread::of(ratios).map_or(f64::NAN, |spread| spread.median)
+    };
+    Spread::of((0..rounds).map(median))
+}
