@@ -5,7 +5,7 @@ use std::path::Path;
 
 use anyhow::{Context, Result, anyhow};
 use plotters::drawing::IntoDrawingArea;
-use plotters::prelude::{BLACK, Color, Palette, Palette99, Rectangle, SVGBackend, Text, WHITE};
+use plotters::prelude::{BLACK, Color, Rectangle, SVGBackend, Text, WHITE};
 use plotters::style::{IntoFont, RGBColor};
 
 use crate::measure::{Round, Row};
@@ -22,6 +22,9 @@ const BAR: i32 = 20;
 const GAP: i32 = 10;
 
 const GREY: RGBColor = RGBColor(90, 90, 90);
+const OURS: RGBColor = RGBColor(200, 85, 61);
+const BASELINE: RGBColor = RGBColor(61, 90, 115);
+const RIVAL: RGBColor = RGBColor(157, 178, 191);
 
 /// What a chart shows.
 struct Kind {
@@ -49,6 +52,7 @@ const KINDS: [Kind; 2] = [
 /// Bars that stand together.
 struct Group<'a> {
     heading: String,
+    baseline: &'static str,
     bars: Vec<(&'a Row, f64)>,
 }
 
@@ -87,6 +91,7 @@ impl<'a> Group<'a> {
         let rows = outcome.rows.iter();
         Self {
             heading: format!("{}: {}", outcome.scenario.name, outcome.scenario.about),
+            baseline: outcome.scenario.baseline,
             bars: rows
                 .filter_map(|row| Some((row, row.median(kind.value)?)))
                 .collect(),
@@ -97,6 +102,14 @@ impl<'a> Group<'a> {
     fn longest(&self) -> f64 {
         let values = self.bars.iter().map(|(_, value)| *value);
         values.fold(f64::MIN_POSITIVE, f64::max)
+    }
+
+    fn color(&self, subject: &str) -> RGBColor {
+        match subject {
+            _ if subject.starts_with("socketserver") => OURS,
+            _ if subject == self.baseline => BASELINE,
+            _ => RIVAL,
+        }
     }
 
     fn height(&self) -> i32 {
@@ -113,41 +126,29 @@ fn draw(
     let height = TITLE + groups.iter().map(Group::height).sum::<i32>() + MARGIN;
     let area = SVGBackend::new(path, (WIDTH as u32, height as u32)).into_drawing_area();
     area.fill(&WHITE)?;
-    let text = |size: i32, color: RGBColor| ("sans-serif", size).into_font().color(&color);
+    let text = |words: String, at, size: i32, color: RGBColor| {
+        // The backend writes sizes as 1 / 1.24 of what they are.
+        let style = ("sans-serif", size * 124 / 100).into_font().color(&color);
+        Text::new(words, at, style)
+    };
     let title = format!("{name}: {}", kind.title);
-    area.draw(&Text::new(title, (MARGIN, 16), text(18, RGBColor(0, 0, 0))))?;
-    let mut names: Vec<_> = Vec::new();
+    area.draw(&text(title, (MARGIN, 14), 16, BLACK))?;
     let mut top = TITLE;
     for group in groups {
-        let heading = group.heading.clone();
-        area.draw(&Text::new(heading, (MARGIN, top + 8), text(14, GREY)))?;
+        let at = (MARGIN, top + 10);
+        area.draw(&text(group.heading.clone(), at, 13, GREY))?;
         top += HEADING;
         for (row, value) in &group.bars {
-            let color = match names.iter().position(|name| *name == row.subject) {
-                Some(index) => index,
-                None => {
-                    names.push(row.subject);
-                    names.len() - 1
-                }
-            };
-            let color = Palette99::pick(color);
+            let color = group.color(row.subject).filled();
             let end = BARS + (value / group.longest() * f64::from(REACH)) as i32;
             let corners = [(BARS, top + 2), (end.max(BARS + 1), top + BAR - 2)];
-            area.draw(&Rectangle::new(corners, color.filled()))?;
-            let label = Text::new(
-                row.subject,
-                (MARGIN + 12, top + 3),
-                text(13, RGBColor(0, 0, 0)),
-            );
-            area.draw(&label)?;
+            area.draw(&Rectangle::new(corners, color))?;
+            let label = row.subject.to_owned();
+            area.draw(&text(label, (MARGIN + 12, top + 4), 12, BLACK))?;
             let value = format!("{value:.*}", kind.digits);
-            area.draw(&Text::new(value, (end + 6, top + 3), text(13, GREY)))?;
+            area.draw(&text(value, (end + 6, top + 4), 12, GREY))?;
             top += BAR;
         }
-        area.draw(&Rectangle::new(
-            [(BARS - 1, top - BAR * group.bars.len() as i32), (BARS, top)],
-            BLACK.filled(),
-        ))?;
         top += GAP;
     }
     area.present()?;

@@ -7,7 +7,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 
 use crate::load::Load as Client;
-use crate::measure::{Bench, Row};
+use crate::measure::{Bench, CALM, PATIENCE, Row};
 use crate::os;
 use crate::scenarios::{Echo, Load, Metric, Subject};
 use crate::server::Server;
@@ -84,6 +84,7 @@ pub(crate) fn beside(
     ensure!(idle >= processes, "fewer idle connections than processes");
     let server = bench.start(subject)?;
     let rate = || -> Result<_> {
+        os::wait_for_calm(CALM, PATIENCE)?;
         let driven = bench.drive(&server, Load::Echo(echo), seconds)?;
         let cpu = driven.cpu;
         Ok(driven.round(cpu))
@@ -98,11 +99,18 @@ pub(crate) fn beside(
     let with_idle = rate().with_context(|| format!("beside {count} idle connections"))?;
     held.end()?;
     server.stop()?;
+    let (rate, base) = (with_idle.throughput(), alone.throughput());
+    row.notes.push(format!(
+        "{rate:.0} per s beside {count} idle connections, {base:.0} without them"
+    ));
+    if alone.is_disturbed() {
+        row.notes.push("disturbed while without them".to_owned());
+    }
     row.figures.extend(after.grown(&before, count));
     row.figures.extend([
         (Metric::Idle, f64::from(count)),
-        (Metric::Alone, alone.throughput()),
-        (Metric::Beside, with_idle.throughput() / alone.throughput()),
+        (Metric::Alone, base),
+        (Metric::Beside, rate / base),
     ]);
     row.rounds.push(with_idle);
     Ok(())

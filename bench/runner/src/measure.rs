@@ -17,8 +17,8 @@ use crate::server::Server;
 
 /// For how long the processors must have nothing to do before a disturbed measurement is repeated, and how long that is
 /// waited for.
-const CALM: Duration = Duration::from_millis(500);
-const PATIENCE: Duration = Duration::from_secs(10);
+pub(crate) const CALM: Duration = Duration::from_millis(500);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(10);
 
 /// From how many connections on the memory of a server is divided by them.
 const MANY: u32 = 64;
@@ -50,6 +50,8 @@ pub(crate) struct Row {
     pub(crate) rounds: Vec<Round>,
     /// What is measured once.
     pub(crate) figures: Vec<(Metric, f64)>,
+    /// What should be known of them.
+    pub(crate) notes: Vec<String>,
 }
 
 /// What was measured of one subject in one round.
@@ -100,6 +102,7 @@ impl Bench<'_> {
             failure: None,
             rounds: Vec::new(),
             figures: Vec::new(),
+            notes: Vec::new(),
         };
         let mut rows: Vec<_> = scenario.subjects.iter().map(row).collect();
         let mut present: Vec<_> = rows

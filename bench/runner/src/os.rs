@@ -1,6 +1,7 @@
 //! What the operating system says of processes and processors, and where it is told to run them.
 
 use std::fs;
+use std::io;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -30,13 +31,12 @@ pub(crate) fn on_cpu<R>(cpu: usize, start: impl FnOnce() -> Result<R>) -> Result
 /// The processor time of a running process and its descendants: of all threads, also of those that have ended; not of
 /// processes that have.
 pub(crate) fn cpu_time(pid: u32) -> Result<Duration> {
-    let mut total = Duration::ZERO;
-    for pid in family(pid)? {
+    let nanos = sum(pid, |pid| {
         let clock = clock_getcpuclockid(Pid::from_raw(pid as i32))
             .with_context(|| format!("find the processor clock of process {pid}"))?;
-        total += Duration::from(clock.now()?);
-    }
-    Ok(total)
+        Ok(Duration::from(clock.now()?).as_nanos() as u64)
+    })?;
+    Ok(Duration::from_nanos(nanos))
 }
 
 /// Processor time.
@@ -122,22 +122,28 @@ pub(crate) fn context_switches(pid: u32) -> Result<u64> {
     })
 }
 
+/// The sum over a process and its descendants. One of those may end meanwhile, and counts no more.
 fn sum(pid: u32, value: impl Fn(u32) -> Result<u64>) -> Result<u64> {
-    family(pid)?.into_iter().map(value).sum()
+    let mut descendants = Vec::new();
+    add_children(pid, &mut descendants).context("list threads")?;
+    let values = descendants.into_iter().filter_map(|pid| value(pid).ok());
+    let of_all = values.sum::<u64>();
+    Ok(value(pid)? + of_all)
 }
 
-/// A process and its descendants.
-fn family(pid: u32) -> Result<Vec<u32>> {
-    let mut all = vec![pid];
-    for task in fs::read_dir(format!("/proc/{pid}/task")).context("list threads")? {
-        let children = task?.path().join("children");
-        // A thread may end meanwhile.
-        let children = fs::read_to_string(children).unwrap_or_default();
-        for child in children.split_whitespace() {
-            all.extend(family(child.parse()?)?);
+fn add_children(pid: u32, all: &mut Vec<u32>) -> io::Result<()> {
+    for task in fs::read_dir(format!("/proc/{pid}/task"))? {
+        // So may a thread.
+        let children = fs::read_to_string(task?.path().join("children")).unwrap_or_default();
+        for child in children
+            .split_whitespace()
+            .filter_map(|pid| pid.parse().ok())
+        {
+            all.push(child);
+            let _ = add_children(child, all);
         }
     }
-    Ok(all)
+    Ok(())
 }
 
 /// A number in a status file of proc(5).

@@ -72,11 +72,7 @@ impl Row {
             0 => {}
             disturbed => notes.push(format!("disturbed in {disturbed} of {rounds}")),
         }
-        if let (Some(idle), Some(alone)) = (self.figure(Metric::Idle), self.figure(Metric::Alone)) {
-            notes.push(format!(
-                "beside {idle} idle connections, {alone:.0} per s without them"
-            ));
-        }
+        notes.extend_from_slice(&self.notes);
         match self.lost() {
             0 => {}
             lost => notes.push(format!("{lost} packets lost")),

@@ -117,7 +117,7 @@ impl Verdict {
 
 impl fmt::Display for Verdict {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{:7}  {}", self.verdict, self.promise)?;
+        write!(f, "{:12}  {}", self.verdict, self.promise)?;
         match self.measured {
             Some(Spread { median, min, max }) => write!(f, ": {median:.3} ({min:.3} to {max:.3})"),
             None => Ok(()),
