@@ -100,6 +100,10 @@ impl Machine {
 /// The first line that a program says, on either output.
 fn said(program: &str, args: &[&str]) -> Option<String> {
     let output = Command::new(program).args(args).output().ok()?;
+    // What a wrapper says when it cannot run the program; some end with 1 after saying their version.
+    if matches!(output.status.code(), None | Some(126 | 127)) {
+        return None;
+    }
     let text = [output.stdout, output.stderr].concat();
     let text = String::from_utf8_lossy(&text);
     let line = text.lines().find(|line| !line.trim().is_empty())?;
