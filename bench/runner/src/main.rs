@@ -15,6 +15,7 @@ mod report;
 mod scenarios;
 mod server;
 mod verdict;
+mod wrk;
 
 use std::path::PathBuf;
 

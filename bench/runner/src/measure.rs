@@ -14,6 +14,7 @@ use crate::programs::Programs;
 use crate::progress::Progress;
 use crate::scenarios::{Echo, Load, Metric, Scenario, Subject};
 use crate::server::Server;
+use crate::wrk;
 
 /// For how long the processors must have nothing to do before a disturbed measurement is repeated, and how long that is
 /// waited for.
@@ -86,19 +87,26 @@ impl Bench<'_> {
     /// How many steps a scenario takes.
     pub(crate) fn steps(&self, scenario: &Scenario) -> u64 {
         let subjects = scenario.subjects.iter();
-        let present = subjects.filter(|subject| self.programs.missing(&subject.program).is_none());
+        let present = subjects.filter(|subject| self.missing(scenario.load, subject).is_none());
         let rounds = match scenario.load {
-            Load::Requests(_) | Load::Echo(_) | Load::Packets(_) => self.effort.rounds,
+            Load::Requests(_) | Load::Echo(_) | Load::Packets(_) | Load::Http(_) => {
+                self.effort.rounds
+            }
             Load::Idle | Load::Memory(_) | Load::Beside { .. } => 1,
         };
         (present.count() * rounds) as u64
+    }
+
+    fn missing(&self, load: Load, subject: &Subject) -> Option<&'static str> {
+        let tool = load.tool().and_then(|tool| self.programs.lacks(tool));
+        tool.or_else(|| self.programs.missing(&subject.program))
     }
 
     /// Measures all subjects of a scenario. One that fails is given up, and the others go on.
     pub(crate) fn scenario(&self, scenario: &Scenario) -> Vec<Row> {
         let row = |subject: &Subject| Row {
             subject: subject.name,
-            missing: self.programs.missing(&subject.program),
+            missing: self.missing(scenario.load, subject),
             failure: None,
             rounds: Vec::new(),
             figures: Vec::new(),
@@ -123,7 +131,7 @@ impl Bench<'_> {
                     idle::beside(self, row, subject, echo, processes)
                 });
             }
-            Load::Requests(_) | Load::Echo(_) | Load::Packets(_) => {
+            Load::Requests(_) | Load::Echo(_) | Load::Packets(_) | Load::Http(_) => {
                 self.each(
                     scenario,
                     &mut present,
@@ -186,14 +194,17 @@ impl Bench<'_> {
         let cpus = [os::SERVER_CPU, os::LOAD_CPU];
         let before = cpus.map(os::user_ticks);
         let start = Instant::now();
-        let driven = self.drive(&server, load, self.effort.seconds)?;
+        let driven = match load {
+            Load::Http(connections) => http(&server, connections, self.effort.seconds)?,
+            _ => self.drive(&server, load, self.effort.seconds)?,
+        };
         let took = start.elapsed().as_secs_f64();
         let after = cpus.map(os::user_ticks);
 
         let used = server.stop()?;
         // The clock of a process leaves out its children that have ended, which only short connections have.
         let cpu = match load {
-            Load::Echo(_) => driven.cpu,
+            Load::Echo(_) | Load::Http(_) => driven.cpu,
             _ => used.total,
         };
         let mut round = driven.round(cpu);
@@ -242,7 +253,8 @@ impl Bench<'_> {
             Load::Echo(Echo { connections, .. }) => ("echo", connections),
             Load::Packets(count) => ("packets", count),
             Load::Requests(count) => ("requests", count),
-            Load::Idle | Load::Memory(_) | Load::Beside { .. } => ("hold", 0),
+            // They are not driven by this.
+            Load::Http(_) | Load::Idle | Load::Memory(_) | Load::Beside { .. } => ("none", 0),
         };
         command.args([kind, &server.url]);
         command.args(["--in-flight", &in_flight.to_string()]);
@@ -252,6 +264,21 @@ impl Bench<'_> {
         command.args(["--size", &size.to_string(), "--depth", &depth.to_string()]);
         (command, (in_flight >= MANY).then_some(in_flight))
     }
+}
+
+/// Has wrk put a load on a server, for whole seconds.
+fn http(server: &Server, connections: u32, seconds: f64) -> Result<Driven> {
+    wrk::verify(&server.url)?;
+    let empty = os::resident(server.pid())?;
+    let before = os::cpu_time(server.pid())?;
+    let load = wrk::run(&server.url, connections, seconds.ceil() as u32)?;
+    let cpu = os::cpu_time(server.pid())?.saturating_sub(before);
+    let grown = os::resident(server.pid())?.saturating_sub(empty) as f64;
+    Ok(Driven {
+        load,
+        cpu,
+        rss_bytes_per_conn: Some(grown / f64::from(connections)),
+    })
 }
 
 /// What a load has done to a server.

@@ -55,7 +55,7 @@ impl Programs {
         };
         ensure!(server.is_file(), "{} is no program", server.display());
         cargo(bench(), &["-p", "bench-load", "-p", "bench-peers"])?;
-        let tools = ["cc", "go", "python3"].into_iter();
+        let tools = ["cc", "go", "python3", "nginx", "wrk"].into_iter();
         let mut programs = Self {
             target: target.to_owned(),
             server,
@@ -84,16 +84,20 @@ impl Programs {
 
     /// The tool that this machine lacks to run a program.
     pub(crate) fn missing(&self, program: &Program) -> Option<&'static str> {
-        let tool = match program {
-            Program::C(..) => "cc",
-            Program::Go(..) => "go",
-            Program::Python(..) => "python3",
-            Program::Server(..) | Program::Rust(..) => return None,
+        let tools: &[_] = match program {
+            Program::C(..) => &["cc"],
+            Program::Go(..) => &["go"],
+            Program::Python("nginx.py", _) => &["python3", "nginx"],
+            Program::Python(..) => &["python3"],
+            Program::Server(..) | Program::Rust(..) => &[],
         };
-        self.missing
-            .iter()
-            .copied()
-            .find(|missing| *missing == tool)
+        tools.iter().find_map(|tool| self.lacks(tool))
+    }
+
+    /// A tool, if this machine has none of the kind.
+    pub(crate) fn lacks(&self, tool: &str) -> Option<&'static str> {
+        let mut missing = self.missing.iter().copied();
+        missing.find(|missing| *missing == tool)
     }
 
     /// How a program is started.
@@ -169,12 +173,17 @@ fn free(url: &str) -> String {
     }
 }
 
-/// Whether a tool can be run at all.
+/// Whether a tool can be run at all. A wrapper that finds nothing to run says 127.
 fn exists(tool: &str) -> bool {
     let mut command = Command::new(tool);
-    command.arg(if tool == "go" { "version" } else { "--version" });
+    command.arg(match tool {
+        "go" => "version",
+        "nginx" | "wrk" => "-v",
+        _ => "--version",
+    });
     command.stdout(Stdio::null()).stderr(Stdio::null());
-    command.status().is_ok_and(|status| status.success())
+    let code = command.status().ok().and_then(|status| status.code());
+    !matches!(code, None | Some(126 | 127))
 }
 
 /// Builds packages of a workspace, and returns its binaries by name.

@@ -1,6 +1,7 @@
 //! What is measured: scenarios, each with its load, its servers and what is promised of them.
 
 mod coroutines;
+mod http;
 mod memory;
 mod models;
 
@@ -38,6 +39,8 @@ pub(crate) enum Load {
     Echo(Echo),
     /// This many packets in flight.
     Packets(u32),
+    /// wrk on this many connections.
+    Http(u32),
     /// None: the server should sleep.
     Idle,
     /// This many connections that have made an exchange and are idle.
@@ -129,6 +132,7 @@ pub(crate) enum Bound {
 pub(crate) fn all() -> Vec<Scenario> {
     let mut all = models::scenarios();
     all.extend(coroutines::scenarios());
+    all.extend(http::scenarios());
     all.extend(memory::scenarios());
     all
 }
@@ -148,6 +152,7 @@ impl Scenario {
                 Load::Requests(_) => "requests",
                 Load::Echo(_) => "echo",
                 Load::Packets(_) => "packets",
+                Load::Http(_) => "http",
                 Load::Idle | Load::Memory(_) | Load::Beside { .. } => "idle",
             },
             load,
@@ -155,6 +160,16 @@ impl Scenario {
             subjects: Vec::new(),
             promises: Vec::new(),
             when: When::Unhurried,
+        }
+    }
+}
+
+impl Load {
+    /// A tool that it needs.
+    pub(crate) fn tool(self) -> Option<&'static str> {
+        match self {
+            Self::Http(_) => Some("wrk"),
+            _ => None,
         }
     }
 }
