@@ -175,3 +175,100 @@ fn medians(promise: &Promise, outcomes: &[&Outcome], others: &[Option<&Row>]) ->
     };
     Spread::of((0..rounds).map(median))
 }
+
+#[cfg(test)]
+mod tests {
+    use bench_load::Summary;
+
+    use super::{Spread, Verdict, judge};
+    use crate::measure::{Round, Row};
+    use crate::report::Outcome;
+    use crate::scenarios::{Bound, Load, Metric, Promise, Scenario, Versus};
+
+    fn row(subject: &'static str, cpus: &[f64]) -> Row {
+        let round = |cpu: &f64| Round {
+            load: Summary {
+                measured: 1,
+                seconds: 1.0,
+                total: 1,
+                total_seconds: 1.0,
+                lost: 0,
+                p50_us: 0.0,
+                p99_us: 0.0,
+                cpu_share: 0.0,
+                user_share: 0.0,
+                delay_share: 0.0,
+            },
+            cpu_us_per_op: *cpu,
+            rss_bytes_per_conn: None,
+            server_share: 0.0,
+            others_share: 0.0,
+        };
+        Row {
+            subject,
+            missing: None,
+            failure: None,
+            rounds: cpus.iter().map(round).collect(),
+            figures: Vec::new(),
+            notes: Vec::new(),
+        }
+    }
+
+    fn outcome(rows: Vec<Row>) -> Outcome {
+        Outcome {
+            scenario: Scenario::new("test", "a test", Load::Requests(1)),
+            rows,
+        }
+    }
+
+    fn promise(versus: Versus) -> Promise {
+        Promise {
+            subject: "ours",
+            metric: Metric::Cpu,
+            versus,
+            bound: Bound::AtMost(1.0),
+        }
+    }
+
+    #[test]
+    fn a_promise_is_unclear_when_only_some_rounds_hold() {
+        let spread = |median, min, max| Spread { median, min, max };
+        assert_eq!(judge(spread(1.0, 0.9, 1.1), Bound::AtMost(1.0)), "holds");
+        assert_eq!(judge(spread(1.0, 0.9, 1.1), Bound::Below(1.0)), "unclear");
+        assert_eq!(judge(spread(1.2, 1.1, 1.3), Bound::Below(1.0)), "MISSES");
+        assert_eq!(
+            judge(spread(0.8, 0.7, 0.95), Bound::AtLeast(0.9)),
+            "unclear"
+        );
+    }
+
+    #[test]
+    fn the_better_of_several_is_compared_with_and_named() {
+        let rows = [("ours", [3.0]), ("slow", [4.0]), ("fast", [2.0])];
+        let test = outcome(rows.map(|(name, cpus)| row(name, &cpus)).into());
+        let verdict = Verdict::of(&promise(Versus::Best(&["slow", "fast"])), &[&test]);
+        assert_eq!(verdict.measured.map(|measured| measured.median), Some(1.5));
+        assert!(verdict.promise.contains("relative to fast"));
+    }
+
+    #[test]
+    fn the_median_over_scenarios_is_taken_in_each_round() {
+        let scenario = |ours: [f64; 2]| outcome(vec![row("ours", &ours), row("theirs", &[1.0; 2])]);
+        let all = [
+            scenario([1.0, 5.0]),
+            scenario([2.0, 4.0]),
+            scenario([9.0, 3.0]),
+        ];
+        let verdict = Verdict::of(&promise(Versus::Subject("theirs")), &all.each_ref());
+        let measured = verdict.measured.unwrap();
+        assert_eq!((measured.min, measured.max), (2.0, 4.0));
+        assert_eq!(measured.median, 3.0);
+    }
+
+    #[test]
+    fn a_rival_that_was_not_measured_decides_nothing() {
+        let test = outcome(vec![row("ours", &[1.0]), row("theirs", &[])]);
+        let verdict = Verdict::of(&promise(Versus::Subject("theirs")), &[&test]);
+        assert_eq!(verdict.verdict, "not measured");
+    }
+}

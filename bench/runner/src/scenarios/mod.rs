@@ -144,7 +144,7 @@ pub(crate) fn overall() -> Vec<Overall> {
 
 impl Scenario {
     /// A scenario that is measured unless there is a hurry, and promises nothing yet.
-    fn new(name: impl Into<String>, about: impl Into<String>, load: Load) -> Self {
+    pub(crate) fn new(name: impl Into<String>, about: impl Into<String>, load: Load) -> Self {
         Self {
             name: name.into(),
             about: about.into(),
