@@ -1,63 +1,120 @@
 //! A load: one thread and one epoll loop that keeps a number of operations in flight, verifies each answer and measures
 //! how long it took.
 //!
-//! `bench-load requests|echo|packets URL --in-flight N [--warm-up SECONDS] [--seconds SECONDS]`
+//! `bench-load requests|echo|packets URL --in-flight N [--warm-up SECONDS] [--seconds SECONDS]`: says `ready` once it is
+//! connected, begins when it is sent a line, says how it went, and stays connected until its standard input ends.
+//!
+//! `bench-load hold URL --in-flight N [--first NUMBER] [--at-most SECONDS]`: opens connections, makes one exchange on
+//! each, says `ready`, and lets them be idle until its standard input ends or SIGTERM comes; then each must still answer.
 
+mod hold;
 mod meter;
 mod packets;
 mod requests;
 mod streams;
 mod target;
 
+use std::io::{self, Read, Write};
 use std::thread;
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use lexopt::{Arg, Parser, ValueExt};
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
 use crate::meter::Meter;
+use crate::streams::Shape;
 use crate::target::Target;
 
-/// The size of every request and of every answer.
+/// The size of every request and of every answer, where no other is asked for.
 const SIZE: usize = 64;
 
+/// How many events one wait may bring.
+const EVENTS: usize = 512;
+
+/// How long 16,000 connections may take to be opened.
+const CONNECT_TIME: Duration = Duration::from_secs(30);
+
+struct Options {
+    load: String,
+    url: String,
+    in_flight: usize,
+    first: u64,
+    shape: Shape,
+    warm_up: Duration,
+    seconds: Duration,
+    at_most: Duration,
+}
+
 fn main() -> Result<()> {
+    let options = parse()?;
+    let target = Target::parse(&options.url)?;
+    raise_descriptor_limit()?;
+    run(&options, &target).with_context(|| format!("{} load on {}", options.load, options.url))
+}
+
+fn run(options: &Options, target: &Target) -> Result<()> {
+    let in_flight = options.in_flight;
+    if options.load == "hold" {
+        return hold::run(target, in_flight, options.first, options.at_most);
+    }
+    end_in_any_case(CONNECT_TIME + options.warm_up + options.seconds);
+    let mut meter = Meter::new(options.warm_up, options.seconds)?;
+    match options.load.as_str() {
+        "requests" => requests::run(target, in_flight, &mut meter)?,
+        "echo" => streams::run(target, in_flight, options.shape, &mut meter)?,
+        "packets" => packets::run(target, in_flight, &mut meter)?,
+        other => bail!("no such load: {other}"),
+    }
+    Ok(())
+}
+
+fn parse() -> Result<Options> {
     let mut words = Vec::new();
-    let (mut in_flight, mut warm_up, mut seconds) = (1_usize, 0.1, 1.0);
+    let (mut in_flight, mut first, mut size, mut depth) = (1, 0, SIZE, 1);
+    let (mut warm_up, mut seconds, mut at_most) = (0.1, 1.0, 300.0);
     let mut args = Parser::from_env();
     while let Some(arg) = args.next()? {
         match arg {
             Arg::Value(word) => words.push(word.string()?),
             Arg::Long("in-flight") => in_flight = args.value()?.parse()?,
+            Arg::Long("first") => first = args.value()?.parse()?,
+            Arg::Long("size") => size = args.value()?.parse()?,
+            Arg::Long("depth") => depth = args.value()?.parse()?,
             Arg::Long("warm-up") => warm_up = args.value()?.parse()?,
             Arg::Long("seconds") => seconds = args.value()?.parse()?,
+            Arg::Long("at-most") => at_most = args.value()?.parse()?,
             _ => return Err(arg.unexpected().into()),
         }
     }
     let [load, url] = &*words else {
         bail!("two arguments are needed: the load and the URL");
     };
-    let target = Target::parse(url)?;
-    let (warm_up, seconds) = (
-        Duration::try_from_secs_f64(warm_up)?,
-        Duration::try_from_secs_f64(seconds)?,
+    ensure!(
+        load == "echo" || (size, depth) == (SIZE, 1),
+        "only an echo load has --size and --depth"
     );
-    end_in_any_case(warm_up + seconds + Duration::from_secs(10));
+    Ok(Options {
+        load: load.clone(),
+        url: url.clone(),
+        in_flight,
+        first,
+        shape: Shape::new(size, depth)?,
+        warm_up: Duration::try_from_secs_f64(warm_up)?,
+        seconds: Duration::try_from_secs_f64(seconds)?,
+        at_most: Duration::try_from_secs_f64(at_most)?,
+    })
+}
 
-    let mut meter = Meter::start(warm_up, seconds)?;
-    match load.as_str() {
-        "requests" => requests::run(&target, in_flight, &mut meter),
-        "echo" => streams::run(&target, in_flight, &mut meter),
-        "packets" => packets::run(&target, in_flight, &mut meter),
-        other => bail!("no such load: {other}"),
-    }
-    .with_context(|| format!("{load} load on {url}"))?;
-    println!("{}", serde_json::to_string(&meter.finish()?)?);
-    Ok(())
+/// As many connections as the process may have at all.
+fn raise_descriptor_limit() -> Result<()> {
+    let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE).context("read the descriptor limit")?;
+    setrlimit(Resource::RLIMIT_NOFILE, hard, hard).context("raise the descriptor limit")
 }
 
 /// A server that stops answering must not keep the load for ever.
 fn end_in_any_case(limit: Duration) {
+    let limit = limit + Duration::from_secs(10);
     thread::spawn(move || {
         thread::sleep(limit);
         eprintln!("bench-load: no end after {limit:?}");
@@ -65,11 +122,31 @@ fn end_in_any_case(limit: Duration) {
     });
 }
 
-/// The bytes that operation `number` sends and must get back.
+/// Says that everything is connected, and waits until the runner wants it to begin.
+fn wait_for_start() -> Result<()> {
+    println!("ready");
+    let count = io::stdin().read_line(&mut String::new())?;
+    ensure!(count > 0, "nobody wants it to begin");
+    Ok(())
+}
+
+/// Says how it went, and lets the connections be until the runner has looked at the server.
+fn report(meter: &Meter) -> Result<()> {
+    println!("{}", serde_json::to_string(&meter.summary()?)?);
+    io::stdout().flush()?;
+    io::stdin().read_to_end(&mut Vec::new())?;
+    Ok(())
+}
+
+/// Makes the bytes that operation `number` sends and must get back.
+fn fill(number: u64, bytes: &mut [u8]) {
+    for (index, chunk) in (0_u64..).zip(bytes.chunks_exact_mut(8)) {
+        chunk.copy_from_slice(&(number + (index << 52)).to_be_bytes());
+    }
+}
+
 fn payload(number: u64) -> [u8; SIZE] {
     let mut bytes = [0; SIZE];
-    for (index, chunk) in (0_u64..).zip(bytes.chunks_exact_mut(8)) {
-        chunk.copy_from_slice(&(number + (index << 56)).to_be_bytes());
-    }
+    fill(number, &mut bytes);
     bytes
 }

@@ -10,37 +10,56 @@ use nix::sys::resource::{UsageWho, getrusage};
 use nix::sys::time::{TimeVal, TimeValLike};
 
 pub(crate) struct Meter {
+    warm_up: Duration,
+    seconds: Duration,
     start: Instant,
-    measure: Instant,
-    end: Instant,
+    /// What this process had used until then.
+    used: Used,
     /// In nanoseconds.
     latencies: Histogram<u64>,
     total: u64,
     lost: u64,
 }
 
+/// What the operating system counts of this process.
+#[derive(Clone, Copy)]
+struct Used {
+    total: Duration,
+    user: Duration,
+    /// How long this thread has waited for its processor.
+    delay: Duration,
+}
+
 impl Meter {
-    pub(crate) fn start(warm_up: Duration, seconds: Duration) -> Result<Self> {
-        let start = Instant::now();
+    pub(crate) fn new(warm_up: Duration, seconds: Duration) -> Result<Self> {
         Ok(Self {
-            start,
-            measure: start + warm_up,
-            end: start + warm_up + seconds,
+            warm_up,
+            seconds,
+            start: Instant::now(),
+            used: Used::until_now()?,
             latencies: Histogram::new_with_bounds(1, 60_000_000_000, 3)?,
             total: 0,
             lost: 0,
         })
     }
 
+    /// Begins with the warm-up.
+    pub(crate) fn start(&mut self) -> Result<()> {
+        self.used = Used::until_now()?;
+        self.start = Instant::now();
+        Ok(())
+    }
+
     /// Counts an operation that began at `began` and has just ended. Says whether the time is over.
     pub(crate) fn ended(&mut self, began: Instant) -> bool {
         let now = Instant::now();
         self.total += 1;
-        if now >= self.measure && now < self.end {
+        let passed = now - self.start;
+        if passed >= self.warm_up && !self.is_end(passed) {
             let took = u64::try_from((now - began).as_nanos()).unwrap_or(u64::MAX);
             self.latencies.saturating_record(took);
         }
-        now >= self.end
+        self.is_end(passed)
     }
 
     pub(crate) fn lost(&mut self) {
@@ -48,25 +67,41 @@ impl Meter {
     }
 
     pub(crate) fn is_over(&self) -> bool {
-        Instant::now() >= self.end
+        self.is_end(self.start.elapsed())
     }
 
-    pub(crate) fn finish(self) -> Result<Summary> {
-        let total = self.start.elapsed();
-        let usage = getrusage(UsageWho::RUSAGE_SELF)?;
-        let share = |time: TimeVal| time.num_microseconds() as f64 / 1e6 / total.as_secs_f64();
+    fn is_end(&self, passed: Duration) -> bool {
+        passed >= self.warm_up + self.seconds
+    }
+
+    pub(crate) fn summary(&self) -> Result<Summary> {
+        let total = self.start.elapsed().as_secs_f64();
+        let (before, after) = (self.used, Used::until_now()?);
+        let share = |used: fn(Used) -> Duration| (used(after) - used(before)).as_secs_f64() / total;
         let percentile = |share| self.latencies.value_at_quantile(share) as f64 / 1e3;
         Ok(Summary {
             measured: self.latencies.len(),
-            seconds: (self.end - self.measure).as_secs_f64(),
+            seconds: self.seconds.as_secs_f64(),
             total: self.total,
-            total_seconds: total.as_secs_f64(),
+            total_seconds: total,
             lost: self.lost,
             p50_us: percentile(0.5),
             p99_us: percentile(0.99),
-            cpu_share: share(usage.user_time() + usage.system_time()),
-            user_share: share(usage.user_time()),
-            delay_share: run_delay()?.as_secs_f64() / total.as_secs_f64(),
+            cpu_share: share(|used| used.total),
+            user_share: share(|used| used.user),
+            delay_share: share(|used| used.delay),
+        })
+    }
+}
+
+impl Used {
+    fn until_now() -> Result<Self> {
+        let usage = getrusage(UsageWho::RUSAGE_SELF)?;
+        let time = |time: TimeVal| Duration::from_micros(time.num_microseconds().unsigned_abs());
+        Ok(Self {
+            total: time(usage.user_time() + usage.system_time()),
+            user: time(usage.user_time()),
+            delay: run_delay()?,
         })
     }
 }

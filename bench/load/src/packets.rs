@@ -13,7 +13,7 @@ use socket2::Socket;
 
 use crate::meter::Meter;
 use crate::target::Target;
-use crate::{SIZE, payload};
+use crate::{SIZE, payload, report, wait_for_start};
 
 const SOCKETS: usize = 4;
 const LOST_AFTER: Duration = Duration::from_millis(200);
@@ -40,6 +40,8 @@ pub(crate) fn run(target: &Target, in_flight: usize, meter: &mut Meter) -> Resul
     let mut windows = (0..SOCKETS)
         .map(|index| Window::connect(target, &epoll, index, in_flight.div_ceil(SOCKETS)))
         .collect::<Result<Vec<_>>>()?;
+    wait_for_start()?;
+    meter.start()?;
     for window in &mut windows {
         window.send()?;
     }
@@ -60,7 +62,7 @@ pub(crate) fn run(target: &Target, in_flight: usize, meter: &mut Meter) -> Resul
             }
         }
     }
-    Ok(())
+    report(meter)
 }
 
 impl Window {

@@ -11,7 +11,7 @@ use socket2::Socket;
 
 use crate::meter::Meter;
 use crate::target::Target;
-use crate::{SIZE, payload};
+use crate::{EVENTS, SIZE, payload, report, wait_for_start};
 
 struct Request {
     socket: Socket,
@@ -22,11 +22,13 @@ struct Request {
 
 pub(crate) fn run(target: &Target, in_flight: usize, meter: &mut Meter) -> Result<()> {
     let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
+    wait_for_start()?;
+    meter.start()?;
     let mut requests = (0..in_flight)
         .map(|index| Request::begin(target, &epoll, index, index as u64))
         .collect::<Result<Vec<_>>>()?;
     let mut last = in_flight as u64 - 1;
-    let mut events = [EpollEvent::empty(); 64];
+    let mut events = [EpollEvent::empty(); EVENTS];
     while !meter.is_over() {
         let count = epoll.wait(&mut events, EpollTimeout::from(100_u16))?;
         for event in &events[..count] {
@@ -41,7 +43,7 @@ pub(crate) fn run(target: &Target, in_flight: usize, meter: &mut Meter) -> Resul
             requests[index] = Request::begin(target, &epoll, index, last)?;
         }
     }
-    Ok(())
+    report(meter)
 }
 
 impl Request {

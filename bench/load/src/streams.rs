@@ -1,5 +1,6 @@
-//! Ping-pong: each connection sends 64 bytes, waits for the same 64 bytes, and goes on.
+//! Echo: each connection keeps some messages in flight, one or several, and sends as many new ones as were answered.
 
+use std::collections::VecDeque;
 use std::io::{Read, Write};
 use std::time::Instant;
 
@@ -9,32 +10,98 @@ use socket2::Socket;
 
 use crate::meter::Meter;
 use crate::target::Target;
-use crate::{SIZE, payload};
+use crate::{EVENTS, fill, report, wait_for_start};
 
-struct Pinger {
-    socket: Socket,
-    number: u64,
-    began: Instant,
-    received: usize,
-    answer: [u8; SIZE],
+/// As much as the buffers of a connection hold, so that a client which sends first and reads then is never stuck.
+const IN_FLIGHT_BYTES: usize = 64 * 1024;
+
+/// What is in flight on a connection.
+#[derive(Clone, Copy)]
+pub(crate) struct Shape {
+    /// The size of a message.
+    size: usize,
+    /// How many of them there are.
+    depth: usize,
 }
 
-pub(crate) fn run(target: &Target, connections: usize, meter: &mut Meter) -> Result<()> {
-    let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
-    let mut pingers = (0..connections)
-        .map(|index| Pinger::connect(target, &epoll, index))
-        .collect::<Result<Vec<_>>>()?;
-    for pinger in &mut pingers {
-        pinger.ping()?;
+impl Shape {
+    pub(crate) fn new(size: usize, depth: usize) -> Result<Self> {
+        ensure!(
+            size > 0 && size.is_multiple_of(8),
+            "the size is no multiple of 8"
+        );
+        ensure!(depth > 0, "the depth is 0");
+        ensure!(
+            size * depth <= IN_FLIGHT_BYTES,
+            "more than {IN_FLIGHT_BYTES} bytes would be in flight on a connection"
+        );
+        Ok(Self { size, depth })
     }
-    let mut events = [EpollEvent::empty(); 64];
+}
+
+/// One connection. Its messages are numbered, so every byte of the stream is known.
+struct Pinger {
+    socket: Socket,
+    /// The message whose answer is expected next, and how much of it has come.
+    expected: u64,
+    received: usize,
+    /// When the messages in flight were sent.
+    began: VecDeque<Instant>,
+}
+
+/// What the connections share: room for what is read, for what is expected and for what is sent.
+struct Buffers {
+    shape: Shape,
+    input: Vec<u8>,
+    message: Vec<u8>,
+    output: Vec<u8>,
+}
+
+pub(crate) fn run(
+    target: &Target,
+    connections: usize,
+    shape: Shape,
+    meter: &mut Meter,
+) -> Result<()> {
+    let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
+    let mut buffers = Buffers {
+        shape,
+        input: vec![0; shape.size * shape.depth],
+        message: vec![0; shape.size],
+        output: Vec::new(),
+    };
+    let mut pingers = Vec::with_capacity(connections);
+    for index in 0..connections {
+        let mut pinger = Pinger::connect(target, &epoll, index)?;
+        // The server has accepted it and set it up before anything is measured.
+        pinger.send(1, &mut buffers)?;
+        while !pinger.began.is_empty() {
+            pinger.receive(&mut buffers, |_| {})?;
+        }
+        pingers.push(pinger);
+    }
+    wait_for_start()?;
+    meter.start()?;
+    for pinger in &mut pingers {
+        pinger.send(shape.depth, &mut buffers)?;
+    }
+    let mut events = [EpollEvent::empty(); EVENTS];
     while !meter.is_over() {
         let count = epoll.wait(&mut events, EpollTimeout::from(100_u16))?;
         for event in &events[..count] {
             let pinger = &mut pingers[event.data() as usize];
-            if pinger.progress()? && !meter.ended(pinger.began) {
-                pinger.ping()?;
+            let mut is_over = false;
+            let answered = pinger.receive(&mut buffers, |began| is_over |= meter.ended(began))?;
+            if answered > 0 && !is_over {
+                pinger.send(answered, &mut buffers)?;
             }
+        }
+    }
+    report(meter)?;
+    // A connection that is closed before its answers are read is reset, which servers complain about.
+    for pinger in &mut pingers {
+        while !pinger.began.is_empty() {
+            pinger.receive(&mut buffers, |_| {})?;
         }
     }
     Ok(())
@@ -50,33 +117,48 @@ impl Pinger {
         Ok(Self {
             socket,
             // Numbers of different connections never meet.
-            number: (index as u64) << 32,
-            began: Instant::now(),
+            expected: (index as u64) << 32,
             received: 0,
-            answer: [0; SIZE],
+            began: VecDeque::new(),
         })
     }
 
-    fn ping(&mut self) -> Result<()> {
-        self.number += 1;
-        self.received = 0;
-        self.began = Instant::now();
+    /// Sends the next messages with one call.
+    fn send(&mut self, count: usize, buffers: &mut Buffers) -> Result<()> {
+        let size = buffers.shape.size;
+        buffers.output.resize(count * size, 0);
+        let next = self.expected + self.began.len() as u64;
+        for (number, message) in (next..).zip(buffers.output.chunks_exact_mut(size)) {
+            fill(number, message);
+        }
+        let now = Instant::now();
+        self.began.extend((0..count).map(|_| now));
         (&self.socket)
-            .write_all(&payload(self.number))
-            .context("send a ping")
+            .write_all(&buffers.output)
+            .context("send messages")
     }
 
-    /// Reads what is there. Says whether the answer is whole.
-    fn progress(&mut self) -> Result<bool> {
+    /// Reads what is there and compares it. Reports each answer that is whole, and says how many there were.
+    fn receive(&mut self, buffers: &mut Buffers, mut ended: impl FnMut(Instant)) -> Result<usize> {
         let count = (&self.socket)
-            .read(&mut self.answer[self.received..])
+            .read(&mut buffers.input)
             .context("read an answer")?;
         ensure!(count > 0, "the server has closed a connection");
-        self.received += count;
-        if self.received < SIZE {
-            return Ok(false);
+        let (mut input, mut answered) = (&buffers.input[..count], 0);
+        while !input.is_empty() {
+            fill(self.expected, &mut buffers.message);
+            let rest = &buffers.message[self.received..];
+            let (part, next) = input.split_at(rest.len().min(input.len()));
+            ensure!(part == &rest[..part.len()], "wrong answer");
+            self.received += part.len();
+            input = next;
+            if self.received == buffers.shape.size {
+                ended(self.began.pop_front().context("more than was asked for")?);
+                self.expected += 1;
+                self.received = 0;
+                answered += 1;
+            }
         }
-        ensure!(self.answer == payload(self.number), "wrong answer");
-        Ok(true)
+        Ok(answered)
     }
 }

@@ -16,8 +16,15 @@ pub(crate) struct Target {
 }
 
 impl Target {
-    /// Takes `tcp://ADDRESS:PORT`, `udp://ADDRESS:PORT` or `unix:///PATH`.
+    /// Takes `tcp://ADDRESS:PORT`, `udp://ADDRESS:PORT`, `unix:///PATH` or `unix:@NAME`.
     pub(crate) fn parse(url: &str) -> Result<Self> {
+        if let Some(name) = url.strip_prefix("unix:@") {
+            return Ok(Self {
+                domain: Domain::UNIX,
+                kind: Type::STREAM,
+                addr: SockAddr::unix(format!("\0{name}"))?,
+            });
+        }
         let Some((scheme, rest)) = url.split_once("://") else {
             bail!("{url} is no URL");
         };

@@ -3,95 +3,163 @@
 //!
 //! `cargo run --release --manifest-path bench/Cargo.toml -- --help`
 
+mod charts;
+mod idle;
+mod load;
+mod machine;
 mod measure;
 mod os;
 mod programs;
+mod progress;
 mod report;
 mod scenarios;
 mod server;
+mod verdict;
+mod wrk;
 
 use std::path::PathBuf;
 
 use anyhow::{Result, bail};
 use lexopt::{Arg, Parser, ValueExt};
 
-use crate::measure::Effort;
+use crate::machine::Machine;
+use crate::measure::{Bench, Effort};
 use crate::programs::Programs;
+use crate::progress::Progress;
 use crate::report::Outcome;
-use crate::scenarios::{SCENARIOS, Scenario};
+use crate::scenarios::{Scenario, When};
 
 const HELP: &str = "\
 Measures socketserver against what one would write by hand.
 
 Usage: bench-runner [OPTIONS]
 
-  --scenario NAME   measure only this scenario; may be given several times
-  --rounds N        how often each server is measured [default: 5]
-  --seconds S       how long each time [default: 2]
-  --quick           2 rounds of 0.3 s
-  --server PATH     the socketserver binary [default: build it]
-  --json            print an array of JSON objects on standard output, and the tables on standard error
-  --list            print the names of the scenarios";
+  --scenario NAME     measure only this scenario; may be given several times
+  --rounds N          how often each server is measured [default: 5]
+  --seconds S         how long each time [default: 2]
+  --quick             some scenarios, 1 round of 0.25 s, unless they are given otherwise
+  --server PATH       the socketserver binary [default: build it]
+  --json              print an array of JSON objects on standard output, and the tables on standard error
+  --charts DIR        write charts as SVG files
+  --idle N            how many idle connections idle-100k holds [default: 100000]
+  --hold-seconds S    for how long [default: 60]
+  --list              print the names of the scenarios";
 
 struct Options {
-    effort: Effort,
-    scenarios: Vec<&'static Scenario>,
+    names: Vec<String>,
+    quick: bool,
+    rounds: Option<usize>,
+    seconds: Option<f64>,
+    idle: u32,
+    hold_seconds: f64,
     server: Option<PathBuf>,
     json: bool,
+    charts: Option<PathBuf>,
 }
 
 fn main() -> Result<()> {
     let Some(options) = parse()? else {
         return Ok(());
     };
-    let programs = Programs::build(&options.scenarios, options.server)?;
-    let mut outcomes = Vec::new();
-    for scenario in options.scenarios {
-        let rows = measure::scenario(scenario, &programs, &options.effort)?;
-        outcomes.push(Outcome { scenario, rows });
+    let (chosen, left_out) = options.choose()?;
+    let effort = options.effort();
+    let programs = Programs::build(&chosen, options.server)?;
+    let machine = Machine::look(&programs.server().display().to_string());
+    let mut bench = Bench {
+        programs: &programs,
+        effort: &effort,
+        progress: &Progress::new(0)?,
+    };
+    let steps = chosen.iter().map(|scenario| bench.steps(scenario)).sum();
+    let progress = Progress::new(steps)?;
+    bench.progress = &progress;
+    let measure = |scenario: Scenario| Outcome {
+        rows: bench.scenario(&scenario),
+        scenario,
+    };
+    let outcomes: Vec<_> = chosen.into_iter().map(measure).collect();
+    progress.end();
+    let mut text = report::text(&outcomes, &scenarios::overall(), &machine)?;
+    if !left_out.is_empty() {
+        text += &format!("\nleft out: {}\n", left_out.join(", "));
     }
-    let text = report::text(&outcomes)?;
     if options.json {
         eprint!("{text}");
-        println!("{}", report::json(&outcomes)?);
+        println!("{}", report::json(&outcomes, &machine)?);
     } else {
         print!("{text}");
+    }
+    if let Some(dir) = options.charts {
+        charts::write(&outcomes, &dir)?;
     }
     Ok(())
 }
 
+impl Options {
+    /// The scenarios to measure, and the names of those that are left out though nobody has chosen.
+    fn choose(&self) -> Result<(Vec<Scenario>, Vec<String>)> {
+        let all = scenarios::all();
+        let is_known = |name: &&String| all.iter().any(|known| known.name == **name);
+        if let Some(name) = self.names.iter().find(|name| !is_known(name)) {
+            bail!("no such scenario: {name} (--list prints them)");
+        }
+        let is_chosen = |scenario: &Scenario| match scenario.when {
+            _ if !self.names.is_empty() => self.names.contains(&scenario.name),
+            When::Always => true,
+            When::Unhurried => !self.quick,
+            When::Named => false,
+        };
+        let (chosen, others): (Vec<_>, Vec<_>) = all.into_iter().partition(is_chosen);
+        let left_out = match self.names.is_empty() {
+            true => others.into_iter().map(|scenario| scenario.name).collect(),
+            false => Vec::new(),
+        };
+        Ok((chosen, left_out))
+    }
+
+    fn effort(&self) -> Effort {
+        let (rounds, seconds, repeats) = if self.quick {
+            (1, 0.25, 0)
+        } else {
+            (5, 2.0, 4)
+        };
+        Effort {
+            rounds: self.rounds.unwrap_or(rounds),
+            seconds: self.seconds.unwrap_or(seconds),
+            repeats,
+            idle: self.idle,
+            hold_seconds: self.hold_seconds,
+        }
+    }
+}
+
 /// The options, unless there is nothing left to do.
 fn parse() -> Result<Option<Options>> {
-    let mut names = Vec::new();
     let mut options = Options {
-        effort: Effort {
-            rounds: 5,
-            seconds: 2.0,
-            repeats: 4,
-        },
-        scenarios: Vec::new(),
+        names: Vec::new(),
+        quick: false,
+        rounds: None,
+        seconds: None,
+        idle: 100_000,
+        hold_seconds: 60.0,
         server: None,
         json: false,
+        charts: None,
     };
     let mut args = Parser::from_env();
     while let Some(arg) = args.next()? {
         match arg {
-            Arg::Long("scenario") => names.push(args.value()?.string()?),
-            Arg::Long("rounds") => options.effort.rounds = args.value()?.parse()?,
-            Arg::Long("seconds") => options.effort.seconds = args.value()?.parse()?,
-            Arg::Long("quick") => {
-                options.effort = Effort {
-                    rounds: 2,
-                    seconds: 0.3,
-                    repeats: 0,
-                }
-            }
+            Arg::Long("scenario") => options.names.push(args.value()?.string()?),
+            Arg::Long("rounds") => options.rounds = Some(args.value()?.parse()?),
+            Arg::Long("seconds") => options.seconds = Some(args.value()?.parse()?),
+            Arg::Long("quick") => options.quick = true,
             Arg::Long("server") => options.server = Some(args.value()?.into()),
             Arg::Long("json") => options.json = true,
+            Arg::Long("charts") => options.charts = Some(args.value()?.into()),
+            Arg::Long("idle") => options.idle = args.value()?.parse()?,
+            Arg::Long("hold-seconds") => options.hold_seconds = args.value()?.parse()?,
             Arg::Long("list") => {
-                for scenario in SCENARIOS {
-                    println!("{:22} {}", scenario.name, scenario.about);
-                }
+                list();
                 return Ok(None);
             }
             Arg::Long("help") | Arg::Short('h') => {
@@ -101,14 +169,16 @@ fn parse() -> Result<Option<Options>> {
             _ => return Err(arg.unexpected().into()),
         }
     }
-    if let Some(name) = names
-        .iter()
-        .find(|name| SCENARIOS.iter().all(|known| known.name != **name))
-    {
-        bail!("no such scenario: {name} (--list prints them)");
-    }
-    let chosen =
-        |known: &&Scenario| names.is_empty() || names.iter().any(|name| name == known.name);
-    options.scenarios = SCENARIOS.iter().filter(chosen).collect();
     Ok(Some(options))
+}
+
+fn list() {
+    for scenario in scenarios::all() {
+        let when = match scenario.when {
+            When::Always => "quick",
+            When::Unhurried => "",
+            When::Named => "only by name",
+        };
+        println!("{:20} {when:12} {}", scenario.name, scenario.about);
+    }
 }

@@ -1,26 +1,25 @@
 //! Rounds: each starts every server of a scenario in turn, puts the load on it, and stops it.
 
-use std::process::Stdio;
+use std::process::Command;
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::Result;
 use bench_load::Summary;
 
+use crate::idle;
+use crate::load::Load as Client;
 use crate::os;
 use crate::programs::Programs;
-use crate::scenarios::{Load, Scenario, Subject};
+use crate::progress::Progress;
+use crate::scenarios::{Echo, Load, Metric, Scenario, Subject};
 use crate::server::Server;
-
-const IDLE_TIME: Duration = Duration::from_secs(5);
-
-/// How long a server is left alone before its silence counts.
-const SETTLE_TIME: Duration = Duration::from_millis(500);
+use crate::wrk;
 
 /// For how long the processors must have nothing to do before a disturbed measurement is repeated, and how long that is
 /// waited for.
-const CALM: Duration = Duration::from_millis(500);
-const PATIENCE: Duration = Duration::from_secs(10);
+pub(crate) const CALM: Duration = Duration::from_millis(500);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(10);
 
 /// From how many connections on the memory of a server is divided by them.
 const MANY: u32 = 64;
@@ -30,6 +29,16 @@ pub(crate) struct Effort {
     pub(crate) seconds: f64,
     /// How often a measurement that others have disturbed is repeated.
     pub(crate) repeats: usize,
+    /// How many idle connections are held beside active ones, and for how long.
+    pub(crate) idle: u32,
+    pub(crate) hold_seconds: f64,
+}
+
+/// What a measurement needs beside its subject.
+pub(crate) struct Bench<'a> {
+    pub(crate) programs: &'a Programs,
+    pub(crate) effort: &'a Effort,
+    pub(crate) progress: &'a Progress,
 }
 
 /// What was measured of one subject.
@@ -40,7 +49,10 @@ pub(crate) struct Row {
     /// Why it was given up.
     pub(crate) failure: Option<String>,
     pub(crate) rounds: Vec<Round>,
-    pub(crate) wakeups_per_s: Option<f64>,
+    /// What is measured once.
+    pub(crate) figures: Vec<(Metric, f64)>,
+    /// What should be known of them.
+    pub(crate) notes: Vec<String>,
 }
 
 /// What was measured of one subject in one round.
@@ -71,139 +83,221 @@ impl Round {
     }
 }
 
-pub(crate) fn scenario(
-    scenario: &Scenario,
-    programs: &Programs,
-    effort: &Effort,
-) -> Result<Vec<Row>> {
-    let row = |subject: &Subject| Row {
-        subject: subject.name,
-        missing: programs.missing(subject.program),
-        failure: None,
-        rounds: Vec::new(),
-        wakeups_per_s: None,
-    };
-    let mut rows: Vec<_> = scenario.subjects.iter().map(row).collect();
-    let mut present: Vec<_> = rows
-        .iter_mut()
-        .zip(scenario.subjects)
-        .filter(|(row, _)| row.missing.is_none())
-        .collect();
-    if scenario.load == Load::Idle {
-        eprintln!("{}", scenario.name);
-        idle(&mut present, programs).context("idle")?;
-        return Ok(rows);
-    }
-    for number in 1..=effort.rounds {
-        eprintln!("{}: round {number} of {}", scenario.name, effort.rounds);
-        for (row, subject) in &mut present {
-            if row.failure.is_some() {
-                continue;
+impl Bench<'_> {
+    /// How many steps a scenario takes.
+    pub(crate) fn steps(&self, scenario: &Scenario) -> u64 {
+        let subjects = scenario.subjects.iter();
+        let present = subjects.filter(|subject| self.missing(scenario.load, subject).is_none());
+        let rounds = match scenario.load {
+            Load::Requests(_) | Load::Echo(_) | Load::Packets(_) | Load::Http(_) => {
+                self.effort.rounds
             }
-            match undisturbed(subject, scenario.load, programs, effort) {
-                Ok(round) => row.rounds.push(round),
-                Err(err) => row.failure = Some(format!("{err:#}")),
+            Load::Idle | Load::Memory(_) | Load::Beside { .. } => 1,
+        };
+        (present.count() * rounds) as u64
+    }
+
+    fn missing(&self, load: Load, subject: &Subject) -> Option<&'static str> {
+        let tool = load.tool().and_then(|tool| self.programs.lacks(tool));
+        tool.or_else(|| self.programs.missing(&subject.program))
+    }
+
+    /// Measures all subjects of a scenario. One that fails is given up, and the others go on.
+    pub(crate) fn scenario(&self, scenario: &Scenario) -> Vec<Row> {
+        let row = |subject: &Subject| Row {
+            subject: subject.name,
+            missing: self.missing(scenario.load, subject),
+            failure: None,
+            rounds: Vec::new(),
+            figures: Vec::new(),
+            notes: Vec::new(),
+        };
+        let mut rows: Vec<_> = scenario.subjects.iter().map(row).collect();
+        let mut present: Vec<_> = rows
+            .iter_mut()
+            .zip(&scenario.subjects)
+            .filter(|(row, _)| row.missing.is_none())
+            .collect();
+        match scenario.load {
+            Load::Idle => {
+                self.progress.step(&scenario.name);
+                idle::wake_ups(self, &mut present);
+            }
+            Load::Memory(count) => self.each(scenario, &mut present, 1, |row, subject| {
+                idle::memory(self, row, subject, count)
+            }),
+            Load::Beside { echo, processes } => {
+                self.each(scenario, &mut present, 1, |row, subject| {
+                    idle::beside(self, row, subject, echo, processes)
+                });
+            }
+            Load::Requests(_) | Load::Echo(_) | Load::Packets(_) | Load::Http(_) => {
+                self.each(
+                    scenario,
+                    &mut present,
+                    self.effort.rounds,
+                    |row, subject| {
+                        row.rounds.push(self.undisturbed(subject, scenario.load)?);
+                        Ok(())
+                    },
+                );
+            }
+        }
+        rows
+    }
+
+    /// Measures each subject in each round.
+    fn each(
+        &self,
+        scenario: &Scenario,
+        present: &mut [(&mut Row, &Subject)],
+        rounds: usize,
+        measure: impl Fn(&mut Row, &Subject) -> Result<()>,
+    ) {
+        for number in 1..=rounds {
+            for (row, subject) in &mut *present {
+                if row.failure.is_none() {
+                    let name = &scenario.name;
+                    let step = format!("{name}, round {number} of {rounds}: {}", subject.name);
+                    self.progress.step(step);
+                    row.failure = measure(row, subject).err().map(|err| format!("{err:#}"));
+                }
+                self.progress.done();
             }
         }
     }
-    Ok(rows)
+
+    pub(crate) fn start(&self, subject: &Subject) -> Result<Server> {
+        Server::start(self.programs.command(&subject.program)?, self.progress)
+    }
+
+    /// Measures one subject, again when others have disturbed it.
+    fn undisturbed(&self, subject: &Subject, load: Load) -> Result<Round> {
+        let measure = || self.round(self.start(subject)?, load);
+        let mut best = measure()?;
+        for _ in 0..self.effort.repeats {
+            if !best.is_disturbed() {
+                break;
+            }
+            let again = format!("{}: disturbed, once more", subject.name);
+            self.progress.say(again);
+            os::wait_for_calm(CALM, PATIENCE)?;
+            let next = measure()?;
+            if next.others_share < best.others_share {
+                best = next;
+            }
+        }
+        Ok(best)
+    }
+
+    fn round(&self, server: Server, load: Load) -> Result<Round> {
+        let cpus = [os::SERVER_CPU, os::LOAD_CPU];
+        let before = cpus.map(os::user_ticks);
+        let start = Instant::now();
+        let driven = match load {
+            Load::Http(connections) => http(&server, connections, self.effort.seconds)?,
+            _ => self.drive(&server, load, self.effort.seconds)?,
+        };
+        let took = start.elapsed().as_secs_f64();
+        let after = cpus.map(os::user_ticks);
+
+        let used = server.stop()?;
+        // The clock of a process leaves out its children that have ended, which only short connections have.
+        let cpu = match load {
+            Load::Echo(_) | Load::Http(_) => driven.cpu,
+            _ => used.total,
+        };
+        let mut round = driven.round(cpu);
+        let load = &round.load;
+        let ours = [
+            used.user.as_secs_f64() / took,
+            load.user_share * load.total_seconds / took,
+        ];
+        for ((before, after), ours) in before.into_iter().zip(after).zip(ours) {
+            // Each end is off by up to a tick.
+            let all = (after? - before?).saturating_sub(2) as f64 / 100.0 / took;
+            round.others_share = round.others_share.max(all - ours);
+        }
+        Ok(round)
+    }
+
+    /// Puts a load on a server.
+    pub(crate) fn drive(&self, server: &Server, load: Load, seconds: f64) -> Result<Driven> {
+        let warm_up = seconds / 10.0;
+        let (mut command, connections) = self.command(server, load);
+        command.args(["--warm-up", &warm_up.to_string()]);
+        command.args(["--seconds", &seconds.to_string()]);
+
+        let empty = os::resident(server.pid())?;
+        let mut client = Client::start(command)?;
+        client.wait_until_ready()?;
+        let before = os::cpu_time(server.pid())?;
+        client.begin()?;
+        thread::sleep(Duration::from_secs_f64(warm_up + seconds / 2.0));
+        let full = os::resident(server.pid())?;
+        let load = client.summary()?;
+        let cpu = os::cpu_time(server.pid())?.saturating_sub(before);
+        client.end()?;
+        let grown = full.saturating_sub(empty) as f64;
+        Ok(Driven {
+            load,
+            cpu,
+            rss_bytes_per_conn: connections.map(|count| grown / f64::from(count)),
+        })
+    }
+
+    /// A load, and by how many connections memory can be divided.
+    fn command(&self, server: &Server, load: Load) -> (Command, Option<u32>) {
+        let mut command = self.programs.load();
+        let (kind, in_flight) = match load {
+            Load::Echo(Echo { connections, .. }) => ("echo", connections),
+            Load::Packets(count) => ("packets", count),
+            Load::Requests(count) => ("requests", count),
+            // They are not driven by this.
+            Load::Http(_) | Load::Idle | Load::Memory(_) | Load::Beside { .. } => ("none", 0),
+        };
+        command.args([kind, &server.url]);
+        command.args(["--in-flight", &in_flight.to_string()]);
+        let Load::Echo(Echo { size, depth, .. }) = load else {
+            return (command, None);
+        };
+        command.args(["--size", &size.to_string(), "--depth", &depth.to_string()]);
+        (command, (in_flight >= MANY).then_some(in_flight))
+    }
 }
 
-/// Measures one subject, again when others have disturbed it.
-fn undisturbed(
-    subject: &Subject,
-    load: Load,
-    programs: &Programs,
-    effort: &Effort,
-) -> Result<Round> {
-    let measure = || {
-        let server = Server::start(programs.command(subject.program))?;
-        round(server, load, programs, effort.seconds)
-    };
-    let mut best = measure()?;
-    for _ in 0..effort.repeats {
-        if !best.is_disturbed() {
-            break;
-        }
-        eprintln!("{}: disturbed, once more", subject.name);
-        os::wait_for_calm(CALM, PATIENCE)?;
-        let next = measure()?;
-        if next.others_share < best.others_share {
-            best = next;
-        }
-    }
-    Ok(best)
-}
-
-fn round(server: Server, load: Load, programs: &Programs, seconds: f64) -> Result<Round> {
-    let (kind, in_flight) = match load {
-        Load::Requests(count) => ("requests", count),
-        Load::Echo(count) => ("echo", count),
-        Load::Packets(count) => ("packets", count),
-        Load::Idle => ("idle", 0),
-    };
-    let many = matches!(load, Load::Echo(MANY..));
-    let warm_up = seconds / 10.0;
-    let mut command = programs.load();
-    command.args([kind, &server.url]);
-    command.args(["--in-flight", &in_flight.to_string()]);
-    command.args(["--warm-up", &warm_up.to_string()]);
-    command.args(["--seconds", &seconds.to_string()]);
-    command.stdout(Stdio::piped());
-
+/// Has wrk put a load on a server, for whole seconds.
+fn http(server: &Server, connections: u32, seconds: f64) -> Result<Driven> {
+    wrk::verify(&server.url)?;
     let empty = os::resident(server.pid())?;
-    let cpus = [os::SERVER_CPU, os::LOAD_CPU];
-    let before = cpus.map(os::user_ticks);
-    let running = os::on_cpu(os::LOAD_CPU, || Ok(command.spawn()?)).context("start the load")?;
-    thread::sleep(Duration::from_secs_f64(warm_up + seconds / 2.0));
-    let full = os::resident(server.pid())?;
-    let output = running.wait_with_output()?;
-    let after = cpus.map(os::user_ticks);
-    ensure!(output.status.success(), "the load: {}", output.status);
-    let load: Summary = serde_json::from_slice(&output.stdout).context("what the load said")?;
-
-    let used = server.stop()?;
-    let ours = [
-        used.user.as_secs_f64() / load.total_seconds,
-        load.user_share,
-    ];
-    let mut others_share = load.delay_share;
-    for ((before, after), ours) in before.into_iter().zip(after).zip(ours) {
-        // Each end is off by up to a tick.
-        let all = (after? - before?).saturating_sub(2) as f64 / 100.0 / load.total_seconds;
-        others_share = others_share.max(all - ours);
-    }
-    let cpu = used.total.as_secs_f64();
-    Ok(Round {
-        cpu_us_per_op: cpu * 1e6 / load.total.max(1) as f64,
-        rss_bytes_per_conn: many.then(|| full.saturating_sub(empty) as f64 / f64::from(in_flight)),
-        server_share: cpu / load.total_seconds,
-        others_share,
+    let before = os::cpu_time(server.pid())?;
+    let load = wrk::run(&server.url, connections, seconds.ceil() as u32)?;
+    let cpu = os::cpu_time(server.pid())?.saturating_sub(before);
+    let grown = os::resident(server.pid())?.saturating_sub(empty) as f64;
+    Ok(Driven {
         load,
+        cpu,
+        rss_bytes_per_conn: Some(grown / f64::from(connections)),
     })
 }
 
-/// Lets all servers sleep at the same time, and counts how often they wake up.
-fn idle(present: &mut [(&mut Row, &Subject)], programs: &Programs) -> Result<()> {
-    let mut servers = Vec::new();
-    for (_, subject) in &*present {
-        servers.push(Server::start(programs.command(subject.program))?);
+/// What a load has done to a server.
+pub(crate) struct Driven {
+    pub(crate) load: Summary,
+    /// The processor time of the server from the beginning of the load to its end: connecting is no part of it.
+    pub(crate) cpu: Duration,
+    rss_bytes_per_conn: Option<f64>,
+}
+
+impl Driven {
+    pub(crate) fn round(self, cpu: Duration) -> Round {
+        let cpu = cpu.as_secs_f64();
+        Round {
+            cpu_us_per_op: cpu * 1e6 / self.load.total.max(1) as f64,
+            rss_bytes_per_conn: self.rss_bytes_per_conn,
+            server_share: cpu / self.load.total_seconds,
+            others_share: self.load.delay_share,
+            load: self.load,
+        }
     }
-    let count = || {
-        servers
-            .iter()
-            .map(|server| os::context_switches(server.pid()))
-            .collect::<Result<Vec<_>>>()
-    };
-    thread::sleep(SETTLE_TIME);
-    let before = count()?;
-    thread::sleep(IDLE_TIME);
-    let after = count()?;
-    for (((row, _), before), after) in present.iter_mut().zip(before).zip(after) {
-        row.wakeups_per_s = Some((after - before) as f64 / IDLE_TIME.as_secs_f64());
-    }
-    for server in servers {
-        server.stop()?;
-    }
-    Ok(())
 }

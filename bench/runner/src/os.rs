@@ -1,6 +1,7 @@
 //! What the operating system says of processes and processors, and where it is told to run them.
 
 use std::fs;
+use std::io;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -27,11 +28,15 @@ pub(crate) fn on_cpu<R>(cpu: usize, start: impl FnOnce() -> Result<R>) -> Result
     result
 }
 
-/// The processor time of a running process: of all its threads, also of those that have ended; not of its children.
+/// The processor time of a running process and its descendants: of all threads, also of those that have ended; not of
+/// processes that have.
 pub(crate) fn cpu_time(pid: u32) -> Result<Duration> {
-    let clock = clock_getcpuclockid(Pid::from_raw(pid as i32))
-        .with_context(|| format!("find the processor clock of process {pid}"))?;
-    Ok(Duration::from(clock.now()?))
+    let nanos = sum(pid, |pid| {
+        let clock = clock_getcpuclockid(Pid::from_raw(pid as i32))
+            .with_context(|| format!("find the processor clock of process {pid}"))?;
+        Ok(Duration::from(clock.now()?).as_nanos() as u64)
+    })?;
+    Ok(Duration::from_nanos(nanos))
 }
 
 /// Processor time.
@@ -93,25 +98,52 @@ fn ticks(cpu: usize) -> Result<[u64; 8]> {
         .context("/proc/stat has no steal time")
 }
 
-/// The resident memory of a process, in bytes.
+/// The resident memory of a process and its descendants, in bytes. What they share counts for each.
 pub(crate) fn resident(pid: u32) -> Result<u64> {
-    Ok(field(&format!("/proc/{pid}/status"), "VmRSS:")? * 1024)
+    sum(pid, |pid| field(&format!("/proc/{pid}/status"), "VmRSS:")).map(|size| size * 1024)
+}
+
+/// The memory that a process and its descendants have written to and share with nobody, in bytes.
+pub(crate) fn private(pid: u32) -> Result<u64> {
+    let dirty = |pid| field(&format!("/proc/{pid}/smaps_rollup"), "Private_Dirty:");
+    sum(pid, dirty).map(|size| size * 1024)
 }
 
 /// How often the threads of a process and of its descendants have been switched from.
 pub(crate) fn context_switches(pid: u32) -> Result<u64> {
-    let mut total = 0;
-    for task in fs::read_dir(format!("/proc/{pid}/task")).context("list threads")? {
-        let task = task?.path().display().to_string();
-        let status = format!("{task}/status");
-        total += field(&status, "voluntary_ctxt_switches:")?
-            + field(&status, "nonvoluntary_ctxt_switches:")?;
-        let children = fs::read_to_string(format!("{task}/children")).unwrap_or_default();
-        for child in children.split_whitespace() {
-            total += context_switches(child.parse()?)?;
+    sum(pid, |pid| {
+        let mut total = 0;
+        for task in fs::read_dir(format!("/proc/{pid}/task")).context("list threads")? {
+            let status = format!("{}/status", task?.path().display());
+            total += field(&status, "voluntary_ctxt_switches:")?
+                + field(&status, "nonvoluntary_ctxt_switches:")?;
+        }
+        Ok(total)
+    })
+}
+
+/// The sum over a process and its descendants. One of those may end meanwhile, and counts no more.
+fn sum(pid: u32, value: impl Fn(u32) -> Result<u64>) -> Result<u64> {
+    let mut descendants = Vec::new();
+    add_children(pid, &mut descendants).context("list threads")?;
+    let values = descendants.into_iter().filter_map(|pid| value(pid).ok());
+    let of_all = values.sum::<u64>();
+    Ok(value(pid)? + of_all)
+}
+
+fn add_children(pid: u32, all: &mut Vec<u32>) -> io::Result<()> {
+    for task in fs::read_dir(format!("/proc/{pid}/task"))? {
+        // So may a thread.
+        let children = fs::read_to_string(task?.path().join("children")).unwrap_or_default();
+        for child in children
+            .split_whitespace()
+            .filter_map(|pid| pid.parse().ok())
+        {
+            all.push(child);
+            let _ = add_children(child, all);
         }
     }
-    Ok(total)
+    Ok(())
 }
 
 /// A number in a status file of proc(5).

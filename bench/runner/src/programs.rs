@@ -4,29 +4,36 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use anyhow::{Context, Result, bail, ensure};
 
 use crate::scenarios::Scenario;
 
-#[derive(Clone, Copy, PartialEq, Eq)]
+type Args = Vec<&'static str>;
+
+#[derive(Clone)]
 pub(crate) enum Program {
-    /// `socketserver serve echo --listen URL --model MODEL...`
-    Server(&'static str, &'static [&'static str]),
+    /// `socketserver serve echo --listen URL --model MODEL...`; the URL `unix:@` stands for a name that is free.
+    Server(&'static str, Args),
     /// A binary of `bench/peers` and its arguments.
-    Rust(&'static str, &'static [&'static str]),
+    Rust(&'static str, Args),
     /// A file in `bench/peers/c` and its arguments.
-    C(&'static str, &'static [&'static str]),
+    C(&'static str, Args),
+    /// A file in `bench/peers/go` and its arguments.
+    Go(&'static str, Args),
     /// A file in `bench/peers/python` and its arguments.
-    Python(&'static str, &'static [&'static str]),
+    Python(&'static str, Args),
 }
 
 pub(crate) struct Programs {
-    /// Where cargo and cc put what they build.
+    /// Where cargo and the other compilers put what they build.
     target: PathBuf,
     server: PathBuf,
     /// Tools that this machine lacks.
     missing: Vec<&'static str>,
+    /// Why a source file could not be compiled.
+    failures: BTreeMap<&'static str, String>,
 }
 
 /// `bench/`
@@ -37,7 +44,7 @@ fn bench() -> &'static Path {
 
 impl Programs {
     /// Builds what the scenarios need.
-    pub(crate) fn build(scenarios: &[&Scenario], server: Option<PathBuf>) -> Result<Self> {
+    pub(crate) fn build(scenarios: &[Scenario], server: Option<PathBuf>) -> Result<Self> {
         let target = std::env::current_exe().context("find the runner's own path")?;
         let target = target.parent().context("the runner lies in no directory")?;
         let server = match server {
@@ -48,65 +55,74 @@ impl Programs {
         };
         ensure!(server.is_file(), "{} is no program", server.display());
         cargo(bench(), &["-p", "bench-load", "-p", "bench-peers"])?;
+        let tools = ["cc", "go", "python3", "nginx", "wrk"].into_iter();
         let mut programs = Self {
             target: target.to_owned(),
             server,
-            missing: Vec::new(),
+            missing: tools.filter(|tool| !exists(tool)).collect(),
+            failures: BTreeMap::new(),
         };
-        programs.missing = ["cc", "python3"]
-            .into_iter()
-            .filter(|tool| !exists(tool))
-            .collect();
-        let subjects = scenarios.iter().flat_map(|scenario| scenario.subjects);
-        let compiled = subjects.filter_map(|subject| match subject.program {
-            Program::C(file, _) if programs.missing(subject.program).is_none() => Some(file),
-            _ => None,
-        });
-        for file in compiled {
-            programs.compile(file)?;
+        let subjects = scenarios.iter().flat_map(|scenario| &scenario.subjects);
+        for program in subjects.map(|subject| &subject.program) {
+            let (Program::C(file, _) | Program::Go(file, _)) = program else {
+                continue;
+            };
+            if programs.missing(program).is_some() || programs.failures.contains_key(file) {
+                continue;
+            }
+            if let Err(err) = programs.compile(file) {
+                programs.failures.insert(file, format!("{err:#}"));
+            }
         }
         Ok(programs)
     }
 
-    /// The tool that this machine lacks to run a program.
-    pub(crate) fn missing(&self, program: Program) -> Option<&'static str> {
-        let tool = match program {
-            Program::C(..) => "cc",
-            Program::Python(..) => "python3",
-            Program::Server(..) | Program::Rust(..) => return None,
-        };
-        self.missing
-            .iter()
-            .copied()
-            .find(|missing| *missing == tool)
+    /// The socketserver binary.
+    pub(crate) fn server(&self) -> &Path {
+        &self.server
     }
 
-    pub(crate) fn command(&self, program: Program) -> Command {
-        match program {
+    /// The tool that this machine lacks to run a program.
+    pub(crate) fn missing(&self, program: &Program) -> Option<&'static str> {
+        let tools: &[_] = match program {
+            Program::C(..) => &["cc"],
+            Program::Go(..) => &["go"],
+            Program::Python("nginx.py", _) => &["python3", "nginx"],
+            Program::Python(..) => &["python3"],
+            Program::Server(..) | Program::Rust(..) => &[],
+        };
+        tools.iter().find_map(|tool| self.lacks(tool))
+    }
+
+    /// A tool, if this machine has none of the kind.
+    pub(crate) fn lacks(&self, tool: &str) -> Option<&'static str> {
+        let mut missing = self.missing.iter().copied();
+        missing.find(|missing| *missing == tool)
+    }
+
+    /// How a program is started.
+    pub(crate) fn command(&self, program: &Program) -> Result<Command> {
+        let (mut command, args) = match program {
             Program::Server(url, model) => {
                 let mut command = Command::new(&self.server);
-                command.args(["serve", "echo", "--listen", url, "--model"]);
-                command.args(model);
-                command
+                command.args(["serve", "echo", "--listen", &free(url), "--model"]);
+                (command, model)
             }
-            Program::Rust(name, args) => {
-                let mut command = Command::new(self.target.join(name));
-                command.args(args);
-                command
-            }
-            Program::C(file, args) => {
-                let mut command = Command::new(self.compiled(file));
-                command.args(args);
-                command
+            Program::Rust(name, args) => (Command::new(self.target.join(name)), args),
+            Program::C(file, args) | Program::Go(file, args) => {
+                if let Some(failure) = self.failures.get(file) {
+                    bail!("{failure}");
+                }
+                (Command::new(self.compiled(file)), args)
             }
             Program::Python(file, args) => {
                 let mut command = Command::new("python3");
-                command
-                    .arg(bench().join("peers/python").join(file))
-                    .args(args);
-                command
+                command.arg(bench().join("peers/python").join(file));
+                (command, args)
             }
-        }
+        };
+        command.args(args);
+        Ok(command)
     }
 
     pub(crate) fn load(&self) -> Command {
@@ -114,29 +130,60 @@ impl Programs {
     }
 
     fn compiled(&self, file: &str) -> PathBuf {
-        self.target.join("c").join(file).with_extension("")
+        self.target.join("peers").join(file).with_extension("")
     }
 
+    /// Compiles a file of C or Go, unless that has been done.
     fn compile(&self, file: &str) -> Result<()> {
-        let (source, program) = (bench().join("peers/c").join(file), self.compiled(file));
+        let (compiler, args, directory) = if file.ends_with(".go") {
+            ("go", &["build", "-o"][..], "peers/go")
+        } else {
+            ("cc", &["-O2", "-Wall", "-o"][..], "peers/c")
+        };
+        let (source, program) = (bench().join(directory).join(file), self.compiled(file));
         let newer = |path: &Path| fs::metadata(path).and_then(|meta| meta.modified());
         if newer(&program).is_ok_and(|built| newer(&source).is_ok_and(|edited| edited < built)) {
             return Ok(());
         }
-        fs::create_dir_all(self.target.join("c"))?;
-        let mut command = Command::new("cc");
-        command.args(["-O2", "-Wall", "-o"]).args([program, source]);
-        let status = command.status().context("run cc")?;
-        ensure!(status.success(), "cc {file}: {status}");
+        fs::create_dir_all(self.target.join("peers"))?;
+        let mut command = Command::new(compiler);
+        command.args(args).args([program, source]);
+        let output = command
+            .output()
+            .with_context(|| format!("run {compiler}"))?;
+        let said = String::from_utf8_lossy(&output.stderr);
+        ensure!(
+            output.status.success(),
+            "{compiler} {file}: {}",
+            said.lines().last().unwrap_or("no message")
+        );
         Ok(())
     }
 }
 
+/// A URL whose name nobody else listens on.
+fn free(url: &str) -> String {
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    match url {
+        "unix:@" => {
+            let number = NEXT.fetch_add(1, Ordering::Relaxed);
+            format!("unix:@bench-server-{}-{number}", std::process::id())
+        }
+        url => url.to_owned(),
+    }
+}
+
+/// Whether a tool can be run at all. A wrapper that finds nothing to run says 127.
 fn exists(tool: &str) -> bool {
     let mut command = Command::new(tool);
-    command.arg("--version");
+    command.arg(match tool {
+        "go" => "version",
+        "nginx" | "wrk" => "-v",
+        _ => "--version",
+    });
     command.stdout(Stdio::null()).stderr(Stdio::null());
-    command.status().is_ok_and(|status| status.success())
+    let code = command.status().ok().and_then(|status| status.code());
+    !matches!(code, None | Some(126 | 127))
 }
 
 /// Builds packages of a workspace, and returns its binaries by name.

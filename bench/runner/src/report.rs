@@ -5,18 +5,20 @@ use std::fmt::Write;
 use anyhow::Result;
 use serde::Serialize;
 
+use crate::machine::Machine;
 use crate::measure::{Round, Row};
-use crate::scenarios::{Bound, Metric, Promise, Scenario};
+use crate::scenarios::{Metric, Overall, Scenario};
+use crate::verdict::{Spread, Verdict};
 
 pub(crate) struct Outcome {
-    pub(crate) scenario: &'static Scenario,
+    pub(crate) scenario: Scenario,
     pub(crate) rows: Vec<Row>,
 }
 
 /// One object of the JSON output.
 #[derive(Serialize)]
-struct Record {
-    scenario: &'static str,
+struct Record<'a> {
+    scenario: &'a str,
     subject: &'static str,
     baseline: &'static str,
     /// The tool that was not there to run the subject.
@@ -29,7 +31,12 @@ struct Record {
     p50_us: Option<f64>,
     p99_us: Option<f64>,
     rss_bytes_per_conn: Option<f64>,
+    private_bytes_per_conn: Option<f64>,
     wakeups_per_s: Option<f64>,
+    /// Connections that were idle meanwhile, the rate without them, and the rate relative to that.
+    idle_connections: Option<f64>,
+    alone_throughput_per_s: Option<f64>,
+    beside_ratio: Option<f64>,
     /// Relative to the baseline, round by round.
     throughput_ratio: Option<Spread>,
     cpu_ratio: Option<Spread>,
@@ -39,45 +46,13 @@ struct Record {
     /// Every round.
     throughputs_per_s: Vec<f64>,
     cpus_us_per_op: Vec<f64>,
+    /// What is promised of the subject.
+    promises: Vec<Verdict>,
     notes: Vec<String>,
-}
-
-/// The median of some rounds, and how far they were apart.
-#[derive(Clone, Copy, Serialize)]
-struct Spread {
-    median: f64,
-    min: f64,
-    max: f64,
-}
-
-impl Spread {
-    fn of(values: impl IntoIterator<Item = f64>) -> Option<Self> {
-        let mut values: Vec<_> = values.into_iter().collect();
-        values.sort_by(f64::total_cmp);
-        let middle = values.len().checked_sub(1)? / 2;
-        Some(Self {
-            median: f64::midpoint(values[middle], values[values.len() / 2]),
-            min: values[0],
-            max: values[values.len() - 1],
-        })
-    }
+    machine: &'a Machine,
 }
 
 impl Row {
-    fn median(&self, value: impl Fn(&Round) -> f64) -> Option<f64> {
-        Some(Spread::of(self.rounds.iter().map(value))?.median)
-    }
-
-    /// The ratio of a metric to that of another row, round by round.
-    fn ratio(&self, other: &Self, metric: Metric) -> Option<Spread> {
-        let value = |round: &Round| match metric {
-            Metric::Throughput => round.throughput(),
-            Metric::Cpu | Metric::WakeUps => round.cpu_us_per_op,
-        };
-        let pairs = self.rounds.iter().zip(&other.rounds);
-        Spread::of(pairs.map(|(this, other)| value(this) / value(other)))
-    }
-
     /// What should be known when the figures are read.
     fn notes(&self) -> Vec<String> {
         let mut notes = Vec::new();
@@ -97,11 +72,19 @@ impl Row {
             0 => {}
             disturbed => notes.push(format!("disturbed in {disturbed} of {rounds}")),
         }
+        notes.extend_from_slice(&self.notes);
         match self.lost() {
             0 => {}
             lost => notes.push(format!("{lost} packets lost")),
         }
         notes
+    }
+
+    /// A figure that is measured once.
+    pub(crate) fn figure(&self, metric: Metric) -> Option<f64> {
+        let mut figures = self.figures.iter();
+        let (_, value) = figures.find(|(known, _)| *known == metric)?;
+        Some(*value)
     }
 
     fn lost(&self) -> u64 {
@@ -110,14 +93,24 @@ impl Row {
 }
 
 impl Outcome {
-    fn row(&self, subject: &str) -> Option<&Row> {
+    pub(crate) fn row(&self, subject: &str) -> Option<&Row> {
         self.rows.iter().find(|row| row.subject == subject)
     }
 
-    fn record(&self, row: &Row) -> Record {
+    fn verdicts(&self) -> Vec<Verdict> {
+        let promises = self.scenario.promises.iter();
+        promises
+            .map(|promise| Verdict::of(promise, &[self]))
+            .collect()
+    }
+
+    fn record<'a>(&'a self, row: &Row, machine: &'a Machine) -> Record<'a> {
         let baseline = self.row(self.scenario.baseline);
+        let mut promises = self.verdicts();
+        promises.retain(|verdict| verdict.subject == row.subject);
+        let resident = row.figure(Metric::Resident);
         Record {
-            scenario: self.scenario.name,
+            scenario: &self.scenario.name,
             subject: row.subject,
             baseline: self.scenario.baseline,
             missing: row.missing,
@@ -127,13 +120,13 @@ impl Outcome {
             cpu_us_per_op: row.median(|round| round.cpu_us_per_op),
             p50_us: row.median(|round| round.load.p50_us),
             p99_us: row.median(|round| round.load.p99_us),
-            rss_bytes_per_conn: Spread::of(
-                row.rounds
-                    .iter()
-                    .filter_map(|round| round.rss_bytes_per_conn),
-            )
-            .map(|spread| spread.median),
-            wakeups_per_s: row.wakeups_per_s,
+            rss_bytes_per_conn: resident
+                .or_else(|| row.median_of(|round| round.rss_bytes_per_conn)),
+            private_bytes_per_conn: row.figure(Metric::Memory),
+            wakeups_per_s: row.figure(Metric::WakeUps),
+            idle_connections: row.figure(Metric::Idle),
+            alone_throughput_per_s: row.figure(Metric::Alone),
+            beside_ratio: row.figure(Metric::Beside),
             throughput_ratio: baseline.and_then(|base| row.ratio(base, Metric::Throughput)),
             cpu_ratio: baseline.and_then(|base| row.ratio(base, Metric::Cpu)),
             server_cpu_share: row.median(|round| round.server_share),
@@ -141,104 +134,86 @@ impl Outcome {
             packets_lost: row.lost(),
             throughputs_per_s: row.rounds.iter().map(Round::throughput).collect(),
             cpus_us_per_op: row.rounds.iter().map(|round| round.cpu_us_per_op).collect(),
+            promises,
             notes: row.notes(),
+            machine,
         }
-    }
-
-    /// A line that says whether a promise holds.
-    fn verdict(&self, promise: &Promise) -> String {
-        let Promise {
-            subject,
-            metric,
-            versus,
-            bound,
-        } = promise;
-        let what = match metric {
-            Metric::Throughput => "throughput",
-            Metric::Cpu => "CPU per operation",
-            Metric::WakeUps => "wake-ups per second",
-        };
-        let row = self.row(subject);
-        let other = versus.and_then(|name| self.row(name));
-        let value = match (row, other) {
-            (Some(row), Some(other)) => row.ratio(other, *metric),
-            (Some(row), None) => Spread::of(row.wakeups_per_s),
-            (None, _) => None,
-        };
-        let versus = versus.map_or(String::new(), |name| format!(" relative to {name}"));
-        let (limit, word) = match *bound {
-            Bound::AtLeast(limit) => (limit, "at least"),
-            Bound::AtMost(limit) => (limit, "at most"),
-        };
-        let promised = format!("{subject}: {what}{versus} {word} {limit}");
-        let Some(Spread { median, min, max }) = value else {
-            return format!("  unknown  {promised}: not measured");
-        };
-        let holds = |value: f64| match *bound {
-            Bound::AtLeast(limit) => value >= limit,
-            Bound::AtMost(limit) => value <= limit,
-        };
-        // Where the rounds disagree, more of them are needed to say which it is.
-        let verdict = match (holds(median), holds(min) || holds(max)) {
-            (true, _) => "holds",
-            (false, true) => "unclear",
-            (false, false) => "MISSES",
-        };
-        format!("  {verdict:7}  {promised}: {median:.3} ({min:.3} to {max:.3})")
     }
 }
 
-pub(crate) fn json(outcomes: &[Outcome]) -> Result<String> {
-    let records = outcomes
-        .iter()
-        .flat_map(|outcome| outcome.rows.iter().map(|row| outcome.record(row)));
+pub(crate) fn json(outcomes: &[Outcome], machine: &Machine) -> Result<String> {
+    let records = outcomes.iter().flat_map(|outcome| {
+        let rows = outcome.rows.iter();
+        rows.map(|row| outcome.record(row, machine))
+    });
     Ok(serde_json::to_string_pretty(&records.collect::<Vec<_>>())?)
 }
 
-pub(crate) fn text(outcomes: &[Outcome]) -> Result<String> {
-    let mut out = String::new();
+/// Tables, verdicts, and what is promised of several scenarios if one of them was measured.
+pub(crate) fn text(outcomes: &[Outcome], overall: &[Overall], machine: &Machine) -> Result<String> {
+    let mut out = machine.text();
     for outcome in outcomes {
-        let scenario = outcome.scenario;
-        writeln!(out, "\n{}: {}", scenario.name, scenario.about)?;
-        writeln!(
-            out,
-            "  {:26} {:>9} {:>8} {:>9} {:>9} {:>9} {:>7}  {:20} {:20} {:>6} {:>5}",
-            "",
-            "per s",
-            "CPU us",
-            "p50 us",
-            "p99 us",
-            "B/conn",
-            "wake/s",
-            "x per s",
-            "x CPU",
-            "server",
-            "load"
-        )?;
-        for row in &outcome.rows {
-            let record = outcome.record(row);
-            writeln!(
-                out,
-                "  {:26} {:>9} {:>8} {:>9} {:>9} {:>9} {:>7}  {:20} {:20} {:>6} {:>5}  {}",
-                record.subject,
-                number(record.throughput_per_s, 0),
-                number(record.cpu_us_per_op, 2),
-                number(record.p50_us, 1),
-                number(record.p99_us, 1),
-                number(record.rss_bytes_per_conn, 0),
-                number(record.wakeups_per_s, 1),
-                spread(record.throughput_ratio),
-                spread(record.cpu_ratio),
-                percent(record.server_cpu_share),
-                percent(record.load_cpu_share),
-                record.notes.join("; ")
-            )?;
+        table(&mut out, outcome, machine)?;
+        for verdict in outcome.verdicts() {
+            writeln!(out, "  {verdict}")?;
         }
-        for promise in scenario.promises {
-            writeln!(out, "{}", outcome.verdict(promise))?;
+    }
+    for Overall { scenarios, promise } in overall {
+        let is_part = |outcome: &&Outcome| scenarios.contains(&outcome.scenario.name);
+        let measured: Vec<_> = outcomes.iter().filter(is_part).collect();
+        if measured.is_empty() {
+            continue;
+        }
+        writeln!(out, "\nmedian over {}", scenarios.join(", "))?;
+        if measured.len() < scenarios.len() {
+            writeln!(out, "  not told: not all of them were measured")?;
+        } else {
+            writeln!(out, "  {}", Verdict::of(promise, &measured))?;
         }
     }
     Ok(out)
+}
+
+fn table(out: &mut String, outcome: &Outcome, machine: &Machine) -> Result<()> {
+    let scenario = &outcome.scenario;
+    writeln!(out, "\n{}: {}", scenario.name, scenario.about)?;
+    writeln!(
+        out,
+        "  {:34} {:>9} {:>8} {:>9} {:>9} {:>9} {:>9} {:>7}  {:20} {:20} {:>6} {:>5}",
+        "",
+        "per s",
+        "CPU us",
+        "p50 us",
+        "p99 us",
+        "B/conn",
+        "private",
+        "wake/s",
+        "x per s",
+        "x CPU",
+        "server",
+        "load"
+    )?;
+    for row in &outcome.rows {
+        let record = outcome.record(row, machine);
+        writeln!(
+            out,
+            "  {:34} {:>9} {:>8} {:>9} {:>9} {:>9} {:>9} {:>7}  {:20} {:20} {:>6} {:>5}  {}",
+            record.subject,
+            number(record.throughput_per_s, 0),
+            number(record.cpu_us_per_op, 2),
+            number(record.p50_us, 1),
+            number(record.p99_us, 1),
+            number(record.rss_bytes_per_conn, 0),
+            number(record.private_bytes_per_conn, 0),
+            number(record.wakeups_per_s, 1),
+            spread(record.throughput_ratio),
+            spread(record.cpu_ratio),
+            percent(record.server_cpu_share),
+            percent(record.load_cpu_share),
+            record.notes.join("; ")
+        )?;
+    }
+    Ok(())
 }
 
 fn number(value: Option<f64>, digits: usize) -> String {

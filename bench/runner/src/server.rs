@@ -1,7 +1,8 @@
 //! One run of one server: started on its processor, stopped by a signal, ended in any case.
 
 use std::io::{BufRead, BufReader};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, ChildStderr, Command, Stdio};
+use std::sync::mpsc::{self, Receiver, Sender};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -10,9 +11,11 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 use crate::os::{self, CpuTime};
+use crate::progress::Progress;
 
-/// How long a server may take to stop.
-const PATIENCE: Duration = Duration::from_secs(3);
+/// How long a server may take to start, and to stop.
+const START_TIME: Duration = Duration::from_secs(10);
+const STOP_TIME: Duration = Duration::from_secs(10);
 
 pub(crate) struct Server {
     process: Child,
@@ -23,33 +26,22 @@ pub(crate) struct Server {
 
 impl Server {
     /// Starts a server and waits until it says where it listens.
-    pub(crate) fn start(mut command: Command) -> Result<Self> {
+    pub(crate) fn start(mut command: Command, progress: &Progress) -> Result<Self> {
         command.stdin(Stdio::null()).stderr(Stdio::piped());
         let program = command.get_program().display().to_string();
         let mut process = os::on_cpu(os::SERVER_CPU, || Ok(command.spawn()?))
             .with_context(|| format!("start {program}"))?;
-        let mut lines = BufReader::new(process.stderr.take().context("no standard error")?).lines();
+        let stderr = process.stderr.take().context("no standard error")?;
         let mut server = Self {
             process,
             url: String::new(),
             started_for: Duration::ZERO,
         };
-        server.url = loop {
-            let Some(line) = lines.next() else {
-                bail!("{program} has ended before it was ready");
-            };
-            let line = line?;
-            match line.strip_prefix("listening on ") {
-                Some(url) => break url.to_owned(),
-                None => eprintln!("{program}: {line}"),
-            }
-        };
+        let (send, lines) = mpsc::channel();
+        let (name, progress) = (program.clone(), progress.clone());
+        thread::spawn(move || pass_on(stderr, &name, &send, &progress));
+        server.url = wait_for_url(&lines).context(program)?;
         server.started_for = os::cpu_time(server.pid())?;
-        thread::spawn(move || {
-            for line in lines.map_while(Result::ok) {
-                eprintln!("{program}: {line}");
-            }
-        });
         Ok(server)
     }
 
@@ -72,7 +64,7 @@ impl Server {
 
     fn end(&mut self) -> Result<()> {
         kill(Pid::from_raw(self.pid() as i32), Signal::SIGTERM).context("stop a server")?;
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + STOP_TIME;
         while self.process.try_wait()?.is_none() {
             if Instant::now() > deadline {
                 eprintln!("process {} ignores SIGTERM, killed", self.pid());
@@ -91,6 +83,34 @@ impl Drop for Server {
         // After an error: it has not been stopped yet.
         if matches!(self.process.try_wait(), Ok(None)) {
             let _ = self.end();
+        }
+    }
+}
+
+/// What a server says before it is ready goes to who waits for that, and everything after it to the user.
+fn pass_on(stderr: ChildStderr, name: &str, waiting: &Sender<String>, progress: &Progress) {
+    for line in BufReader::new(stderr).lines().map_while(Result::ok) {
+        if let Err(line) = waiting.send(line) {
+            progress.say(format_args!("{name}: {}", line.0));
+        }
+    }
+}
+
+/// The URL that a server announces; if it ends before, the last that it has said is why.
+fn wait_for_url(lines: &Receiver<String>) -> Result<String> {
+    let deadline = Instant::now() + START_TIME;
+    let mut last = None;
+    loop {
+        match lines.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
+            Ok(line) => match line.strip_prefix("listening on ") {
+                Some(url) => return Ok(url.to_owned()),
+                None => last = Some(line),
+            },
+            Err(mpsc::RecvTimeoutError::Timeout) => bail!("not ready after {START_TIME:?}"),
+            Err(mpsc::RecvTimeoutError::Disconnected) => match last {
+                Some(why) => bail!("{why}"),
+                None => bail!("it has ended before it was ready, and has said nothing"),
+            },
         }
     }
 }

@@ -1,14 +1,11 @@
 //! The accept loop that one writes by hand: one thread, one connection after the other.
 
-use std::net::TcpListener;
-
 use anyhow::Result;
-use bench_peers::{Handler, announce};
+use bench_peers::{Handler, listen_tcp};
 
 fn main() -> Result<()> {
     let handler = Handler::from_args()?;
-    let listener = TcpListener::bind("127.0.0.1:0")?;
-    announce("tcp", listener.local_addr()?);
+    let listener = listen_tcp()?;
     loop {
         let (mut stream, _) = listener.accept()?;
         // A client that is gone is no failure of the server.

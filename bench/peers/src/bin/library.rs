@@ -1,10 +1,14 @@
 //! The library itself, without the command line tool: a plain `Server<Tcp>` with the handler of the peers.
+#![expect(
+    unsafe_code,
+    reason = "a caller of `Coroutines::new` promises something"
+)]
 
 use std::env;
 
 use anyhow::{Result, bail};
 use bench_peers::{Handler, announce};
-use socketserver::{Model, Sequential, Server, Tcp, ThreadPool, Threading};
+use socketserver::{Coroutines, Driver, Model, Sequential, Server, Tcp, ThreadPool, Threading};
 
 fn main() -> Result<()> {
     let handler = Handler::from_args()?;
@@ -12,8 +16,15 @@ fn main() -> Result<()> {
         Some("sequential") => serve(handler, Sequential::default()),
         Some("threading") => serve(handler, Threading::default()),
         Some("pool") => serve(handler, ThreadPool::new(8)),
-        _ => bail!("the second argument is the model: sequential, threading or pool"),
+        Some("coroutines+epoll") => serve(handler, coroutines(Driver::Epoll)),
+        Some("coroutines+uring") => serve(handler, coroutines(Driver::Uring)),
+        _ => bail!("the second argument is the model, in lower case"),
     }
+}
+
+fn coroutines(driver: Driver) -> Coroutines {
+    // SAFETY: the handler leaves thread-locals alone.
+    unsafe { Coroutines::new() }.workers(1).driver(driver)
 }
 
 fn serve<M: Model>(handler: Handler, model: M) -> Result<()> {

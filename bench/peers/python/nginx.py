@@ -1,0 +1,64 @@
+"""One page on nginx with one worker: starts it on a free port, and ends it when it is ended itself."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+
+CONFIG = """
+daemon off;
+worker_processes 1;
+pid {directory}/pid;
+error_log stderr crit;
+events {{ worker_connections 4096; }}
+http {{
+    access_log off;
+    keepalive_requests 1000000000;
+    client_body_temp_path {directory};
+    proxy_temp_path {directory};
+    fastcgi_temp_path {directory};
+    uwsgi_temp_path {directory};
+    scgi_temp_path {directory};
+    server {{
+        listen 127.0.0.1:{port} backlog=4096;
+        location / {{ default_type text/plain; return 200 "hello world\\n"; }}
+    }}
+}}
+"""
+
+
+def free_port():
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        return server.getsockname()[1]
+
+
+def is_ready(port):
+    try:
+        socket.create_connection(("127.0.0.1", port)).close()
+    except ConnectionRefusedError:
+        return False
+    return True
+
+
+def main():
+    port = free_port()
+    with tempfile.TemporaryDirectory() as directory:
+        # The worker gives up the rights of its user.
+        os.chmod(directory, 0o755)
+        config = os.path.join(directory, "nginx.conf")
+        with open(config, "w") as file:
+            file.write(CONFIG.format(directory=directory, port=port))
+        nginx = subprocess.Popen(["nginx", "-c", config])
+        signal.signal(signal.SIGTERM, lambda *_: nginx.terminate())
+        while not is_ready(port):
+            if nginx.poll() is not None:
+                sys.exit("nginx has ended with %d" % nginx.returncode)
+            time.sleep(0.01)
+        print("listening on tcp://127.0.0.1:%d" % port, file=sys.stderr, flush=True)
+        nginx.wait()
+
+
+main()

@@ -1,0 +1,80 @@
+//! Handlers of the library under coroutines that wait in different ways, to see what an idle connection takes.
+//!
+//! `idle lines|stack|park epoll|uring`: `lines` waits in a read through the connection's own buffer, `stack` in a read into
+//! 4 KiB on its stack, `park` has given its stack back.
+#![expect(
+    unsafe_code,
+    reason = "a caller of `Coroutines::new` promises something"
+)]
+
+use std::env;
+use std::io::{self, Read, Write};
+
+use anyhow::{Result, bail};
+use bench_peers::announce;
+use socketserver::{Connection, Coroutines, Driver, IntoOutcome, Next, Server, Tcp, TcpConnection};
+
+/// The longest line that is taken.
+const LINE: usize = 1024;
+
+fn main() -> Result<()> {
+    let driver = match env::args().nth(2).as_deref() {
+        Some("epoll") => Driver::Epoll,
+        Some("uring") => Driver::Uring,
+        _ => bail!("the second argument is the driver: epoll or uring"),
+    };
+    match env::args().nth(1).as_deref() {
+        Some("lines") => serve(driver, lines),
+        Some("stack") => serve(driver, stack),
+        Some("park") => serve(driver, park),
+        _ => bail!("the first argument is the way to wait: lines, stack or park"),
+    }
+}
+
+fn serve<O: IntoOutcome + 'static>(
+    driver: Driver,
+    handler: fn(&mut TcpConnection) -> io::Result<O>,
+) -> Result<()>
+where
+    io::Result<O>: IntoOutcome,
+{
+    // SAFETY: the handlers leave thread-locals alone.
+    let model = unsafe { Coroutines::new() }.workers(1).driver(driver);
+    let server = Server::<Tcp>::builder()
+        .model(model)
+        .max_connections(12_000)
+        .bind("127.0.0.1:0")?;
+    for addr in server.local_addrs() {
+        announce("tcp", addr.socket_addr().expect("a TCP address"));
+    }
+    server.serve_forever(handler)?;
+    Ok(())
+}
+
+fn lines(conn: &mut TcpConnection) -> io::Result<()> {
+    let mut line = String::new();
+    while conn.read_line(&mut line, LINE)? > 0 {
+        conn.write_all(line.as_bytes())?;
+        line = String::new();
+    }
+    Ok(())
+}
+
+fn stack(conn: &mut TcpConnection) -> io::Result<()> {
+    let mut buf = [0; 4096];
+    loop {
+        match conn.read(&mut buf)? {
+            0 => return Ok(()),
+            count => conn.write_all(&buf[..count])?,
+        }
+    }
+}
+
+fn park(conn: &mut TcpConnection) -> io::Result<Next> {
+    let mut line = String::new();
+    if conn.read_line(&mut line, LINE)? == 0 {
+        return Ok(Next::Close);
+    }
+    conn.write_all(line.as_bytes())?;
+    Ok(Next::Park)
+}

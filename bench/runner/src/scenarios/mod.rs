@@ -1,0 +1,212 @@
+//! What is measured: scenarios, each with its load, its servers and what is promised of them.
+
+mod coroutines;
+mod http;
+mod memory;
+mod models;
+
+use crate::programs::Program;
+
+pub(crate) struct Scenario {
+    pub(crate) name: String,
+    pub(crate) about: String,
+    /// Scenarios of the same group are drawn in the same chart.
+    pub(crate) group: &'static str,
+    pub(crate) load: Load,
+    /// The server that the others are compared with.
+    pub(crate) baseline: &'static str,
+    pub(crate) subjects: Vec<Subject>,
+    pub(crate) promises: Vec<Promise>,
+    pub(crate) when: When,
+}
+
+/// When a scenario is measured though nobody has named it.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum When {
+    /// Also in a quick run.
+    Always,
+    /// But in a quick run.
+    Unhurried,
+    /// Never.
+    Named,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Load {
+    /// A connection for each request, this many at once.
+    Requests(u32),
+    /// Messages on long connections.
+    Echo(Echo),
+    /// This many packets in flight.
+    Packets(u32),
+    /// wrk on this many connections.
+    Http(u32),
+    /// None: the server should sleep.
+    Idle,
+    /// This many connections that have made an exchange and are idle.
+    Memory(u32),
+    /// An echo load, alone and then beside connections that are idle.
+    Beside { echo: Echo, processes: u32 },
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Echo {
+    pub(crate) connections: u32,
+    /// The size of a message.
+    pub(crate) size: u32,
+    /// How many messages each connection keeps in flight.
+    pub(crate) depth: u32,
+}
+
+#[derive(Clone)]
+pub(crate) struct Subject {
+    pub(crate) name: &'static str,
+    pub(crate) program: Program,
+    /// The most connections that it is tried with.
+    pub(crate) connections_max: u32,
+}
+
+/// A statement about one subject: a metric of it, or the ratio to that of another subject.
+pub(crate) struct Promise {
+    pub(crate) subject: &'static str,
+    pub(crate) metric: Metric,
+    pub(crate) versus: Versus,
+    pub(crate) bound: Bound,
+}
+
+/// A promise about the median that a ratio has over several scenarios.
+pub(crate) struct Overall {
+    pub(crate) scenarios: Vec<String>,
+    pub(crate) promise: Promise,
+}
+
+#[derive(Clone, Copy)]
+pub(crate) enum Versus {
+    Nothing,
+    Subject(&'static str),
+    /// The one with the better median.
+    Best(&'static [&'static str]),
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Metric {
+    Throughput,
+    Cpu,
+    WakeUps,
+    /// Private memory for each connection.
+    Memory,
+    /// The resident part of the memory of all kinds, for each connection.
+    Resident,
+    /// How many idle connections there were.
+    Idle,
+    /// The rate without them.
+    Alone,
+    /// The rate beside them, relative to that without them.
+    Beside,
+}
+
+impl Metric {
+    /// As a promise calls it.
+    pub(crate) fn title(self) -> &'static str {
+        match self {
+            Self::Throughput => "throughput",
+            Self::Cpu => "CPU per operation",
+            Self::WakeUps => "wake-ups per second",
+            Self::Memory => "private bytes per connection",
+            Self::Resident => "resident bytes per connection",
+            Self::Idle => "idle connections",
+            Self::Alone => "throughput without idle connections",
+            Self::Beside => "throughput beside idle connections relative to that without them",
+        }
+    }
+}
+
+#[derive(Clone, Copy)]
+pub(crate) enum Bound {
+    AtLeast(f64),
+    AtMost(f64),
+    Below(f64),
+}
+
+/// All of them, in the order in which they are measured.
+pub(crate) fn all() -> Vec<Scenario> {
+    let mut all = models::scenarios();
+    all.extend(coroutines::scenarios());
+    all.extend(http::scenarios());
+    all.extend(memory::scenarios());
+    all
+}
+
+/// What is promised of several scenarios together.
+pub(crate) fn overall() -> Vec<Overall> {
+    coroutines::overall()
+}
+
+impl Scenario {
+    /// A scenario that is measured unless there is a hurry, and promises nothing yet.
+    pub(crate) fn new(name: impl Into<String>, about: impl Into<String>, load: Load) -> Self {
+        Self {
+            name: name.into(),
+            about: about.into(),
+            group: match load {
+                Load::Requests(_) => "requests",
+                Load::Echo(_) => "echo",
+                Load::Packets(_) => "packets",
+                Load::Http(_) => "http",
+                Load::Idle | Load::Memory(_) | Load::Beside { .. } => "idle",
+            },
+            load,
+            baseline: "",
+            subjects: Vec::new(),
+            promises: Vec::new(),
+            when: When::Unhurried,
+        }
+    }
+}
+
+impl Load {
+    /// A tool that it needs.
+    pub(crate) fn tool(self) -> Option<&'static str> {
+        match self {
+            Self::Http(_) => Some("wrk"),
+            _ => None,
+        }
+    }
+}
+
+impl Subject {
+    fn up_to(self, connections: u32) -> Self {
+        Self {
+            connections_max: connections,
+            ..self
+        }
+    }
+}
+
+fn subject(name: &'static str, program: Program) -> Subject {
+    Subject {
+        name,
+        program,
+        connections_max: u32::MAX,
+    }
+}
+
+/// A promise about the ratio to another subject.
+fn promise(subject: &'static str, metric: Metric, versus: &'static str, bound: Bound) -> Promise {
+    Promise {
+        subject,
+        metric,
+        versus: Versus::Subject(versus),
+        bound,
+    }
+}
+
+/// A promise about a figure itself.
+fn absolute(subject: &'static str, metric: Metric, bound: Bound) -> Promise {
+    Promise {
+        subject,
+        metric,
+        versus: Versus::Nothing,
+        bound,
+    }
+}
