@@ -76,7 +76,7 @@ pub(crate) mod net {
         _: &[(&Source, BorrowedFd<'_>)],
         _: Interest,
         _: Option<Instant>,
-    ) -> io::Result<()> {
+    ) -> io::Result<usize> {
         match *current {}
     }
 }

@@ -14,7 +14,7 @@ const NO_END: usize = usize::MAX / 2 - 1;
 
 /// How often a stop looks for connections whose handshake had begun before it, how long it waits
 /// for them where it cannot look, and how long at most: more than a round trip takes.
-const ARRIVAL_LOOK: Duration = Duration::from_millis(1);
+pub(super) const ARRIVAL_LOOK: Duration = Duration::from_millis(1);
 const ARRIVAL_UNKNOWN: Duration = Duration::from_millis(40);
 const ARRIVAL_MAX: Duration = Duration::from_secs(1);
 

@@ -9,6 +9,7 @@ mod drain;
 
 use std::collections::VecDeque;
 use std::io;
+use std::mem::take;
 use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -59,6 +60,17 @@ impl<R> Batch<R> {
     }
 }
 
+/// What a coroutine knows of its listeners: edges tell it what else would have to be asked.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Known {
+    #[default]
+    Nothing,
+    /// One of them was the reason to wake up.
+    Ready,
+    /// Nothing was left in any that was ready; an edge says when something is.
+    Drained,
+}
+
 /// How often in a row a listener may be ready and yield nothing before it is paused: another
 /// process is faster now and then, but a socket that is shut down, or an error that does not go
 /// away, must not keep a processor busy.
@@ -92,6 +104,8 @@ pub(crate) struct Acceptor<'a, T: Transport, M> {
     watched: Source,
     readable: Source,
     parked: Source,
+    /// In a coroutine: what is known of the listeners without asking.
+    known: Known,
     /// Whether the listeners are closed and the last requests are waited for.
     draining: bool,
 }
@@ -132,6 +146,7 @@ impl<'a, T: Transport, M: Take> Acceptor<'a, T, M> {
             watched: Source::default(),
             readable: Source::default(),
             parked: Source::default(),
+            known: Known::default(),
             draining: false,
         })
     }
@@ -202,12 +217,16 @@ impl<'a, T: Transport, M: Take> Acceptor<'a, T, M> {
         let mut ready = self.wait(deadline);
         // None of several busy listeners is always the first to find room.
         let count = ready.len().max(1);
+        let hinted = self.known == Known::Ready;
+        if !ready.is_empty() {
+            self.known = Known::Drained;
+        }
         self.first = self.first.wrapping_add(1);
         ready.rotate_left(self.first % count);
         let mut broken: Vec<_> = ready
             .iter()
             .copied()
-            .filter(|&index| self.accept_from(index) == Reaction::Abandon)
+            .filter(|&index| self.accept_from(index, hinted) == Reaction::Abandon)
             .collect();
         broken.sort_unstable();
         for index in broken.into_iter().rev() {
@@ -292,13 +311,20 @@ impl<'a, T: Transport, M: Take> Acceptor<'a, T, M> {
             |index: &usize| accepting && self.accepting[*index].backoff.left(now).is_none();
         let open: Vec<_> = (0..self.serving.listeners.len()).filter(is_open).collect();
         let parking = service.parking().filter(|_| self.can_dispatch(now));
-        let timeout = self.timeout(deadline, now);
+        let timeout = self.timeout(deadline, now, accepting);
         let coroutine = current();
-        let poll_timeout = if coroutine.is_some() {
-            Some(Duration::ZERO)
-        } else {
-            timeout
-        };
+        let known = take(&mut self.known);
+        if let Some(current) = coroutine.as_ref().filter(|_| !waits && parking.is_none()) {
+            if known == Known::Ready {
+                self.known = known;
+                return open;
+            }
+            if known == Known::Drained {
+                self.park(current, true, parking, timeout);
+                return Vec::new();
+            }
+        }
+        let poll_timeout = coroutine.as_ref().map_or(timeout, |_| Some(Duration::ZERO));
 
         let mut fds = Vec::with_capacity(2 + open.len());
         fds.push(PollFd::new(&self.watch, PollFlags::IN));
@@ -359,7 +385,12 @@ impl<'a, T: Transport, M: Take> Acceptor<'a, T, M> {
 
     /// How long a wait may last: until the deadline, the next service actions, the end of a pause,
     /// or until a parked connection has waited too long.
-    fn timeout(&self, deadline: Option<Instant>, now: Instant) -> Option<Duration> {
+    fn timeout(
+        &self,
+        deadline: Option<Instant>,
+        now: Instant,
+        accepting: bool,
+    ) -> Option<Duration> {
         let service = &self.serving.service;
         let period = service
             .hooks
@@ -370,16 +401,20 @@ impl<'a, T: Transport, M: Take> Acceptor<'a, T, M> {
         let left = |end: Instant| end.saturating_duration_since(now);
         let pauses = self.accepting.iter().chain([&self.dispatching]);
         let pauses = pauses.filter_map(|pause| pause.backoff.left(now));
+        // While a stop takes the queue, what waits is there already, or comes soon: also where room
+        // was found only just now.
+        let queue = (accepting && self.shared.stopping()).then_some(drain::ARRIVAL_LOOK);
         pauses
             .chain(deadline.map(left))
             .chain(idle.map(left))
             .chain(period)
+            .chain(queue)
             .min()
     }
 
     /// Waits in a coroutine, where the next turn then finds what has come.
     fn park(
-        &self,
+        &mut self,
         current: &Current,
         accepting: bool,
         parking: Option<&Parking<T::Request>>,
@@ -390,7 +425,10 @@ impl<'a, T: Transport, M: Take> Acceptor<'a, T, M> {
         sources.extend(accepting.then(|| (&self.readable, self.serving.ready.as_fd())));
         sources.extend(parking.map(|parking| (&self.parked, parking.as_fd())));
         // It ends at the deadline, or because something has come.
-        let _ = wait_any(current, &sources, Interest::Read, deadline);
+        let woken = wait_any(current, &sources, Interest::Read, deadline);
+        if accepting && matches!(woken, Ok(1)) {
+            self.known = Known::Ready;
+        }
     }
 
     /// Lets time pass when the kernel has no memory to wait with.
@@ -412,8 +450,9 @@ impl<'a, T: Transport, M: Take> Acceptor<'a, T, M> {
 
     /// Takes requests from one listener and gives them to the model, until there are no more, or no
     /// room.
-    fn accept_from(&mut self, index: usize) -> Reaction {
+    fn accept_from(&mut self, index: usize, hinted: bool) -> Reaction {
         let mut fruitful = false;
+        let (known, mut drained) = (take(&mut self.known), false);
         for _ in 0..TURN_MAX {
             let listener = &self.serving.listeners[index];
             let batch = listener.batch().max(1);
@@ -444,9 +483,9 @@ impl<'a, T: Transport, M: Take> Acceptor<'a, T, M> {
             }
             match result {
                 Ok(()) if taken > 0 => {}
-                Ok(()) => break,
+                Ok(()) => drained = true,
                 Err(err) => match classify(&err) {
-                    Class::Nothing => break,
+                    Class::Nothing => drained = true,
                     Class::Interrupted => {}
                     Class::Request => {
                         self.report(Step::Accept, Reaction::Continue, err, Some(index));
@@ -462,10 +501,18 @@ impl<'a, T: Transport, M: Take> Acceptor<'a, T, M> {
                     }
                 },
             }
+            if drained {
+                self.known = known;
+                break;
+            }
         }
         let live = self.shared.live_here();
         let pause = &mut self.accepting[index];
-        pause.fruitless = if fruitful { 0 } else { pause.fruitless + 1 };
+        pause.fruitless = if fruitful || hinted {
+            0
+        } else {
+            pause.fruitless + 1
+        };
         if pause.fruitless == FRUITLESS_MAX {
             pause.fruitless = 0;
             return pause.begin(live);

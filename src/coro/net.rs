@@ -226,12 +226,8 @@ impl Source {
         interest: Interest,
         deadline: Option<Instant>,
     ) -> io::Result<()> {
-        wait_for(
-            current,
-            &[self.key(current, fd, interest)?],
-            interest,
-            deadline,
-        )
+        let key = self.key(current, fd, interest)?;
+        wait_for(current, &[key], interest, deadline).map(drop)
     }
 
     /// The key on this worker, after having its driver watch the descriptor if need be.
@@ -297,7 +293,7 @@ impl Source {
     }
 }
 
-/// Parks the coroutine until an edge comes at one of several descriptors.
+/// Parks the coroutine until an edge comes at one of several descriptors, and says at which.
 ///
 /// # Errors
 ///
@@ -307,7 +303,7 @@ pub(crate) fn wait_any(
     sources: &[(&Source, BorrowedFd<'_>)],
     interest: Interest,
     deadline: Option<Instant>,
-) -> io::Result<()> {
+) -> io::Result<usize> {
     let keys: Vec<_> = sources
         .iter()
         .map(|(source, fd)| source.key(current, fd.as_fd(), interest))
@@ -320,23 +316,30 @@ fn wait_for(
     keys: &[SourceKey],
     interest: Interest,
     deadline: Option<Instant>,
-) -> io::Result<()> {
+) -> io::Result<usize> {
     let sources = &current.worker().sources;
-    let mut ready = false;
-    for key in keys {
+    let mut ready = None;
+    for (place, key) in keys.iter().enumerate() {
         let state = &mut sources.borrow_mut()[key.index as usize];
-        ready |= take(state.ready(interest));
+        if take(state.ready(interest)) {
+            ready.get_or_insert(place);
+        }
         *state.waiting(interest) = Some(current.id());
     }
-    let woken = if ready {
+    let woken = if ready.is_some() {
         Wake::Ready
     } else {
         current.park(deadline)
     };
-    for key in keys {
-        *sources.borrow_mut()[key.index as usize].waiting(interest) = None;
+    for (place, key) in keys.iter().enumerate() {
+        let state = &mut sources.borrow_mut()[key.index as usize];
+        *state.waiting(interest) = None;
+        if *state.ready(interest) {
+            ready.get_or_insert(place);
+        }
     }
-    woken.into_result()
+    // Something else than an edge may have woken it: then the first one will be found to be silent.
+    woken.into_result().map(|()| ready.unwrap_or_default())
 }
 
 impl Wake {

@@ -312,8 +312,12 @@ impl<T: 'static> Request for Stream<T> {
 
     fn close(&mut self) -> io::Result<()> {
         let sent = self.send_pending();
-        // The end of the stream reaches the peer now, even where another process holds a copy of
-        // the descriptor.
+        // Where the peer has ended too, the descriptor's end is the stream's, and nothing is unread.
+        if sent.is_ok() && self.input.ended && Arc::strong_count(&self.socket) == 1 {
+            return Ok(());
+        }
+        // The end of the stream reaches the peer now, even where a writer, or another process,
+        // holds a copy of the descriptor.
         let told = self.socket().shutdown(Shutdown::Write);
         if told.is_ok() && !self.input.ended {
             self.linger();
