@@ -90,7 +90,8 @@ impl<T: Transport, M: Model> Builder<T, M> {
         self
     }
 
-    /// How many requests may be live at once, in all threads and processes; at the limit, further
+    /// How many requests may be live at once, in all threads and processes; each process also takes
+    /// no more than it has descriptors for; at the limit, further
     /// ones wait in the kernel. Default: 10,240, or 64 fewer than the process may have descriptors
     /// (`RLIMIT_NOFILE`), if that is less.
     pub const fn max_connections(mut self, requests: u64) -> Self {

@@ -12,6 +12,8 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
+use rustix::process::{Resource, getrlimit};
+
 use crate::address::Address;
 use crate::sys::bell::Bell;
 use crate::sys::memory::{Shareable, SharedMemory};
@@ -109,6 +111,8 @@ pub(crate) struct Shared {
     bell: Bell,
     origin: Instant,
     options: Options,
+    /// How many requests this process has descriptors for.
+    process_max: u64,
     addresses: Vec<Address>,
     /// The live requests of this process that can be cut. Weak: a request owns its socket, and
     /// closes it when it ends.
@@ -139,6 +143,14 @@ unsafe impl Shareable for Page {}
 // SAFETY: atomic integers only.
 unsafe impl Shareable for WorkerSlot {}
 
+/// How many requests a process has descriptors for, one for each: what another worker process can
+/// take is left to it. A few are kept for everything else; where that needs more, accepting pauses
+/// as at any exhaustion.
+fn process_max() -> u64 {
+    let descriptors = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
+    descriptors - (descriptors / 8).min(64)
+}
+
 impl Shared {
     pub(crate) fn new(options: Options, addresses: Vec<Address>) -> io::Result<Self> {
         Ok(Self {
@@ -147,6 +159,7 @@ impl Shared {
             bell: Bell::new()?,
             origin: Instant::now(),
             options,
+            process_max: process_max(),
             addresses,
             cuttable: Mutex::default(),
         })
@@ -225,6 +238,7 @@ impl Shared {
 
     /// Takes up to `want` places under the limit on live requests; the lease may be for none.
     pub(crate) fn lease(self: &Arc<Self>, want: u64) -> Lease {
+        let want = want.min(self.process_max.saturating_sub(self.live_here()));
         let grant = |live: u64| want.min(self.options.max_connections.saturating_sub(live));
         let update = |live: u64| Some(live + grant(live));
         let (Ok(before) | Err(before)) =
@@ -244,7 +258,7 @@ impl Shared {
     }
 
     pub(crate) fn is_full(&self) -> bool {
-        self.live() >= self.options.max_connections
+        self.live() >= self.options.max_connections || self.live_here() >= self.process_max
     }
 
     /// Makes this process account for its leases in a slot that its parent reads.

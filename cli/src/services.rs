@@ -37,11 +37,13 @@ fn stream(service: Service, conn: &mut impl Connection) -> io::Result<()> {
                 conn.write_all(&buf[..count])?;
                 // A full buffer is a sign of more: what the client has sent is answered before a
                 // stop.
-                if count == buf.len() {
-                    large.resize(16 * 1024, 0);
-                } else if conn.stopping() {
+                let full = count == buf.len();
+                if conn.stopping() && !full {
                     return Ok(());
-                } else {
+                }
+                if full {
+                    large.resize(16 * 1024, 0);
+                } else if count < small.len() / 2 {
                     large = Vec::new();
                 }
             }

@@ -314,29 +314,21 @@ impl<'a, T: Transport, M: Take> Acceptor<'a, T, M> {
         let timeout = self.timeout(deadline, now, accepting);
         let coroutine = current();
         let known = take(&mut self.known);
-        if let Some(current) = coroutine.as_ref().filter(|_| !waits && parking.is_none()) {
-            if known == Known::Ready {
-                self.known = known;
-                return open;
-            }
-            if known == Known::Drained {
-                self.park(current, true, parking, timeout);
-                return Vec::new();
-            }
+        let knows = coroutine
+            .as_ref()
+            .filter(|_| !waits && parking.is_none() && known != Known::Nothing);
+        if let Some(current) = knows {
+            return self.wait_knowing(known, current, open, timeout);
         }
         let poll_timeout = coroutine.as_ref().map_or(timeout, |_| Some(Duration::ZERO));
 
         let mut fds = Vec::with_capacity(2 + open.len());
         fds.push(PollFd::new(&self.watch, PollFlags::IN));
-        let listeners = open.iter().map(|&index| &self.serving.listeners[index]);
-        fds.extend(
-            listeners.map(|listener| PollFd::from_borrowed_fd(listener.as_fd(), PollFlags::IN)),
-        );
-        fds.extend(
-            parking
-                .iter()
-                .map(|parking| PollFd::new(*parking, PollFlags::IN)),
-        );
+        let listeners = open
+            .iter()
+            .map(|&index| self.serving.listeners[index].as_fd());
+        let waited = listeners.chain(parking.iter().map(|parking| parking.as_fd()));
+        fds.extend(waited.map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN)));
         self.model.watch(&mut fds);
         match poll(&mut fds, poll_timeout.map(timespec).as_ref()) {
             Ok(0) if coroutine.is_some() => {
@@ -372,6 +364,22 @@ impl<'a, T: Transport, M: Take> Acceptor<'a, T, M> {
             self.hear();
         }
         ready
+    }
+
+    /// As [`wait`](Self::wait), where edges have told what poll(2) would be asked.
+    fn wait_knowing(
+        &mut self,
+        known: Known,
+        current: &Current,
+        open: Vec<usize>,
+        timeout: Option<Duration>,
+    ) -> Vec<usize> {
+        if known == Known::Ready {
+            self.known = known;
+            return open;
+        }
+        self.park(current, true, None, timeout);
+        Vec::new()
     }
 
     /// Looks for what is waited for after waiting was announced: it may have come just before. Says
