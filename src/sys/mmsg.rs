@@ -97,7 +97,7 @@ pub(crate) fn receive(
     let count = packets.len().min(BATCH_MAX);
     let mut headers = [const { MaybeUninit::<mmsghdr>::uninit() }; BATCH_MAX];
     let mut vectors = [const { MaybeUninit::<iovec>::uninit() }; BATCH_MAX];
-    let mut controls = [Control([0; CONTROL_LEN]); BATCH_MAX];
+    let mut controls = [const { MaybeUninit::<Control>::uninit() }; BATCH_MAX];
     let slots = headers.iter_mut().zip(&mut vectors).zip(&mut controls);
     for (packet, ((header, vector), control)) in packets.iter_mut().zip(slots) {
         let vector = vector.write(iovec {
@@ -112,7 +112,7 @@ pub(crate) fn receive(
         // Without room for control messages the kernel discards them, and with them the descriptors
         // that a Unix peer may send (unix(7), SCM_RIGHTS).
         if local_ip_wanted {
-            new.msg_hdr.msg_control = control.0.as_mut_ptr().cast();
+            new.msg_hdr.msg_control = control.as_mut_ptr().cast();
             new.msg_hdr.msg_controllen = CONTROL_LEN;
         }
         header.write(new);
@@ -250,7 +250,7 @@ fn send_some(
     let count = datagrams.len().min(BATCH_MAX);
     let mut headers = [const { MaybeUninit::<mmsghdr>::uninit() }; BATCH_MAX];
     let mut vectors = [const { MaybeUninit::<iovec>::uninit() }; BATCH_MAX];
-    let mut controls = [Control([0; CONTROL_LEN]); BATCH_MAX];
+    let mut controls = [const { MaybeUninit::<Control>::uninit() }; BATCH_MAX];
     for (vector, datagram) in vectors.iter_mut().zip(datagrams) {
         vector.write(iovec {
             iov_base: datagram.data.as_ptr().cast_mut().cast(),
@@ -270,8 +270,9 @@ fn send_some(
         new.msg_hdr.msg_iov = vectors[taken].as_mut_ptr();
         new.msg_hdr.msg_iovlen = length;
         let segment = (length > 1).then_some(first.data.len() as u16);
-        new.msg_hdr.msg_controllen = control.set(first.from, segment);
-        if new.msg_hdr.msg_controllen > 0 {
+        if first.from.is_some() || segment.is_some() {
+            let control = control.write(Control([0; CONTROL_LEN]));
+            new.msg_hdr.msg_controllen = control.set(first.from, segment);
             new.msg_hdr.msg_control = control.0.as_mut_ptr().cast();
         }
         header.write(new);
