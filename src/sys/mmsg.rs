@@ -91,7 +91,7 @@ pub(crate) fn report_local_ip(socket: BorrowedFd<'_>, ipv6: bool) -> io::Result<
 /// `WouldBlock` when none waits; else what recvmmsg(2) says.
 pub(crate) fn receive(
     socket: BorrowedFd<'_>,
-    packets: &mut [Packet],
+    packets: &mut [Box<Packet>],
     local_ip_wanted: bool,
 ) -> io::Result<usize> {
     let count = packets.len().min(BATCH_MAX);

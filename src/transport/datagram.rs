@@ -39,7 +39,7 @@ const SEND_RETRY: Duration = Duration::from_millis(5);
 pub struct Datagram<T> {
     socket: Arc<DatagramSocket>,
     /// There from construction to drop.
-    packet: Option<mmsg::Packet>,
+    packet: Option<Box<mmsg::Packet>>,
     reply: Reply,
     context: Context,
     transport: PhantomData<fn() -> T>,
@@ -65,6 +65,9 @@ pub(crate) enum Kind {
     Unix,
 }
 
+/// Boxed: a datagram is moved several times on its way, and its packet is large.
+type Packets = Vec<Box<mmsg::Packet>>;
+
 /// A bound datagram socket and the buffers of datagrams that are done.
 #[derive(Debug)]
 pub(crate) struct DatagramSocket {
@@ -72,7 +75,7 @@ pub(crate) struct DatagramSocket {
     max_datagram: usize,
     kind: Kind,
     bundling: Bundling,
-    spare: Mutex<Vec<mmsg::Packet>>,
+    spare: Mutex<Packets>,
 }
 
 impl DatagramSocket {
@@ -104,7 +107,7 @@ impl DatagramSocket {
             let kept = spare.len().saturating_sub(want);
             spare.split_off(kept)
         };
-        packets.resize_with(want, || mmsg::Packet::new(self.max_datagram));
+        packets.resize_with(want, || Box::new(mmsg::Packet::new(self.max_datagram)));
         let received = mmsg::receive(
             self.socket.as_fd(),
             &mut packets,
@@ -126,7 +129,7 @@ impl DatagramSocket {
         received.map(|_| ())
     }
 
-    fn spare(&self) -> MutexGuard<'_, Vec<mmsg::Packet>> {
+    fn spare(&self) -> MutexGuard<'_, Packets> {
         // A vector is whole after any panic of its own methods, and no other code runs under this
         // lock.
         self.spare.lock().unwrap_or_else(PoisonError::into_inner)
