@@ -5,8 +5,10 @@
 
 mod support;
 
+use std::fs;
 use std::io::{Read, Write};
 use std::process::ExitCode;
+use std::time::Instant;
 
 use libtest_mimic::{Arguments, Trial};
 use support::{Gate, ServerProcess};
@@ -93,7 +95,7 @@ const MODELS: &[Model] = &[
 
 type Check = fn(&str, Model);
 
-const SCENARIOS: [(&str, Check); 12] = [
+const SCENARIOS: [(&str, Check); 13] = [
     ("serves_three_clients_in_turn", serves_three_clients_in_turn),
     (
         "serves_as_many_at_once_as_the_model_says",
@@ -111,6 +113,7 @@ const SCENARIOS: [(&str, Check); 12] = [
         "a_panicking_handler_ends_its_own_request",
         a_panicking_handler_ends_its_own_request,
     ),
+    ("no_descriptor_is_left", no_descriptor_is_left),
     ("verify_turns_one_away", verify_turns_one_away),
     ("ids_are_unique_and_ascend", ids_are_unique_and_ascend),
     (
@@ -252,6 +255,39 @@ fn a_panicking_handler_ends_its_own_request(transport: &str, model: Model) {
         server.stop(),
         "cut=0 live=0 accepted=3 refused=0 completed=2 failed=1"
     );
+}
+
+fn no_descriptor_is_left(transport: &str, model: Model) {
+    let server = ServerProcess::start(transport, model.name, &["workers=1"]);
+    // What is made once is there after the first few.
+    for _ in 0..3 {
+        assert_eq!(server.target().ask("echo warm"), "warm");
+    }
+    let before = descriptors(server.pid());
+    for _ in 0..20 {
+        assert_eq!(server.target().ask("echo on"), "on");
+    }
+    // The client knows of the end of a request a little before the server has closed it.
+    let end = Instant::now() + support::DEADLINE;
+    while descriptors(server.pid()) > before {
+        assert!(Instant::now() < end, "more than {before} descriptors");
+        std::thread::yield_now();
+    }
+    assert_eq!(
+        server.stop(),
+        "cut=0 live=0 accepted=24 refused=0 completed=24 failed=0"
+    );
+}
+
+/// How many descriptors a process and its children have open.
+fn descriptors(pid: u32) -> usize {
+    let own = fs::read_dir(format!("/proc/{pid}/fd")).map_or(0, Iterator::count);
+    let children = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children"));
+    let children = children.unwrap_or_default();
+    let children = children
+        .split_whitespace()
+        .filter_map(|pid| pid.parse().ok());
+    own + children.map(descriptors).sum::<usize>()
 }
 
 fn verify_turns_one_away(transport: &str, model: Model) {
