@@ -95,7 +95,7 @@ const MODELS: &[Model] = &[
 
 type Check = fn(&str, Model);
 
-const SCENARIOS: [(&str, Check); 13] = [
+const SCENARIOS: [(&str, Check); 14] = [
     ("serves_three_clients_in_turn", serves_three_clients_in_turn),
     (
         "serves_as_many_at_once_as_the_model_says",
@@ -114,6 +114,10 @@ const SCENARIOS: [(&str, Check); 13] = [
         a_panicking_handler_ends_its_own_request,
     ),
     ("no_descriptor_is_left", no_descriptor_is_left),
+    (
+        "a_foreign_child_is_left_alone",
+        a_foreign_child_is_left_alone,
+    ),
     ("verify_turns_one_away", verify_turns_one_away),
     ("ids_are_unique_and_ascend", ids_are_unique_and_ascend),
     (
@@ -276,6 +280,19 @@ fn no_descriptor_is_left(transport: &str, model: Model) {
     assert_eq!(
         server.stop(),
         "cut=0 live=0 accepted=24 refused=0 completed=24 failed=0"
+    );
+}
+
+fn a_foreign_child_is_left_alone(transport: &str, model: Model) {
+    let mut server = ServerProcess::start(transport, model.name, &["foreign=72"]);
+    for _ in 0..3 {
+        assert_eq!(server.target().ask("echo on"), "on");
+    }
+    assert_eq!(server.target().ask("shutdown"), "ok");
+    assert_eq!(server.wait_for("foreign "), "exit status: 72");
+    assert_eq!(
+        server.ended(),
+        "cut=0 live=0 accepted=4 refused=0 completed=4 failed=0"
     );
 }
 

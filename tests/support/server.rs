@@ -3,7 +3,7 @@
 
 use std::fmt::Debug;
 use std::io::{self, Write};
-use std::process::ExitCode;
+use std::process::{self, ExitCode};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -64,7 +64,7 @@ fn obey<R: Command>(request: &mut R, shared: &Shared) -> Outcome {
             shared.count.fetch_add(1, Ordering::SeqCst) + 1
         )?,
         "id" => write!(request, "{}", request.id())?,
-        "pid" => write!(request, "{}", std::process::id())?,
+        "pid" => write!(request, "{}", process::id())?,
         "live" => write!(request, "{}", shared.handle.live())?,
         "stopping" => write!(request, "{}", request.stopping())?,
         "fail" => {
@@ -75,9 +75,9 @@ fn obey<R: Command>(request: &mut R, shared: &Shared) -> Outcome {
             request.write_all(b"part")?;
             panic!("panicked as asked");
         }
-        "abort" => std::process::abort(),
+        "abort" => process::abort(),
         "overflow" => write!(request, "{}", recurse(1))?,
-        "exit" => std::process::exit(argument.parse()?),
+        "exit" => process::exit(argument.parse()?),
         "shutdown" => {
             shared.handle.shutdown();
             request.write_all(b"ok")?;
@@ -307,8 +307,18 @@ where
         handle: handle.clone(),
         count: AtomicU64::new(0),
     });
+    // A child that is none of the server's, and has ended before it serves or soon after.
+    let foreign = options.number("foreign").map(|status| {
+        let exit = format!("exit {status}");
+        let child = process::Command::new("/bin/sh").args(["-c", &exit]).spawn();
+        child.expect("start a child")
+    });
     match server.serve_forever(move |request| obey(request, &shared)) {
         Ok(report) => {
+            if let Some(mut foreign) = foreign {
+                let status = foreign.wait().expect("nobody else has waited for it");
+                say(format!("foreign {status}"));
+            }
             let totals = handle.totals();
             say(format!(
                 "ended cut={} live={} accepted={} refused={} completed={} failed={}",
