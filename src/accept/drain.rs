@@ -9,8 +9,8 @@ use crate::server::Report;
 use crate::state::Ended;
 use crate::transport::Transport;
 
-/// A budget that is never spent. See `hold` for the other half.
-const NO_END: usize = usize::MAX / 2 - 1;
+/// A budget that a stop never spends. While serving goes on there is more.
+pub(super) const NO_END: usize = usize::MAX / 2 - 1;
 
 /// How often a stop looks for connections whose handshake had begun before it, how long it waits
 /// for them where it cannot look, and how long at most: more than a round trip takes.
@@ -63,9 +63,7 @@ impl<T: Transport, M: Take> Acceptor<'_, T, M> {
             }
             if !room || self.budget < before {
                 quiet = None;
-            } else if !self.is_quiet(now, &mut quiet) && now < give_up {
-                continue;
-            } else {
+            } else if self.is_quiet(now, &mut quiet) || now >= give_up {
                 break;
             }
         }

@@ -571,7 +571,7 @@ impl<'a, T: Transport, M: Take> Acceptor<'a, T, M> {
 
     /// Lets new connections wait for their first byte, unless one request is all that is wanted.
     fn hold(&mut self) {
-        if self.budget < usize::MAX / 2 {
+        if self.budget <= drain::NO_END {
             return;
         }
         for _ in 0..self.batch.requests.len() {

@@ -22,11 +22,16 @@ pub(crate) trait Drive {
         before: Directions,
     ) -> io::Result<()>;
 
-    /// Ends that, for a descriptor that goes on elsewhere.
-    fn unwatch(&mut self, fd: BorrowedFd<'_>, token: u64);
+    /// Ends that, for a descriptor that goes on elsewhere. Default: as where it is closed.
+    fn unwatch(&mut self, fd: BorrowedFd<'_>, token: u64) {
+        let _ = fd;
+        self.forget(token);
+    }
 
-    /// Ends that, for a descriptor that is being closed.
-    fn forget(&mut self, token: u64);
+    /// Ends that, for a descriptor that is being closed. Default: nothing, closing it does.
+    fn forget(&mut self, token: u64) {
+        let _ = token;
+    }
 
     /// Waits for events, for `timeout` at most, and passes on each.
     fn wait(
@@ -35,12 +40,18 @@ pub(crate) trait Drive {
         on_event: &mut dyn FnMut(Event),
     ) -> io::Result<()>;
 
-    /// Begins to receive into a buffer, and says how that ended in an event under `task`. `false`
-    /// where this driver only waits.
-    fn receive(&mut self, into: Lent, task: u32) -> bool;
+    /// Begins to receive into a buffer, and says how that ended in an event under `task`. `false`,
+    /// the default, where this driver only waits.
+    fn receive(&mut self, into: Lent, task: u32) -> bool {
+        let _ = (into, task);
+        false
+    }
 
-    /// Asks for an early end of what was begun under `task`. The event still comes.
-    fn cancel(&mut self, task: u32);
+    /// Asks for an early end of what was begun under `task`. The event still comes. Default: nothing
+    /// is begun.
+    fn cancel(&mut self, task: u32) {
+        let _ = task;
+    }
 }
 
 /// Which edges are reported.

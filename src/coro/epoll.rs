@@ -8,7 +8,6 @@ use std::time::Duration;
 use rustix::event::epoll;
 
 use crate::coro::driver::{Directions, Drive, Edge, Event, Waker};
-use crate::coro::uring::Lent;
 use crate::sys::timespec;
 
 /// How many events one wait takes.
@@ -60,9 +59,6 @@ impl Drive for Epoll {
         let _ = epoll::delete(&self.epoll, fd);
     }
 
-    /// Nothing: closing a descriptor takes it out.
-    fn forget(&mut self, _: u64) {}
-
     fn wait(
         &mut self,
         timeout: Option<Duration>,
@@ -88,10 +84,4 @@ impl Drive for Epoll {
         }
         Ok(())
     }
-
-    fn receive(&mut self, _: Lent, _: u32) -> bool {
-        false
-    }
-
-    fn cancel(&mut self, _: u32) {}
 }

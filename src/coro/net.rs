@@ -11,7 +11,7 @@ use std::time::Instant;
 use rustix::net::{RecvFlags, recv};
 use slab::Slab;
 
-use crate::coro::driver::{Directions, Edge};
+use crate::coro::driver::{Directions, Drive, Edge};
 use crate::coro::uring::Lent;
 use crate::coro::worker::{Current, TaskId, Wake};
 use crate::spare;
@@ -406,32 +406,23 @@ fn complete_receive(
 impl Source {
     /// Leaves the worker that runs here, so that the descriptor can wait elsewhere.
     pub(crate) fn release(&self, fd: BorrowedFd<'_>) {
-        if let Some(key) = self.0.take() {
-            key.with_worker(|worker| {
-                let removed = worker.sources.borrow_mut().try_remove(key.index as usize);
-                if let Some(source) =
-                    removed.filter(|source| source.watched != Directions::default())
-                {
-                    let token = source.token(key.index);
-                    worker.driver.borrow_mut().unwatch(fd, token);
-                }
-            });
-        }
+        self.leave(|driver, token| driver.unwatch(fd, token));
+    }
+
+    /// Leaves the worker, if it is the one that runs here; `end` is what its driver is told.
+    fn leave(&self, end: impl FnOnce(&mut dyn Drive, u64)) {
+        let Some(key) = self.0.take() else { return };
+        key.with_worker(|worker| {
+            let removed = worker.sources.borrow_mut().try_remove(key.index as usize);
+            if let Some(source) = removed.filter(|source| source.watched != Directions::default()) {
+                end(&mut **worker.driver.borrow_mut(), source.token(key.index));
+            }
+        });
     }
 }
 
 impl Drop for Source {
     fn drop(&mut self) {
-        if let Some(key) = self.0.get() {
-            key.with_worker(|worker| {
-                let removed = worker.sources.borrow_mut().try_remove(key.index as usize);
-                if let Some(source) =
-                    removed.filter(|source| source.watched != Directions::default())
-                {
-                    let token = source.token(key.index);
-                    worker.driver.borrow_mut().forget(token);
-                }
-            });
-        }
+        self.leave(|driver, token| driver.forget(token));
     }
 }

@@ -35,10 +35,6 @@ impl<F: FnMut()> Drive for Fake<F> {
         Ok(())
     }
 
-    fn unwatch(&mut self, _: BorrowedFd<'_>, _: u64) {}
-
-    fn forget(&mut self, _: u64) {}
-
     fn wait(
         &mut self,
         timeout: Option<Duration>,
@@ -59,12 +55,6 @@ impl<F: FnMut()> Drive for Fake<F> {
         }
         Ok(())
     }
-
-    fn receive(&mut self, _: Lent, _: u32) -> bool {
-        false
-    }
-
-    fn cancel(&mut self, _: u32) {}
 }
 
 /// Runs coroutines on one worker over a fake driver, until they have ended.
@@ -135,10 +125,6 @@ impl Drive for Late {
     fn watch(&mut self, _: BorrowedFd<'_>, _: u64, _: Directions, _: Directions) -> io::Result<()> {
         Ok(())
     }
-
-    fn unwatch(&mut self, _: BorrowedFd<'_>, _: u64) {}
-
-    fn forget(&mut self, _: u64) {}
 
     fn wait(
         &mut self,

@@ -149,10 +149,6 @@ impl Drive for Uring {
         self.poll(fd.as_raw_fd(), events, token)
     }
 
-    fn unwatch(&mut self, _: BorrowedFd<'_>, token: u64) {
-        self.forget(token);
-    }
-
     /// A poll keeps the socket open behind a closed descriptor, so it is ended at once.
     fn forget(&mut self, token: u64) {
         self.end(opcode::PollRemove::new(token).build());

@@ -138,11 +138,11 @@ impl Driver {
     }
 
     fn kind(self) -> Result<Kind, Error> {
-        match self.pick().0 {
-            Self::Uring => uring::available()
-                .map(|()| Kind::Uring)
-                .tried(|| "use io_uring".to_owned()),
-            _ => Ok(Kind::Epoll),
+        let uring = || uring::available().map(|()| Kind::Uring);
+        match self {
+            Self::Auto => Ok(uring().unwrap_or(Kind::Epoll)),
+            Self::Epoll => Ok(Kind::Epoll),
+            Self::Uring => uring().tried(|| "use io_uring".to_owned()),
         }
     }
 }
@@ -193,9 +193,7 @@ impl Coroutines {
         self.stack_size = bytes.max(16 * 1024);
         self
     }
-}
 
-impl Coroutines {
     /// Measures how much of their stacks handlers use, to choose [`stack_size`](Self::stack_size)
     /// by. Default: not measured. It makes every stack resident as a whole and costs its filling
     /// for each request: not for production.
