@@ -15,27 +15,12 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use libtest_mimic::{Arguments, Trial};
-use support::{DEADLINE, ServerProcess, Target};
+use support::{DEADLINE, ServerProcess, Target, models};
 
 #[path = "support/server.rs"]
 mod server;
 
 const TRANSPORTS: [&str; 3] = ["tcp", "tcp6", "unix"];
-
-const MODELS: [&str; 12] = [
-    "sequential",
-    "threading",
-    "pool",
-    "forking",
-    "prefork_sequential",
-    "prefork_threading",
-    "prefork_pool",
-    "prefork_forking",
-    "coroutines_epoll",
-    "coroutines_uring",
-    "prefork_coroutines_epoll",
-    "prefork_coroutines_uring",
-];
 
 /// How often each cell stops, and how many are answered before it does.
 const STOPS: u64 = 2;
@@ -57,7 +42,7 @@ fn main() -> ExitCode {
         return server::main(&args[1..]);
     }
     let trials = TRANSPORTS.iter().flat_map(|transport| {
-        MODELS.map(|model| {
+        models::NAMES.map(|model| {
             let name = format!("{transport}::{model}");
             let trial = Trial::test(name, move || {
                 (0..STOPS).for_each(|_| stop_under_load(transport, model));

@@ -4,7 +4,13 @@
 //! transport and a model. Its handler obeys the first line of each request, and what happens is
 //! printed as lines on its standard output.
 
-#![allow(dead_code, reason = "each test binary uses its own part")]
+#![allow(
+    dead_code,
+    unused_imports,
+    reason = "each test binary uses its own part"
+)]
+
+pub(crate) mod models;
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream, UdpSocket};
@@ -16,6 +22,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, channel};
 use std::thread;
 use std::time::{Duration, Instant};
+
+pub(crate) use models::is_available;
 
 /// How long a test waits for anything before it fails.
 pub(crate) const DEADLINE: Duration = Duration::from_secs(20);
@@ -330,28 +338,6 @@ impl Drop for ServerProcess {
     fn drop(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();
-    }
-}
-
-/// Whether a model can be had here: its feature is on, and the kernel has io_uring for it. Says why
-/// not.
-#[expect(clippy::print_stderr, reason = "nothing is skipped in silence")]
-pub(crate) fn is_available(model: &str) -> bool {
-    if !model.contains("coroutines") {
-        return true;
-    }
-    #[cfg(feature = "coroutines")]
-    match socketserver::Driver::Auto.pick() {
-        (_, Some(why)) if model.ends_with("uring") => {
-            eprintln!("{model} is ignored: {why}");
-            false
-        }
-        _ => true,
-    }
-    #[cfg(not(feature = "coroutines"))]
-    {
-        eprintln!("{model} is ignored: without the feature coroutines");
-        false
     }
 }
 

@@ -9,11 +9,12 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use socketserver::{
-    Builder, Connection, Forking, Model, Next, Outcome, Packet, Prefork, Request, Sequential,
-    Server, ServerHandle, Tcp, ThreadPool, Threading, Transport, Udp, UnixDatagram, UnixStream,
+    Builder, Connection, Forking, Model, Next, Outcome, Packet, Request, Server, ServerHandle, Tcp,
+    ThreadPool, Threading, Transport, Udp, UnixDatagram, UnixStream,
 };
 
 use crate::support::hold_at;
+use crate::support::models::{Models, UnderModel};
 
 /// A request whose first line is a command.
 pub(crate) trait Command: Request + Write {
@@ -183,62 +184,30 @@ fn with_model<T>(model: &str, options: &Options, listeners: impl IntoIterator<It
 where
     T: Transport<Request: Command>,
 {
-    let workers = options.number("workers").unwrap_or(2) as usize;
-    let breaker = options.number("breaker").unwrap_or(10) as u32;
-    let threading =
-        Threading::default().max_threads(options.number("max_threads").unwrap_or(100) as usize);
-    let pool = ThreadPool::new(options.number("threads").unwrap_or(3) as usize);
-    let pool = pool.queue(options.number("queue").unwrap_or(3) as usize);
-    let forking =
-        Forking::default().max_children(options.number("max_children").unwrap_or(40) as usize);
+    let models = Models {
+        threading: Threading::default()
+            .max_threads(options.number("max_threads").unwrap_or(100) as usize),
+        pool: ThreadPool::new(options.number("threads").unwrap_or(3) as usize)
+            .queue(options.number("queue").unwrap_or(3) as usize),
+        forking: Forking::default()
+            .max_children(options.number("max_children").unwrap_or(40) as usize),
+        workers: options.number("workers").unwrap_or(2) as usize,
+        breaker: options.number("breaker").unwrap_or(10) as u32,
+    };
     let builder = Server::<T>::builder().listen(listeners);
-    match model {
-        "sequential" => serve(options, builder.model(Sequential::default())),
-        "threading" => serve(options, builder.model(threading)),
-        "pool" => serve(options, builder.model(pool)),
-        "forking" => serve(options, builder.model(forking)),
-        #[cfg(feature = "coroutines")]
-        "coroutines_epoll" | "coroutines_uring" => {
-            serve(options, builder.model(coroutines(workers, model)))
-        }
-        #[cfg(feature = "coroutines")]
-        "prefork_coroutines_epoll" | "prefork_coroutines_uring" => serve(
-            options,
-            builder.model(Prefork::new(workers, coroutines(workers, model))),
-        ),
-        "prefork_sequential" => serve(
-            options,
-            builder.model(Prefork::new(workers, Sequential::default()).breaker(breaker)),
-        ),
-        "prefork_threading" => serve(
-            options,
-            builder.model(Prefork::new(workers, threading).breaker(breaker)),
-        ),
-        "prefork_pool" => serve(
-            options,
-            builder.model(Prefork::new(workers, pool).breaker(breaker)),
-        ),
-        "prefork_forking" => serve(
-            options,
-            builder.model(Prefork::new(workers, forking).breaker(breaker)),
-        ),
-        _ => panic!("unknown model {model}"),
-    }
+    models.run(model, Obeying { options, builder })
 }
 
-/// The requests of these tests restore no thread-locals after they have blocked.
-#[cfg(feature = "coroutines")]
-#[expect(unsafe_code, reason = "the contract of coroutines")]
-fn coroutines(workers: usize, model: &str) -> socketserver::Coroutines {
-    let driver = if model.ends_with("uring") {
-        socketserver::Driver::Uring
-    } else {
-        socketserver::Driver::Epoll
-    };
-    // SAFETY: as said above.
-    unsafe { socketserver::Coroutines::new() }
-        .workers(workers)
-        .driver(driver)
+/// A server without its model.
+struct Obeying<'a, T: Transport> {
+    options: &'a Options,
+    builder: Builder<T>,
+}
+
+impl<T: Transport<Request: Command>> UnderModel for Obeying<'_, T> {
+    fn run<M: Model>(self, model: M) -> ExitCode {
+        serve(self.options, self.builder.model(model))
+    }
 }
 
 /// Runs what blocks in its own way where it does no harm.
