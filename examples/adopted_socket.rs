@@ -8,11 +8,15 @@ use std::os::fd::AsFd;
 
 use socketserver::{Bind, Tcp, ThreadingTcpServer};
 
-fn main() -> Result<(), Box<dyn Error>> {
-    let listeners = match std::env::args().nth(1) {
+pub(crate) fn listeners(addr: Option<String>) -> Result<Vec<Tcp>, Box<dyn Error>> {
+    Ok(match addr {
         Some(addr) => Tcp::bind(addr)?,
         None => vec![Tcp::from_fd(io::stdin().as_fd().try_clone_to_owned()?)?],
-    };
+    })
+}
+
+fn main() -> Result<(), Box<dyn Error>> {
+    let listeners = listeners(std::env::args().nth(1))?;
     let server = ThreadingTcpServer::builder().listen(listeners).build()?;
     for url in server.urls() {
         eprintln!("listening on {url}");

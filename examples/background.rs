@@ -5,7 +5,7 @@
 use std::error::Error;
 use std::io::{self, Write};
 
-use socketserver::{Connection, ThreadingTcpServer};
+use socketserver::{Connection, Model, Server, Tcp, ThreadingTcpServer};
 
 fn greet(conn: &mut impl Connection) -> io::Result<()> {
     conn.write_all(b"who are you?\n")?;
@@ -14,12 +14,9 @@ fn greet(conn: &mut impl Connection) -> io::Result<()> {
     conn.write_all(format!("hello {name}").as_bytes())
 }
 
-fn main() -> Result<(), Box<dyn Error>> {
-    let addr = std::env::args().nth(1);
-    let server = ThreadingTcpServer::bind(addr.as_deref().unwrap_or("127.0.0.1:8000"))?;
-    for url in server.urls() {
-        eprintln!("listening on {url}");
-    }
+pub(crate) fn serve_until_end_of_input<M: Model>(
+    server: Server<Tcp, M>,
+) -> Result<(), Box<dyn Error>> {
     // The guard stops the server when it is dropped, so an early return stops it too.
     let guard = server.spawn(greet)?;
     let handle = guard.handle().clone();
@@ -31,4 +28,13 @@ fn main() -> Result<(), Box<dyn Error>> {
     let served = handle.totals().completed;
     writeln!(io::stdout(), "{served} served, {} cut", report.cut)?;
     Ok(())
+}
+
+fn main() -> Result<(), Box<dyn Error>> {
+    let addr = std::env::args().nth(1);
+    let server = ThreadingTcpServer::bind(addr.as_deref().unwrap_or("127.0.0.1:8000"))?;
+    for url in server.urls() {
+        eprintln!("listening on {url}");
+    }
+    serve_until_end_of_input(server)
 }

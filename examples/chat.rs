@@ -10,9 +10,16 @@ use socketserver::{Connection, Coroutines, Request, Server, Tcp, TcpConnection, 
 
 /// Who is here, by the numbers of their connections.
 #[derive(Default)]
-struct Room(Mutex<BTreeMap<u64, Writer>>);
+pub(crate) struct Room(Mutex<BTreeMap<u64, Writer>>);
 
 impl Room {
+    pub(crate) fn serve(&self, conn: &mut TcpConnection) -> io::Result<()> {
+        self.change(|people| people.insert(conn.id(), conn.writer()));
+        let talked = self.talk(conn);
+        self.change(|people| people.remove(&conn.id()));
+        talked
+    }
+
     fn change<R>(&self, change: impl FnOnce(&mut BTreeMap<u64, Writer>) -> R) -> R {
         // A map is whole after any panic of its own methods.
         change(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
@@ -47,11 +54,6 @@ fn main() -> Result<(), socketserver::Error> {
         eprintln!("listening on {url}");
     }
     let room = Room::default();
-    server.serve_forever(move |conn| {
-        room.change(|people| people.insert(conn.id(), conn.writer()));
-        let talked = room.talk(conn);
-        room.change(|people| people.remove(&conn.id()));
-        talked
-    })?;
+    server.serve_forever(move |conn| room.serve(conn))?;
     Ok(())
 }

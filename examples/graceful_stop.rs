@@ -5,7 +5,7 @@
 use std::io;
 use std::time::Duration;
 
-use socketserver::{Connection, ServerHandle, ThreadingTcpServer};
+use socketserver::{Connection, Error, Model, Server, ServerHandle, Tcp, ThreadingTcpServer};
 
 fn shout(conn: &mut impl Connection, server: &ServerHandle) -> io::Result<()> {
     let mut line = String::new();
@@ -22,7 +22,16 @@ fn shout(conn: &mut impl Connection, server: &ServerHandle) -> io::Result<()> {
     Ok(())
 }
 
-fn main() -> Result<(), socketserver::Error> {
+pub(crate) fn serve<M: Model>(server: Server<Tcp, M>) -> Result<(), Error> {
+    let handle = server.handle();
+    let stop = handle.clone();
+    let report = server.serve_forever(move |conn| shout(conn, &stop))?;
+    let clients = handle.totals().accepted;
+    eprintln!("{} of {clients} clients were cut", report.cut);
+    Ok(())
+}
+
+fn main() -> Result<(), Error> {
     let addr = std::env::args().nth(1);
     let server = ThreadingTcpServer::builder()
         .drain_timeout(Duration::from_secs(2))
@@ -30,10 +39,5 @@ fn main() -> Result<(), socketserver::Error> {
     for url in server.urls() {
         eprintln!("listening on {url}");
     }
-    let handle = server.handle();
-    let stop = handle.clone();
-    let report = server.serve_forever(move |conn| shout(conn, &stop))?;
-    let clients = handle.totals().accepted;
-    eprintln!("{} of {clients} clients were cut", report.cut);
-    Ok(())
+    serve(server)
 }

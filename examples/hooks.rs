@@ -2,12 +2,11 @@
 //! and that it is still there. Clients from the addresses after the first are turned away.
 #![expect(clippy::print_stderr, reason = "an example speaks to its user")]
 
-use std::io::Write;
 use std::time::Duration;
 
-use socketserver::{Connection, HandlerError, TcpConnection, ThreadingTcpServer};
+use socketserver::{Builder, Connection, HandlerError, Server, Tcp, Threading};
 
-fn double(conn: &mut TcpConnection) -> Result<(), HandlerError> {
+pub(crate) fn double(conn: &mut impl Connection) -> Result<(), HandlerError> {
     let mut line = String::new();
     conn.read_line(&mut line, 80)?;
     let number: i64 = line.trim().parse()?;
@@ -15,11 +14,9 @@ fn double(conn: &mut TcpConnection) -> Result<(), HandlerError> {
     Ok(())
 }
 
-fn main() -> Result<(), socketserver::Error> {
-    let mut args = std::env::args().skip(1);
-    let addr = args.next();
-    let blocked: Vec<String> = args.collect();
-    let server = ThreadingTcpServer::builder()
+/// What a server of any model tells.
+pub(crate) fn hooks(blocked: Vec<String>) -> Builder<Tcp> {
+    Server::<Tcp>::builder()
         .verify(move |conn| {
             let ip = conn.peer_addr().ip().to_string();
             let welcome = !blocked.contains(&ip);
@@ -36,6 +33,13 @@ fn main() -> Result<(), socketserver::Error> {
         })
         .on_accept_error(|err| eprintln!("accepting: {err}"))
         .service_actions(Duration::from_secs(60), || eprintln!("still accepting"))
+}
+
+fn main() -> Result<(), socketserver::Error> {
+    let mut args = std::env::args().skip(1);
+    let addr = args.next();
+    let server = hooks(args.collect())
+        .model(Threading::default())
         .bind(addr.as_deref().unwrap_or("127.0.0.1:8000"))?;
     for url in server.urls() {
         eprintln!("listening on {url}");

@@ -20,7 +20,7 @@ fn read_request(conn: &mut impl Connection) -> io::Result<String> {
     Err(ErrorKind::UnexpectedEof.into())
 }
 
-fn hello(conn: &mut impl Connection) -> io::Result<()> {
+pub(crate) fn hello(conn: &mut impl Connection) -> io::Result<()> {
     // Eight silent clients must not keep all threads busy for ever.
     conn.set_read_timeout(Some(Duration::from_secs(10)))?;
     let (status, page) = match read_request(conn) {

@@ -6,7 +6,22 @@ use std::os::fd::AsFd;
 use std::os::unix::process::CommandExt;
 use std::process::Command;
 
-use socketserver::ForkingTcpServer;
+use socketserver::{ForkingTcpServer, TcpConnection};
+
+pub(crate) fn become_program(
+    conn: &TcpConnection,
+    program: &str,
+    arguments: &[String],
+) -> io::Result<()> {
+    let socket = conn.as_fd().try_clone_to_owned()?;
+    // This process belongs to the connection, so it can become the program; `exec` returns only if
+    // it fails.
+    Err(Command::new(program)
+        .args(arguments)
+        .stdin(socket.try_clone()?)
+        .stdout(socket)
+        .exec())
+}
 
 fn main() -> Result<(), socketserver::Error> {
     let mut args = std::env::args().skip(1);
@@ -19,15 +34,6 @@ fn main() -> Result<(), socketserver::Error> {
     for url in server.urls() {
         eprintln!("listening on {url}");
     }
-    server.serve_forever(move |conn| -> io::Result<()> {
-        let socket = conn.as_fd().try_clone_to_owned()?;
-        // This process belongs to the connection, so it can become the program; `exec` returns only
-        // if it fails.
-        Err(Command::new(&program)
-            .args(&arguments)
-            .stdin(socket.try_clone()?)
-            .stdout(socket)
-            .exec())
-    })?;
+    server.serve_forever(move |conn| become_program(conn, &program, &arguments))?;
     Ok(())
 }

@@ -10,7 +10,7 @@ use socketserver::{Connection, Handler, Next, Outcome, ThreadingTcpServer};
 const LINE_MAX: usize = 4096;
 
 #[derive(Default)]
-struct Store(Mutex<HashMap<String, String>>);
+pub(crate) struct Store(Mutex<HashMap<String, String>>);
 
 impl Store {
     fn answer(&self, line: &str) -> String {

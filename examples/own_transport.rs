@@ -4,10 +4,12 @@
 use std::{env, io, io::Read, os::fd::AsFd, os::fd::BorrowedFd};
 
 use socket2::{Domain, SockAddr, Socket, Type};
-use socketserver::{Address, Context, Intake, Request, Server, Threading, Transport, UnixAddress};
+use socketserver::{
+    Address, Context, Intake, Next, Request, Server, Threading, Transport, UnixAddress, Waits,
+};
 
-struct SeqPacket(Socket, String);
-struct Session(Socket, Context);
+pub(crate) struct SeqPacket(Socket, String);
+pub(crate) struct Session(Socket, Context);
 
 impl AsFd for SeqPacket {
     fn as_fd(&self) -> BorrowedFd<'_> {
@@ -35,25 +37,39 @@ impl Request for Session {
     fn peer(&self) -> Address {
         UnixAddress::Unnamed.into()
     }
+    fn wait(&mut self) -> io::Result<Waits<'_>> {
+        Ok(Waits::For(self.0.as_fd()))
+    }
     fn close(&mut self) -> io::Result<()> {
         Ok(()) // Dropping it closes it.
     }
 }
 
-fn main() -> io::Result<()> {
-    let name = env::args().nth(1).unwrap_or_else(|| "messages".into());
+/// Called again for each message: a client that is silent keeps nobody waiting.
+pub(crate) fn echo(Session(socket, _): &mut Session) -> io::Result<Next> {
+    let mut message = vec![0; 65_536];
+    let length = socket.read(&mut message)?;
+    if length == 0 {
+        return Ok(Next::Close);
+    }
+    socket.send(&message[..length])?;
+    Ok(Next::Park)
+}
+
+pub(crate) fn listener(name: String) -> io::Result<SeqPacket> {
     let socket = Socket::new(Domain::UNIX, Type::SEQPACKET.nonblocking(), None)?;
     socket.bind(&SockAddr::unix(format!("\0{name}"))?)?;
     socket.listen(128)?;
-    let builder = Server::<_, Threading>::builder();
-    let server = builder.listen([SeqPacket(socket, name)]).build()?;
+    Ok(SeqPacket(socket, name))
+}
+
+fn main() -> io::Result<()> {
+    let name = env::args().nth(1).unwrap_or_else(|| "messages".into());
+    let server = Server::<_, Threading>::builder()
+        .client_speaks_first(true)
+        .listen([listener(name)?])
+        .build()?;
     eprintln!("listening on {}", server.urls()[0]);
-    server.serve_forever(|Session(socket, _)| -> io::Result<()> {
-        let mut message = vec![0; 65_536];
-        while let length @ 1.. = socket.read(&mut message)? {
-            socket.send(&message[..length])?;
-        }
-        Ok(())
-    })?;
+    server.serve_forever(echo)?;
     Ok(())
 }

@@ -3,11 +3,17 @@
 #![expect(clippy::print_stderr, reason = "an example speaks to its user")]
 
 use std::error::Error;
-use std::io::Write;
+use std::io::{self, Write};
 use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, poll};
-use socketserver::{Next, Packet, TcpServer, UdpServer};
+use socketserver::{Next, Packet, ServerHandle, TcpServer, UdpServer};
+
+pub(crate) fn answer(datagram: &mut impl Packet, greeter: &ServerHandle) -> io::Result<Next> {
+    writeln!(datagram, "{} greeted", greeter.totals().accepted)?;
+    let stop = datagram.packet().trim_ascii() == b"stop";
+    Ok(if stop { Next::Stop } else { Next::Close })
+}
 
 fn main() -> Result<(), Box<dyn Error>> {
     let addr = std::env::args().nth(1);
@@ -24,17 +30,13 @@ fn main() -> Result<(), Box<dyn Error>> {
             PollFd::new(&control, PollFlags::IN),
         ];
         poll(&mut fds, None)?;
-        let [greet, answer] = fds.map(|fd| !fd.revents().is_empty());
-        if greet {
+        let [client, question] = fds.map(|fd| !fd.revents().is_empty());
+        if client {
             greeter.handle_request(no_wait, |conn| conn.write_all(b"hello world\n"))?;
         }
-        if answer {
+        if question {
             let greeter = greeter.handle();
-            control.handle_request(no_wait, move |datagram| {
-                writeln!(datagram, "{} greeted", greeter.totals().completed)?;
-                let stop = datagram.packet().trim_ascii() == b"stop";
-                Ok::<_, std::io::Error>(if stop { Next::Stop } else { Next::Close })
-            })?;
+            control.handle_request(no_wait, move |datagram| answer(datagram, &greeter))?;
         }
     }
     greeter.close()?;

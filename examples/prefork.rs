@@ -2,10 +2,15 @@
 //! is replaced.
 #![expect(clippy::print_stderr, reason = "an example speaks to its user")]
 
-use std::io::Write;
+use std::io;
 use std::process;
 
-use socketserver::{Prefork, Request, Server, Tcp, ThreadPool};
+use socketserver::{Connection, Prefork, Server, Tcp, ThreadPool};
+
+pub(crate) fn answer(conn: &mut impl Connection) -> io::Result<()> {
+    let line = format!("request {} in process {}\n", conn.id(), process::id());
+    conn.write_all(line.as_bytes())
+}
 
 fn main() -> Result<(), socketserver::Error> {
     let addr = std::env::args().nth(1);
@@ -17,9 +22,6 @@ fn main() -> Result<(), socketserver::Error> {
     for url in server.urls() {
         eprintln!("listening on {url}");
     }
-    server.serve_forever(|conn| {
-        let line = format!("request {} in process {}\n", conn.id(), process::id());
-        conn.write_all(line.as_bytes())
-    })?;
+    server.serve_forever(answer)?;
     Ok(())
 }

@@ -11,7 +11,7 @@ use socketserver::{
 };
 
 #[derive(Default)]
-struct Session {
+pub(crate) struct Session {
     uid: u32,
     lines: u32,
 }

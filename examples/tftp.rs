@@ -16,7 +16,7 @@ fn wanted(packet: &[u8], directory: &Path) -> Option<Vec<u8>> {
     is_here.then(|| std::fs::read(directory.join(name)).ok())?
 }
 
-fn transfer(datagram: &mut UdpDatagram, directory: &Path) -> io::Result<()> {
+pub(crate) fn transfer(datagram: &mut UdpDatagram, directory: &Path) -> io::Result<()> {
     let Some(data) = wanted(datagram.packet(), directory) else {
         return datagram.write_all(b"\0\x05\0\x01no such file\0");
     };

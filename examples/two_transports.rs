@@ -5,7 +5,7 @@ use std::io;
 
 use socketserver::{Bind, Connection, Either, Server, Tcp, Threading, UnixStream};
 
-fn reverse(conn: &mut impl Connection) -> io::Result<()> {
+pub(crate) fn reverse(conn: &mut impl Connection) -> io::Result<()> {
     let mut line = String::new();
     while conn.read_line(&mut line, 4096)? > 0 {
         let reversed: String = line.trim_end().chars().rev().chain(['\n']).collect();

@@ -4,7 +4,7 @@
 
 use socketserver::{Packet, UdpServer};
 
-fn echo(datagram: &mut impl Packet) {
+pub(crate) fn echo(datagram: &mut impl Packet) {
     datagram.echo();
 }
 

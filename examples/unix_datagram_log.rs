@@ -4,7 +4,12 @@
 
 use std::io::{self, Write};
 
-use socketserver::{Packet, Request, UnixDatagram, UnixDatagramServer};
+use socketserver::{Packet, UnixDatagram, UnixDatagramServer};
+
+pub(crate) fn log(datagram: &mut impl Packet) -> io::Result<()> {
+    let text = String::from_utf8_lossy(datagram.packet());
+    writeln!(io::stdout(), "{:04} {}", datagram.id(), text.trim_end())
+}
 
 fn main() -> Result<(), socketserver::Error> {
     let path = std::env::args().nth(1);
@@ -16,9 +21,6 @@ fn main() -> Result<(), socketserver::Error> {
     for url in server.urls() {
         eprintln!("listening on {url}");
     }
-    server.serve_forever(|datagram| {
-        let text = String::from_utf8_lossy(datagram.packet());
-        writeln!(io::stdout(), "{:04} {}", datagram.id(), text.trim_end())
-    })?;
+    server.serve_forever(log)?;
     Ok(())
 }

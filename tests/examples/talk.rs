@@ -1,80 +1,24 @@
-//! Every example as its user runs it: a process of its own, and a client that talks to it.
-
-#[path = "support/example.rs"]
-mod example;
+//! The clients: one conversation for each example, whichever program it is with.
 
 use std::collections::BTreeSet;
 use std::fs;
 use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::os::fd::OwnedFd;
-use std::path::Path;
-use std::process::Stdio;
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::UnixDatagram;
+use std::process::{Command, Stdio};
 
 use rustix::process::{Pid, Resource, Signal, getrlimit, kill_process, prlimit};
 use socket2::{Domain, SockAddr, SockRef, Socket, Type};
 
-use example::{
-    Client, DEADLINE, End, Example, ask_udp, connect, connect_unix, example, path_in, set_deadlines,
+use crate::is_there;
+use crate::program::{
+    Client, DEADLINE, End, Example, Program, ask_udp, connect, connect_unix, path_in, set_deadlines,
 };
 
-/// The examples that have a test, here or in `side_by_side.rs`. Its name begins with that of the
-/// example.
-const TESTED: [&str; 17] = [
-    "chat",
-    "hello",
-    "udp_echo",
-    "unix_datagram_log",
-    "key_value",
-    "http_hello",
-    "request_handler",
-    "two_transports",
-    "graceful_stop",
-    "background",
-    "hooks",
-    "inetd",
-    "prefork",
-    "poll_loop",
-    "adopted_socket",
-    "own_transport",
-    "tftp",
-];
-
-#[test]
-fn every_example_is_short_and_has_its_test_and_its_line_in_the_index() {
-    let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples");
-    let index = fs::read_to_string(directory.join("README.md")).expect("the index");
-    let mut found = BTreeSet::new();
-    for entry in fs::read_dir(&directory).expect("examples/") {
-        let path = entry.expect("an entry of examples/").path();
-        let Some(name) = path.to_str().and_then(|path| path.strip_suffix(".rs")) else {
-            continue;
-        };
-        let name = name.rsplit('/').next().unwrap_or(name).to_owned();
-        let lines = fs::read_to_string(&path).expect("a text").lines().count();
-        let most = if name == "hello" { 15 } else { 59 };
-        assert!(lines <= most, "{name} has {lines} lines, more than {most}");
-        // At the end of a command in code, or with arguments.
-        let command = |end| {
-            index.contains(&format!("cargo run --example {name}{end}"))
-                || index.contains(&format!("--features coroutines --example {name}{end}"))
-        };
-        assert!(command('`') || command(' '), "{name} is not in the index");
-        found.insert(name);
-    }
-    assert_eq!(found, BTreeSet::from(TESTED.map(str::to_owned)));
-    for name in TESTED {
-        // In two parts, so that this line is not the test.
-        let test = format!("#[test]{}fn {name}_", '\n');
-        let tests = [include_str!("examples.rs"), include_str!("side_by_side.rs")];
-        let tested = tests.iter().any(|tests| tests.contains(&test));
-        assert!(tested, "{name} has no test");
-    }
-}
-
-#[test]
-fn chat_sends_each_line_to_everybody() {
-    let (_example, addr) = Example::on_tcp("chat");
+pub(crate) fn chat(program: Program) {
+    let (_example, addr) = program.on_tcp();
     let mut first = connect(addr);
     assert_eq!(first.ask("alone"), "1: alone");
     let mut second = connect(addr);
@@ -82,25 +26,22 @@ fn chat_sends_each_line_to_everybody() {
     assert_eq!(first.line(), "2: hello");
 }
 
-#[test]
-fn hello_greets_every_client() {
-    let (_example, addr) = Example::on_tcp("hello");
+pub(crate) fn hello(program: Program) {
+    let (_example, addr) = program.on_tcp();
     assert_eq!(connect(addr).rest(), "hello world\n");
     assert_eq!(connect(addr).rest(), "hello world\n");
 }
 
-#[test]
-fn udp_echo_sends_every_datagram_back() {
-    let example = Example::start("udp_echo", &["127.0.0.1:0"]);
+pub(crate) fn udp_echo(program: Program) {
+    let example = program.start(&["127.0.0.1:0"]);
     let addr = example.inet("udp");
     for datagram in ["one", "", "three"] {
         assert_eq!(ask_udp(addr, datagram), datagram);
     }
 }
 
-#[test]
-fn http_hello_serves_its_page_and_turns_nonsense_down() {
-    let (_example, addr) = Example::on_tcp("http_hello");
+pub(crate) fn http_hello(program: Program) {
+    let (_example, addr) = program.on_tcp();
     let get = |request: &str| {
         let mut client = connect(addr);
         client.send(request);
@@ -129,11 +70,10 @@ fn http_hello_serves_its_page_and_turns_nonsense_down() {
     }
 }
 
-#[test]
-fn request_handler_knows_its_user_and_finishes_in_any_case() {
+pub(crate) fn request_handler(program: Program) {
     let directory = tempfile::tempdir().expect("a directory");
     let path = path_in(&directory, "shout.sock");
-    let example = Example::start("request_handler", &[&path]);
+    let example = program.start(&[&path]);
     assert_eq!(example.url(), format!("unix://{path}"));
     let user = rustix::process::getuid().as_raw();
     let greeting = format!("hello, user {user}");
@@ -152,11 +92,10 @@ fn request_handler_knows_its_user_and_finishes_in_any_case() {
     assert_eq!(example.errors.next(), format!("user {user} sent 0 lines"));
 }
 
-#[test]
-fn two_transports_reverses_lines_on_both() {
+pub(crate) fn two_transports(program: Program) {
     let directory = tempfile::tempdir().expect("a directory");
     let path = path_in(&directory, "reverse.sock");
-    let example = Example::start("two_transports", &["127.0.0.1:0", &path]);
+    let example = program.start(&["127.0.0.1:0", &path]);
     let addr = example.inet("tcp");
     assert_eq!(example.url(), format!("unix://{path}"));
     let (mut tcp, mut unix) = (connect(addr), connect_unix(&path));
@@ -165,9 +104,8 @@ fn two_transports_reverses_lines_on_both() {
     assert_eq!(tcp.ask("live"), "evil");
 }
 
-#[test]
-fn graceful_stop_lets_clients_finish_and_cuts_the_silent() {
-    let (mut example, addr) = Example::on_tcp("graceful_stop");
+pub(crate) fn graceful_stop(program: Program) {
+    let (mut example, addr) = program.on_tcp();
     let (mut busy, mut silent, mut boss) = (connect(addr), connect(addr), connect(addr));
     for client in [&mut busy, &mut silent, &mut boss] {
         assert_eq!(client.line(), "your line?");
@@ -181,9 +119,8 @@ fn graceful_stop_lets_clients_finish_and_cuts_the_silent() {
     assert!(example.end().success());
 }
 
-#[test]
-fn background_counts_its_clients_and_stops_at_the_end_of_input() {
-    let mut command = example("background", &["127.0.0.1:0"]);
+pub(crate) fn background(program: Program) {
+    let mut command = program.command(&["127.0.0.1:0"]);
     command.stdin(Stdio::piped());
     let mut example = Example::launch(command);
     let mut input = example.child.stdin.take().expect("piped");
@@ -202,9 +139,8 @@ fn background_counts_its_clients_and_stops_at_the_end_of_input() {
     assert!(example.end().success());
 }
 
-#[test]
-fn hooks_tell_what_is_turned_away_and_what_fails() {
-    let example = Example::start("hooks", &["127.0.0.1:0", "127.0.0.2"]);
+pub(crate) fn hooks(program: Program) {
+    let example = program.start(&["127.0.0.1:0", "127.0.0.2"]);
     let addr = example.inet("tcp");
 
     let other = SocketAddr::from(([127, 0, 0, 2], 0));
@@ -240,10 +176,8 @@ fn hooks_tell_what_is_turned_away_and_what_fails() {
     assert_eq!(client.ask("5"), "10");
 }
 
-#[test]
-fn inetd_becomes_the_program_for_each_connection() {
-    let program = ["127.0.0.1:0", "sh", "-c", "echo $$; exec cat"];
-    let example = Example::start("inetd", &program);
+pub(crate) fn inetd(program: Program) {
+    let example = program.start(&["127.0.0.1:0", "sh", "-c", "echo $$; exec cat"]);
     let addr = example.inet("tcp");
     let (mut one, mut two) = (connect(addr), connect(addr));
     let pids = BTreeSet::from([one.line(), two.line(), example.child.id().to_string()]);
@@ -253,16 +187,15 @@ fn inetd_becomes_the_program_for_each_connection() {
     one.end_input();
     assert_eq!(one.rest(), "");
 
-    let example = Example::start("inetd", &["127.0.0.1:0", "/no/such/program"]);
+    let example = program.start(&["127.0.0.1:0", "/no/such/program"]);
     assert_eq!(connect(example.inet("tcp")).rest(), "");
     let error = example.errors.wait_for("request 1 from 127.0.0.1:");
     let reason = error.ends_with(": No such file or directory (os error 2)");
     assert!(reason, "{error}");
 }
 
-#[test]
-fn prefork_answers_from_its_workers_and_replaces_the_dead() {
-    let (example, addr) = Example::on_tcp("prefork");
+pub(crate) fn prefork(program: Program) {
+    let (example, addr) = program.on_tcp();
     assert_eq!(example.errors.next(), "all workers accept");
     let children = format!("/proc/{0}/task/{0}/children", example.child.id());
     let children = fs::read_to_string(children).expect("its children");
@@ -291,9 +224,8 @@ fn prefork_answers_from_its_workers_and_replaces_the_dead() {
     assert!(!workers.contains(&&*second), "{second} was killed");
 }
 
-#[test]
-fn poll_loop_serves_both_and_ends_when_told() {
-    let mut example = Example::start("poll_loop", &["127.0.0.1:0"]);
+pub(crate) fn poll_loop(program: Program) {
+    let mut example = program.start(&["127.0.0.1:0"]);
     let (tcp, udp) = (example.inet("tcp"), example.inet("udp"));
     assert_eq!(ask_udp(udp, "?"), "0 greeted\n");
     for _ in 0..2 {
@@ -304,35 +236,149 @@ fn poll_loop_serves_both_and_ends_when_told() {
     assert!(example.end().success());
 }
 
-#[test]
-fn adopted_socket_serves_on_its_standard_input() {
+pub(crate) fn adopted_socket(program: Program) {
     let listener = TcpListener::bind("127.0.0.1:0").expect("bind");
     let addr = listener.local_addr().expect("bound");
-    let mut command = example("adopted_socket", &[]);
+    let mut command = program.command(&[]);
     command.stdin(OwnedFd::from(listener));
     let example = Example::launch(command);
     assert_eq!(example.inet("tcp"), addr);
     assert_eq!(connect(addr).rest(), "hello world\n");
 
-    let (_example, addr) = Example::on_tcp("adopted_socket");
+    let (_example, addr) = program.on_tcp();
     assert_eq!(connect(addr).rest(), "hello world\n");
 }
 
-#[test]
-fn own_transport_keeps_messages_apart() {
-    let name = format!("socketserver-example-{}", std::process::id());
-    let example = Example::start("own_transport", &[&name]);
+pub(crate) fn own_transport(program: Program) {
+    // Other trials, and other runs, are under way.
+    let name = format!("{program:?} {}", std::process::id()).replace('"', "");
+    let example = program.start(&[&name]);
     assert_eq!(example.url(), format!("seqpacket:@{name}"));
-    let mut client = Socket::new(Domain::UNIX, Type::SEQPACKET, None).expect("a socket");
-    set_deadlines(SockRef::from(&client));
     let addr = SockAddr::unix(format!("\0{name}")).expect("a name");
-    client.connect(&addr).expect("connect");
-    for message in ["one", "three"] {
-        client.send(message.as_bytes()).expect("send");
+    // More than there are workers, and than a pool has threads: each stays, and the next is served.
+    let mut clients = Vec::new();
+    for _ in 0..10 {
+        let mut client = Socket::new(Domain::UNIX, Type::SEQPACKET, None).expect("a socket");
+        set_deadlines(SockRef::from(&client));
+        client.connect(&addr).expect("connect");
+        for message in ["one", "three"] {
+            client.send(message.as_bytes()).expect("send");
+        }
+        let mut message = [0; 100];
+        for expected in ["one", "three"] {
+            let length = client.read(&mut message).expect("a message in time");
+            assert_eq!(&message[..length], expected.as_bytes());
+        }
+        clients.push(client);
     }
-    let mut message = [0; 100];
-    for expected in ["one", "three"] {
-        let length = client.read(&mut message).expect("a message in time");
-        assert_eq!(&message[..length], expected.as_bytes());
+}
+
+pub(crate) fn unix_datagram_log(program: Program) {
+    let directory = tempfile::tempdir().expect("a directory");
+    let path = &path_in(&directory, "log.sock");
+    let example = program.start(&[path]);
+    assert_eq!(example.url(), format!("unixgram://{path}"));
+    let file = fs::metadata(path).expect("the socket's file");
+    assert_eq!(file.permissions().mode() & 0o777, 0o666);
+    for (text, line) in [("one\n", "0001 one"), ("two", "0002 two")] {
+        let client = UnixDatagram::unbound().expect("a socket");
+        client.send_to(text.as_bytes(), path).expect("send");
+        assert_eq!(example.output.next(), line);
+    }
+    if is_there("logger") {
+        let status = Command::new("logger")
+            .args(["--udp", "--socket", path, "--tag", "someone", "three"])
+            .status();
+        assert!(status.expect("logger").success());
+        let line = example.output.next();
+        assert!(line.starts_with("0003 <13>"), "{line}");
+        assert!(line.ends_with("someone: three"), "{line}");
+    }
+}
+
+pub(crate) fn key_value(program: Program) {
+    let (_example, addr) = program.on_tcp();
+    store(addr);
+}
+
+fn store(addr: SocketAddr) {
+    let (mut one, mut two) = (connect(addr), connect(addr));
+    assert_eq!(one.ask("set colour light blue"), "none");
+    assert_eq!(two.ask("get colour"), "value light blue");
+    assert_eq!(two.ask("set colour red"), "value light blue");
+    assert_eq!(one.ask("del colour"), "value red");
+    assert_eq!(two.ask("get colour"), "none");
+    assert_eq!(two.ask("get"), "error: set KEY VALUE, get KEY or del KEY");
+    two.send(&format!("set long {}\n", "x".repeat(4096)));
+    assert_eq!(
+        two.rest(),
+        "",
+        "a line that is too long ends its connection"
+    );
+    assert_eq!(one.ask("get long"), "none");
+}
+
+/// The files of the TFTP server: none, part of a block, a whole one, many.
+const FILES: [(&str, usize); 4] = [
+    ("empty", 0),
+    ("short", 5),
+    ("whole", 512),
+    ("long", 200_000),
+];
+
+pub(crate) fn tftp(program: Program) {
+    let directory = tempfile::tempdir().expect("a directory");
+    let files = FILES.map(|(name, size)| {
+        let data: Vec<u8> = (0..size).map(|index| (index % 251) as u8).collect();
+        fs::write(directory.path().join(name), &data).expect("write");
+        (name, data)
+    });
+    let example = program.start(&["127.0.0.1:0", &path_in(&directory, "")]);
+    let addr = example.inet("udp");
+    for name in ["missing", "../secret", ""] {
+        assert_eq!(fetch(addr, name), Err("no such file".to_owned()));
+    }
+    let curl = is_there("curl");
+    for (name, data) in files {
+        if curl {
+            let url = format!("tftp://{addr}/{name}");
+            let output = Command::new("curl")
+                .args(["--silent", "--show-error", "--max-time", "10", &url])
+                .output();
+            let output = output.expect("curl");
+            assert!(output.status.success(), "{name}: {output:?}");
+            assert!(output.stdout == data, "{name}: {}", output.stdout.len());
+        }
+        assert_eq!(fetch(addr, name), Ok(data), "{name}");
+    }
+}
+
+/// A TFTP client: asks for a file, and acknowledges each block to the socket that has sent it.
+fn fetch(addr: SocketAddr, name: &str) -> Result<Vec<u8>, String> {
+    let client = UdpSocket::bind("127.0.0.1:0").expect("bind");
+    set_deadlines(SockRef::from(&client));
+    let request = [b"\0\x01", name.as_bytes(), b"\0octet\0"].concat();
+    client.send_to(&request, addr).expect("send");
+    let mut data = Vec::new();
+    let mut expected = 1u16;
+    loop {
+        let mut message = [0; 600];
+        let (length, from) = client.recv_from(&mut message).expect("a block in time");
+        match message[..4] {
+            [0, 3, high, low] if u16::from_be_bytes([high, low]) == expected => {
+                assert_ne!(from, addr, "each transfer has a socket of its own");
+                data.extend_from_slice(&message[4..length]);
+                client.send_to(&[0, 4, high, low], from).expect("send");
+                expected = expected.wrapping_add(1);
+                if length < 4 + 512 {
+                    return Ok(data);
+                }
+            }
+            [0, 5, ..] => {
+                let text = String::from_utf8_lossy(&message[4..length]);
+                return Err(text.trim_end_matches('\0').to_owned());
+            }
+            _ => {}
+        }
     }
 }

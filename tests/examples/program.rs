@@ -1,13 +1,11 @@
 //! Running examples: each a process of its own, and clients of which every wait has a deadline.
 
-#![allow(dead_code, reason = "each test binary uses its own part")]
-
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream, UdpSocket};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::mpsc::{Receiver, channel};
 use std::thread;
@@ -21,14 +19,60 @@ use tempfile::TempDir;
 /// How long a test waits for anything before it fails.
 pub(crate) const DEADLINE: Duration = Duration::from_secs(10);
 
-/// The command that runs an example, as cargo has built it.
-pub(crate) fn example(name: &str, args: &[&str]) -> Command {
+/// Which program a client talks to. All of one example take the same arguments and say the same.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Program {
+    /// The example, as its user runs it.
+    Itself(&'static str),
+    /// What the example serves, under another model: this binary, started again.
+    Under(&'static str, &'static str),
+    /// The example as it is written on Python's `socketserver`.
+    InPython(&'static str),
+}
+
+impl Program {
+    pub(crate) fn command(self, args: &[&str]) -> Command {
+        let mut command = match self {
+            Self::Itself(name) => Command::new(built(name)),
+            Self::Under(name, model) => {
+                let mut command = Command::new(std::env::current_exe().expect("this binary"));
+                command.args(["--serve", name, model]);
+                command
+            }
+            Self::InPython(name) => {
+                let mut command = Command::new("python3");
+                command.arg(sources().join(format!("python/{name}.py")));
+                command
+            }
+        };
+        command.args(args).stdin(Stdio::null());
+        command
+    }
+
+    pub(crate) fn start(self, args: &[&str]) -> Example {
+        Example::launch(self.command(args))
+    }
+
+    /// Starts one that takes one TCP address.
+    pub(crate) fn on_tcp(self) -> (Example, SocketAddr) {
+        let example = self.start(&["127.0.0.1:0"]);
+        let addr = example.inet("tcp");
+        (example, addr)
+    }
+}
+
+/// Where the examples are.
+pub(crate) fn sources() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("examples")
+}
+
+/// An example as cargo has built it.
+fn built(name: &str) -> PathBuf {
     // It is target/debug/deps/examples-0123456789abcdef.
     let tests = std::env::current_exe().expect("this binary");
     let target = tests.ancestors().nth(2).expect("a folder");
     let program = target.join("examples").join(name);
-    let sources = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples");
-    let source = sources.join(format!("{name}.rs"));
+    let source = sources().join(format!("{name}.rs"));
     let changed = |path: &Path| fs::metadata(path).and_then(|file| file.modified()).ok();
     // `cargo test --test examples` alone does not build them.
     assert!(
@@ -36,9 +80,7 @@ pub(crate) fn example(name: &str, args: &[&str]) -> Command {
         "{} is not there or is out of date; `cargo build --examples` builds it",
         program.display()
     );
-    let mut command = Command::new(program);
-    command.args(args).stdin(Stdio::null());
-    command
+    program
 }
 
 /// An example that runs. Killed when dropped.
@@ -49,10 +91,6 @@ pub(crate) struct Example {
 }
 
 impl Example {
-    pub(crate) fn start(name: &str, args: &[&str]) -> Self {
-        Self::launch(example(name, args))
-    }
-
     pub(crate) fn launch(mut command: Command) -> Self {
         command.stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = command.spawn().expect("start an example");
@@ -65,17 +103,9 @@ impl Example {
         }
     }
 
-    /// Starts one that takes one TCP address.
-    pub(crate) fn on_tcp(name: &str) -> (Self, SocketAddr) {
-        let example = Self::start(name, &["127.0.0.1:0"]);
-        let addr = example.inet("tcp");
-        (example, addr)
-    }
-
     /// The next URL that it says it listens on.
     pub(crate) fn url(&self) -> String {
-        let line = self.errors.next();
-        line.strip_prefix("listening on ").expect(&line).to_owned()
+        self.errors.wait_for("listening on ")
     }
 
     /// The address of the next URL, of this scheme.
