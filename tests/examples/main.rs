@@ -25,7 +25,10 @@ mod examples {
     pub(crate) mod own_transport;
     pub(crate) mod poll_loop;
     pub(crate) mod prefork;
+    pub(crate) mod proxy;
     pub(crate) mod request_handler;
+    #[cfg(feature = "coroutines")]
+    pub(crate) mod resolver;
     pub(crate) mod tftp;
     pub(crate) mod two_transports;
     pub(crate) mod udp_echo;
@@ -66,7 +69,7 @@ const ONE_AT_A_TIME: &str = "a client that stays keeps it from the others";
 const NO_MEMORY_IN_COMMON: &str = "each process would have clients and a state of its own";
 const THREADS: &str = "it has a thread beside the server's, and forking wants a process with one";
 
-const ROWS: [Row; 17] = rows! {
+const ROWS: [Row; 19] = rows! {
     hello greets_every_client, except [];
     udp_echo sends_every_datagram_back, except [];
     unix_datagram_log numbers_the_lines_that_anyone_sends, except [];
@@ -98,6 +101,8 @@ const ROWS: [Row; 17] = rows! {
         ("sequential", ONE_AT_A_TIME),
         ("forking prefork", NO_MEMORY_IN_COMMON),
     ];
+    proxy passes_lines_on_and_answers_back, except [("sequential", ONE_AT_A_TIME)];
+    resolver answers_names_with_their_addresses, except [("sequential", ONE_AT_A_TIME)];
     poll_loop serves_both_and_ends_when_told, except [("forking prefork", THREADS)];
     adopted_socket serves_on_its_standard_input, except [];
     own_transport keeps_messages_apart, except [];
@@ -105,7 +110,7 @@ const ROWS: [Row; 17] = rows! {
 };
 
 /// The examples that need the feature.
-const OF_COROUTINES: [&str; 1] = ["chat"];
+const OF_COROUTINES: [&str; 2] = ["chat", "resolver"];
 
 /// The examples that are there in Python too.
 const IN_PYTHON: [&str; 3] = ["key_value", "tftp", "unix_datagram_log"];

@@ -92,6 +92,9 @@ fn streams(example: &str, model: &str, addr: &str, others: &[String]) -> Option<
             let builder = builder.on_ready(|| eprintln!("all workers accept"));
             serve(model, builder, examples::prefork::answer)
         }
+        "proxy" => serve(model, tcp(), move |client| {
+            examples::proxy::relay(client, &second)
+        }),
         "own_transport" => {
             let listener = examples::own_transport::listener(addr.to_owned()).expect("bind");
             let builder = Server::builder().client_speaks_first(true);
@@ -103,6 +106,8 @@ fn streams(example: &str, model: &str, addr: &str, others: &[String]) -> Option<
             let room = examples::chat::Room::default();
             serve(model, tcp(), move |conn| room.serve(conn))
         }
+        #[cfg(feature = "coroutines")]
+        "resolver" => serve(model, tcp(), examples::resolver::resolve),
         _ => return None,
     })
 }

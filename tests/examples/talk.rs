@@ -301,6 +301,39 @@ pub(crate) fn key_value(program: Program) {
     store(addr);
 }
 
+/// The key-value store is in front, and another one behind it.
+pub(crate) fn proxy(program: Program) {
+    let (upstream, behind) = Program::Itself("key_value").on_tcp();
+    let example = program.start(&["127.0.0.1:0", &behind.to_string()]);
+    let addr = example.inet("tcp");
+    assert_eq!(connect(behind).ask("set sky blue"), "none");
+    assert_eq!(connect(addr).ask("get sky"), "value blue");
+    store(addr);
+    let mut client = connect(addr);
+    assert_eq!(client.ask("get sky"), "value blue");
+    drop(upstream);
+    client.send("get sky\n");
+    assert_eq!(client.rest(), "", "a server that is gone is the end");
+    assert_eq!(connect(addr).rest(), "", "there is none to connect to");
+}
+
+pub(crate) fn resolver(program: Program) {
+    let (_example, addr) = program.on_tcp();
+    let (mut client, mut other) = (connect(addr), connect(addr));
+    assert_eq!(client.ask("127.0.0.1"), "127.0.0.1");
+    let local = other.ask("localhost");
+    assert!(
+        local
+            .split(' ')
+            .any(|addr| addr == "127.0.0.1" || addr == "::1"),
+        "{local}"
+    );
+    // No system is asked for this one.
+    let nonsense = client.ask("no\0name");
+    assert!(nonsense.starts_with("error: "), "{nonsense}");
+    assert_eq!(client.ask("::1"), "::1");
+}
+
 fn store(addr: SocketAddr) {
     let (mut one, mut two) = (connect(addr), connect(addr));
     assert_eq!(one.ask("set colour light blue"), "none");
