@@ -108,7 +108,7 @@ const LAYERS: &[(&str, &[&str])] = &[
         ],
     ),
     (
-        "src/state.rs",
+        "src/state/mod.rs",
         &[
             "crate::model",
             "crate::server",

@@ -5,11 +5,13 @@
 //! anywhere is seen everywhere and the totals are those of all processes. Everything else here
 //! belongs to one process.
 
-use std::collections::HashMap;
+mod context;
+mod lease;
+
 use std::fmt;
 use std::io;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::time::{Duration, Instant};
 
 use rustix::process::{Resource, getrlimit};
@@ -17,6 +19,10 @@ use rustix::process::{Resource, getrlimit};
 use crate::address::Address;
 use crate::sys::bell::Bell;
 use crate::sys::memory::{Shareable, SharedMemory};
+
+use context::Cuttable;
+pub use context::{Context, Cut};
+pub(crate) use lease::Lease;
 
 /// Counts of a server since it was bound, over all of its processes.
 ///
@@ -46,16 +52,6 @@ pub(crate) enum Ended {
     Parked,
 }
 
-/// Something that ends a request's input and output from another thread.
-pub trait Cut: Send + Sync {
-    /// Makes the blocked and all later reads and writes of the request fail or end. Called at the
-    /// drain deadline.
-    fn cut(&self);
-
-    /// Who sent the request.
-    fn peer(&self) -> Address;
-}
-
 /// The state that all processes of a server share. All zero when made.
 #[derive(Debug, Default)]
 pub(crate) struct Page {
@@ -82,15 +78,6 @@ pub(crate) struct Counts {
     pub(crate) completed: AtomicU64,
     pub(crate) failed: AtomicU64,
     pub(crate) accept_errors: AtomicU64,
-}
-
-/// The requests of a process that can be cut.
-#[derive(Default)]
-struct Cuttable {
-    /// With who sent them, by their numbers.
-    requests: HashMap<u64, Weak<dyn Cut>>,
-    /// The deadline has come: what is registered now is cut at once.
-    over: bool,
 }
 
 /// What a builder sets and all parts of a server read.
@@ -224,43 +211,6 @@ impl Shared {
         Some(Duration::from_nanos(deadline).saturating_sub(self.origin.elapsed()))
     }
 
-    pub(crate) fn live(&self) -> u64 {
-        self.page().live.load(Ordering::SeqCst)
-    }
-
-    /// The live requests of this process.
-    pub(crate) fn live_here(&self) -> u64 {
-        self.worker.get().map_or_else(
-            || self.live(),
-            |worker| worker.slots[worker.index].live.load(Ordering::SeqCst),
-        )
-    }
-
-    /// Takes up to `want` places under the limit on live requests; the lease may be for none.
-    pub(crate) fn lease(self: &Arc<Self>, want: u64) -> Lease {
-        let want = want.min(self.process_max.saturating_sub(self.live_here()));
-        let grant = |live: u64| want.min(self.options.max_connections.saturating_sub(live));
-        let update = |live: u64| Some(live + grant(live));
-        let (Ok(before) | Err(before)) =
-            self.page()
-                .live
-                .fetch_update(Ordering::SeqCst, Ordering::SeqCst, update);
-        let count = grant(before);
-        if let Some(worker) = self.worker.get() {
-            worker.slots[worker.index]
-                .live
-                .fetch_add(count, Ordering::SeqCst);
-        }
-        Lease {
-            shared: Arc::clone(self),
-            count,
-        }
-    }
-
-    pub(crate) fn is_full(&self) -> bool {
-        self.live() >= self.options.max_connections || self.live_here() >= self.process_max
-    }
-
     /// Makes this process account for its leases in a slot that its parent reads.
     pub(crate) fn become_worker(&self, slots: Arc<SharedMemory<WorkerSlot>>, index: usize) {
         let first = self.worker.set(Worker { slots, index });
@@ -288,49 +238,6 @@ impl Shared {
         let left = slot.live.swap(0, Ordering::SeqCst);
         self.page().live.fetch_sub(left, Ordering::SeqCst);
         self.wake_waiting();
-    }
-
-    fn return_places(&self, count: u64) {
-        if count == 0 {
-            return;
-        }
-        if let Some(worker) = self.worker.get() {
-            worker.slots[worker.index]
-                .live
-                .fetch_sub(count, Ordering::SeqCst);
-        }
-        self.page().live.fetch_sub(count, Ordering::SeqCst);
-        self.wake_waiting();
-    }
-
-    /// Says that this process is about to wait for room, until the returned value is dropped. The
-    /// caller must look for room once more after this call, before it waits: SeqCst on both sides
-    /// makes one of the two see the other.
-    pub(crate) fn announce_waiting(&self) -> Waiting<'_> {
-        let waiting = Waiting {
-            shared: self,
-            bit: self.waiting_bit(),
-        };
-        self.page().waiting.fetch_or(waiting.bit, Ordering::SeqCst);
-        waiting
-    }
-
-    /// The bit of this process among those that wait. Workers beyond the first 63 share one that is
-    /// never cleared.
-    fn waiting_bit(&self) -> u64 {
-        1 << self
-            .worker
-            .get()
-            .map_or(0, |worker| worker.index.min(SHARED_BIT))
-    }
-
-    /// Wakes those who wait for room, if any.
-    pub(crate) fn wake_waiting(&self) {
-        let waiting = &self.page().waiting;
-        // The plain load keeps the common case, nobody waiting, free of a write.
-        if waiting.load(Ordering::SeqCst) != 0 && waiting.swap(0, Ordering::SeqCst) != 0 {
-            self.bell.ring();
-        }
     }
 
     /// A context for a new request.
@@ -383,41 +290,6 @@ impl Shared {
         self.page().cut.load(Ordering::Relaxed)
     }
 
-    /// Who sent a request of this process that can be cut.
-    #[cfg(feature = "coroutines")]
-    pub(crate) fn peer(&self, id: u64) -> Option<Address> {
-        self.cuttable()
-            .requests
-            .get(&id)
-            .and_then(Weak::upgrade)
-            .map(|request| request.peer())
-    }
-
-    /// Cuts every live request of this process that can be cut, and counts them.
-    pub(crate) fn cut_all(&self) -> u64 {
-        let cuttable: Vec<_> = {
-            let mut cuttable = self.cuttable();
-            cuttable.over = true;
-            cuttable
-                .requests
-                .values()
-                .filter_map(Weak::upgrade)
-                .collect()
-        };
-        // Counted first: what is cut may end, and its server report, before this thread goes on.
-        self.count_cut(cuttable.len() as u64);
-        for request in &cuttable {
-            request.cut();
-        }
-        cuttable.len() as u64
-    }
-
-    fn cuttable(&self) -> MutexGuard<'_, Cuttable> {
-        // A map is whole after any panic of its own methods, and no other code runs under this
-        // lock.
-        self.cuttable.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     pub(crate) fn totals(&self) -> Totals {
         let Counts {
             accepted,
@@ -447,149 +319,11 @@ impl fmt::Debug for Shared {
     }
 }
 
-const SHARED_BIT: usize = 63;
-
-/// Says that this process waits for room. Its own places, returned after that, ring for others
-/// only.
-#[must_use]
-pub(crate) struct Waiting<'a> {
-    shared: &'a Shared,
-    bit: u64,
-}
-
-impl Drop for Waiting<'_> {
-    fn drop(&mut self) {
-        if self.bit != 1 << SHARED_BIT {
-            self.shared
-                .page()
-                .waiting
-                .fetch_and(!self.bit, Ordering::SeqCst);
-        }
-    }
-}
-
-/// Places under the limit on live requests, returned on drop.
-#[derive(Debug)]
-pub(crate) struct Lease {
-    shared: Arc<Shared>,
-    count: u64,
-}
-
-impl Lease {
-    pub(crate) const fn count(&self) -> u64 {
-        self.count
-    }
-
-    /// Adds the places of another lease.
-    pub(crate) fn join(&mut self, mut other: Self) {
-        self.count += std::mem::take(&mut other.count);
-    }
-
-    /// Keeps `count` places and returns the rest.
-    pub(crate) fn keep(&mut self, count: u64) {
-        debug_assert!(count <= self.count, "kept {count} of {}", self.count);
-        let rest = std::mem::replace(&mut self.count, count) - count;
-        self.shared.return_places(rest);
-    }
-
-    /// Moves `count` places to a lease of their own.
-    pub(crate) fn split(&mut self, count: u64) -> Self {
-        debug_assert!(count <= self.count, "split {count} of {}", self.count);
-        self.count -= count;
-        Self {
-            shared: Arc::clone(&self.shared),
-            count,
-        }
-    }
-}
-
-impl Drop for Lease {
-    fn drop(&mut self) {
-        self.shared.return_places(self.count);
-    }
-}
-
-/// What a request knows of its server. A transport puts one into each request that it makes.
-#[derive(Debug)]
-pub struct Context {
-    id: u64,
-    /// Absent for a connection that was not accepted.
-    shared: Option<Arc<Shared>>,
-    cuttable: bool,
-    /// When the timer that looks at this request comes up, in nanoseconds since `Shared::origin`;
-    /// zero without one.
-    timer: AtomicU64,
-}
-
-impl Context {
-    /// What a connection out knows: nothing.
-    pub(crate) const fn detached() -> Self {
-        Self {
-            id: 0,
-            shared: None,
-            cuttable: false,
-            timer: AtomicU64::new(0),
-        }
-    }
-
-    /// The number of the request: unique and ascending within its server, over all of its
-    /// processes, from 1. 0 for a connection that was made, not accepted.
-    #[must_use]
-    pub const fn id(&self) -> u64 {
-        self.id
-    }
-
-    /// Whether the server has been asked to stop.
-    #[must_use]
-    pub fn stopping(&self) -> bool {
-        self.shared.as_ref().is_some_and(|shared| shared.stopping())
-    }
-
-    /// Whether no timer is set that will still come up.
-    pub(crate) fn timer_came_up(&self, now: Instant) -> bool {
-        self.shared
-            .as_ref()
-            .is_some_and(|shared| self.timer.load(Ordering::Relaxed) <= shared.nanos(now))
-    }
-
-    /// Notes when the timer that was set will come up.
-    pub(crate) fn set_timer(&self, at: Instant) {
-        if let Some(shared) = &self.shared {
-            self.timer.store(shared.nanos(at), Ordering::Relaxed);
-        }
-    }
-
-    /// Lets the server cut this request when its drain deadline has passed, and name its peer
-    /// meanwhile.
-    pub fn on_cut(&mut self, cut: Weak<dyn Cut>) {
-        if let Some(shared) = &self.shared {
-            self.cuttable = true;
-            let over = {
-                let mut cuttable = shared.cuttable();
-                cuttable.requests.insert(self.id, Weak::clone(&cut));
-                cuttable.over
-            };
-            if let Some(late) = cut.upgrade().filter(|_| over) {
-                shared.count_cut(1);
-                late.cut();
-            }
-        }
-    }
-}
-
-impl Drop for Context {
-    fn drop(&mut self) {
-        if let Some(shared) = self.shared.as_ref().filter(|_| self.cuttable) {
-            shared.cuttable().requests.remove(&self.id);
-        }
-    }
-}
-
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
 
-    fn shared(max: u64) -> Arc<Shared> {
+    pub(crate) fn shared(max: u64) -> Arc<Shared> {
         let options = Options {
             max_connections: max,
             drain_timeout: Duration::from_secs(9),
@@ -597,20 +331,6 @@ mod tests {
             client_speaks_first: false,
         };
         Arc::new(Shared::new(options, Vec::new()).unwrap())
-    }
-
-    #[test]
-    fn leases_never_exceed_the_limit_and_come_back() {
-        let shared = shared(3);
-        let mut two = shared.lease(2);
-        let rest = shared.lease(5);
-        assert_eq!((two.count(), rest.count(), shared.live()), (2, 1, 3));
-        assert!(shared.is_full());
-        assert_eq!(shared.lease(1).count(), 0);
-        two.keep(1);
-        assert_eq!(shared.live(), 2);
-        drop((two, rest));
-        assert_eq!(shared.live(), 0);
     }
 
     #[test]

@@ -1,0 +1,169 @@
+//! Places under the limit on live requests, and waiting for one.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use crate::state::Shared;
+
+/// Places under the limit on live requests, returned on drop.
+#[derive(Debug)]
+pub(crate) struct Lease {
+    shared: Arc<Shared>,
+    count: u64,
+}
+
+impl Lease {
+    pub(crate) const fn count(&self) -> u64 {
+        self.count
+    }
+
+    /// Adds the places of another lease.
+    pub(crate) fn join(&mut self, mut other: Self) {
+        self.count += std::mem::take(&mut other.count);
+    }
+
+    /// Keeps `count` places and returns the rest.
+    pub(crate) fn keep(&mut self, count: u64) {
+        debug_assert!(count <= self.count, "kept {count} of {}", self.count);
+        let rest = std::mem::replace(&mut self.count, count) - count;
+        self.shared.return_places(rest);
+    }
+
+    /// Moves `count` places to a lease of their own.
+    pub(crate) fn split(&mut self, count: u64) -> Self {
+        debug_assert!(count <= self.count, "split {count} of {}", self.count);
+        self.count -= count;
+        Self {
+            shared: Arc::clone(&self.shared),
+            count,
+        }
+    }
+}
+
+impl Drop for Lease {
+    fn drop(&mut self) {
+        self.shared.return_places(self.count);
+    }
+}
+
+const SHARED_BIT: usize = 63;
+
+/// Says that this process waits for room. Its own places, returned after that, ring for others
+/// only.
+#[must_use]
+pub(crate) struct Waiting<'a> {
+    shared: &'a Shared,
+    bit: u64,
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        if self.bit != 1 << SHARED_BIT {
+            self.shared
+                .page()
+                .waiting
+                .fetch_and(!self.bit, Ordering::SeqCst);
+        }
+    }
+}
+
+impl Shared {
+    pub(crate) fn live(&self) -> u64 {
+        self.page().live.load(Ordering::SeqCst)
+    }
+
+    /// The live requests of this process.
+    pub(crate) fn live_here(&self) -> u64 {
+        self.worker.get().map_or_else(
+            || self.live(),
+            |worker| worker.slots[worker.index].live.load(Ordering::SeqCst),
+        )
+    }
+
+    /// Takes up to `want` places under the limit on live requests; the lease may be for none.
+    pub(crate) fn lease(self: &Arc<Self>, want: u64) -> Lease {
+        let want = want.min(self.process_max.saturating_sub(self.live_here()));
+        let grant = |live: u64| want.min(self.options.max_connections.saturating_sub(live));
+        let update = |live: u64| Some(live + grant(live));
+        let (Ok(before) | Err(before)) =
+            self.page()
+                .live
+                .fetch_update(Ordering::SeqCst, Ordering::SeqCst, update);
+        let count = grant(before);
+        if let Some(worker) = self.worker.get() {
+            worker.slots[worker.index]
+                .live
+                .fetch_add(count, Ordering::SeqCst);
+        }
+        Lease {
+            shared: Arc::clone(self),
+            count,
+        }
+    }
+
+    pub(crate) fn is_full(&self) -> bool {
+        self.live() >= self.options.max_connections || self.live_here() >= self.process_max
+    }
+
+    fn return_places(&self, count: u64) {
+        if count == 0 {
+            return;
+        }
+        if let Some(worker) = self.worker.get() {
+            worker.slots[worker.index]
+                .live
+                .fetch_sub(count, Ordering::SeqCst);
+        }
+        self.page().live.fetch_sub(count, Ordering::SeqCst);
+        self.wake_waiting();
+    }
+
+    /// Says that this process is about to wait for room, until the returned value is dropped. The
+    /// caller must look for room once more after this call, before it waits: SeqCst on both sides
+    /// makes one of the two see the other.
+    pub(crate) fn announce_waiting(&self) -> Waiting<'_> {
+        let waiting = Waiting {
+            shared: self,
+            bit: self.waiting_bit(),
+        };
+        self.page().waiting.fetch_or(waiting.bit, Ordering::SeqCst);
+        waiting
+    }
+
+    /// The bit of this process among those that wait. Workers beyond the first 63 share one that is
+    /// never cleared.
+    fn waiting_bit(&self) -> u64 {
+        1 << self
+            .worker
+            .get()
+            .map_or(0, |worker| worker.index.min(SHARED_BIT))
+    }
+
+    /// Wakes those who wait for room, if any.
+    pub(crate) fn wake_waiting(&self) {
+        let waiting = &self.page().waiting;
+        // The plain load keeps the common case, nobody waiting, free of a write.
+        if waiting.load(Ordering::SeqCst) != 0 && waiting.swap(0, Ordering::SeqCst) != 0 {
+            self.bell.ring();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::state::tests::shared;
+
+    #[test]
+    fn leases_never_exceed_the_limit_and_come_back() {
+        let shared = shared(3);
+        let mut two = shared.lease(2);
+        let rest = shared.lease(5);
+        assert_eq!((two.count(), rest.count(), shared.live()), (2, 1, 3));
+        assert!(shared.is_full());
+        assert_eq!(shared.lease(1).count(), 0);
+        two.keep(1);
+        assert_eq!(shared.live(), 2);
+        drop((two, rest));
+        assert_eq!(shared.live(), 0);
+    }
+}
