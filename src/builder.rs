@@ -3,13 +3,15 @@
 use std::io;
 use std::time::Duration;
 
-use rustix::process::{Resource, getrlimit};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use crate::error::{Error, Tried};
 use crate::hooks::{AcceptError, Failure, Hooks, Stall};
+use crate::limits::{AtLimit, Limits, Rate};
 use crate::model::Model;
 use crate::model::sequential::Sequential;
 use crate::server::Server;
+use crate::state::deadlines::{Deadlines, MinRate};
 use crate::state::{Options, Shared};
 use crate::transport::{Bind, Transport};
 
@@ -59,9 +61,15 @@ impl<T: Transport, M: Model> Builder<T, M> {
             model: M::default(),
             hooks: Hooks::default(),
             options: Options {
-                max_connections: default_max_connections(),
+                limits: Limits {
+                    max_connections: default_max_connections(),
+                    per_address: None,
+                    rate: None,
+                    at_limit: AtLimit::Wait,
+                },
+                raise_descriptors: false,
                 drain_timeout: Duration::from_secs(25),
-                idle_timeout: Some(Duration::from_secs(60)),
+                deadlines: Deadlines::default(),
                 client_speaks_first: false,
             },
         }
@@ -91,11 +99,42 @@ impl<T: Transport, M: Model> Builder<T, M> {
     }
 
     /// How many requests may be live at once, in all threads and processes; each process also takes
-    /// no more than it has descriptors for; at the limit, further
-    /// ones wait in the kernel. Default: 10,240, or 64 fewer than the process may have descriptors
-    /// (`RLIMIT_NOFILE`), if that is less.
+    /// no more than it has descriptors for. What becomes of further ones is said by
+    /// [`at_limit`](Self::at_limit). Default: 10,240, or 64 fewer than the process may have
+    /// descriptors (`RLIMIT_NOFILE`), if that is less.
+    ///
+    /// This limit and the next three can be changed while the server serves:
+    /// [`ServerHandle::set_limits`](crate::ServerHandle::set_limits).
     pub const fn max_connections(mut self, requests: u64) -> Self {
-        self.options.max_connections = requests;
+        self.options.limits.max_connections = requests;
+        self
+    }
+
+    /// How many connections one IPv4 address, or one IPv6 network of 64 bits, may have at once; see
+    /// [`Limits::per_address`]. Default: no limit.
+    pub fn max_per_address(mut self, connections: impl Into<Option<u64>>) -> Self {
+        self.options.limits.per_address = connections.into();
+        self
+    }
+
+    /// How fast new connections or datagrams are taken. Default: as fast as they come.
+    pub fn rate(mut self, rate: impl Into<Option<Rate>>) -> Self {
+        self.options.limits.rate = rate.into();
+        self
+    }
+
+    /// What becomes of those that come beyond [`max_connections`](Self::max_connections) or
+    /// [`rate`](Self::rate). Default: they wait.
+    pub fn at_limit(mut self, policy: AtLimit) -> Self {
+        self.options.limits.at_limit = policy;
+        self
+    }
+
+    /// Whether building the server raises this process's soft limit on descriptors
+    /// (`RLIMIT_NOFILE`) as far as [`max_connections`](Self::max_connections) needs it and the hard
+    /// limit allows. It is the whole process's, and its children's. Default: false.
+    pub const fn raise_descriptor_limit(mut self, on: bool) -> Self {
+        self.options.raise_descriptors = on;
         self
     }
 
@@ -106,10 +145,63 @@ impl<T: Transport, M: Model> Builder<T, M> {
         self
     }
 
-    /// How long a connection that its handler has parked ([`Next::Park`](crate::Next::Park)) may
-    /// wait for its client before it is closed; `None`: for ever. Default: 60 s.
+    /// How long a connection may wait for its client's first byte; `None`: for ever. Default: 10 s.
+    ///
+    /// This and the other deadlines of connections hold in every model, whether a handler reads or
+    /// the connection is parked. When one has passed, the handler's reads and writes fail with
+    /// `TimedOut`; a parked connection is closed. A deadline is never early, and late by 10 ms or
+    /// by a 64th of the shortest one, whichever is more. None costs a system call. Datagrams have
+    /// none.
+    pub fn first_byte_timeout(mut self, limit: impl Into<Option<Duration>>) -> Self {
+        self.options.deadlines.first_byte = limit.into();
+        self
+    }
+
+    /// How long a transport that shakes hands may take for it
+    /// ([`Context::begin_handshake`](crate::Context::begin_handshake)); `None`: for ever. Default:
+    /// 5 s. The transports of this crate have no handshake of their own.
+    pub fn handshake_timeout(mut self, limit: impl Into<Option<Duration>>) -> Self {
+        self.options.deadlines.handshake = limit.into();
+        self
+    }
+
+    /// How long a connection that has spoken before may be silent while its handler reads, or while
+    /// it is parked ([`Next::Park`](crate::Next::Park)); `None`: for ever. Default: 60 s.
     pub fn idle_timeout(mut self, limit: impl Into<Option<Duration>>) -> Self {
-        self.options.idle_timeout = limit.into();
+        self.options.deadlines.idle = limit.into();
+        self
+    }
+
+    /// How long a handler may take for a connection until it returns, or parks it; `None`: for ever,
+    /// the default. Computing is not interrupted: the next read or write fails.
+    pub fn request_timeout(mut self, limit: impl Into<Option<Duration>>) -> Self {
+        self.options.deadlines.request = limit.into();
+        self
+    }
+
+    /// How long a write may wait for a peer that takes nothing; `None`: for ever. Default: 30 s.
+    pub fn write_timeout(mut self, limit: impl Into<Option<Duration>>) -> Self {
+        self.options.deadlines.write = limit.into();
+        self
+    }
+
+    /// How long a connection may be open; `None`: for ever, the default.
+    pub fn lifetime(mut self, limit: impl Into<Option<Duration>>) -> Self {
+        self.options.deadlines.lifetime = limit.into();
+        self
+    }
+
+    /// How many bytes a second a client must send while a handler waits for them, on the average
+    /// since the handler was called, once it has waited for `grace` in all. Default: none.
+    ///
+    /// It ends clients that send a byte now and then, which no idle timeout does. Only for handlers
+    /// that return after each request: in one that reads requests in a loop, the pauses between them
+    /// count.
+    pub const fn min_rate(mut self, bytes_per_second: u64, grace: Duration) -> Self {
+        self.options.deadlines.min_rate = Some(MinRate {
+            bytes_per_second,
+            grace,
+        });
         self
     }
 
@@ -216,14 +308,32 @@ impl<T: Transport, M: Model> Builder<T, M> {
             return Err(invalid("it has no listener")
                 .with_remedy("bind an address, or add listeners with `listen`"));
         }
-        if options.max_connections == 0 {
-            return Err(invalid("max_connections is 0"));
+        let limits = options.limits.check(u64::MAX);
+        limits.tried(|| "build a server".to_owned())?;
+        if options.raise_descriptors {
+            let raised = raise_descriptors(options.limits.max_connections);
+            raised.tried(|| "raise the limit on descriptors".to_owned())?;
         }
         let addresses = listeners.iter().map(Transport::local_addr).collect();
         let shared = Shared::new(options, addresses);
         let shared = shared.tried(|| "allocate what a server's processes share".to_owned())?;
         Server::new(listeners, model, hooks, shared)
     }
+}
+
+fn raise_descriptors(max_connections: u64) -> io::Result<()> {
+    let limit = getrlimit(Resource::Nofile);
+    let current = limit.current.unwrap_or(u64::MAX);
+    let needed = max_connections.saturating_add(DESCRIPTORS_KEPT);
+    let possible = limit.maximum.map_or(needed, |maximum| needed.min(maximum));
+    if possible > current {
+        let raised = Rlimit {
+            current: Some(possible),
+            ..limit
+        };
+        setrlimit(Resource::Nofile, raised)?;
+    }
+    Ok(())
 }
 
 fn default_max_connections() -> u64 {

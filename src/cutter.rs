@@ -1,4 +1,4 @@
-//! A thread that keeps the drain deadline for an accept loop which serves requests itself.
+//! A thread that keeps deadlines for an accept loop which serves requests itself.
 
 use std::os::fd::BorrowedFd;
 use std::sync::Arc;
@@ -12,12 +12,14 @@ use crate::state::Shared;
 use crate::sys::bell::{Heard, Watch};
 use crate::sys::timespec;
 
-/// Sleeps until the server is asked to stop and its deadline has come, and cuts the live requests.
-/// Ends when dropped.
+/// Sleeps until a connection's deadline may have come, or that of a stop, and cuts what is over.
+/// Without connections, it sleeps until it is woken. Ends when dropped.
 #[derive(Debug)]
 pub(crate) struct Cutter {
     shared: Arc<Shared>,
     done: Arc<AtomicBool>,
+    /// It looks for no deadline of connections.
+    asleep: Arc<AtomicBool>,
     thread: Option<JoinHandle<()>>,
 }
 
@@ -33,34 +35,51 @@ impl Cutter {
         let watch = Watch::new(shared.bell(), lifeline);
         let watch = watch.tried(|| "create an epoll instance".to_owned())?;
         let done = Arc::new(AtomicBool::new(false));
+        let asleep = Arc::new(AtomicBool::new(true));
         let thread = thread::Builder::new()
             .name("socketserver-cut".to_owned())
             .stack_size(STACK);
         let run = {
             let (shared, done) = (Arc::clone(shared), Arc::clone(&done));
-            move || keep_deadline(&shared, &watch, &done)
+            let asleep = Arc::clone(&asleep);
+            move || keep_deadlines(&shared, &watch, &done, &asleep)
         };
         let thread = thread
             .spawn(run)
-            .tried(|| "start the thread that keeps the drain deadline".to_owned())?;
+            .tried(|| "start the thread that keeps deadlines".to_owned())?;
         Ok(Self {
             shared: Arc::clone(shared),
             done,
+            asleep,
             thread: Some(thread),
         })
     }
+
+    /// Wakes it for the connections there are now.
+    pub(crate) fn wake(&self) {
+        // The plain load keeps the common case, awake, free of a write.
+        if self.asleep.load(Ordering::SeqCst) && self.asleep.swap(false, Ordering::SeqCst) {
+            self.shared.bell().ring();
+        }
+    }
 }
 
-fn keep_deadline(shared: &Shared, watch: &Watch, done: &AtomicBool) {
+fn keep_deadlines(shared: &Shared, watch: &Watch, done: &AtomicBool, asleep: &AtomicBool) {
     while !done.load(Ordering::Acquire) {
         let left = shared.drain_left();
         if left.is_some_and(|left| left.is_zero()) {
             shared.cut_all();
             return;
         }
+        // The loop itself ends what is parked; a handler runs here while this thread looks.
+        let again = shared.look().again.filter(|_| shared.listed() > 0);
+        if again.is_none() {
+            asleep.store(true, Ordering::SeqCst);
+        }
+        let timeout = left.into_iter().chain(again).min();
         let mut fds = [PollFd::new(watch, PollFlags::IN)];
         // An error (only EINTR is possible) is a reason to look again.
-        let _ = poll(&mut fds, left.map(timespec).as_ref());
+        let _ = poll(&mut fds, timeout.map(timespec).as_ref());
         if watch.hear() == Heard::Orphaned {
             shared.stop(shared.drain_timeout());
         }

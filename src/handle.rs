@@ -1,9 +1,12 @@
 //! A handle to a server: stop it, and see what it does.
 
+use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
 use crate::address::Address;
+use crate::connections::ConnectionInfo;
+use crate::limits::Limits;
 use crate::state::{Shared, Totals};
 
 /// Stops a server and observes it, from any thread, any handler, any signal handler, and any
@@ -63,6 +66,48 @@ impl ServerHandle {
     #[must_use]
     pub fn live(&self) -> u64 {
         self.0.live()
+    }
+
+    /// The live connections of all processes of the server, in the order in which they were accepted.
+    /// Datagrams are none.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use socketserver::ThreadingTcpServer;
+    ///
+    /// let guard = ThreadingTcpServer::bind("127.0.0.1:0")?.spawn(|_conn| ())?;
+    /// for connection in guard.handle().connections() {
+    ///     println!("{connection}");
+    /// }
+    /// # Ok::<(), socketserver::Error>(())
+    /// ```
+    #[must_use]
+    pub fn connections(&self) -> Vec<ConnectionInfo> {
+        self.0.connections()
+    }
+
+    /// The limits in force.
+    #[must_use]
+    pub fn limits(&self) -> Limits {
+        self.0.limits().get()
+    }
+
+    /// Changes the limits, in all processes of the server, for what comes from now on: no live
+    /// connection is cut.
+    ///
+    /// # Errors
+    ///
+    /// `InvalidInput`: a limit of zero, a message that is too long, or a `max_connections` beyond
+    /// what the server was built with and beyond 16,384.
+    pub fn set_limits(&self, limits: &Limits) -> io::Result<()> {
+        self.0.set_limits(limits)
+    }
+
+    /// Cuts one connection, by its number, in whatever process it is: its handler's reads and writes
+    /// fail with `TimedOut`. Says whether there is one. Returns before it has ended.
+    pub fn cut(&self, id: u64) -> bool {
+        self.0.ask_to_cut(id)
     }
 
     /// What the server has done since it was bound, in all its processes.

@@ -53,6 +53,7 @@ mod accept;
 mod address;
 mod backoff;
 mod builder;
+mod connections;
 #[cfg(feature = "coroutines")]
 mod coro;
 #[cfg(not(feature = "coroutines"))]
@@ -63,6 +64,7 @@ mod error;
 mod handle;
 mod handler;
 mod hooks;
+mod limits;
 mod model;
 mod parking;
 mod server;
@@ -76,6 +78,7 @@ mod transport;
 
 pub use address::{Address, UnixAddress};
 pub use builder::Builder;
+pub use connections::ConnectionInfo;
 #[cfg(feature = "coroutines")]
 pub use coro::stack::StackGauge;
 #[cfg(feature = "coroutines")]
@@ -84,6 +87,7 @@ pub use error::Error;
 pub use handle::ServerHandle;
 pub use handler::{Handler, HandlerError, IntoOutcome, Next, Outcome, RequestHandler, per_request};
 pub use hooks::{AcceptError, Failure, Reaction, Stall, Step};
+pub use limits::{AtLimit, Limits, Rate};
 #[cfg(feature = "coroutines")]
 pub use model::coroutines::{Coroutines, Driver};
 pub use model::forking::Forking;
@@ -93,6 +97,7 @@ pub use model::thread_pool::ThreadPool;
 pub use model::threading::Threading;
 pub use model::{Dispatch, Model};
 pub use server::{Handled, Report, Server, ServerGuard};
+pub use state::table::{Activity, CutReason};
 pub use state::{Context, Cut, Totals};
 pub use transport::datagram::Datagram;
 pub use transport::either::Either;

@@ -9,13 +9,12 @@ use std::io;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
 
 use rustix::event::epoll::{self, EventData, EventFlags};
 use rustix::time::Timespec;
 
 use crate::state::Lease;
-use crate::timers::Timers;
+use crate::state::table::Activity;
 use crate::transport::{Request, Waits};
 
 /// How many connections are taken out at once.
@@ -24,14 +23,12 @@ const EVENTS: usize = 64;
 /// The connections of one process that wait.
 pub(crate) struct Parking<R> {
     epoll: OwnedFd,
-    idle_timeout: Option<Duration>,
     state: Mutex<State<R>>,
 }
 
 struct State<R> {
     /// Boxed, so that the room which the map keeps for more is small.
     parked: HashMap<u64, Box<Parked<R>>>,
-    timers: Timers<u64>,
     /// A stop has closed the place.
     closed: bool,
 }
@@ -41,7 +38,6 @@ struct State<R> {
 pub(crate) struct Parked<R> {
     pub(crate) request: R,
     pub(crate) lease: Lease,
-    since: Instant,
 }
 
 /// Why a connection is not parked, and the connection.
@@ -55,27 +51,29 @@ pub(crate) enum Stays<R> {
 }
 
 impl<R: Request> Parking<R> {
-    pub(crate) fn new(idle_timeout: Option<Duration>) -> io::Result<Self> {
+    pub(crate) fn new() -> io::Result<Self> {
         let state = State {
             parked: HashMap::new(),
-            timers: Timers::default(),
             closed: false,
         };
         let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
         Ok(Self {
             epoll,
-            idle_timeout,
             state: Mutex::new(state),
         })
     }
 
-    /// Lets a connection wait. Says whether the accept loop must be told of a deadline.
-    pub(crate) fn park(&self, mut request: R, lease: Lease) -> Result<bool, Stays<R>> {
+    /// Lets a connection wait.
+    pub(crate) fn park(&self, mut request: R, lease: Lease) -> Result<(), Stays<R>> {
         // Sends what is buffered, which may take a while: before the lock is taken.
         if let Err(err) = request.wait() {
             return Err(Stays::Failed(request, lease, err));
         }
         let id = request.id();
+        // Its deadlines are found in the list.
+        let context = request.context();
+        context.list(&request.peer());
+        context.enter(Activity::Parked);
         // While the lock is held nobody takes out what is ready: the connection is here before its
         // event is seen.
         let mut state = self.state();
@@ -91,21 +89,9 @@ impl<R: Request> Parking<R> {
         if let Err(err) = watched {
             return Err(Stays::Failed(request, lease, err));
         }
-        let since = Instant::now();
-        let due = self.idle_timeout.and_then(|limit| since.checked_add(limit));
-        let mut first = false;
-        if let Some(due) = due.filter(|_| request.context().timer_came_up(since)) {
-            first = state.timers.first().is_none();
-            state.timers.push(due, id);
-            request.context().set_timer(due);
-        }
-        let parked = Parked {
-            request,
-            lease,
-            since,
-        };
+        let parked = Parked { request, lease };
         state.parked.insert(id, Box::new(parked));
-        Ok(first)
+        Ok(())
     }
 
     /// Reports the descriptor once when it is readable. It stays in the epoll instance until it is
@@ -141,33 +127,9 @@ impl<R: Request> Parking<R> {
         }
     }
 
-    /// Takes out the connections that have waited too long.
-    pub(crate) fn take_expired(&self) -> Vec<Parked<R>> {
-        let state = &mut *self.state();
-        let Some(limit) = self.idle_timeout.filter(|_| state.timers.first().is_some()) else {
-            return Vec::new();
-        };
-        let now = Instant::now();
-        let mut expired = Vec::new();
-        while let Some(id) = state.timers.pop(now) {
-            // One that is being served gets a new entry when it is parked again.
-            let Some(parked) = state.parked.get(&id) else {
-                continue;
-            };
-            let due = parked.since + limit;
-            if due > now {
-                parked.request.context().set_timer(due);
-                state.timers.push(due, id);
-            } else {
-                expired.extend(state.parked.remove(&id).map(|parked| *parked));
-            }
-        }
-        expired
-    }
-
-    /// When the first connection has waited too long, at the earliest.
-    pub(crate) fn deadline(&self) -> Option<Instant> {
-        self.state().timers.first()
+    /// Takes out one connection, if it waits.
+    pub(crate) fn take(&self, id: u64) -> Option<Parked<R>> {
+        self.state().parked.remove(&id).map(|parked| *parked)
     }
 
     /// Takes out all connections, and takes in none from now on.
@@ -193,8 +155,6 @@ impl<R> AsFd for Parking<R> {
 
 impl<R> fmt::Debug for Parking<R> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Parking")
-            .field("idle_timeout", &self.idle_timeout)
-            .finish_non_exhaustive()
+        f.debug_struct("Parking").finish_non_exhaustive()
     }
 }

@@ -58,7 +58,9 @@ impl<R: Request> Service<R> {
 
     /// Runs the handler. An error or a panic ends this request only.
     pub(crate) fn handle(&self, request: &mut R) -> Ended {
+        request.context().begin_request();
         let outcome = hooks::call(|| (self.handler)(request)).unwrap_or_else(Err);
+        request.context().end_request();
         // Before the close, which the client sees: who has seen a reply knows that this is noted.
         self.shared.note_served();
         match outcome {
@@ -106,13 +108,14 @@ impl<R: Request> Service<R> {
     pub(crate) fn park(&self, request: R, lease: Lease) -> Result<(), Stays<R>> {
         let (parking, new) = match self.parking.get() {
             Some(parking) => (parking, false),
-            None => match Parking::new(self.shared.idle_timeout()) {
+            None => match Parking::new() {
                 Ok(parking) => (self.parking.get_or_init(|| parking), true),
                 Err(err) => return Err(Stays::Failed(request, lease, err)),
             },
         };
         // The accept loop waits for what it knew of before.
-        if parking.park(request, lease)? || new {
+        parking.park(request, lease)?;
+        if new {
             self.shared.bell().ring();
         }
         Ok(())
@@ -125,6 +128,12 @@ impl<R: Request> Service<R> {
         drop(request);
         self.shared.tally(ended, 1);
         drop(lease);
+    }
+
+    /// Ends a connection that waited until its deadline, or was asked to be cut.
+    pub(crate) fn time_out(&self, parked: Parked<R>) {
+        count(&self.shared.counts().timed_out);
+        self.dismiss(parked);
     }
 
     /// Ends a connection that waited: the client was silent for too long, or the server stops.

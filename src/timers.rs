@@ -1,4 +1,4 @@
-//! Deadlines of coroutines and of parked connections. One entry for each at most, moved only when
+//! Deadlines of coroutines. One entry for each at most, moved only when
 //! it comes up too early, so that setting a deadline before each read costs nothing.
 
 use std::cmp::Reverse;

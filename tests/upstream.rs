@@ -420,10 +420,11 @@ fn write() {
 
 /// What the crate exports, all of it, beside what only the feature `coroutines` adds.
 const EXPORTS: &str = "
-    AcceptError Address Bind BoundTcp BoundUnixStream Builder Connection Context Coroutines
+    AcceptError Activity Address AtLimit Bind BoundTcp BoundUnixStream Builder Connection ConnectionInfo Context
+    Coroutines CutReason
     Credentials Cut Datagram Dispatch Either Error Failure Forking ForkingTcpServer
     Driver ForkingUdpServer ForkingUnixDatagramServer ForkingUnixStreamServer Handled Handler
-    HandlerError Intake IntoOutcome Model Next Outcome Packet Prefork Reaction Report Request
+    HandlerError Intake IntoOutcome Limits Model Next Outcome Packet Prefork Rate Reaction Report Request
     RequestHandler Sequential Server ServerGuard ServerHandle StackGauge Stall Step Stream Tcp
     TcpConnection TcpOptions TcpServer ThreadPool Threading ThreadingTcpServer
     ThreadingUdpServer ThreadingUnixDatagramServer ThreadingUnixStreamServer Totals Transport

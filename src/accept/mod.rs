@@ -6,12 +6,14 @@
 //! while a listener is left.
 
 mod drain;
+mod limits;
 
 use std::collections::VecDeque;
 use std::io;
 use std::mem::take;
 use std::os::fd::AsFd;
 use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, poll};
@@ -106,6 +108,14 @@ pub(crate) struct Acceptor<'a, T: Transport, M> {
     parked: Source,
     /// In a coroutine: what is known of the listeners without asking.
     known: Known,
+    /// When deadlines of connections are looked at; `None` without connections.
+    look_at: Option<Instant>,
+    /// How often connections were asked to be cut when it was last looked.
+    asked: u64,
+    /// Keeps the deadlines while this thread serves.
+    cutter: Option<Cutter>,
+    /// A connection that was cut to make room.
+    shedding: Option<u64>,
     /// Whether the listeners are closed and the last requests are waited for.
     draining: bool,
 }
@@ -147,16 +157,20 @@ impl<'a, T: Transport, M: Take> Acceptor<'a, T, M> {
             readable: Source::default(),
             parked: Source::default(),
             known: Known::default(),
+            look_at: None,
+            asked: 0,
+            cutter: None,
+            shedding: None,
             draining: false,
         })
     }
 
     /// Serves until the server is asked to stop, then drains.
     pub(crate) fn serve(mut self) -> Result<Report, Error> {
-        // A model that serves on this thread keeps it from seeing the drain deadline.
+        // A model that serves on this thread keeps it from seeing deadlines.
         let lifeline = self.serving.lifeline.as_ref().map(AsFd::as_fd);
         let cutter = M::SERVES_HERE.then(|| Cutter::start(&self.shared, lifeline));
-        let _cutter = cutter.transpose()?;
+        self.cutter = cutter.transpose()?;
         if !self.shared.acknowledge() && !self.shared.stopping() {
             self.serving.service.hooks.ready();
         }
@@ -236,17 +250,41 @@ impl<'a, T: Transport, M: Take> Acceptor<'a, T, M> {
         !ready.is_empty()
     }
 
-    /// Sends the parked connections whose clients have spoken on their way again, and ends those
-    /// whose time is over.
+    /// Looks for connections whose time is over, when it is time to.
+    fn look(&mut self, now: Instant) {
+        if self.shared.listed() == 0 {
+            self.look_at = None;
+            return;
+        }
+        let first = self.shared.first_look();
+        let look_at = match (self.look_at, first) {
+            (Some(at), _) => at,
+            (None, Some(first)) => *self.look_at.insert(now + first),
+            (None, None) => now + Duration::from_secs(3600),
+        };
+        if !self.shared.was_asked_to_cut(&mut self.asked) && now < look_at {
+            return;
+        }
+        let found = self.shared.look();
+        let service = Arc::clone(&self.serving.service);
+        for id in found.parked {
+            let parked = service.parking().and_then(|parking| parking.take(id));
+            parked
+                .into_iter()
+                .for_each(|parked| service.time_out(parked));
+        }
+        for id in found.elsewhere {
+            self.model.cut_one(id);
+        }
+        self.look_at = found.again.map(|again| now + again);
+    }
+
+    /// Sends the parked connections whose clients have spoken on their way again.
     fn tend_parked(&mut self) {
         let service = Arc::clone(&self.serving.service);
         let Some(parking) = service.parking() else {
             return;
         };
-        parking
-            .take_expired()
-            .into_iter()
-            .for_each(|parked| service.dismiss(parked));
         if self.can_dispatch(Instant::now()) {
             for Parked { request, lease, .. } in parking.take_ready(self.model.room()) {
                 self.batch.requests.push_back(request);
@@ -282,7 +320,7 @@ impl<'a, T: Transport, M: Take> Acceptor<'a, T, M> {
 
     /// Whether another request can be accepted.
     fn has_room(&self, now: Instant) -> bool {
-        self.budget > 0 && !self.shared.is_full() && self.can_dispatch(now)
+        self.budget > 0 && self.shared.takes() && !self.is_shedding() && self.can_dispatch(now)
     }
 
     fn pauses(&mut self) -> impl Iterator<Item = &mut Pause> {
@@ -294,6 +332,7 @@ impl<'a, T: Transport, M: Take> Acceptor<'a, T, M> {
     fn wait(&mut self, deadline: Option<Instant>) -> Vec<usize> {
         // One reading of the clock decides what is paused and how long to wait for it.
         let now = Instant::now();
+        self.look(now);
         let shared = Arc::clone(&self.shared);
         let service = Arc::clone(&self.serving.service);
         let paused = self.pauses().any(|pause| pause.backoff.left(now).is_some());
@@ -392,7 +431,7 @@ impl<'a, T: Transport, M: Take> Acceptor<'a, T, M> {
     }
 
     /// How long a wait may last: until the deadline, the next service actions, the end of a pause,
-    /// or until a parked connection has waited too long.
+    /// or until connections may have taken too long.
     fn timeout(
         &self,
         deadline: Option<Instant>,
@@ -405,7 +444,6 @@ impl<'a, T: Transport, M: Take> Acceptor<'a, T, M> {
             .service_actions
             .as_ref()
             .map(|(period, _)| *period);
-        let idle = service.parking().and_then(Parking::deadline);
         let left = |end: Instant| end.saturating_duration_since(now);
         let pauses = self.accepting.iter().chain([&self.dispatching]);
         let pauses = pauses.filter_map(|pause| pause.backoff.left(now));
@@ -414,7 +452,8 @@ impl<'a, T: Transport, M: Take> Acceptor<'a, T, M> {
         let queue = (accepting && self.shared.stopping()).then_some(drain::ARRIVAL_LOOK);
         pauses
             .chain(deadline.map(left))
-            .chain(idle.map(left))
+            .chain(self.look_at.map(left))
+            .chain(self.limits_change_in())
             .chain(period)
             .chain(queue)
             .min()
@@ -461,7 +500,7 @@ impl<'a, T: Transport, M: Take> Acceptor<'a, T, M> {
     fn accept_from(&mut self, index: usize, hinted: bool) -> Reaction {
         let mut fruitful = false;
         let (known, mut drained) = (take(&mut self.known), false);
-        for _ in 0..TURN_MAX {
+        for attempt in 0..TURN_MAX {
             let listener = &self.serving.listeners[index];
             let batch = listener.batch().max(1);
             let want = self
@@ -470,17 +509,19 @@ impl<'a, T: Transport, M: Take> Acceptor<'a, T, M> {
                 .min(self.appetite.min(batch))
                 .min(self.budget);
             let live = self.shared.live_here();
-            let mut lease = self.shared.lease(want as u64);
             let late = self.shared.drain_left().is_some_and(|left| left.is_zero());
-            if lease.count() == 0 || !self.batch.requests.is_empty() || late {
+            if want == 0 || !self.batch.requests.is_empty() || late {
                 return Reaction::Continue;
             }
-            let mut intake = Intake::new(&mut self.batch.requests, &lease, &self.shared);
+            let Some(taking) = self.taking(want as u64, attempt == 0) else {
+                return Reaction::Continue;
+            };
+            let listener = &self.serving.listeners[index];
+            let requests = &mut self.batch.requests;
+            let mut intake = Intake::new(requests, taking.room(), &self.shared);
             let result = listener.accept(&mut intake);
             let taken = self.batch.requests.len();
-            lease.keep(taken as u64);
-            self.batch.lease = lease;
-            if taken > 0 {
+            if taking.settle(taken as u64, self) && taken > 0 {
                 fruitful = true;
                 self.accepting[index].backoff.reset();
                 self.admit();
@@ -545,26 +586,25 @@ impl<'a, T: Transport, M: Take> Acceptor<'a, T, M> {
 
     /// Counts what was accepted, and sorts out what is not to be handled.
     fn admit(&mut self) {
-        let Self {
-            batch,
-            serving,
-            shared,
-            ..
-        } = self;
-        let accepted = batch.requests.len() as u64;
-        shared
-            .counts()
-            .accepted
-            .fetch_add(accepted, std::sync::atomic::Ordering::Relaxed);
-        batch.requests.retain_mut(|request| {
-            let admitted = serving.service.admit(request);
+        let mut requests = take(&mut self.batch.requests);
+        let accepted = requests.len() as u64;
+        let counts = self.shared.counts();
+        counts.accepted.fetch_add(accepted, Relaxed);
+        requests.retain_mut(|request| {
+            if !self.is_within(request) {
+                count(&counts.refused);
+                request.refuse_with(&self.shared.limits().refusal());
+                return false;
+            }
+            let admitted = self.serving.service.admit(request);
             if !admitted {
                 request.refuse();
             }
             admitted
         });
-        let admitted = batch.requests.len() as u64;
-        batch.lease.keep(admitted);
+        let admitted = requests.len() as u64;
+        self.batch.requests = requests;
+        self.batch.lease.keep(admitted);
         self.budget -= accepted as usize;
         self.turned_away = admitted < accepted;
     }
@@ -596,6 +636,9 @@ impl<'a, T: Transport, M: Take> Acceptor<'a, T, M> {
             return;
         }
         let live = self.shared.live_here();
+        if let Some(cutter) = self.cutter.as_ref().filter(|_| self.shared.listed() > 0) {
+            cutter.wake();
+        }
         match self.model.dispatch(&mut self.batch, self.serving) {
             Ok(()) => self.dispatching.backoff.reset(),
             // No pause will mend it: a fork in a process that has other threads now.

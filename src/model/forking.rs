@@ -2,6 +2,7 @@
 
 use std::io;
 use std::mem::ManuallyDrop;
+use std::os::fd::RawFd;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -14,7 +15,8 @@ use crate::handler::HandlerError;
 use crate::hooks::Failure;
 use crate::model::{Dispatch, Model, Serving, Take};
 use crate::service::{Job, Service, Tally};
-use crate::state::{Ended, Lease, Shared};
+use crate::state::table::Activity;
+use crate::state::{Ended, Lease, Listed, Shared};
 use crate::sys::bell::Watch;
 use crate::sys::child::{Child, Exit};
 use crate::sys::fork::{Fork, exit, fork, guard, thread_count};
@@ -66,6 +68,9 @@ struct Forked {
     id: u64,
     peer: Address,
     service: Arc<dyn Tally>,
+    /// The number of its socket, in the child too.
+    socket: Option<RawFd>,
+    _listed: Option<Listed>,
     /// Returned when the child has ended.
     _lease: Lease,
 }
@@ -130,9 +135,12 @@ impl Take for Forking {
                     else {
                         break;
                     };
+                    let id = request.id();
                     let forked = Forked {
-                        id: request.id(),
+                        id,
                         peer: request.peer(),
+                        socket: service.shared.socket(id),
+                        _listed: request.context().hand_over(),
                         service,
                         _lease: lease,
                     };
@@ -172,6 +180,16 @@ impl Take for Forking {
     fn cut(&mut self) {
         for serves in &self.children {
             serves.child.kill();
+        }
+    }
+
+    fn cut_one(&mut self, id: u64) {
+        let serves = self.children.iter().find(|serves| serves.request.id == id);
+        if let Some(Serves { child, request }) = serves {
+            // Its handler learns why. Where this is not allowed, it ends with the process.
+            if child.shut_down(request.socket).is_err() {
+                child.kill();
+            }
         }
     }
 }
@@ -246,8 +264,10 @@ fn serve<R: Request>(service: &Service<R>, request: &mut R) -> Ended {
 /// stops.
 fn wait<R: Request>(request: &mut R, shared: &Shared) -> io::Result<bool> {
     let watch = Watch::new(shared.bell(), None)?;
+    request.context().enter(Activity::Parked);
     let deadline = shared
-        .idle_timeout()
+        .deadlines()
+        .parked(request.context())
         .and_then(|limit| Instant::now().checked_add(limit));
     let fd = match request.wait()? {
         Waits::Ready => return Ok(true),

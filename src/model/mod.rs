@@ -96,6 +96,12 @@ pub(crate) trait Take {
     /// Ends what cannot be cut through its socket. Called at the drain deadline.
     fn cut(&mut self) {}
 
+    /// Ends a request that is served in another process, as far as it can be reached. Called when a
+    /// deadline of it has passed.
+    fn cut_one(&mut self, id: u64) {
+        let _ = id;
+    }
+
     /// Ends the threads that are idle. Called when the drain is over; `is_stuck` says that some may
     /// never be.
     fn finish(&mut self, is_stuck: bool) {

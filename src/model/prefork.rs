@@ -107,6 +107,7 @@ impl<M: Model + Clone> Run for Prefork<M> {
         }
         let start = || {
             single_threaded()?;
+            shared.share()?;
             let slots = Arc::new(SharedMemory::new(self.workers)?);
             Ok::<_, io::Error>((slots, Watch::new(shared.bell(), None)?, io::pipe()?))
         };
@@ -298,9 +299,8 @@ impl<T: Transport, M: Model + Clone> Supervisor<'_, T, M> {
             else {
                 continue;
             };
-            let slot = &self.slots[index];
-            let served = slot.served.load(Ordering::SeqCst) != 0;
-            shared.bury(slot);
+            let served = self.slots[index].served.load(Ordering::SeqCst) != 0;
+            shared.bury(&self.slots, index);
             let worker = &mut self.workers[index];
             worker.child = None;
             if shared.stopping() {

@@ -1,21 +1,30 @@
 //! What a request knows of its server, and how the server reaches it to cut it.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::net::IpAddr;
+use std::os::fd::RawFd;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, MutexGuard, PoisonError, Weak};
-use std::time::Instant;
 
 use crate::address::Address;
 use crate::state::Shared;
+use crate::state::table::{Activity, CutReason, Slot};
+use crate::sys::clock::Millis;
 
 /// Something that ends a request's input and output from another thread.
 pub trait Cut: Send + Sync {
     /// Makes the blocked and all later reads and writes of the request fail or end. Called at the
-    /// drain deadline.
+    /// drain deadline, and when the connection has missed another.
     fn cut(&self);
 
     /// Who sent the request.
     fn peer(&self) -> Address;
+
+    /// The number of the socket that shutdown(2) cuts, so that it can be cut from another process
+    /// that serves it ([`Forking`](crate::Forking)). Default: none, and that process is killed.
+    fn socket(&self) -> Option<RawFd> {
+        None
+    }
 }
 
 /// The requests of a process that can be cut.
@@ -30,13 +39,11 @@ pub(super) struct Cuttable {
 /// What a request knows of its server. A transport puts one into each request that it makes.
 #[derive(Debug)]
 pub struct Context {
-    pub(super) id: u64,
+    id: u64,
     /// Absent for a connection that was not accepted.
-    pub(super) shared: Option<Arc<Shared>>,
-    pub(super) cuttable: bool,
-    /// When the timer that looks at this request comes up, in nanoseconds since `Shared::origin`;
-    /// zero without one.
-    pub(super) timer: AtomicU64,
+    shared: Option<Arc<Shared>>,
+    /// Its slot in the table of connections, plus one; zero without one.
+    slot: AtomicU32,
 }
 
 impl Context {
@@ -45,8 +52,7 @@ impl Context {
         Self {
             id: 0,
             shared: None,
-            cuttable: false,
-            timer: AtomicU64::new(0),
+            slot: AtomicU32::new(0),
         }
     }
 
@@ -63,47 +69,196 @@ impl Context {
         self.shared.as_ref().is_some_and(|shared| shared.stopping())
     }
 
-    /// Whether no timer is set that will still come up.
-    pub(crate) fn timer_came_up(&self, now: Instant) -> bool {
-        self.shared
-            .as_ref()
-            .is_some_and(|shared| self.timer.load(Ordering::Relaxed) <= shared.nanos(now))
-    }
-
-    /// Notes when the timer that was set will come up.
-    pub(crate) fn set_timer(&self, at: Instant) {
-        if let Some(shared) = &self.shared {
-            self.timer.store(shared.nanos(at), Ordering::Relaxed);
+    /// Makes this request a connection of its server's: it is listed, its deadlines are kept, and
+    /// it is cut when one has passed, when it is asked for, or when the drain is over.
+    pub fn on_cut(&mut self, cut: Weak<dyn Cut>) {
+        let Some(shared) = &self.shared else { return };
+        let late = cut.upgrade();
+        if let Some(request) = &late {
+            self.list(&request.peer());
+        }
+        let over = {
+            let mut cuttable = shared.cuttable();
+            cuttable.requests.insert(self.id, cut);
+            cuttable.over
+        };
+        if let Some(late) = late.filter(|_| over) {
+            shared.count_cut(1);
+            late.cut();
         }
     }
 
-    /// Lets the server cut this request when its drain deadline has passed, and name its peer
-    /// meanwhile.
-    pub fn on_cut(&mut self, cut: Weak<dyn Cut>) {
-        if let Some(shared) = &self.shared {
-            self.cuttable = true;
-            let over = {
-                let mut cuttable = shared.cuttable();
-                cuttable.requests.insert(self.id, Weak::clone(&cut));
-                cuttable.over
-            };
-            if let Some(late) = cut.upgrade().filter(|_| over) {
-                shared.count_cut(1);
-                late.cut();
+    /// Lists the request among the connections, unless it is there.
+    pub(crate) fn list(&self, peer: &Address) {
+        let Some(shared) = self.shared.as_ref().filter(|_| self.slot().is_none()) else {
+            return;
+        };
+        let claimed = shared
+            .table
+            .claim(self.id, shared.worker_number(), peer, Millis::now());
+        if let Some(index) = claimed {
+            shared.listed.fetch_add(1, Ordering::Relaxed);
+            self.slot.store(index + 1, Ordering::Relaxed);
+        }
+    }
+
+    /// Says that the connection shakes hands from now on, for a transport that wraps another: the
+    /// handshake timeout applies until [`end_handshake`](Self::end_handshake), and no other but
+    /// those of the request and of the connection's lifetime.
+    pub fn begin_handshake(&self) {
+        self.enter(Activity::Handshake);
+    }
+
+    /// Says that the handshake is over.
+    pub fn end_handshake(&self) {
+        self.leave(Activity::Handshake, 0);
+    }
+
+    /// What the server's processes know of this connection.
+    pub(crate) fn slot(&self) -> Option<&Slot> {
+        let index = self.slot.load(Ordering::Relaxed).checked_sub(1)?;
+        Some(self.shared.as_ref()?.table.slot(index))
+    }
+
+    /// Notes what the connection does from now on.
+    pub(crate) fn enter(&self, activity: Activity) {
+        if let Some(slot) = self.slot() {
+            // What goes on within a handshake is a part of it.
+            if slot.activity().0 != Activity::Handshake {
+                slot.enter(activity, Millis::now());
             }
         }
+    }
+
+    /// Notes that `activity` is over, and how many bytes it has moved.
+    pub(crate) fn leave(&self, activity: Activity, bytes: usize) {
+        let Some(slot) = self.slot() else { return };
+        let ((current, since), now) = (slot.activity(), Millis::now());
+        if activity == Activity::Reading {
+            slot.add_received(bytes);
+            slot.add_waited(now.since(since));
+        } else {
+            slot.add_sent(bytes);
+        }
+        if current == activity {
+            slot.enter(Activity::Running, now);
+        }
+    }
+
+    /// Notes that a request of the connection begins, unless one has.
+    pub(crate) fn begin_request(&self) {
+        if let Some(slot) = self.slot() {
+            let now = Millis::now();
+            slot.begin_request(now);
+            slot.enter(Activity::Running, now);
+        }
+    }
+
+    pub(crate) fn end_request(&self) {
+        if let Some(slot) = self.slot() {
+            slot.end_request();
+        }
+    }
+
+    pub(crate) fn cut_reason(&self) -> Option<CutReason> {
+        self.slot()?.cut_reason()
+    }
+
+    /// Leaves the listed connection to another process, which has a copy of it: this one's is about
+    /// to be dropped.
+    pub(crate) fn hand_over(&self) -> Option<Listed> {
+        let index = self.slot.swap(0, Ordering::Relaxed).checked_sub(1)?;
+        let shared = Arc::clone(self.shared.as_ref()?);
+        shared.cuttable().requests.remove(&self.id);
+        Some(Listed { shared, index })
     }
 }
 
 impl Drop for Context {
     fn drop(&mut self) {
-        if let Some(shared) = self.shared.as_ref().filter(|_| self.cuttable) {
+        let Some(shared) = &self.shared else { return };
+        if let Some(index) = self.slot.get_mut().checked_sub(1) {
             shared.cuttable().requests.remove(&self.id);
+            shared.unlist(index);
         }
     }
 }
 
+/// A connection that is listed here and served elsewhere. Taken off the list on drop.
+#[derive(Debug)]
+pub(crate) struct Listed {
+    shared: Arc<Shared>,
+    index: u32,
+}
+
+impl Drop for Listed {
+    fn drop(&mut self) {
+        self.shared.unlist(self.index);
+    }
+}
+
 impl Shared {
+    /// A context for a new request.
+    pub(crate) fn context(self: &Arc<Self>) -> Context {
+        let id = self.page().last_id.fetch_add(1, Ordering::Relaxed) + 1;
+        Context {
+            id,
+            shared: Some(Arc::clone(self)),
+            slot: AtomicU32::new(0),
+        }
+    }
+
+    /// Counts a connection among those of its address; says whether that may have another.
+    pub(crate) fn count_address(&self, context: &Context, ip: IpAddr, limit: u64) -> bool {
+        let Some(slot) = context.slot() else {
+            return true;
+        };
+        let entered = self.counted.enter(ip, limit);
+        slot.counted.store(u8::from(entered), Ordering::Relaxed);
+        entered
+    }
+
+    fn unlist(&self, index: u32) {
+        self.uncount_address(index);
+        self.table.release(index);
+        self.listed.fetch_sub(1, Ordering::Relaxed);
+    }
+
+    fn uncount_address(&self, index: u32) {
+        let slot = self.table.slot(index);
+        if slot.counted.swap(0, Ordering::Relaxed) != 0 {
+            slot.peer()
+                .ip()
+                .into_iter()
+                .for_each(|ip| self.counted.leave(ip));
+        }
+    }
+
+    pub(super) fn unlist_worker(&self, index: usize) {
+        let dead = index as u32 + 1;
+        for (index, slot) in self.table.used() {
+            if slot.id() != 0 && slot.worker() == dead {
+                self.uncount_address(index);
+                self.table.release(index);
+            }
+        }
+    }
+
+    /// How many connections this process has listed.
+    pub(crate) fn listed(&self) -> u64 {
+        self.listed.load(Ordering::Relaxed)
+    }
+
+    /// The socket of a connection of this process, where it has one.
+    pub(crate) fn socket(&self, id: u64) -> Option<RawFd> {
+        self.cuttable_of(id)?.upgrade()?.socket()
+    }
+
+    /// How a connection of this process is cut.
+    pub(super) fn cuttable_of(&self, id: u64) -> Option<Weak<dyn Cut>> {
+        self.cuttable().requests.get(&id).cloned()
+    }
+
     /// Who sent a request of this process that can be cut.
     #[cfg(feature = "coroutines")]
     pub(crate) fn peer(&self, id: u64) -> Option<Address> {

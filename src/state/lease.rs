@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use crate::state::Shared;
 
@@ -83,7 +84,8 @@ impl Shared {
     /// Takes up to `want` places under the limit on live requests; the lease may be for none.
     pub(crate) fn lease(self: &Arc<Self>, want: u64) -> Lease {
         let want = want.min(self.process_max.saturating_sub(self.live_here()));
-        let grant = |live: u64| want.min(self.options.max_connections.saturating_sub(live));
+        let max = self.page().limits.max_connections();
+        let grant = |live: u64| want.min(max.saturating_sub(live));
         let update = |live: u64| Some(live + grant(live));
         let (Ok(before) | Err(before)) =
             self.page()
@@ -101,8 +103,43 @@ impl Shared {
         }
     }
 
+    /// Whether as many requests are live as may be.
     pub(crate) fn is_full(&self) -> bool {
-        self.live() >= self.options.max_connections || self.live_here() >= self.process_max
+        self.live() >= self.page().limits.max_connections()
+    }
+
+    /// Whether this process has as many requests as it has descriptors for.
+    pub(crate) fn is_full_here(&self) -> bool {
+        self.live_here() >= self.process_max
+    }
+
+    /// Whether the limits let another request be accepted now, be it to be refused.
+    pub(crate) fn takes(&self) -> bool {
+        let limits = &self.page().limits;
+        let waits = || {
+            // A stop takes what is in the queue, however fast it came.
+            let too_fast = limits.has_rate() && !self.stopping() && !self.token_due().is_zero();
+            too_fast || self.is_full() && !limits.sheds()
+        };
+        !self.is_full_here() && (limits.refuses() || !waits())
+    }
+
+    /// Takes up to `want` tokens of the rate.
+    pub(crate) fn take_tokens(&self, want: u64) -> u64 {
+        let limits = &self.page().limits;
+        if !limits.has_rate() || self.stopping() {
+            return want;
+        }
+        limits.take_tokens(want, self.nanos())
+    }
+
+    /// How long until there is a token of the rate.
+    pub(crate) fn token_due(&self) -> Duration {
+        self.page().limits.token_due(self.nanos())
+    }
+
+    fn nanos(&self) -> u64 {
+        u64::try_from(self.origin.elapsed().as_nanos()).unwrap_or(u64::MAX)
     }
 
     fn return_places(&self, count: u64) {
@@ -159,7 +196,7 @@ mod tests {
         let mut two = shared.lease(2);
         let rest = shared.lease(5);
         assert_eq!((two.count(), rest.count(), shared.live()), (2, 1, 3));
-        assert!(shared.is_full());
+        assert!(shared.is_full() && !shared.takes());
         assert_eq!(shared.lease(1).count(), 0);
         two.keep(1);
         assert_eq!(shared.live(), 2);

@@ -5,8 +5,12 @@
 //! anywhere is seen everywhere and the totals are those of all processes. Everything else here
 //! belongs to one process.
 
+mod addresses;
 mod context;
+pub(crate) mod deadlines;
 mod lease;
+pub(crate) mod limits;
+pub(crate) mod table;
 
 use std::fmt;
 use std::io;
@@ -17,12 +21,18 @@ use std::time::{Duration, Instant};
 use rustix::process::{Resource, getrlimit};
 
 use crate::address::Address;
+use crate::limits::Limits;
 use crate::sys::bell::Bell;
 use crate::sys::memory::{Shareable, SharedMemory};
 
+use addresses::{Addresses, Entry};
 use context::Cuttable;
+pub(crate) use context::Listed;
 pub use context::{Context, Cut};
+use deadlines::Deadlines;
 pub(crate) use lease::Lease;
+use limits::LimitsPage;
+use table::{Free, Slot, Table};
 
 /// Counts of a server since it was bound, over all of its processes.
 ///
@@ -33,12 +43,23 @@ pub(crate) use lease::Lease;
 pub struct Totals {
     /// Requests taken from the listeners.
     pub accepted: u64,
-    /// Requests that the `verify` hook turned away.
+    /// Requests that were turned away: by the `verify` hook, or by a limit.
     pub refused: u64,
+    /// Those of them that came beyond `max_connections`.
+    pub over_limit: u64,
+    /// Those of them whose address had as many connections as it may.
+    pub over_address: u64,
+    /// Those of them that came faster than the rate.
+    pub over_rate: u64,
+    /// Connections that were cut to make room for others.
+    pub shed: u64,
     /// Requests whose handler and close both succeeded.
     pub completed: u64,
     /// Requests whose handler failed or panicked, or whose reply could not be delivered.
     pub failed: u64,
+    /// Connections that were cut because a deadline had passed; each is `completed` or `failed` too,
+    /// as its handler says.
+    pub timed_out: u64,
     /// Failures to accept, to start a thread or to fork; each is retried.
     pub accept_errors: u64,
 }
@@ -65,8 +86,11 @@ pub(crate) struct Page {
     last_id: AtomicU64,
     /// Requests that the drain deadline has cut.
     cut: AtomicU64,
+    /// How often a connection was asked to be cut.
+    cuts_asked: AtomicU64,
     /// Non-zero once serving has failed in one of the processes.
     failed: AtomicU64,
+    pub(crate) limits: LimitsPage,
     pub(crate) counts: Counts,
 }
 
@@ -75,17 +99,24 @@ pub(crate) struct Page {
 pub(crate) struct Counts {
     pub(crate) accepted: AtomicU64,
     pub(crate) refused: AtomicU64,
+    pub(crate) over_limit: AtomicU64,
+    pub(crate) over_address: AtomicU64,
+    pub(crate) over_rate: AtomicU64,
+    pub(crate) shed: AtomicU64,
     pub(crate) completed: AtomicU64,
     pub(crate) failed: AtomicU64,
+    pub(crate) timed_out: AtomicU64,
     pub(crate) accept_errors: AtomicU64,
 }
 
 /// What a builder sets and all parts of a server read.
 #[derive(Clone, Debug)]
 pub(crate) struct Options {
-    pub(crate) max_connections: u64,
+    pub(crate) limits: Limits,
+    /// Whether the process's limit on descriptors was to be raised.
+    pub(crate) raise_descriptors: bool,
     pub(crate) drain_timeout: Duration,
-    pub(crate) idle_timeout: Option<Duration>,
+    pub(crate) deadlines: Deadlines,
     pub(crate) client_speaks_first: bool,
 }
 
@@ -101,6 +132,11 @@ pub(crate) struct Shared {
     /// How many requests this process has descriptors for.
     process_max: u64,
     addresses: Vec<Address>,
+    table: Table,
+    /// How many connections each address has.
+    counted: Addresses,
+    /// How many connections this process has in the table.
+    listed: AtomicU64,
     /// The live requests of this process that can be cut. Weak: a request owns its socket, and
     /// closes it when it ends.
     cuttable: Mutex<Cuttable>,
@@ -129,6 +165,15 @@ unsafe impl Shareable for Page {}
 #[expect(unsafe_code, reason = "a promise about plain atomics, see the trait")]
 // SAFETY: atomic integers only.
 unsafe impl Shareable for WorkerSlot {}
+#[expect(unsafe_code, reason = "a promise about plain atomics, see the trait")]
+// SAFETY: atomic integers only.
+unsafe impl Shareable for Slot {}
+#[expect(unsafe_code, reason = "a promise about plain atomics, see the trait")]
+// SAFETY: atomic integers only.
+unsafe impl Shareable for Free {}
+#[expect(unsafe_code, reason = "a promise about plain atomics, see the trait")]
+// SAFETY: atomic integers only.
+unsafe impl Shareable for Entry {}
 
 /// How many requests a process has descriptors for, one for each: what another worker process can
 /// take is left to it. A few are kept for everything else; where that needs more, accepting pauses
@@ -138,10 +183,25 @@ fn process_max() -> u64 {
     descriptors - (descriptors / 8).min(64)
 }
 
+/// How many connections can be listed at once: those that are allowed, and more, should the limit be
+/// raised. Memory that is not used costs nothing.
+fn table_size(max_connections: u64) -> usize {
+    max_connections.clamp(TABLE_MIN, TABLE_MAX) as usize
+}
+
+const TABLE_MIN: u64 = 16 * 1024;
+const TABLE_MAX: u64 = 1024 * 1024;
+
 impl Shared {
     pub(crate) fn new(options: Options, addresses: Vec<Address>) -> io::Result<Self> {
+        let capacity = table_size(options.limits.max_connections);
+        let page = SharedMemory::<Page>::new(1)?;
+        page[0].limits.set(&options.limits);
         Ok(Self {
-            page: SharedMemory::new(1)?,
+            table: Table::new(capacity)?,
+            counted: Addresses::new(capacity)?,
+            listed: AtomicU64::new(0),
+            page,
             worker: OnceLock::new(),
             bell: Bell::new()?,
             origin: Instant::now(),
@@ -160,16 +220,34 @@ impl Shared {
         &self.page().counts
     }
 
+    pub(crate) fn limits(&self) -> &LimitsPage {
+        &self.page().limits
+    }
+
+    /// Changes the limits, for all processes.
+    pub(crate) fn set_limits(&self, limits: &Limits) -> io::Result<()> {
+        limits.check(self.table.capacity() as u64)?;
+        self.limits().set(limits);
+        // There may be more room.
+        self.bell.ring();
+        Ok(())
+    }
+
+    /// Gets ready for worker processes.
+    pub(crate) fn share(&self) -> io::Result<()> {
+        self.counted.share()
+    }
+
+    pub(crate) const fn table(&self) -> &Table {
+        &self.table
+    }
+
     pub(crate) const fn bell(&self) -> &Bell {
         &self.bell
     }
 
     pub(crate) fn addresses(&self) -> &[Address] {
         &self.addresses
-    }
-
-    pub(crate) const fn idle_timeout(&self) -> Option<Duration> {
-        self.options.idle_timeout
     }
 
     /// Whether a connection waits for its first byte before its handler is called.
@@ -195,10 +273,6 @@ impl Shared {
         // Release: who sees the stop sees what was done before it was asked for.
         let _ = stop.fetch_update(Ordering::AcqRel, Ordering::Acquire, earlier);
         self.bell.ring();
-    }
-
-    fn nanos(&self, at: Instant) -> u64 {
-        u64::try_from(at.saturating_duration_since(self.origin).as_nanos()).unwrap_or(u64::MAX)
     }
 
     pub(crate) fn stopping(&self) -> bool {
@@ -227,28 +301,26 @@ impl Shared {
         true
     }
 
+    /// What tells this process's connections from those of others: 0 but in a worker.
+    pub(crate) fn worker_number(&self) -> u32 {
+        self.worker
+            .get()
+            .map_or(0, |worker| worker.index as u32 + 1)
+    }
+
     pub(crate) fn is_worker(&self) -> bool {
         self.worker.get().is_some()
     }
 
-    /// Returns the leases that a dead worker held.
-    pub(crate) fn bury(&self, slot: &WorkerSlot) {
+    /// Returns what a dead worker held: its leases, and its places in the table of connections.
+    pub(crate) fn bury(&self, slots: &[WorkerSlot], index: usize) {
+        self.unlist_worker(index);
+        let slot = &slots[index];
         slot.ready.store(0, Ordering::SeqCst);
         slot.served.store(0, Ordering::SeqCst);
         let left = slot.live.swap(0, Ordering::SeqCst);
         self.page().live.fetch_sub(left, Ordering::SeqCst);
         self.wake_waiting();
-    }
-
-    /// A context for a new request.
-    pub(crate) fn context(self: &Arc<Self>) -> Context {
-        let id = self.page().last_id.fetch_add(1, Ordering::Relaxed) + 1;
-        Context {
-            id,
-            shared: Some(Arc::clone(self)),
-            cuttable: false,
-            timer: AtomicU64::new(0),
-        }
     }
 
     /// Counts requests that have ended.
@@ -294,16 +366,26 @@ impl Shared {
         let Counts {
             accepted,
             refused,
+            over_limit,
+            over_address,
+            over_rate,
+            shed,
             completed,
             failed,
+            timed_out,
             accept_errors,
         } = self.counts();
         let load = |count: &AtomicU64| count.load(Ordering::Relaxed);
         Totals {
             accepted: load(accepted),
             refused: load(refused),
+            over_limit: load(over_limit),
+            over_address: load(over_address),
+            over_rate: load(over_rate),
+            shed: load(shed),
             completed: load(completed),
             failed: load(failed),
+            timed_out: load(timed_out),
             accept_errors: load(accept_errors),
         }
     }
@@ -322,12 +404,19 @@ impl fmt::Debug for Shared {
 #[cfg(test)]
 pub(super) mod tests {
     use super::*;
+    use crate::limits::AtLimit;
 
     pub(crate) fn shared(max: u64) -> Arc<Shared> {
         let options = Options {
-            max_connections: max,
+            limits: Limits {
+                max_connections: max,
+                per_address: None,
+                rate: None,
+                at_limit: AtLimit::Wait,
+            },
+            raise_descriptors: false,
             drain_timeout: Duration::from_secs(9),
-            idle_timeout: None,
+            deadlines: Deadlines::default(),
             client_speaks_first: false,
         };
         Arc::new(Shared::new(options, Vec::new()).unwrap())
@@ -363,7 +452,7 @@ pub(super) mod tests {
             (0, 4)
         );
         std::mem::forget(lease);
-        shared.bury(&slots[1]);
+        shared.bury(&slots, 1);
         assert_eq!(shared.live(), 0);
     }
 }

@@ -3,12 +3,13 @@
 
 use std::fmt;
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd, RawFd};
 
 use rustix::io::Errno;
+use rustix::net::Shutdown;
 use rustix::process::{
-    Pid, PidfdFlags, Signal, WaitId, WaitIdOptions, WaitIdStatus, pidfd_open, pidfd_send_signal,
-    waitid,
+    Pid, PidfdFlags, PidfdGetfdFlags, Signal, WaitId, WaitIdOptions, WaitIdStatus, pidfd_getfd,
+    pidfd_open, pidfd_send_signal, waitid,
 };
 
 /// A child that was forked and not yet reaped.
@@ -56,6 +57,21 @@ impl Child {
         ) {
             Ok(None) | Err(Errno::INTR) => None,
             waited => Some(Exit::of(waited)),
+        }
+    }
+
+    /// Shuts down a socket of the child, by its number there.
+    ///
+    /// # Errors
+    ///
+    /// There is none, or the system does not let this process reach it (pidfd_getfd(2)).
+    pub(crate) fn shut_down(&self, socket: Option<RawFd>) -> io::Result<()> {
+        let number = socket.ok_or(io::ErrorKind::Unsupported)?;
+        let copy = pidfd_getfd(&self.pidfd, number, PidfdGetfdFlags::empty())?;
+        match rustix::net::shutdown(&copy, Shutdown::Both) {
+            // The peer was faster.
+            Err(Errno::NOTCONN) => Ok(()),
+            result => Ok(result?),
         }
     }
 

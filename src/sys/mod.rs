@@ -3,6 +3,7 @@
 
 pub(crate) mod bell;
 pub(crate) mod child;
+pub(crate) mod clock;
 pub(crate) mod fork;
 pub(crate) mod memory;
 pub(crate) mod mmsg;

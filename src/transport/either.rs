@@ -116,6 +116,10 @@ impl<L: Request, R: Request> Request for Either<L, R> {
         both!(self, side => side.refuse());
     }
 
+    fn refuse_with(&mut self, message: &[u8]) {
+        both!(self, side => side.refuse_with(message));
+    }
+
     fn close(&mut self) -> io::Result<()> {
         both!(self, side => side.close())
     }

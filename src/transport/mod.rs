@@ -24,7 +24,7 @@ use std::time::Duration;
 
 use crate::address::Address;
 use crate::error::Error;
-use crate::state::{Context, Lease, Shared};
+use crate::state::{Context, Shared};
 
 /// A source of requests: a bound listener.
 ///
@@ -199,6 +199,13 @@ pub trait Request: Send + 'static {
     /// Ends a request that the `verify` hook has turned away. Runs on the accepting thread and must
     /// not wait. Default: nothing; the request is dropped.
     fn refuse(&mut self) {}
+
+    /// As [`refuse`](Self::refuse), for a request beyond a limit, whose peer is to be told
+    /// `message`, which may be empty. Default: `refuse`, and nothing is told.
+    fn refuse_with(&mut self, message: &[u8]) {
+        let _ = message;
+        self.refuse();
+    }
 
     /// Whether [`close_all`](Self::close_all) is cheaper than as many [`close`](Self::close)s, and
     /// none of them waits. Default: no.
@@ -413,12 +420,12 @@ pub struct Intake<'a, R> {
 impl<'a, R> Intake<'a, R> {
     pub(crate) const fn new(
         requests: &'a mut VecDeque<R>,
-        lease: &Lease,
+        room: u64,
         shared: &'a Arc<Shared>,
     ) -> Self {
         Self {
             requests,
-            room: lease.count() as usize,
+            room: room as usize,
             shared,
         }
     }

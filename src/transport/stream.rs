@@ -6,7 +6,7 @@ use std::io::{self, Read, Write};
 use std::marker::PhantomData;
 use std::mem::take;
 use std::net::Shutdown;
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -18,6 +18,7 @@ use crate::address::Address;
 use crate::coro::net::{Interest, Source};
 use crate::coro::worker::current;
 use crate::spare;
+use crate::state::table::{Activity, CutReason};
 use crate::state::{Context, Cut};
 use crate::transport::{Connection, Request, Waits};
 
@@ -157,10 +158,18 @@ impl<T: 'static> Stream<T> {
     /// Sends of `data` what the kernel takes, without the buffer. Waits until it takes some.
     fn send(&self, data: &[u8]) -> io::Result<usize> {
         self.transmit(data)
-            .map_err(|err| if self.is_cut() { cut_off() } else { err })
+            .map_err(|err| self.cut_off().unwrap_or(err))
     }
 
     fn transmit(&self, data: &[u8]) -> io::Result<usize> {
+        self.context.enter(Activity::Writing);
+        let sent = self.transmit_now(data);
+        self.context
+            .leave(Activity::Writing, *sent.as_ref().unwrap_or(&0));
+        sent
+    }
+
+    fn transmit_now(&self, data: &[u8]) -> io::Result<usize> {
         // NOSIGNAL: a peer that is gone is an error, whatever the process does with SIGPIPE.
         let Some(current) = current() else {
             return retry(|| send(self.socket(), data, SendFlags::NOSIGNAL));
@@ -174,6 +183,14 @@ impl<T: 'static> Stream<T> {
 
     /// Receives what is there, without the buffer. Waits until something is.
     fn recv(&self, buf: &mut [u8]) -> io::Result<usize> {
+        self.context.enter(Activity::Reading);
+        let received = self.recv_now(buf);
+        self.context
+            .leave(Activity::Reading, *received.as_ref().unwrap_or(&0));
+        received
+    }
+
+    fn recv_now(&self, buf: &mut [u8]) -> io::Result<usize> {
         let Some(current) = current() else {
             let receive = || recv(self.socket(), &mut *buf, RecvFlags::empty());
             return retry(receive).map(|(count, _)| count);
@@ -213,7 +230,11 @@ impl<T: 'static> Stream<T> {
         self.send_pending()?;
         let (buffer, count) = if let Some(current) = current() {
             let deadline = || self.read_timeout.map(|limit| Instant::now() + limit);
-            self.source.receive_late(&current, self.as_fd(), deadline)?
+            self.context.enter(Activity::Reading);
+            let received = self.source.receive_late(&current, self.as_fd(), deadline);
+            let count = received.as_ref().map_or(0, |(_, count)| *count);
+            self.context.leave(Activity::Reading, count);
+            received?
         } else {
             let mut buffer = spare::take();
             match self.recv(&mut buffer) {
@@ -230,17 +251,20 @@ impl<T: 'static> Stream<T> {
 
     /// Notes what receiving into a buffer with room says of the connection.
     fn note(&mut self, count: usize) -> io::Result<()> {
-        if count == 0 && self.is_cut() {
-            return Err(cut_off());
+        if let Some(cut) = self.cut_off().filter(|_| count == 0) {
+            return Err(cut);
         }
         self.input.ended |= count == 0;
         Ok(())
     }
 
-    /// Whether the server has cut the connection. Without it, the cut would look like the end of
-    /// the input.
-    fn is_cut(&self) -> bool {
-        self.socket.cut.load(Ordering::SeqCst)
+    /// What is said if the server has cut the connection. Without it, the cut would look like the
+    /// end of the input.
+    fn cut_off(&self) -> Option<io::Error> {
+        let reason = self.context.cut_reason();
+        let drained = || self.socket.cut.load(Ordering::SeqCst);
+        let reason = reason.or_else(|| drained().then_some(CutReason::Drain))?;
+        Some(io::Error::new(io::ErrorKind::TimedOut, reason.text()))
     }
 
     /// Takes what the peer still sends until it ends too, within bounds, so that the close resets
@@ -267,13 +291,6 @@ impl<T: 'static> Stream<T> {
             }
         }
     }
-}
-
-fn cut_off() -> io::Error {
-    io::Error::new(
-        io::ErrorKind::TimedOut,
-        "the server has cut what outlived its drain deadline",
-    )
 }
 
 /// Repeats a call that a signal interrupted, and names a socket timeout what it is.
@@ -323,6 +340,15 @@ impl<T: 'static> Request for Stream<T> {
             self.linger();
         }
         sent
+    }
+
+    fn refuse_with(&mut self, message: &[u8]) {
+        if !message.is_empty() {
+            // As much as there is room for, which is all of it in a socket that is new.
+            let flags = SendFlags::NOSIGNAL | SendFlags::DONTWAIT;
+            let _ = send(self.socket(), message, flags);
+        }
+        self.refuse();
     }
 
     fn refuse(&mut self) {
@@ -492,6 +518,10 @@ impl Cut for Connected {
 
     fn peer(&self) -> Address {
         self.peer.clone()
+    }
+
+    fn socket(&self) -> Option<RawFd> {
+        Some(self.socket.as_raw_fd())
     }
 }
 

@@ -9,8 +9,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use socketserver::{
-    Builder, Connection, Forking, Model, Next, Outcome, Packet, Request, Server, ServerHandle, Tcp,
-    ThreadPool, Threading, Transport, Udp, UnixDatagram, UnixStream,
+    AtLimit, Builder, Connection, Forking, Model, Next, Outcome, Packet, Rate, Report, Request,
+    Server, ServerHandle, Tcp, ThreadPool, Threading, Transport, Udp, UnixDatagram, UnixStream,
 };
 
 use crate::support::hold_at;
@@ -108,10 +108,27 @@ fn obey<R: Command>(request: &mut R, shared: &Shared) -> Outcome {
                 offload(move || hold_at(&gate))?;
             }
         }
+        // The connections, a line each.
+        "list" => {
+            for connection in shared.handle.connections() {
+                writeln!(request, "{connection}")?;
+            }
+        }
+        "cut" => write!(request, "{}", shared.handle.cut(argument.parse()?))?,
+        "max" => {
+            set_max(&shared.handle, argument.parse()?)?;
+            return Ok(Next::Park);
+        }
         "big" => request.write_all(&vec![b'x'; argument.parse()?])?,
         _ => return Err(format!("unknown command {line:?}").into()),
     }
     Ok(Next::Close)
+}
+
+fn set_max(handle: &ServerHandle, connections: u64) -> io::Result<()> {
+    let mut limits = handle.limits();
+    limits.max_connections = connections;
+    handle.set_limits(&limits)
 }
 
 /// Recurses until the stack is full.
@@ -229,6 +246,57 @@ fn say(line: impl Debug + std::fmt::Display) {
     let _ = out.flush();
 }
 
+/// Sets the deadlines and limits that are asked for.
+fn limits<T: Transport, M: Model>(options: &Options, mut builder: Builder<T, M>) -> Builder<T, M> {
+    let time = |name| options.number(name).map(Duration::from_millis);
+    type Set<T, M> = fn(Builder<T, M>, Duration) -> Builder<T, M>;
+    let deadlines: [(&str, Set<T, M>); 6] = [
+        ("first_byte_ms", |builder, time| {
+            builder.first_byte_timeout(time)
+        }),
+        ("idle_ms", |builder, time| builder.idle_timeout(time)),
+        ("request_ms", |builder, time| builder.request_timeout(time)),
+        ("write_ms", |builder, time| builder.write_timeout(time)),
+        ("lifetime_ms", |builder, time| builder.lifetime(time)),
+        ("slow_ms", |builder, time| builder.min_rate(1000, time)),
+    ];
+    for (name, set) in deadlines {
+        if let Some(time) = time(name) {
+            builder = set(builder, time);
+        }
+    }
+    if let Some(connections) = options.number("per_address") {
+        builder = builder.max_per_address(connections);
+    }
+    if let Some(millis) = options.number("interval_ms") {
+        builder = builder.rate(Rate::per(1, Duration::from_millis(millis)));
+    }
+    match options.number("at_limit") {
+        Some(1) => builder.at_limit(AtLimit::Refuse),
+        Some(2) => builder.at_limit(AtLimit::RefuseWith(b"busy".to_vec())),
+        Some(3) => builder.at_limit(AtLimit::ShedOldestIdle),
+        _ => builder,
+    }
+}
+
+/// Says what was counted.
+fn say_totals(report: Report, handle: &ServerHandle) {
+    let totals = handle.totals();
+    say(format!(
+        "ended cut={} live={} accepted={} refused={} completed={} failed={}",
+        report.cut,
+        handle.live(),
+        totals.accepted,
+        totals.refused,
+        totals.completed,
+        totals.failed
+    ));
+    say(format!(
+        "limits timed_out={} over_limit={} over_address={} over_rate={} shed={}",
+        totals.timed_out, totals.over_limit, totals.over_address, totals.over_rate, totals.shed
+    ));
+}
+
 fn serve<T, M: Model>(options: &Options, mut builder: Builder<T, M>) -> ExitCode
 where
     T: Transport<Request: Command>,
@@ -249,9 +317,7 @@ where
     if let Some(millis) = options.number("drain_ms") {
         builder = builder.drain_timeout(Duration::from_millis(millis));
     }
-    if let Some(millis) = options.number("idle_ms") {
-        builder = builder.idle_timeout(Duration::from_millis(millis));
-    }
+    builder = limits(options, builder);
     if options.number("client_speaks_first") == Some(1) {
         builder = builder.client_speaks_first(true);
     }
@@ -288,16 +354,7 @@ where
                 let status = foreign.wait().expect("nobody else has waited for it");
                 say(format!("foreign {status}"));
             }
-            let totals = handle.totals();
-            say(format!(
-                "ended cut={} live={} accepted={} refused={} completed={} failed={}",
-                report.cut,
-                handle.live(),
-                totals.accepted,
-                totals.refused,
-                totals.completed,
-                totals.failed
-            ));
+            say_totals(report, &handle);
             ExitCode::SUCCESS
         }
         Err(err) => {

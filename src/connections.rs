@@ -1,0 +1,100 @@
+//! The list of a server's connections, as its handle shows it.
+
+use std::fmt;
+use std::time::Duration;
+
+use crate::address::Address;
+use crate::state::Shared;
+use crate::state::table::{Activity, Slot};
+use crate::sys::clock::Millis;
+
+/// A live connection of a server, as it was when it was listed. See
+/// [`ServerHandle::connections`](crate::ServerHandle::connections).
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct ConnectionInfo {
+    /// Its number: [`Context::id`](crate::Context::id).
+    pub id: u64,
+    /// Who it is from. Of a Unix socket the name is not known here, of a transport of your own
+    /// nothing is.
+    pub peer: Address,
+    /// How long ago it was accepted.
+    pub age: Duration,
+    /// What it does.
+    pub activity: Activity,
+    /// For how long it has done that.
+    pub since: Duration,
+    /// How many bytes its handler has received.
+    pub received: u64,
+    /// How many bytes its handler has sent.
+    pub sent: u64,
+    /// The index of the worker process that has it, from 0, under
+    /// [`Prefork`](crate::Prefork).
+    pub worker: Option<u32>,
+}
+
+impl ConnectionInfo {
+    fn of(slot: &Slot, now: Millis) -> Option<Self> {
+        let id = slot.id();
+        let (activity, since) = slot.activity();
+        let info = Self {
+            id,
+            peer: slot.peer(),
+            age: Duration::from_millis(now.since(slot.accepted())),
+            activity,
+            since: Duration::from_millis(now.since(since)),
+            received: slot.received(),
+            sent: slot.sent(),
+            worker: slot.worker().checked_sub(1),
+        };
+        // The slot may have been given to another meanwhile.
+        (id != 0 && slot.id() == id).then_some(info)
+    }
+}
+
+impl fmt::Display for ConnectionInfo {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self {
+            id,
+            peer,
+            age,
+            activity,
+            since,
+            received,
+            sent,
+            worker,
+        } = self;
+        write!(f, "{id} {peer} {age:.1?} old, {activity} for {since:.1?}, ")?;
+        write!(f, "{received} bytes received, {sent} sent")?;
+        match worker {
+            Some(worker) => write!(f, ", worker {worker}"),
+            None => Ok(()),
+        }
+    }
+}
+
+impl fmt::Display for Activity {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Running => "running",
+            Self::Reading => "reading",
+            Self::Writing => "writing",
+            Self::Parked => "parked",
+            Self::Queued => "queued",
+            Self::Handshake => "shaking hands",
+        })
+    }
+}
+
+impl Shared {
+    /// The connections of all processes, in the order in which they were accepted.
+    pub(crate) fn connections(&self) -> Vec<ConnectionInfo> {
+        let now = Millis::now();
+        let listed = self.table().used();
+        let mut connections: Vec<_> = listed
+            .filter_map(|(_, slot)| ConnectionInfo::of(slot, now))
+            .collect();
+        connections.sort_unstable_by_key(|connection| connection.id);
+        connections
+    }
+}

@@ -1,0 +1,184 @@
+//! How many connections each address has, counted over all processes of a server.
+
+use std::hash::{BuildHasher, RandomState};
+use std::io;
+use std::net::IpAddr;
+use std::os::fd::OwnedFd;
+use std::sync::atomic::AtomicU64;
+use std::sync::atomic::Ordering::Relaxed;
+use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
+
+use rustix::fs::{FlockOperation, MemfdFlags, fcntl_lock, memfd_create};
+
+use crate::sys::memory::SharedMemory;
+
+/// An address and how many connections it has; free at zero.
+#[derive(Debug, Default)]
+pub(crate) struct Entry {
+    address: AtomicU64,
+    count: AtomicU64,
+}
+
+/// See the module's documentation. An address is in one of two buckets, so that hardly ever both
+/// are full.
+#[derive(Debug)]
+pub(crate) struct Addresses {
+    entries: SharedMemory<Entry>,
+    hashers: [RandomState; 2],
+    lock: Mutex<()>,
+    /// What worker processes lock, each for itself; the lock ends with the process that has it.
+    file: OnceLock<OwnedFd>,
+}
+
+const BUCKET: usize = 8;
+
+impl Addresses {
+    /// Room for about `capacity` addresses.
+    pub(crate) fn new(capacity: usize) -> io::Result<Self> {
+        let size = capacity.next_power_of_two().max(BUCKET) * 2;
+        Ok(Self {
+            entries: SharedMemory::new(size)?,
+            hashers: [RandomState::new(), RandomState::new()],
+            lock: Mutex::default(),
+            file: OnceLock::new(),
+        })
+    }
+
+    /// Gets ready to be used by processes that are forked from now on.
+    pub(crate) fn share(&self) -> io::Result<()> {
+        if self.file.get().is_none() {
+            let file = memfd_create("socketserver-addresses", MemfdFlags::CLOEXEC)?;
+            // Nobody else is here: the process has one thread.
+            let _ = self.file.set(file);
+        }
+        Ok(())
+    }
+
+    /// Counts a connection, unless its address has `limit` of them.
+    pub(crate) fn enter(&self, ip: IpAddr, limit: u64) -> bool {
+        let key = key(ip);
+        let _lock = self.lock();
+        let found = self.places(key);
+        let held = found.clone().find(|entry| entry.holds(key));
+        let free = || found.clone().find(|entry| entry.count.load(Relaxed) == 0);
+        // With no entry left it cannot be counted, so it cannot be let in.
+        let Some(entry) = held.or_else(free) else {
+            return false;
+        };
+        let count = entry.count.load(Relaxed);
+        if count >= limit {
+            return false;
+        }
+        entry.address.store(key, Relaxed);
+        entry.count.store(count + 1, Relaxed);
+        true
+    }
+
+    /// Counts the end of a connection that was counted.
+    pub(crate) fn leave(&self, ip: IpAddr) {
+        let key = key(ip);
+        let _lock = self.lock();
+        if let Some(entry) = self.places(key).find(|entry| entry.holds(key)) {
+            let count = entry.count.load(Relaxed);
+            entry.count.store(count.saturating_sub(1), Relaxed);
+        }
+    }
+
+    fn places(&self, key: u64) -> impl Iterator<Item = &Entry> + Clone {
+        let buckets = self.entries.len() / BUCKET;
+        let start = |hasher: &RandomState| hasher.hash_one(key) as usize % buckets * BUCKET;
+        let [one, other] = [start(&self.hashers[0]), start(&self.hashers[1])];
+        let bucket = |start: usize| self.entries[start..start + BUCKET].iter();
+        bucket(one).chain(bucket(other))
+    }
+
+    fn lock(&self) -> Lock<'_> {
+        // Entries are whole after each store.
+        let threads = self.lock.lock().unwrap_or_else(PoisonError::into_inner);
+        let file = self.file.get();
+        if let Some(file) = file {
+            // Only EINTR, EDEADLK and ENOLCK are possible: then a count may be one too few.
+            while fcntl_lock(file, FlockOperation::LockExclusive) == Err(rustix::io::Errno::INTR) {}
+        }
+        Lock {
+            file,
+            _threads: threads,
+        }
+    }
+}
+
+struct Lock<'a> {
+    file: Option<&'a OwnedFd>,
+    _threads: MutexGuard<'a, ()>,
+}
+
+impl Drop for Lock<'_> {
+    fn drop(&mut self) {
+        if let Some(file) = self.file {
+            // Closing the file would do it too.
+            let _ = fcntl_lock(file, FlockOperation::Unlock);
+        }
+    }
+}
+
+impl Entry {
+    fn holds(&self, key: u64) -> bool {
+        self.count.load(Relaxed) > 0 && self.address.load(Relaxed) == key
+    }
+}
+
+/// The network that counts as one address. IPv4 addresses have numbers that no IPv6 network of the
+/// internet has: those of `::/32`, but for its first one, which is left to `::1` and its like.
+fn key(ip: IpAddr) -> u64 {
+    match ip.to_canonical() {
+        IpAddr::V4(v4) => 1 << 32 | u64::from(u32::from(v4)),
+        IpAddr::V6(v6) => (u128::from(v6) >> 64) as u64,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ip(text: &str) -> IpAddr {
+        text.parse().unwrap()
+    }
+
+    #[test]
+    fn an_address_has_as_many_as_it_may() {
+        let addresses = Addresses::new(16).unwrap();
+        addresses.share().unwrap();
+        let one = ip("192.0.2.1");
+        assert!(addresses.enter(one, 2) && addresses.enter(one, 2));
+        assert!(!addresses.enter(one, 2) && addresses.enter(ip("192.0.2.2"), 2));
+        addresses.leave(one);
+        assert!(addresses.enter(one, 2) && !addresses.enter(one, 2));
+        // The limit was lowered.
+        addresses.leave(one);
+        assert!(!addresses.enter(one, 1));
+    }
+
+    #[test]
+    fn a_network_of_64_bits_is_one_address() {
+        let addresses = Addresses::new(16).unwrap();
+        assert!(addresses.enter(ip("2001:db8::1"), 1));
+        assert!(!addresses.enter(ip("2001:db8::ffff:1"), 1));
+        assert!(addresses.enter(ip("2001:db8:0:1::1"), 1));
+        assert!(addresses.enter(ip("192.0.2.1"), 1));
+        assert!(
+            !addresses.enter(ip("::ffff:192.0.2.1"), 1),
+            "the same, mapped"
+        );
+        assert!(addresses.enter(ip("::1"), 1));
+    }
+
+    #[test]
+    fn many_addresses_are_told_apart() {
+        let addresses = Addresses::new(4096).unwrap();
+        let all = || (0..4096_u32).map(|bits| IpAddr::V4(bits.into()));
+        assert_eq!(all().filter(|ip| addresses.enter(*ip, 1)).count(), 4096);
+        assert_eq!(all().filter(|ip| addresses.enter(*ip, 1)).count(), 0);
+        all().for_each(|ip| addresses.leave(ip));
+        assert!(all().all(|ip| addresses.enter(ip, 1)));
+    }
+}

@@ -1,0 +1,402 @@
+//! The connections of a server, in memory that its processes share: who they are, what they do and
+//! since when. Deadlines are kept by looking through it, so that setting one costs a connection
+//! nothing but a store.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::sync::atomic::Ordering::{Acquire, Relaxed, Release};
+use std::sync::atomic::{AtomicU8, AtomicU16, AtomicU32, AtomicU64};
+
+use crate::address::{Address, UnixAddress};
+use crate::sys::clock::Millis;
+use crate::sys::memory::SharedMemory;
+
+/// What a connection does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Activity {
+    /// Its handler runs, or waits for something else than its peer.
+    Running,
+    /// Its handler waits for input.
+    Reading,
+    /// Its handler waits until the peer takes output.
+    Writing,
+    /// It waits for its peer without a handler.
+    Parked,
+    /// It was accepted and waits for a thread, or for whatever its model serves it with.
+    Queued,
+    /// It shakes hands; see [`Context::handshake`](crate::Context::handshake).
+    Handshake,
+}
+
+const ACTIVITIES: [Activity; 6] = [
+    Activity::Queued,
+    Activity::Running,
+    Activity::Reading,
+    Activity::Writing,
+    Activity::Parked,
+    Activity::Handshake,
+];
+
+/// Why a connection was cut.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum CutReason {
+    /// It outlived the drain deadline of a stop.
+    Drain,
+    /// It has not sent its first byte in time.
+    FirstByte,
+    /// Its handshake has not ended in time.
+    Handshake,
+    /// It was silent for too long between requests, or within one.
+    Idle,
+    /// A request has not ended in time.
+    Request,
+    /// It did not read what it was sent.
+    Write,
+    /// It was open for as long as one may be.
+    Lifetime,
+    /// It sent too slowly.
+    MinRate,
+    /// It was the one that was idle for longest, and another wanted its place.
+    Shed,
+    /// It was cut through the handle.
+    Asked,
+}
+
+const REASONS: [CutReason; 10] = [
+    CutReason::Drain,
+    CutReason::FirstByte,
+    CutReason::Handshake,
+    CutReason::Idle,
+    CutReason::Request,
+    CutReason::Write,
+    CutReason::Lifetime,
+    CutReason::MinRate,
+    CutReason::Shed,
+    CutReason::Asked,
+];
+
+impl CutReason {
+    /// What the handler of the connection is told.
+    pub(crate) const fn text(self) -> &'static str {
+        match self {
+            Self::Drain => "the server has cut what outlived its drain deadline",
+            Self::FirstByte => "no first byte came within the first-byte timeout",
+            Self::Handshake => "the handshake took longer than the handshake timeout",
+            Self::Idle => "no input came within the idle timeout",
+            Self::Request => "the request took longer than the request timeout",
+            Self::Write => "the peer took no output within the write timeout",
+            Self::Lifetime => "the connection was open for its whole lifetime",
+            Self::MinRate => "input came more slowly than the minimum rate",
+            Self::Shed => "the server is full, and this connection was idle for longest",
+            Self::Asked => "the connection was cut through the server's handle",
+        }
+    }
+}
+
+/// One connection, or the place of one. All zero when free and new.
+#[derive(Debug, Default)]
+#[repr(align(32))]
+pub(crate) struct Slot {
+    /// What it does (an index of `ACTIVITIES`, 3 bits) and since when.
+    activity: AtomicU64,
+    received: AtomicU64,
+    sent: AtomicU64,
+    /// When the current request began, plus one; zero between requests.
+    began: AtomicU64,
+    /// What was received before the current request, and how long this request has waited for input.
+    received_before: AtomicU64,
+    waited: AtomicU64,
+    /// The number of the connection; zero while the slot is free.
+    id: AtomicU64,
+    accepted: AtomicU64,
+    address: [AtomicU64; 2],
+    port: AtomicU16,
+    family: AtomicU8,
+    /// Why it was cut (an index of `REASONS`, plus one); zero while it was not.
+    cut: AtomicU8,
+    /// The process that it belongs to: a worker's index plus one, or zero.
+    worker: AtomicU32,
+    /// The next free slot, plus one.
+    next: AtomicU32,
+    /// Whether its address was counted.
+    pub(crate) counted: AtomicU8,
+}
+
+const INET4: u8 = 1;
+const INET6: u8 = 2;
+const UNIX: u8 = 3;
+
+/// What the slots share.
+#[derive(Debug, Default)]
+pub(crate) struct Free {
+    /// The first free slot, plus one, in the lower half; how often that has changed in the upper.
+    first: AtomicU64,
+    /// How many slots were ever used.
+    fresh: AtomicU32,
+}
+
+/// See the module's documentation.
+#[derive(Debug)]
+pub(crate) struct Table {
+    slots: SharedMemory<Slot>,
+    free: SharedMemory<Free>,
+}
+
+impl Table {
+    pub(crate) fn new(capacity: usize) -> std::io::Result<Self> {
+        Ok(Self {
+            slots: SharedMemory::new(capacity)?,
+            free: SharedMemory::new(1)?,
+        })
+    }
+
+    pub(crate) fn capacity(&self) -> usize {
+        self.slots.len()
+    }
+
+    pub(crate) fn slot(&self, index: u32) -> &Slot {
+        &self.slots[index as usize]
+    }
+
+    /// The slots that are or were in use, with their indexes.
+    pub(crate) fn used(&self) -> impl Iterator<Item = (u32, &Slot)> {
+        let fresh = self.free[0].fresh.load(Acquire).min(self.capacity() as u32);
+        (0..fresh).zip(self.slots.iter())
+    }
+
+    /// Takes a slot for a connection; `None` when all are taken.
+    pub(crate) fn claim(&self, id: u64, worker: u32, peer: &Address, now: Millis) -> Option<u32> {
+        let index = self.pop().or_else(|| self.take_fresh())?;
+        let slot = self.slot(index);
+        slot.received.store(0, Relaxed);
+        slot.sent.store(0, Relaxed);
+        slot.end_request();
+        slot.cut.store(0, Relaxed);
+        slot.counted.store(0, Relaxed);
+        slot.accepted.store(now.0, Relaxed);
+        slot.worker.store(worker, Relaxed);
+        slot.enter(Activity::Queued, now);
+        slot.set_peer(peer);
+        // Release: who sees the number sees the rest.
+        slot.id.store(id, Release);
+        Some(index)
+    }
+
+    /// Gives a slot back.
+    pub(crate) fn release(&self, index: u32) {
+        self.slot(index).id.store(0, Release);
+        let first = &self.free[0].first;
+        let mut current = first.load(Acquire);
+        loop {
+            self.slot(index).next.store(current as u32, Relaxed);
+            let changed = (current >> 32).wrapping_add(1) << 32 | u64::from(index + 1);
+            match first.compare_exchange_weak(current, changed, Release, Acquire) {
+                Ok(_) => return,
+                Err(now) => current = now,
+            }
+        }
+    }
+
+    fn pop(&self) -> Option<u32> {
+        let first = &self.free[0].first;
+        let mut current = first.load(Acquire);
+        loop {
+            let index = (current as u32).checked_sub(1)?;
+            let next = self.slot(index).next.load(Relaxed);
+            let changed = (current >> 32).wrapping_add(1) << 32 | u64::from(next);
+            match first.compare_exchange_weak(current, changed, Acquire, Acquire) {
+                Ok(_) => return Some(index),
+                Err(now) => current = now,
+            }
+        }
+    }
+
+    fn take_fresh(&self) -> Option<u32> {
+        let grow = |fresh: u32| (u64::from(fresh) < self.capacity() as u64).then_some(fresh + 1);
+        self.free[0].fresh.fetch_update(Release, Relaxed, grow).ok()
+    }
+}
+
+impl Slot {
+    pub(crate) fn id(&self) -> u64 {
+        self.id.load(Acquire)
+    }
+
+    pub(crate) fn worker(&self) -> u32 {
+        self.worker.load(Relaxed)
+    }
+
+    /// Notes what the connection does from now on.
+    pub(crate) fn enter(&self, activity: Activity, now: Millis) {
+        let index = ACTIVITIES.iter().position(|other| *other == activity);
+        self.activity
+            .store(now.0 << 3 | index.unwrap_or_default() as u64, Relaxed);
+    }
+
+    /// What it does, and since when.
+    pub(crate) fn activity(&self) -> (Activity, Millis) {
+        let packed = self.activity.load(Relaxed);
+        let activity = ACTIVITIES.get((packed & 7) as usize);
+        (
+            activity.copied().unwrap_or(Activity::Running),
+            Millis(packed >> 3),
+        )
+    }
+
+    /// Only the process that serves the connection calls this, from one thread at a time.
+    pub(crate) fn add_received(&self, bytes: usize) {
+        let received = self.received.load(Relaxed);
+        self.received
+            .store(received.wrapping_add(bytes as u64), Relaxed);
+    }
+
+    /// As above.
+    pub(crate) fn add_sent(&self, bytes: usize) {
+        let sent = self.sent.load(Relaxed);
+        self.sent.store(sent.wrapping_add(bytes as u64), Relaxed);
+    }
+
+    /// As above.
+    pub(crate) fn add_waited(&self, time: u64) {
+        let waited = self.waited.load(Relaxed);
+        self.waited.store(waited.wrapping_add(time), Relaxed);
+    }
+
+    pub(crate) fn received(&self) -> u64 {
+        self.received.load(Relaxed)
+    }
+
+    pub(crate) fn sent(&self) -> u64 {
+        self.sent.load(Relaxed)
+    }
+
+    pub(crate) fn accepted(&self) -> Millis {
+        Millis(self.accepted.load(Relaxed))
+    }
+
+    /// Notes that a request begins, unless it has begun before.
+    pub(crate) fn begin_request(&self, now: Millis) {
+        if self.began.load(Relaxed) == 0 {
+            self.began.store(now.0 + 1, Relaxed);
+        }
+    }
+
+    pub(crate) fn end_request(&self) {
+        self.began.store(0, Relaxed);
+        self.waited.store(0, Relaxed);
+        self.received_before.store(self.received(), Relaxed);
+    }
+
+    pub(crate) fn began(&self) -> Option<Millis> {
+        self.began.load(Relaxed).checked_sub(1).map(Millis)
+    }
+
+    /// What this request has received, and how long it has waited for it.
+    pub(crate) fn progress(&self) -> (u64, u64) {
+        let received = self.received();
+        let before = self.received_before.load(Relaxed);
+        (received.wrapping_sub(before), self.waited.load(Relaxed))
+    }
+
+    /// Notes why the connection is cut; the first reason stays. Says whether this is the first.
+    pub(crate) fn cut(&self, reason: CutReason) -> bool {
+        let index = REASONS.iter().position(|other| *other == reason);
+        let code = index.map_or(0, |index| index as u8 + 1);
+        let first = self.cut.compare_exchange(0, code, Release, Acquire);
+        first.is_ok()
+    }
+
+    pub(crate) fn cut_reason(&self) -> Option<CutReason> {
+        let code = self.cut.load(Acquire);
+        REASONS.get(usize::from(code).checked_sub(1)?).copied()
+    }
+
+    fn set_peer(&self, peer: &Address) {
+        let (family, bits, port) = match peer {
+            Address::Inet(SocketAddr::V4(v4)) => {
+                (INET4, u128::from(u32::from(*v4.ip())), v4.port())
+            }
+            Address::Inet(SocketAddr::V6(v6)) => (INET6, u128::from(*v6.ip()), v6.port()),
+            Address::Unix(_) => (UNIX, 0, 0),
+            Address::Named(_) => (0, 0, 0),
+        };
+        self.family.store(family, Relaxed);
+        self.port.store(port, Relaxed);
+        self.address[0].store((bits >> 64) as u64, Relaxed);
+        self.address[1].store(bits as u64, Relaxed);
+    }
+
+    /// The peer, as far as it is known here: not the name of a Unix socket.
+    pub(crate) fn peer(&self) -> Address {
+        let bits = u128::from(self.address[0].load(Relaxed)) << 64
+            | u128::from(self.address[1].load(Relaxed));
+        let port = self.port.load(Relaxed);
+        let ip = match self.family.load(Relaxed) {
+            INET4 => IpAddr::V4(Ipv4Addr::from(bits as u32)),
+            INET6 => IpAddr::V6(Ipv6Addr::from(bits)),
+            UNIX => return Address::Unix(UnixAddress::Unnamed),
+            _ => return Address::Named(String::new()),
+        };
+        Address::Inet(SocketAddr::new(ip, port))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn peer(port: u16) -> Address {
+        Address::from(SocketAddr::from(([127, 0, 0, 1], port)))
+    }
+
+    #[test]
+    fn slots_are_used_again_and_never_twice() {
+        let table = Table::new(2).unwrap();
+        let claim = |id| table.claim(id, 0, &peer(7), Millis(5));
+        assert_eq!(
+            (claim(1), claim(2), claim(3)),
+            (Some(0), Some(1), None),
+            "a full table has no slot"
+        );
+        table.release(0);
+        assert_eq!((claim(4), claim(5)), (Some(0), None));
+        let ids: Vec<_> = table.used().map(|(_, slot)| slot.id()).collect();
+        assert_eq!(ids, [4, 2]);
+    }
+
+    #[test]
+    fn a_slot_says_what_was_put_in() {
+        let table = Table::new(1).unwrap();
+        let v6 = Address::from(SocketAddr::from(([1, 2, 3, 4, 5, 6, 7, 8], 9)));
+        let slot = table.slot(table.claim(1, 3, &v6, Millis(5)).unwrap());
+        assert_eq!((slot.peer(), slot.worker()), (v6, 3));
+        assert_eq!(slot.activity(), (Activity::Queued, Millis(5)));
+        slot.enter(Activity::Writing, Millis(1 << 40));
+        assert_eq!(slot.activity(), (Activity::Writing, Millis(1 << 40)));
+        assert_eq!((slot.cut_reason(), slot.began()), (None, None));
+        assert!(slot.cut(CutReason::Asked) && !slot.cut(CutReason::Drain));
+        assert_eq!(slot.cut_reason(), Some(CutReason::Asked));
+        slot.begin_request(Millis(0));
+        slot.begin_request(Millis(8));
+        slot.add_received(3);
+        assert_eq!((slot.began(), slot.progress()), (Some(Millis(0)), (3, 0)));
+        slot.end_request();
+        assert_eq!((slot.began(), slot.progress()), (None, (0, 0)));
+    }
+
+    #[test]
+    fn every_reason_and_every_activity_comes_back() {
+        for reason in REASONS {
+            let slot = Slot::default();
+            slot.cut(reason);
+            assert_eq!(slot.cut_reason(), Some(reason));
+        }
+        for activity in ACTIVITIES {
+            let slot = Slot::default();
+            slot.enter(activity, Millis(1));
+            assert_eq!(slot.activity().0, activity);
+        }
+        assert!(size_of::<Slot>() <= 96, "{} bytes", size_of::<Slot>());
+    }
+}

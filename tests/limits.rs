@@ -1,0 +1,383 @@
+//! Deadlines of connections, limits, and the list of connections, under every model.
+
+mod support;
+
+use std::io::{Read, Write};
+use std::process::ExitCode;
+use std::sync::mpsc::channel;
+use std::time::{Duration, Instant};
+
+use libtest_mimic::{Arguments, Trial};
+use support::models::NAMES;
+use support::{Client, DEADLINE, ServerProcess, is_available};
+
+#[path = "support/server.rs"]
+mod server;
+
+type Check = fn(&str, &str);
+
+const SCENARIOS: &[(&str, Check)] = &[
+    ("first_byte", a_silent_client_is_cut),
+    (
+        "first_byte_before_the_handler",
+        a_silent_client_is_closed_before_a_handler_has_it,
+    ),
+    ("idle", a_client_that_falls_silent_is_cut),
+    ("request", a_request_that_takes_too_long_is_cut),
+    ("write", a_client_that_does_not_read_is_cut),
+    ("lifetime", a_connection_that_is_open_for_too_long_is_cut),
+    ("min_rate", a_client_that_drips_is_cut),
+    ("a_good_client_is_left_alone", a_good_client_is_left_alone),
+    ("list_and_cut", connections_are_listed_and_cut),
+    ("refuse", those_beyond_the_limit_are_refused),
+    ("refuse_with", those_beyond_the_limit_are_told_why),
+    (
+        "shed_parked",
+        the_connection_that_is_parked_for_longest_makes_room,
+    ),
+    ("shed_reading", a_connection_that_is_read_in_vain_makes_room),
+    ("per_address", an_address_has_as_many_as_it_may),
+    ("rate_waits", those_that_come_too_fast_wait),
+    ("rate_refuses", those_that_come_too_fast_are_refused),
+    ("raised", a_limit_that_is_raised_lets_them_in),
+];
+
+fn main() -> ExitCode {
+    let args: Vec<String> = std::env::args().skip(1).collect();
+    if args.first().is_some_and(|arg| arg == "--server") {
+        return server::main(&args[1..]);
+    }
+    let mut trials = Vec::new();
+    for transport in ["tcp", "unix"] {
+        for model in NAMES {
+            for &(name, check) in SCENARIOS {
+                // Addresses are those of the internet.
+                let fits = transport == "tcp" || name != "per_address";
+                if fits {
+                    let trial = Trial::test(format!("{transport}::{model}::{name}"), move || {
+                        check(transport, model);
+                        Ok(())
+                    });
+                    trials.push(trial.with_ignored_flag(!is_available(model)));
+                }
+            }
+        }
+    }
+    libtest_mimic::run(&Arguments::from_args(), trials).exit_code()
+}
+
+/// What a client still gets, until the connection has ended in whatever way.
+fn rest(mut client: Box<dyn Client>) -> String {
+    let mut answer = Vec::new();
+    // A reset is an end too: what the client had sent was not read.
+    let _ = client.read_to_end(&mut answer);
+    String::from_utf8(answer).expect("UTF-8")
+}
+
+/// Lets the server cut a connection with this deadline, and checks what its handler was told.
+fn is_cut(
+    transport: &str,
+    model: &str,
+    option: &str,
+    told: &str,
+    play: impl FnOnce(Box<dyn Client>),
+) {
+    let mut server = ServerProcess::start(transport, model, &[&format!("{option}=100")]);
+    let start = Instant::now();
+    play(server.target().connect());
+    let error = server.wait_for("error ");
+    let elapsed = start.elapsed();
+    assert_eq!(error, format!("{told} panic=false"));
+    assert!(
+        elapsed >= Duration::from_millis(100),
+        "cut after {elapsed:?}"
+    );
+    assert_eq!(server.target().ask("echo on"), "on", "the others go on");
+    server.target().ask("shutdown");
+    server.wait_for("ended ");
+    assert_eq!(
+        server.wait_for("limits "),
+        "timed_out=1 over_limit=0 over_address=0 over_rate=0 shed=0"
+    );
+}
+
+fn a_silent_client_is_cut(transport: &str, model: &str) {
+    let told = "no first byte came within the first-byte timeout";
+    is_cut(transport, model, "first_byte_ms", told, |client| {
+        assert_eq!(rest(client), "");
+    });
+}
+
+fn a_silent_client_is_closed_before_a_handler_has_it(transport: &str, model: &str) {
+    let options = ["first_byte_ms=100", "client_speaks_first=1"];
+    let mut server = ServerProcess::start(transport, model, &options);
+    let start = Instant::now();
+    assert_eq!(rest(server.target().connect()), "");
+    assert!(start.elapsed() >= Duration::from_millis(100));
+    server.target().ask("shutdown");
+    assert_eq!(
+        server.wait_for("ended "),
+        "cut=0 live=0 accepted=2 refused=0 completed=2 failed=0"
+    );
+}
+
+fn a_client_that_falls_silent_is_cut(transport: &str, model: &str) {
+    let told = "no input came within the idle timeout";
+    is_cut(transport, model, "idle_ms", told, |mut client| {
+        client.write_all(b"wait\n").expect("send");
+        assert_eq!(rest(client), "");
+    });
+}
+
+fn a_request_that_takes_too_long_is_cut(transport: &str, model: &str) {
+    let told = "the request took longer than the request timeout";
+    is_cut(transport, model, "request_ms", told, |mut client| {
+        client.write_all(b"wait\n").expect("send");
+        assert_eq!(rest(client), "");
+    });
+}
+
+fn a_client_that_does_not_read_is_cut(transport: &str, model: &str) {
+    let mut kept = None;
+    let told = "the peer took no output within the write timeout";
+    is_cut(transport, model, "write_ms", told, |mut client| {
+        client.write_all(b"big 50000000\n").expect("send");
+        kept = Some(client);
+    });
+}
+
+fn a_connection_that_is_open_for_too_long_is_cut(transport: &str, model: &str) {
+    let told = "the connection was open for its whole lifetime";
+    is_cut(transport, model, "lifetime_ms", told, |mut client| {
+        client.write_all(b"wait\n").expect("send");
+        assert_eq!(rest(client), "");
+    });
+}
+
+fn a_client_that_drips_is_cut(transport: &str, model: &str) {
+    let told = "input came more slowly than the minimum rate";
+    is_cut(transport, model, "slow_ms", told, |client| {
+        drip(client);
+    });
+}
+
+/// Sends a byte after the other until the server ends it: 50 a second at most.
+fn drip(mut client: Box<dyn Client>) {
+    let end = Instant::now() + DEADLINE;
+    let (_keep, silence) = channel::<()>();
+    while client.write_all(b"x").is_ok() {
+        assert!(Instant::now() < end, "a client that drips goes on for ever");
+        let _ = silence.recv_timeout(Duration::from_millis(20));
+    }
+}
+
+fn a_good_client_is_left_alone(transport: &str, model: &str) {
+    let options = [
+        "first_byte_ms=60000",
+        "idle_ms=60000",
+        "request_ms=60000",
+        "write_ms=60000",
+        "lifetime_ms=60000",
+        "slow_ms=60000",
+    ];
+    let mut server = ServerProcess::start(transport, model, &options);
+    for _ in 0..3 {
+        assert_eq!(server.target().ask("echo on"), "on");
+    }
+    server.target().ask("shutdown");
+    server.wait_for("ended ");
+    assert_eq!(
+        server.wait_for("limits "),
+        "timed_out=0 over_limit=0 over_address=0 over_rate=0 shed=0"
+    );
+}
+
+/// Whether only one request is served at a time: a client that holds it keeps all others waiting.
+fn serves_one(model: &str) -> bool {
+    model.ends_with("sequential")
+}
+
+/// Parks a connection.
+fn park(server: &ServerProcess, text: &str) -> Box<dyn Client> {
+    let mut client = server.target().connect();
+    client
+        .write_all(format!("keep {text}\n").as_bytes())
+        .expect("send");
+    let mut answer = vec![0; text.len() + 1];
+    client.read_exact(&mut answer).expect("an answer");
+    assert_eq!(answer, format!("{text}\n").as_bytes());
+    client
+}
+
+fn connections_are_listed_and_cut(transport: &str, model: &str) {
+    let mut server = ServerProcess::start(transport, model, &["workers=1"]);
+    let parked = park(&server, "parked");
+    // Its answer comes before it is parked.
+    let list = loop {
+        let list = server.target().ask("list");
+        if list.contains("parked for") {
+            break list;
+        }
+    };
+    let lines: Vec<_> = list.lines().collect();
+    assert_eq!(lines.len(), 2, "{list}");
+    assert!(lines[0].starts_with("1 "), "{list}");
+    assert!(lines[0].contains("12 bytes received, 7 sent"), "{list}");
+    assert!(lines[1].contains("running for"), "{list}");
+    assert_eq!(
+        lines[1].ends_with("worker 0"),
+        model.starts_with("prefork"),
+        "{list}"
+    );
+    assert_eq!(server.target().ask("cut 1000"), "false");
+    assert_eq!(server.target().ask("cut 1"), "true");
+    assert_eq!(rest(parked), "");
+    if serves_one(model) {
+        return;
+    }
+    let mut waiting = server.target().connect();
+    waiting.write_all(b"wait\n").expect("send");
+    let id = loop {
+        let list = server.target().ask("list");
+        let line = list.lines().find(|line| line.contains("reading for"));
+        if let Some(line) = line.filter(|line| line.contains("5 bytes received")) {
+            break line.split_once(' ').expect("a number").0.to_owned();
+        }
+    };
+    assert_eq!(server.target().ask(&format!("cut {id}")), "true");
+    assert_eq!(rest(waiting), "");
+    assert_eq!(
+        server.wait_for("error "),
+        "the connection was cut through the server's handle panic=false"
+    );
+}
+
+/// Starts a server for one connection at a time, and takes its place.
+fn full(transport: &str, model: &str, policy: &str) -> (ServerProcess, Box<dyn Client>) {
+    let options = ["max_connections=1", "workers=1", policy];
+    let server = ServerProcess::start(transport, model, &options);
+    let parked = park(&server, "it");
+    (server, parked)
+}
+
+/// Ends the connection that takes the place, and the server.
+fn end(mut server: ServerProcess, parked: Box<dyn Client>) -> String {
+    drop(parked);
+    // The place is free once the handler has seen the end.
+    while !matches!(rest_of(&server, "shutdown").as_str(), "ok") {}
+    server.wait_for("ended ");
+    server.wait_for("limits ")
+}
+
+/// As `Target::ask`, where the server may have refused the connection before it was written to.
+fn rest_of(server: &ServerProcess, request: &str) -> String {
+    let mut client = server.target().connect();
+    let _ = client.write_all(format!("{request}\n").as_bytes());
+    rest(client)
+}
+
+fn those_beyond_the_limit_are_refused(transport: &str, model: &str) {
+    let (server, parked) = full(transport, model, "at_limit=1");
+    for _ in 0..3 {
+        assert_eq!(rest(server.target().connect()), "");
+    }
+    let limits = end(server, parked);
+    assert!(over("over_limit=", &limits) >= 3, "{limits}");
+}
+
+/// The number behind a name in a line of them.
+fn over(name: &str, limits: &str) -> u64 {
+    let (_, rest) = limits.split_once(name).expect("a count of that name");
+    let number = rest.split(' ').next().unwrap_or_default();
+    number.parse().expect("a number")
+}
+
+fn those_beyond_the_limit_are_told_why(transport: &str, model: &str) {
+    let (server, parked) = full(transport, model, "at_limit=2");
+    for _ in 0..3 {
+        assert_eq!(rest(server.target().connect()), "busy");
+    }
+    let limits = end(server, parked);
+    assert!(over("over_limit=", &limits) >= 3, "{limits}");
+}
+
+fn the_connection_that_is_parked_for_longest_makes_room(transport: &str, model: &str) {
+    let options = ["max_connections=2", "workers=1", "at_limit=3"];
+    let mut server = ServerProcess::start(transport, model, &options);
+    if model.ends_with("forking") {
+        // A child keeps what it parks: nobody else can tell it to make room in time.
+        return;
+    }
+    let first = park(&server, "first");
+    let second = park(&server, "second");
+    assert_eq!(server.target().ask("echo in"), "in");
+    assert_eq!(rest(first), "", "the first has made room");
+    let mut second = second;
+    second.write_all(b"echo still here\n").expect("send");
+    assert_eq!(rest(second), "still here");
+    server.target().ask("shutdown");
+    server.wait_for("ended ");
+    assert_eq!(over("shed=", &server.wait_for("limits ")), 1);
+}
+
+fn a_connection_that_is_read_in_vain_makes_room(transport: &str, model: &str) {
+    if serves_one(model) || model.ends_with("forking") {
+        return;
+    }
+    let options = ["max_connections=1", "workers=1", "at_limit=3"];
+    let mut server = ServerProcess::start(transport, model, &options);
+    let mut idle = server.target().connect();
+    idle.write_all(b"wait\n").expect("send");
+    assert_eq!(server.target().ask("echo in"), "in");
+    assert_eq!(rest(idle), "");
+    assert_eq!(
+        server.wait_for("error "),
+        "the server is full, and this connection was idle for longest panic=false"
+    );
+}
+
+fn an_address_has_as_many_as_it_may(transport: &str, model: &str) {
+    let options = ["per_address=2", "at_limit=2"];
+    let server = ServerProcess::start(transport, model, &options);
+    let parked = [park(&server, "one"), park(&server, "two")];
+    for _ in 0..3 {
+        assert_eq!(rest(server.target().connect()), "busy");
+    }
+    let [one, two] = parked;
+    drop(one);
+    let limits = end(server, two);
+    assert!(over("over_address=", &limits) >= 3, "{limits}");
+}
+
+fn those_that_come_too_fast_wait(transport: &str, model: &str) {
+    let server = ServerProcess::start(transport, model, &["interval_ms=50"]);
+    let start = Instant::now();
+    for _ in 0..5 {
+        assert_eq!(server.target().ask("echo on"), "on");
+    }
+    // The first is not too fast.
+    let elapsed = start.elapsed();
+    assert!(elapsed >= Duration::from_millis(4 * 50), "{elapsed:?}");
+    assert_eq!(
+        server.stop(),
+        "cut=0 live=0 accepted=6 refused=0 completed=6 failed=0"
+    );
+}
+
+fn those_that_come_too_fast_are_refused(transport: &str, model: &str) {
+    let options = ["interval_ms=300000", "at_limit=2"];
+    let server = ServerProcess::start(transport, model, &options);
+    assert_eq!(server.target().ask("echo on"), "on");
+    for _ in 0..3 {
+        assert_eq!(rest(server.target().connect()), "busy");
+    }
+}
+
+fn a_limit_that_is_raised_lets_them_in(transport: &str, model: &str) {
+    let (server, mut parked) = full(transport, model, "at_limit=0");
+    let waiting = server.target().send("echo in");
+    parked.write_all(b"max 2\n").expect("send");
+    assert_eq!(waiting.answer(), "in");
+    parked.write_all(b"echo still here\n").expect("send");
+    assert_eq!(rest(parked), "still here");
+}
