@@ -73,7 +73,6 @@ mod spare;
 mod state;
 mod sys;
 mod threads;
-mod timers;
 mod transport;
 
 pub use address::{Address, UnixAddress};

@@ -19,7 +19,10 @@ use std::time::{Duration, Instant};
 
 use libtest_mimic::{Arguments, Trial};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
-use socketserver::{Forking, Next, Server, Step, Tcp, TcpServer, Threading, UnixStreamServer};
+use socketserver::{
+    Forking, Next, Prefork, Request, Sequential, Server, Step, Tcp, TcpServer, Threading,
+    UnixStreamServer,
+};
 use support::{DEADLINE, Gate, ServerProcess, Target, is_running};
 
 #[path = "support/server.rs"]
@@ -28,7 +31,7 @@ mod server;
 /// A test that is a process: it passes if it exits with 0.
 type Case = fn();
 
-const CASES: [(&str, Case); 5] = [
+const CASES: [(&str, Case); 6] = [
     (
         "failed_binds_leave_no_descriptor_open",
         failed_binds_leave_no_descriptor_open,
@@ -36,6 +39,10 @@ const CASES: [(&str, Case); 5] = [
     (
         "a_fork_that_fails_is_tried_again",
         a_fork_that_fails_is_tried_again,
+    ),
+    (
+        "a_fork_that_fails_is_no_death_of_a_worker",
+        a_fork_that_fails_is_no_death_of_a_worker,
     ),
     (
         "a_thread_that_fails_is_tried_again",
@@ -203,12 +210,47 @@ fn tried_again<M: socketserver::Model>(model: M, resource: Resource, limit: u64)
 }
 
 fn a_fork_that_fails_is_tried_again() {
-    // RLIMIT_NPROC does not bind root (setrlimit(2)); it counts the processes of the user.
+    become_nobody();
+    tried_again(Forking::default(), Resource::Nproc, 0);
+}
+
+/// Becomes a user that RLIMIT_NPROC binds, which it does not do to root (setrlimit(2)); it counts
+/// the processes of the user.
+fn become_nobody() {
     if rustix::process::getuid().is_root() {
         let nobody = rustix::process::Uid::from_raw(65_534);
         rustix::thread::set_thread_res_uid(nobody, nobody, nobody).expect("become another user");
     }
-    tried_again(Forking::default(), Resource::Nproc, 0);
+}
+
+/// After a fork that failed, a breaker of two still survives one death.
+fn a_fork_that_fails_is_no_death_of_a_worker() {
+    become_nobody();
+    let full = getrlimit(Resource::Nproc);
+    let server = Server::<Tcp>::builder()
+        .model(Prefork::new(1, Sequential::default()).breaker(2))
+        .on_accept_error(move |_| setrlimit(Resource::Nproc, full).expect("lift the limit"))
+        .bind("127.0.0.1:0")
+        .expect("bind");
+    let target = Target::parse(&server.urls()[0]);
+    let (_crashes, pending) = (target.send(""), target.send(""));
+    let handle = server.handle();
+    let none = Rlimit {
+        current: Some(0),
+        ..full
+    };
+    setrlimit(Resource::Nproc, none).expect("set the limit");
+    server
+        .serve_forever(|conn| {
+            if conn.id() == 1 {
+                std::process::abort();
+            }
+            conn.write_all(b"served")?;
+            Ok::<_, std::io::Error>(Next::Stop)
+        })
+        .expect("serve");
+    assert_eq!(pending.answer(), "served");
+    assert_eq!(handle.totals().accept_errors, 1, "the limit was met");
 }
 
 fn a_thread_that_fails_is_tried_again() {

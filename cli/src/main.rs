@@ -43,5 +43,6 @@ fn main() -> ExitCode {
 
 /// Writes a line on standard error. Where that is closed or full, there is nobody to tell.
 fn say(line: fmt::Arguments<'_>) {
-    let _ = writeln!(io::stderr(), "{line}");
+    // In one piece: worker processes write to the same place.
+    let _ = io::stderr().write_all(format!("{line}\n").as_bytes());
 }

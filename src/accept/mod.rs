@@ -473,8 +473,14 @@ impl<'a, T: Transport, M: Take> Acceptor<'a, T, M> {
         sources.extend(parking.map(|parking| (&self.parked, parking.as_fd())));
         // It ends at the deadline, or because something has come.
         let woken = wait_any(current, &sources, Interest::Read, deadline);
-        if accepting && matches!(woken, Ok(1)) {
-            self.known = Known::Ready;
+        match woken {
+            Ok(1) if accepting => self.known = Known::Ready,
+            Ok(_) => {}
+            Err(err) => match err.kind() {
+                io::ErrorKind::TimedOut | io::ErrorKind::ConnectionAborted => {}
+                // A descriptor could not be watched.
+                _ => self.pause(err),
+            },
         }
     }
 
@@ -482,8 +488,13 @@ impl<'a, T: Transport, M: Take> Acceptor<'a, T, M> {
     fn pause(&mut self, err: io::Error) {
         let reaction = self.dispatching.begin(self.shared.live_here());
         self.report(Step::Wait, reaction, err, None);
-        if let Reaction::Retry(delay) = reaction {
-            std::thread::park_timeout(delay);
+        match (reaction, current()) {
+            (Reaction::Retry(delay), Some(current)) => {
+                let end = Instant::now().checked_add(delay);
+                let _ = wait_any(&current, &[], Interest::Read, end);
+            }
+            (Reaction::Retry(delay), None) => std::thread::park_timeout(delay),
+            _ => {}
         }
     }
 

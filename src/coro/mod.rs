@@ -17,6 +17,7 @@ pub(crate) mod stack;
 pub(crate) mod team;
 #[cfg(test)]
 mod tests;
+pub(crate) mod timers;
 pub(crate) mod uring;
 pub(crate) mod watchdog;
 pub(crate) mod worker;

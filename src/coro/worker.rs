@@ -21,7 +21,7 @@ use crate::coro::inbox::{Inbox, Message, Start};
 use crate::coro::net::{SourceKey, SourceState};
 use crate::coro::stack::{PooledStack, StackPool};
 use crate::coro::team::Team;
-use crate::timers::Timers;
+use crate::coro::timers::Timers;
 
 /// How many reads and writes a coroutine may do before the others get their turn.
 const BUDGET: u32 = 128;

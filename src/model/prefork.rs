@@ -7,12 +7,14 @@ use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, poll};
 
+use crate::backoff::Throttle;
 use crate::error::{Error, Tried};
 use crate::hooks::{AcceptError, Reaction, Step};
 use crate::model::forking::single_threaded;
 use crate::model::threading::Threading;
 use crate::model::{Model, Run, Serving};
 use crate::server::Report;
+use crate::service::count;
 use crate::state::{Shared, WorkerSlot};
 use crate::sys::bell::Watch;
 use crate::sys::child::Child;
@@ -123,6 +125,7 @@ impl<M: Model + Clone> Run for Prefork<M> {
             slots,
             workers,
             watch,
+            throttle: Throttle::default(),
         };
         supervisor.supervise()
     }
@@ -139,6 +142,7 @@ struct Supervisor<'a, T: Transport, M> {
     slots: Arc<SharedMemory<WorkerSlot>>,
     workers: Vec<Worker>,
     watch: Watch,
+    throttle: Throttle,
 }
 
 /// A worker, or the place of one.
@@ -148,6 +152,8 @@ struct Worker {
     since: Option<Instant>,
     /// How often it has died in a row without having served a request.
     deaths: u32,
+    /// How often in a row it could not be forked.
+    unforked: u32,
     /// When it may be forked again.
     due: Option<Instant>,
 }
@@ -176,8 +182,7 @@ impl<T: Transport, M: Model + Clone> Supervisor<'_, T, M> {
                 self.serving.service.hooks.ready();
             }
             let due = self.workers.iter().filter_map(|worker| worker.due).min();
-            self.wait(due)
-                .tried(|| "wait for worker processes".to_owned())?;
+            self.wait(due);
             if let Some(err) = self.reap() {
                 shared.stop(shared.drain_timeout());
                 self.drain();
@@ -215,10 +220,18 @@ impl<T: Transport, M: Model + Clone> Supervisor<'_, T, M> {
                         child: Some(child),
                         since: Some(Instant::now()),
                         due: None,
+                        unforked: 0,
                         ..self.workers[index]
                     }
                 }
-                Err(err) => self.postpone(index, err),
+                Err(err) => {
+                    // Nobody has died.
+                    let worker = &mut self.workers[index];
+                    let before = worker.unforked;
+                    worker.unforked += 1;
+                    let reaction = self.postpone(index, before);
+                    self.report_failure(Step::Worker, reaction, err);
+                }
             }
         }
     }
@@ -244,35 +257,41 @@ impl<T: Transport, M: Model + Clone> Supervisor<'_, T, M> {
         });
         if let Some(Err(err)) = &served {
             let err = io::Error::new(err.kind(), err.to_string());
-            self.report(Reaction::Abandon, err);
+            self.report(Step::Worker, Reaction::Abandon, err, 0);
         }
         exit(if matches!(served, Some(Ok(_))) { 0 } else { 1 })
     }
 
-    fn report(&self, reaction: Reaction, error: io::Error) {
+    fn report(&self, step: Step, reaction: Reaction, error: io::Error, unreported: u64) {
         let report = AcceptError {
             listener: None,
-            step: Step::Worker,
+            step,
             reaction,
             error,
-            unreported: 0,
+            unreported,
         };
         self.serving.service.hooks.report(&report);
     }
 
-    /// Puts off the next fork of a worker, for longer each time.
-    fn postpone(&mut self, index: usize, error: io::Error) {
-        let worker = &mut self.workers[index];
+    /// Counts a failure of the kernel's and tells the hook, at most once a second.
+    fn report_failure(&mut self, step: Step, reaction: Reaction, error: io::Error) {
+        count(&self.serving.service.shared.counts().accept_errors);
+        if let Some(unreported) = self.throttle.pass(Instant::now()) {
+            self.report(step, reaction, error, unreported);
+        }
+    }
+
+    /// Puts off the next fork of a worker, for longer after each one `before` that was in vain.
+    fn postpone(&mut self, index: usize, before: u32) -> Reaction {
         let delay = BACKOFF_MIN
-            .saturating_mul(1 << worker.deaths.min(16))
+            .saturating_mul(1 << before.min(16))
             .min(BACKOFF_MAX);
-        worker.deaths += 1;
-        worker.due = Some(Instant::now() + delay);
-        self.report(Reaction::Retry(delay), error);
+        self.workers[index].due = Some(Instant::now() + delay);
+        Reaction::Retry(delay)
     }
 
     /// Waits until a worker ends, the bell rings, or `until` has come.
-    fn wait(&self, until: Option<Instant>) -> io::Result<()> {
+    fn wait(&mut self, until: Option<Instant>) {
         let timeout = until.map(|until| timespec(until.saturating_duration_since(Instant::now())));
         let mut fds = vec![PollFd::new(&self.watch, PollFlags::IN)];
         let children = self
@@ -280,12 +299,17 @@ impl<T: Transport, M: Model + Clone> Supervisor<'_, T, M> {
             .iter()
             .filter_map(|worker| worker.child.as_ref());
         fds.extend(children.map(|child| PollFd::new(child, PollFlags::IN)));
-        match poll(&mut fds, timeout.as_ref()) {
+        let waited = poll(&mut fds, timeout.as_ref());
+        drop(fds);
+        match waited {
             Ok(_) | Err(rustix::io::Errno::INTR) => {}
-            Err(err) => return Err(err.into()),
+            // The kernel has no memory to wait with.
+            Err(err) => {
+                self.report_failure(Step::Wait, Reaction::Retry(BACKOFF_MIN), err.into());
+                std::thread::park_timeout(BACKOFF_MIN);
+            }
         }
         self.watch.hear();
-        Ok(())
     }
 
     /// Reaps the workers that have ended. An error says that one has died too often.
@@ -313,7 +337,10 @@ impl<T: Transport, M: Model + Clone> Supervisor<'_, T, M> {
                 worker.deaths = 0;
             }
             let ended = io::Error::other(format!("worker {} ended with {exit}", pid.as_raw_pid()));
-            self.postpone(index, ended);
+            let before = self.workers[index].deaths;
+            self.workers[index].deaths += 1;
+            let reaction = self.postpone(index, before);
+            self.report(Step::Worker, reaction, ended, 0);
             if self.workers[index].deaths >= self.options.breaker {
                 let what = format!(
                     "keep worker {index} alive after {} deaths in a row",
@@ -349,10 +376,7 @@ impl<T: Transport, M: Model + Clone> Supervisor<'_, T, M> {
                 }
             }
             let until = kill_at.unwrap_or_else(|| Instant::now() + left);
-            if self.wait(Some(until)).is_err() {
-                self.kill();
-                break;
-            }
+            self.wait(Some(until));
         }
         Report {
             cut: shared.cut_count(),

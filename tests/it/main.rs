@@ -4,6 +4,9 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+#[path = "../support/script.rs"]
+mod script;
+
 mod accept;
 mod bind;
 /// The same tests on both drivers, each of which knows its own by the name of its module.

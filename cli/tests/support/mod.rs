@@ -25,14 +25,19 @@ pub(crate) fn command(words: &str, urls: &[&str]) -> Command {
     with_arguments(Command::new(BINARY), words, urls)
 }
 
+/// The binary, started by another command: a program, its arguments, and the binary with its own.
+pub(crate) fn command_under(mut command: Command, words: &str, urls: &[&str]) -> Command {
+    command.arg(BINARY);
+    with_arguments(command, words, urls)
+}
+
 /// The binary, started by a shell that sets up what `Command` cannot.
 pub(crate) fn command_after(shell: &str, words: &str, urls: &[&str]) -> Command {
     let mut command = Command::new("sh");
     command
         .arg("-c")
-        .arg(format!("{shell}; exec \"$0\" \"$@\""))
-        .arg(BINARY);
-    with_arguments(command, words, urls)
+        .arg(format!("{shell}; exec \"$0\" \"$@\""));
+    command_under(command, words, urls)
 }
 
 /// The binary, which inherits `fd` as descriptor 3.
@@ -94,6 +99,10 @@ impl Process {
         let url = line.strip_prefix("listening on ");
         url.unwrap_or_else(|| panic!("no announcement: {line}"))
             .to_owned()
+    }
+
+    pub(crate) fn id(&self) -> u32 {
+        self.child.id()
     }
 
     pub(crate) fn signal(&self, signal: Signal) {
@@ -185,7 +194,7 @@ impl Server {
     /// another socket then.
     #[track_caller]
     pub(crate) fn accepted_client(&self) -> Client {
-        let pid = self.process.child.id();
+        let pid = self.process.id();
         let before = sockets(pid);
         let client = Client::connect(&self.urls[0]);
         let end = Instant::now() + DEADLINE;

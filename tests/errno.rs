@@ -1,0 +1,334 @@
+//! The table of errors that an accept loop may meet, a test for each row: what is reported, how long
+//! it pauses, and that the next request is served.
+//!
+//! A listener of the tests' own fails as the row says. The same errors from the kernel's side, on
+//! the binary, are in `cli/tests/errno.rs`.
+
+mod support;
+
+use std::io;
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, channel};
+use std::time::{Duration, Instant};
+
+use socketserver::{Builder, Reaction, Server, Step, Threading, Totals};
+
+use script::{Event, Script, until_stop};
+use support::{Gate, hold_at};
+
+#[path = "support/script.rs"]
+mod script;
+
+/// Names a test after each error, and gives it to the check of its class.
+macro_rules! rows {
+    ($($check:ident: $($row:ident $error:expr,)+;)+) => {
+        $(mod $check {
+            use std::io::ErrorKind;
+            $(#[test] fn $row() { super::$check(|| $error.into_error()); })+
+            use super::IntoError;
+        })+
+    };
+}
+
+rows! {
+    nothing_is_waiting:
+        eagain libc::EAGAIN,
+        would_block ErrorKind::WouldBlock,
+    ;
+    a_signal_came_first:
+        eintr libc::EINTR,
+        interrupted ErrorKind::Interrupted,
+    ;
+    one_request_is_gone:
+        econnaborted libc::ECONNABORTED,
+        econnrefused libc::ECONNREFUSED,
+        econnreset libc::ECONNRESET,
+        eproto libc::EPROTO,
+        eperm libc::EPERM,
+        enetdown libc::ENETDOWN,
+        enoprotoopt libc::ENOPROTOOPT,
+        ehostdown libc::EHOSTDOWN,
+        enonet libc::ENONET,
+        ehostunreach libc::EHOSTUNREACH,
+        eopnotsupp libc::EOPNOTSUPP,
+        enetunreach libc::ENETUNREACH,
+        etimedout libc::ETIMEDOUT,
+        unknown_number libc::EXDEV,
+        unknown_kind ErrorKind::InvalidData,
+    ;
+    something_is_exhausted:
+        emfile libc::EMFILE,
+        enfile libc::ENFILE,
+        enobufs libc::ENOBUFS,
+        enomem libc::ENOMEM,
+        out_of_memory ErrorKind::OutOfMemory,
+    ;
+    the_listener_is_broken:
+        ebadf libc::EBADF,
+        einval libc::EINVAL,
+        enotsock libc::ENOTSOCK,
+        efault libc::EFAULT,
+        unexpected_eof ErrorKind::UnexpectedEof,
+    ;
+}
+
+/// An error of the kernel's, by its number, or of a transport's own, by its kind.
+trait IntoError {
+    fn into_error(self) -> io::Error;
+}
+
+impl IntoError for i32 {
+    fn into_error(self) -> io::Error {
+        io::Error::from_raw_os_error(self)
+    }
+}
+
+impl IntoError for io::ErrorKind {
+    fn into_error(self) -> io::Error {
+        self.into()
+    }
+}
+
+/// What the accept error hook was told.
+#[derive(Debug, PartialEq)]
+struct Told {
+    step: Step,
+    reaction: Reaction,
+    listener: Option<String>,
+    error: (Option<i32>, io::ErrorKind),
+}
+
+impl Told {
+    /// Of a listener with this name.
+    fn of(name: &str, error: &io::Error, reaction: Reaction) -> Self {
+        Self {
+            step: Step::Accept,
+            reaction,
+            listener: Some(format!("script://{name}")),
+            error: (error.raw_os_error(), error.kind()),
+        }
+    }
+}
+
+/// A server whose accept errors can be received; `also` is called with each.
+fn told(also: impl Fn() + Send + Sync + 'static) -> (Builder<Script>, Receiver<Told>) {
+    let (sender, reports) = channel();
+    let builder = Server::<Script>::builder().on_accept_error(move |err| {
+        let _ = sender.send(Told {
+            step: err.step(),
+            reaction: err.reaction(),
+            listener: err.listener().map(str::to_owned),
+            error: (err.error().raw_os_error(), err.error().kind()),
+        });
+        also();
+    });
+    (builder, reports)
+}
+
+/// How a script was played to its end.
+struct Played {
+    totals: Totals,
+    reports: Vec<Told>,
+    /// When each call of `accept` came.
+    calls: Vec<Instant>,
+}
+
+impl Played {
+    /// The time from one call to another.
+    fn time(&self, from: usize, to: usize) -> Duration {
+        self.calls[to] - self.calls[from]
+    }
+}
+
+/// Serves until the request `stop`.
+#[track_caller]
+fn play(events: Vec<Event>) -> Played {
+    let (events_count, script) = (events.len(), Script::new(events));
+    let calls = Arc::clone(&script.calls);
+    let (builder, reports) = told(|| ());
+    let server = builder.listen([script]).build().expect("a server");
+    let handle = server.handle();
+    server.serve_forever(until_stop).expect("serve");
+    let calls = calls.all();
+    // An event takes a call. What comes on top finds that nothing is left, before and after a stop.
+    assert!(
+        calls.len() <= events_count + 2,
+        "{} calls for {events_count} events",
+        calls.len()
+    );
+    Played {
+        totals: handle.totals(),
+        reports: reports.try_iter().collect(),
+        calls,
+    }
+}
+
+fn requests(texts: &[&'static str]) -> Vec<Event> {
+    texts.iter().copied().map(Event::Request).collect()
+}
+
+/// The same error so many times in a row.
+fn repeated(error: fn() -> io::Error, times: usize) -> Vec<Event> {
+    (0..times).map(|_| Event::Error(error())).collect()
+}
+
+const fn ms(ms: u64) -> Duration {
+    Duration::from_millis(ms)
+}
+
+/// Asserts that a listener which is always ready and always fails is asked `most` times in a row at
+/// most, and then rests, for longer each time.
+#[track_caller]
+fn rests_when_it_goes_on(error: fn() -> io::Error, most: usize) -> Played {
+    let events = [repeated(error, 3 * most), requests(&["stop"])];
+    let played = play(events.into_iter().flatten().collect());
+    for (round, least) in [(0, 5), (1, 10), (2, 20)] {
+        let time = played.time(round * most, (round + 1) * most);
+        assert!(time >= ms(least), "{most} calls in {time:?}");
+    }
+    assert_eq!(played.totals.completed, 1);
+    played
+}
+
+/// Asserts that twelve errors in a row delay the next request by less than nine pauses would.
+#[track_caller]
+fn is_passed_over(error: fn() -> io::Error) -> Played {
+    let events = [
+        requests(&["one"]),
+        repeated(error, 12),
+        requests(&["two", "stop"]),
+    ];
+    let played = play(events.into_iter().flatten().collect());
+    let time = played.time(0, 13);
+    assert!(time < ms(1275), "twelve errors took {time:?}");
+    let totals = &played.totals;
+    assert_eq!(
+        (totals.accepted, totals.completed, totals.failed),
+        (3, 3, 0)
+    );
+    played
+}
+
+fn nothing_is_waiting(error: fn() -> io::Error) {
+    for played in [is_passed_over(error), rests_when_it_goes_on(error, 64)] {
+        assert_eq!(
+            (played.totals.accept_errors, played.reports),
+            (0, Vec::new())
+        );
+    }
+}
+
+fn a_signal_came_first(error: fn() -> io::Error) {
+    for played in [is_passed_over(error), rests_when_it_goes_on(error, 64 * 16)] {
+        assert_eq!(
+            (played.totals.accept_errors, played.reports),
+            (0, Vec::new())
+        );
+    }
+}
+
+fn one_request_is_gone(error: fn() -> io::Error) {
+    let told = Told::of("test", &error(), Reaction::Continue);
+    let played = is_passed_over(error);
+    assert_eq!(played.totals.accept_errors, 12);
+    assert_eq!(played.reports[0], told);
+    let played = rests_when_it_goes_on(error, 64 * 16);
+    assert_eq!(played.totals.accept_errors, 3 * 64 * 16);
+    // One report a second.
+    let seconds = played.calls[0].elapsed().as_secs() as usize;
+    assert!((1..=1 + seconds).contains(&played.reports.len()));
+}
+
+fn something_is_exhausted(error: fn() -> io::Error) {
+    let events = [
+        requests(&["one"]),
+        repeated(error, 3),
+        requests(&["two"]),
+        repeated(error, 1),
+        requests(&["stop"]),
+    ];
+    let played = play(events.into_iter().flatten().collect());
+    assert_eq!(
+        played.reports[0],
+        Told::of("test", &error(), Reaction::Retry(ms(5)))
+    );
+    // Longer each time, and from the beginning after a success.
+    for (call, least) in [(1, 5), (2, 10), (3, 20), (5, 5)] {
+        let pause = played.time(call, call + 1);
+        assert!(pause >= ms(least), "{pause:?} after call {call}");
+    }
+    let totals = played.totals;
+    assert_eq!(
+        (totals.accepted, totals.completed, totals.accept_errors),
+        (3, 3, 4)
+    );
+    is_tried_again_when_a_request_ends(error);
+}
+
+/// Nine failures in a row make a pause of a second.
+fn is_tried_again_when_a_request_ends(error: fn() -> io::Error) {
+    let script = Script::new(
+        [requests(&["hold"]), repeated(error, 9), requests(&["one"])]
+            .into_iter()
+            .flatten(),
+    );
+    let calls = Arc::clone(&script.calls);
+    let gate = Gate::new();
+    let hold = gate.hold();
+    let builder = Server::<Script>::builder().model(Threading::default());
+    let server = builder.listen([script]).build().expect("a server");
+    let guard = server.spawn(move |line| {
+        if line.text == "hold" {
+            hold_at(hold.trim_start_matches("hold ")).expect("a gate");
+        }
+    });
+    let guard = guard.expect("a thread");
+    let held = gate.wait();
+    calls.wait_for(10);
+    drop(held);
+    calls.wait_for(11);
+    let times = calls.all();
+    let pause = times[10] - times[9];
+    assert!(pause < ms(1000), "tried again after {pause:?}");
+    let handle = guard.handle().clone();
+    guard.stop().expect("serve");
+    assert_eq!(
+        (handle.totals().completed, handle.totals().accept_errors),
+        (2, 9)
+    );
+}
+
+fn the_listener_is_broken(error: fn() -> io::Error) {
+    // The other listener is told to stop by who hears of the failure.
+    let broken = Script::named("broken", repeated(error, 2));
+    let sound = Script::named("sound", []);
+    let (calls, queue) = (Arc::clone(&broken.calls), sound.queue());
+    let (builder, reports) = told(move || {
+        queue.push(Event::Request("one"));
+        queue.push(Event::Request("stop"));
+    });
+    let server = builder.listen([broken, sound]).build().expect("a server");
+    let handle = server.handle();
+    server.serve_forever(until_stop).expect("serve");
+    let abandoned = |name| Told::of(name, &error(), Reaction::Abandon);
+    assert_eq!(
+        reports.try_iter().collect::<Vec<_>>(),
+        [abandoned("broken")]
+    );
+    assert_eq!(calls.all().len(), 1, "it is not used again");
+    let totals = handle.totals();
+    assert_eq!((totals.completed, totals.accept_errors), (2, 1));
+
+    let last = Script::new(repeated(error, 2));
+    let calls = Arc::clone(&last.calls);
+    let (builder, reports) = told(|| ());
+    let server = builder.listen([last]).build().expect("a server");
+    let handle = server.handle();
+    let err = server
+        .serve_forever(until_stop)
+        .expect_err("no listener is left")
+        .to_string();
+    assert!(err.contains("every listener has failed"), "{err}");
+    assert_eq!(reports.try_iter().collect::<Vec<_>>(), [abandoned("test")]);
+    assert_eq!((calls.all().len(), handle.totals().accept_errors), (1, 1));
+}

@@ -1,0 +1,166 @@
+//! A transport of the tests' own, which does as its script says.
+
+#![allow(dead_code, reason = "each test binary uses its own part")]
+
+use std::collections::VecDeque;
+use std::io::{self, PipeReader, PipeWriter, Read, Write};
+use std::os::fd::{AsFd, BorrowedFd};
+use std::sync::{Arc, Condvar, Mutex};
+use std::time::Instant;
+
+use socketserver::{Address, Context, Intake, Next, Request, Transport};
+
+use crate::support::DEADLINE;
+
+/// What a call of `accept` does.
+pub(crate) enum Event {
+    Request(&'static str),
+    Error(io::Error),
+}
+
+/// An error with this number.
+pub(crate) fn errno(code: i32) -> Event {
+    Event::Error(io::Error::from_raw_os_error(code))
+}
+
+/// A listener that plays a script. Its pipe holds a byte for each event that is left.
+pub(crate) struct Script {
+    name: &'static str,
+    waiting: PipeReader,
+    queue: Queue,
+    pub(crate) calls: Arc<Calls>,
+}
+
+/// What a script has still to play. More can be added while it is played.
+#[derive(Clone)]
+pub(crate) struct Queue {
+    events: Arc<Mutex<VecDeque<Event>>>,
+    writer: Arc<PipeWriter>,
+}
+
+/// When each call of `accept` came.
+#[derive(Default)]
+pub(crate) struct Calls {
+    times: Mutex<Vec<Instant>>,
+    more: Condvar,
+}
+
+pub(crate) struct Line {
+    pub(crate) text: &'static str,
+    context: Context,
+}
+
+impl Script {
+    pub(crate) fn new(events: impl IntoIterator<Item = Event>) -> Self {
+        Self::named("test", events)
+    }
+
+    pub(crate) fn named(name: &'static str, events: impl IntoIterator<Item = Event>) -> Self {
+        let (waiting, writer) = io::pipe().expect("a pipe");
+        let queue = Queue {
+            events: Arc::default(),
+            writer: Arc::new(writer),
+        };
+        events.into_iter().for_each(|event| queue.push(event));
+        Self {
+            name,
+            waiting,
+            queue,
+            calls: Arc::default(),
+        }
+    }
+
+    pub(crate) fn queue(&self) -> Queue {
+        self.queue.clone()
+    }
+}
+
+impl Queue {
+    pub(crate) fn push(&self, event: Event) {
+        self.events.lock().expect("not poisoned").push_back(event);
+        (&*self.writer).write_all(&[0]).expect("room in the pipe");
+    }
+}
+
+impl Calls {
+    pub(crate) fn all(&self) -> Vec<Instant> {
+        self.times.lock().expect("not poisoned").clone()
+    }
+
+    /// Waits until there have been so many.
+    pub(crate) fn wait_for(&self, count: usize) {
+        let times = self.times.lock().expect("not poisoned");
+        let few = |times: &mut Vec<Instant>| times.len() < count;
+        let waited = self.more.wait_timeout_while(times, DEADLINE, few);
+        let (times, waited) = waited.expect("not poisoned");
+        assert!(
+            !waited.timed_out(),
+            "{} of {count} calls within the deadline",
+            times.len()
+        );
+    }
+}
+
+impl AsFd for Script {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.waiting.as_fd()
+    }
+}
+
+impl Transport for Script {
+    type Request = Line;
+
+    const SCHEME: &'static str = "script";
+
+    fn local_addr(&self) -> Address {
+        Address::Named(self.name.to_owned())
+    }
+
+    fn accept(&self, intake: &mut Intake<'_, Line>) -> io::Result<()> {
+        let mut times = self.calls.times.lock().expect("not poisoned");
+        times.push(Instant::now());
+        self.calls.more.notify_all();
+        drop(times);
+        let event = self.queue.events.lock().expect("not poisoned").pop_front();
+        let Some(event) = event else {
+            return Err(io::ErrorKind::WouldBlock.into());
+        };
+        (&self.waiting)
+            .read_exact(&mut [0])
+            .expect("a byte for each event");
+        match event {
+            Event::Error(err) => Err(err),
+            Event::Request(text) => {
+                intake.push(|context| Line { text, context });
+                Ok(())
+            }
+        }
+    }
+}
+
+impl Request for Line {
+    fn context(&self) -> &Context {
+        &self.context
+    }
+
+    fn peer(&self) -> Address {
+        Address::Named("script".to_owned())
+    }
+
+    fn close(&mut self) -> io::Result<()> {
+        if self.text == "cannot be closed" {
+            Err(io::ErrorKind::BrokenPipe.into())
+        } else {
+            Ok(())
+        }
+    }
+}
+
+/// Stops the server when the request `stop` comes.
+pub(crate) fn until_stop(line: &mut Line) -> Next {
+    if line.text == "stop" {
+        Next::Stop
+    } else {
+        Next::Close
+    }
+}
