@@ -4,6 +4,7 @@
 //! `cargo run --release --manifest-path bench/Cargo.toml -- --help`
 
 mod charts;
+mod endurance;
 mod idle;
 mod load;
 mod machine;
@@ -14,6 +15,7 @@ mod progress;
 mod report;
 mod scenarios;
 mod server;
+mod stop;
 mod verdict;
 mod wrk;
 
