@@ -1,10 +1,8 @@
 //! Echo by a timetable: messages go round the connections, and one is sent when it is due, also while others are in flight
 //! on its connection. Heavy requests have a timetable and connections of their own.
 
-use std::time::Instant;
-
 use anyhow::{Result, bail};
-use bench_load::Heavy;
+use bench_load::{Heavy, Summary};
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollTimeout};
 
 use crate::meter::Meter;
@@ -23,10 +21,13 @@ pub(crate) struct Flow {
     pub(crate) rate: f64,
 }
 
-/// Connections, and the timetable of their messages.
+/// Connections, the timetable of their messages, and how long those took.
 struct Sender {
+    /// What the first of them is called in the epoll instance.
+    first: usize,
     pingers: Vec<Pinger>,
     timetable: Timetable,
+    meter: Meter,
 }
 
 /// The bit that tells a server what a request costs it: the highest of its first byte, or the next one.
@@ -46,71 +47,78 @@ pub(crate) fn run(
 ) -> Result<()> {
     let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
     let mut buffers = Buffers::new(Shape::new(SIZE, ANSWERS)?);
-    let mut connect = |first: usize, count: usize, kind: u64| {
-        (first..first + count)
+    let (mut first, mut connected) = (0, Vec::new());
+    for (kind, flow) in [Some((0, light)), heavy].into_iter().flatten() {
+        let next = first + flow.connections;
+        let pingers = (first..next)
             .map(|index| Pinger::connect(target, &epoll, index, kind, &mut buffers))
-            .collect::<Result<Vec<_>>>()
-    };
-    let lights = connect(0, light.connections, 0)?;
-    let heavies = match heavy {
-        Some((kind, flow)) => connect(light.connections, flow.connections, kind)?,
-        None => Vec::new(),
-    };
+            .collect::<Result<Vec<_>>>()?;
+        connected.push((first, pingers, flow.rate));
+        first = next;
+    }
     wait_for_start()?;
     meter.start()?;
-    let mut heavy_meter = meter.clone();
-    let mut light = Sender {
-        pingers: lights,
-        timetable: Timetable::new(light.rate, meter)?,
-    };
-    let mut heavy = match heavy {
-        Some((_, flow)) => Some(Sender {
-            pingers: heavies,
-            timetable: Timetable::new(flow.rate, meter)?,
-        }),
-        None => None,
-    };
+    let mut senders = Vec::new();
+    for (first, pingers, rate) in connected {
+        senders.push(Sender {
+            first,
+            pingers,
+            timetable: Timetable::new(rate, meter)?,
+            meter: meter.clone(),
+        });
+    }
+    send_and_receive(&epoll, &mut senders, &mut buffers)?;
+    report(&summary(&senders)?)
+}
+
+/// Keeps to the timetables until all answers have come.
+fn send_and_receive(epoll: &Epoll, senders: &mut [Sender], buffers: &mut Buffers) -> Result<()> {
     let mut events = [EpollEvent::empty(); EVENTS];
     loop {
-        light.send(&mut buffers)?;
-        if let Some(heavy) = &mut heavy {
-            heavy.send(&mut buffers)?;
+        let mut is_over = true;
+        for sender in &mut *senders {
+            sender.send(buffers)?;
+            is_over &= sender.timetable.is_over()?;
         }
-        // There is no end before both have come to theirs.
-        let is_over = [Some(&light), heavy.as_ref()].into_iter().flatten();
-        let is_over = is_over.map(|sender| sender.timetable.is_over());
-        if is_over
-            .collect::<Result<Vec<_>>>()?
-            .iter()
-            .all(|over| *over)
-        {
-            break;
+        if is_over {
+            return Ok(());
         }
         // The load never sleeps: it has a processor of its own, and being woken takes longer than it may be late.
         let count = epoll.wait(&mut events, EpollTimeout::ZERO)?;
         for event in &events[..count] {
             let index = event.data() as usize;
-            match (index.checked_sub(light.pingers.len()), &mut heavy) {
-                (Some(index), Some(heavy)) => {
-                    heavy.receive(index, &mut buffers, |due| heavy_meter.answered(due))?;
-                }
-                _ => light.receive(index, &mut buffers, |due| meter.answered(due))?,
+            let of_this = |sender: &&mut Sender| index >= sender.first;
+            if let Some(sender) = senders.iter_mut().rev().find(of_this) {
+                sender.receive(index - sender.first, buffers)?;
             }
-            light.send(&mut buffers)?;
+            for sender in &mut *senders {
+                sender.send(buffers)?;
+            }
         }
     }
-    let mut summary = meter.summary()?;
+}
+
+/// Of the light messages, and some of the heavy ones.
+fn summary(senders: &[Sender]) -> Result<Summary> {
+    let light = &senders[0];
     let mut offered = light.timetable.summary();
-    if heavy.is_some() {
-        let of_heavy = heavy_meter.summary()?;
+    if let Some(heavy) = senders.get(1) {
+        let Summary {
+            measured,
+            p50_us,
+            p99_us,
+            ..
+        } = heavy.meter.summary()?;
         offered.heavy = Some(Heavy {
-            measured: of_heavy.measured,
-            p50_us: of_heavy.p50_us,
-            p99_us: of_heavy.p99_us,
+            measured,
+            p50_us,
+            p99_us,
         });
     }
-    summary.offered = Some(offered);
-    report(&summary)
+    Ok(Summary {
+        offered: Some(offered),
+        ..light.meter.summary()?
+    })
 }
 
 impl Sender {
@@ -130,16 +138,11 @@ impl Sender {
     }
 
     /// Reads the answers that are there on one connection.
-    fn receive(
-        &mut self,
-        index: usize,
-        buffers: &mut Buffers,
-        mut answered: impl FnMut(Instant),
-    ) -> Result<()> {
-        let timetable = &mut self.timetable;
+    fn receive(&mut self, index: usize, buffers: &mut Buffers) -> Result<()> {
+        let (timetable, meter) = (&mut self.timetable, &mut self.meter);
         self.pingers[index].receive(buffers, |due| {
             timetable.answered();
-            answered(due);
+            meter.answered(due);
         })?;
         Ok(())
     }

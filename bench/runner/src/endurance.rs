@@ -36,7 +36,8 @@ struct Has {
 }
 
 /// Opens and closes `total` connections with a request each, and compares what there is after the last with what there was
-/// after the first 1,000. What is not let go in some seconds is left.
+/// after the first 1,000. Both times threads that have nothing to do are given the time to end: among them a few that are
+/// left would not be seen.
 pub(crate) fn growth(
     bench: &Bench<'_>,
     row: &mut Row,
@@ -44,20 +45,15 @@ pub(crate) fn growth(
     total: u32,
 ) -> Result<()> {
     let server = bench.start(subject)?;
+    let start = Has::now(&server)?;
     requests(bench, &server, FIRST)?;
-    thread::sleep(LOOK_EVERY);
-    let before = Has::now(&server)?;
-    let start = Instant::now();
+    let before = settled(&server, |has| has.threads <= start.threads)?;
+    let begun = Instant::now();
     requests(bench, &server, total - FIRST)?;
-    let took = start.elapsed().as_secs_f64();
-    let deadline = Instant::now() + PATIENCE;
-    let after = loop {
-        thread::sleep(LOOK_EVERY);
-        let after = Has::now(&server)?;
-        if after.is_as_good_as(&before) || Instant::now() > deadline {
-            break after;
-        }
-    };
+    let took = begun.elapsed().as_secs_f64();
+    let after = settled(&server, |has| {
+        has.threads <= start.threads && has.is_as_good_as(&before)
+    })?;
     server.stop()?;
     let grown = |after: u64, before: u64| after as f64 - before as f64;
     let [descriptors, threads, processes, private] = [
@@ -82,6 +78,18 @@ pub(crate) fn growth(
         after.private as f64 / 1024.0
     ));
     Ok(())
+}
+
+/// What a server has as soon as it `is_settled`, or what it has kept for longer than idle threads live.
+fn settled(server: &Server, is_settled: impl Fn(&Has) -> bool) -> Result<Has> {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        thread::sleep(LOOK_EVERY);
+        let has = Has::now(server)?;
+        if is_settled(&has) || Instant::now() > deadline {
+            return Ok(has);
+        }
+    }
 }
 
 /// Makes so many connections, each with a request whose answer is verified.

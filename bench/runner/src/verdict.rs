@@ -69,6 +69,7 @@ impl Round {
         match metric {
             Metric::Throughput => Some(self.throughput()),
             Metric::Cpu => Some(self.cpu_us_per_op),
+            Metric::P50 => Some(self.load.p50_us),
             Metric::P99 => Some(self.load.p99_us),
             _ => None,
         }

@@ -135,7 +135,8 @@ pub(crate) enum Versus {
 pub(crate) enum Metric {
     Throughput,
     Cpu,
-    /// A percentile of the latency.
+    /// Percentiles of the latency, in microseconds.
+    P50,
     P99,
     WakeUps,
     /// Private memory for each connection.
@@ -165,6 +166,7 @@ impl Metric {
         match self {
             Self::Throughput => "throughput",
             Self::Cpu => "CPU per operation",
+            Self::P50 => "p50 of the latency",
             Self::P99 => "p99 of the latency",
             Self::WakeUps => "wake-ups per second",
             Self::Memory => "private bytes per connection",
