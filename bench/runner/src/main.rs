@@ -197,7 +197,7 @@ fn list() {
         let when = match scenario.when {
             When::Always => "quick",
             When::Unhurried => "",
-            When::Named => "only by name",
+            When::Named => "by name only",
         };
         println!("{:20} {when:12} {}", scenario.name, scenario.about);
     }

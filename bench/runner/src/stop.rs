@@ -121,6 +121,7 @@ fn answer(client: &mut TcpStream) -> Result<()> {
     let mut buf = [0; 1024];
     // An answer of this size is not split on its way over loopback.
     let count = client.read(&mut buf).context("read an answer")?;
+    ensure!(count > 0, "no answer, but the end of the connection");
     let answer = &buf[..count];
     ensure!(
         answer == REQUEST || answer.starts_with(b"HTTP/1.1 200 "),
