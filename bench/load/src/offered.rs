@@ -113,3 +113,66 @@ impl Timetable {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::thread::sleep;
+    use std::time::{Duration, Instant};
+
+    use super::Timetable;
+    use crate::meter::Meter;
+
+    const PAUSE: Duration = Duration::from_millis(20);
+
+    /// A meter that has just begun, and its timetable of two operations.
+    fn begun() -> (Meter, Timetable) {
+        let mut meter = Meter::new(Duration::ZERO, Duration::from_millis(2)).unwrap();
+        meter.start().unwrap();
+        let timetable = Timetable::new(1000.0, &meter).unwrap();
+        (meter, timetable)
+    }
+
+    #[test]
+    fn what_is_sent_late_counts_from_when_it_was_due() {
+        let (mut meter, mut timetable) = begun();
+        sleep(PAUSE);
+        let due = timetable.due().unwrap();
+        timetable.send(due);
+        meter.answered(due);
+        assert!(meter.summary().unwrap().p50_us >= 20_000.0);
+        assert!(timetable.summary().late_p50_us >= 20_000.0);
+    }
+
+    #[test]
+    fn waiting_for_answers_is_not_the_load_being_late() {
+        let (_, mut timetable) = begun();
+        let due = timetable.due().unwrap();
+        timetable.hold();
+        sleep(PAUSE);
+        timetable.hold();
+        timetable.send(due);
+        // It became due meanwhile, and was kept by the one before it.
+        timetable.send(timetable.due().unwrap());
+        let summary = timetable.summary();
+        assert_eq!(summary.held, 1);
+        assert!(summary.late_p99_us < 20_000.0);
+    }
+
+    #[test]
+    fn it_is_over_when_all_are_answered_and_not_when_all_are_sent() {
+        let (_, mut timetable) = begun();
+        sleep(PAUSE);
+        for _ in 0..2 {
+            timetable.send(timetable.due().unwrap());
+        }
+        assert!(timetable.due().is_none());
+        assert!(!timetable.is_over().unwrap());
+        timetable.answered();
+        timetable.answered();
+        assert!(timetable.is_over().unwrap());
+        let long_ago = Instant::now().checked_sub(Duration::from_secs(60)).unwrap();
+        timetable.start = long_ago;
+        timetable.total = 3;
+        assert!(timetable.is_over().is_err());
+    }
+}

@@ -118,23 +118,27 @@ fn is_too_late(late_us: f64, latency_us: f64) -> bool {
     late_us > (latency_us * LATE).max(LATE_US)
 }
 
-fn load_has_rounds(load: Load) -> bool {
-    matches!(
-        load,
-        Load::Requests(_) | Load::Echo(_) | Load::Packets(_) | Load::Http(_) | Load::Offered(_)
-    )
-}
-
 impl Bench<'_> {
     /// How many steps a scenario takes.
     pub(crate) fn steps(&self, scenario: &Scenario) -> u64 {
         let subjects = scenario.subjects.iter();
         let present = subjects.filter(|subject| self.missing(scenario.load, subject).is_none());
-        let rounds = match scenario.load {
-            _ if load_has_rounds(scenario.load) => self.effort.rounds,
-            _ => 1,
-        };
-        (present.count() * rounds) as u64
+        (present.count() * self.rounds(scenario.load)) as u64
+    }
+
+    fn rounds(&self, load: Load) -> usize {
+        match load {
+            Load::Requests(_)
+            | Load::Echo(_)
+            | Load::Packets(_)
+            | Load::Http(_)
+            | Load::Offered(_) => self.effort.rounds,
+            Load::Idle
+            | Load::Memory(_)
+            | Load::Stop(_)
+            | Load::Growth(_)
+            | Load::Beside { .. } => 1,
+        }
     }
 
     fn missing(&self, load: Load, subject: &Subject) -> Option<&'static str> {
@@ -163,35 +167,18 @@ impl Bench<'_> {
                 self.progress.step(&scenario.name);
                 idle::wake_ups(self, &mut present);
             }
-            Load::Memory(count) => self.each(scenario, &mut present, 1, |row, subject| {
-                idle::memory(self, row, subject, count)
-            }),
-            Load::Beside { echo, processes } => {
-                self.each(scenario, &mut present, 1, |row, subject| {
+            load => self.each(scenario, &mut present, |row, subject| match load {
+                Load::Memory(count) => idle::memory(self, row, subject, count),
+                Load::Beside { echo, processes } => {
                     idle::beside(self, row, subject, echo, processes)
-                });
-            }
-            Load::Stop(stop) => self.each(scenario, &mut present, 1, |row, subject| {
-                stop::measure(self, row, subject, stop)
+                }
+                Load::Stop(stop) => stop::measure(self, row, subject, stop),
+                Load::Growth(count) => endurance::growth(self, row, subject, count),
+                load => {
+                    row.rounds.push(self.undisturbed(subject, load)?);
+                    Ok(())
+                }
             }),
-            Load::Growth(count) => self.each(scenario, &mut present, 1, |row, subject| {
-                endurance::growth(self, row, subject, count)
-            }),
-            Load::Requests(_)
-            | Load::Echo(_)
-            | Load::Packets(_)
-            | Load::Http(_)
-            | Load::Offered(_) => {
-                self.each(
-                    scenario,
-                    &mut present,
-                    self.effort.rounds,
-                    |row, subject| {
-                        row.rounds.push(self.undisturbed(subject, scenario.load)?);
-                        Ok(())
-                    },
-                );
-            }
         }
         rows
     }
@@ -201,9 +188,9 @@ impl Bench<'_> {
         &self,
         scenario: &Scenario,
         present: &mut [(&mut Row, &Subject)],
-        rounds: usize,
         measure: impl Fn(&mut Row, &Subject) -> Result<()>,
     ) {
+        let rounds = self.rounds(scenario.load);
         for number in 1..=rounds {
             for (row, subject) in &mut *present {
                 if row.failure.is_none() {

@@ -286,4 +286,12 @@ mod tests {
         let verdict = Verdict::of(&promise(Versus::Subject("theirs")), &[&test]);
         assert_eq!(verdict.verdict, "not measured");
     }
+
+    #[test]
+    fn a_promise_about_a_figure_is_about_the_rounds_if_there_are_some() {
+        let test = outcome(vec![row("ours", &[0.5, 0.7, 3.0])]);
+        let verdict = Verdict::of(&promise(Versus::Nothing), &[&test]);
+        assert_eq!(verdict.measured.map(|measured| measured.median), Some(0.7));
+        assert_eq!(verdict.verdict, "holds");
+    }
 }
