@@ -3,12 +3,20 @@
 //!
 //! `bench-load requests|echo|packets URL --in-flight N [--warm-up SECONDS] [--seconds SECONDS]`: says `ready` once it is
 //! connected, begins when it is sent a line, says how it went, and stays connected until its standard input ends.
+//! `requests` ends after `--count N` of them, if that is given.
+//!
+//! `bench-load offered-echo|offered-requests URL --in-flight N --rate R`: the same with a timetable of R operations a second,
+//! which does not wait for answers. `offered-echo` has N connections, and beside them others with heavy requests, if
+//! `--heavy cpu|wait --heavy-in-flight N --heavy-rate R` is given; `offered-requests` has at most N requests in flight.
 //!
 //! `bench-load hold URL --in-flight N [--first NUMBER] [--at-most SECONDS]`: opens connections, makes one exchange on
 //! each, says `ready`, and lets them be idle until its standard input ends or SIGTERM comes; then each must still answer.
 
 mod hold;
 mod meter;
+mod offered;
+mod offered_echo;
+mod offered_requests;
 mod packets;
 mod requests;
 mod streams;
@@ -19,10 +27,12 @@ use std::thread;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
+use bench_load::Summary;
 use lexopt::{Arg, Parser, ValueExt};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
 use crate::meter::Meter;
+use crate::offered_echo::Flow;
 use crate::streams::Shape;
 use crate::target::Target;
 
@@ -41,6 +51,9 @@ struct Options {
     in_flight: usize,
     first: u64,
     shape: Shape,
+    count: Option<u64>,
+    rate: f64,
+    heavy: Option<(u64, Flow)>,
     warm_up: Duration,
     seconds: Duration,
     at_most: Duration,
@@ -58,11 +71,22 @@ fn run(options: &Options, target: &Target) -> Result<()> {
     if options.load == "hold" {
         return hold::run(target, in_flight, options.first, options.at_most);
     }
-    end_in_any_case(CONNECT_TIME + options.warm_up + options.seconds);
+    end_in_any_case(CONNECT_TIME + options.warm_up + options.seconds + offered::PATIENCE);
     let mut meter = Meter::new(options.warm_up, options.seconds)?;
     match options.load.as_str() {
-        "requests" => requests::run(target, in_flight, &mut meter)?,
+        "requests" => requests::run(target, in_flight, options.count, &mut meter)?,
         "echo" => streams::run(target, in_flight, options.shape, &mut meter)?,
+        "offered-echo" => {
+            let (rate, heavy) = (options.rate, options.heavy);
+            let light = Flow {
+                connections: in_flight,
+                rate,
+            };
+            offered_echo::run(target, light, heavy, &mut meter)?;
+        }
+        "offered-requests" => {
+            offered_requests::run(target, in_flight, options.rate, &mut meter)?;
+        }
         "packets" => packets::run(target, in_flight, &mut meter)?,
         other => bail!("no such load: {other}"),
     }
@@ -73,6 +97,8 @@ fn parse() -> Result<Options> {
     let mut words = Vec::new();
     let (mut in_flight, mut first, mut size, mut depth) = (1, 0, SIZE, 1);
     let (mut warm_up, mut seconds, mut at_most) = (0.1, 1.0, 300.0);
+    let (mut count, mut rate) = (None, 1000.0);
+    let (mut heavy, mut heavy_in_flight, mut heavy_rate) = (None, 8, 10.0);
     let mut args = Parser::from_env();
     while let Some(arg) = args.next()? {
         match arg {
@@ -81,6 +107,11 @@ fn parse() -> Result<Options> {
             Arg::Long("first") => first = args.value()?.parse()?,
             Arg::Long("size") => size = args.value()?.parse()?,
             Arg::Long("depth") => depth = args.value()?.parse()?,
+            Arg::Long("count") => count = Some(args.value()?.parse()?),
+            Arg::Long("rate") => rate = args.value()?.parse()?,
+            Arg::Long("heavy") => heavy = Some(offered_echo::kind(&args.value()?.string()?)?),
+            Arg::Long("heavy-in-flight") => heavy_in_flight = args.value()?.parse()?,
+            Arg::Long("heavy-rate") => heavy_rate = args.value()?.parse()?,
             Arg::Long("warm-up") => warm_up = args.value()?.parse()?,
             Arg::Long("seconds") => seconds = args.value()?.parse()?,
             Arg::Long("at-most") => at_most = args.value()?.parse()?,
@@ -94,12 +125,19 @@ fn parse() -> Result<Options> {
         load == "echo" || (size, depth) == (SIZE, 1),
         "only an echo load has --size and --depth"
     );
+    let heavy_flow = Flow {
+        connections: heavy_in_flight,
+        rate: heavy_rate,
+    };
     Ok(Options {
         load: load.clone(),
         url: url.clone(),
         in_flight,
         first,
         shape: Shape::new(size, depth)?,
+        count,
+        rate,
+        heavy: heavy.map(|kind| (kind, heavy_flow)),
         warm_up: Duration::try_from_secs_f64(warm_up)?,
         seconds: Duration::try_from_secs_f64(seconds)?,
         at_most: Duration::try_from_secs_f64(at_most)?,
@@ -131,8 +169,8 @@ fn wait_for_start() -> Result<()> {
 }
 
 /// Says how it went, and lets the connections be until the runner has looked at the server.
-fn report(meter: &Meter) -> Result<()> {
-    println!("{}", serde_json::to_string(&meter.summary()?)?);
+fn report(summary: &Summary) -> Result<()> {
+    println!("{}", serde_json::to_string(summary)?);
     io::stdout().flush()?;
     io::stdin().read_to_end(&mut Vec::new())?;
     Ok(())

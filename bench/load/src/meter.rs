@@ -9,6 +9,7 @@ use hdrhistogram::Histogram;
 use nix::sys::resource::{UsageWho, getrusage};
 use nix::sys::time::{TimeVal, TimeValLike};
 
+#[derive(Clone)]
 pub(crate) struct Meter {
     warm_up: Duration,
     seconds: Duration,
@@ -19,6 +20,8 @@ pub(crate) struct Meter {
     latencies: Histogram<u64>,
     total: u64,
     lost: u64,
+    /// When the last measured operation of a timetable was answered.
+    last: Option<Instant>,
 }
 
 /// What the operating system counts of this process.
@@ -40,6 +43,7 @@ impl Meter {
             latencies: Histogram::new_with_bounds(1, 60_000_000_000, 3)?,
             total: 0,
             lost: 0,
+            last: None,
         })
     }
 
@@ -62,6 +66,23 @@ impl Meter {
         self.is_end(passed)
     }
 
+    /// Counts an operation that was due at `due` and has just been answered. It is measured if it was due in the measured
+    /// time, however long the answer took.
+    pub(crate) fn answered(&mut self, due: Instant) {
+        let now = Instant::now();
+        self.total += 1;
+        if due - self.start >= self.warm_up {
+            let took = u64::try_from((now - due).as_nanos()).unwrap_or(u64::MAX);
+            self.latencies.saturating_record(took);
+            self.last = Some(now);
+        }
+    }
+
+    /// When it has begun, and how long it lasts with the warm-up.
+    pub(crate) fn times(&self) -> (Instant, Duration) {
+        (self.start, self.warm_up + self.seconds)
+    }
+
     pub(crate) fn lost(&mut self) {
         self.lost += 1;
     }
@@ -79,17 +100,21 @@ impl Meter {
         let (before, after) = (self.used, Used::until_now()?);
         let share = |used: fn(Used) -> Duration| (used(after) - used(before)).as_secs_f64() / total;
         let percentile = |share| self.latencies.value_at_quantile(share) as f64 / 1e3;
+        let until = |last: Instant| last - self.start - self.warm_up;
+        let seconds = self.last.map_or(self.seconds, until).max(self.seconds);
         Ok(Summary {
             measured: self.latencies.len(),
-            seconds: self.seconds.as_secs_f64(),
+            seconds: seconds.as_secs_f64(),
             total: self.total,
             total_seconds: total,
             lost: self.lost,
             p50_us: percentile(0.5),
             p99_us: percentile(0.99),
+            p999_us: Some(percentile(0.999)),
             cpu_share: share(|used| used.total),
             user_share: share(|used| used.user),
             delay_share: share(|used| used.delay),
+            offered: None,
         })
     }
 }

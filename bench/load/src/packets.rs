@@ -62,7 +62,7 @@ pub(crate) fn run(target: &Target, in_flight: usize, meter: &mut Meter) -> Resul
             }
         }
     }
-    report(meter)
+    report(&meter.summary()?)
 }
 
 impl Window {

@@ -13,42 +13,66 @@ use crate::meter::Meter;
 use crate::target::Target;
 use crate::{EVENTS, SIZE, payload, report, wait_for_start};
 
-struct Request {
+pub(crate) struct Request {
     socket: Socket,
     number: u64,
-    began: Instant,
+    pub(crate) began: Instant,
     answered: bool,
 }
 
-pub(crate) fn run(target: &Target, in_flight: usize, meter: &mut Meter) -> Result<()> {
+/// Until the time is over, or until so many have ended.
+pub(crate) fn run(
+    target: &Target,
+    in_flight: usize,
+    count: Option<u64>,
+    meter: &mut Meter,
+) -> Result<()> {
     let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
     wait_for_start()?;
     meter.start()?;
-    let mut requests = (0..in_flight)
-        .map(|index| Request::begin(target, &epoll, index, index as u64))
+    let most = count.unwrap_or(u64::MAX);
+    let mut begun = most.min(in_flight as u64);
+    let mut requests = (0..begun)
+        .map(|number| {
+            let begin = Request::begin(target, &epoll, number as usize, number, Instant::now());
+            begin.map(Some)
+        })
         .collect::<Result<Vec<_>>>()?;
-    let mut last = in_flight as u64 - 1;
+    let mut ended = 0;
     let mut events = [EpollEvent::empty(); EVENTS];
-    while !meter.is_over() {
+    while ended < most && !meter.is_over() {
         let count = epoll.wait(&mut events, EpollTimeout::from(100_u16))?;
         for event in &events[..count] {
             let index = event.data() as usize;
-            let request = &mut requests[index];
+            let request = requests[index].as_mut().context("an event of no request")?;
             if !request.progress(event.events())? {
                 continue;
             }
             meter.ended(request.began);
-            last += 1;
+            ended += 1;
             // Closes the one that has ended, and so takes it out of the epoll instance.
-            requests[index] = Request::begin(target, &epoll, index, last)?;
+            requests[index] = None;
+            if begun < most {
+                let now = Instant::now();
+                requests[index] = Some(Request::begin(target, &epoll, index, begun, now)?);
+                begun += 1;
+            }
         }
     }
-    report(meter)
+    if let Some(count) = count {
+        ensure!(ended == count, "{ended} of {count} have ended in time");
+    }
+    report(&meter.summary()?)
 }
 
 impl Request {
-    fn begin(target: &Target, epoll: &Epoll, index: usize, number: u64) -> Result<Self> {
-        let began = Instant::now();
+    pub(crate) fn begin(
+        target: &Target,
+        epoll: &Epoll,
+        index: usize,
+        number: u64,
+        began: Instant,
+    ) -> Result<Self> {
         let socket = target.connect(number)?;
         // The end travels with the data: one segment.
         let sent = socket.send_with_flags(&payload(number), MSG_MORE)?;
@@ -65,7 +89,7 @@ impl Request {
     }
 
     /// Reads what is there. Says whether answer and end have come.
-    fn progress(&mut self, ready: EpollFlags) -> Result<bool> {
+    pub(crate) fn progress(&mut self, ready: EpollFlags) -> Result<bool> {
         if !self.answered {
             let mut buf = [0; 2 * SIZE];
             let count = (&self.socket).read(&mut buf).context("read an answer")?;

@@ -40,7 +40,7 @@ impl Shape {
 }
 
 /// One connection. Its messages are numbered, so every byte of the stream is known.
-struct Pinger {
+pub(crate) struct Pinger {
     socket: Socket,
     /// The message whose answer is expected next, and how much of it has come.
     expected: u64,
@@ -50,7 +50,7 @@ struct Pinger {
 }
 
 /// What the connections share: room for what is read, for what is expected and for what is sent.
-struct Buffers {
+pub(crate) struct Buffers {
     shape: Shape,
     input: Vec<u8>,
     message: Vec<u8>,
@@ -64,26 +64,15 @@ pub(crate) fn run(
     meter: &mut Meter,
 ) -> Result<()> {
     let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
-    let mut buffers = Buffers {
-        shape,
-        input: vec![0; shape.size * shape.depth],
-        message: vec![0; shape.size],
-        output: Vec::new(),
-    };
+    let mut buffers = Buffers::new(shape);
     let mut pingers = Vec::with_capacity(connections);
     for index in 0..connections {
-        let mut pinger = Pinger::connect(target, &epoll, index)?;
-        // The server has accepted it and set it up before anything is measured.
-        pinger.send(1, &mut buffers)?;
-        while !pinger.began.is_empty() {
-            pinger.receive(&mut buffers, |_| {})?;
-        }
-        pingers.push(pinger);
+        pingers.push(Pinger::connect(target, &epoll, index, 0, &mut buffers)?);
     }
     wait_for_start()?;
     meter.start()?;
     for pinger in &mut pingers {
-        pinger.send(shape.depth, &mut buffers)?;
+        pinger.send(shape.depth, Instant::now(), &mut buffers)?;
     }
     let mut events = [EpollEvent::empty(); EVENTS];
     while !meter.is_over() {
@@ -93,53 +82,94 @@ pub(crate) fn run(
             let mut is_over = false;
             let answered = pinger.receive(&mut buffers, |began| is_over |= meter.ended(began))?;
             if answered > 0 && !is_over {
-                pinger.send(answered, &mut buffers)?;
+                pinger.send(answered, Instant::now(), &mut buffers)?;
             }
         }
     }
-    report(meter)?;
+    report(&meter.summary()?)?;
     // A connection that is closed before its answers are read is reset, which servers complain about.
     for pinger in &mut pingers {
-        while !pinger.began.is_empty() {
-            pinger.receive(&mut buffers, |_| {})?;
-        }
+        pinger.drain(&mut buffers)?;
     }
     Ok(())
 }
 
+impl Buffers {
+    pub(crate) fn new(shape: Shape) -> Self {
+        Self {
+            shape,
+            input: vec![0; shape.size * shape.depth],
+            message: vec![0; shape.size],
+            output: Vec::new(),
+        }
+    }
+}
+
 impl Pinger {
-    fn connect(target: &Target, epoll: &Epoll, index: usize) -> Result<Self> {
+    /// Connects, and makes one exchange: the server has accepted it and set it up before anything is measured.
+    /// The numbers of its messages have the bits of `kind`.
+    pub(crate) fn connect(
+        target: &Target,
+        epoll: &Epoll,
+        index: usize,
+        kind: u64,
+        buffers: &mut Buffers,
+    ) -> Result<Self> {
         let socket = target.connect(index as u64)?;
         if target.is_tcp() {
             socket.set_tcp_nodelay(true)?;
         }
         epoll.add(&socket, EpollEvent::new(EpollFlags::EPOLLIN, index as u64))?;
-        Ok(Self {
+        let mut this = Self {
             socket,
             // Numbers of different connections never meet.
-            expected: (index as u64) << 32,
+            expected: kind | (index as u64) << 32,
             received: 0,
             began: VecDeque::new(),
-        })
+        };
+        this.send(1, Instant::now(), buffers)?;
+        this.drain(buffers)?;
+        Ok(this)
     }
 
-    /// Sends the next messages with one call.
-    fn send(&mut self, count: usize, buffers: &mut Buffers) -> Result<()> {
+    /// Reads all answers that are still to come.
+    fn drain(&mut self, buffers: &mut Buffers) -> Result<()> {
+        while !self.began.is_empty() {
+            self.receive(buffers, |_| {})?;
+        }
+        Ok(())
+    }
+
+    /// Whether as much is in flight as the buffers of a connection are sure to hold.
+    pub(crate) fn is_full(&self, buffers: &Buffers) -> bool {
+        (self.began.len() + 1) * buffers.shape.size > IN_FLIGHT_BYTES
+    }
+
+    /// Sends the next messages with one call. Their time counts from `began`.
+    pub(crate) fn send(
+        &mut self,
+        count: usize,
+        began: Instant,
+        buffers: &mut Buffers,
+    ) -> Result<()> {
         let size = buffers.shape.size;
         buffers.output.resize(count * size, 0);
         let next = self.expected + self.began.len() as u64;
         for (number, message) in (next..).zip(buffers.output.chunks_exact_mut(size)) {
             fill(number, message);
         }
-        let now = Instant::now();
-        self.began.extend((0..count).map(|_| now));
+        self.began.extend((0..count).map(|_| began));
         (&self.socket)
             .write_all(&buffers.output)
             .context("send messages")
     }
 
     /// Reads what is there and compares it. Reports each answer that is whole, and says how many there were.
-    fn receive(&mut self, buffers: &mut Buffers, mut ended: impl FnMut(Instant)) -> Result<usize> {
+    pub(crate) fn receive(
+        &mut self,
+        buffers: &mut Buffers,
+        mut ended: impl FnMut(Instant),
+    ) -> Result<usize> {
         let count = (&self.socket)
             .read(&mut buffers.input)
             .context("read an answer")?;

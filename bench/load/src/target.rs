@@ -16,14 +16,16 @@ pub(crate) struct Target {
 }
 
 impl Target {
-    /// Takes `tcp://ADDRESS:PORT`, `udp://ADDRESS:PORT`, `unix:///PATH` or `unix:@NAME`.
+    /// Takes `tcp://ADDRESS:PORT`, `udp://ADDRESS:PORT`, `unix:///PATH`, `unix:@NAME` or `unixgram:@NAME`.
     pub(crate) fn parse(url: &str) -> Result<Self> {
-        if let Some(name) = url.strip_prefix("unix:@") {
-            return Ok(Self {
-                domain: Domain::UNIX,
-                kind: Type::STREAM,
-                addr: SockAddr::unix(format!("\0{name}"))?,
-            });
+        for (scheme, kind) in [("unix:@", Type::STREAM), ("unixgram:@", Type::DGRAM)] {
+            if let Some(name) = url.strip_prefix(scheme) {
+                return Ok(Self {
+                    domain: Domain::UNIX,
+                    kind,
+                    addr: SockAddr::unix(format!("\0{name}"))?,
+                });
+            }
         }
         let Some((scheme, rest)) = url.split_once("://") else {
             bail!("{url} is no URL");
@@ -39,7 +41,7 @@ impl Target {
             "tcp" => (Type::STREAM, inet()?),
             "udp" => (Type::DGRAM, inet()?),
             "unix" => (Type::STREAM, (Domain::UNIX, SockAddr::unix(rest)?)),
-            _ => bail!("{url}: tcp, udp and unix are known"),
+            _ => bail!("{url}: tcp, udp, unix and unixgram are known"),
         };
         Ok(Self { domain, kind, addr })
     }
@@ -52,6 +54,11 @@ impl Target {
             setsockopt(&socket, sockopt::IpBindAddressNoPort, &true)?;
             let source = IpAddr::from(Ipv4Addr::new(127, 0, 0, 1 + (number % SOURCES) as u8));
             socket.bind(&SocketAddr::new(source, 0).into())?;
+        }
+        if self.domain == Domain::UNIX && self.kind == Type::DGRAM {
+            // Without a name it cannot be answered.
+            let name = format!("\0bench-load-{}-{number}", std::process::id());
+            socket.bind(&SockAddr::unix(name)?)?;
         }
         socket.connect(&self.addr).context("connect")?;
         Ok(socket)

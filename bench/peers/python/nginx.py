@@ -1,4 +1,7 @@
-"""One page on nginx with one worker: starts it on a free port, and ends it when it is ended itself."""
+"""One page on nginx with one worker: starts it on a free port, and ends it when it is ended itself.
+
+With graceful as an argument the end is SIGQUIT, on which nginx lets requests end.
+"""
 
 import os
 import signal
@@ -51,8 +54,9 @@ def main():
         config = os.path.join(directory, "nginx.conf")
         with open(config, "w") as file:
             file.write(CONFIG.format(directory=directory, port=port))
+        end = signal.SIGQUIT if "graceful" in sys.argv[1:] else signal.SIGTERM
         nginx = subprocess.Popen(["nginx", "-c", config])
-        signal.signal(signal.SIGTERM, lambda *_: nginx.terminate())
+        signal.signal(signal.SIGTERM, lambda *_: nginx.send_signal(end))
         while not is_ready(port):
             if nginx.poll() is not None:
                 sys.exit("nginx has ended with %d" % nginx.returncode)

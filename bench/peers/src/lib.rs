@@ -1,5 +1,7 @@
 //! What the peers have in common: where they listen and how they say so, and what they do with a connection.
 
+mod cost;
+
 use std::env;
 use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpListener};
@@ -8,6 +10,13 @@ use std::os::unix::net::{SocketAddr as UnixAddr, UnixListener};
 
 use anyhow::{Context, Result, bail};
 use socket2::{Domain, Socket, Type};
+
+pub use cost::{Cost, MESSAGE, WAIT, compute};
+
+/// Serves messages as [`Handler::Mixed`] does, and computes in a way of its own.
+pub fn serve_mixed(stream: &mut (impl Read + Write), compute: fn()) -> io::Result<()> {
+    cost::serve(stream, compute)
+}
 
 /// As much as Linux allows by default.
 const BACKLOG: i32 = 4096;
@@ -19,6 +28,8 @@ pub enum Handler {
     Once,
     /// Sends back what it receives until the client ends: what `socketserver serve echo` does.
     Echo,
+    /// Sends back messages of 64 bytes until the client ends. What each costs before, it says itself.
+    Mixed,
 }
 
 impl Handler {
@@ -27,7 +38,8 @@ impl Handler {
         match env::args().nth(1).as_deref() {
             Some("once") => Ok(Self::Once),
             Some("echo") => Ok(Self::Echo),
-            _ => bail!("the first argument is the handler: once or echo"),
+            Some("mixed") => Ok(Self::Mixed),
+            _ => bail!("the first argument is the handler: once, echo or mixed"),
         }
     }
 
@@ -49,6 +61,7 @@ impl Handler {
                     stream.write_all(&buf[..count])?;
                 }
             }
+            Self::Mixed => cost::serve(stream, compute),
         }
     }
 }

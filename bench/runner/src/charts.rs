@@ -1,4 +1,5 @@
-//! Charts: for each group of scenarios the CPU per operation and the throughput, with a bar for each subject.
+//! Charts: for each group of scenarios the CPU per operation, the throughput, and the latency where the load had a
+//! timetable, with a bar for each subject.
 
 use std::fs;
 use std::path::Path;
@@ -31,21 +32,31 @@ struct Kind {
     name: &'static str,
     title: &'static str,
     digits: usize,
-    value: fn(&Round) -> f64,
+    value: fn(&Round) -> Option<f64>,
 }
 
-const KINDS: [Kind; 2] = [
+const KINDS: [Kind; 3] = [
     Kind {
         name: "cpu",
         title: "processor time of the server for each operation, in microseconds: less is better",
         digits: 2,
-        value: |round| round.cpu_us_per_op,
+        value: |round| Some(round.cpu_us_per_op),
     },
     Kind {
         name: "throughput",
         title: "operations per second: more is better",
         digits: 0,
-        value: Round::throughput,
+        value: |round| match round.load.offered {
+            // It is the load's.
+            Some(_) => None,
+            None => Some(round.throughput()),
+        },
+    },
+    Kind {
+        name: "p99",
+        title: "latency that 99 % stay below, in microseconds from when a request was due: less is better",
+        digits: 0,
+        value: |round| round.load.offered.as_ref().map(|_| round.load.p99_us),
     },
 ];
 
@@ -56,7 +67,7 @@ struct Group<'a> {
     bars: Vec<(&'a Row, f64)>,
 }
 
-/// Writes `DIR/GROUP-cpu.svg` and `DIR/GROUP-throughput.svg`.
+/// Writes `DIR/GROUP-cpu.svg`, `DIR/GROUP-throughput.svg` and `DIR/GROUP-p99.svg`, as far as there is something to draw.
 pub(crate) fn write(outcomes: &[Outcome], dir: &Path) -> Result<()> {
     fs::create_dir_all(dir).with_context(|| format!("create {}", dir.display()))?;
     let mut names: Vec<_> = outcomes
@@ -93,7 +104,7 @@ impl<'a> Group<'a> {
             heading: format!("{}: {}", outcome.scenario.name, outcome.scenario.about),
             baseline: outcome.scenario.baseline,
             bars: rows
-                .filter_map(|row| Some((row, row.median(kind.value)?)))
+                .filter_map(|row| Some((row, row.median_of(kind.value)?)))
                 .collect(),
         }
     }

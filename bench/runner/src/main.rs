@@ -4,6 +4,7 @@
 //! `cargo run --release --manifest-path bench/Cargo.toml -- --help`
 
 mod charts;
+mod endurance;
 mod idle;
 mod load;
 mod machine;
@@ -14,12 +15,14 @@ mod progress;
 mod report;
 mod scenarios;
 mod server;
+mod stop;
 mod verdict;
 mod wrk;
 
-use std::path::PathBuf;
+use std::fs;
+use std::path::{Path, PathBuf};
 
-use anyhow::{Result, bail};
+use anyhow::{Context, Result, bail};
 use lexopt::{Arg, Parser, ValueExt};
 
 use crate::machine::Machine;
@@ -35,12 +38,13 @@ Measures socketserver against what one would write by hand.
 Usage: bench-runner [OPTIONS]
 
   --scenario NAME     measure only this scenario; may be given several times
-  --rounds N          how often each server is measured [default: 5]
-  --seconds S         how long each time [default: 2]
+  --rounds N          how often each server is measured [default: 3]
+  --seconds S         how long each time [default: 1]
   --quick             some scenarios, 1 round of 0.25 s, unless they are given otherwise
   --server PATH       the socketserver binary [default: build it]
   --json              print an array of JSON objects on standard output, and the tables on standard error
   --charts DIR        write charts as SVG files
+  --record DIR        measure everything, idle-100k too, and write report.txt, results.json and charts
   --idle N            how many idle connections idle-100k holds [default: 100000]
   --hold-seconds S    for how long [default: 60]
   --list              print the names of the scenarios";
@@ -55,6 +59,7 @@ struct Options {
     server: Option<PathBuf>,
     json: bool,
     charts: Option<PathBuf>,
+    record: Option<PathBuf>,
 }
 
 fn main() -> Result<()> {
@@ -89,8 +94,21 @@ fn main() -> Result<()> {
     } else {
         print!("{text}");
     }
-    if let Some(dir) = options.charts {
-        charts::write(&outcomes, &dir)?;
+    if let Some(dir) = &options.record {
+        record(dir, &text, &report::json(&outcomes, &machine)?)?;
+    }
+    for dir in options.charts.iter().chain(&options.record) {
+        charts::write(&outcomes, dir)?;
+    }
+    Ok(())
+}
+
+/// Keeps a run.
+fn record(dir: &Path, text: &str, json: &str) -> Result<()> {
+    fs::create_dir_all(dir).with_context(|| format!("create {}", dir.display()))?;
+    for (name, content) in [("report.txt", text), ("results.json", json)] {
+        let path = dir.join(name);
+        fs::write(&path, content).with_context(|| format!("write {}", path.display()))?;
     }
     Ok(())
 }
@@ -107,7 +125,7 @@ impl Options {
             _ if !self.names.is_empty() => self.names.contains(&scenario.name),
             When::Always => true,
             When::Unhurried => !self.quick,
-            When::Named => false,
+            When::Named => self.record.is_some(),
         };
         let (chosen, others): (Vec<_>, Vec<_>) = all.into_iter().partition(is_chosen);
         let left_out = match self.names.is_empty() {
@@ -121,7 +139,7 @@ impl Options {
         let (rounds, seconds, repeats) = if self.quick {
             (1, 0.25, 0)
         } else {
-            (5, 2.0, 4)
+            (3, 1.0, 4)
         };
         Effort {
             rounds: self.rounds.unwrap_or(rounds),
@@ -145,6 +163,7 @@ fn parse() -> Result<Option<Options>> {
         server: None,
         json: false,
         charts: None,
+        record: None,
     };
     let mut args = Parser::from_env();
     while let Some(arg) = args.next()? {
@@ -156,6 +175,7 @@ fn parse() -> Result<Option<Options>> {
             Arg::Long("server") => options.server = Some(args.value()?.into()),
             Arg::Long("json") => options.json = true,
             Arg::Long("charts") => options.charts = Some(args.value()?.into()),
+            Arg::Long("record") => options.record = Some(args.value()?.into()),
             Arg::Long("idle") => options.idle = args.value()?.parse()?,
             Arg::Long("hold-seconds") => options.hold_seconds = args.value()?.parse()?,
             Arg::Long("list") => {
@@ -177,7 +197,7 @@ fn list() {
         let when = match scenario.when {
             When::Always => "quick",
             When::Unhurried => "",
-            When::Named => "only by name",
+            When::Named => "by name only",
         };
         println!("{:20} {when:12} {}", scenario.name, scenario.about);
     }

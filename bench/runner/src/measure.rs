@@ -4,16 +4,18 @@ use std::process::Command;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use anyhow::Result;
+use anyhow::{Result, bail};
 use bench_load::Summary;
 
+use crate::endurance;
 use crate::idle;
 use crate::load::Load as Client;
 use crate::os;
 use crate::programs::Programs;
 use crate::progress::Progress;
-use crate::scenarios::{Echo, Load, Metric, Scenario, Subject};
+use crate::scenarios::{Echo, Heavy, Load, Metric, Offer, Scenario, Subject};
 use crate::server::Server;
+use crate::stop;
 use crate::wrk;
 
 /// For how long the processors must have nothing to do before a disturbed measurement is repeated, and how long that is
@@ -23,6 +25,13 @@ pub(crate) const PATIENCE: Duration = Duration::from_secs(10);
 
 /// From how many connections on the memory of a server is divided by them.
 const MANY: u32 = 64;
+
+/// The part of a latency for which the load may be late by itself, and how many microseconds it may be in any case.
+const LATE: f64 = 0.25;
+const LATE_US: f64 = 50.0;
+
+/// The most requests by a timetable that may be in flight.
+const REQUESTS_MAX: u32 = 1024;
 
 pub(crate) struct Effort {
     pub(crate) rounds: usize,
@@ -72,9 +81,30 @@ impl Round {
         self.load.measured as f64 / self.load.seconds
     }
 
-    /// Whether the load, and not the server, has set the pace.
+    /// Whether the load, and not the server, has set the pace. One with a timetable does so on purpose.
     pub(crate) fn is_bound_by_load(&self) -> bool {
-        self.load.cpu_share > 0.95 && self.server_share < 0.9
+        self.load.offered.is_none() && self.load.cpu_share > 0.95 && self.server_share < 0.9
+    }
+
+    /// What has become of the heavy requests.
+    pub(crate) fn heavy(&self) -> Option<&bench_load::Heavy> {
+        self.load.offered.as_ref()?.heavy.as_ref()
+    }
+
+    /// Whether the load was so late by itself that its percentile of 99 says little of the server.
+    fn is_late(&self) -> bool {
+        let offered = self.load.offered.as_ref();
+        offered.is_some_and(|offered| is_too_late(offered.late_p99_us, self.load.p99_us))
+    }
+
+    /// Takes back a percentile of 99.9 that says little of the server.
+    fn without_what_is_the_loads(mut self) -> Self {
+        if let (Some(offered), Some(p999)) = (&self.load.offered, self.load.p999_us)
+            && is_too_late(offered.late_p999_us, p999)
+        {
+            self.load.p999_us = None;
+        }
+        self
     }
 
     /// Whether others have taken a noticeable part of a processor.
@@ -83,18 +113,32 @@ impl Round {
     }
 }
 
+/// Whether a load was late, at some percentile, for more than a small part of the latency at the same percentile.
+fn is_too_late(late_us: f64, latency_us: f64) -> bool {
+    late_us > (latency_us * LATE).max(LATE_US)
+}
+
 impl Bench<'_> {
     /// How many steps a scenario takes.
     pub(crate) fn steps(&self, scenario: &Scenario) -> u64 {
         let subjects = scenario.subjects.iter();
         let present = subjects.filter(|subject| self.missing(scenario.load, subject).is_none());
-        let rounds = match scenario.load {
-            Load::Requests(_) | Load::Echo(_) | Load::Packets(_) | Load::Http(_) => {
-                self.effort.rounds
-            }
-            Load::Idle | Load::Memory(_) | Load::Beside { .. } => 1,
-        };
-        (present.count() * rounds) as u64
+        (present.count() * self.rounds(scenario.load)) as u64
+    }
+
+    fn rounds(&self, load: Load) -> usize {
+        match load {
+            Load::Requests(_)
+            | Load::Echo(_)
+            | Load::Packets(_)
+            | Load::Http(_)
+            | Load::Offered(_) => self.effort.rounds,
+            Load::Idle
+            | Load::Memory(_)
+            | Load::Stop(_)
+            | Load::Growth(_)
+            | Load::Beside { .. } => 1,
+        }
     }
 
     fn missing(&self, load: Load, subject: &Subject) -> Option<&'static str> {
@@ -123,25 +167,18 @@ impl Bench<'_> {
                 self.progress.step(&scenario.name);
                 idle::wake_ups(self, &mut present);
             }
-            Load::Memory(count) => self.each(scenario, &mut present, 1, |row, subject| {
-                idle::memory(self, row, subject, count)
-            }),
-            Load::Beside { echo, processes } => {
-                self.each(scenario, &mut present, 1, |row, subject| {
+            load => self.each(scenario, &mut present, |row, subject| match load {
+                Load::Memory(count) => idle::memory(self, row, subject, count),
+                Load::Beside { echo, processes } => {
                     idle::beside(self, row, subject, echo, processes)
-                });
-            }
-            Load::Requests(_) | Load::Echo(_) | Load::Packets(_) | Load::Http(_) => {
-                self.each(
-                    scenario,
-                    &mut present,
-                    self.effort.rounds,
-                    |row, subject| {
-                        row.rounds.push(self.undisturbed(subject, scenario.load)?);
-                        Ok(())
-                    },
-                );
-            }
+                }
+                Load::Stop(stop) => stop::measure(self, row, subject, stop),
+                Load::Growth(count) => endurance::growth(self, row, subject, count),
+                load => {
+                    row.rounds.push(self.undisturbed(subject, load)?);
+                    Ok(())
+                }
+            }),
         }
         rows
     }
@@ -151,9 +188,9 @@ impl Bench<'_> {
         &self,
         scenario: &Scenario,
         present: &mut [(&mut Row, &Subject)],
-        rounds: usize,
         measure: impl Fn(&mut Row, &Subject) -> Result<()>,
     ) {
+        let rounds = self.rounds(scenario.load);
         for number in 1..=rounds {
             for (row, subject) in &mut *present {
                 if row.failure.is_none() {
@@ -176,18 +213,26 @@ impl Bench<'_> {
         let measure = || self.round(self.start(subject)?, load);
         let mut best = measure()?;
         for _ in 0..self.effort.repeats {
-            if !best.is_disturbed() {
+            if !best.is_disturbed() && !best.is_late() {
                 break;
             }
             let again = format!("{}: disturbed, once more", subject.name);
             self.progress.say(again);
             os::wait_for_calm(CALM, PATIENCE)?;
             let next = measure()?;
-            if next.others_share < best.others_share {
+            let flaw = |round: &Round| (round.is_late(), round.others_share);
+            if flaw(&next) < flaw(&best) {
                 best = next;
             }
         }
-        Ok(best)
+        if let (true, Some(offered)) = (best.is_late(), &best.load.offered) {
+            bail!(
+                "refused: by itself the load was {:.0} us late at p99, where the latency was {:.0} us",
+                offered.late_p99_us,
+                best.load.p99_us
+            );
+        }
+        Ok(best.without_what_is_the_loads())
     }
 
     fn round(&self, server: Server, load: Load) -> Result<Round> {
@@ -204,7 +249,7 @@ impl Bench<'_> {
         let used = server.stop()?;
         // The clock of a process leaves out its children that have ended, which only short connections have.
         let cpu = match load {
-            Load::Echo(_) | Load::Http(_) => driven.cpu,
+            Load::Echo(_) | Load::Http(_) | Load::Offered(Offer::Echo { .. }) => driven.cpu,
             _ => used.total,
         };
         let mut round = driven.round(cpu);
@@ -232,9 +277,14 @@ impl Bench<'_> {
         let mut client = Client::start(command)?;
         client.wait_until_ready()?;
         let before = os::cpu_time(server.pid())?;
+        let by_timetable = matches!(load, Load::Offered(_));
+        let mut full = os::resident(server.pid())?;
         client.begin()?;
-        thread::sleep(Duration::from_secs_f64(warm_up + seconds / 2.0));
-        let full = os::resident(server.pid())?;
+        // To look at the server takes time of a processor, which a load with a timetable would miss.
+        if !by_timetable {
+            thread::sleep(Duration::from_secs_f64(warm_up + seconds / 2.0));
+            full = os::resident(server.pid())?;
+        }
         let load = client.summary()?;
         let cpu = os::cpu_time(server.pid())?.saturating_sub(before);
         client.end()?;
@@ -253,17 +303,43 @@ impl Bench<'_> {
             Load::Echo(Echo { connections, .. }) => ("echo", connections),
             Load::Packets(count) => ("packets", count),
             Load::Requests(count) => ("requests", count),
+            Load::Offered(Offer::Echo { connections, .. }) => ("offered-echo", connections),
+            Load::Offered(Offer::Requests { .. }) => ("offered-requests", REQUESTS_MAX),
             // They are not driven by this.
-            Load::Http(_) | Load::Idle | Load::Memory(_) | Load::Beside { .. } => ("none", 0),
+            Load::Http(_)
+            | Load::Idle
+            | Load::Memory(_)
+            | Load::Stop(_)
+            | Load::Growth(_)
+            | Load::Beside { .. } => ("none", 0),
         };
         command.args([kind, &server.url]);
         command.args(["--in-flight", &in_flight.to_string()]);
-        let Load::Echo(Echo { size, depth, .. }) = load else {
-            return (command, None);
-        };
-        command.args(["--size", &size.to_string(), "--depth", &depth.to_string()]);
-        (command, (in_flight >= MANY).then_some(in_flight))
+        match load {
+            Load::Echo(Echo { size, depth, .. }) => {
+                command.args(["--size", &size.to_string(), "--depth", &depth.to_string()]);
+                return (command, (in_flight >= MANY).then_some(in_flight));
+            }
+            Load::Offered(Offer::Echo { rate, heavy, .. }) => {
+                command.args(["--rate", &rate.to_string()]);
+                if let Some(heavy) = heavy {
+                    beside(&mut command, heavy);
+                }
+            }
+            Load::Offered(Offer::Requests { rate }) => {
+                command.args(["--rate", &rate.to_string()]);
+            }
+            _ => {}
+        }
+        (command, None)
     }
+}
+
+/// Tells a load of heavy requests.
+fn beside(command: &mut Command, heavy: Heavy) {
+    command.args(["--heavy", heavy.kind]);
+    command.args(["--heavy-in-flight", &heavy.connections.to_string()]);
+    command.args(["--heavy-rate", &heavy.rate.to_string()]);
 }
 
 /// Has wrk put a load on a server, for whole seconds.

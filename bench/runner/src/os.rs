@@ -109,6 +109,26 @@ pub(crate) fn private(pid: u32) -> Result<u64> {
     sum(pid, dirty).map(|size| size * 1024)
 }
 
+/// The open descriptors of a process and its descendants.
+pub(crate) fn descriptors(pid: u32) -> Result<u64> {
+    sum(pid, |pid| entries(&format!("/proc/{pid}/fd")))
+}
+
+/// The threads of a process and its descendants.
+pub(crate) fn threads(pid: u32) -> Result<u64> {
+    sum(pid, |pid| entries(&format!("/proc/{pid}/task")))
+}
+
+/// A process and its descendants, those included that have ended and were not waited for.
+pub(crate) fn processes(pid: u32) -> Result<u64> {
+    sum(pid, |_| Ok(1))
+}
+
+fn entries(path: &str) -> Result<u64> {
+    let entries = fs::read_dir(path).with_context(|| format!("list {path}"))?;
+    Ok(entries.count() as u64)
+}
+
 /// How often the threads of a process and of its descendants have been switched from.
 pub(crate) fn context_switches(pid: u32) -> Result<u64> {
     sum(pid, |pid| {

@@ -12,10 +12,18 @@ use crate::scenarios::Scenario;
 
 type Args = Vec<&'static str>;
 
+/// How `socketserver workload` is told what a request is.
+const WAITING: &str = "workload --listen tcp://127.0.0.1:0 --request-size 64 --cpu 0 --wait 200000";
+
 #[derive(Clone)]
 pub(crate) enum Program {
-    /// `socketserver serve echo --listen URL --model MODEL...`; the URL `unix:@` stands for a name that is free.
+    /// `socketserver serve echo --listen URL --model MODEL...`; the URLs `unix:@` and `unixgram:@` stand for a
+    /// name that is free.
     Server(&'static str, Args),
+    /// `socketserver workload`: each request of 64 bytes waits for 200 ms, under this model.
+    Waiting(Args),
+    /// What this project lacks, and so cannot be measured.
+    Absent(&'static str),
     /// A binary of `bench/peers` and its arguments.
     Rust(&'static str, Args),
     /// A file in `bench/peers/c` and its arguments.
@@ -82,14 +90,15 @@ impl Programs {
         &self.server
     }
 
-    /// The tool that this machine lacks to run a program.
+    /// What is lacking to run a program, most often a tool.
     pub(crate) fn missing(&self, program: &Program) -> Option<&'static str> {
         let tools: &[_] = match program {
             Program::C(..) => &["cc"],
             Program::Go(..) => &["go"],
             Program::Python("nginx.py", _) => &["python3", "nginx"],
             Program::Python(..) => &["python3"],
-            Program::Server(..) | Program::Rust(..) => &[],
+            Program::Absent(what) => return Some(what),
+            Program::Server(..) | Program::Waiting(_) | Program::Rust(..) => &[],
         };
         tools.iter().find_map(|tool| self.lacks(tool))
     }
@@ -108,6 +117,13 @@ impl Programs {
                 command.args(["serve", "echo", "--listen", &free(url), "--model"]);
                 (command, model)
             }
+            Program::Waiting(model) => {
+                let mut command = Command::new(&self.server);
+                command.args(WAITING.split(' '));
+                command.args(["--parent", &std::process::id().to_string(), "--model"]);
+                (command, model)
+            }
+            Program::Absent(what) => bail!("{what}"),
             Program::Rust(name, args) => (Command::new(self.target.join(name)), args),
             Program::C(file, args) | Program::Go(file, args) => {
                 if let Some(failure) = self.failures.get(file) {
@@ -165,9 +181,9 @@ impl Programs {
 fn free(url: &str) -> String {
     static NEXT: AtomicU32 = AtomicU32::new(0);
     match url {
-        "unix:@" => {
+        "unix:@" | "unixgram:@" => {
             let number = NEXT.fetch_add(1, Ordering::Relaxed);
-            format!("unix:@bench-server-{}-{number}", std::process::id())
+            format!("{url}bench-server-{}-{number}", std::process::id())
         }
         url => url.to_owned(),
     }

@@ -30,6 +30,12 @@ struct Record<'a> {
     cpu_us_per_op: Option<f64>,
     p50_us: Option<f64>,
     p99_us: Option<f64>,
+    p999_us: Option<f64>,
+    /// How late a load with a timetable was by itself.
+    late_p99_us: Option<f64>,
+    /// Of heavy requests beside those that are told above.
+    heavy_p50_us: Option<f64>,
+    heavy_p99_us: Option<f64>,
     rss_bytes_per_conn: Option<f64>,
     private_bytes_per_conn: Option<f64>,
     wakeups_per_s: Option<f64>,
@@ -37,6 +43,14 @@ struct Record<'a> {
     idle_connections: Option<f64>,
     alone_throughput_per_s: Option<f64>,
     beside_ratio: Option<f64>,
+    /// From the signal to the end of the process, and from when it may end; the former the median, the latter the worst.
+    stop_ms: Option<f64>,
+    stop_worst_ms: Option<f64>,
+    /// What many connections have left.
+    descriptors_grown: Option<f64>,
+    threads_grown: Option<f64>,
+    processes_grown: Option<f64>,
+    private_bytes_grown: Option<f64>,
     /// Relative to the baseline, round by round.
     throughput_ratio: Option<Spread>,
     cpu_ratio: Option<Spread>,
@@ -57,7 +71,7 @@ impl Row {
     fn notes(&self) -> Vec<String> {
         let mut notes = Vec::new();
         if let Some(tool) = self.missing {
-            notes.push(format!("missing: this machine has no {tool}"));
+            notes.push(format!("missing: {tool}"));
         }
         if let Some(failure) = &self.failure {
             notes.push(format!("failed: {failure}"));
@@ -72,10 +86,36 @@ impl Row {
             0 => {}
             disturbed => notes.push(format!("disturbed in {disturbed} of {rounds}")),
         }
+        notes.extend(self.timetable());
         notes.extend_from_slice(&self.notes);
         match self.lost() {
             0 => {}
             lost => notes.push(format!("{lost} packets lost")),
+        }
+        notes
+    }
+
+    /// How a load with a timetable has kept to it, and what the heavy requests took.
+    fn timetable(&self) -> Vec<String> {
+        let offered = |round: &Round| round.load.offered.clone();
+        let Some(late) = self.median_of(|round| Some(offered(round)?.late_p99_us)) else {
+            return Vec::new();
+        };
+        let mut notes = vec![format!("load late by {late:.1} us (p99)")];
+        let held: u64 = self.rounds.iter().filter_map(offered).map(|o| o.held).sum();
+        if held > 0 {
+            notes.push(format!("{held} times held back until answers came"));
+        }
+        let lacking = self
+            .rounds
+            .iter()
+            .filter(|round| round.load.p999_us.is_none());
+        match lacking.count() {
+            0 => {}
+            count => notes.push(format!("load too late for p99.9 in {count}")),
+        }
+        if let Some(heavy) = self.median_of(|round| Some(round.heavy()?.p50_us)) {
+            notes.push(format!("heavy ones take {:.1} ms (p50)", heavy / 1e3));
         }
         notes
     }
@@ -120,6 +160,10 @@ impl Outcome {
             cpu_us_per_op: row.median(|round| round.cpu_us_per_op),
             p50_us: row.median(|round| round.load.p50_us),
             p99_us: row.median(|round| round.load.p99_us),
+            p999_us: row.median_of(|round| round.load.p999_us),
+            late_p99_us: row.median_of(|round| Some(round.load.offered.as_ref()?.late_p99_us)),
+            heavy_p50_us: row.median_of(|round| Some(round.heavy()?.p50_us)),
+            heavy_p99_us: row.median_of(|round| Some(round.heavy()?.p99_us)),
             rss_bytes_per_conn: resident
                 .or_else(|| row.median_of(|round| round.rss_bytes_per_conn)),
             private_bytes_per_conn: row.figure(Metric::Memory),
@@ -127,6 +171,12 @@ impl Outcome {
             idle_connections: row.figure(Metric::Idle),
             alone_throughput_per_s: row.figure(Metric::Alone),
             beside_ratio: row.figure(Metric::Beside),
+            stop_ms: row.figure(Metric::Stop),
+            stop_worst_ms: row.figure(Metric::StopWorst),
+            descriptors_grown: row.figure(Metric::Descriptors),
+            threads_grown: row.figure(Metric::Threads),
+            processes_grown: row.figure(Metric::Processes),
+            private_bytes_grown: row.figure(Metric::Grown),
             throughput_ratio: baseline.and_then(|base| row.ratio(base, Metric::Throughput)),
             cpu_ratio: baseline.and_then(|base| row.ratio(base, Metric::Cpu)),
             server_cpu_share: row.median(|round| round.server_share),
@@ -179,12 +229,13 @@ fn table(out: &mut String, outcome: &Outcome, machine: &Machine) -> Result<()> {
     writeln!(out, "\n{}: {}", scenario.name, scenario.about)?;
     writeln!(
         out,
-        "  {:34} {:>9} {:>8} {:>9} {:>9} {:>9} {:>9} {:>7}  {:20} {:20} {:>6} {:>5}",
+        "  {:34} {:>9} {:>8} {:>9} {:>9} {:>9} {:>9} {:>9} {:>7}  {:20} {:20} {:>6} {:>5}",
         "",
         "per s",
         "CPU us",
         "p50 us",
         "p99 us",
+        "p99.9 us",
         "B/conn",
         "private",
         "wake/s",
@@ -197,12 +248,13 @@ fn table(out: &mut String, outcome: &Outcome, machine: &Machine) -> Result<()> {
         let record = outcome.record(row, machine);
         writeln!(
             out,
-            "  {:34} {:>9} {:>8} {:>9} {:>9} {:>9} {:>9} {:>7}  {:20} {:20} {:>6} {:>5}  {}",
+            "  {:34} {:>9} {:>8} {:>9} {:>9} {:>9} {:>9} {:>9} {:>7}  {:20} {:20} {:>6} {:>5}  {}",
             record.subject,
             number(record.throughput_per_s, 0),
             number(record.cpu_us_per_op, 2),
             number(record.p50_us, 1),
             number(record.p99_us, 1),
+            number(record.p999_us, 1),
             number(record.rss_bytes_per_conn, 0),
             number(record.private_bytes_per_conn, 0),
             number(record.wakeups_per_s, 1),

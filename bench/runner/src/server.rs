@@ -6,7 +6,7 @@ use std::sync::mpsc::{self, Receiver, Sender};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
@@ -62,8 +62,23 @@ impl Server {
         })
     }
 
+    /// Asks the server to stop, and goes on at once.
+    pub(crate) fn ask_to_stop(&self) -> Result<()> {
+        kill(Pid::from_raw(self.pid() as i32), Signal::SIGTERM).context("stop a server")
+    }
+
+    /// Waits until a server that was asked to stop has ended, and says when that was, to a tenth of a millisecond.
+    pub(crate) fn wait_for_end(mut self) -> Result<Instant> {
+        let deadline = Instant::now() + STOP_TIME;
+        while self.process.try_wait()?.is_none() {
+            ensure!(Instant::now() < deadline, "not stopped after {STOP_TIME:?}");
+            thread::sleep(Duration::from_micros(100));
+        }
+        Ok(Instant::now())
+    }
+
     fn end(&mut self) -> Result<()> {
-        kill(Pid::from_raw(self.pid() as i32), Signal::SIGTERM).context("stop a server")?;
+        self.ask_to_stop()?;
         let deadline = Instant::now() + STOP_TIME;
         while self.process.try_wait()?.is_none() {
             if Instant::now() > deadline {

@@ -39,6 +39,17 @@ impl Row {
         Some(Spread::of(self.rounds.iter().filter_map(value))?.median)
     }
 
+    /// What was measured once, or else in each round.
+    fn values(&self, metric: Metric) -> Vec<f64> {
+        match self.figure(metric) {
+            Some(value) => vec![value],
+            None => {
+                let rounds = self.rounds.iter();
+                rounds.filter_map(|round| round.value(metric)).collect()
+            }
+        }
+    }
+
     /// The ratio of a metric to that of another row.
     pub(crate) fn ratio(&self, other: &Self, metric: Metric) -> Option<Spread> {
         Spread::of(self.ratios(other, metric))
@@ -58,6 +69,8 @@ impl Round {
         match metric {
             Metric::Throughput => Some(self.throughput()),
             Metric::Cpu => Some(self.cpu_us_per_op),
+            Metric::P50 => Some(self.load.p50_us),
+            Metric::P99 => Some(self.load.p99_us),
             _ => None,
         }
     }
@@ -86,7 +99,7 @@ impl Verdict {
         let measured = match promise.versus {
             Versus::Nothing => {
                 let rows = outcomes.iter().filter_map(|outcome| outcome.row(subject));
-                Spread::of(rows.filter_map(|row| row.figure(metric)))
+                Spread::of(rows.flat_map(|row| row.values(metric)))
             }
             Versus::Subject(_) | Versus::Best(_) => medians(promise, outcomes, &others),
         };
@@ -195,9 +208,11 @@ mod tests {
                 lost: 0,
                 p50_us: 0.0,
                 p99_us: 0.0,
+                p999_us: None,
                 cpu_share: 0.0,
                 user_share: 0.0,
                 delay_share: 0.0,
+                offered: None,
             },
             cpu_us_per_op: *cpu,
             rss_bytes_per_conn: None,
@@ -270,5 +285,13 @@ mod tests {
         let test = outcome(vec![row("ours", &[1.0]), row("theirs", &[])]);
         let verdict = Verdict::of(&promise(Versus::Subject("theirs")), &[&test]);
         assert_eq!(verdict.verdict, "not measured");
+    }
+
+    #[test]
+    fn a_promise_about_a_figure_is_about_the_rounds_if_there_are_some() {
+        let test = outcome(vec![row("ours", &[0.5, 0.7, 3.0])]);
+        let verdict = Verdict::of(&promise(Versus::Nothing), &[&test]);
+        assert_eq!(verdict.measured.map(|measured| measured.median), Some(0.7));
+        assert_eq!(verdict.verdict, "holds");
     }
 }

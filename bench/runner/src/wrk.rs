@@ -86,9 +86,11 @@ fn parse(said: &str) -> Result<Summary> {
         lost: 0,
         p50_us: micros(line("50%").context("no median")?)?,
         p99_us: micros(line("99%").context("no 99th percentile")?)?,
+        p999_us: None,
         cpu_share: 0.0,
         user_share: 0.0,
         delay_share: 0.0,
+        offered: None,
     })
 }
 

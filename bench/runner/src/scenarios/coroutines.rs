@@ -15,12 +15,12 @@ const THREADS_MAX: u32 = 1000;
 pub(super) const BUFFER: &str = "4096";
 const LARGE_BUFFER: &str = "16384";
 
-const EPOLL: &str = "socketserver/coroutines+epoll";
-const URING: &str = "socketserver/coroutines+uring";
-const EPOLL_LOOP: &str = "epoll loop in C";
+pub(super) const EPOLL: &str = "socketserver/coroutines+epoll";
+pub(super) const URING: &str = "socketserver/coroutines+uring";
+pub(super) const EPOLL_LOOP: &str = "epoll loop in C";
 const URING_LOOPS: [&str; 2] = ["uring loop, single", "uring loop, multi"];
-const THREADS: &str = "thread per connection";
-const TOKIO: &str = "tokio";
+pub(super) const THREADS: &str = "thread per connection";
+pub(super) const TOKIO: &str = "tokio";
 const MAY: &str = "may";
 
 #[derive(Clone, Copy, PartialEq, Eq)]

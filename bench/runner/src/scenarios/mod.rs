@@ -1,9 +1,13 @@
 //! What is measured: scenarios, each with its load, its servers and what is promised of them.
 
 mod coroutines;
+mod endurance;
 mod http;
+mod latency;
 mod memory;
 mod models;
+
+use std::time::Duration;
 
 use crate::programs::Program;
 
@@ -45,6 +49,12 @@ pub(crate) enum Load {
     Idle,
     /// This many connections that have made an exchange and are idle.
     Memory(u32),
+    /// Operations by a timetable.
+    Offered(Offer),
+    /// A stop.
+    Stop(Stop),
+    /// So many connections with a request each, and what is left of them.
+    Growth(u32),
     /// An echo load, alone and then beside connections that are idle.
     Beside { echo: Echo, processes: u32 },
 }
@@ -58,12 +68,45 @@ pub(crate) struct Echo {
     pub(crate) depth: u32,
 }
 
+/// What is sent by a timetable, at `rate` a second.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Offer {
+    /// Messages on long connections, and heavy ones on others.
+    Echo {
+        connections: u32,
+        rate: u32,
+        heavy: Option<Heavy>,
+    },
+    /// A connection for each request.
+    Requests { rate: u32 },
+}
+
+/// Requests that cost a server something, beside light ones.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Heavy {
+    /// As the load calls it: cpu or wait.
+    pub(crate) kind: &'static str,
+    pub(crate) connections: u32,
+    pub(crate) rate: u32,
+}
+
+/// What a server has to do when it is stopped.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Stop {
+    /// This many connections have made an exchange and are idle.
+    Idle { connections: u32 },
+    /// A request is being served, and will be for a while.
+    Busy,
+}
+
 #[derive(Clone)]
 pub(crate) struct Subject {
     pub(crate) name: &'static str,
     pub(crate) program: Program,
     /// The most connections that it is tried with.
     pub(crate) connections_max: u32,
+    /// For how long a stop lets idle connections be.
+    pub(crate) drain: Duration,
 }
 
 /// A statement about one subject: a metric of it, or the ratio to that of another subject.
@@ -92,6 +135,9 @@ pub(crate) enum Versus {
 pub(crate) enum Metric {
     Throughput,
     Cpu,
+    /// Percentiles of the latency, in microseconds.
+    P50,
+    P99,
     WakeUps,
     /// Private memory for each connection.
     Memory,
@@ -103,6 +149,15 @@ pub(crate) enum Metric {
     Alone,
     /// The rate beside them, relative to that without them.
     Beside,
+    /// The median of the time from the signal to the end of the process, in ms.
+    Stop,
+    /// The longest time from when a server may end to when it has ended, in ms.
+    StopWorst,
+    /// What 100,000 connections have left: descriptors, threads, processes, and bytes of private memory.
+    Descriptors,
+    Threads,
+    Processes,
+    Grown,
 }
 
 impl Metric {
@@ -111,12 +166,20 @@ impl Metric {
         match self {
             Self::Throughput => "throughput",
             Self::Cpu => "CPU per operation",
+            Self::P50 => "p50 of the latency",
+            Self::P99 => "p99 of the latency",
             Self::WakeUps => "wake-ups per second",
             Self::Memory => "private bytes per connection",
             Self::Resident => "resident bytes per connection",
             Self::Idle => "idle connections",
             Self::Alone => "throughput without idle connections",
             Self::Beside => "throughput beside idle connections relative to that without them",
+            Self::Stop => "median ms from the signal to the end",
+            Self::StopWorst => "worst ms to the end from when nothing is left to wait for",
+            Self::Descriptors => "descriptors that are left",
+            Self::Threads => "threads that are left",
+            Self::Processes => "processes that are left",
+            Self::Grown => "private bytes that are left",
         }
     }
 }
@@ -133,6 +196,8 @@ pub(crate) fn all() -> Vec<Scenario> {
     let mut all = models::scenarios();
     all.extend(coroutines::scenarios());
     all.extend(http::scenarios());
+    all.extend(latency::scenarios());
+    all.extend(endurance::scenarios());
     all.extend(memory::scenarios());
     all
 }
@@ -153,6 +218,9 @@ impl Scenario {
                 Load::Echo(_) => "echo",
                 Load::Packets(_) => "packets",
                 Load::Http(_) => "http",
+                Load::Offered(_) => "offered",
+                Load::Stop(_) => "stop",
+                Load::Growth(_) => "growth",
                 Load::Idle | Load::Memory(_) | Load::Beside { .. } => "idle",
             },
             load,
@@ -188,6 +256,7 @@ fn subject(name: &'static str, program: Program) -> Subject {
         name,
         program,
         connections_max: u32::MAX,
+        drain: Duration::ZERO,
     }
 }
 

@@ -3,16 +3,16 @@
 use super::Bound::{AtLeast, AtMost};
 use super::Metric::{Cpu, Throughput, WakeUps};
 use super::{Echo, Load, Scenario, Subject, When, absolute, promise, subject};
-use crate::programs::Program::{C, Python, Rust, Server};
+use crate::programs::Program::{Absent, C, Python, Rust, Server};
 
-const TCP: &str = "tcp://127.0.0.1:0";
+pub(super) const TCP: &str = "tcp://127.0.0.1:0";
 const UDP: &str = "udp://127.0.0.1:0";
 
-const SEQUENTIAL: &str = "socketserver/sequential";
-const THREADING: &str = "socketserver/threading";
-const POOL: &str = "socketserver/pool";
-const FORKING: &str = "socketserver/forking";
-const PREFORK: &str = "socketserver/prefork";
+pub(super) const SEQUENTIAL: &str = "socketserver/sequential";
+pub(super) const THREADING: &str = "socketserver/threading";
+pub(super) const POOL: &str = "socketserver/pool";
+pub(super) const FORKING: &str = "socketserver/forking";
+pub(super) const PREFORK: &str = "socketserver/prefork";
 
 const ACCEPT_LOOP: &str = "accept loop";
 const ACCEPT_LOOP_ECHO: &str = "accept loop, echo";
@@ -28,12 +28,14 @@ pub(super) fn scenarios() -> Vec<Scenario> {
         pool_requests(),
         forking_requests(),
         udp_echo(),
+        unix_datagram_echo(),
+        programs(),
         idle(),
     ]
 }
 
 /// A model of the command, with its options.
-fn ours(name: &'static str) -> Subject {
+pub(super) fn ours(name: &'static str) -> Subject {
     let model = match name {
         SEQUENTIAL => vec!["sequential"],
         THREADING => vec!["threading"],
@@ -45,7 +47,7 @@ fn ours(name: &'static str) -> Subject {
     subject(name, Server(TCP, model))
 }
 
-fn rust(name: &'static str, program: &'static str, args: &[&'static str]) -> Subject {
+pub(super) fn rust(name: &'static str, program: &'static str, args: &[&'static str]) -> Subject {
     subject(name, Rust(program, args.to_vec()))
 }
 
@@ -175,12 +177,12 @@ fn udp_echo() -> Scenario {
     Scenario {
         baseline: LARGE,
         subjects: vec![
-            subject(LARGE, C("udp_mmsg.c", vec!["65536"])),
-            subject(SMALL, C("udp_mmsg.c", vec!["2048"])),
+            subject(LARGE, C("mmsg_loop.c", vec!["65536", "udp"])),
+            subject(SMALL, C("mmsg_loop.c", vec!["2048", "udp"])),
             subject(SEQUENTIAL, Server(UDP, vec!["sequential"])),
             coroutines("socketserver/coroutines+epoll", "epoll"),
             coroutines("socketserver/coroutines+uring", "uring"),
-            rust(TOKIO, "tokio_udp", &[]),
+            rust(TOKIO, "tokio_packets", &["udp"]),
         ],
         promises: vec![
             promise(SEQUENTIAL, Cpu, TOKIO, AtMost(0.75)),
@@ -192,6 +194,44 @@ fn udp_echo() -> Scenario {
             "udp-echo",
             "one thread, UDP echo, 128 packets of 64 bytes in flight",
             Load::Packets(128),
+        )
+    }
+}
+
+/// Few packets in flight, as the kernel lets eleven wait for a Unix socket that is not read.
+fn unix_datagram_echo() -> Scenario {
+    const UNIX: &str = "unixgram:@";
+    const LOOP: &str = "mmsg loop in C";
+    let coroutines = |name, driver| subject(name, Server(UNIX, super::coroutines::model(driver)));
+    Scenario {
+        baseline: LOOP,
+        subjects: vec![
+            subject(LOOP, C("mmsg_loop.c", vec!["65536", "unix"])),
+            subject(SEQUENTIAL, Server(UNIX, vec!["sequential"])),
+            coroutines("socketserver/coroutines+epoll", "epoll"),
+            coroutines("socketserver/coroutines+uring", "uring"),
+            rust("tokio", "tokio_packets", &["unix"]),
+        ],
+        promises: vec![promise(SEQUENTIAL, Cpu, LOOP, AtMost(1.1))],
+        ..Scenario::new(
+            "unix-datagram-echo",
+            "one thread, Unix datagram echo, 8 packets of 64 bytes in flight",
+            Load::Packets(8),
+        )
+    }
+}
+
+/// Named, so that it is seen to be missing.
+fn programs() -> Scenario {
+    const EXEC: &str = "exec, which the command does not have yet";
+    Scenario {
+        group: "exec-requests",
+        subjects: vec![subject("socketserver/exec", Absent(EXEC))],
+        when: When::Always,
+        ..Scenario::new(
+            "exec-requests",
+            "a program for each TCP connection, as inetd, socat and CGI servers run it: not measured yet",
+            Load::Requests(32),
         )
     }
 }

@@ -1,10 +1,14 @@
-// UDP echo in batches of 32 with recvmmsg and sendmmsg. The argument is the size of each buffer.
+// Echo of datagrams in batches of 32 with recvmmsg and sendmmsg. The arguments: the size of each buffer, and udp or unix.
 
 #define _GNU_SOURCE
 #include <arpa/inet.h>
+#include <stddef.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 #include <sys/socket.h>
+#include <sys/un.h>
+#include <unistd.h>
 
 #define BATCH 32
 
@@ -14,9 +18,8 @@ static void fail(const char *what)
     exit(1);
 }
 
-int main(int argc, char **argv)
+static int bind_udp(void)
 {
-    size_t size = argc > 1 ? strtoul(argv[1], NULL, 10) : 65536;
     struct sockaddr_in address = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
     socklen_t length = sizeof address;
     int fd = socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0);
@@ -27,7 +30,26 @@ int main(int argc, char **argv)
     if (getsockname(fd, (struct sockaddr *)&address, &length) < 0)
         fail("getsockname");
     fprintf(stderr, "listening on udp://127.0.0.1:%d\n", ntohs(address.sin_port));
+    return fd;
+}
 
+static int bind_unix(void)
+{
+    struct sockaddr_un address = {.sun_family = AF_UNIX};
+    int fd = socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0);
+    if (fd < 0)
+        fail("socket");
+    int length = snprintf(address.sun_path + 1, sizeof address.sun_path - 1, "bench-mmsg-%d", getpid());
+    if (bind(fd, (struct sockaddr *)&address, offsetof(struct sockaddr_un, sun_path) + 1 + length) < 0)
+        fail("bind");
+    fprintf(stderr, "listening on unixgram:@%s\n", address.sun_path + 1);
+    return fd;
+}
+
+int main(int argc, char **argv)
+{
+    size_t size = argc > 1 ? strtoul(argv[1], NULL, 10) : 65536;
+    int fd = argc > 2 && strcmp(argv[2], "unix") == 0 ? bind_unix() : bind_udp();
     static struct sockaddr_storage peers[BATCH];
     static struct iovec vectors[BATCH];
     static struct mmsghdr messages[BATCH];
