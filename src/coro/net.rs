@@ -227,7 +227,7 @@ impl Source {
         deadline: Option<Instant>,
     ) -> io::Result<()> {
         let key = self.key(current, fd, interest)?;
-        wait_for(current, &[key], interest, deadline).map(drop)
+        wait_for(current, &[key], interest, || current.park(deadline)).map(drop)
     }
 
     /// The key on this worker, after having its driver watch the descriptor if need be.
@@ -293,11 +293,12 @@ impl Source {
     }
 }
 
-/// Parks the coroutine until an edge comes at one of several descriptors, and says at which.
+/// Parks the coroutine until an edge comes at one of several descriptors, and says at which; also
+/// once its worker ends what is left.
 ///
 /// # Errors
 ///
-/// `TimedOut` at the deadline; `ConnectionAborted` when the worker ends what is left.
+/// `TimedOut` at the deadline; `ConnectionAborted` when the worker begins to end what is left.
 pub(crate) fn wait_any(
     current: &Current,
     sources: &[(&Source, BorrowedFd<'_>)],
@@ -308,14 +309,14 @@ pub(crate) fn wait_any(
         .iter()
         .map(|(source, fd)| source.key(current, fd.as_fd(), interest))
         .collect::<io::Result<_>>()?;
-    wait_for(current, &keys, interest, deadline)
+    wait_for(current, &keys, interest, || current.park_always(deadline))
 }
 
 fn wait_for(
     current: &Current,
     keys: &[SourceKey],
     interest: Interest,
-    deadline: Option<Instant>,
+    park: impl FnOnce() -> Wake,
 ) -> io::Result<usize> {
     let sources = &current.worker().sources;
     let mut ready = None;
@@ -326,11 +327,7 @@ fn wait_for(
         }
         *state.waiting(interest) = Some(current.id());
     }
-    let woken = if ready.is_some() {
-        Wake::Ready
-    } else {
-        current.park(deadline)
-    };
+    let woken = if ready.is_some() { Wake::Ready } else { park() };
     for (place, key) in keys.iter().enumerate() {
         let state = &mut sources.borrow_mut()[key.index as usize];
         *state.waiting(interest) = None;

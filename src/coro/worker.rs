@@ -436,7 +436,17 @@ impl Current {
     /// Never parks while a panic unwinds: the thread counts its panics, and the other coroutines
     /// would run as if it were theirs. And never once the worker has been told to end what is left.
     pub(crate) fn park(&self, deadline: Option<Instant>) -> Wake {
-        if !self.may_park() {
+        if self.may_park() {
+            self.park_always(deadline)
+        } else {
+            Wake::Cancelled
+        }
+    }
+
+    /// As [`park`](Self::park), also once the worker has been told to end what is left: for whoever
+    /// waits for that end.
+    pub(crate) fn park_always(&self, deadline: Option<Instant>) -> Wake {
+        if std::thread::panicking() {
             return Wake::Cancelled;
         }
         let worker = self.worker();

@@ -280,6 +280,24 @@ fn a_cut_unwinds_what_sleeps_so_that_destructors_run() {
 }
 
 #[test]
+fn a_cut_of_many_ends_with_the_last_of_them() {
+    let (guard, target, _) = serve(1, |conn| {
+        conn.write_all(b"!").unwrap();
+        let _ = conn.read(&mut [0]);
+    });
+    let mut clients: Vec<_> = (0..200).map(|_| target.connect()).collect();
+    for client in &mut clients {
+        client.read_exact(&mut [0]).unwrap();
+    }
+    let start = Instant::now();
+    guard.handle().shutdown_within(Duration::ZERO);
+    assert_eq!(guard.join().unwrap().cut, 200);
+    // Less than the grace that handlers have to notice, after which the server waits no longer.
+    let took = start.elapsed();
+    assert!(took < Duration::from_secs(1), "{took:?}");
+}
+
+#[test]
 fn a_lock_may_be_held_across_a_read_where_nobody_else_on_the_worker_wants_it() {
     let lock = Arc::new(Mutex::new(0));
     let inner = Arc::clone(&lock);
