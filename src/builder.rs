@@ -6,6 +6,7 @@ use std::time::Duration;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use crate::error::{Error, Tried};
+use crate::events::Observer;
 use crate::hooks::{AcceptError, Failure, Hooks, Stall};
 use crate::limits::{AtLimit, Limits, Rate};
 use crate::model::Model;
@@ -69,6 +70,7 @@ impl<T: Transport, M: Model> Builder<T, M> {
                 },
                 raise_descriptors: false,
                 drain_timeout: Duration::from_secs(25),
+                lame_duck: Duration::ZERO,
                 deadlines: Deadlines::default(),
                 client_speaks_first: false,
             },
@@ -142,6 +144,15 @@ impl<T: Transport, M: Model> Builder<T, M> {
     /// that service managers and Kubernetes give.
     pub const fn drain_timeout(mut self, limit: Duration) -> Self {
         self.options.drain_timeout = limit;
+        self
+    }
+
+    /// How long a server that was asked to stop goes on accepting: load balancers notice meanwhile
+    /// that it is about to go ([`ServerHandle::state`](crate::ServerHandle::state),
+    /// [`Request::stopping`](crate::Request::stopping)). The drain begins after it. Default: not at
+    /// all. Kubernetes takes 5 s to 15 s to send no more.
+    pub const fn lame_duck(mut self, time: Duration) -> Self {
+        self.options.lame_duck = time;
         self
     }
 
@@ -219,6 +230,13 @@ impl<T: Transport, M: Model> Builder<T, M> {
     #[doc(alias = "verify_request")]
     pub fn verify(mut self, hook: impl Fn(&T::Request) -> bool + Send + Sync + 'static) -> Self {
         self.hooks.verify = Some(Box::new(hook));
+        self
+    }
+
+    /// Told of everything that happens. May be called several times. Default: nobody, which costs a
+    /// branch.
+    pub fn observer(mut self, observer: impl Observer) -> Self {
+        self.hooks.observers.push(Box::new(observer));
         self
     }
 

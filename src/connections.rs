@@ -33,6 +33,28 @@ pub struct ConnectionInfo {
     pub worker: Option<u32>,
 }
 
+/// What went over a connection.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Traffic {
+    /// How many bytes its handler has received.
+    pub received: u64,
+    /// How many bytes its handler has sent.
+    pub sent: u64,
+    /// How long ago it was accepted.
+    pub age: Duration,
+}
+
+impl Traffic {
+    pub(crate) fn of(slot: Option<&Slot>) -> Self {
+        slot.map_or_else(Self::default, |slot| Self {
+            received: slot.received(),
+            sent: slot.sent(),
+            age: Duration::from_millis(Millis::now().since(slot.accepted())),
+        })
+    }
+}
+
 impl ConnectionInfo {
     fn of(slot: &Slot, now: Millis) -> Option<Self> {
         let id = slot.id();

@@ -7,6 +7,7 @@ use std::time::Duration;
 use crate::address::Address;
 use crate::connections::ConnectionInfo;
 use crate::limits::Limits;
+use crate::state::phase::State;
 use crate::state::{Shared, Totals};
 
 /// Stops a server and observes it, from any thread, any handler, any signal handler, and any
@@ -41,11 +42,11 @@ impl ServerHandle {
     /// earliest deadline counts. Async-signal-safe (signal-safety(7)): an atomic store, a clock
     /// read and a write(2).
     pub fn shutdown(&self) {
-        self.shutdown_within(self.0.drain_timeout());
+        self.0.shutdown();
     }
 
-    /// As [`shutdown`](Self::shutdown), with a drain of at most `drain`; zero cuts every request at
-    /// once.
+    /// As [`shutdown`](Self::shutdown), with a drain of at most `drain` and no time as a lame duck;
+    /// zero cuts every request at once.
     pub fn shutdown_within(&self, drain: Duration) {
         self.0.stop(drain);
     }
@@ -54,6 +55,48 @@ impl ServerHandle {
     #[must_use]
     pub fn is_stopping(&self) -> bool {
         self.0.stopping()
+    }
+
+    /// Where the server is between its start and its end.
+    #[must_use]
+    pub fn state(&self) -> State {
+        self.0.state()
+    }
+
+    /// Waits until the server is at `state` or further, for `timeout` at most; says whether it is.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use socketserver::{State, ThreadingTcpServer};
+    ///
+    /// let guard = ThreadingTcpServer::bind("127.0.0.1:0")?.spawn(|_conn| ())?;
+    /// assert!(guard.handle().wait_for(State::Running, Duration::from_secs(5)));
+    /// # Ok::<(), socketserver::Error>(())
+    /// ```
+    #[must_use]
+    pub fn wait_for(&self, state: State, timeout: Duration) -> bool {
+        self.0.wait_for(state, timeout)
+    }
+
+    /// Stops accepting until [`resume`](Self::resume), in all processes of the server: who comes
+    /// waits in the kernel's queue, as long as that has room. Live requests and parked connections
+    /// go on. A stop serves the queue all the same. Async-signal-safe, as
+    /// [`shutdown`](Self::shutdown).
+    pub fn pause(&self) {
+        self.0.set_paused(true);
+    }
+
+    /// Goes on accepting. Async-signal-safe.
+    pub fn resume(&self) {
+        self.0.set_paused(false);
+    }
+
+    /// Whether accepting is paused.
+    #[must_use]
+    pub fn is_paused(&self) -> bool {
+        self.0.is_paused()
     }
 
     /// The addresses that the server was bound to, with real ports.

@@ -8,7 +8,10 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Duration;
 
 use crate::address::Address;
+use crate::events::{Event, Observer};
 use crate::handler::HandlerError;
+use crate::state::Shared;
+use crate::state::phase::State;
 
 /// A request that failed: its handler returned an error or panicked, or its reply could not be
 /// delivered.
@@ -245,6 +248,7 @@ type Callback = Box<dyn Fn() + Send + Sync>;
 
 /// The hooks of a server. All are optional; none can stop it.
 pub(crate) struct Hooks<R> {
+    pub(crate) observers: Vec<Box<dyn Observer>>,
     pub(crate) verify: Option<Verify<R>>,
     pub(crate) error: Option<ErrorHook>,
     pub(crate) accept_error: Option<AcceptErrorHook>,
@@ -257,6 +261,7 @@ pub(crate) struct Hooks<R> {
 impl<R> Default for Hooks<R> {
     fn default() -> Self {
         Self {
+            observers: Vec::new(),
             verify: None,
             error: None,
             accept_error: None,
@@ -275,11 +280,30 @@ impl<R> fmt::Debug for Hooks<R> {
 }
 
 impl<R> Hooks<R> {
+    /// Tells the observers, if there are any.
+    pub(crate) fn tell<'a>(&self, event: impl FnOnce() -> Event<'a>) {
+        if self.observers.is_empty() {
+            return;
+        }
+        let event = event();
+        for observer in &self.observers {
+            // Nobody is left to tell of a panic of it but the panic hook, which has been told.
+            let _ = call(|| observer.observe(&event));
+        }
+    }
+
+    /// Goes on to `state`, and tells the observers.
+    pub(crate) fn enter(&self, shared: &Shared, state: State) {
+        if shared.advance(state) {
+            self.tell(|| Event::State(state));
+        }
+    }
+
     /// Tells the accept error hook, if there is one.
     pub(crate) fn report(&self, err: &AcceptError) {
+        self.tell(|| Event::AcceptFailed(err));
         if let Some(hook) = &self.accept_error {
-            // Nobody is left to tell of a panic in this hook but the panic hook, which has been
-            // told.
+            // As above.
             let _ = call(|| hook(err));
         }
     }
@@ -287,6 +311,7 @@ impl<R> Hooks<R> {
     /// Tells the stall hook, if there is one.
     #[cfg(feature = "coroutines")]
     pub(crate) fn stalled(&self, stall: &Stall) {
+        self.tell(|| Event::Stalled(stall));
         if let Some(hook) = &self.stall {
             // As above.
             let _ = call(|| hook(stall));

@@ -61,6 +61,7 @@ mod coro;
 mod coro;
 mod cutter;
 mod error;
+mod events;
 mod handle;
 mod handler;
 mod hooks;
@@ -77,12 +78,13 @@ mod transport;
 
 pub use address::{Address, UnixAddress};
 pub use builder::Builder;
-pub use connections::ConnectionInfo;
+pub use connections::{ConnectionInfo, Traffic};
 #[cfg(feature = "coroutines")]
 pub use coro::stack::StackGauge;
 #[cfg(feature = "coroutines")]
 pub use coro::{offload, sleep, yield_now};
 pub use error::Error;
+pub use events::{EndReason, Event, Limit, Observer, RefuseReason};
 pub use handle::ServerHandle;
 pub use handler::{Handler, HandlerError, IntoOutcome, Next, Outcome, RequestHandler, per_request};
 pub use hooks::{AcceptError, Failure, Reaction, Stall, Step};
@@ -96,6 +98,7 @@ pub use model::thread_pool::ThreadPool;
 pub use model::threading::Threading;
 pub use model::{Dispatch, Model};
 pub use server::{Handled, Report, Server, ServerGuard};
+pub use state::phase::State;
 pub use state::table::{Activity, CutReason};
 pub use state::{Context, Cut, Totals};
 pub use transport::datagram::Datagram;

@@ -19,6 +19,7 @@ use crate::model::sequential::Sequential;
 use crate::model::{Dispatch, Model, Serving};
 use crate::service::Service;
 use crate::state::Shared;
+use crate::state::phase::{Closing, State};
 use crate::transport::{Bind, Transport};
 
 /// A server: it takes requests from the listeners of transport `T` and serves them under model `M`.
@@ -56,6 +57,7 @@ pub struct Server<T: Transport, M = Sequential> {
     model: M,
     hooks: Arc<Hooks<T::Request>>,
     shared: Arc<Shared>,
+    closing: Closing,
     /// Readable while one of the listeners is.
     ready: Arc<OwnedFd>,
 }
@@ -124,11 +126,13 @@ impl<T: Transport, M: Model> Server<T, M> {
             Ok::<_, rustix::io::Errno>(ready)
         };
         let ready = watch().tried(|| "watch the listeners with epoll".to_owned())?;
+        let shared = Arc::new(shared);
         Ok(Self {
             listeners,
             model,
             hooks: Arc::new(hooks),
-            shared: Arc::new(shared),
+            closing: Closing(Arc::clone(&shared)),
+            shared,
             ready: Arc::new(ready),
         })
     }
@@ -172,10 +176,14 @@ impl<T: Transport, M: Model> Server<T, M> {
             model,
             hooks,
             shared,
+            closing,
             ready,
         } = self;
-        let service = Arc::new(Service::new(boxed(handler), hooks, shared));
-        model.serve(Serving::new(listeners, ready, service))
+        let service = Service::new(boxed(handler), Arc::clone(&hooks), Arc::clone(&shared));
+        let result = model.serve(Serving::new(listeners, ready, Arc::new(service)));
+        hooks.enter(&shared, State::Closed);
+        drop(closing);
+        result
     }
 
     /// Serves on a thread of its own.
@@ -261,7 +269,7 @@ impl<T: Transport, M: Dispatch> Server<T, M> {
     /// As [`serve_forever`](Self::serve_forever).
     #[doc(alias = "server_close")]
     pub fn close(mut self) -> Result<Report, Error> {
-        self.handle().shutdown();
+        self.handle().shutdown_within(self.shared.drain_timeout());
         // Nobody is there to serve those who wait in the queue.
         self.listeners.clear();
         self.serve_forever(|_| ())

@@ -7,9 +7,13 @@ use std::io;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 
+use crate::address::Address;
+use crate::connections::Traffic;
+use crate::events::{EndReason, Event, RefuseReason};
 use crate::handler::{HandlerError, Next, Outcome};
 use crate::hooks::{self, Failure, Hooks};
 use crate::parking::{Parked, Parking, Stays};
+use crate::state::table::{CutReason, Slot};
 use crate::state::{Ended, Lease, Shared};
 use crate::transport::Request;
 
@@ -45,12 +49,12 @@ impl<R: Request> Service<R> {
         match request.admit().map_err(Into::into).and_then(|()| verify()) {
             Ok(true) => true,
             Ok(false) => {
-                count(&self.shared.counts().refused);
+                self.refused(request, RefuseReason::Verify);
                 false
             }
             Err(err) => {
                 self.fail(request, err);
-                self.shared.tally(Ended::Failed, 1);
+                self.ended(request, Ended::Failed);
                 false
             }
         }
@@ -59,6 +63,7 @@ impl<R: Request> Service<R> {
     /// Runs the handler. An error or a panic ends this request only.
     pub(crate) fn handle(&self, request: &mut R) -> Ended {
         request.context().begin_request();
+        self.hooks.tell(|| Event::Started { id: request.id() });
         let outcome = hooks::call(|| (self.handler)(request)).unwrap_or_else(Err);
         request.context().end_request();
         // Before the close, which the client sees: who has seen a reply knows that this is noted.
@@ -68,7 +73,7 @@ impl<R: Request> Service<R> {
             Ok(Next::Park) if !self.shared.stopping() => Ended::Parked,
             Ok(Next::Park) => Ended::Completed,
             Ok(Next::Stop) => {
-                self.shared.stop(self.shared.drain_timeout());
+                self.shared.shutdown();
                 Ended::Completed
             }
             Err(err) => {
@@ -114,7 +119,9 @@ impl<R: Request> Service<R> {
             },
         };
         // The accept loop waits for what it knew of before.
+        let id = request.id();
         parking.park(request, lease)?;
+        self.hooks.tell(|| Event::Parked { id });
         if new {
             self.shared.bell().ring();
         }
@@ -125,26 +132,23 @@ impl<R: Request> Service<R> {
     pub(crate) fn abandon(&self, mut request: R, lease: Lease, err: io::Error) {
         self.fail(&request, err.into());
         let ended = self.close(&mut request, Ended::Failed);
-        drop(request);
-        self.shared.tally(ended, 1);
-        drop(lease);
+        self.over(request, ended, lease);
     }
 
     /// Ends a connection that waited until its deadline, or was asked to be cut.
-    pub(crate) fn time_out(&self, parked: Parked<R>) {
-        count(&self.shared.counts().timed_out);
+    pub(crate) fn time_out(&self, parked: Parked<R>, reason: CutReason) {
+        let slot = parked.request.context().slot();
+        if slot.is_some_and(|slot| slot.cut(reason)) {
+            count(&self.shared.counts().timed_out);
+        }
         self.dismiss(parked);
     }
 
     /// Ends a connection that waited: the client was silent for too long, or the server stops.
     pub(crate) fn dismiss(&self, parked: Parked<R>) {
-        let Parked {
-            mut request, lease, ..
-        } = parked;
+        let Parked { mut request, lease } = parked;
         request.refuse();
-        drop(request);
-        self.shared.tally(Ended::Completed, 1);
-        drop(lease);
+        self.over(request, Ended::Completed, lease);
     }
 
     /// Serves requests that were accepted together, one after the other, and answers them together.
@@ -162,15 +166,68 @@ impl<R: Request> Service<R> {
     /// whose handler has failed.
     pub(crate) fn close_all(&self, requests: &mut VecDeque<R>, mut failed: Vec<u64>) {
         let total = requests.len() as u64;
+        let told = |request: &R| (request.id(), request.peer());
+        let watched = !self.hooks.observers.is_empty();
+        let ends: Vec<_> = requests.iter().filter(|_| watched).map(told).collect();
         R::close_all(requests, &mut |request, err| {
             if !failed.contains(&request.id()) {
                 failed.push(request.id());
                 self.fail(request, err.into());
             }
         });
+        for (id, peer) in ends {
+            let ended = if failed.contains(&id) {
+                Ended::Failed
+            } else {
+                Ended::Completed
+            };
+            self.hooks.tell(|| end_of(id, peer, None, ended));
+        }
         let failures = failed.len() as u64;
         self.shared.tally(Ended::Failed, failures);
         self.shared.tally(Ended::Completed, total - failures);
+    }
+
+    /// Counts a request that is turned away, and says why.
+    pub(crate) fn refused(&self, request: &R, reason: RefuseReason) {
+        let counts = self.shared.counts();
+        count(&counts.refused);
+        match reason {
+            RefuseReason::Verify => {}
+            RefuseReason::Limit => count(&counts.over_limit),
+            RefuseReason::Address => count(&counts.over_address),
+            RefuseReason::Rate => count(&counts.over_rate),
+        }
+        self.hooks.tell(|| Event::Refused {
+            id: request.id(),
+            peer: request.peer(),
+            reason,
+        });
+    }
+
+    /// Ends a request whose close is done.
+    fn over(&self, request: R, ended: Ended, lease: Lease) {
+        self.tell_end(&request, ended);
+        drop(request);
+        self.shared.tally(ended, 1);
+        drop(lease);
+    }
+
+    /// Counts a request that has ended.
+    fn ended(&self, request: &R, ended: Ended) {
+        self.tell_end(request, ended);
+        self.shared.tally(ended, 1);
+    }
+
+    fn tell_end(&self, request: &R, ended: Ended) {
+        self.hooks.tell(|| {
+            end_of(
+                request.id(),
+                request.peer(),
+                request.context().slot(),
+                ended,
+            )
+        });
     }
 
     /// Reports a failed request.
@@ -183,19 +240,37 @@ impl<R: Request> Service<R> {
     }
 }
 
+/// The event of a request's end.
+fn end_of<'a>(id: u64, peer: Address, slot: Option<&Slot>, ended: Ended) -> Event<'a> {
+    let cut = slot.and_then(Slot::cut_reason);
+    let how = match (cut, ended) {
+        (Some(reason), _) => EndReason::Cut(reason),
+        (None, Ended::Failed) => EndReason::Failed,
+        (None, Ended::Completed | Ended::Parked) => EndReason::Completed,
+    };
+    Event::Ended {
+        id,
+        peer,
+        traffic: Traffic::of(slot),
+        how,
+    }
+}
+
 /// What is said of a request that ended elsewhere, whatever its type.
 pub(crate) trait Tally: fmt::Debug + Send + Sync {
-    fn tally(&self, ended: Ended);
+    fn tally(&self, id: u64, peer: &Address, slot: Option<&Slot>, ended: Ended);
     /// Tells the error hook, if there is one.
     fn report(&self, failure: &Failure<'_>);
 }
 
 impl<R: Request> Tally for Service<R> {
-    fn tally(&self, ended: Ended) {
+    fn tally(&self, id: u64, peer: &Address, slot: Option<&Slot>, ended: Ended) {
+        self.hooks.tell(|| end_of(id, peer.clone(), slot, ended));
         self.shared.tally(ended, 1);
     }
 
     fn report(&self, failure: &Failure<'_>) {
+        self.hooks.tell(|| Event::Failed(failure));
         if let Some(hook) = &self.hooks.error {
             // Nobody is left to tell of a panic in the error hook but the panic hook, which has
             // been told.
@@ -250,8 +325,6 @@ impl<R: Request> Job<R> {
                 }
             };
         };
-        drop(request);
-        service.shared.tally(ended, 1);
-        drop(lease);
+        service.over(request, ended, lease);
     }
 }

@@ -420,6 +420,7 @@ fn write() {
 
 /// What the crate exports, all of it, beside what only the feature `coroutines` adds.
 const EXPORTS: &str = "
+    EndReason Event Limit Observer RefuseReason State Traffic
     AcceptError Activity Address AtLimit Bind BoundTcp BoundUnixStream Builder Connection ConnectionInfo Context
     Coroutines CutReason
     Credentials Cut Datagram Dispatch Either Error Failure Forking ForkingTcpServer

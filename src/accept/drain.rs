@@ -7,6 +7,7 @@ use crate::accept::Acceptor;
 use crate::model::Take;
 use crate::server::Report;
 use crate::state::Ended;
+use crate::state::phase::State;
 use crate::transport::Transport;
 
 /// A budget that a stop never spends. While serving goes on there is more.
@@ -90,6 +91,7 @@ impl<T: Transport, M: Take> Acceptor<'_, T, M> {
     /// Waits until every request has ended, or the deadline has come and cuts them. Closes the
     /// listeners first.
     pub(super) fn drain(&mut self) -> Report {
+        self.enter(State::Draining);
         self.serving.listeners.clear();
         self.accepting.clear();
         self.budget = 0;
@@ -130,6 +132,7 @@ impl<T: Transport, M: Take> Acceptor<'_, T, M> {
 
     /// Ends every request that is still there.
     fn cut(&mut self) {
+        self.enter(State::Cutting);
         let live = self.shared.live_here();
         let cut = self.shared.cut_all();
         self.shared.count_cut(live.saturating_sub(cut));

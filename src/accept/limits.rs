@@ -5,6 +5,7 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 use crate::accept::Acceptor;
+use crate::events::{Event, Limit, RefuseReason};
 use crate::model::Take;
 use crate::service::count;
 use crate::state::Lease;
@@ -69,6 +70,28 @@ impl Taking {
 }
 
 impl<T: Transport, M: Take> Acceptor<'_, T, M> {
+    pub(super) fn tell_accepted(&self, request: &T::Request) {
+        self.serving.service.hooks.tell(|| Event::Accepted {
+            id: request.id(),
+            peer: request.peer(),
+        });
+    }
+
+    /// Says when a limit becomes reached.
+    pub(super) fn tell_limits(&mut self) {
+        let hooks = &self.serving.service.hooks;
+        if hooks.observers.is_empty() {
+            return;
+        }
+        let full = self.shared.is_full().then_some(Limit::Connections);
+        let full_here = || self.shared.is_full_here().then_some(Limit::Descriptors);
+        let limit = full.or_else(full_here);
+        if let Some(reached) = limit.filter(|_| limit != self.limit) {
+            hooks.tell(|| Event::LimitReached(reached));
+        }
+        self.limit = limit;
+    }
+
     /// How many requests may be taken of the `want` that the model has room for; `None`: none.
     /// `waits` says that one is known to wait.
     pub(super) fn taking(&mut self, want: u64, waits: bool) -> Option<Taking> {
@@ -95,12 +118,11 @@ impl<T: Transport, M: Take> Acceptor<'_, T, M> {
 
     /// Refuses all that was taken beyond the limit.
     fn refuse_all(&mut self, taken: u64) {
-        let counts = self.shared.counts();
-        counts.accepted.fetch_add(taken, Relaxed);
-        counts.over_limit.fetch_add(taken, Relaxed);
-        counts.refused.fetch_add(taken, Relaxed);
+        self.shared.counts().accepted.fetch_add(taken, Relaxed);
         let message = self.shared.limits().refusal();
-        for mut request in self.batch.requests.drain(..) {
+        for mut request in std::mem::take(&mut self.batch.requests) {
+            self.tell_accepted(&request);
+            self.serving.service.refused(&request, RefuseReason::Limit);
             request.refuse_with(&message);
         }
         self.budget = self.budget.saturating_sub(taken as usize);
@@ -110,9 +132,8 @@ impl<T: Transport, M: Take> Acceptor<'_, T, M> {
     /// Whether a request is within the limits on addresses and on the rate; counts it, or why not.
     pub(super) fn is_within(&self, request: &T::Request) -> bool {
         let (shared, limits) = (&self.shared, self.shared.limits());
-        let counts = shared.counts();
         if limits.refuses() && shared.take_tokens(1) == 0 {
-            count(&counts.over_rate);
+            self.serving.service.refused(request, RefuseReason::Rate);
             return false;
         }
         let Some(limit) = limits.per_address() else {
@@ -121,7 +142,7 @@ impl<T: Transport, M: Take> Acceptor<'_, T, M> {
         let ip = request.peer().ip();
         let within = ip.is_none_or(|ip| shared.count_address(request.context(), ip, limit));
         if !within {
-            count(&counts.over_address);
+            self.serving.service.refused(request, RefuseReason::Address);
         }
         within
     }
@@ -160,7 +181,7 @@ impl<T: Transport, M: Take> Acceptor<'_, T, M> {
     /// Whether a connection that was cut to make room is still there, or none can be.
     pub(super) fn is_shedding(&self) -> bool {
         let shared = &self.shared;
-        if !shared.limits().sheds() || !shared.is_full() || shared.stopping() && self.budget == 0 {
+        if !shared.limits().sheds() || !shared.is_full() || shared.closing() && self.budget == 0 {
             return false;
         }
         let ends = self.shedding.is_some_and(|id| shared.is_listed(id));

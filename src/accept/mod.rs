@@ -5,6 +5,7 @@
 //! polled in vain; it takes a place under the limit before it takes a request; and no error ends it
 //! while a listener is left.
 
+mod connections;
 mod drain;
 mod limits;
 
@@ -23,11 +24,13 @@ use crate::coro::net::{Interest, Source, wait_any};
 use crate::coro::worker::{Current, current};
 use crate::cutter::Cutter;
 use crate::error::{Error, Tried};
+use crate::events::Limit;
 use crate::hooks::{self, AcceptError, Reaction, Step};
 use crate::model::{Serving, Take};
-use crate::parking::{Parked, Parking, Stays};
+use crate::parking::{Parking, Stays};
 use crate::server::{Handled, Report};
 use crate::service::{Job, count};
+use crate::state::phase::State;
 use crate::state::{Lease, Shared};
 use crate::sys::bell::{Heard, Watch};
 use crate::sys::timespec;
@@ -114,6 +117,8 @@ pub(crate) struct Acceptor<'a, T: Transport, M> {
     asked: u64,
     /// Keeps the deadlines while this thread serves.
     cutter: Option<Cutter>,
+    /// The limit that was reached when it was last looked.
+    limit: Option<Limit>,
     /// A connection that was cut to make room.
     shedding: Option<u64>,
     /// Whether the listeners are closed and the last requests are waited for.
@@ -160,6 +165,7 @@ impl<'a, T: Transport, M: Take> Acceptor<'a, T, M> {
             look_at: None,
             asked: 0,
             cutter: None,
+            limit: None,
             shedding: None,
             draining: false,
         })
@@ -172,9 +178,13 @@ impl<'a, T: Transport, M: Take> Acceptor<'a, T, M> {
         let cutter = M::SERVES_HERE.then(|| Cutter::start(&self.shared, lifeline));
         self.cutter = cutter.transpose()?;
         if !self.shared.acknowledge() && !self.shared.stopping() {
+            self.enter(State::Running);
             self.serving.service.hooks.ready();
         }
-        while !self.shared.stopping() {
+        while !self.shared.closing() {
+            if self.shared.stopping() {
+                self.enter(State::LameDuck);
+            }
             if let Some(err) = self.failure() {
                 self.shared.fail();
                 self.shared.stop(self.shared.drain_timeout());
@@ -184,8 +194,13 @@ impl<'a, T: Transport, M: Take> Acceptor<'a, T, M> {
             self.turn(None);
             self.service_actions();
         }
+        self.enter(State::TakingQueue);
         self.take_queue();
         Ok(self.drain())
+    }
+
+    fn enter(&self, state: State) {
+        self.serving.service.hooks.enter(&self.shared, state);
     }
 
     /// Why serving cannot go on, if it cannot.
@@ -250,52 +265,8 @@ impl<'a, T: Transport, M: Take> Acceptor<'a, T, M> {
         !ready.is_empty()
     }
 
-    /// Looks for connections whose time is over, when it is time to.
-    fn look(&mut self, now: Instant) {
-        if self.shared.listed() == 0 {
-            self.look_at = None;
-            return;
-        }
-        let first = self.shared.first_look();
-        let look_at = match (self.look_at, first) {
-            (Some(at), _) => at,
-            (None, Some(first)) => *self.look_at.insert(now + first),
-            (None, None) => now + Duration::from_secs(3600),
-        };
-        if !self.shared.was_asked_to_cut(&mut self.asked) && now < look_at {
-            return;
-        }
-        let found = self.shared.look();
-        let service = Arc::clone(&self.serving.service);
-        for id in found.parked {
-            let parked = service.parking().and_then(|parking| parking.take(id));
-            parked
-                .into_iter()
-                .for_each(|parked| service.time_out(parked));
-        }
-        for id in found.elsewhere {
-            self.model.cut_one(id);
-        }
-        self.look_at = found.again.map(|again| now + again);
-    }
-
-    /// Sends the parked connections whose clients have spoken on their way again.
-    fn tend_parked(&mut self) {
-        let service = Arc::clone(&self.serving.service);
-        let Some(parking) = service.parking() else {
-            return;
-        };
-        if self.can_dispatch(Instant::now()) {
-            for Parked { request, lease, .. } in parking.take_ready(self.model.room()) {
-                self.batch.requests.push_back(request);
-                self.batch.lease.join(lease);
-            }
-            self.dispatch();
-        }
-    }
-
     fn service_actions(&self) {
-        if self.shared.stopping() {
+        if self.shared.closing() {
             return;
         }
         if let Some((_, hook)) = &self.serving.service.hooks.service_actions {
@@ -449,11 +420,12 @@ impl<'a, T: Transport, M: Take> Acceptor<'a, T, M> {
         let pauses = pauses.filter_map(|pause| pause.backoff.left(now));
         // While a stop takes the queue, what waits is there already, or comes soon: also where room
         // was found only just now.
-        let queue = (accepting && self.shared.stopping()).then_some(drain::ARRIVAL_LOOK);
+        let queue = (accepting && self.shared.closing()).then_some(drain::ARRIVAL_LOOK);
         pauses
             .chain(deadline.map(left))
             .chain(self.look_at.map(left))
             .chain(self.limits_change_in())
+            .chain(self.shared.lame_left().filter(|left| !left.is_zero()))
             .chain(period)
             .chain(queue)
             .min()
@@ -602,8 +574,8 @@ impl<'a, T: Transport, M: Take> Acceptor<'a, T, M> {
         let counts = self.shared.counts();
         counts.accepted.fetch_add(accepted, Relaxed);
         requests.retain_mut(|request| {
+            self.tell_accepted(request);
             if !self.is_within(request) {
-                count(&counts.refused);
                 request.refuse_with(&self.shared.limits().refusal());
                 return false;
             }

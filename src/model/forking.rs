@@ -70,7 +70,7 @@ struct Forked {
     service: Arc<dyn Tally>,
     /// The number of its socket, in the child too.
     socket: Option<RawFd>,
-    _listed: Option<Listed>,
+    listed: Option<Listed>,
     /// Returned when the child has ended.
     _lease: Lease,
 }
@@ -140,7 +140,7 @@ impl Take for Forking {
                         id,
                         peer: request.peer(),
                         socket: service.shared.socket(id),
-                        _listed: request.context().hand_over(),
+                        listed: request.context().hand_over(),
                         service,
                         _lease: lease,
                     };
@@ -183,6 +183,10 @@ impl Take for Forking {
         }
     }
 
+    fn has_child(&self, id: u64) -> bool {
+        self.children.iter().any(|serves| serves.request.id == id)
+    }
+
     fn cut_one(&mut self, id: u64) {
         let serves = self.children.iter().find(|serves| serves.request.id == id);
         if let Some(Serves { child, request }) = serves {
@@ -197,19 +201,21 @@ impl Take for Forking {
 impl Forked {
     /// Counts how the child ended, and reports what it could not report itself.
     fn end(self, pid: Pid, exit: Exit) {
-        match exit {
-            Exit::Status(0) => self.service.tally(Ended::Completed),
-            Exit::Status(1) => self.service.tally(Ended::Failed),
+        let ended = match exit {
+            Exit::Status(0) => Ended::Completed,
+            Exit::Status(1) => Ended::Failed,
             other => {
                 let error = format!("child process {} ended with {other}", pid.as_raw_pid());
                 self.service.report(&Failure {
                     id: self.id,
-                    peer: self.peer,
+                    peer: self.peer.clone(),
                     error: &*HandlerError::from(error),
                 });
-                self.service.tally(Ended::Failed);
+                Ended::Failed
             }
-        }
+        };
+        let slot = self.listed.as_ref().map(Listed::slot);
+        self.service.tally(self.id, &self.peer, slot, ended);
     }
 }
 
@@ -274,17 +280,20 @@ fn wait<R: Request>(request: &mut R, shared: &Shared) -> io::Result<bool> {
         Waits::Never => return Ok(false),
         Waits::For(fd) => fd,
     };
-    while !shared.stopping() {
+    while !shared.closing() {
         let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
+        let timeout = left.into_iter().chain(shared.lame_left()).min();
         let mut fds = [
             PollFd::from_borrowed_fd(fd, PollFlags::IN),
             PollFd::new(&watch, PollFlags::IN),
         ];
-        match poll(&mut fds, left.map(timespec).as_ref()) {
-            Ok(0) => return Ok(false),
-            Err(rustix::io::Errno::INTR) => {}
+        match poll(&mut fds, timeout.map(timespec).as_ref()) {
+            Ok(0) if timeout == left => return Ok(false),
+            Ok(0) | Err(rustix::io::Errno::INTR) => {}
             Err(err) => return Err(err.into()),
-            Ok(_) if !fds[0].revents().is_empty() => return Ok(true),
+            Ok(_) if !fds[0].revents().is_empty() => {
+                return Ok(request.context().cut_reason().is_none());
+            }
             Ok(_) => {
                 watch.hear();
             }

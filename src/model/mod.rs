@@ -96,6 +96,12 @@ pub(crate) trait Take {
     /// Ends what cannot be cut through its socket. Called at the drain deadline.
     fn cut(&mut self) {}
 
+    /// Whether a request is served in a child.
+    fn has_child(&self, id: u64) -> bool {
+        let _ = id;
+        false
+    }
+
     /// Ends a request that is served in another process, as far as it can be reached. Called when a
     /// deadline of it has passed.
     fn cut_one(&mut self, id: u64) {

@@ -6,15 +6,18 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, poll};
+use rustix::process::Pid;
 
 use crate::backoff::Throttle;
 use crate::error::{Error, Tried};
+use crate::events::Event;
 use crate::hooks::{AcceptError, Reaction, Step};
 use crate::model::forking::single_threaded;
 use crate::model::threading::Threading;
 use crate::model::{Model, Run, Serving};
 use crate::server::Report;
 use crate::service::count;
+use crate::state::phase::State;
 use crate::state::{Shared, WorkerSlot};
 use crate::sys::bell::Watch;
 use crate::sys::child::Child;
@@ -167,10 +170,13 @@ impl<T: Transport, M: Model + Clone> Supervisor<'_, T, M> {
         let shared = self.shared();
         let mut announced = false;
         // One that was stopped before it serves still serves those who are in the queue.
-        if shared.stopping() && !self.serving.listeners.is_empty() {
+        if shared.closing() && !self.serving.listeners.is_empty() {
             self.fork_due();
         }
-        while !shared.stopping() {
+        while !shared.closing() {
+            if shared.stopping() {
+                self.serving.service.hooks.enter(&shared, State::LameDuck);
+            }
             self.fork_due();
             if !announced
                 && self
@@ -179,6 +185,7 @@ impl<T: Transport, M: Model + Clone> Supervisor<'_, T, M> {
                     .all(|slot| slot.ready.load(Ordering::SeqCst) != 0)
             {
                 announced = true;
+                self.serving.service.hooks.enter(&shared, State::Running);
                 self.serving.service.hooks.ready();
             }
             let due = self.workers.iter().filter_map(|worker| worker.due).min();
@@ -207,7 +214,7 @@ impl<T: Transport, M: Model + Clone> Supervisor<'_, T, M> {
             }
             let forked = match fork() {
                 Ok(Fork::Child) => self.become_worker(index),
-                Ok(Fork::Parent(pid)) => Child::adopt(pid).inspect_err(|_| {
+                Ok(Fork::Parent(pid)) => self.adopt(index, pid).inspect_err(|_| {
                     // It serves, but could not be watched: no descriptor is left.
                     let _ = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
                     Child::wait_for(pid);
@@ -234,6 +241,15 @@ impl<T: Transport, M: Model + Clone> Supervisor<'_, T, M> {
                 }
             }
         }
+    }
+
+    fn adopt(&self, index: usize, pid: Pid) -> io::Result<Child> {
+        let child = Child::adopt(pid)?;
+        self.serving.service.hooks.tell(|| Event::WorkerStarted {
+            index,
+            pid: pid.as_raw_pid().unsigned_abs(),
+        });
+        Ok(child)
     }
 
     /// The life of a worker.
@@ -325,9 +341,14 @@ impl<T: Transport, M: Model + Clone> Supervisor<'_, T, M> {
             };
             let served = self.slots[index].served.load(Ordering::SeqCst) != 0;
             shared.bury(&self.slots, index);
+            self.serving.service.hooks.tell(|| Event::WorkerEnded {
+                index,
+                pid: pid.as_raw_pid().unsigned_abs(),
+                exit: exit.to_string(),
+            });
             let worker = &mut self.workers[index];
             worker.child = None;
-            if shared.stopping() {
+            if shared.closing() {
                 continue;
             }
             let lasted = worker

@@ -191,6 +191,12 @@ pub(crate) struct Listed {
     index: u32,
 }
 
+impl Listed {
+    pub(crate) fn slot(&self) -> &Slot {
+        self.shared.table.slot(self.index)
+    }
+}
+
 impl Drop for Listed {
     fn drop(&mut self) {
         self.shared.unlist(self.index);
@@ -220,6 +226,11 @@ impl Shared {
 
     fn unlist(&self, index: u32) {
         self.uncount_address(index);
+        let (slot, counts) = (self.table.slot(index), self.counts());
+        counts
+            .received
+            .fetch_add(slot.received(), Ordering::Relaxed);
+        counts.sent.fetch_add(slot.sent(), Ordering::Relaxed);
         self.table.release(index);
         self.listed.fetch_sub(1, Ordering::Relaxed);
     }

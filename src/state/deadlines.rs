@@ -49,8 +49,8 @@ impl Default for Deadlines {
 /// What a look through the connections has found.
 #[derive(Debug, Default)]
 pub(crate) struct Found {
-    /// The numbers of parked connections whose time is over.
-    pub(crate) parked: Vec<u64>,
+    /// The numbers of parked connections whose time is over, and why.
+    pub(crate) parked: Vec<(u64, CutReason)>,
     /// The numbers of others that this process cannot cut itself: their sockets are in a child.
     pub(crate) elsewhere: Vec<u64>,
     /// After how long to look again; `None` without connections.
@@ -195,7 +195,7 @@ impl Shared {
     /// Cuts a connection, or says who has to.
     fn cut_one(&self, slot: &Slot, id: u64, reason: CutReason, found: &mut Found) {
         if slot.activity().0 == Activity::Parked {
-            found.parked.push(id);
+            found.parked.push((id, reason));
             return;
         }
         if slot.cut(reason) {
@@ -222,6 +222,15 @@ impl Shared {
         });
         idle.min_by_key(|(reads, since, ..)| (*reads, *since))
             .map(|(.., id, activity)| (id, activity))
+    }
+
+    /// Notes why a connection that waits in a child is cut, for that child.
+    pub(crate) fn cut_in_child(&self, id: u64, reason: CutReason) {
+        let mut used = self.table.used();
+        let slot = used.find(|(_, slot)| slot.id() == id);
+        if slot.is_some_and(|(_, slot)| slot.cut(reason)) {
+            self.counts().timed_out.fetch_add(1, Relaxed);
+        }
     }
 
     /// Cuts a connection of this process, if it can be.

@@ -118,16 +118,17 @@ impl Shared {
         let limits = &self.page().limits;
         let waits = || {
             // A stop takes what is in the queue, however fast it came.
-            let too_fast = limits.has_rate() && !self.stopping() && !self.token_due().is_zero();
+            let too_fast = limits.has_rate() && !self.closing() && !self.token_due().is_zero();
             too_fast || self.is_full() && !limits.sheds()
         };
-        !self.is_full_here() && (limits.refuses() || !waits())
+        let paused = self.is_paused() && !self.closing();
+        !paused && !self.is_full_here() && (limits.refuses() || !waits())
     }
 
     /// Takes up to `want` tokens of the rate.
     pub(crate) fn take_tokens(&self, want: u64) -> u64 {
         let limits = &self.page().limits;
-        if !limits.has_rate() || self.stopping() {
+        if !limits.has_rate() || self.closing() {
             return want;
         }
         limits.take_tokens(want, self.nanos())

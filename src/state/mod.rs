@@ -10,6 +10,7 @@ mod context;
 pub(crate) mod deadlines;
 mod lease;
 pub(crate) mod limits;
+pub(crate) mod phase;
 pub(crate) mod table;
 
 use std::fmt;
@@ -53,6 +54,10 @@ pub struct Totals {
     pub over_rate: u64,
     /// Connections that were cut to make room for others.
     pub shed: u64,
+    /// Bytes that handlers have received over connections that have ended.
+    pub received: u64,
+    /// Bytes that handlers have sent over connections that have ended.
+    pub sent: u64,
     /// Requests whose handler and close both succeeded.
     pub completed: u64,
     /// Requests whose handler failed or panicked, or whose reply could not be delivered.
@@ -79,6 +84,12 @@ pub(crate) struct Page {
     /// When the drain ends, in nanoseconds since `Shared::origin`, plus one; zero while nobody has
     /// asked to stop.
     stop: AtomicU64,
+    /// When a server that was asked to stop accepts no more, in the same way.
+    lame_end: AtomicU64,
+    /// Where it is, as a number of [`State`](phase::State).
+    state: AtomicU32,
+    /// Non-zero while nothing is accepted.
+    paused: AtomicU32,
     /// Requests that hold a [`Lease`].
     live: AtomicU64,
     /// Which processes wait for a place to be returned, a bit each.
@@ -103,6 +114,8 @@ pub(crate) struct Counts {
     pub(crate) over_address: AtomicU64,
     pub(crate) over_rate: AtomicU64,
     pub(crate) shed: AtomicU64,
+    pub(crate) received: AtomicU64,
+    pub(crate) sent: AtomicU64,
     pub(crate) completed: AtomicU64,
     pub(crate) failed: AtomicU64,
     pub(crate) timed_out: AtomicU64,
@@ -116,6 +129,7 @@ pub(crate) struct Options {
     /// Whether the process's limit on descriptors was to be raised.
     pub(crate) raise_descriptors: bool,
     pub(crate) drain_timeout: Duration,
+    pub(crate) lame_duck: Duration,
     pub(crate) deadlines: Deadlines,
     pub(crate) client_speaks_first: bool,
 }
@@ -264,15 +278,7 @@ impl Shared {
     ///
     /// Async-signal-safe: it reads the clock, stores an atomic and writes to a descriptor.
     pub(crate) fn stop(&self, drain: Duration) {
-        let nanos = self.origin.elapsed().saturating_add(drain).as_nanos();
-        let deadline = u64::try_from(nanos)
-            .unwrap_or(u64::MAX - 1)
-            .saturating_add(1);
-        let stop = &self.page().stop;
-        let earlier = |current: u64| (current == 0 || deadline < current).then_some(deadline);
-        // Release: who sees the stop sees what was done before it was asked for.
-        let _ = stop.fetch_update(Ordering::AcqRel, Ordering::Acquire, earlier);
-        self.bell.ring();
+        self.stop_after(Duration::ZERO, drain);
     }
 
     pub(crate) fn stopping(&self) -> bool {
@@ -370,6 +376,8 @@ impl Shared {
             over_address,
             over_rate,
             shed,
+            received,
+            sent,
             completed,
             failed,
             timed_out,
@@ -383,6 +391,8 @@ impl Shared {
             over_address: load(over_address),
             over_rate: load(over_rate),
             shed: load(shed),
+            received: load(received),
+            sent: load(sent),
             completed: load(completed),
             failed: load(failed),
             timed_out: load(timed_out),
@@ -416,6 +426,7 @@ pub(super) mod tests {
             },
             raise_descriptors: false,
             drain_timeout: Duration::from_secs(9),
+            lame_duck: Duration::ZERO,
             deadlines: Deadlines::default(),
             client_speaks_first: false,
         };

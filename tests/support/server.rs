@@ -9,8 +9,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use socketserver::{
-    AtLimit, Builder, Connection, Forking, Model, Next, Outcome, Packet, Rate, Report, Request,
-    Server, ServerHandle, Tcp, ThreadPool, Threading, Transport, Udp, UnixDatagram, UnixStream,
+    AtLimit, Builder, Connection, Event, Forking, Model, Next, Outcome, Packet, Rate, Report,
+    Request, Server, ServerHandle, Tcp, ThreadPool, Threading, Transport, Udp, UnixDatagram,
+    UnixStream,
 };
 
 use crate::support::hold_at;
@@ -108,27 +109,47 @@ fn obey<R: Command>(request: &mut R, shared: &Shared) -> Outcome {
                 offload(move || hold_at(&gate))?;
             }
         }
-        // The connections, a line each.
-        "list" => {
-            for connection in shared.handle.connections() {
-                writeln!(request, "{connection}")?;
-            }
-        }
-        "cut" => write!(request, "{}", shared.handle.cut(argument.parse()?))?,
-        "max" => {
-            set_max(&shared.handle, argument.parse()?)?;
-            return Ok(Next::Park);
-        }
         "big" => request.write_all(&vec![b'x'; argument.parse()?])?,
-        _ => return Err(format!("unknown command {line:?}").into()),
+        _ => return manage(request, &shared.handle, command, argument),
     }
     Ok(Next::Close)
 }
 
-fn set_max(handle: &ServerHandle, connections: u64) -> io::Result<()> {
-    let mut limits = handle.limits();
-    limits.max_connections = connections;
-    handle.set_limits(&limits)
+/// Does what the request says to the server.
+fn manage<R: Command>(
+    request: &mut R,
+    handle: &ServerHandle,
+    command: &str,
+    argument: &str,
+) -> Outcome {
+    match command {
+        // The connections, a line each.
+        "list" => {
+            for connection in handle.connections() {
+                writeln!(request, "{connection}")?;
+            }
+        }
+        "cut" => write!(request, "{}", handle.cut(argument.parse()?))?,
+        "pause" => handle.pause(),
+        // Asks to stop, and once more.
+        "twice" => {
+            handle.shutdown();
+            handle.shutdown_within(Duration::ZERO);
+            while !request.command()?.is_empty() {}
+        }
+        "max" => {
+            let mut limits = handle.limits();
+            limits.max_connections = argument.parse()?;
+            handle.set_limits(&limits)?;
+            return Ok(Next::Park);
+        }
+        "resume" => {
+            handle.resume();
+            return Ok(Next::Park);
+        }
+        _ => return Err(format!("unknown command {command:?}").into()),
+    }
+    Ok(Next::Close)
 }
 
 /// Recurses until the stack is full.
@@ -318,6 +339,12 @@ where
         builder = builder.drain_timeout(Duration::from_millis(millis));
     }
     builder = limits(options, builder);
+    if options.number("log") == Some(1) {
+        builder = builder.observer(|event: &Event<'_>| say(format!("event {event}")));
+    }
+    if let Some(millis) = options.number("lame_ms") {
+        builder = builder.lame_duck(Duration::from_millis(millis));
+    }
     if options.number("client_speaks_first") == Some(1) {
         builder = builder.client_speaks_first(true);
     }

@@ -1,0 +1,62 @@
+//! What the accept loop does for connections that it has accepted before: it ends those whose time is
+//! over, and sends parked ones on their way again.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use crate::accept::Acceptor;
+use crate::model::Take;
+use crate::parking::Parked;
+use crate::transport::Transport;
+
+impl<T: Transport, M: Take> Acceptor<'_, T, M> {
+    /// Looks at the limits, and for connections whose time is over when it is time to.
+    pub(super) fn look(&mut self, now: Instant) {
+        self.tell_limits();
+        if self.shared.listed() == 0 {
+            self.look_at = None;
+            return;
+        }
+        let first = self.shared.first_look();
+        let look_at = match (self.look_at, first) {
+            (Some(at), _) => at,
+            (None, Some(first)) => *self.look_at.insert(now + first),
+            (None, None) => now + Duration::from_secs(3600),
+        };
+        if !self.shared.was_asked_to_cut(&mut self.asked) && now < look_at {
+            return;
+        }
+        let found = self.shared.look();
+        let service = Arc::clone(&self.serving.service);
+        for (id, reason) in found.parked {
+            match service.parking().and_then(|parking| parking.take(id)) {
+                Some(parked) => service.time_out(parked, reason),
+                // A child waits with it. Elsewhere it is on its way to its handler.
+                None if self.model.has_child(id) => {
+                    self.shared.cut_in_child(id, reason);
+                    self.model.cut_one(id);
+                }
+                None => {}
+            }
+        }
+        for id in found.elsewhere {
+            self.model.cut_one(id);
+        }
+        self.look_at = found.again.map(|again| now + again);
+    }
+
+    /// Sends the parked connections whose clients have spoken on their way again.
+    pub(super) fn tend_parked(&mut self) {
+        let service = Arc::clone(&self.serving.service);
+        let Some(parking) = service.parking() else {
+            return;
+        };
+        if self.can_dispatch(Instant::now()) {
+            for Parked { request, lease, .. } in parking.take_ready(self.model.room()) {
+                self.batch.requests.push_back(request);
+                self.batch.lease.join(lease);
+            }
+            self.dispatch();
+        }
+    }
+}

@@ -1,0 +1,156 @@
+//! Where a server is between its start and its end, in memory that all its processes share.
+
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::Ordering::{AcqRel, Acquire, SeqCst};
+use std::time::{Duration, Instant};
+
+use rustix::event::{PollFd, PollFlags, poll};
+
+use crate::state::Shared;
+use crate::sys::bell::Watch;
+use crate::sys::timespec;
+
+/// Where a server is between its start and its end. It only goes forward; what it does not need it
+/// leaves out.
+///
+/// With worker processes it is that of the server as a whole: `Running` once every worker accepts,
+/// the next ones as soon as one worker is there, `Closed` when the parent is done.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[non_exhaustive]
+pub enum State {
+    /// It is bound and does not serve yet: clients wait in the kernel.
+    Starting,
+    /// It accepts and serves.
+    Running,
+    /// It was asked to stop and still accepts, for as long as
+    /// [`Builder::lame_duck`](crate::Builder::lame_duck) says.
+    LameDuck,
+    /// It takes in nothing new and accepts what is in the queue.
+    TakingQueue,
+    /// Its listeners are closed, parked connections too, and it waits for live requests.
+    Draining,
+    /// The drain deadline has come: what is left is cut.
+    Cutting,
+    /// It has ended.
+    Closed,
+}
+
+const STATES: [State; 7] = [
+    State::Starting,
+    State::Running,
+    State::LameDuck,
+    State::TakingQueue,
+    State::Draining,
+    State::Cutting,
+    State::Closed,
+];
+
+impl fmt::Display for State {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Starting => "starting",
+            Self::Running => "running",
+            Self::LameDuck => "asked to stop, and still accepting",
+            Self::TakingQueue => "accepting what is in the queue",
+            Self::Draining => "draining",
+            Self::Cutting => "cutting what is left",
+            Self::Closed => "closed",
+        })
+    }
+}
+
+impl Shared {
+    pub(crate) fn state(&self) -> State {
+        let index = self.page().state.load(Acquire);
+        STATES.get(index as usize).copied().unwrap_or(State::Closed)
+    }
+
+    /// Goes on to `state`, unless the server is there or further. Says whether it was not.
+    pub(crate) fn advance(&self, state: State) -> bool {
+        let before = self.page().state.fetch_max(state as u32, AcqRel);
+        let advanced = before < state as u32;
+        if advanced {
+            self.bell.ring();
+        }
+        advanced
+    }
+
+    /// Waits until the server is at `state` or further; says whether it is.
+    pub(crate) fn wait_for(&self, state: State, timeout: Duration) -> bool {
+        let deadline = Instant::now().checked_add(timeout);
+        let Ok(watch) = Watch::new(&self.bell, None) else {
+            return self.state() >= state;
+        };
+        loop {
+            watch.hear();
+            let left = deadline.map(|end| end.saturating_duration_since(Instant::now()));
+            if self.state() >= state || left.is_some_and(|left| left.is_zero()) {
+                return self.state() >= state;
+            }
+            let mut fds = [PollFd::new(&watch, PollFlags::IN)];
+            // An error (only EINTR is possible) is a reason to look again.
+            let _ = poll(&mut fds, left.map(timespec).as_ref());
+        }
+    }
+
+    /// Asks the server to stop, in its own time: as a lame duck at first.
+    ///
+    /// Async-signal-safe, as [`stop`](Self::stop).
+    pub(crate) fn shutdown(&self) {
+        self.stop_after(self.options.lame_duck, self.options.drain_timeout);
+    }
+
+    /// Asks the server to stop accepting after `lame_duck`, and to drain for `drain` at most; earlier
+    /// deadlines that were set before stay.
+    pub(super) fn stop_after(&self, lame_duck: Duration, drain: Duration) {
+        let now = self.origin.elapsed();
+        let nanos = |time: Duration| u64::try_from(time.as_nanos()).unwrap_or(u64::MAX - 1);
+        // Zero is no deadline.
+        let deadline = |time| nanos(time).min(u64::MAX - 1) + 1;
+        let lame_end = now.saturating_add(lame_duck);
+        let deadlines = [
+            (&self.page().lame_end, deadline(lame_end)),
+            (&self.page().stop, deadline(lame_end.saturating_add(drain))),
+        ];
+        for (place, deadline) in deadlines {
+            let earlier = |current: u64| (current == 0 || deadline < current).then_some(deadline);
+            // Release: who sees the stop sees what was done before it was asked for.
+            let _ = place.fetch_update(AcqRel, Acquire, earlier);
+        }
+        self.bell.ring();
+    }
+
+    /// How long a server that was asked to stop still accepts; `None` while it was not asked.
+    pub(crate) fn lame_left(&self) -> Option<Duration> {
+        if !self.stopping() {
+            return None;
+        }
+        let end = self.page().lame_end.load(Acquire).saturating_sub(1);
+        Some(Duration::from_nanos(end).saturating_sub(self.origin.elapsed()))
+    }
+
+    /// Whether the server is to take in nothing new.
+    pub(crate) fn closing(&self) -> bool {
+        self.lame_left().is_some_and(|left| left.is_zero())
+    }
+
+    pub(crate) fn set_paused(&self, paused: bool) {
+        self.page().paused.store(u32::from(paused), SeqCst);
+        self.bell.ring();
+    }
+
+    pub(crate) fn is_paused(&self) -> bool {
+        self.page().paused.load(SeqCst) != 0
+    }
+}
+
+/// Says that the server has ended when it is dropped.
+#[derive(Debug)]
+pub(crate) struct Closing(pub(crate) Arc<Shared>);
+
+impl Drop for Closing {
+    fn drop(&mut self) {
+        self.0.advance(State::Closed);
+    }
+}

@@ -1,0 +1,212 @@
+//! Events, the states of a server, its time as a lame duck, and pauses, under every model.
+
+mod support;
+
+use std::io::{Read, Write};
+use std::process::ExitCode;
+use std::time::{Duration, Instant};
+
+use libtest_mimic::{Arguments, Trial};
+use support::models::NAMES;
+use support::{Client, Gate, Pending, ServerProcess, is_available};
+
+#[path = "support/server.rs"]
+mod server;
+
+type Check = fn(&str);
+
+const SCENARIOS: &[(&str, Check)] = &[
+    (
+        "a_connection_from_its_accept_to_its_end",
+        a_connection_from_its_accept_to_its_end,
+    ),
+    (
+        "those_that_are_refused_are_told_of",
+        those_that_are_refused_are_told_of,
+    ),
+    ("the_states_of_a_stop", the_states_of_a_stop),
+    ("a_lame_duck_still_serves", a_lame_duck_still_serves),
+    ("a_pause_keeps_the_queue", a_pause_keeps_the_queue),
+    (
+        "a_stop_ends_with_the_last_request",
+        a_stop_ends_with_the_last_request,
+    ),
+    ("a_second_stop_cuts", a_second_stop_cuts),
+    ("workers_are_told_of", workers_are_told_of),
+];
+
+fn main() -> ExitCode {
+    let args: Vec<String> = std::env::args().skip(1).collect();
+    if args.first().is_some_and(|arg| arg == "--server") {
+        return server::main(&args[1..]);
+    }
+    let mut trials = Vec::new();
+    for model in NAMES {
+        for &(name, check) in SCENARIOS {
+            // There are none elsewhere; under forking it is a child of the worker that ends.
+            let has_workers = model.starts_with("prefork") && !model.ends_with("forking");
+            if name != "workers_are_told_of" || has_workers {
+                let trial = Trial::test(format!("{model}::{name}"), move || {
+                    check(model);
+                    Ok(())
+                });
+                trials.push(trial.with_ignored_flag(!is_available(model)));
+            }
+        }
+    }
+    libtest_mimic::run(&Arguments::from_args(), trials).exit_code()
+}
+
+/// Parks a connection.
+fn park(server: &ServerProcess, text: &str) -> Box<dyn Client> {
+    let mut client = server.target().connect();
+    client
+        .write_all(format!("keep {text}\n").as_bytes())
+        .expect("send");
+    let mut answer = vec![0; text.len() + 1];
+    client.read_exact(&mut answer).expect("an answer");
+    client
+}
+
+fn a_connection_from_its_accept_to_its_end(model: &str) {
+    let mut server = ServerProcess::start("tcp", model, &["log=1"]);
+    let mut client = park(&server, "it");
+    assert!(
+        server
+            .wait_for("event request 1 from 127.0.0.1:")
+            .ends_with(" accepted")
+    );
+    server.wait_for("event request 1 started");
+    if !model.ends_with("forking") {
+        // A child waits by itself.
+        server.wait_for("event request 1 parked");
+    }
+    client.write_all(b"fail\n").expect("send");
+    server.wait_for("event request 1 started");
+    let failure = server.wait_for("event request 1 from 127.0.0.1:");
+    assert!(failure.ends_with("failed as asked"), "{failure}");
+    assert_eq!(Pending::Stream(client).answer(), "part");
+    let end = server.wait_for("event request 1 from 127.0.0.1:");
+    assert!(end.contains("failed: 13 bytes received, 7 sent, "), "{end}");
+    server.stop();
+}
+
+fn those_that_are_refused_are_told_of(model: &str) {
+    let options = ["log=1", "max_connections=1", "at_limit=1", "workers=1"];
+    let mut server = ServerProcess::start("tcp", model, &options);
+    let parked = park(&server, "it");
+    server.wait_for("event the limit on connections is reached");
+    let mut refused = server.target().connect();
+    assert_eq!(refused.read_to_end(&mut Vec::new()).expect("an end"), 0);
+    server.wait_for("event request 2 from 127.0.0.1:");
+    let why = server.wait_for("event request 2 from 127.0.0.1:");
+    assert!(why.ends_with("refused: too many connections"), "{why}");
+    drop(parked);
+}
+
+fn the_states_of_a_stop(model: &str) {
+    let mut server = ServerProcess::start("tcp", model, &["log=1", "lame_ms=100"]);
+    let parked = park(&server, "it");
+    assert_eq!(server.target().ask("shutdown"), "ok");
+    for state in [
+        "event asked to stop, and still accepting",
+        "event accepting what is in the queue",
+        "event draining",
+        "event closed",
+    ] {
+        server.wait_for(state);
+    }
+    assert_eq!(Pending::Stream(parked).answer(), "", "it was closed");
+    server.ended();
+}
+
+fn a_lame_duck_still_serves(model: &str) {
+    let mut server = ServerProcess::start("tcp", model, &["lame_ms=400"]);
+    let start = Instant::now();
+    assert_eq!(server.target().ask("shutdown"), "ok");
+    assert_eq!(server.target().ask("echo still here"), "still here");
+    assert_eq!(server.target().ask("stopping"), "true");
+    let ended = server.ended();
+    assert!(
+        start.elapsed() >= Duration::from_millis(400),
+        "{:?}",
+        start.elapsed()
+    );
+    assert_eq!(
+        ended,
+        "cut=0 live=0 accepted=3 refused=0 completed=3 failed=0"
+    );
+}
+
+fn a_pause_keeps_the_queue(model: &str) {
+    let server = ServerProcess::start("tcp", model, &["workers=1"]);
+    // They were accepted before, so they can still ask.
+    let [mut one, mut other, mut third] = ["one", "other", "third"].map(|text| park(&server, text));
+    assert_eq!(server.target().ask("pause"), "");
+    let first = server.target().send("echo first");
+    one.write_all(b"list\n").expect("send");
+    let list = Pending::Stream(one).answer();
+    assert!(list.starts_with("1 "), "{list}");
+    // The three, and the one that asked for the pause, were before it.
+    assert!(
+        !list.lines().any(|line| line.starts_with("5 ")),
+        "it was not accepted: {list}"
+    );
+    other.write_all(b"resume\n").expect("send");
+    assert_eq!(first.answer(), "first");
+    assert_eq!(server.target().ask("pause"), "");
+    let second = server.target().send("echo second");
+    third.write_all(b"shutdown\n").expect("send");
+    assert_eq!(
+        second.answer(),
+        "second",
+        "a stop serves the queue all the same"
+    );
+}
+
+/// How long a server may take to end after its last request has.
+const PROMPT: Duration = Duration::from_millis(50);
+
+fn a_stop_ends_with_the_last_request(model: &str) {
+    // The best of three: the machine may be busy, the server may not.
+    let best = (0..3).map(|_| time_to_end(model)).min().expect("three");
+    assert!(best < PROMPT, "{best:?}");
+}
+
+fn time_to_end(model: &str) -> Duration {
+    let mut server = ServerProcess::start("tcp", model, &[]);
+    let gate = Gate::new();
+    // Its handler asks the server to stop, and then holds.
+    let hold = gate.hold();
+    let held = server.target().send(&hold.replace("hold", "outlive"));
+    let at_gate = gate.wait();
+    drop(at_gate);
+    let start = Instant::now();
+    server.wait_for("ended ");
+    let took = start.elapsed();
+    assert_eq!(held.answer(), "");
+    took
+}
+
+fn a_second_stop_cuts(model: &str) {
+    let mut server = ServerProcess::start("tcp", model, &["drain_ms=60000"]);
+    let start = Instant::now();
+    let _waiting = server.target().send("twice");
+    let ended = server.wait_for("ended ");
+    assert!(ended.starts_with("cut=1 "), "{ended}");
+    assert!(
+        start.elapsed() < Duration::from_secs(10),
+        "{:?}",
+        start.elapsed()
+    );
+}
+
+fn workers_are_told_of(model: &str) {
+    let mut server = ServerProcess::start("tcp", model, &["log=1", "workers=1"]);
+    let worker = server.target().ask("pid");
+    let _doomed = server.target().send("abort");
+    let ended = server.wait_for("event worker 0, process ");
+    assert_eq!(ended, format!("{worker}, ended with signal 6"));
+    let next = server.wait_for("event worker 0 started as process ");
+    assert_eq!(server.target().ask("pid"), next);
+}
