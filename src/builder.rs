@@ -225,6 +225,33 @@ impl<T: Transport, M: Model> Builder<T, M> {
         self
     }
 
+    /// Lets a connection wait without a thread until a whole request has come: `hook` is asked of what
+    /// has been received and not yet read, as often as more comes. The handler is called once it says
+    /// yes, or once 8 KiB have come, or the client has said that it sends no more.
+    ///
+    /// Clients that send slowly then hold no thread of a pool, however many there are; the deadlines
+    /// of connections end them: [`request_timeout`](Self::request_timeout) counts from the first
+    /// byte. A handler that returns [`Next::Park`](crate::Next::Park) after each request gives the
+    /// next one the same treatment. Includes [`client_speaks_first`](Self::client_speaks_first).
+    /// Datagrams are whole. Asked on the accepting thread, and when a handler parks. Default: none.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use socketserver::{Server, Tcp, ThreadPool};
+    ///
+    /// let server = Server::<Tcp>::builder()
+    ///     .model(ThreadPool::new(8))
+    ///     .whole_request(|input| input.windows(4).any(|end| end == b"\r\n\r\n"))
+    ///     .bind("127.0.0.1:0")?;
+    /// # Ok::<(), socketserver::Error>(())
+    /// ```
+    pub fn whole_request(mut self, hook: impl Fn(&[u8]) -> bool + Send + Sync + 'static) -> Self {
+        self.hooks.whole = Some(Box::new(hook));
+        self.options.client_speaks_first = true;
+        self
+    }
+
     /// Asked of each request before it is served, on the accepting thread; `false` closes it
     /// unserved. A panic is a failed request. Default: all are served. (Python's `verify_request`.)
     #[doc(alias = "verify_request")]

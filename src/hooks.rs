@@ -241,6 +241,7 @@ impl fmt::Display for Stall {
 }
 
 type Verify<R> = Box<dyn Fn(&R) -> bool + Send + Sync>;
+type Whole = Box<dyn Fn(&[u8]) -> bool + Send + Sync>;
 type ErrorHook = Box<dyn Fn(&Failure<'_>) + Send + Sync>;
 type AcceptErrorHook = Box<dyn Fn(&AcceptError) + Send + Sync>;
 type StallHook = Box<dyn Fn(&Stall) + Send + Sync>;
@@ -250,6 +251,7 @@ type Callback = Box<dyn Fn() + Send + Sync>;
 pub(crate) struct Hooks<R> {
     pub(crate) observers: Vec<Box<dyn Observer>>,
     pub(crate) verify: Option<Verify<R>>,
+    pub(crate) whole: Option<Whole>,
     pub(crate) error: Option<ErrorHook>,
     pub(crate) accept_error: Option<AcceptErrorHook>,
     pub(crate) stall: Option<StallHook>,
@@ -263,6 +265,7 @@ impl<R> Default for Hooks<R> {
         Self {
             observers: Vec::new(),
             verify: None,
+            whole: None,
             error: None,
             accept_error: None,
             stall: None,

@@ -74,6 +74,8 @@ mod spare;
 mod state;
 mod sys;
 mod threads;
+#[cfg(feature = "tracing")]
+mod tracing;
 mod transport;
 
 pub use address::{Address, UnixAddress};
@@ -101,6 +103,8 @@ pub use server::{Handled, Report, Server, ServerGuard};
 pub use state::phase::State;
 pub use state::table::{Activity, CutReason};
 pub use state::{Context, Cut, Totals};
+#[cfg(feature = "tracing")]
+pub use tracing::Tracing;
 pub use transport::datagram::Datagram;
 pub use transport::either::Either;
 pub use transport::stream::{Stream, Writer};

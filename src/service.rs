@@ -110,7 +110,14 @@ impl<R: Request> Service<R> {
     }
 
     /// Lets a connection wait for its client.
-    pub(crate) fn park(&self, request: R, lease: Lease) -> Result<(), Stays<R>> {
+    pub(crate) fn park(&self, mut request: R, lease: Lease) -> Result<(), Stays<R>> {
+        if let Some(whole) = &self.hooks.whole {
+            let gathered = hooks::call(|| request.gather(whole.as_ref()));
+            match gathered.unwrap_or_else(|panic| Err(io::Error::other(panic))) {
+                Ok(_) => {}
+                Err(err) => return Err(Stays::Failed(request, lease, err)),
+            }
+        }
         let (parking, new) = match self.parking.get() {
             Some(parking) => (parking, false),
             None => match Parking::new() {

@@ -28,6 +28,7 @@ const SCENARIOS: &[(&str, Check)] = &[
     ("lifetime", a_connection_that_is_open_for_too_long_is_cut),
     ("min_rate", a_client_that_drips_is_cut),
     ("a_good_client_is_left_alone", a_good_client_is_left_alone),
+    ("whole_request", those_that_send_slowly_hold_nobody),
     ("list_and_cut", connections_are_listed_and_cut),
     ("refuse", those_beyond_the_limit_are_refused),
     ("refuse_with", those_beyond_the_limit_are_told_why),
@@ -192,6 +193,27 @@ fn a_good_client_is_left_alone(transport: &str, model: &str) {
         server.wait_for("limits "),
         "timed_out=0 over_limit=0 over_address=0 over_rate=0 shed=0"
     );
+}
+
+fn those_that_send_slowly_hold_nobody(transport: &str, model: &str) {
+    let options = ["whole=1", "request_ms=300", "threads=1", "workers=1"];
+    let mut server = ServerProcess::start(transport, model, &options);
+    let start = Instant::now();
+    let mut slow: Vec<_> = (0..8).map(|_| server.target().connect()).collect();
+    for client in &mut slow {
+        client.write_all(b"echo h").expect("send");
+    }
+    assert_eq!(server.target().ask("echo on"), "on", "nobody is in its way");
+    let mut whole = slow.pop().expect("eight");
+    whole.write_all(b"ere\necho next\n").expect("send");
+    assert_eq!(rest(whole), "here");
+    for client in slow {
+        assert_eq!(rest(client), "", "it took too long");
+    }
+    assert!(start.elapsed() >= Duration::from_millis(300));
+    server.target().ask("shutdown");
+    server.wait_for("ended ");
+    assert_eq!(over("timed_out=", &server.wait_for("limits ")), 7);
 }
 
 /// Whether only one request is served at a time: a client that holds it keeps all others waiting.

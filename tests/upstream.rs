@@ -418,9 +418,9 @@ fn write() {
     assert!(signalled.load(Ordering::SeqCst));
 }
 
-/// What the crate exports, all of it, beside what only the feature `coroutines` adds.
+/// What the crate exports, all of it, with what its features add.
 const EXPORTS: &str = "
-    EndReason Event Limit Observer RefuseReason State Traffic
+    EndReason Event Limit Observer RefuseReason State Tracing Traffic
     AcceptError Activity Address AtLimit Bind BoundTcp BoundUnixStream Builder Connection ConnectionInfo Context
     Coroutines CutReason
     Credentials Cut Datagram Dispatch Either Error Failure Forking ForkingTcpServer

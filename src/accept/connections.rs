@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use crate::accept::Acceptor;
 use crate::model::Take;
 use crate::parking::Parked;
+use crate::service::Job;
 use crate::transport::Transport;
 
 impl<T: Transport, M: Take> Acceptor<'_, T, M> {
@@ -53,6 +54,15 @@ impl<T: Transport, M: Take> Acceptor<'_, T, M> {
         };
         if self.can_dispatch(Instant::now()) {
             for Parked { request, lease, .. } in parking.take_ready(self.model.room()) {
+                if service.hooks.whole.is_some() {
+                    let service = Arc::clone(&service);
+                    self.park_again(Job {
+                        request,
+                        service,
+                        lease,
+                    });
+                    continue;
+                }
                 self.batch.requests.push_back(request);
                 self.batch.lease.join(lease);
             }

@@ -601,14 +601,19 @@ impl<'a, T: Transport, M: Take> Acceptor<'a, T, M> {
             let Some(job) = self.batch.next_job(self.serving) else {
                 return;
             };
-            match job.service.park(job.request, job.lease) {
-                Ok(()) => {}
-                Err(Stays::Ready(request, lease) | Stays::Over(request, lease)) => {
-                    self.batch.requests.push_back(request);
-                    self.batch.lease.join(lease);
-                }
-                Err(Stays::Failed(request, lease, err)) => job.service.abandon(request, lease, err),
+            self.park_again(job);
+        }
+    }
+
+    /// Lets a connection wait; one that does not goes into the batch, to its handler.
+    fn park_again(&mut self, job: Job<T::Request>) {
+        match job.service.park(job.request, job.lease) {
+            Ok(()) => {}
+            Err(Stays::Ready(request, lease) | Stays::Over(request, lease)) => {
+                self.batch.requests.push_back(request);
+                self.batch.lease.join(lease);
             }
+            Err(Stays::Failed(request, lease, err)) => job.service.abandon(request, lease, err),
         }
     }
 

@@ -145,6 +145,19 @@ impl Context {
         }
     }
 
+    /// Notes bytes of a request that were received while the connection was parked.
+    pub(crate) fn gathered(&self, bytes: usize) {
+        let Some(slot) = self.slot().filter(|_| bytes > 0) else {
+            return;
+        };
+        let ((activity, since), now) = (slot.activity(), Millis::now());
+        slot.add_received(bytes);
+        if activity == Activity::Parked && slot.began().is_some() {
+            slot.add_waited(now.since(since));
+        }
+        slot.begin_request(now);
+    }
+
     /// Notes that a request of the connection begins, unless one has.
     pub(crate) fn begin_request(&self) {
         if let Some(slot) = self.slot() {

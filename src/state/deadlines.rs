@@ -115,10 +115,8 @@ impl Deadlines {
             }
             next = Some(next.map_or(due, |next| next.min(due)));
         }
-        if let Some(rate) = self
-            .min_rate
-            .filter(|_| activity == Activity::Reading && began.is_some())
-        {
+        let waits = matches!(activity, Activity::Reading | Activity::Parked);
+        if let Some(rate) = self.min_rate.filter(|_| waits && began.is_some()) {
             let due = rate.due(slot, now.since(since), now)?;
             next = Some(next.map_or(due, |next| next.min(due)));
         }

@@ -112,6 +112,10 @@ impl<L: Request, R: Request> Request for Either<L, R> {
         both!(self, side => side.wait())
     }
 
+    fn gather(&mut self, is_whole: &dyn Fn(&[u8]) -> bool) -> io::Result<bool> {
+        both!(self, side => side.gather(is_whole))
+    }
+
     fn refuse(&mut self) {
         both!(self, side => side.refuse());
     }

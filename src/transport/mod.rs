@@ -188,6 +188,18 @@ pub trait Request: Send + 'static {
         Ok(Waits::Never)
     }
 
+    /// Takes what has come, without waiting, for the hook
+    /// [`whole_request`](crate::Builder::whole_request); says whether the handler is to be called.
+    /// Where it says no, [`wait`](Self::wait) waits for more. Default: it is.
+    ///
+    /// # Errors
+    ///
+    /// What receiving says. The request is over then.
+    fn gather(&mut self, is_whole: &dyn Fn(&[u8]) -> bool) -> io::Result<bool> {
+        let _ = is_whole;
+        Ok(true)
+    }
+
     /// Ends the request in good order after its handler returned: delivers what is still buffered,
     /// tells the peer. A request that is dropped without it ends in whatever way is quickest.
     ///

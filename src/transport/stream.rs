@@ -77,6 +77,8 @@ struct Input {
     end: usize,
     /// The peer has said that it sends no more.
     ended: bool,
+    /// It is a part of a request, of which more is waited for.
+    partial: bool,
 }
 
 /// Bytes that were written and not yet sent.
@@ -317,14 +319,38 @@ impl<T: 'static> Request for Stream<T> {
 
     fn wait(&mut self) -> io::Result<Waits<'_>> {
         self.send_pending()?;
-        if !self.input.is_empty() || self.input.ended {
+        let has_input = !self.input.is_empty() && !self.input.partial;
+        if has_input || self.input.ended {
             return Ok(Waits::Ready);
         }
         // Who waits for long holds no memory that it does not need.
-        self.input.release();
+        if self.input.is_empty() {
+            self.input.release();
+        }
         self.output.pending = Vec::new();
         self.source.release(self.socket.socket.as_fd());
         Ok(Waits::For(self.socket.socket.as_fd()))
+    }
+
+    fn gather(&mut self, is_whole: &dyn Fn(&[u8]) -> bool) -> io::Result<bool> {
+        while !self.input.ended && self.input.make_room() {
+            let room = &mut self.input.buffer[self.input.end..];
+            match recv(&self.socket.socket, &mut *room, RecvFlags::DONTWAIT) {
+                Ok((count, _)) => {
+                    self.input.end += count;
+                    self.context.gathered(count);
+                    self.note(count)?;
+                }
+                Err(rustix::io::Errno::INTR) => {}
+                Err(rustix::io::Errno::AGAIN) => break,
+                Err(err) => return Err(err.into()),
+            }
+        }
+        let full = self.input.bytes().len() == self.input.buffer.len();
+        let is_empty = self.input.is_empty();
+        let whole = self.input.ended || !is_empty && (full || is_whole(self.input.bytes()));
+        self.input.partial = !whole && !is_empty;
+        Ok(whole)
     }
 
     fn close(&mut self) -> io::Result<()> {
@@ -532,6 +558,18 @@ impl Input {
 
     const fn is_empty(&self) -> bool {
         self.start == self.end
+    }
+
+    /// Makes room for more behind what is there; says whether there is some.
+    fn make_room(&mut self) -> bool {
+        if self.buffer.is_empty() {
+            self.fill(spare::take(), 0);
+        }
+        if self.start > 0 && self.end == self.buffer.len() {
+            self.buffer.copy_within(self.start.., 0);
+            (self.start, self.end) = (0, self.end - self.start);
+        }
+        self.end < self.buffer.len()
     }
 
     fn fill(&mut self, buffer: Box<[u8]>, count: usize) {

@@ -339,6 +339,9 @@ where
         builder = builder.drain_timeout(Duration::from_millis(millis));
     }
     builder = limits(options, builder);
+    if options.number("whole") == Some(1) {
+        builder = builder.whole_request(|input| input.contains(&b'\n'));
+    }
     if options.number("log") == Some(1) {
         builder = builder.observer(|event: &Event<'_>| say(format!("event {event}")));
     }
