@@ -15,6 +15,8 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use libtest_mimic::{Arguments, Trial};
+use rustix::process::{Gid, Uid};
+use rustix::thread::{set_thread_gid, set_thread_groups, set_thread_uid};
 use support::{DEADLINE, ServerProcess, Target, models};
 
 #[path = "support/server.rs"]
@@ -39,6 +41,7 @@ static LOST: AtomicU64 = AtomicU64::new(0);
 fn main() -> ExitCode {
     let args: Vec<String> = std::env::args().skip(1).collect();
     if args.first().is_some_and(|arg| arg == "--server") {
+        give_up_privileges();
         return server::main(&args[1..]);
     }
     let trials = TRANSPORTS.iter().flat_map(|transport| {
@@ -57,8 +60,32 @@ fn main() -> ExitCode {
         ANSWERED.load(Ordering::Relaxed),
         LOST.load(Ordering::Relaxed),
     );
-    eprintln!("{stops} stops under load: {answered} connections answered, {lost} lost");
+    let user = if is_root() {
+        NOBODY
+    } else {
+        rustix::process::geteuid().as_raw()
+    };
+    eprintln!(
+        "{stops} stops under load, as user {user}: {answered} connections answered, {lost} lost"
+    );
     end.exit_code()
+}
+
+/// Whom the servers run as where the test is root: nobody, by convention.
+const NOBODY: u32 = 65_534;
+
+fn is_root() -> bool {
+    rustix::process::geteuid().is_root()
+}
+
+/// A stop needs no privilege. This process has one thread, and so it is the whole process that has
+/// none from here on.
+fn give_up_privileges() {
+    if is_root() {
+        set_thread_groups(&[]).expect("leave all groups");
+        set_thread_gid(Gid::from_raw(NOBODY)).expect("change the group");
+        set_thread_uid(Uid::from_raw(NOBODY)).expect("change the user");
+    }
 }
 
 fn stop_under_load(transport: &str, model: &str) {

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+use crate::limits::Limits;
 use crate::listen::Url;
 
 /// Puts any service on a socket: TCP, UDP and Unix, under threads, pools or processes.
@@ -31,6 +32,7 @@ Examples:
   socketserver serve hello
   socketserver serve echo --listen tcp://[::]:7 --listen udp://[::]:7 --listen unix:///run/echo.sock
   socketserver serve daytime --model prefork:pool --workers 4 --max-connections 1000
+  socketserver serve echo --max-per-address 20 --rate 500 --at-limit 'refuse:busy\n'
 
 URLs:
   tcp://HOST:PORT  udp://HOST:PORT     port 0 picks a free one; a name binds every address it has
@@ -94,13 +96,14 @@ pub(crate) struct Options {
     /// What coroutines wait with; auto is io_uring where the kernel allows it, else epoll
     #[arg(long, value_enum, default_value_t)]
     pub(crate) driver: Driver,
-    /// How many requests may be live at once; further ones wait [default: 10240, or what the
-    /// descriptor limit allows]
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
-    pub(crate) max_connections: Option<u64>,
     /// How long a stop waits for live requests
     #[arg(long, value_name = "SECONDS", default_value = "25", value_parser = seconds)]
     pub(crate) drain_timeout: Duration,
+    /// Say on standard error what happens, a line for each event
+    #[arg(long)]
+    pub(crate) log: bool,
+    #[command(flatten)]
+    pub(crate) limits: Limits,
 }
 
 /// What `compare` is to do.
@@ -178,6 +181,13 @@ pub(crate) enum Service {
     Hello,
 }
 
+impl Service {
+    /// Whether its clients wait for it to say something.
+    const fn speaks_first(self) -> bool {
+        !matches!(self, Self::Echo | Self::Discard)
+    }
+}
+
 /// The name of a model.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Model {
@@ -228,9 +238,15 @@ pub(crate) fn parse() -> Result<Command, ExitCode> {
 fn parse_from(args: impl IntoIterator<Item = OsString>) -> Result<Command, clap::Error> {
     let command = Cli::try_parse_from(args)?.command;
     let conflict = match &command {
-        Command::Serve(Serve { options, .. }) | Command::Workload(Work { options, .. }) => {
-            options.conflict()
+        Command::Serve(Serve { options, service }) => {
+            let silent = options.limits.client_speaks_first && service.speaks_first();
+            silent
+                .then_some(
+                    "--client-speaks-first is not for a service that speaks first: nobody would",
+                )
+                .or_else(|| options.conflict())
         }
+        Command::Workload(Work { options, .. }) => options.conflict(),
         Command::Compare(compare) => {
             let Workload { cpu, wait, .. } = compare.workload;
             (compare.seconds <= cpu + wait)
@@ -333,7 +349,7 @@ impl Inner {
     }
 }
 
-fn seconds(text: &str) -> Result<Duration, String> {
+pub(crate) fn seconds(text: &str) -> Result<Duration, String> {
     let seconds: f64 = text
         .parse()
         .map_err(|_| "a number of seconds is needed, such as 25 or 0.5".to_owned())?;
@@ -434,6 +450,10 @@ mod tests {
             "serve nothing",
             "serve echo --listen ftp://x",
             "serve echo --drain-timeout -1",
+            "serve echo --idle-timeout 0",
+            "serve echo --at-limit never",
+            "serve echo --rate-burst 3",
+            "serve hello --client-speaks-first",
             "compare --connections 0",
             "compare --models pool,nothing",
             "compare --seconds 1 --wait 1000000",

@@ -3,6 +3,7 @@
 mod args;
 mod compare;
 mod inherited;
+mod limits;
 mod listen;
 mod serve;
 mod services;

@@ -3,7 +3,7 @@
 use std::io;
 
 use socketserver::{
-    Coroutines, Driver, Forking, Model as ServerModel, Prefork, Report, Sequential, Server,
+    Coroutines, Driver, Event, Forking, Model as ServerModel, Prefork, Report, Sequential, Server,
     ThreadPool, Threading, Transport,
 };
 
@@ -98,8 +98,9 @@ fn serve<M: ServerModel>(task: Task, options: Options, model: M) -> anyhow::Resu
         })
         .on_accept_error(|err| say(format_args!("socketserver: {err}")))
         .on_stall(|stall| say(format_args!("socketserver: {stall}")));
-    if let Some(max) = options.max_connections {
-        builder = builder.max_connections(max);
+    builder = options.limits.apply(builder);
+    if options.log {
+        builder = builder.observer(|event: &Event<'_>| log(event));
     }
     let listeners = listen::all(&options.listen)?;
     let urls: Vec<_> = listeners.iter().map(Transport::url).collect();
@@ -107,7 +108,20 @@ fn serve<M: ServerModel>(task: Task, options: Options, model: M) -> anyhow::Resu
     let notes = notes(&options);
     let server = builder.on_ready(move || announce(&urls, &notes)).build()?;
     signals::install(&server.handle())?;
+    if let Some(note) = short_of_descriptors(&options) {
+        say(format_args!("socketserver: {note}"));
+    }
     Ok(server.serve_forever(move |request| task.serve(request))?)
+}
+
+/// Says what happens, unless a hook has said it.
+fn log(event: &Event<'_>) {
+    if !matches!(
+        event,
+        Event::Failed(_) | Event::AcceptFailed(_) | Event::Stalled(_)
+    ) {
+        say(format_args!("socketserver: {event}"));
+    }
 }
 
 /// What the operator should know of this machine.
@@ -128,6 +142,23 @@ fn notes(options: &Options) -> Vec<String> {
         ));
     }
     notes
+}
+
+/// What to do where a process may have fewer descriptors than connections, after the limit was
+/// raised.
+fn short_of_descriptors(options: &Options) -> Option<String> {
+    let wanted = options.limits.max_connections?;
+    if matches!(options.model, Model::Prefork(_)) {
+        // Each worker process has as many.
+        return None;
+    }
+    let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile).current?;
+    (limit < wanted).then(|| {
+        format!(
+            "--max-connections {wanted} is more than the {limit} descriptors that a process may have here; \
+             raise the hard limit, with ulimit -Hn or LimitNOFILE=, or use more worker processes"
+        )
+    })
 }
 
 fn announce(urls: &[String], notes: &[String]) {

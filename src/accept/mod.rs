@@ -178,8 +178,8 @@ impl<'a, T: Transport, M: Take> Acceptor<'a, T, M> {
         let cutter = M::SERVES_HERE.then(|| Cutter::start(&self.shared, lifeline));
         self.cutter = cutter.transpose()?;
         if !self.shared.acknowledge() && !self.shared.stopping() {
-            self.enter(State::Running);
             self.serving.service.hooks.ready();
+            self.enter(State::Running);
         }
         while !self.shared.closing() {
             if self.shared.stopping() {

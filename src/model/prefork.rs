@@ -185,8 +185,9 @@ impl<T: Transport, M: Model + Clone> Supervisor<'_, T, M> {
                     .all(|slot| slot.ready.load(Ordering::SeqCst) != 0)
             {
                 announced = true;
-                self.serving.service.hooks.enter(&shared, State::Running);
-                self.serving.service.hooks.ready();
+                let hooks = &self.serving.service.hooks;
+                hooks.ready();
+                hooks.enter(&shared, State::Running);
             }
             let due = self.workers.iter().filter_map(|worker| worker.due).min();
             self.wait(due);

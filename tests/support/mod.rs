@@ -15,6 +15,7 @@ pub(crate) mod models;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::os::linux::net::SocketAddrExt;
+use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::{UnixDatagram, UnixStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -249,6 +250,9 @@ impl ServerProcess {
     /// Starts this test binary again as a server.
     fn launch(mode: &str, transport: &str, model: &str, options: &[&str]) -> Self {
         let directory = tempfile::tempdir().expect("a temporary directory");
+        // A server may give up its privileges before it binds.
+        let all = std::fs::Permissions::from_mode(0o777);
+        std::fs::set_permissions(directory.path(), all).expect("open the directory");
         let mut command = Command::new(std::env::current_exe().expect("this binary"));
         command.args([mode, transport, model]).args(options);
         command

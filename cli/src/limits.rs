@@ -1,0 +1,168 @@
+//! The options for limits and deadlines, with the names and the defaults that the library has.
+
+use std::time::Duration;
+
+use clap::Args;
+use socketserver::{AtLimit, Builder, Model, Rate, Transport};
+
+use crate::args::seconds;
+
+/// How many connections there may be, and how long they may take.
+#[derive(Args, Clone, Debug)]
+#[command(next_help_heading = "Limits")]
+pub(crate) struct Limits {
+    /// How many requests may be live at once [default: 10240, or what the descriptor limit allows];
+    /// the process's limit on descriptors is raised for it, as far as the hard limit allows
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    pub(crate) max_connections: Option<u64>,
+    /// How many connections one IPv4 address, or one IPv6 network of 64 bits, may have; further ones
+    /// are refused [default: no limit]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    max_per_address: Option<u64>,
+    /// How many new connections or datagrams are taken in a second [default: no limit]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    rate: Option<u32>,
+    /// How many may come at once after a quiet time [default: a second's worth]
+    #[arg(long, value_name = "N", requires = "rate", value_parser = clap::value_parser!(u32).range(1..))]
+    rate_burst: Option<u32>,
+    /// What becomes of those beyond --max-connections or --rate: wait, refuse, refuse:TEXT (which
+    /// they are sent; \n \r \t \\ are understood), or shed (the oldest idle one makes room)
+    #[arg(long, value_name = "POLICY", default_value = "wait", value_parser = policy)]
+    at_limit: AtLimit,
+    /// How long a connection may wait for its first byte; seconds, or none
+    #[arg(long, value_name = "SECONDS", default_value = "10", value_parser = timeout)]
+    first_byte_timeout: Timeout,
+    /// How long a connection that has spoken may be silent; seconds, or none
+    #[arg(long, value_name = "SECONDS", default_value = "60", value_parser = timeout)]
+    idle_timeout: Timeout,
+    /// How long a request may take until its handler returns; seconds, or none
+    #[arg(long, value_name = "SECONDS", default_value = "none", value_parser = timeout)]
+    request_timeout: Timeout,
+    /// How long a write may wait for a peer that takes nothing; seconds, or none
+    #[arg(long, value_name = "SECONDS", default_value = "30", value_parser = timeout)]
+    write_timeout: Timeout,
+    /// How long a connection may be open; seconds, or none
+    #[arg(long, value_name = "SECONDS", default_value = "none", value_parser = timeout)]
+    lifetime: Timeout,
+    /// How many bytes a second a client must send while they are waited for [default: no limit]
+    #[arg(long, value_name = "BYTES", value_parser = clap::value_parser!(u64).range(1..))]
+    min_rate: Option<u64>,
+    /// How long a request may wait for input before --min-rate counts
+    #[arg(long, value_name = "SECONDS", default_value = "20", value_parser = seconds, requires = "min_rate")]
+    min_rate_grace: Duration,
+    /// A connection waits without a thread until its first byte; not for services that speak first
+    #[arg(long)]
+    pub(crate) client_speaks_first: bool,
+    /// How long a server that was asked to stop still accepts
+    #[arg(long, value_name = "SECONDS", default_value = "0", value_parser = seconds)]
+    lame_duck: Duration,
+}
+
+/// A limit of time, or none.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Timeout(Option<Duration>);
+
+impl Limits {
+    /// Sets them all.
+    pub(crate) fn apply<T: Transport, M: Model>(&self, builder: Builder<T, M>) -> Builder<T, M> {
+        let rate = self.rate.map(|connections| {
+            let rate = Rate::per_second(connections);
+            self.rate_burst.map_or(rate, |burst| rate.burst(burst))
+        });
+        let mut builder = builder
+            .max_per_address(self.max_per_address)
+            .rate(rate)
+            .at_limit(self.at_limit.clone())
+            .first_byte_timeout(self.first_byte_timeout.0)
+            .idle_timeout(self.idle_timeout.0)
+            .request_timeout(self.request_timeout.0)
+            .write_timeout(self.write_timeout.0)
+            .lifetime(self.lifetime.0)
+            .client_speaks_first(self.client_speaks_first)
+            .lame_duck(self.lame_duck);
+        if let Some(max) = self.max_connections {
+            builder = builder.max_connections(max).raise_descriptor_limit(true);
+        }
+        match self.min_rate {
+            Some(bytes) => builder.min_rate(bytes, self.min_rate_grace),
+            None => builder,
+        }
+    }
+}
+
+fn timeout(text: &str) -> Result<Timeout, String> {
+    if text == "none" {
+        return Ok(Timeout(None));
+    }
+    let time = seconds(text)?;
+    if time.is_zero() {
+        return Err("a time of 0 is over at once; none is for no limit".to_owned());
+    }
+    Ok(Timeout(Some(time)))
+}
+
+fn policy(text: &str) -> Result<AtLimit, String> {
+    match text.split_once(':') {
+        None if text == "wait" => Ok(AtLimit::Wait),
+        None if text == "refuse" => Ok(AtLimit::Refuse),
+        None if text == "shed" => Ok(AtLimit::ShedOldestIdle),
+        Some(("refuse", message)) => unescape(message).map(AtLimit::RefuseWith),
+        _ => Err("a policy is one of wait, refuse, refuse:TEXT, shed".to_owned()),
+    }
+}
+
+fn unescape(text: &str) -> Result<Vec<u8>, String> {
+    let mut message = String::new();
+    let mut rest = text.chars();
+    while let Some(char) = rest.next() {
+        message.push(match char {
+            '\\' => match rest.next() {
+                Some('n') => '\n',
+                Some('r') => '\r',
+                Some('t') => '\t',
+                Some('\\') => '\\',
+                _ => {
+                    return Err("after a backslash, one of n, r, t and \\ is understood".to_owned());
+                }
+            },
+            char => char,
+        });
+    }
+    if message.len() > AtLimit::MESSAGE_MAX {
+        return Err(format!(
+            "the text has {} bytes; {} are possible",
+            message.len(),
+            AtLimit::MESSAGE_MAX
+        ));
+    }
+    Ok(message.into_bytes())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn policies() {
+        assert_eq!(policy("wait"), Ok(AtLimit::Wait));
+        assert_eq!(policy("shed"), Ok(AtLimit::ShedOldestIdle));
+        assert_eq!(
+            policy(r"refuse:busy: a\\b\r\n"),
+            Ok(AtLimit::RefuseWith(b"busy: a\\b\r\n".to_vec()))
+        );
+        for wrong in ["", "refuse!", "shed:", r"refuse:\x", r"refuse:\"] {
+            assert!(policy(wrong).is_err(), "{wrong}");
+        }
+        assert!(policy(&format!("refuse:{}", "x".repeat(257))).is_err());
+    }
+
+    #[test]
+    fn timeouts() {
+        assert_eq!(
+            timeout("0.5").map(|time| time.0),
+            Ok(Some(Duration::from_millis(500)))
+        );
+        assert_eq!(timeout("none").map(|time| time.0), Ok(None));
+        assert!(timeout("0").is_err() && timeout("-1").is_err() && timeout("").is_err());
+    }
+}

@@ -1,0 +1,142 @@
+//! The options for limits and deadlines, on the real binary.
+
+#[allow(dead_code, reason = "what only other tests need is not used here")]
+mod support;
+
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::time::{Duration, Instant};
+
+use rustix::process::Signal;
+
+use support::{DEADLINE, Process, command, command_after};
+
+const URL: &str = "tcp://127.0.0.1:0";
+
+fn serve(words: &str) -> (Process, String) {
+    let process = Process::start(command(words, &[URL]));
+    let url = process.next_url();
+    let address = url
+        .strip_prefix("tcp://")
+        .expect("a TCP listener")
+        .to_owned();
+    (process, address)
+}
+
+fn connect(address: &str) -> TcpStream {
+    let client = TcpStream::connect(address).expect("connect");
+    client
+        .set_read_timeout(Some(DEADLINE))
+        .expect("set a deadline");
+    client
+}
+
+/// A connection that is being served.
+fn served(address: &str) -> TcpStream {
+    let mut client = connect(address);
+    client.write_all(b"x").expect("send");
+    client.read_exact(&mut [0]).expect("an echo");
+    client
+}
+
+fn rest(mut client: TcpStream) -> String {
+    let mut text = String::new();
+    client.read_to_string(&mut text).expect("an end");
+    text
+}
+
+#[test]
+fn a_silent_client_is_cut_and_it_is_said() {
+    let (process, address) = serve("serve echo --first-byte-timeout 0.1 --log");
+    assert_eq!(process.next_line(), "socketserver: running");
+    let start = Instant::now();
+    assert_eq!(rest(connect(&address)), "");
+    assert!(start.elapsed() >= Duration::from_millis(100));
+    assert!(process.next_line().ends_with("accepted"));
+    assert_eq!(process.next_line(), "socketserver: request 1 started");
+    let failure = process.next_line();
+    assert!(
+        failure.ends_with("no first byte came within the first-byte timeout"),
+        "{failure}"
+    );
+    let end = process.next_line();
+    assert!(end.contains("was cut (no first byte"), "{end}");
+}
+
+#[test]
+fn an_address_has_as_many_connections_as_it_may() {
+    let words = r"serve echo --max-per-address 2 --at-limit refuse:busy\n";
+    let (mut process, address) = serve(words);
+    let clients = [served(&address), served(&address)];
+    assert_eq!(rest(connect(&address)), "busy\n");
+    drop(clients);
+    process.signal(Signal::TERM);
+    process.stopped();
+}
+
+#[test]
+fn those_that_come_too_fast_are_refused() {
+    let (_process, address) = serve("serve echo --rate 1 --rate-burst 2 --at-limit refuse:slowly");
+    let _clients = [served(&address), served(&address)];
+    assert_eq!(rest(connect(&address)), "slowly");
+}
+
+#[test]
+fn a_lame_duck_still_serves() {
+    let (mut process, address) = serve("serve echo --lame-duck 0.5 --log");
+    assert_eq!(process.next_line(), "socketserver: running");
+    process.signal(Signal::TERM);
+    assert_eq!(
+        process.next_line(),
+        "socketserver: asked to stop, and still accepting"
+    );
+    drop(served(&address));
+    let exit = process.exit();
+    assert_eq!(exit.code, Some(0));
+    assert!(
+        exit.stderr.contains(&"socketserver: closed".to_owned()),
+        "{exit:?}"
+    );
+}
+
+#[test]
+fn the_limit_on_descriptors_is_raised_as_far_as_it_can_be() {
+    let words = "serve echo --max-connections 100";
+    let mut low = Process::start(command_after("ulimit -Sn 50", words, &[URL]));
+    low.next_url();
+    let limits = std::fs::read_to_string(format!("/proc/{}/limits", low.id())).expect("limits");
+    let line = limits
+        .lines()
+        .find(|line| line.starts_with("Max open files"));
+    let soft = line.and_then(|line| line.split_whitespace().nth(3));
+    assert_eq!(
+        soft,
+        Some("164"),
+        "100 connections, and 64 for everything else"
+    );
+    low.signal(Signal::TERM);
+    low.stopped();
+    let hard = Process::start(command_after("ulimit -n 50", words, &[URL]));
+    let note = hard.next_line();
+    assert!(
+        note.starts_with("socketserver: --max-connections 100 is more than the 50 descriptors"),
+        "{note}"
+    );
+}
+
+#[test]
+fn wrong_usage_is_said_in_a_line() {
+    for words in [
+        "serve echo --at-limit never",
+        "serve echo --idle-timeout 0",
+        "serve echo --rate 0",
+        "serve hello --client-speaks-first",
+    ] {
+        let exit = Process::start(command(words, &[URL])).exit();
+        assert_eq!(
+            (exit.code, exit.stderr.len()),
+            (Some(2), 1),
+            "{words}: {exit:?}"
+        );
+    }
+}

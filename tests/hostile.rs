@@ -1,0 +1,304 @@
+//! Clients that send slowly, and workers that are killed, all the time.
+//!
+//! `CHAOS_SECONDS=30 cargo test --workspace --test hostile -- --nocapture` kills for longer than the ordinary run.
+
+mod support;
+
+use std::io::{self, Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::mpsc::channel;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use libtest_mimic::{Arguments, Trial};
+use rustix::process::{Pid, Resource, Rlimit, Signal, getrlimit, kill_process, setrlimit};
+use support::models::NAMES;
+use support::{DEADLINE, ServerProcess, Target, is_available, is_running};
+
+#[path = "support/server.rs"]
+mod server;
+
+fn main() -> ExitCode {
+    let args: Vec<String> = std::env::args().skip(1).collect();
+    if args.first().is_some_and(|arg| arg == "--server") {
+        raise_descriptors();
+        return server::main(&args[1..]);
+    }
+    raise_descriptors();
+    let trial = |name: &str, check: fn()| {
+        Trial::test(name, move || {
+            check();
+            Ok(())
+        })
+    };
+    let mut trials = vec![
+        trial(
+            "clients_that_drip_hold_no_thread",
+            clients_that_drip_hold_no_thread,
+        ),
+        trial(
+            "without_whole_requests_they_do",
+            without_whole_requests_they_do,
+        ),
+    ];
+    for model in NAMES
+        .into_iter()
+        .filter(|model| model.starts_with("prefork"))
+    {
+        let trial = Trial::test(format!("{model}::outlives_its_workers"), move || {
+            outlives_its_workers(model);
+            Ok(())
+        });
+        trials.push(trial.with_ignored_flag(!is_available(model)));
+    }
+    // One after the other: each wants the processors for itself.
+    let mut arguments = Arguments::from_args();
+    arguments.test_threads = Some(1);
+    libtest_mimic::run(&arguments, trials).exit_code()
+}
+
+/// A thousand clients take as many descriptors.
+fn raise_descriptors() {
+    let limit = getrlimit(Resource::Nofile);
+    let raised = Rlimit {
+        current: limit
+            .maximum
+            .map_or(Some(4096), |hard| Some(hard.min(4096))),
+        ..limit
+    };
+    if limit.current.is_some_and(|current| current < 4096) {
+        setrlimit(Resource::Nofile, raised).expect("raise the limit on descriptors");
+    }
+}
+
+fn address(server: &ServerProcess) -> SocketAddr {
+    match server.target() {
+        Target::Tcp(address) => *address,
+        other => panic!("not TCP: {other:?}"),
+    }
+}
+
+/// Asks for an echo, within the deadline.
+fn ask(address: SocketAddr, text: &str, deadline: Duration) -> io::Result<String> {
+    let mut client = TcpStream::connect_timeout(&address, deadline)?;
+    client.set_read_timeout(Some(deadline))?;
+    client.write_all(format!("echo {text}\n").as_bytes())?;
+    let mut answer = String::new();
+    client.read_to_string(&mut answer)?;
+    Ok(answer)
+}
+
+/// Clients that each send a byte every half second, and never a whole request. They end when this
+/// is dropped.
+struct Drip {
+    ends: Arc<AtomicBool>,
+    thread: Option<thread::JoinHandle<()>>,
+}
+
+impl Drip {
+    fn start(address: SocketAddr, count: usize) -> Self {
+        let ends = Arc::new(AtomicBool::new(false));
+        let end = Arc::clone(&ends);
+        let (ready, wait) = channel();
+        let thread = thread::spawn(move || {
+            let connect = |_| {
+                let mut client = TcpStream::connect_timeout(&address, DEADLINE).expect("connect");
+                client.write_all(b"e").expect("send");
+                client
+            };
+            let mut clients: Vec<_> = (0..count).map(connect).collect();
+            ready.send(()).expect("the test waits");
+            let pace = Duration::from_millis(500) / u32::try_from(count).expect("a few");
+            let mut next = Instant::now();
+            for at in (0..count).cycle() {
+                if end.load(Ordering::SeqCst) {
+                    return;
+                }
+                next += pace;
+                thread::park_timeout(next.saturating_duration_since(Instant::now()));
+                // One that the server has ended is of no more use.
+                let _ = clients[at].write_all(b"x");
+            }
+        });
+        wait.recv_timeout(DEADLINE)
+            .expect("all connect within the deadline");
+        Self {
+            ends,
+            thread: Some(thread),
+        }
+    }
+}
+
+impl Drop for Drip {
+    fn drop(&mut self) {
+        self.ends.store(true, Ordering::SeqCst);
+        if let Some(thread) = self.thread.take() {
+            thread.join().expect("clients that drip");
+        }
+    }
+}
+
+/// The 99th percentile of what a good client waits, of 500 requests.
+fn p99(address: SocketAddr) -> Duration {
+    let one = |_| {
+        let start = Instant::now();
+        assert_eq!(ask(address, "on", DEADLINE).expect("an answer"), "on");
+        start.elapsed()
+    };
+    let mut times: Vec<_> = (0..500).map(one).collect();
+    times.sort_unstable();
+    times[times.len() * 99 / 100]
+}
+
+#[expect(clippy::print_stderr, reason = "the figures")]
+fn clients_that_drip_hold_no_thread() {
+    let options = ["whole=1", "threads=8", "request_ms=60000"];
+    let server = ServerProcess::start("tcp", "pool", &options);
+    // The best of three: the machine may be busy, the server may not.
+    let ratio = |round| {
+        let quiet = p99(address(&server));
+        let drip = Drip::start(address(&server), 1000);
+        let beside = p99(address(&server));
+        drop(drip);
+        let ratio = beside.as_secs_f64() / quiet.as_secs_f64();
+        eprintln!("{round}: p99 {quiet:?} alone, {beside:?} beside 1,000 that drip: {ratio:.2} x");
+        ratio
+    };
+    let best = (1..=3).map(ratio).fold(f64::INFINITY, f64::min);
+    assert!(best <= 5.0, "{best}");
+}
+
+fn without_whole_requests_they_do() {
+    let options = ["threads=8", "request_ms=60000"];
+    let server = ServerProcess::start("tcp", "pool", &options);
+    let _drip = Drip::start(address(&server), 50);
+    let answer = ask(address(&server), "on", Duration::from_millis(500));
+    assert!(answer.is_err(), "{answer:?}");
+}
+
+/// What clients have seen.
+#[derive(Default)]
+struct Seen {
+    answered: AtomicU64,
+    broken: AtomicU64,
+    wrong: AtomicU64,
+}
+
+/// Asks until it is told to end.
+fn load(address: SocketAddr, seen: &Seen, end: &AtomicBool) {
+    let mut number = 0_u64;
+    while !end.load(Ordering::SeqCst) {
+        number += 1;
+        let text = number.to_string();
+        let count = match ask(address, &text, DEADLINE) {
+            Ok(answer) if answer == text => &seen.answered,
+            // A worker was killed before it could answer.
+            Ok(answer) if answer.is_empty() => &seen.broken,
+            Err(err) if err.kind() == io::ErrorKind::ConnectionReset => &seen.broken,
+            _ => &seen.wrong,
+        };
+        count.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+fn children(pid: u32) -> Vec<i32> {
+    let path = format!("/proc/{pid}/task/{pid}/children");
+    let children = std::fs::read_to_string(path).unwrap_or_default();
+    children
+        .split_whitespace()
+        .map(|pid| pid.parse().expect("a number"))
+        .collect()
+}
+
+const WORKERS: usize = 4;
+
+/// Waits until all workers are there.
+fn wait_for_workers(server: &ServerProcess) {
+    let end = Instant::now() + DEADLINE;
+    while children(server.pid()).len() < WORKERS {
+        assert!(
+            Instant::now() < end,
+            "the workers come back within the deadline"
+        );
+        thread::yield_now();
+    }
+}
+
+/// Kills a worker every 100 ms, by turns that nobody can foresee, and returns whom.
+fn kill_workers(server: &ServerProcess, time: Duration, mut seed: u64) -> Vec<i32> {
+    let (_keep, never) = channel::<()>();
+    let end = Instant::now() + time;
+    let mut killed = Vec::new();
+    while Instant::now() < end {
+        let _ = never.recv_timeout(Duration::from_millis(100));
+        seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+        let workers = children(server.pid());
+        let Some(&pid) = workers.get((seed >> 33) as usize % workers.len().max(1)) else {
+            continue;
+        };
+        kill_process(Pid::from_raw(pid).expect("a process"), Signal::KILL).expect("kill a worker");
+        killed.push(pid);
+    }
+    killed
+}
+
+#[expect(clippy::print_stderr, reason = "the figures")]
+fn outlives_its_workers(model: &str) {
+    let seconds = std::env::var("CHAOS_SECONDS").map_or(1, |text| text.parse().expect("seconds"));
+    let seed = u64::from(std::process::id());
+    let mut server = ServerProcess::start("tcp", model, &["workers=4", "max_connections=64"]);
+    let (address, end) = (address(&server), AtomicBool::new(false));
+    let seen = Seen::default();
+    wait_for_workers(&server);
+    let killed = thread::scope(|scope| {
+        let clients: Vec<_> = (0..4)
+            .map(|_| scope.spawn(|| load(address, &seen, &end)))
+            .collect();
+        let killed = kill_workers(&server, Duration::from_secs(seconds), seed);
+        wait_for_workers(&server);
+        end.store(true, Ordering::SeqCst);
+        clients
+            .into_iter()
+            .for_each(|client| client.join().expect("a client"));
+        killed
+    });
+    let load = |count: &AtomicU64| count.load(Ordering::Relaxed);
+    let (answered, broken) = (load(&seen.answered), load(&seen.broken));
+    eprintln!(
+        "{model}: seed {seed}, {} workers killed, {answered} answered, {broken} broken",
+        killed.len()
+    );
+    assert_eq!(
+        load(&seen.wrong),
+        0,
+        "an answer is right, or the connection broke"
+    );
+    assert!(killed.len() > 3 && answered > 0, "something has happened");
+    for number in 0..100 {
+        let text = number.to_string();
+        assert_eq!(ask(address, &text, DEADLINE).expect("an answer"), text);
+    }
+    nothing_is_left(&mut server, &killed);
+}
+
+/// What was killed has left no place under the limit, no connection in the list, no process.
+fn nothing_is_left(server: &mut ServerProcess, killed: &[i32]) {
+    let end = Instant::now() + DEADLINE;
+    // Children of a forking worker end by themselves, a moment after their answer.
+    while server.target().ask("live") != "1" {
+        assert!(Instant::now() < end, "places under the limit come back");
+    }
+    while server.target().ask("list").lines().count() != 1 {
+        assert!(Instant::now() < end, "connections leave the list");
+    }
+    let workers = children(server.pid());
+    server.target().ask("shutdown");
+    let ended = server.ended();
+    assert!(ended.starts_with("cut=0 live=0 "), "{ended}");
+    for pid in workers.iter().chain(killed) {
+        assert!(!is_running(&pid.to_string()), "process {pid} is left");
+    }
+}
