@@ -19,8 +19,8 @@ pub(crate) struct Entry {
     count: AtomicU64,
 }
 
-/// See the module's documentation. An address is in one of two buckets, so that hardly ever both
-/// are full.
+/// See the module's documentation. An address is in one of two buckets, in the one that was emptier
+/// when it came, and a quarter of the entries is in use at most: both are never full in practice.
 #[derive(Debug)]
 pub(crate) struct Addresses {
     entries: SharedMemory<Entry>,
@@ -35,7 +35,7 @@ const BUCKET: usize = 8;
 impl Addresses {
     /// Room for about `capacity` addresses.
     pub(crate) fn new(capacity: usize) -> io::Result<Self> {
-        let size = capacity.next_power_of_two().max(BUCKET) * 2;
+        let size = capacity.next_power_of_two().max(BUCKET) * 4;
         Ok(Self {
             entries: SharedMemory::new(size)?,
             hashers: [RandomState::new(), RandomState::new()],
@@ -58,11 +58,9 @@ impl Addresses {
     pub(crate) fn enter(&self, ip: IpAddr, limit: u64) -> bool {
         let key = key(ip);
         let _lock = self.lock();
-        let found = self.places(key);
-        let held = found.clone().find(|entry| entry.holds(key));
-        let free = || found.clone().find(|entry| entry.count.load(Relaxed) == 0);
+        let held = self.places(key).find(|entry| entry.holds(key));
         // With no entry left it cannot be counted, so it cannot be let in.
-        let Some(entry) = held.or_else(free) else {
+        let Some(entry) = held.or_else(|| self.free_place(key)) else {
             return false;
         };
         let count = entry.count.load(Relaxed);
@@ -84,12 +82,24 @@ impl Addresses {
         }
     }
 
-    fn places(&self, key: u64) -> impl Iterator<Item = &Entry> + Clone {
+    fn buckets(&self, key: u64) -> [&[Entry]; 2] {
         let buckets = self.entries.len() / BUCKET;
-        let start = |hasher: &RandomState| hasher.hash_one(key) as usize % buckets * BUCKET;
-        let [one, other] = [start(&self.hashers[0]), start(&self.hashers[1])];
-        let bucket = |start: usize| self.entries[start..start + BUCKET].iter();
-        bucket(one).chain(bucket(other))
+        [0, 1].map(|which: usize| {
+            let start = self.hashers[which].hash_one(key) as usize % buckets * BUCKET;
+            &self.entries[start..start + BUCKET]
+        })
+    }
+
+    fn places(&self, key: u64) -> impl Iterator<Item = &Entry> {
+        self.buckets(key).into_iter().flatten()
+    }
+
+    /// A free entry of the emptier bucket.
+    fn free_place(&self, key: u64) -> Option<&Entry> {
+        let is_free = |entry: &&Entry| entry.count.load(Relaxed) == 0;
+        let room = |bucket: &&[Entry]| bucket.iter().filter(is_free).count();
+        let emptier = self.buckets(key).into_iter().max_by_key(room)?;
+        emptier.iter().find(is_free)
     }
 
     fn lock(&self) -> Lock<'_> {

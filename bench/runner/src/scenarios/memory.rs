@@ -87,7 +87,8 @@ fn idle_100k() -> Scenario {
     );
     scenario.baseline = NAME;
     scenario.when = When::Named;
-    let model = "prefork:coroutines --workers 8 --max-connections 120000";
+    // They are idle for longer than the command lets connections be.
+    let model = "prefork:coroutines --workers 8 --max-connections 120000 --idle-timeout none";
     scenario.subjects = vec![subject(NAME, Server(TCP, model.split(' ').collect()))];
     scenario.promises = vec![absolute(NAME, Metric::Beside, Bound::AtLeast(0.9))];
     scenario
