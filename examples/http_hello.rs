@@ -1,5 +1,5 @@
-//! A web server with one page, on a pool of eight threads: it reads with a limit and a timeout, and
-//! writes with a buffer.
+//! A web server with one page, on a pool of eight threads, none of which waits for a slow client: it
+//! gets whole requests, within a limit and a timeout, and writes with a buffer.
 #![expect(clippy::print_stderr, reason = "an example speaks to its user")]
 
 use std::io::{self, ErrorKind};
@@ -20,9 +20,12 @@ fn read_request(conn: &mut impl Connection) -> io::Result<String> {
     Err(ErrorKind::UnexpectedEof.into())
 }
 
+/// Whether the empty line after the headers has come.
+fn is_whole(input: &[u8]) -> bool {
+    input.windows(4).any(|end| end == b"\r\n\r\n")
+}
+
 pub(crate) fn hello(conn: &mut impl Connection) -> io::Result<()> {
-    // Eight silent clients must not keep all threads busy for ever.
-    conn.set_read_timeout(Some(Duration::from_secs(10)))?;
     let (status, page) = match read_request(conn) {
         Ok(path) if path == "/" => ("200 OK", "hello world\n"),
         Ok(_) => ("404 Not Found", "there is only /\n"),
@@ -45,6 +48,8 @@ fn main() -> Result<(), socketserver::Error> {
     let addr = std::env::args().nth(1);
     let server = Server::<Tcp>::builder()
         .model(ThreadPool::new(8))
+        .whole_request(is_whole)
+        .request_timeout(Duration::from_secs(20))
         .bind(addr.as_deref().unwrap_or("127.0.0.1:8000"))?;
     for url in server.urls() {
         eprintln!("listening on {url}");

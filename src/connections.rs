@@ -86,7 +86,8 @@ impl fmt::Display for ConnectionInfo {
             sent,
             worker,
         } = self;
-        write!(f, "{id} {peer} {age:.1?} old, {activity} for {since:.1?}, ")?;
+        let [age, since] = [age, since].map(|time| time.as_millis());
+        write!(f, "{id} {peer} {age} ms old, {activity} for {since} ms, ")?;
         write!(f, "{received} bytes received, {sent} sent")?;
         match worker {
             Some(worker) => write!(f, ", worker {worker}"),

@@ -4,6 +4,7 @@ use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{self, JoinHandle};
+use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, poll};
 
@@ -22,6 +23,8 @@ pub(crate) struct Cutter {
     asleep: Arc<AtomicBool>,
     thread: Option<JoinHandle<()>>,
 }
+
+const RETRY: Duration = Duration::from_millis(100);
 
 /// It calls nothing that needs more.
 const STACK: usize = 64 * 1024;
@@ -75,11 +78,19 @@ fn keep_deadlines(shared: &Shared, watch: &Watch, done: &AtomicBool, asleep: &At
         let again = shared.look().again.filter(|_| shared.listed() > 0);
         if again.is_none() {
             asleep.store(true, Ordering::SeqCst);
+            // One that was listed just before has found it awake.
+            let listed = shared.first_look().is_some() && shared.listed() > 0;
+            if listed && asleep.swap(false, Ordering::SeqCst) {
+                continue;
+            }
         }
         let timeout = left.into_iter().chain(again).min();
         let mut fds = [PollFd::new(watch, PollFlags::IN)];
-        // An error (only EINTR is possible) is a reason to look again.
-        let _ = poll(&mut fds, timeout.map(timespec).as_ref());
+        // An error is a reason to look again: at once after EINTR, else (ENOMEM) a little later.
+        let waited = poll(&mut fds, timeout.map(timespec).as_ref());
+        if waited.is_err_and(|err| err != rustix::io::Errno::INTR) {
+            thread::park_timeout(RETRY);
+        }
         if watch.hear() == Heard::Orphaned {
             shared.stop(shared.drain_timeout());
         }

@@ -81,7 +81,8 @@ impl ServerHandle {
     }
 
     /// Stops accepting until [`resume`](Self::resume), in all processes of the server: who comes
-    /// waits in the kernel's queue, as long as that has room. Live requests and parked connections
+    /// waits in the kernel's queue, as long as that has room; but for one that each process may be
+    /// taking at this moment. Live requests and parked connections
     /// go on. A stop serves the queue all the same. Async-signal-safe, as
     /// [`shutdown`](Self::shutdown).
     pub fn pause(&self) {

@@ -216,6 +216,8 @@ impl<T: Transport, M: Dispatch> Server<T, M> {
     /// To serve from an event loop of your own, wait until [`AsFd`] polls as readable and call
     /// this.
     ///
+    /// Under [`Sequential`] nobody keeps the deadlines of the connection meanwhile: set its timeouts.
+    ///
     /// # Errors
     ///
     /// As [`serve_forever`](Self::serve_forever). A request that fails is not one: the error hook

@@ -52,7 +52,9 @@ impl Taking {
                 true
             }
             Self::Instead => {
-                if taken > 0 && acceptor.shed_parked() {
+                if taken == 0 {
+                    acceptor.shared.limits().return_tokens(1);
+                } else if acceptor.shed_parked() {
                     acceptor.batch.lease = acceptor.shared.lease(taken);
                 }
                 let served = acceptor.batch.lease.count() == taken;
@@ -97,7 +99,8 @@ impl<T: Transport, M: Take> Acceptor<'_, T, M> {
     pub(super) fn taking(&mut self, want: u64, waits: bool) -> Option<Taking> {
         let shared = &self.shared;
         let limits = shared.limits();
-        if shared.is_full_here() {
+        let paused = shared.is_paused() && !shared.closing();
+        if paused || shared.is_full_here() {
             return None;
         }
         if limits.refuses() {
@@ -173,6 +176,8 @@ impl<T: Transport, M: Take> Acceptor<'_, T, M> {
         let found = parked.is_some();
         if let Some(parked) = parked {
             count(&self.shared.counts().shed);
+            let slot = parked.request.context().slot();
+            let _ = slot.map(|slot| slot.cut(CutReason::Shed));
             service.dismiss(parked);
         }
         found

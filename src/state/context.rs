@@ -44,6 +44,8 @@ pub struct Context {
     shared: Option<Arc<Shared>>,
     /// Its slot in the table of connections, plus one; zero without one.
     slot: AtomicU32,
+    /// Whether it is among those that can be cut.
+    cuttable: bool,
 }
 
 impl Context {
@@ -53,6 +55,7 @@ impl Context {
             id: 0,
             shared: None,
             slot: AtomicU32::new(0),
+            cuttable: false,
         }
     }
 
@@ -77,6 +80,7 @@ impl Context {
         if let Some(request) = &late {
             self.list(&request.peer());
         }
+        self.cuttable = true;
         let over = {
             let mut cuttable = shared.cuttable();
             cuttable.requests.insert(self.id, cut);
@@ -97,7 +101,8 @@ impl Context {
             .table
             .claim(self.id, shared.worker_number(), peer, Millis::now());
         if let Some(index) = claimed {
-            shared.listed.fetch_add(1, Ordering::Relaxed);
+            // SeqCst, as the load: see `Cutter`.
+            shared.listed.fetch_add(1, Ordering::SeqCst);
             self.slot.store(index + 1, Ordering::Relaxed);
         }
     }
@@ -117,7 +122,9 @@ impl Context {
     /// What the server's processes know of this connection.
     pub(crate) fn slot(&self) -> Option<&Slot> {
         let index = self.slot.load(Ordering::Relaxed).checked_sub(1)?;
-        Some(self.shared.as_ref()?.table.slot(index))
+        let slot = self.shared.as_ref()?.table.slot(index);
+        // A child whose parent was killed has lost it to another connection.
+        (slot.id() == self.id).then_some(slot)
     }
 
     /// Notes what the connection does from now on.
@@ -190,8 +197,10 @@ impl Context {
 impl Drop for Context {
     fn drop(&mut self) {
         let Some(shared) = &self.shared else { return };
-        if let Some(index) = self.slot.get_mut().checked_sub(1) {
+        if self.cuttable {
             shared.cuttable().requests.remove(&self.id);
+        }
+        if let Some(index) = self.slot.get_mut().checked_sub(1) {
             shared.unlist(index);
         }
     }
@@ -224,6 +233,7 @@ impl Shared {
             id,
             shared: Some(Arc::clone(self)),
             slot: AtomicU32::new(0),
+            cuttable: false,
         }
     }
 
@@ -270,7 +280,7 @@ impl Shared {
 
     /// How many connections this process has listed.
     pub(crate) fn listed(&self) -> u64 {
-        self.listed.load(Ordering::Relaxed)
+        self.listed.load(Ordering::SeqCst)
     }
 
     /// The socket of a connection of this process, where it has one.

@@ -19,6 +19,7 @@ mod coroutines_epoll;
 mod coroutines_uring;
 mod datagrams;
 mod handle_request;
+mod handshake;
 mod regression;
 mod shutdown;
 mod streams;

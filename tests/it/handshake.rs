@@ -1,0 +1,139 @@
+//! The handshake timeout, with a transport that shakes hands.
+
+use std::io::{self, Read};
+use std::net::{Shutdown, TcpListener, TcpStream};
+use std::os::fd::{AsFd, BorrowedFd};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use socketserver::{
+    Activity, Address, Context, Cut, Intake, Request, Server, ServerGuard, Threading, Transport,
+};
+
+use crate::support::DEADLINE;
+
+struct Shaking(TcpListener);
+
+struct Hand {
+    socket: Arc<Socket>,
+    context: Context,
+}
+
+struct Socket(TcpStream);
+
+impl Cut for Socket {
+    fn cut(&self) {
+        let _ = self.0.shutdown(Shutdown::Both);
+    }
+
+    fn peer(&self) -> Address {
+        self.0
+            .peer_addr()
+            .map_or(Address::Named(String::new()), Address::from)
+    }
+}
+
+impl AsFd for Shaking {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
+
+impl Transport for Shaking {
+    type Request = Hand;
+    const SCHEME: &'static str = "shaking";
+
+    fn local_addr(&self) -> Address {
+        Address::from(self.0.local_addr().expect("an address"))
+    }
+
+    fn accept(&self, intake: &mut Intake<'_, Hand>) -> io::Result<()> {
+        let socket = Arc::new(Socket(self.0.accept()?.0));
+        intake.push(|mut context| {
+            let cut = Arc::downgrade(&socket);
+            context.on_cut(cut);
+            Hand { socket, context }
+        });
+        Ok(())
+    }
+}
+
+impl Request for Hand {
+    fn context(&self) -> &Context {
+        &self.context
+    }
+
+    fn peer(&self) -> Address {
+        self.socket.peer()
+    }
+
+    fn close(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// Serves clients whose hand is one byte.
+fn serve(timeout: Duration) -> (ServerGuard, Address) {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("bind");
+    listener.set_nonblocking(true).expect("set the mode");
+    let server = Server::<Shaking>::builder()
+        .model(Threading::default())
+        .handshake_timeout(timeout)
+        .listen([Shaking(listener)])
+        .build()
+        .expect("build");
+    let address = server.local_addrs().remove(0);
+    let guard = server.spawn(|hand: &mut Hand| {
+        hand.context.begin_handshake();
+        let shaken = (&hand.socket.0).read(&mut [0]);
+        hand.context.end_handshake();
+        // What comes after it has no deadline of its own here.
+        let _ = (&hand.socket.0).read(&mut [0]);
+        shaken.map(drop)
+    });
+    (guard.expect("serve"), address)
+}
+
+fn connect(address: &Address) -> TcpStream {
+    let client = TcpStream::connect(address.socket_addr().expect("TCP")).expect("connect");
+    client
+        .set_read_timeout(Some(DEADLINE))
+        .expect("set a deadline");
+    client
+}
+
+#[test]
+fn a_handshake_that_takes_too_long_is_cut() {
+    let (guard, address) = serve(Duration::from_millis(100));
+    let start = Instant::now();
+    assert_eq!(connect(&address).read(&mut [0]).unwrap(), 0);
+    assert!(start.elapsed() >= Duration::from_millis(100));
+    assert_eq!(guard.handle().totals().timed_out, 1);
+    guard.stop().unwrap();
+}
+
+#[test]
+fn what_comes_after_the_handshake_is_none() {
+    let (guard, address) = serve(Duration::from_millis(100));
+    let mut client = connect(&address);
+    io::Write::write_all(&mut client, b"!").unwrap();
+    let end = Instant::now() + DEADLINE;
+    // It runs on for longer than the handshake might.
+    loop {
+        assert!(Instant::now() < end, "the handshake ends");
+        let connections = guard.handle().connections();
+        let running = |activity: Activity, since: Duration| {
+            activity == Activity::Running && since > Duration::from_millis(300)
+        };
+        if connections
+            .iter()
+            .any(|connection| running(connection.activity, connection.since))
+        {
+            break;
+        }
+        std::thread::yield_now();
+    }
+    assert_eq!(guard.handle().totals().timed_out, 0);
+    drop(client);
+    guard.stop().unwrap();
+}
