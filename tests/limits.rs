@@ -288,7 +288,13 @@ fn full(transport: &str, model: &str, policy: &str) -> (ServerProcess, Box<dyn C
 fn end(mut server: ServerProcess, parked: Box<dyn Client>) -> String {
     drop(parked);
     // The place is free once the handler has seen the end.
-    while !matches!(rest_of(&server, "shutdown").as_str(), "ok") {}
+    let end = Instant::now() + DEADLINE;
+    while rest_of(&server, "shutdown") != "ok" {
+        assert!(
+            Instant::now() < end,
+            "the place of a connection that has ended is free"
+        );
+    }
     server.wait_for("ended ");
     server.wait_for("limits ")
 }
@@ -326,14 +332,17 @@ fn those_beyond_the_limit_are_told_why(transport: &str, model: &str) {
 }
 
 fn the_connection_that_is_parked_for_longest_makes_room(transport: &str, model: &str) {
-    let options = ["max_connections=2", "workers=1", "at_limit=3"];
-    let mut server = ServerProcess::start(transport, model, &options);
     if model.ends_with("forking") {
         // A child keeps what it parks: nobody else can tell it to make room in time.
         return;
     }
+    let options = ["max_connections=2", "workers=1", "at_limit=3", "log=1"];
+    let mut server = ServerProcess::start(transport, model, &options);
+    // Its answer comes before it is parked.
     let first = park(&server, "first");
+    server.wait_for("event request 1 parked");
     let second = park(&server, "second");
+    server.wait_for("event request 2 parked");
     assert_eq!(server.target().ask("echo in"), "in");
     assert_eq!(rest(first), "", "the first has made room");
     let mut second = second;
