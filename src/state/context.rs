@@ -20,6 +20,12 @@ pub trait Cut: Send + Sync {
     /// Who sent the request.
     fn peer(&self) -> Address;
 
+    /// Whether the peer has sent what was not received yet: it is not to blame then for the time that
+    /// its handler has waited. Default: no.
+    fn has_input(&self) -> bool {
+        false
+    }
+
     /// The number of the socket that shutdown(2) cuts, so that it can be cut from another process
     /// that serves it ([`Forking`](crate::Forking)). Default: none, and that process is killed.
     fn socket(&self) -> Option<RawFd> {

@@ -192,6 +192,15 @@ impl Shared {
 
     /// Cuts a connection, or says who has to.
     fn cut_one(&self, slot: &Slot, id: u64, reason: CutReason, found: &mut Found) {
+        let request = self.cuttable_of(id).as_ref().and_then(Weak::upgrade);
+        let waits_for_peer = matches!(
+            reason,
+            CutReason::FirstByte | CutReason::Idle | CutReason::MinRate
+        );
+        // A busy worker has not come to it yet.
+        if waits_for_peer && request.as_ref().is_some_and(|request| request.has_input()) {
+            return;
+        }
         if slot.activity().0 == Activity::Parked {
             found.parked.push((id, reason));
             return;
@@ -199,7 +208,7 @@ impl Shared {
         if slot.cut(reason) {
             self.counts().timed_out.fetch_add(1, Relaxed);
         }
-        match self.cuttable_of(id).as_ref().and_then(Weak::upgrade) {
+        match request {
             Some(request) => request.cut(),
             None => found.elsewhere.push(id),
         }

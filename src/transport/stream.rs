@@ -546,6 +546,11 @@ impl Cut for Connected {
         self.peer.clone()
     }
 
+    fn has_input(&self) -> bool {
+        let flags = RecvFlags::PEEK | RecvFlags::DONTWAIT;
+        recv(&self.socket, &mut [0], flags).is_ok_and(|(count, _)| count > 0)
+    }
+
     fn socket(&self) -> Option<RawFd> {
         Some(self.socket.as_raw_fd())
     }
