@@ -112,8 +112,8 @@ impl<M: Model + Clone> Run for Prefork<M> {
         }
         let start = || {
             single_threaded()?;
-            shared.share()?;
             let slots = Arc::new(SharedMemory::new(self.workers)?);
+            shared.share(&slots)?;
             Ok::<_, io::Error>((slots, Watch::new(shared.bell(), None)?, io::pipe()?))
         };
         let (slots, watch, (lifeline, alive)) =

@@ -1,7 +1,7 @@
 //! Places under the limit on live requests, and waiting for one.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use crate::state::Shared;
@@ -69,37 +69,43 @@ impl Drop for Waiting<'_> {
 }
 
 impl Shared {
+    /// The live requests of all processes. For a moment it may be more than the limit, by what
+    /// someone is about to find too many.
     pub(crate) fn live(&self) -> u64 {
-        self.page().live.load(Ordering::SeqCst)
+        let workers = self.workers.get().into_iter();
+        let live = workers.flat_map(|slots| slots.iter().map(|slot| &slot.live));
+        live.chain([&self.page().live])
+            .map(|live| live.load(Ordering::SeqCst))
+            .sum()
     }
 
     /// The live requests of this process.
     pub(crate) fn live_here(&self) -> u64 {
+        self.own_live().load(Ordering::SeqCst)
+    }
+
+    /// Where this process counts its live requests: one place for each process, so that nothing is
+    /// left of one that is killed.
+    fn own_live(&self) -> &AtomicU64 {
         self.worker.get().map_or_else(
-            || self.live(),
-            |worker| worker.slots[worker.index].live.load(Ordering::SeqCst),
+            || &self.page().live,
+            |worker| &worker.slots[worker.index].live,
         )
     }
 
     /// Takes up to `want` places under the limit on live requests; the lease may be for none.
+    ///
+    /// They are counted first and what is too many given back, so that several processes never have
+    /// more than the limit together; both may find that they are too many, and try again.
     pub(crate) fn lease(self: &Arc<Self>, want: u64) -> Lease {
         let want = want.min(self.process_max.saturating_sub(self.live_here()));
+        self.own_live().fetch_add(want, Ordering::SeqCst);
         let max = self.page().limits.max_connections();
-        let grant = |live: u64| want.min(max.saturating_sub(live));
-        let update = |live: u64| Some(live + grant(live));
-        let (Ok(before) | Err(before)) =
-            self.page()
-                .live
-                .fetch_update(Ordering::SeqCst, Ordering::SeqCst, update);
-        let count = grant(before);
-        if let Some(worker) = self.worker.get() {
-            worker.slots[worker.index]
-                .live
-                .fetch_add(count, Ordering::SeqCst);
-        }
+        let excess = self.live().saturating_sub(max).min(want);
+        self.return_places(excess);
         Lease {
             shared: Arc::clone(self),
-            count,
+            count: want - excess,
         }
     }
 
@@ -147,12 +153,7 @@ impl Shared {
         if count == 0 {
             return;
         }
-        if let Some(worker) = self.worker.get() {
-            worker.slots[worker.index]
-                .live
-                .fetch_sub(count, Ordering::SeqCst);
-        }
-        self.page().live.fetch_sub(count, Ordering::SeqCst);
+        self.own_live().fetch_sub(count, Ordering::SeqCst);
         self.wake_waiting();
     }
 

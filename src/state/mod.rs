@@ -90,7 +90,7 @@ pub(crate) struct Page {
     state: AtomicU32,
     /// Non-zero while nothing is accepted.
     paused: AtomicU32,
-    /// Requests that hold a [`Lease`].
+    /// Requests that hold a [`Lease`], but for those of worker processes.
     live: AtomicU64,
     /// Which processes wait for a place to be returned, a bit each.
     waiting: AtomicU64,
@@ -140,6 +140,8 @@ pub(crate) struct Shared {
     /// What this process counts for its parent, so that the parent can return its leases when it
     /// dies. Only in a worker.
     worker: OnceLock<Worker>,
+    /// What all workers count. In a server with worker processes.
+    workers: OnceLock<Arc<SharedMemory<WorkerSlot>>>,
     bell: Bell,
     origin: Instant,
     options: Options,
@@ -217,6 +219,7 @@ impl Shared {
             listed: AtomicU64::new(0),
             page,
             worker: OnceLock::new(),
+            workers: OnceLock::new(),
             bell: Bell::new()?,
             origin: Instant::now(),
             options,
@@ -248,7 +251,9 @@ impl Shared {
     }
 
     /// Gets ready for worker processes.
-    pub(crate) fn share(&self) -> io::Result<()> {
+    pub(crate) fn share(&self, slots: &Arc<SharedMemory<WorkerSlot>>) -> io::Result<()> {
+        let first = self.workers.set(Arc::clone(slots));
+        debug_assert!(first.is_ok(), "serving consumes a server");
         self.counted.share()
     }
 
@@ -293,6 +298,8 @@ impl Shared {
 
     /// Makes this process account for its leases in a slot that its parent reads.
     pub(crate) fn become_worker(&self, slots: Arc<SharedMemory<WorkerSlot>>, index: usize) {
+        // The parent has, but in tests.
+        let _ = self.workers.set(Arc::clone(&slots));
         let first = self.worker.set(Worker { slots, index });
         debug_assert!(first.is_ok(), "a worker does not fork workers");
     }
@@ -324,8 +331,7 @@ impl Shared {
         let slot = &slots[index];
         slot.ready.store(0, Ordering::SeqCst);
         slot.served.store(0, Ordering::SeqCst);
-        let left = slot.live.swap(0, Ordering::SeqCst);
-        self.page().live.fetch_sub(left, Ordering::SeqCst);
+        slot.live.store(0, Ordering::SeqCst);
         self.wake_waiting();
     }
 
