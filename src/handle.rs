@@ -64,6 +64,7 @@ impl ServerHandle {
     }
 
     /// Waits until the server is at `state` or further, for `timeout` at most; says whether it is.
+    /// In a coroutine the others of its worker run meanwhile, and a cut ends the wait.
     ///
     /// # Examples
     ///

@@ -1,12 +1,15 @@
 //! Where a server is between its start and its end, in memory that all its processes share.
 
 use std::fmt;
+use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::{AcqRel, Acquire, SeqCst};
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, poll};
 
+use crate::coro::net::{Interest, Source, wait_any};
+use crate::coro::worker::current;
 use crate::state::Shared;
 use crate::sys::bell::Watch;
 use crate::sys::timespec;
@@ -82,16 +85,29 @@ impl Shared {
         let Ok(watch) = Watch::new(&self.bell, None) else {
             return self.state() >= state;
         };
+        let source = Source::default();
         loop {
             watch.hear();
             let left = deadline.map(|end| end.saturating_duration_since(Instant::now()));
             if self.state() >= state || left.is_some_and(|left| left.is_zero()) {
-                return self.state() >= state;
+                break;
             }
-            let mut fds = [PollFd::new(&watch, PollFlags::IN)];
-            // An error (only EINTR is possible) is a reason to look again.
-            let _ = poll(&mut fds, left.map(timespec).as_ref());
+            if let Some(current) = current() {
+                // One that is being ended must not wait for what is left to end with it.
+                if !current.may_park() {
+                    break;
+                }
+                let sources = [(&source, watch.as_fd())];
+                // It ends at the deadline, or because something has come.
+                let _ = wait_any(&current, &sources, Interest::Read, deadline);
+            } else {
+                let mut fds = [PollFd::new(&watch, PollFlags::IN)];
+                // An error (only EINTR is possible) is a reason to look again.
+                let _ = poll(&mut fds, left.map(timespec).as_ref());
+            }
         }
+        source.release(watch.as_fd());
+        self.state() >= state
     }
 
     /// Asks the server to stop, in its own time: as a lame duck at first.

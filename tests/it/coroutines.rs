@@ -13,8 +13,8 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use socketserver::{
-    Connection, Coroutines, Driver, Request, Server, ServerGuard, Tcp, TcpConnection, UnixAddress,
-    UnixConnection, UnixStream, offload, sleep, yield_now,
+    Connection, Coroutines, Driver, Request, Server, ServerGuard, State, Tcp, TcpConnection,
+    UnixAddress, UnixConnection, UnixStream, offload, sleep, yield_now,
 };
 
 use crate::support::{DEADLINE, Target};
@@ -553,4 +553,32 @@ fn more_than_the_sockets_hold_goes_both_ways_in_order() {
             .all(|(at, got)| *got == byte(at))
     );
     ended.recv_timeout(DEADLINE).unwrap().unwrap();
+}
+
+/// It kept its worker, and with it the accept loop, until its time was over.
+#[test]
+fn one_that_waits_for_a_state_leaves_its_worker_to_the_others() {
+    let server = Server::<Tcp>::builder().model(coroutines(1));
+    let server = server.bind("127.0.0.1:0").unwrap();
+    let (target, handle) = (Target::parse(&server.urls()[0]), server.handle());
+    let (waits, wait) = channel();
+    let guard = server.spawn(move |conn| {
+        if conn.id() > 1 {
+            return conn.write_all(b"served");
+        }
+        waits.send("waits").unwrap();
+        let closed = handle.wait_for(State::Closed, 2 * DEADLINE);
+        waits
+            .send(if closed { "closed" } else { "in vain" })
+            .unwrap();
+        Ok(())
+    });
+    let guard = guard.unwrap();
+    let _first = target.connect();
+    assert_eq!(wait.recv_timeout(DEADLINE), Ok("waits"));
+    assert_eq!(target.send("x").answer(), "served");
+    assert_eq!(wait.try_recv().ok(), None, "the first one still waits");
+    guard.handle().shutdown_within(Duration::ZERO);
+    assert_eq!(wait.recv_timeout(DEADLINE), Ok("in vain"));
+    guard.join().unwrap();
 }
