@@ -159,8 +159,7 @@ impl<T: 'static> Stream<T> {
 
     /// Sends of `data` what the kernel takes, without the buffer. Waits until it takes some.
     fn send(&self, data: &[u8]) -> io::Result<usize> {
-        self.transmit(data)
-            .map_err(|err| self.cut_off().unwrap_or(err))
+        self.transmit(data).map_err(|err| self.cause(err))
     }
 
     fn transmit(&self, data: &[u8]) -> io::Result<usize> {
@@ -189,7 +188,7 @@ impl<T: 'static> Stream<T> {
         let received = self.recv_now(buf);
         self.context
             .leave(Activity::Reading, *received.as_ref().unwrap_or(&0));
-        received
+        received.map_err(|err| self.cause(err))
     }
 
     fn recv_now(&self, buf: &mut [u8]) -> io::Result<usize> {
@@ -236,7 +235,7 @@ impl<T: 'static> Stream<T> {
             let received = self.source.receive_late(&current, self.as_fd(), deadline);
             let count = received.as_ref().map_or(0, |(_, count)| *count);
             self.context.leave(Activity::Reading, count);
-            received?
+            received.map_err(|err| self.cause(err))?
         } else {
             let mut buffer = spare::take();
             match self.recv(&mut buffer) {
@@ -267,6 +266,11 @@ impl<T: 'static> Stream<T> {
         let drained = || self.socket.cut.load(Ordering::SeqCst);
         let reason = reason.or_else(|| drained().then_some(CutReason::Drain))?;
         Some(io::Error::new(io::ErrorKind::TimedOut, reason.text()))
+    }
+
+    /// Why a call has failed. A peer that sends to a connection which the server has cut resets it.
+    fn cause(&self, err: io::Error) -> io::Error {
+        self.cut_off().unwrap_or(err)
     }
 
     /// Takes what the peer still sends until it ends too, within bounds, so that the close resets
@@ -343,7 +347,7 @@ impl<T: 'static> Request for Stream<T> {
                 }
                 Err(rustix::io::Errno::INTR) => {}
                 Err(rustix::io::Errno::AGAIN) => break,
-                Err(err) => return Err(err.into()),
+                Err(err) => return Err(self.cause(err.into())),
             }
         }
         let full = self.input.bytes().len() == self.input.buffer.len();

@@ -88,6 +88,29 @@ fn buffered_and_direct_reads_see_one_stream() {
     );
 }
 
+/// A client that goes on to send resets a connection that was cut.
+#[test]
+fn who_was_cut_is_told_so_though_the_client_has_reset_the_connection() {
+    let (go, wait) = channel::<()>();
+    let wait = std::sync::Mutex::new(wait);
+    let (guard, mut client, results) = serve(move |conn| {
+        conn.write_all(b"x").unwrap();
+        wait.lock().unwrap().recv().unwrap();
+        let read = conn.read(&mut [0]).unwrap_err().to_string();
+        (read, conn.write(b"x").unwrap_err().to_string())
+    });
+    client.read_exact(&mut [0]).unwrap();
+    assert!(guard.handle().cut(1));
+    assert_eq!(client.read(&mut [0]).unwrap(), 0, "it is cut");
+    let end = std::time::Instant::now() + DEADLINE;
+    while client.write_all(b"x").is_ok() {
+        assert!(std::time::Instant::now() < end, "no reset comes");
+    }
+    go.send(()).unwrap();
+    let told = || "the connection was cut through the server's handle".to_owned();
+    assert_eq!(results.recv_timeout(DEADLINE).unwrap(), (told(), told()));
+}
+
 #[test]
 fn writes_are_seen_at_once_unless_they_are_buffered() {
     let (go, wait) = channel::<()>();
