@@ -217,8 +217,8 @@ impl<T: Transport, M: Model> Builder<T, M> {
     }
 
     /// Whether a new connection is parked until its first byte has come: until then it has no
-    /// thread, no process and no stack, and the [`idle_timeout`](Self::idle_timeout) applies. Not
-    /// for protocols whose server speaks first: its handler would never be called. Datagrams have
+    /// thread, no process and no stack, and the [`first_byte_timeout`](Self::first_byte_timeout)
+    /// applies. Not for protocols whose server speaks first: its handler would never be called. Datagrams have
     /// been spoken already. Default: false.
     pub const fn client_speaks_first(mut self, on: bool) -> Self {
         self.options.client_speaks_first = on;
@@ -232,8 +232,8 @@ impl<T: Transport, M: Model> Builder<T, M> {
     /// Clients that send slowly then hold no thread of a pool, however many there are; the deadlines
     /// of connections end them: [`request_timeout`](Self::request_timeout) counts from the first
     /// byte. A handler that returns [`Next::Park`](crate::Next::Park) after each request gives the
-    /// next one the same treatment. Includes [`client_speaks_first`](Self::client_speaks_first).
-    /// Datagrams are whole. Asked on the accepting thread, and when a handler parks. Default: none.
+    /// next one the same treatment. A stop closes those of which a part has come. Includes
+    /// [`client_speaks_first`](Self::client_speaks_first). Datagrams are whole. Asked on the accepting thread, and when a handler parks. Default: none.
     ///
     /// # Examples
     ///

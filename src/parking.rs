@@ -6,7 +6,7 @@
 use std::collections::HashMap;
 use std::fmt;
 use std::io;
-use std::mem::MaybeUninit;
+use std::mem::{MaybeUninit, take};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -29,6 +29,8 @@ pub(crate) struct Parking<R> {
 struct State<R> {
     /// Boxed, so that the room which the map keeps for more is small.
     parked: HashMap<u64, Box<Parked<R>>>,
+    /// Those that have input, as far as it was looked for and they are still here.
+    ready: Vec<u64>,
     /// A stop has closed the place.
     closed: bool,
 }
@@ -54,6 +56,7 @@ impl<R: Request> Parking<R> {
     pub(crate) fn new() -> io::Result<Self> {
         let state = State {
             parked: HashMap::new(),
+            ready: Vec::new(),
             closed: false,
         };
         let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
@@ -111,20 +114,40 @@ impl<R: Request> Parking<R> {
 
     /// Takes out up to `max` connections that have input.
     pub(crate) fn take_ready(&self, max: usize) -> Vec<Parked<R>> {
-        let mut events = [const { MaybeUninit::<epoll::Event>::uninit() }; EVENTS];
-        let mut state = self.state();
-        // An error (only EINTR is possible) leaves the events for the next call.
-        match epoll::wait(
-            &self.epoll,
-            &mut events[..max.clamp(1, EVENTS)],
-            Some(&Timespec::default()),
-        ) {
-            Ok((events, _)) => events
-                .iter()
-                .filter_map(|event| state.parked.remove(&event.data.u64()).map(|parked| *parked))
-                .collect(),
-            Err(_) => Vec::new(),
+        let state = &mut *self.state();
+        if state.ready.is_empty() {
+            self.look(state, max);
         }
+        let count = state.ready.len().min(max.max(1));
+        let ready = state.ready.drain(..count);
+        ready
+            .filter_map(|id| state.parked.remove(&id).map(|parked| *parked))
+            .collect()
+    }
+
+    /// Takes out the connections that have no input, and takes in none from now on.
+    pub(crate) fn close(&self) -> Vec<Parked<R>> {
+        let state = &mut *self.state();
+        state.closed = true;
+        while self.look(state, EVENTS) > 0 {}
+        let mut idle = take(&mut state.parked);
+        for id in &state.ready {
+            state.parked.extend(idle.remove_entry(id));
+        }
+        idle.into_values().map(|parked| *parked).collect()
+    }
+
+    /// Notes which connections have input, up to `max` of them, and says how many.
+    fn look(&self, state: &mut State<R>, max: usize) -> usize {
+        let mut events = [const { MaybeUninit::<epoll::Event>::uninit() }; EVENTS];
+        let events = &mut events[..max.clamp(1, EVENTS)];
+        // An error (only EINTR is possible) leaves the events for the next call.
+        let found = epoll::wait(&self.epoll, events, Some(&Timespec::default()));
+        let found = found.map_or(&[][..], |(events, _)| events);
+        state
+            .ready
+            .extend(found.iter().map(|event| event.data.u64()));
+        found.len()
     }
 
     /// Takes out one connection, if it waits.
@@ -132,11 +155,10 @@ impl<R: Request> Parking<R> {
         self.state().parked.remove(&id).map(|parked| *parked)
     }
 
-    /// Takes out all connections, and takes in none from now on.
-    pub(crate) fn close(&self) -> Vec<Parked<R>> {
-        let mut state = self.state();
-        state.closed = true;
-        state.parked.drain().map(|(_, parked)| *parked).collect()
+    /// Takes out all connections.
+    pub(crate) fn take_all(&self) -> Vec<Parked<R>> {
+        let parked = take(&mut self.state().parked);
+        parked.into_values().map(|parked| *parked).collect()
     }
 
     fn state(&self) -> MutexGuard<'_, State<R>> {

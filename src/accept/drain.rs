@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use crate::accept::Acceptor;
 use crate::model::Take;
+use crate::parking::{Parked, Parking};
 use crate::server::Report;
 use crate::state::Ended;
 use crate::state::phase::State;
@@ -47,6 +48,7 @@ impl<T: Transport, M: Take> Acceptor<'_, T, M> {
         let give_up = Instant::now() + ARRIVAL_MAX;
         let mut quiet: Option<Instant> = None;
         while self.budget > 0 {
+            self.dismiss_parked(Parking::close);
             let left = self.shared.drain_left().unwrap_or_default();
             let now = Instant::now();
             let room = self.has_room(now);
@@ -96,13 +98,8 @@ impl<T: Transport, M: Take> Acceptor<'_, T, M> {
         self.accepting.clear();
         self.budget = 0;
         self.draining = true;
-        let service = Arc::clone(&self.serving.service);
-        if let Some(parking) = service.parking() {
-            parking
-                .close()
-                .into_iter()
-                .for_each(|parked| service.dismiss(parked));
-        }
+        self.dismiss_parked(Parking::close);
+        self.dismiss_parked(Parking::take_all);
         let mut grace = None;
         loop {
             self.dispatch();
@@ -123,6 +120,16 @@ impl<T: Transport, M: Take> Acceptor<'_, T, M> {
         self.model.finish(self.shared.live_here() > 0);
         Report {
             cut: self.shared.cut_count(),
+        }
+    }
+
+    /// Ends parked connections. Those that wait for their clients go first: nothing is lost with
+    /// them, and those who are in the queue may need their places.
+    fn dismiss_parked(&self, take: impl Fn(&Parking<T::Request>) -> Vec<Parked<T::Request>>) {
+        let service = Arc::clone(&self.serving.service);
+        let parked = service.parking().map(take).unwrap_or_default();
+        for parked in parked {
+            service.dismiss(parked);
         }
     }
 

@@ -2,12 +2,14 @@
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
-use std::sync::mpsc::channel;
+use std::sync::Mutex;
+use std::sync::mpsc::{channel, sync_channel};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use socketserver::{
-    Bind, Connection, Request, Server, Tcp, TcpServer, ThreadPool, Threading, ThreadingTcpServer,
+    Bind, Connection, Event, Model, Next, Request, Sequential, Server, Tcp, TcpConnection,
+    TcpServer, ThreadPool, Threading, ThreadingTcpServer,
 };
 
 use crate::support::{DEADLINE, Gate, Target, hold_at};
@@ -218,4 +220,93 @@ fn closing_a_server_waits_for_what_handle_request_has_started() {
     client.read_to_string(&mut reply).unwrap();
     assert_eq!(reply, "late");
     assert_eq!(closer.join().unwrap().unwrap().cut, 0);
+}
+
+/// A parked connection has the only place, and two clients wait for it.
+fn gives_its_place_to_the_queue(model: impl Model) {
+    let (parked, wait) = channel();
+    let server = Server::<Tcp>::builder()
+        .model(model)
+        .max_connections(1)
+        .drain_timeout(Duration::from_secs(3600))
+        .observer(move |event: &Event<'_>| {
+            if matches!(event, Event::LimitReached(_)) {
+                let _ = parked.send(());
+            }
+        })
+        .bind("127.0.0.1:0")
+        .expect("bind");
+    let target = Target::parse(&server.urls()[0]);
+    let handler = |conn: &mut TcpConnection| {
+        let mut line = String::new();
+        conn.read_line(&mut line, 100)?;
+        conn.write_all(line.as_bytes())?;
+        Ok::<_, std::io::Error>(Next::Park)
+    };
+    let guard = server.spawn(handler).expect("spawn");
+    let mut first = target.connect();
+    first.write_all(b"first\n").expect("send");
+    first.read_exact(&mut [0; 6]).expect("an answer");
+    wait.recv_timeout(DEADLINE).expect("the limit is reached");
+    let waiting = ["second", "third"].map(|line| (line, target.send(line)));
+    guard.handle().shutdown();
+    for (line, client) in waiting {
+        assert_eq!(client.answer(), format!("{line}\n"));
+    }
+    assert_eq!(guard.join().expect("join").cut, 0);
+    let end = first.read(&mut [0]).expect("the end, and no reset");
+    assert_eq!(end, 0);
+}
+
+#[test]
+fn a_stop_gives_the_places_of_parked_connections_to_the_queue() {
+    gives_its_place_to_the_queue(Sequential::default());
+    gives_its_place_to_the_queue(Threading::default());
+    gives_its_place_to_the_queue(ThreadPool::new(1));
+}
+
+/// Its client has spoken, and no thread was free: it is not idle.
+#[test]
+fn a_stop_serves_parked_connections_whose_clients_have_spoken() {
+    let (held, wait) = channel();
+    let (release, released) = sync_channel::<()>(0);
+    let released = Mutex::new(released);
+    let server = Server::<Tcp>::builder()
+        .model(ThreadPool::new(1).queue(0))
+        .drain_timeout(Duration::from_secs(3600))
+        .bind("127.0.0.1:0")
+        .unwrap();
+    let target = Target::parse(&server.urls()[0]);
+    let handler = move |conn: &mut TcpConnection| {
+        let mut line = String::new();
+        conn.read_line(&mut line, 100)?;
+        if line == "hold\n" {
+            held.send(()).unwrap();
+            let _ = released.lock().unwrap().recv();
+        }
+        conn.write_all(line.as_bytes())?;
+        Ok::<_, std::io::Error>(Next::Park)
+    };
+    let guard = server.spawn(handler).unwrap();
+    let mut parked: Vec<_> = (0..3).map(|_| target.connect()).collect();
+    for client in &mut parked {
+        client.write_all(b"first\n").unwrap();
+        client.read_exact(&mut [0; 6]).unwrap();
+    }
+    let holds = target.send("hold");
+    wait.recv_timeout(DEADLINE).unwrap();
+    for client in &mut parked[..2] {
+        client.write_all(b"again\n").unwrap();
+    }
+    guard.handle().shutdown();
+    // The one that is silent is closed while nothing can be served.
+    assert_eq!(parked[2].read(&mut [0]).unwrap(), 0);
+    drop(release);
+    assert_eq!(holds.answer(), "hold\n");
+    for client in &mut parked[..2] {
+        let mut answer = String::new();
+        client.read_to_string(&mut answer).unwrap();
+        assert_eq!(answer, "again\n");
+    }
+    assert_eq!(guard.join().unwrap().cut, 0);
 }
