@@ -12,6 +12,7 @@ use crate::events::{Event, Observer};
 use crate::handler::HandlerError;
 use crate::state::Shared;
 use crate::state::phase::State;
+use crate::state::table::CutReason;
 
 /// A request that failed: its handler returned an error or panicked, or its reply could not be
 /// delivered.
@@ -20,6 +21,7 @@ pub struct Failure<'a> {
     pub(crate) id: u64,
     pub(crate) peer: Address,
     pub(crate) error: &'a (dyn StdError + Send + Sync + 'static),
+    pub(crate) cut: Option<CutReason>,
 }
 
 impl Failure<'_> {
@@ -51,6 +53,13 @@ impl Failure<'_> {
     #[must_use]
     pub fn is_panic(&self) -> bool {
         self.error.is::<Panic>()
+    }
+
+    /// Why the server has cut the connection, if it has: a deadline, most often. Handlers see it as an
+    /// error of their next read or write. It is in [`Event::Ended`] too.
+    #[must_use]
+    pub const fn cut(&self) -> Option<CutReason> {
+        self.cut
     }
 
     /// Whether the peer went away before it was served: everyday noise on a public port.

@@ -243,6 +243,7 @@ impl<R: Request> Service<R> {
             id: request.id(),
             peer: request.peer(),
             error: &*err,
+            cut: request.context().cut_reason(),
         });
     }
 }

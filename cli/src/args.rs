@@ -32,7 +32,7 @@ Examples:
   socketserver serve hello
   socketserver serve echo --listen tcp://[::]:7 --listen udp://[::]:7 --listen unix:///run/echo.sock
   socketserver serve daytime --model prefork:pool --workers 4 --max-connections 1000
-  socketserver serve echo --max-per-address 20 --rate 500 --at-limit 'refuse:busy\n'
+  socketserver serve echo --max-per-address 20 --rate 500 --at-limit 'refuse:busy\\n'
 
 URLs:
   tcp://HOST:PORT  udp://HOST:PORT     port 0 picks a free one; a name binds every address it has

@@ -92,7 +92,8 @@ fn serve<M: ServerModel>(task: Task, options: Options, model: M) -> anyhow::Resu
         .model(model)
         .drain_timeout(options.drain_timeout)
         .on_error(|failure| {
-            if !failure.is_disconnect() {
+            // Of clients there is no end, and `--log` has them all.
+            if !failure.is_disconnect() && failure.cut().is_none() {
                 say(format_args!("socketserver: {failure}"));
             }
         })

@@ -46,7 +46,7 @@ fn rest(mut client: TcpStream) -> String {
 }
 
 #[test]
-fn a_silent_client_is_cut_and_it_is_said() {
+fn a_silent_client_is_cut_and_the_log_says_so() {
     let (process, address) = serve("serve echo --first-byte-timeout 0.1 --log");
     assert_eq!(process.next_line(), "socketserver: running");
     let start = Instant::now();
@@ -54,11 +54,7 @@ fn a_silent_client_is_cut_and_it_is_said() {
     assert!(start.elapsed() >= Duration::from_millis(100));
     assert!(process.next_line().ends_with("accepted"));
     assert_eq!(process.next_line(), "socketserver: request 1 started");
-    let failure = process.next_line();
-    assert!(
-        failure.ends_with("no first byte came within the first-byte timeout"),
-        "{failure}"
-    );
+    // No failure is said: clients like this one could fill a disk.
     let end = process.next_line();
     assert!(end.contains("was cut (no first byte"), "{end}");
 }

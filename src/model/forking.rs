@@ -210,6 +210,10 @@ impl Forked {
                     id: self.id,
                     peer: self.peer.clone(),
                     error: &*HandlerError::from(error),
+                    cut: self
+                        .listed
+                        .as_ref()
+                        .and_then(|listed| listed.slot().cut_reason()),
                 });
                 Ended::Failed
             }
