@@ -68,7 +68,7 @@ impl<W: Wake> Inbox<W> {
 
     pub(crate) fn send(&self, message: Message) {
         if matches!(message, Message::Start(..)) {
-            self.load.fetch_add(1, Ordering::Relaxed);
+            self.began_one();
         }
         let sleeping = {
             let mut mail = self.mail();
@@ -96,6 +96,10 @@ impl<W: Wake> Inbox<W> {
 
     pub(crate) fn load(&self) -> usize {
         self.load.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn began_one(&self) {
+        self.load.fetch_add(1, Ordering::Relaxed);
     }
 
     pub(crate) fn ended_one(&self) {

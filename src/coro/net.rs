@@ -309,7 +309,13 @@ pub(crate) fn wait_any(
         .iter()
         .map(|(source, fd)| source.key(current, fd.as_fd(), interest))
         .collect::<io::Result<_>>()?;
-    wait_for(current, &keys, interest, || current.park_always(deadline))
+    let woken = wait_for(current, &keys, interest, || current.park_always(deadline));
+    // The caller looks at all of them now: what came before is no news the next time.
+    for key in &keys {
+        let state = &mut current.worker().sources.borrow_mut()[key.index as usize];
+        *state.ready(interest) = false;
+    }
+    woken
 }
 
 fn wait_for(

@@ -8,6 +8,7 @@ use crate::coro::driver;
 use crate::coro::inbox::{Inbox, Message, Start};
 use crate::coro::stack::{self, StackGauge};
 use crate::coro::watchdog::Kennel;
+use crate::coro::worker::current;
 use crate::threads::{Limits, Threads};
 
 /// The most threads that the coroutines of one runtime offload to. Further calls wait for one.
@@ -60,8 +61,24 @@ impl Team {
     /// Runs `start` in a coroutine of the worker that has the fewest. `label` is what the watchdog
     /// calls it.
     pub(crate) fn start(&self, start: Start, label: u64) {
-        if let Some(inbox) = self.inboxes.iter().min_by_key(|inbox| inbox.load()) {
+        let inboxes = self.inboxes.iter().enumerate();
+        let Some((place, inbox)) = inboxes.min_by_key(|(_, inbox)| inbox.load()) else {
+            return;
+        };
+        let here = match current() {
+            Some(current) => current.start(self, place, start, label),
+            None => Err(start),
+        };
+        if let Err(start) = here {
             inbox.send(Message::Start(start, label));
+        }
+    }
+
+    /// Lets what was started run before the coroutine that calls goes on, where no other worker has
+    /// to wait for that.
+    pub(crate) fn hand_over(&self) {
+        if let (Some(current), [_]) = (current(), &self.inboxes[..]) {
+            current.hand_over();
         }
     }
 

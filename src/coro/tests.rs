@@ -13,7 +13,7 @@ use crate::coro::inbox::Message;
 use crate::coro::net::{Interest, Source, wait_any};
 use crate::coro::team::Team;
 use crate::coro::uring::Lent;
-use crate::coro::worker::{Worker, current};
+use crate::coro::worker::{RUNS_MAX, Worker, current};
 use crate::coro::yield_now;
 
 /// A world in which nothing happens until every coroutine waits, and then everything.
@@ -109,6 +109,48 @@ fn park(count: usize) -> usize {
 #[test]
 fn ten_thousand_wait_at_once_and_all_of_them_go_on() {
     park(10_000);
+}
+
+/// A world that is looked at in vain.
+struct Silent(Arc<AtomicUsize>);
+
+impl Drive for Silent {
+    fn watch(&mut self, _: BorrowedFd<'_>, _: u64, _: Directions, _: Directions) -> io::Result<()> {
+        Ok(())
+    }
+
+    fn wait(&mut self, _: Option<Duration>, _: &mut dyn FnMut(Event)) -> io::Result<()> {
+        self.0.fetch_add(1, Ordering::Relaxed);
+        Ok(())
+    }
+}
+
+/// How often the worker looks at the world while a coroutine runs.
+fn looks(start: impl FnOnce() + Send + 'static) -> usize {
+    let team = Team::new(1, 64 * 1024, None, Kind::Epoll).unwrap();
+    let looks = Arc::default();
+    let driver = Box::new(Silent(Arc::clone(&looks)));
+    let worker = Worker::with_driver(Arc::clone(&team), 0, driver);
+    team.start(Box::new(start), 1);
+    team.inboxes[0].send(Message::Close);
+    worker.run().unwrap();
+    looks.load(Ordering::Relaxed)
+}
+
+#[test]
+fn who_yields_lets_the_world_be_looked_at_and_who_hands_over_does_not_keep_it_from_that() {
+    let yields = looks(|| (0..640).for_each(|_| yield_now()));
+    assert_eq!(yields, 640);
+    let hands_over = looks(|| (0..640).for_each(|_| current().unwrap().hand_over()));
+    assert_eq!(hands_over, 10, "once for each {RUNS_MAX} runs");
+    let starts = looks(|| {
+        let team = current().unwrap().team();
+        for label in 0..640 {
+            team.start(Box::new(|| {}), label);
+            team.hand_over();
+        }
+    });
+    assert_eq!(starts, 19, "two run each time but the last");
 }
 
 /// A kernel that is asked to end a receive early and takes its time: until the third wait after

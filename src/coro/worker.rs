@@ -63,6 +63,9 @@ struct Task {
     top: usize,
 }
 
+/// How many coroutines run at most before the worker looks at the world again, where more are ready.
+pub(crate) const RUNS_MAX: usize = 64;
+
 /// How far ahead of the coroutine that runs the memory of others is fetched.
 const AHEAD: usize = 2;
 
@@ -78,6 +81,8 @@ struct Running {
     budget: Cell<u32>,
 }
 
+type Queue = VecDeque<(TaskId, Wake)>;
+
 /// The state of one worker. Only its own thread ever touches it.
 pub(crate) struct Worker {
     id: u64,
@@ -85,7 +90,11 @@ pub(crate) struct Worker {
     place: usize,
     tasks: RefCell<Slab<Task>>,
     pub(crate) sources: RefCell<Slab<SourceState>>,
-    queue: RefCell<VecDeque<(TaskId, Wake)>>,
+    queue: RefCell<Queue>,
+    /// Those that let the others run: they go on after the next look at the world.
+    later: RefCell<Queue>,
+    /// How many have run since the last one.
+    runs: Cell<usize>,
     timers: RefCell<Timers<TaskId>>,
     pub(crate) driver: RefCell<Box<dyn Drive>>,
     stacks: StackPool,
@@ -126,6 +135,8 @@ impl Worker {
             tasks: RefCell::default(),
             sources: RefCell::default(),
             queue: RefCell::default(),
+            later: RefCell::default(),
+            runs: Cell::new(0),
             timers: RefCell::default(),
             driver: RefCell::new(driver),
             stacks: StackPool::new(team.stack_size, team.gauge.clone()),
@@ -164,8 +175,8 @@ impl Worker {
         loop {
             self.receive();
             self.start_waiting();
-            // Those that become ready meanwhile come after the next look at the world.
             let ready = self.queue.borrow().len();
+            self.runs.set(self.runs.get() + ready);
             for _ in 0..ready {
                 self.look_ahead();
                 let next = self.queue.borrow_mut().pop_front();
@@ -320,10 +331,15 @@ impl Worker {
         }
     }
 
-    /// Waits for the world, unless a coroutine is ready to run.
+    /// Waits for the world. Where there is something to run, looks at it now and then.
     fn wait(&self) -> io::Result<()> {
+        let ready = !self.queue.borrow().is_empty() || !self.inbox().prepare_to_sleep();
+        // A look is a system call.
+        if ready && self.runs.get() < RUNS_MAX {
+            return Ok(());
+        }
         let starved = !self.starts.borrow().is_empty();
-        let timeout = if !self.queue.borrow().is_empty() || !self.inbox().prepare_to_sleep() {
+        let timeout = if ready || !self.later.borrow().is_empty() {
             Some(Duration::ZERO)
         } else {
             let first = self.timers.borrow().first();
@@ -344,7 +360,10 @@ impl Worker {
         if may_block {
             self.team.kennel.work(self.place);
         }
+        self.runs.set(0);
         self.expire();
+        let mut later = self.later.borrow_mut();
+        self.queue.borrow_mut().append(&mut later);
         waited
     }
 
@@ -494,15 +513,42 @@ impl Current {
         yielder.suspend(())
     }
 
+    /// Lets the others run, and the world be looked at.
     pub(crate) fn yield_now(&self) {
+        self.go_on(&self.worker().later);
+    }
+
+    /// Lets those run that are ready.
+    pub(crate) fn hand_over(&self) {
+        self.go_on(&self.worker().queue);
+    }
+
+    fn go_on(&self, at_the_end_of: &RefCell<Queue>) {
         if std::thread::panicking() {
             return;
         }
-        self.worker()
-            .queue
+        at_the_end_of
             .borrow_mut()
             .push_back((self.id(), Wake::Ready));
         self.suspend();
+    }
+
+    /// Starts a coroutine on the worker at `place` of `team`, if that is the one that runs here.
+    pub(crate) fn start(
+        &self,
+        team: &Team,
+        place: usize,
+        start: Start,
+        label: u64,
+    ) -> Result<(), Start> {
+        let worker = &self.0.worker;
+        if worker.place != place || !std::ptr::eq(&raw const *worker.team, team) {
+            return Err(start);
+        }
+        worker.inbox().began_one();
+        worker.starts.borrow_mut().push_back((start, label));
+        worker.start_waiting();
+        Ok(())
     }
 
     /// Counts a read or a write that did not have to wait; now and then lets the others run.

@@ -328,6 +328,8 @@ impl Take for Spread {
             };
             self.0.start(Box::new(run), label);
         }
+        // By the time that they are served more may have come, and need not be waited for.
+        self.0.hand_over();
         Ok(())
     }
 
