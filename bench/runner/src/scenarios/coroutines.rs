@@ -96,6 +96,7 @@ fn rivals(handler: &'static str, transport: Transport, buffer: &'static str) -> 
         subject(URING_LOOPS[0], Rust("uring_loop", sized(&["single"]))),
         subject(URING_LOOPS[1], Rust("uring_loop", sized(&["multi"]))),
         subject(TOKIO, Rust("tokio_echo", sized(&[]))),
+        subject("tokio, multi-thread", Rust("tokio_echo", sized(&["multi"]))),
         subject(MAY, Rust("may_echo", sized(&[]))),
         subject("Go", Go("echo.go", sized(&[]))),
         subject(THREADS, Rust("thread_per_connection", vec![handler, word])).up_to(THREADS_MAX),
