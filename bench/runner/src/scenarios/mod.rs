@@ -6,6 +6,7 @@ mod http;
 mod latency;
 mod memory;
 mod models;
+mod table;
 
 use std::time::Duration;
 
@@ -199,6 +200,7 @@ pub(crate) fn all() -> Vec<Scenario> {
     all.extend(latency::scenarios());
     all.extend(endurance::scenarios());
     all.extend(memory::scenarios());
+    all.extend(table::scenarios());
     all
 }
 

@@ -6,7 +6,7 @@ use super::{Echo, Load, Scenario, Subject, When, absolute, promise, subject};
 use crate::programs::Program::{Absent, C, Python, Rust, Server};
 
 pub(super) const TCP: &str = "tcp://127.0.0.1:0";
-const UDP: &str = "udp://127.0.0.1:0";
+pub(super) const UDP: &str = "udp://127.0.0.1:0";
 
 pub(super) const SEQUENTIAL: &str = "socketserver/sequential";
 pub(super) const THREADING: &str = "socketserver/threading";
