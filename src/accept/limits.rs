@@ -47,7 +47,7 @@ impl Taking {
                     let unused = lease.count().saturating_sub(taken);
                     acceptor.shared.limits().return_tokens(unused);
                 }
-                lease.keep(taken);
+                lease.settle(taken);
                 acceptor.batch.lease = lease;
                 true
             }
@@ -55,7 +55,9 @@ impl Taking {
                 if taken == 0 {
                     acceptor.shared.limits().return_tokens(1);
                 } else if acceptor.shed_parked() {
-                    acceptor.batch.lease = acceptor.shared.lease(taken);
+                    let mut lease = acceptor.shared.lease(taken);
+                    lease.settle(lease.count());
+                    acceptor.batch.lease = lease;
                 }
                 let served = acceptor.batch.lease.count() == taken;
                 if !served {

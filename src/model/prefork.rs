@@ -18,7 +18,7 @@ use crate::model::{Model, Run, Serving};
 use crate::server::Report;
 use crate::service::count;
 use crate::state::phase::State;
-use crate::state::{Shared, WorkerSlot};
+use crate::state::{Shared, WorkerSlot, live};
 use crate::sys::bell::Watch;
 use crate::sys::child::Child;
 use crate::sys::fork::{self, Fork, exit, fork};
@@ -412,7 +412,7 @@ impl<T: Transport, M: Model + Clone> Supervisor<'_, T, M> {
                 self.serving
                     .service
                     .shared
-                    .count_cut(slot.live.load(Ordering::SeqCst));
+                    .count_cut(live(slot.live.load(Ordering::SeqCst)));
                 child.kill();
             }
         }

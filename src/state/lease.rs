@@ -11,6 +11,24 @@ use crate::state::Shared;
 pub(crate) struct Lease {
     shared: Arc<Shared>,
     count: u64,
+    /// Nothing has been accepted for them yet.
+    ahead: bool,
+}
+
+/// Places, and in the upper half how many of them were taken ahead: those count towards the limit,
+/// and are no live requests.
+const fn packed(count: u64, ahead: bool) -> u64 {
+    if ahead { count << 32 | count } else { count }
+}
+
+/// How many requests are live.
+pub(crate) const fn live(packed: u64) -> u64 {
+    taken(packed) - (packed >> 32)
+}
+
+/// How many places were taken.
+const fn taken(packed: u64) -> u64 {
+    packed & u32::MAX as u64
 }
 
 impl Lease {
@@ -20,6 +38,7 @@ impl Lease {
 
     /// Adds the places of another lease.
     pub(crate) fn join(&mut self, mut other: Self) {
+        debug_assert!(!self.ahead && !other.ahead, "nothing is accepted yet");
         self.count += std::mem::take(&mut other.count);
     }
 
@@ -27,7 +46,15 @@ impl Lease {
     pub(crate) fn keep(&mut self, count: u64) {
         debug_assert!(count <= self.count, "kept {count} of {}", self.count);
         let rest = std::mem::replace(&mut self.count, count) - count;
-        self.shared.return_places(rest);
+        self.shared.return_places(rest, packed(rest, self.ahead));
+    }
+
+    /// Notes that `count` requests were accepted, and returns the places of the others.
+    pub(crate) fn settle(&mut self, count: u64) {
+        debug_assert!(count <= self.count, "settled {count} of {}", self.count);
+        let before = packed(self.count, std::mem::take(&mut self.ahead));
+        let rest = std::mem::replace(&mut self.count, count) - count;
+        self.shared.return_places(rest, before - count);
     }
 
     /// Moves `count` places to a lease of their own.
@@ -37,13 +64,15 @@ impl Lease {
         Self {
             shared: Arc::clone(&self.shared),
             count,
+            ahead: self.ahead,
         }
     }
 }
 
 impl Drop for Lease {
     fn drop(&mut self) {
-        self.shared.return_places(self.count);
+        let count = self.count;
+        self.shared.return_places(count, packed(count, self.ahead));
     }
 }
 
@@ -69,19 +98,28 @@ impl Drop for Waiting<'_> {
 }
 
 impl Shared {
-    /// The live requests of all processes. For a moment it may be more than the limit, by what
-    /// someone is about to find too many.
+    /// The live requests of all processes.
     pub(crate) fn live(&self) -> u64 {
+        self.places().map(live).sum()
+    }
+
+    /// The places that are taken, in all processes. For a moment it may be more than the limit, by
+    /// what someone is about to find too many.
+    fn taken(&self) -> u64 {
+        self.places().map(taken).sum()
+    }
+
+    /// What each process has taken.
+    fn places(&self) -> impl Iterator<Item = u64> {
         let workers = self.workers.get().into_iter();
         let live = workers.flat_map(|slots| slots.iter().map(|slot| &slot.live));
         live.chain([&self.page().live])
             .map(|live| live.load(Ordering::SeqCst))
-            .sum()
     }
 
-    /// The live requests of this process.
+    /// The live requests of this process, and the places that it has taken ahead.
     pub(crate) fn live_here(&self) -> u64 {
-        self.own_live().load(Ordering::SeqCst)
+        taken(self.own_live().load(Ordering::SeqCst))
     }
 
     /// Where this process counts its live requests: one place for each process, so that nothing is
@@ -93,25 +131,27 @@ impl Shared {
         )
     }
 
-    /// Takes up to `want` places under the limit on live requests; the lease may be for none.
+    /// Takes up to `want` places under the limit, ahead of the requests; the lease may be for none.
     ///
     /// They are counted first and what is too many given back, so that several processes never have
     /// more than the limit together; both may find that they are too many, and try again.
     pub(crate) fn lease(self: &Arc<Self>, want: u64) -> Lease {
         let want = want.min(self.process_max.saturating_sub(self.live_here()));
-        self.own_live().fetch_add(want, Ordering::SeqCst);
+        self.own_live()
+            .fetch_add(packed(want, true), Ordering::SeqCst);
         let max = self.page().limits.max_connections();
-        let excess = self.live().saturating_sub(max).min(want);
-        self.return_places(excess);
+        let excess = self.taken().saturating_sub(max).min(want);
+        self.return_places(excess, packed(excess, true));
         Lease {
             shared: Arc::clone(self),
             count: want - excess,
+            ahead: want > excess,
         }
     }
 
     /// Whether as many requests are live as may be.
     pub(crate) fn is_full(&self) -> bool {
-        self.live() >= self.page().limits.max_connections()
+        self.taken() >= self.page().limits.max_connections()
     }
 
     /// Whether this process has as many requests as it has descriptors for.
@@ -149,12 +189,14 @@ impl Shared {
         u64::try_from(self.origin.elapsed().as_nanos()).unwrap_or(u64::MAX)
     }
 
-    fn return_places(&self, count: u64) {
-        if count == 0 {
-            return;
+    /// Counts `packed` off; wakes those who wait for room if there are places among it.
+    fn return_places(&self, count: u64, packed: u64) {
+        if packed > 0 {
+            self.own_live().fetch_sub(packed, Ordering::SeqCst);
         }
-        self.own_live().fetch_sub(count, Ordering::SeqCst);
-        self.wake_waiting();
+        if count > 0 {
+            self.wake_waiting();
+        }
     }
 
     /// Says that this process is about to wait for room, until the returned value is dropped. The
@@ -196,13 +238,17 @@ mod tests {
     fn leases_never_exceed_the_limit_and_come_back() {
         let shared = shared(3);
         let mut two = shared.lease(2);
-        let rest = shared.lease(5);
-        assert_eq!((two.count(), rest.count(), shared.live()), (2, 1, 3));
+        let mut rest = shared.lease(5);
+        assert_eq!((two.count(), rest.count(), shared.taken()), (2, 1, 3));
         assert!(shared.is_full() && !shared.takes());
         assert_eq!(shared.lease(1).count(), 0);
-        two.keep(1);
-        assert_eq!(shared.live(), 2);
-        drop((two, rest));
-        assert_eq!(shared.live(), 0);
+        assert_eq!(shared.live(), 0, "nothing is accepted yet");
+        two.settle(1);
+        rest.settle(1);
+        assert_eq!((shared.live(), shared.taken()), (2, 2));
+        let ahead = shared.lease(1);
+        assert_eq!((shared.live(), shared.taken()), (2, 3));
+        drop((two, rest, ahead));
+        assert_eq!((shared.live(), shared.taken()), (0, 0));
     }
 }

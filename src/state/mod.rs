@@ -31,7 +31,7 @@ use context::Cuttable;
 pub(crate) use context::Listed;
 pub use context::{Context, Cut};
 use deadlines::Deadlines;
-pub(crate) use lease::Lease;
+pub(crate) use lease::{Lease, live};
 use limits::LimitsPage;
 use table::{Free, Slot, Table};
 
@@ -90,7 +90,7 @@ pub(crate) struct Page {
     state: AtomicU32,
     /// Non-zero while nothing is accepted.
     paused: AtomicU32,
-    /// Requests that hold a [`Lease`], but for those of worker processes.
+    /// The places of [`Lease`]s, packed, but for those of worker processes.
     live: AtomicU64,
     /// Which processes wait for a place to be returned, a bit each.
     waiting: AtomicU64,
@@ -168,6 +168,7 @@ struct Worker {
 /// What the parent of a worker process knows of it.
 #[derive(Debug, Default)]
 pub(crate) struct WorkerSlot {
+    /// As in [`Page`].
     pub(crate) live: AtomicU64,
     /// Non-zero once the worker accepts requests.
     pub(crate) ready: AtomicU32,
@@ -460,7 +461,8 @@ pub(super) mod tests {
         let shared = shared(10);
         let slots = Arc::new(SharedMemory::<WorkerSlot>::new(2).unwrap());
         shared.become_worker(Arc::clone(&slots), 1);
-        let lease = shared.lease(4);
+        let mut lease = shared.lease(4);
+        lease.settle(4);
         assert_eq!(
             (
                 slots[0].live.load(Ordering::SeqCst),
