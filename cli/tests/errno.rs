@@ -88,7 +88,7 @@ rows! {
         "wait for requests: Cannot allocate memory (os error 12); trying again within 5 ms";
     poll_enomem_in_the_parent: "prefork --workers 1", "tcp", "ppoll:error=ENOMEM:when=2..3" x 2, IsServed,
         "wait for requests: Cannot allocate memory (os error 12); trying again within * ms";
-    watch_enospc: "coroutines --driver epoll --workers 1", "tcp", "epoll_ctl:error=ENOSPC:when=4..400" x 2, IsServed,
+    watch_enospc: "coroutines --driver epoll --workers 1", "tcp", "epoll_ctl:error=ENOSPC:when=4..400" x 1, IsServed,
         "wait for requests: No space left on device (os error 28); trying again within 5 ms";
     epoll_eintr: "coroutines --driver epoll", "tcp", "epoll_pwait:error=EINTR:when=1..6" x 6, IsServed, "";
     epoll_eintr_of_the_bell: "threading", "tcp", "epoll_pwait:error=EINTR:when=1" x 1, IsServed, "";
