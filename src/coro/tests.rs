@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use crate::coro::driver::{Directions, Drive, Edge, Event, Kind};
-use crate::coro::inbox::Message;
+use crate::coro::inbox::{Message, Start};
 use crate::coro::net::{Interest, Source, wait_any};
 use crate::coro::team::Team;
 use crate::coro::uring::Lent;
@@ -58,10 +58,14 @@ impl<F: FnMut()> Drive for Fake<F> {
 }
 
 /// Runs coroutines on one worker over a fake driver, until they have ended.
-fn run(stack_size: usize, starts: impl Iterator<Item = Box<dyn FnOnce() + Send>>, quiet: fn()) {
-    let team = Team::new(1, stack_size, None, Kind::Epoll).unwrap();
+fn run(stack_size: usize, starts: impl Iterator<Item = Start>, quiet: fn()) {
     let watched = Vec::new();
-    let driver = Box::new(Fake { watched, quiet });
+    run_with(Box::new(Fake { watched, quiet }), stack_size, starts);
+}
+
+/// As [`run`], over any driver.
+fn run_with(driver: Box<dyn Drive>, stack_size: usize, starts: impl Iterator<Item = Start>) {
+    let team = Team::new(1, stack_size, None, Kind::Epoll).unwrap();
     let worker = Worker::with_driver(Arc::clone(&team), 0, driver);
     for (label, start) in (1..).zip(starts) {
         team.start(start, label);
@@ -87,7 +91,7 @@ fn park(count: usize) -> usize {
     let null = Arc::new(File::open("/dev/null").unwrap());
     let starts = (0..count).map(|_| {
         let null = Arc::clone(&null);
-        let start: Box<dyn FnOnce() + Send> = Box::new(move || {
+        let start: Start = Box::new(move || {
             HERE.fetch_add(1, Ordering::Relaxed);
             let source = Source::default();
             let current = current().unwrap();
@@ -127,13 +131,10 @@ impl Drive for Silent {
 
 /// How often the worker looks at the world while a coroutine runs.
 fn looks(start: impl FnOnce() + Send + 'static) -> usize {
-    let team = Team::new(1, 64 * 1024, None, Kind::Epoll).unwrap();
     let looks = Arc::default();
     let driver = Box::new(Silent(Arc::clone(&looks)));
-    let worker = Worker::with_driver(Arc::clone(&team), 0, driver);
-    team.start(Box::new(start), 1);
-    team.inboxes[0].send(Message::Close);
-    worker.run().unwrap();
+    let start: Start = Box::new(start);
+    run_with(driver, 64 * 1024, [start].into_iter());
     looks.load(Ordering::Relaxed)
 }
 
@@ -281,7 +282,7 @@ fn what_it_costs_to_switch_and_to_start() {
     };
     let yields = |count: u32, each: u32| {
         let starts = (0..count).map(|_| {
-            let start: Box<dyn FnOnce() + Send> = Box::new(move || {
+            let start: Start = Box::new(move || {
                 for _ in 0..each {
                     yield_now();
                 }
@@ -300,7 +301,7 @@ fn what_it_costs_to_switch_and_to_start() {
         yields(1 << 12, 1 << 8);
     });
     time("start and end, 64 at a time", 1 << 16, &|| {
-        let starter: Box<dyn FnOnce() + Send> = Box::new(|| {
+        let starter: Start = Box::new(|| {
             let team = current().unwrap().team();
             for _ in 0..1 << 10 {
                 (0..64).for_each(|label| team.start(Box::new(|| {}), label));

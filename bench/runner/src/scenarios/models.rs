@@ -35,17 +35,22 @@ pub(super) fn scenarios() -> Vec<Scenario> {
     ]
 }
 
-/// A model of the command, with its options.
+/// A model of the command, with its options, on TCP.
 pub(super) fn ours(name: &'static str) -> Subject {
+    served(TCP, name, "8")
+}
+
+/// The same on any transport, with so many threads in a pool.
+pub(super) fn served(url: &'static str, name: &'static str, threads: &'static str) -> Subject {
     let model = match name {
         SEQUENTIAL => vec!["sequential"],
         THREADING => vec!["threading"],
-        POOL => vec!["pool", "--workers", "8"],
+        POOL => vec!["pool", "--workers", threads],
         FORKING => vec!["forking"],
         PREFORK => vec!["prefork", "--workers", "2"],
         _ => unreachable!("{name} is none of the five"),
     };
-    subject(name, Server(TCP, model))
+    subject(name, Server(url, model))
 }
 
 pub(super) fn rust(name: &'static str, program: &'static str, args: &[&'static str]) -> Subject {

@@ -1,6 +1,6 @@
 //! Every model of the command side by side, in what it fits.
 
-use super::models::{FORKING, POOL, PREFORK, SEQUENTIAL, TCP, THREADING, UDP};
+use super::models::{FORKING, POOL, PREFORK, SEQUENTIAL, TCP, THREADING, UDP, served};
 use super::{Echo, Load, Scenario, Subject, coroutines, subject};
 use crate::programs::Program::Server;
 
@@ -46,10 +46,9 @@ fn table(
     url: &'static str,
     models: &[&'static str],
 ) -> Scenario {
-    let mut subjects: Vec<Subject> = models
-        .iter()
-        .map(|&name| subject(name, Server(url, options(name))))
-        .collect();
+    // A pool has a thread for each connection.
+    let served = |&name: &&'static str| served(url, name, "32");
+    let mut subjects: Vec<Subject> = models.iter().map(served).collect();
     let prefork = "prefork:coroutines --workers 1 --driver epoll";
     subjects.extend([
         subject(coroutines::EPOLL, Server(url, coroutines::model("epoll"))),
@@ -65,17 +64,4 @@ fn table(
         subjects,
         ..Scenario::new(name, about, load)
     }
-}
-
-/// A pool has a thread for each connection.
-fn options(model: &'static str) -> Vec<&'static str> {
-    let options = match model {
-        SEQUENTIAL => "sequential",
-        THREADING => "threading",
-        POOL => "pool --workers 32",
-        FORKING => "forking",
-        PREFORK => "prefork --workers 2",
-        _ => unreachable!("{model} is none of the five"),
-    };
-    options.split(' ').collect()
 }
