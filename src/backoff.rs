@@ -82,17 +82,27 @@ impl Backoff {
 #[derive(Debug, Default)]
 pub(crate) struct Pause {
     pub(crate) backoff: Backoff,
-    /// The live requests when the pause began. Once there are fewer, something is free again.
-    pub(crate) live_then: u64,
+    /// How often something had been freed before the attempt that failed. Once it is more often,
+    /// another attempt may succeed.
+    releases: u64,
     /// How often in a row it was ready and yielded nothing.
     pub(crate) fruitless: u32,
 }
 
 impl Pause {
-    /// Begins, because something was exhausted; `live` requests were there before it was tried.
-    pub(crate) fn begin(&mut self, live: u64) -> Reaction {
-        self.live_then = live;
+    /// Begins, because something was exhausted; `releases` is how often something had been freed
+    /// before it was tried.
+    pub(crate) fn begin(&mut self, releases: u64) -> Reaction {
+        self.releases = releases;
         self.backoff.begin()
+    }
+
+    /// Ends if something has been freed since, in this process. What others free, or what nobody
+    /// counts, is found when the pause is over.
+    pub(crate) const fn end_if_released(&mut self, releases: u64) {
+        if self.releases != releases {
+            self.backoff.interrupt();
+        }
     }
 }
 

@@ -395,9 +395,9 @@ impl<'a, T: Transport, M: Take> Acceptor<'a, T, M> {
     /// Looks for what is waited for after waiting was announced: it may have come just before. Says
     /// whether all of it has.
     fn look_again(&mut self) -> bool {
-        let live = self.shared.live_here();
-        let free = self.pauses().filter(|pause| live < pause.live_then);
-        free.for_each(|pause| pause.backoff.interrupt());
+        let releases = self.shared.releases();
+        self.pauses()
+            .for_each(|pause| pause.end_if_released(releases));
         self.draining && self.is_drained()
     }
 
@@ -458,7 +458,7 @@ impl<'a, T: Transport, M: Take> Acceptor<'a, T, M> {
 
     /// Lets time pass when the kernel has no memory to wait with.
     fn pause(&mut self, err: io::Error) {
-        let reaction = self.dispatching.begin(self.shared.live_here());
+        let reaction = self.dispatching.begin(self.shared.releases());
         self.report(Step::Wait, reaction, err, None);
         match (reaction, current()) {
             (Reaction::Retry(delay), Some(current)) => {
@@ -474,8 +474,6 @@ impl<'a, T: Transport, M: Take> Acceptor<'a, T, M> {
         if self.watch.hear() == Heard::Orphaned {
             self.shared.stop(self.shared.drain_timeout());
         }
-        // A request may have ended and freed what was exhausted.
-        self.pauses().for_each(|pause| pause.backoff.interrupt());
     }
 
     /// Takes requests from one listener and gives them to the model, until there are no more, or no
@@ -491,7 +489,7 @@ impl<'a, T: Transport, M: Take> Acceptor<'a, T, M> {
                 .room()
                 .min(self.appetite.min(batch))
                 .min(self.budget);
-            let live = self.shared.live_here();
+            let releases = self.shared.releases();
             let late = self.shared.drain_left().is_some_and(|left| left.is_zero());
             if want == 0 || !self.batch.requests.is_empty() || late {
                 return Reaction::Continue;
@@ -523,7 +521,7 @@ impl<'a, T: Transport, M: Take> Acceptor<'a, T, M> {
                         self.report(Step::Accept, Reaction::Continue, err, Some(index));
                     }
                     Class::Exhausted => {
-                        let reaction = self.accepting[index].begin(live);
+                        let reaction = self.accepting[index].begin(releases);
                         self.report(Step::Accept, reaction, err, Some(index));
                         return reaction;
                     }
@@ -538,7 +536,7 @@ impl<'a, T: Transport, M: Take> Acceptor<'a, T, M> {
                 break;
             }
         }
-        let live = self.shared.live_here();
+        let releases = self.shared.releases();
         let pause = &mut self.accepting[index];
         pause.fruitless = if fruitful || hinted {
             0
@@ -547,7 +545,7 @@ impl<'a, T: Transport, M: Take> Acceptor<'a, T, M> {
         };
         if pause.fruitless == FRUITLESS_MAX {
             pause.fruitless = 0;
-            return pause.begin(live);
+            return pause.begin(releases);
         }
         Reaction::Continue
     }
@@ -623,7 +621,7 @@ impl<'a, T: Transport, M: Take> Acceptor<'a, T, M> {
         if self.batch.requests.is_empty() || paused {
             return;
         }
-        let live = self.shared.live_here();
+        let releases = self.shared.releases();
         if let Some(cutter) = self.cutter.as_ref().filter(|_| self.shared.listed() > 0) {
             cutter.wake();
         }
@@ -632,7 +630,7 @@ impl<'a, T: Transport, M: Take> Acceptor<'a, T, M> {
             // No pause will mend it: a fork in a process that has other threads now.
             Err(err) if err.kind() == io::ErrorKind::Unsupported => self.fatal = Some(err),
             Err(err) => {
-                let reaction = self.dispatching.begin(live);
+                let reaction = self.dispatching.begin(releases);
                 self.report(Step::Dispatch, reaction, err, None);
             }
         }

@@ -173,5 +173,5 @@ fn dispatch_to<T: Transport>(
 /// Wakes the accept loop when it waits for room.
 fn on_room(shared: &Arc<Shared>) -> impl Fn() + Send + Sync + 'static {
     let shared = Arc::clone(shared);
-    move || shared.wake_waiting()
+    move || shared.release()
 }

@@ -46,7 +46,8 @@ impl Lease {
     pub(crate) fn keep(&mut self, count: u64) {
         debug_assert!(count <= self.count, "kept {count} of {}", self.count);
         let rest = std::mem::replace(&mut self.count, count) - count;
-        self.shared.return_places(rest, packed(rest, self.ahead));
+        self.shared
+            .return_places(rest, packed(rest, self.ahead), self.ahead);
     }
 
     /// Notes that `count` requests were accepted, and returns the places of the others.
@@ -54,7 +55,7 @@ impl Lease {
         debug_assert!(count <= self.count, "settled {count} of {}", self.count);
         let before = packed(self.count, std::mem::take(&mut self.ahead));
         let rest = std::mem::replace(&mut self.count, count) - count;
-        self.shared.return_places(rest, before - count);
+        self.shared.return_places(rest, before - count, true);
     }
 
     /// Moves `count` places to a lease of their own.
@@ -72,7 +73,8 @@ impl Lease {
 impl Drop for Lease {
     fn drop(&mut self) {
         let count = self.count;
-        self.shared.return_places(count, packed(count, self.ahead));
+        self.shared
+            .return_places(count, packed(count, self.ahead), self.ahead);
     }
 }
 
@@ -141,7 +143,7 @@ impl Shared {
             .fetch_add(packed(want, true), Ordering::SeqCst);
         let max = self.page().limits.max_connections();
         let excess = self.taken().saturating_sub(max).min(want);
-        self.return_places(excess, packed(excess, true));
+        self.return_places(excess, packed(excess, true), true);
         Lease {
             shared: Arc::clone(self),
             count: want - excess,
@@ -189,14 +191,30 @@ impl Shared {
         u64::try_from(self.origin.elapsed().as_nanos()).unwrap_or(u64::MAX)
     }
 
-    /// Counts `packed` off; wakes those who wait for room if there are places among it.
-    fn return_places(&self, count: u64, packed: u64) {
+    /// Counts `packed` off; wakes those who wait for room if there are places among it. An accept
+    /// that has failed gives back the places which it had taken `ahead`, and nothing else that may
+    /// be missing.
+    fn return_places(&self, count: u64, packed: u64, ahead: bool) {
         if packed > 0 {
             self.own_live().fetch_sub(packed, Ordering::SeqCst);
         }
-        if count > 0 {
-            self.wake_waiting();
+        match (count, ahead) {
+            (0, _) => {}
+            (_, true) => self.wake_waiting(),
+            (_, false) => self.release(),
         }
+    }
+
+    /// Notes that something was freed in this process, by a request or a thread that has ended, and
+    /// wakes those who wait for room.
+    pub(crate) fn release(&self) {
+        self.releases.fetch_add(1, Ordering::SeqCst);
+        self.wake_waiting();
+    }
+
+    /// How often something was freed in this process.
+    pub(crate) fn releases(&self) -> u64 {
+        self.releases.load(Ordering::SeqCst)
     }
 
     /// Says that this process is about to wait for room, until the returned value is dropped. The
@@ -221,7 +239,7 @@ impl Shared {
     }
 
     /// Wakes those who wait for room, if any.
-    pub(crate) fn wake_waiting(&self) {
+    fn wake_waiting(&self) {
         let waiting = &self.page().waiting;
         // The plain load keeps the common case, nobody waiting, free of a write.
         if waiting.load(Ordering::SeqCst) != 0 && waiting.swap(0, Ordering::SeqCst) != 0 {
@@ -248,7 +266,15 @@ mod tests {
         assert_eq!((shared.live(), shared.taken()), (2, 2));
         let ahead = shared.lease(1);
         assert_eq!((shared.live(), shared.taken()), (2, 3));
-        drop((two, rest, ahead));
+        assert_eq!(shared.releases(), 0, "nothing has ended yet");
+        drop(ahead);
+        assert_eq!(
+            shared.releases(),
+            0,
+            "a place that was taken ahead is not all that is missing"
+        );
+        drop((two, rest));
         assert_eq!((shared.live(), shared.taken()), (0, 0));
+        assert_eq!(shared.releases(), 2);
     }
 }

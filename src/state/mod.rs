@@ -153,6 +153,8 @@ pub(crate) struct Shared {
     counted: Addresses,
     /// How many connections this process has in the table.
     listed: AtomicU64,
+    /// How often something was freed in this process.
+    releases: AtomicU64,
     /// The live requests of this process that can be cut. Weak: a request owns its socket, and
     /// closes it when it ends.
     cuttable: Mutex<Cuttable>,
@@ -218,6 +220,7 @@ impl Shared {
             table: Table::new(capacity)?,
             counted: Addresses::new(capacity)?,
             listed: AtomicU64::new(0),
+            releases: AtomicU64::new(0),
             page,
             worker: OnceLock::new(),
             workers: OnceLock::new(),
@@ -333,7 +336,7 @@ impl Shared {
         slot.ready.store(0, Ordering::SeqCst);
         slot.served.store(0, Ordering::SeqCst);
         slot.live.store(0, Ordering::SeqCst);
-        self.wake_waiting();
+        self.release();
     }
 
     /// Counts requests that have ended.
