@@ -191,6 +191,11 @@ impl<T: Transport, M: Model> Builder<T, M> {
     }
 
     /// How long a write may wait for a peer that takes nothing; `None`: for ever. Default: 30 s.
+    ///
+    /// It runs from the last moment at which the peer took something, as the system shows it to the
+    /// sender (`SIOCOUTQ`: tcp(7), unix(7)), and is late by a 64th, twice. The system hides slow readers
+    /// for a while: a TCP receiver whose window is closed opens it only when a part of its buffer is
+    /// free. See docs/operations.md for the rate that the default leaves alone.
     pub fn write_timeout(mut self, limit: impl Into<Option<Duration>>) -> Self {
         self.options.deadlines.write = limit.into();
         self

@@ -4,8 +4,8 @@ use std::fmt;
 use std::time::Duration;
 
 use crate::address::Address;
-use crate::state::Shared;
 use crate::state::table::{Activity, Slot};
+use crate::state::{SLOTS_OF_WORKER, Shared};
 use crate::sys::clock::Millis;
 
 /// A live connection of a server, as it was when it was listed. See
@@ -67,7 +67,10 @@ impl ConnectionInfo {
             since: Duration::from_millis(now.since(since)),
             received: slot.received(),
             sent: slot.sent(),
-            worker: slot.worker().checked_sub(1),
+            worker: slot
+                .worker()
+                .checked_sub(1)
+                .map(|place| u32::from(place) / SLOTS_OF_WORKER as u32),
         };
         // The slot may have been given to another meanwhile.
         (id != 0 && slot.id() == id).then_some(info)

@@ -75,7 +75,7 @@ fn keep_deadlines(shared: &Shared, watch: &Watch, done: &AtomicBool, asleep: &At
             return;
         }
         // The loop itself ends what is parked; a handler runs here while this thread looks.
-        let again = shared.look().again.filter(|_| shared.listed() > 0);
+        let again = shared.look(&|_| None).again.filter(|_| shared.listed() > 0);
         if again.is_none() {
             asleep.store(true, Ordering::SeqCst);
             // One that was listed just before has found it awake.

@@ -51,7 +51,18 @@ impl ServerHandle {
         self.0.stop(drain);
     }
 
-    /// Whether the server has been asked to stop.
+    /// Asks the process that calls to stop, and no other: a worker of [`Prefork`](crate::Prefork)
+    /// accepts nothing more, drains for at most the drain timeout, and is replaced at once; a child
+    /// of [`Forking`](crate::Forking) is told that the server is stopping, and ends with its request.
+    /// Anywhere else it is [`shutdown`](Self::shutdown).
+    ///
+    /// For handlers of signals that reach one process of a server, such as those of memory guards.
+    /// Async-signal-safe.
+    pub fn retire(&self) {
+        self.0.retire();
+    }
+
+    /// Whether the server has been asked to stop, or the process that calls.
     #[must_use]
     pub fn is_stopping(&self) -> bool {
         self.0.stopping()

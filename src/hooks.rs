@@ -114,6 +114,9 @@ pub enum Step {
     ServiceActions,
     /// Keeping the worker processes alive: one has died, or could not be forked.
     Worker,
+    /// Opening the descriptor by which the end of a child process is seen: pidfd_open(2). The child
+    /// serves meanwhile.
+    Watch,
 }
 
 /// What the acceptor does about an error.
@@ -186,6 +189,7 @@ impl fmt::Display for AcceptError {
             Step::Dispatch => f.write_str("start a thread or a process for a request")?,
             Step::ServiceActions => f.write_str("service actions")?,
             Step::Worker => f.write_str("worker process")?,
+            Step::Watch => f.write_str("watch a child process (pidfd_open)")?,
         }
         if let Some(url) = listener {
             write!(f, " on {url}")?;

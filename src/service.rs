@@ -137,9 +137,14 @@ impl<R: Request> Service<R> {
 
     /// Ends a connection that cannot wait.
     pub(crate) fn abandon(&self, mut request: R, lease: Lease, err: io::Error) {
-        self.fail(&request, err.into());
-        let ended = self.close(&mut request, Ended::Failed);
+        let ended = self.reject(&mut request, err);
         self.over(request, ended, lease);
+    }
+
+    /// Closes a request that cannot be served. The caller tallies it.
+    pub(crate) fn reject(&self, request: &mut R, err: io::Error) -> Ended {
+        self.fail(request, err.into());
+        self.close(request, Ended::Failed)
     }
 
     /// Ends a connection that waited until its deadline, or was asked to be cut.

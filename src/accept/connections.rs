@@ -7,7 +7,8 @@ use std::time::{Duration, Instant};
 use crate::accept::Acceptor;
 use crate::model::Take;
 use crate::parking::Parked;
-use crate::service::Job;
+use crate::service::{Job, count};
+use crate::state::table::CutReason;
 use crate::transport::Transport;
 
 impl<T: Transport, M: Take> Acceptor<'_, T, M> {
@@ -27,14 +28,16 @@ impl<T: Transport, M: Take> Acceptor<'_, T, M> {
         if !self.shared.was_asked_to_cut(&mut self.asked) && now < look_at {
             return;
         }
-        let found = self.shared.look();
+        let found = self.shared.look(&|id| self.model.unsent(id));
         let service = Arc::clone(&self.serving.service);
         for (id, reason) in found.parked {
             match service.parking().and_then(|parking| parking.take(id)) {
                 Some(parked) => service.time_out(parked, reason),
                 // A child waits with it. Elsewhere it is on its way to its handler.
                 None if self.model.has_child(id) => {
-                    self.shared.cut_in_child(id, reason);
+                    if self.shared.note_cut(id, reason) {
+                        count(&self.shared.counts().timed_out);
+                    }
                     self.model.cut_one(id);
                 }
                 None => {}
@@ -44,6 +47,19 @@ impl<T: Transport, M: Take> Acceptor<'_, T, M> {
             self.model.cut_one(id);
         }
         self.look_at = found.again.map(|again| now + again);
+    }
+
+    /// Cuts a connection that has a handler, here or in a child. Says whether it was not cut before,
+    /// and could be reached.
+    pub(super) fn abort(&mut self, id: u64, reason: CutReason) -> bool {
+        if !self.model.has_child(id) {
+            return self.shared.cut_for(id, reason);
+        }
+        let first = self.shared.note_cut(id, reason);
+        if first {
+            self.model.cut_one(id);
+        }
+        first
     }
 
     /// Sends the parked connections whose clients have spoken on their way again.

@@ -103,6 +103,7 @@ impl<T: Transport, M: Take> Acceptor<'_, T, M> {
         let mut grace = None;
         loop {
             self.dispatch();
+            self.tend_children();
             if self.is_drained() {
                 break;
             }

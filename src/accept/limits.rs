@@ -2,7 +2,7 @@
 //! come beyond.
 
 use std::sync::atomic::Ordering::Relaxed;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::accept::Acceptor;
 use crate::events::{Event, Limit, RefuseReason};
@@ -158,14 +158,17 @@ impl<T: Transport, M: Take> Acceptor<'_, T, M> {
         if self.shared.take_tokens(1) == 0 {
             return None;
         }
-        if activity == Activity::Parked {
+        if activity == Activity::Parked && !self.model.has_child(id) {
             return Some(Taking::Instead);
         }
         // Its handler has to notice first: room comes later.
         self.shared.limits().return_tokens(1);
-        if waits && self.shared.cut_for(id, CutReason::Shed) {
-            count(&self.shared.counts().shed);
-            self.shedding = Some(id);
+        if waits {
+            if self.abort(id, CutReason::Shed) {
+                count(&self.shared.counts().shed);
+            }
+            // One that cannot be reached is looked for again later.
+            self.shedding = Some((id, Instant::now() + SHED_LOOK));
         }
         None
     }
@@ -186,13 +189,13 @@ impl<T: Transport, M: Take> Acceptor<'_, T, M> {
     }
 
     /// Whether a connection that was cut to make room is still there, or none can be.
-    pub(super) fn is_shedding(&self) -> bool {
+    pub(super) fn is_shedding(&self, now: Instant) -> bool {
         let shared = &self.shared;
         if !shared.limits().sheds() || !shared.is_full() || shared.closing() && self.budget == 0 {
             return false;
         }
-        let ends = self.shedding.is_some_and(|id| shared.is_listed(id));
-        ends || shared.oldest_idle(IDLE_MIN).is_none()
+        let ends = |(id, until)| now < until || shared.is_cut(id);
+        self.shedding.is_some_and(ends) || shared.oldest_idle(IDLE_MIN).is_none()
     }
 
     /// How long until the limits may let more in by themselves.

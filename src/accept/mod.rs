@@ -119,8 +119,8 @@ pub(crate) struct Acceptor<'a, T: Transport, M> {
     cutter: Option<Cutter>,
     /// The limit that was reached when it was last looked.
     limit: Option<Limit>,
-    /// A connection that was cut to make room.
-    shedding: Option<u64>,
+    /// A connection that was cut to make room, and until when nothing is expected of that.
+    shedding: Option<(u64, Instant)>,
     /// Whether the listeners are closed and the last requests are waited for.
     draining: bool,
 }
@@ -194,13 +194,19 @@ impl<'a, T: Transport, M: Take> Acceptor<'a, T, M> {
             self.turn(None);
             self.service_actions();
         }
-        self.enter(State::TakingQueue);
-        self.take_queue();
+        // The others go on to accept from the listeners of a worker that ends alone.
+        if !self.shared.retires() {
+            self.enter(State::TakingQueue);
+            self.take_queue();
+        }
         Ok(self.drain())
     }
 
+    /// Goes on to `state`, unless it is that of this process alone.
     fn enter(&self, state: State) {
-        self.serving.service.hooks.enter(&self.shared, state);
+        if !self.shared.retires() {
+            self.serving.service.hooks.enter(&self.shared, state);
+        }
     }
 
     /// Why serving cannot go on, if it cannot.
@@ -243,6 +249,7 @@ impl<'a, T: Transport, M: Take> Acceptor<'a, T, M> {
     fn turn(&mut self, deadline: Option<Instant>) -> bool {
         self.dispatch();
         self.tend_parked();
+        self.tend_children();
         let mut ready = self.wait(deadline);
         // None of several busy listeners is always the first to find room.
         let count = ready.len().max(1);
@@ -291,7 +298,7 @@ impl<'a, T: Transport, M: Take> Acceptor<'a, T, M> {
 
     /// Whether another request can be accepted.
     fn has_room(&self, now: Instant) -> bool {
-        self.budget > 0 && self.shared.takes() && !self.is_shedding() && self.can_dispatch(now)
+        self.budget > 0 && self.shared.takes() && !self.is_shedding(now) && self.can_dispatch(now)
     }
 
     fn pauses(&mut self) -> impl Iterator<Item = &mut Pause> {
@@ -376,6 +383,15 @@ impl<'a, T: Transport, M: Take> Acceptor<'a, T, M> {
         ready
     }
 
+    /// Looks after children that cannot be watched.
+    fn tend_children(&mut self) {
+        if let Err(err) = self.model.tend() {
+            let delay = self.model.tends_in(Instant::now());
+            let reaction = Reaction::Retry(delay.unwrap_or_default());
+            self.report(Step::Watch, reaction, err, None);
+        }
+    }
+
     /// As [`wait`](Self::wait), where edges have told what poll(2) would be asked.
     fn wait_knowing(
         &mut self,
@@ -425,6 +441,7 @@ impl<'a, T: Transport, M: Take> Acceptor<'a, T, M> {
             .chain(deadline.map(left))
             .chain(self.look_at.map(left))
             .chain(self.limits_change_in())
+            .chain(self.model.tends_in(now))
             .chain(self.shared.lame_left().filter(|left| !left.is_zero()))
             .chain(period)
             .chain(queue)
@@ -470,7 +487,7 @@ impl<'a, T: Transport, M: Take> Acceptor<'a, T, M> {
         }
     }
 
-    fn hear(&mut self) {
+    fn hear(&self) {
         if self.watch.hear() == Heard::Orphaned {
             self.shared.stop(self.shared.drain_timeout());
         }

@@ -1,25 +1,27 @@
 //! A process for each request.
 
 use std::io;
-use std::mem::ManuallyDrop;
+use std::mem::{ManuallyDrop, forget};
 use std::os::fd::RawFd;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, poll};
-use rustix::process::Pid;
+use rustix::process::{Pid, getpid};
 
 use crate::accept::Batch;
 use crate::address::Address;
 use crate::handler::HandlerError;
 use crate::hooks::Failure;
+use crate::model::watching::Watching;
 use crate::model::{Dispatch, Model, Serving, Take};
+use crate::parking::{Parked, Parking};
 use crate::service::{Job, Service, Tally};
 use crate::state::table::Activity;
 use crate::state::{Ended, Lease, Listed, Shared};
 use crate::sys::bell::Watch;
 use crate::sys::child::{Child, Exit};
-use crate::sys::fork::{Fork, exit, fork, guard, thread_count};
+use crate::sys::fork::{Fork, end_with, exit, fork, guard, thread_count};
 use crate::sys::timespec;
 use crate::transport::{Request, Transport, Waits};
 
@@ -33,6 +35,10 @@ use crate::transport::{Request, Transport, Waits};
 /// When [`max_children`](Self::max_children) run, accepting pauses and requests wait in the kernel.
 /// A fork that fails is tried again; its request waits. Children that this model did not fork are
 /// left alone.
+///
+/// A child ends with the process that has forked it, which keeps its deadlines and its limits: the
+/// kernel kills it then (prctl(2), `PR_SET_PDEATHSIG`), unless its handler has changed its user or
+/// group.
 ///
 /// # Errors
 ///
@@ -54,6 +60,7 @@ use crate::transport::{Request, Transport, Waits};
 pub struct Forking {
     max_children: usize,
     children: Vec<Serves>,
+    watching: Watching,
 }
 
 /// A child, and what the parent keeps of its request.
@@ -80,6 +87,7 @@ impl Default for Forking {
         Self {
             max_children: 40,
             children: Vec::new(),
+            watching: Watching::default(),
         }
     }
 }
@@ -89,7 +97,7 @@ impl Clone for Forking {
     fn clone(&self) -> Self {
         Self {
             max_children: self.max_children,
-            children: Vec::new(),
+            ..Self::default()
         }
     }
 }
@@ -109,8 +117,10 @@ impl Model for Forking {
 impl Dispatch for Forking {}
 
 impl Take for Forking {
-    fn start(&mut self, _: &Arc<Shared>) -> io::Result<()> {
-        single_threaded()
+    fn start(&mut self, shared: &Arc<Shared>) -> io::Result<()> {
+        single_threaded()?;
+        shared.note_parent();
+        Child::can_be_watched()
     }
 
     fn room(&self) -> usize {
@@ -124,57 +134,76 @@ impl Take for Forking {
     ) -> io::Result<()> {
         while !batch.requests.is_empty() {
             // The request stays in the batch until the fork has succeeded.
-            match fork()? {
-                Fork::Child => serve_and_exit(batch, serving),
-                Fork::Parent(pid) => {
-                    let Some(Job {
-                        request,
-                        service,
-                        lease,
-                    }) = batch.next_job(serving)
-                    else {
-                        break;
-                    };
-                    let id = request.id();
-                    let forked = Forked {
-                        id,
-                        peer: request.peer(),
-                        socket: service.shared.socket(id),
-                        listed: request.context().hand_over(),
-                        service,
-                        _lease: lease,
-                    };
-                    // The child has its own copy. Closed first: the pidfd may need the descriptor.
-                    drop(request);
-                    match Child::adopt(pid) {
-                        Ok(child) => self.children.push(Serves {
-                            child,
-                            request: forked,
-                        }),
-                        // No descriptor for a pidfd: wait for this one right here.
-                        Err(_) => forked.end(pid, Child::wait_for(pid)),
-                    }
+            let parent = getpid();
+            let pid = match fork()? {
+                Fork::Child => {
+                    // The pidfds are those of the parent's other children.
+                    let siblings = self.children.iter_mut();
+                    siblings.for_each(|serves| serves.child.unwatch());
+                    serve_and_exit(batch, serving, parent)
                 }
-            }
+                Fork::Parent(pid) => pid,
+            };
+            let Some(Job {
+                request,
+                service,
+                lease,
+            }) = batch.next_job(serving)
+            else {
+                break;
+            };
+            let id = request.id();
+            let request = Forked {
+                id,
+                peer: request.peer(),
+                socket: service.shared.socket(id),
+                // The child has its own copy of the request: this one is dropped here, before the
+                // pidfd is opened, which may need its descriptor.
+                listed: request.context().hand_over(),
+                service,
+                _lease: lease,
+            };
+            let child = Child::adopt(pid);
+            self.children.push(Serves { child, request });
         }
         Ok(())
     }
 
     fn watch<'a>(&'a self, fds: &mut Vec<PollFd<'a>>) {
-        fds.extend(
-            self.children
-                .iter()
-                .map(|serves| PollFd::new(&serves.child, PollFlags::IN)),
-        );
+        let pidfds = self
+            .children
+            .iter()
+            .filter_map(|serves| serves.child.pidfd());
+        fds.extend(pidfds.map(|pidfd| PollFd::from_borrowed_fd(pidfd, PollFlags::IN)));
     }
 
     fn reap(&mut self, ready: &[usize]) {
-        for &index in ready.iter().rev() {
-            if let Some(exit) = self.children[index].child.try_wait() {
-                let Serves { child, request } = self.children.swap_remove(index);
-                request.end(child.pid(), exit);
+        if ready.is_empty() {
+            return;
+        }
+        let is_watched = |index: &usize| self.children[*index].child.pidfd().is_some();
+        let watched: Vec<_> = (0..self.children.len()).filter(is_watched).collect();
+        for &place in ready.iter().rev() {
+            self.reap_one(watched[place]);
+        }
+    }
+
+    fn tend(&mut self) -> io::Result<()> {
+        let is_unwatched = |serves: &Serves| serves.child.pidfd().is_none();
+        if !self.children.iter().any(is_unwatched) {
+            return Ok(());
+        }
+        for index in (0..self.children.len()).rev() {
+            if is_unwatched(&self.children[index]) {
+                self.reap_one(index);
             }
         }
+        let children = self.children.iter_mut().map(|serves| &mut serves.child);
+        self.watching.retry(children, Instant::now())
+    }
+
+    fn tends_in(&self, now: Instant) -> Option<Duration> {
+        self.watching.due(now)
     }
 
     fn cut(&mut self) {
@@ -184,16 +213,38 @@ impl Take for Forking {
     }
 
     fn has_child(&self, id: u64) -> bool {
-        self.children.iter().any(|serves| serves.request.id == id)
+        self.child_of(id).is_some()
     }
 
     fn cut_one(&mut self, id: u64) {
-        let serves = self.children.iter().find(|serves| serves.request.id == id);
-        if let Some(Serves { child, request }) = serves {
+        if let Some(Serves { child, request }) = self.child_of(id) {
             // Its handler learns why. Where this is not allowed, it ends with the process.
             if child.shut_down(request.socket).is_err() {
                 child.kill();
             }
+        }
+    }
+
+    fn unsent(&self, id: u64) -> Option<u64> {
+        let Serves { child, request } = self.child_of(id)?;
+        // Where this is not allowed, what the child itself has noted of its writes has to do.
+        child.unsent(request.socket).ok()
+    }
+}
+
+impl Forking {
+    fn child_of(&self, id: u64) -> Option<&Serves> {
+        self.children.iter().find(|serves| serves.request.id == id)
+    }
+
+    /// Reaps a child, if it has ended.
+    fn reap_one(&mut self, index: usize) {
+        if let Some(exit) = self.children[index].child.try_wait() {
+            let Serves { child, request } = self.children.swap_remove(index);
+            request.end(child.pid(), exit);
+            // Its descriptor is free.
+            drop(child);
+            self.watching.hurry();
         }
     }
 }
@@ -238,15 +289,31 @@ pub(super) fn single_threaded() -> io::Result<()> {
 }
 
 /// The life of a child.
-fn serve_and_exit<T: Transport>(batch: &mut Batch<T::Request>, serving: &mut Serving<T>) -> ! {
+fn serve_and_exit<T: Transport>(
+    batch: &mut Batch<T::Request>,
+    serving: &mut Serving<T>,
+    parent: Pid,
+) -> ! {
     let ended = guard(|| {
+        let service = &serving.service;
+        let tied = end_with(parent);
         let request = batch.requests.pop_front();
-        // Nobody serves these here: a client must not find a listener that nobody accepts from.
-        batch.requests.clear();
+        // Nobody serves these here: a client must not find a listener that nobody accepts from, nor
+        // be kept by a copy of its connection once the parent has closed it.
         serving.listeners.clear();
+        batch.requests.drain(..).for_each(leave_to_parent);
+        let parked = service.parking().map(Parking::take_all);
+        for Parked { request, lease } in parked.into_iter().flatten() {
+            leave_to_parent(request);
+            forget(lease);
+        }
         // Closed by `serve`, never dropped: the process ends, and freeing its memory first would
         // only copy pages of the parent.
-        request.map(|request| serve(&serving.service, &mut *ManuallyDrop::new(request)))
+        let mut request = ManuallyDrop::new(request?);
+        Some(match tied {
+            Ok(()) => serve(service, &mut request),
+            Err(err) => service.reject(&mut *request, err),
+        })
     });
     // No destructors: the places under the limit belong to the parent.
     exit(if ended == Some(Some(Ended::Completed)) {
@@ -254,6 +321,11 @@ fn serve_and_exit<T: Transport>(batch: &mut Batch<T::Request>, serving: &mut Ser
     } else {
         1
     })
+}
+
+/// Closes this process's copy of a request, which lives on in the parent.
+fn leave_to_parent<R: Request>(request: R) {
+    forget(request.context().hand_over());
 }
 
 /// Serves a request to its end. A connection that wants to be parked has nobody to leave it to: the

@@ -13,11 +13,13 @@ pub(crate) mod prefork;
 pub(crate) mod sequential;
 pub(crate) mod thread_pool;
 pub(crate) mod threading;
+mod watching;
 
 use std::fmt::Debug;
 use std::io::{self, PipeReader};
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use rustix::event::PollFd;
 
@@ -93,6 +95,21 @@ pub(crate) trait Take {
         let _ = ready;
     }
 
+    /// Looks after children that cannot be watched, at each turn of the accept loop.
+    ///
+    /// # Errors
+    ///
+    /// Why one cannot be watched yet. It is tried again after [`tends_in`](Self::tends_in).
+    fn tend(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+
+    /// After how long to [`tend`](Self::tend) again, whatever happens.
+    fn tends_in(&self, now: Instant) -> Option<Duration> {
+        let _ = now;
+        None
+    }
+
     /// Ends what cannot be cut through its socket. Called at the drain deadline.
     fn cut(&mut self) {}
 
@@ -106,6 +123,13 @@ pub(crate) trait Take {
     /// deadline of it has passed.
     fn cut_one(&mut self, id: u64) {
         let _ = id;
+    }
+
+    /// How many bytes a request that is served in another process has sent which its peer has not
+    /// taken, as far as that can be known.
+    fn unsent(&self, id: u64) -> Option<u64> {
+        let _ = id;
+        None
     }
 
     /// Ends the threads that are idle. Called when the drain is over; `is_stuck` says that some may

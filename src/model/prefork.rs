@@ -14,13 +14,14 @@ use crate::events::Event;
 use crate::hooks::{AcceptError, Reaction, Step};
 use crate::model::forking::single_threaded;
 use crate::model::threading::Threading;
+use crate::model::watching::Watching;
 use crate::model::{Model, Run, Serving};
 use crate::server::Report;
 use crate::service::count;
 use crate::state::phase::State;
-use crate::state::{Shared, WorkerSlot, live};
+use crate::state::{SLOTS_OF_WORKER, Shared, WorkerSlot, live};
 use crate::sys::bell::Watch;
-use crate::sys::child::Child;
+use crate::sys::child::{Child, Exit};
 use crate::sys::fork::{self, Fork, exit, fork};
 use crate::sys::memory::SharedMemory;
 use crate::sys::timespec;
@@ -32,7 +33,8 @@ use crate::transport::Transport;
 /// A crash takes one worker's requests with it and nothing else: the worker comes back after 0.1 s,
 /// after twice as long each time that it dies without having served a request, up to 30 s. When one
 /// has died [`breaker`](Self::breaker) times in a row like that, the server gives up and serving
-/// fails. A worker whose parent is gone drains and ends.
+/// fails. A worker whose parent is gone drains and ends. One that
+/// [`ServerHandle::retire`](crate::ServerHandle::retire) is called in drains, and is replaced at once.
 ///
 /// The server's handle is the same in all processes: a stop that is asked for in any of them stops
 /// the server, and its counts are those of all. What a handler changes in memory stays in its
@@ -72,10 +74,10 @@ impl Default for Prefork<Threading> {
 }
 
 impl<M> Prefork<M> {
-    /// This many workers, at least one, that each run `model`.
+    /// This many workers, at least one and at most 10,000, that each run `model`.
     pub fn new(workers: usize, model: M) -> Self {
         Self {
-            workers: workers.max(1),
+            workers: workers.clamp(1, 10_000),
             breaker: 10,
             model,
         }
@@ -112,14 +114,19 @@ impl<M: Model + Clone> Run for Prefork<M> {
         }
         let start = || {
             single_threaded()?;
-            let slots = Arc::new(SharedMemory::new(self.workers)?);
+            Child::can_be_watched()?;
+            shared.note_parent();
+            let slots = Arc::new(SharedMemory::new(SLOTS_OF_WORKER * self.workers)?);
             shared.share(&slots)?;
             Ok::<_, io::Error>((slots, Watch::new(shared.bell(), None)?, io::pipe()?))
         };
         let (slots, watch, (lifeline, alive)) =
             start().tried(|| "start the prefork model".to_owned())?;
-        let mut workers = Vec::new();
-        workers.resize_with(self.workers, Worker::default);
+        let new_worker = |index| Worker {
+            slot: SLOTS_OF_WORKER * index,
+            ..Worker::default()
+        };
+        let workers = (0..self.workers).map(new_worker).collect();
         let mut supervisor = Supervisor {
             options: &self,
             serving,
@@ -128,6 +135,7 @@ impl<M: Model + Clone> Run for Prefork<M> {
             slots,
             workers,
             watch,
+            watching: Watching::default(),
             throttle: Throttle::default(),
         };
         supervisor.supervise()
@@ -145,6 +153,7 @@ struct Supervisor<'a, T: Transport, M> {
     slots: Arc<SharedMemory<WorkerSlot>>,
     workers: Vec<Worker>,
     watch: Watch,
+    watching: Watching,
     throttle: Throttle,
 }
 
@@ -152,6 +161,10 @@ struct Supervisor<'a, T: Transport, M> {
 #[derive(Debug, Default)]
 struct Worker {
     child: Option<Child>,
+    /// Where its process, or the next one, is counted.
+    slot: usize,
+    /// The process before it, which drains, and where that is counted.
+    leaving: Option<(Child, usize)>,
     since: Option<Instant>,
     /// How often it has died in a row without having served a request.
     deaths: u32,
@@ -178,12 +191,7 @@ impl<T: Transport, M: Model + Clone> Supervisor<'_, T, M> {
                 self.serving.service.hooks.enter(&shared, State::LameDuck);
             }
             self.fork_due();
-            if !announced
-                && self
-                    .slots
-                    .iter()
-                    .all(|slot| slot.ready.load(Ordering::SeqCst) != 0)
-            {
+            if !announced && self.all_ready() {
                 announced = true;
                 let hooks = &self.serving.service.hooks;
                 hooks.ready();
@@ -191,6 +199,7 @@ impl<T: Transport, M: Model + Clone> Supervisor<'_, T, M> {
             }
             let due = self.workers.iter().filter_map(|worker| worker.due).min();
             self.wait(due);
+            self.relieve();
             if let Some(err) = self.reap() {
                 shared.stop(shared.drain_timeout());
                 self.drain();
@@ -205,6 +214,24 @@ impl<T: Transport, M: Model + Clone> Supervisor<'_, T, M> {
         Ok(report)
     }
 
+    fn all_ready(&self) -> bool {
+        let is_ready = |worker: &Worker| self.slots[worker.slot].ready.load(Ordering::SeqCst) != 0;
+        self.workers.iter().all(is_ready)
+    }
+
+    /// Makes room for the successors of workers that were asked to end.
+    fn relieve(&mut self) {
+        for worker in &mut self.workers {
+            let leaves = self.slots[worker.slot].leaving.load(Ordering::SeqCst) != 0;
+            // One that is asked to end while its predecessor still drains is relieved later.
+            if leaves && worker.leaving.is_none() {
+                worker.leaving = worker.child.take().map(|child| (child, worker.slot));
+                // The other one of its two.
+                worker.slot ^= 1;
+            }
+        }
+    }
+
     /// Forks the workers that are missing and due.
     fn fork_due(&mut self) {
         let now = Instant::now();
@@ -213,24 +240,17 @@ impl<T: Transport, M: Model + Clone> Supervisor<'_, T, M> {
             if worker.child.is_some() || worker.due.is_some_and(|due| due > now) {
                 continue;
             }
-            let forked = match fork() {
+            match fork() {
                 Ok(Fork::Child) => self.become_worker(index),
-                Ok(Fork::Parent(pid)) => self.adopt(index, pid).inspect_err(|_| {
-                    // It serves, but could not be watched: no descriptor is left.
-                    let _ = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
-                    Child::wait_for(pid);
-                }),
-                Err(err) => Err(err),
-            };
-            match forked {
-                Ok(child) => {
-                    self.workers[index] = Worker {
-                        child: Some(child),
-                        since: Some(Instant::now()),
-                        due: None,
-                        unforked: 0,
-                        ..self.workers[index]
-                    }
+                Ok(Fork::Parent(pid)) => {
+                    let worker = &mut self.workers[index];
+                    worker.child = Some(Child::adopt(pid));
+                    worker.since = Some(Instant::now());
+                    (worker.due, worker.unforked) = (None, 0);
+                    self.serving.service.hooks.tell(|| Event::WorkerStarted {
+                        index,
+                        pid: pid.as_raw_pid().unsigned_abs(),
+                    });
                 }
                 Err(err) => {
                     // Nobody has died.
@@ -244,21 +264,13 @@ impl<T: Transport, M: Model + Clone> Supervisor<'_, T, M> {
         }
     }
 
-    fn adopt(&self, index: usize, pid: Pid) -> io::Result<Child> {
-        let child = Child::adopt(pid)?;
-        self.serving.service.hooks.tell(|| Event::WorkerStarted {
-            index,
-            pid: pid.as_raw_pid().unsigned_abs(),
-        });
-        Ok(child)
-    }
-
     /// The life of a worker.
     fn become_worker(&mut self, index: usize) -> ! {
-        // What the parent watches its other workers with is none of this one's business.
+        let slot = self.workers[index].slot;
+        // The parent's pidfds of the other workers are closed.
         self.workers.clear();
         self.alive = None;
-        self.shared().become_worker(Arc::clone(&self.slots), index);
+        self.shared().become_worker(Arc::clone(&self.slots), slot);
         let served = fork::guard(|| {
             let mut serving = Serving::new(
                 std::mem::take(&mut self.serving.listeners),
@@ -309,14 +321,19 @@ impl<T: Transport, M: Model + Clone> Supervisor<'_, T, M> {
 
     /// Waits until a worker ends, the bell rings, or `until` has come.
     fn wait(&mut self, until: Option<Instant>) {
-        let timeout = until.map(|until| timespec(until.saturating_duration_since(Instant::now())));
+        let now = Instant::now();
+        let children = self.workers.iter_mut().flat_map(Worker::children_mut);
+        if let Err(err) = self.watching.retry(children, now) {
+            let reaction = Reaction::Retry(self.watching.due(now).unwrap_or_default());
+            self.report_failure(Step::Watch, reaction, err);
+        }
+        let left = until.map(|until| until.saturating_duration_since(now));
+        let timeout = left.into_iter().chain(self.watching.due(now)).min();
         let mut fds = vec![PollFd::new(&self.watch, PollFlags::IN)];
-        let children = self
-            .workers
-            .iter()
-            .filter_map(|worker| worker.child.as_ref());
-        fds.extend(children.map(|child| PollFd::new(child, PollFlags::IN)));
-        let waited = poll(&mut fds, timeout.as_ref());
+        let pidfds = self.workers.iter().flat_map(Worker::children);
+        let pidfds = pidfds.filter_map(Child::pidfd);
+        fds.extend(pidfds.map(|pidfd| PollFd::from_borrowed_fd(pidfd, PollFlags::IN)));
+        let waited = poll(&mut fds, timeout.map(timespec).as_ref());
         drop(fds);
         match waited {
             Ok(_) | Err(rustix::io::Errno::INTR) => {}
@@ -331,50 +348,74 @@ impl<T: Transport, M: Model + Clone> Supervisor<'_, T, M> {
 
     /// Reaps the workers that have ended. An error says that one has died too often.
     fn reap(&mut self) -> Option<Error> {
-        let shared = self.shared();
         for index in 0..self.workers.len() {
-            let Some((pid, exit)) = self.workers[index]
+            let worker = &self.workers[index];
+            if let Some((child, slot)) = &worker.leaving {
+                let (pid, slot, exit) = (child.pid(), *slot, child.try_wait());
+                if let Some(exit) = exit {
+                    self.workers[index].leaving = None;
+                    self.bury(index, slot, pid, exit);
+                }
+            }
+            let worker = &self.workers[index];
+            let Some((pid, exit)) = worker
                 .child
                 .as_ref()
                 .and_then(|child| Some((child.pid(), child.try_wait()?)))
             else {
                 continue;
             };
-            let served = self.slots[index].served.load(Ordering::SeqCst) != 0;
-            shared.bury(&self.slots, index);
-            self.serving.service.hooks.tell(|| Event::WorkerEnded {
-                index,
-                pid: pid.as_raw_pid().unsigned_abs(),
-                exit: exit.to_string(),
-            });
-            let worker = &mut self.workers[index];
-            worker.child = None;
-            if shared.closing() {
+            let slot = &self.slots[worker.slot];
+            let served = slot.served.load(Ordering::SeqCst) != 0;
+            let leaves = slot.leaving.load(Ordering::SeqCst) != 0;
+            self.workers[index].child = None;
+            self.bury(index, self.workers[index].slot, pid, exit);
+            if self.shared().closing() || leaves {
                 continue;
             }
-            let lasted = worker
-                .since
-                .is_some_and(|since| since.elapsed() > BACKOFF_MAX);
-            if served || lasted {
-                worker.deaths = 0;
-            }
-            let ended = io::Error::other(format!("worker {} ended with {exit}", pid.as_raw_pid()));
-            let before = self.workers[index].deaths;
-            self.workers[index].deaths += 1;
-            let reaction = self.postpone(index, before);
-            self.report(Step::Worker, reaction, ended, 0);
-            if self.workers[index].deaths >= self.options.breaker {
-                let what = format!(
-                    "keep worker {index} alive after {} deaths in a row",
-                    self.options.breaker
-                );
-                let last = io::Error::other(format!(
-                    "the last one ended with {exit} before it had served a request"
-                ));
-                return Some(Error::new(what, last));
+            if let Some(err) = self.mourn(index, pid, exit, served) {
+                return Some(err);
             }
         }
         None
+    }
+
+    /// Returns what a worker process held that has ended.
+    fn bury(&mut self, index: usize, slot: usize, pid: Pid, exit: Exit) {
+        self.watching.hurry();
+        self.shared().bury(&self.slots, slot);
+        self.serving.service.hooks.tell(|| Event::WorkerEnded {
+            index,
+            pid: pid.as_raw_pid().unsigned_abs(),
+            exit: exit.to_string(),
+        });
+    }
+
+    /// Counts the death of a worker that nobody has asked for, and puts off its successor. An error
+    /// says that it was one too many.
+    fn mourn(&mut self, index: usize, pid: Pid, exit: Exit, served: bool) -> Option<Error> {
+        let worker = &mut self.workers[index];
+        let lasted = worker
+            .since
+            .is_some_and(|since| since.elapsed() > BACKOFF_MAX);
+        if served || lasted {
+            worker.deaths = 0;
+        }
+        let before = worker.deaths;
+        worker.deaths += 1;
+        let ended = io::Error::other(format!("worker {} ended with {exit}", pid.as_raw_pid()));
+        let reaction = self.postpone(index, before);
+        self.report(Step::Worker, reaction, ended, 0);
+        (self.workers[index].deaths >= self.options.breaker).then(|| {
+            let what = format!(
+                "keep worker {index} alive after {} deaths in a row",
+                self.options.breaker
+            );
+            let last = io::Error::other(format!(
+                "the last one ended with {exit} before it had served a request"
+            ));
+            Error::new(what, last)
+        })
     }
 
     /// Waits for the workers, which drain by themselves, and kills those that outstay the deadline.
@@ -385,7 +426,13 @@ impl<T: Transport, M: Model + Clone> Supervisor<'_, T, M> {
         let mut kill_at = None;
         loop {
             self.reap();
-            if self.workers.iter().all(|worker| worker.child.is_none()) {
+            if self
+                .workers
+                .iter()
+                .flat_map(Worker::children)
+                .next()
+                .is_none()
+            {
                 break;
             }
             let left = shared.drain_left().unwrap_or_default();
@@ -407,14 +454,24 @@ impl<T: Transport, M: Model + Clone> Supervisor<'_, T, M> {
 
     /// Kills the workers that are left, and with them the requests that they could not cut.
     fn kill(&self) {
-        for (worker, slot) in self.workers.iter().zip(self.slots.iter()) {
-            if let Some(child) = &worker.child {
-                self.serving
-                    .service
-                    .shared
-                    .count_cut(live(slot.live.load(Ordering::SeqCst)));
-                child.kill();
-            }
+        for slot in self.slots.iter() {
+            let live = live(slot.live.load(Ordering::SeqCst));
+            self.serving.service.shared.count_cut(live);
         }
+        let children = self.workers.iter().flat_map(Worker::children);
+        children.for_each(Child::kill);
+    }
+}
+
+impl Worker {
+    /// Its processes.
+    fn children(&self) -> impl Iterator<Item = &Child> {
+        let leaving = self.leaving.as_ref().map(|(child, _)| child);
+        self.child.iter().chain(leaving)
+    }
+
+    fn children_mut(&mut self) -> impl Iterator<Item = &mut Child> {
+        let leaving = self.leaving.as_mut().map(|(child, _)| child);
+        self.child.iter_mut().chain(leaving)
     }
 }

@@ -26,6 +26,13 @@ pub trait Cut: Send + Sync {
         false
     }
 
+    /// How many bytes were sent that the peer has not taken, as the system knows it: a write deadline
+    /// runs from the last moment at which that became less. Default: unknown, and it runs from the
+    /// last write that the system has taken in.
+    fn unsent(&self) -> Option<u64> {
+        None
+    }
+
     /// The number of the socket that shutdown(2) cuts, so that it can be cut from another process
     /// that serves it ([`Forking`](crate::Forking)). Default: none, and that process is killed.
     fn socket(&self) -> Option<RawFd> {
@@ -275,7 +282,7 @@ impl Shared {
     }
 
     pub(super) fn unlist_worker(&self, index: usize) {
-        let dead = index as u32 + 1;
+        let dead = index as u16 + 1;
         for (index, slot) in self.table.used() {
             if slot.id() != 0 && slot.worker() == dead {
                 self.uncount_address(index);
@@ -311,6 +318,11 @@ impl Shared {
 
     /// Cuts every live request of this process that can be cut, and counts them.
     pub(crate) fn cut_all(&self) -> u64 {
+        let mine = self.worker_number();
+        let slots = self.table.used().map(|(_, slot)| slot);
+        for slot in slots.filter(|slot| slot.id() != 0 && slot.worker() == mine) {
+            slot.cut(CutReason::Drain);
+        }
         let cuttable: Vec<_> = {
             let mut cuttable = self.cuttable();
             cuttable.over = true;
@@ -320,7 +332,7 @@ impl Shared {
                 .filter_map(Weak::upgrade)
                 .collect()
         };
-        // Counted first: what is cut may end, and its server report, before this thread goes on.
+        // Noted and counted first: what is cut may end, and its server report, before this thread goes on.
         self.count_cut(cuttable.len() as u64);
         for request in &cuttable {
             request.cut();

@@ -139,6 +139,11 @@ impl MinRate {
     }
 }
 
+/// How often one looks where a limit is the shortest.
+fn look_step(limit: u64) -> u64 {
+    (limit / LOOKS).clamp(LOOK_MIN, LOOK_MAX)
+}
+
 fn millis(limit: Duration) -> u64 {
     u64::try_from(limit.as_millis()).unwrap_or(u64::MAX)
 }
@@ -154,7 +159,8 @@ impl Shared {
     }
 
     /// Cuts the connections of this process whose time is over, and those that were asked to be.
-    pub(crate) fn look(&self) -> Found {
+    /// `unsent` says of one that is served in another process what its peer has not taken.
+    pub(crate) fn look(&self, unsent: &dyn Fn(u64) -> Option<u64>) -> Found {
         let now = Millis::now();
         let mine = self.worker_number();
         let mut found = Found::default();
@@ -167,14 +173,17 @@ impl Shared {
             let reason = match slot.cut_reason() {
                 Some(CutReason::Asked) => CutReason::Asked,
                 Some(_) => continue,
-                None => match self.deadlines().check(slot, now) {
-                    Ok(due) => {
-                        let due = due.unwrap_or(u64::MAX);
-                        next = Some(next.map_or(due, |next: u64| next.min(due)));
-                        continue;
+                None => {
+                    let looks_on = self.look_at_write(slot, id, now, unsent);
+                    match self.deadlines().check(slot, now) {
+                        Ok(due) => {
+                            let due = due.into_iter().chain(looks_on).min().unwrap_or(u64::MAX);
+                            next = Some(next.map_or(due, |next: u64| next.min(due)));
+                            continue;
+                        }
+                        Err(reason) => reason,
                     }
-                    Err(reason) => reason,
-                },
+                }
             };
             // It is looked at again: it may have been on its way to where it can be cut.
             next = Some(next.map_or(now.0, |next| next.min(now.0)));
@@ -186,8 +195,34 @@ impl Shared {
 
     fn look_again(&self, left: u64) -> Option<Duration> {
         let shortest = self.deadlines().shortest()?;
-        let step = (shortest / LOOKS).clamp(LOOK_MIN, LOOK_MAX);
+        let step = look_step(shortest);
         Some(Duration::from_millis(left.clamp(step, shortest.max(step))))
+    }
+
+    /// Notes whether the peer of a connection that waits to write has taken anything since the last
+    /// look: its deadline runs from then on. Says when to look again.
+    fn look_at_write(
+        &self,
+        slot: &Slot,
+        id: u64,
+        now: Millis,
+        unsent: &dyn Fn(u64) -> Option<u64>,
+    ) -> Option<u64> {
+        let step = look_step(millis(self.deadlines().write?));
+        let (activity, since) = slot.activity();
+        if activity != Activity::Writing {
+            return None;
+        }
+        // Most have room soon, and need no look.
+        if slot.unsent().is_none() && now.since(since) < step {
+            return Some(since.0 + step);
+        }
+        let own = self.cuttable_of(id).as_ref().and_then(Weak::upgrade);
+        let left = own.map_or_else(|| unsent(id), |request| request.unsent());
+        if let Some(left) = left {
+            slot.note_unsent(left, since, now);
+        }
+        Some(now.0 + step)
     }
 
     /// Cuts a connection, or says who has to.
@@ -224,20 +259,16 @@ impl Shared {
             let (activity, since) = slot.activity();
             let parked = activity == Activity::Parked;
             let reads = activity == Activity::Reading && now.since(since) >= reading;
-            (parked || reads && slot.cut_reason().is_none())
+            ((parked || reads) && slot.cut_reason().is_none())
                 .then(|| (!parked, since, slot.id(), activity))
         });
         idle.min_by_key(|(reads, since, ..)| (*reads, *since))
             .map(|(.., id, activity)| (id, activity))
     }
 
-    /// Notes why a connection that waits in a child is cut, for that child.
-    pub(crate) fn cut_in_child(&self, id: u64, reason: CutReason) {
-        let mut used = self.table.used();
-        let slot = used.find(|(_, slot)| slot.id() == id);
-        if slot.is_some_and(|(_, slot)| slot.cut(reason)) {
-            self.counts().timed_out.fetch_add(1, Relaxed);
-        }
+    /// Notes why a connection is cut, for whoever serves it. Says whether it was not cut before.
+    pub(crate) fn note_cut(&self, id: u64, reason: CutReason) -> bool {
+        self.slot_of(id).is_some_and(|slot| slot.cut(reason))
     }
 
     /// Cuts a connection of this process, if it can be.
@@ -245,22 +276,26 @@ impl Shared {
         let Some(request) = self.cuttable_of(id).as_ref().and_then(Weak::upgrade) else {
             return false;
         };
-        let mut used = self.table.used();
-        let slot = used.find(|(_, slot)| slot.id() == id);
-        slot.is_some_and(|(_, slot)| slot.cut(reason)) && {
+        self.note_cut(id, reason) && {
             request.cut();
             true
         }
     }
 
-    pub(crate) fn is_listed(&self, id: u64) -> bool {
-        self.table.used().any(|(_, slot)| slot.id() == id)
+    /// Whether a connection was cut, and has not ended.
+    pub(crate) fn is_cut(&self, id: u64) -> bool {
+        self.slot_of(id)
+            .is_some_and(|slot| slot.cut_reason().is_some())
+    }
+
+    fn slot_of(&self, id: u64) -> Option<&Slot> {
+        let mut used = self.table.used().map(|(_, slot)| slot);
+        used.find(|slot| slot.id() == id && id != 0)
     }
 
     /// Asks whoever has the connection to cut it. Says whether there is such a connection.
     pub(crate) fn ask_to_cut(&self, id: u64) -> bool {
-        let mut used = self.table.used();
-        let Some((_, slot)) = used.find(|(_, slot)| slot.id() == id && id != 0) else {
+        let Some(slot) = self.slot_of(id) else {
             return false;
         };
         slot.cut(CutReason::Asked);
@@ -322,6 +357,28 @@ mod tests {
         cut_at(&slot, Activity::Parked, 61_000, CutReason::Idle);
         slot.begin_request(Millis(500));
         cut_at(&slot, Activity::Running, 100_500, CutReason::Request);
+    }
+
+    #[test]
+    fn a_write_deadline_runs_from_the_last_byte_that_the_peer_took() {
+        let slot = Slot::default();
+        slot.enter(Activity::Writing, Millis(1000));
+        let due = |slot: &Slot| deadlines().check(slot, Millis(31_000 + TICK)).is_err();
+        assert!(due(&slot));
+        slot.note_unsent(500, Millis(1000), Millis(1500));
+        assert!(!due(&slot), "what came before the first look is not known");
+        let since = || slot.activity().1;
+        slot.note_unsent(500, since(), Millis(2000));
+        slot.note_unsent(600, since(), Millis(2500));
+        assert_eq!(since(), Millis(1500), "it has taken nothing");
+        slot.note_unsent(599, since(), Millis(3000));
+        assert_eq!(since(), Millis(3000));
+        // The writer was faster.
+        slot.enter(Activity::Running, Millis(3500));
+        slot.note_unsent(0, Millis(3000), Millis(4000));
+        assert_eq!(slot.activity(), (Activity::Running, Millis(3500)));
+        slot.enter(Activity::Writing, Millis(5000));
+        assert_eq!(slot.unsent(), None, "another write");
     }
 
     #[test]

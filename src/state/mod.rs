@@ -33,6 +33,7 @@ pub use context::{Context, Cut};
 use deadlines::Deadlines;
 pub(crate) use lease::{Lease, live};
 use limits::LimitsPage;
+use phase::Stop;
 use table::{Free, Slot, Table};
 
 /// Counts of a server since it was bound, over all of its processes.
@@ -81,11 +82,7 @@ pub(crate) enum Ended {
 /// The state that all processes of a server share. All zero when made.
 #[derive(Debug, Default)]
 pub(crate) struct Page {
-    /// When the drain ends, in nanoseconds since `Shared::origin`, plus one; zero while nobody has
-    /// asked to stop.
-    stop: AtomicU64,
-    /// When a server that was asked to stop accepts no more, in the same way.
-    lame_end: AtomicU64,
+    stop: Stop,
     /// Where it is, as a number of [`State`](phase::State).
     state: AtomicU32,
     /// Non-zero while nothing is accepted.
@@ -151,6 +148,10 @@ pub(crate) struct Shared {
     table: Table,
     /// How many connections each address has.
     counted: Addresses,
+    /// The stop of this process alone.
+    retirement: Stop,
+    /// The process that forks others for the server; zero before.
+    parent: AtomicU32,
     /// How many connections this process has in the table.
     listed: AtomicU64,
     /// How often something was freed in this process.
@@ -167,6 +168,10 @@ struct Worker {
     index: usize,
 }
 
+/// How many slots each worker has: one for the process that serves, and one for another that still
+/// drains, or takes its place.
+pub(crate) const SLOTS_OF_WORKER: usize = 2;
+
 /// What the parent of a worker process knows of it.
 #[derive(Debug, Default)]
 pub(crate) struct WorkerSlot {
@@ -176,6 +181,8 @@ pub(crate) struct WorkerSlot {
     pub(crate) ready: AtomicU32,
     /// Non-zero once the worker has served one.
     pub(crate) served: AtomicU32,
+    /// Non-zero once the worker is to end, and another one to take its place.
+    pub(crate) leaving: AtomicU32,
 }
 
 #[expect(unsafe_code, reason = "a promise about plain atomics, see the trait")]
@@ -219,6 +226,8 @@ impl Shared {
         Ok(Self {
             table: Table::new(capacity)?,
             counted: Addresses::new(capacity)?,
+            retirement: Stop::default(),
+            parent: AtomicU32::new(0),
             listed: AtomicU64::new(0),
             releases: AtomicU64::new(0),
             page,
@@ -282,30 +291,39 @@ impl Shared {
         self.options.drain_timeout
     }
 
-    /// Asks the server to stop, with a drain of at most `drain`; an earlier deadline that was set
-    /// before stays.
-    ///
-    /// Async-signal-safe: it reads the clock, stores an atomic and writes to a descriptor.
-    pub(crate) fn stop(&self, drain: Duration) {
-        self.stop_after(Duration::ZERO, drain);
-    }
-
-    pub(crate) fn stopping(&self) -> bool {
-        self.page().stop.load(Ordering::Acquire) != 0
-    }
-
-    /// How long the drain may still take; `None` while nobody has asked to stop.
-    pub(crate) fn drain_left(&self) -> Option<Duration> {
-        let deadline = self.page().stop.load(Ordering::Acquire).checked_sub(1)?;
-        Some(Duration::from_nanos(deadline).saturating_sub(self.origin.elapsed()))
-    }
-
     /// Makes this process account for its leases in a slot that its parent reads.
     pub(crate) fn become_worker(&self, slots: Arc<SharedMemory<WorkerSlot>>, index: usize) {
         // The parent has, but in tests.
         let _ = self.workers.set(Arc::clone(&slots));
         let first = self.worker.set(Worker { slots, index });
         debug_assert!(first.is_ok(), "a worker does not fork workers");
+        self.note_parent();
+        // It was asked to before it was one.
+        if self.retires() {
+            self.ask_for_successor();
+        }
+    }
+
+    /// Notes that this process forks others for the server: what is forked from now on is a worker
+    /// or a child of it.
+    pub(crate) fn note_parent(&self) {
+        self.parent.store(std::process::id(), Ordering::SeqCst);
+    }
+
+    /// Whether this process was forked by one that serves, and is not a worker yet or never.
+    /// Async-signal-safe.
+    pub(crate) fn is_child(&self) -> bool {
+        let parent = self.parent.load(Ordering::SeqCst);
+        parent != 0 && parent != std::process::id()
+    }
+
+    /// Asks the parent of this worker process for one that takes its place. The caller rings.
+    fn ask_for_successor(&self) {
+        if let Some(worker) = self.worker.get() {
+            worker.slots[worker.index]
+                .leaving
+                .store(1, Ordering::SeqCst);
+        }
     }
 
     /// Tells the parent of this worker process, if it is one, that requests are accepted.
@@ -319,10 +337,10 @@ impl Shared {
     }
 
     /// What tells this process's connections from those of others: 0 but in a worker.
-    pub(crate) fn worker_number(&self) -> u32 {
+    pub(crate) fn worker_number(&self) -> u16 {
         self.worker
             .get()
-            .map_or(0, |worker| worker.index as u32 + 1)
+            .map_or(0, |worker| worker.index as u16 + 1)
     }
 
     pub(crate) fn is_worker(&self) -> bool {
@@ -335,6 +353,7 @@ impl Shared {
         let slot = &slots[index];
         slot.ready.store(0, Ordering::SeqCst);
         slot.served.store(0, Ordering::SeqCst);
+        slot.leaving.store(0, Ordering::SeqCst);
         slot.live.store(0, Ordering::SeqCst);
         self.release();
     }

@@ -3,6 +3,7 @@
 use std::fmt;
 use std::os::fd::AsFd;
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering::{AcqRel, Acquire, SeqCst};
 use std::time::{Duration, Instant};
 
@@ -119,30 +120,68 @@ impl Shared {
 
     /// Asks the server to stop accepting after `lame_duck`, and to drain for `drain` at most; earlier
     /// deadlines that were set before stay.
-    pub(super) fn stop_after(&self, lame_duck: Duration, drain: Duration) {
-        let now = self.origin.elapsed();
-        let nanos = |time: Duration| u64::try_from(time.as_nanos()).unwrap_or(u64::MAX - 1);
-        // Zero is no deadline.
-        let deadline = |time| nanos(time).min(u64::MAX - 1) + 1;
-        let lame_end = now.saturating_add(lame_duck);
-        let deadlines = [
-            (&self.page().lame_end, deadline(lame_end)),
-            (&self.page().stop, deadline(lame_end.saturating_add(drain))),
-        ];
-        for (place, deadline) in deadlines {
-            let earlier = |current: u64| (current == 0 || deadline < current).then_some(deadline);
-            // Release: who sees the stop sees what was done before it was asked for.
-            let _ = place.fetch_update(AcqRel, Acquire, earlier);
+    fn stop_after(&self, lame_duck: Duration, drain: Duration) {
+        self.page()
+            .stop
+            .ask(self.origin.elapsed(), lame_duck, drain);
+        self.bell.ring();
+    }
+
+    /// Asks the server to stop, with a drain of at most `drain`; an earlier deadline that was set
+    /// before stays.
+    ///
+    /// Async-signal-safe: it reads the clock, stores an atomic and writes to a descriptor.
+    pub(crate) fn stop(&self, drain: Duration) {
+        self.stop_after(Duration::ZERO, drain);
+    }
+
+    /// Asks this process alone to stop, if it is a worker or a child; else the server.
+    ///
+    /// Async-signal-safe, as [`stop`](Self::stop).
+    pub(crate) fn retire(&self) {
+        let is_child = self.is_child();
+        if !is_child && !self.is_worker() {
+            return self.shutdown();
+        }
+        self.retirement.ask(
+            self.origin.elapsed(),
+            Duration::ZERO,
+            self.options.drain_timeout,
+        );
+        if !is_child {
+            self.ask_for_successor();
         }
         self.bell.ring();
     }
 
+    /// Whether this process is to end and the server is not.
+    pub(crate) fn retires(&self) -> bool {
+        self.retirement.is_asked() && !self.page().stop.is_asked()
+    }
+
+    /// Whether the server, or this process of it, has been asked to stop.
+    pub(crate) fn stopping(&self) -> bool {
+        self.stops().any(Stop::is_asked)
+    }
+
+    /// How long the drain may still take; `None` while nobody has asked to stop.
+    pub(crate) fn drain_left(&self) -> Option<Duration> {
+        self.stops().filter_map(|stop| self.left(&stop.end)).min()
+    }
+
     /// How long a server that was asked to stop still accepts; `None` while it was not asked.
     pub(crate) fn lame_left(&self) -> Option<Duration> {
-        if !self.stopping() {
-            return None;
-        }
-        let end = self.page().lame_end.load(Acquire).saturating_sub(1);
+        let asked = self.stops().filter(|stop| stop.is_asked());
+        asked.filter_map(|stop| self.left(&stop.lame_end)).min()
+    }
+
+    /// That of the server, and that of this process.
+    fn stops(&self) -> impl Iterator<Item = &Stop> {
+        [&self.page().stop, &self.retirement].into_iter()
+    }
+
+    fn left(&self, end: &AtomicU64) -> Option<Duration> {
+        let end = end.load(Acquire).checked_sub(1)?;
         Some(Duration::from_nanos(end).saturating_sub(self.origin.elapsed()))
     }
 
@@ -158,6 +197,39 @@ impl Shared {
 
     pub(crate) fn is_paused(&self) -> bool {
         self.page().paused.load(SeqCst) != 0
+    }
+}
+
+/// When a stop ends what, in nanoseconds since `Shared::origin`, plus one; zero while nobody has asked
+/// for it.
+#[derive(Debug, Default)]
+pub(super) struct Stop {
+    /// Nothing more is accepted.
+    lame_end: AtomicU64,
+    /// The drain is over.
+    end: AtomicU64,
+}
+
+impl Stop {
+    /// Asks for it at `now`. Async-signal-safe.
+    fn ask(&self, now: Duration, lame_duck: Duration, drain: Duration) {
+        let nanos = |time: Duration| u64::try_from(time.as_nanos()).unwrap_or(u64::MAX - 1);
+        // Zero is no deadline.
+        let deadline = |time| nanos(time).min(u64::MAX - 1) + 1;
+        let lame_end = now.saturating_add(lame_duck);
+        let deadlines = [
+            (&self.lame_end, deadline(lame_end)),
+            (&self.end, deadline(lame_end.saturating_add(drain))),
+        ];
+        for (place, deadline) in deadlines {
+            let earlier = |current: u64| (current == 0 || deadline < current).then_some(deadline);
+            // Release: who sees the stop sees what was done before it was asked for.
+            let _ = place.fetch_update(AcqRel, Acquire, earlier);
+        }
+    }
+
+    fn is_asked(&self) -> bool {
+        self.end.load(Acquire) != 0
     }
 }
 

@@ -115,12 +115,20 @@ pub(crate) struct Slot {
     family: AtomicU8,
     /// Why it was cut (an index of `REASONS`, plus one); zero while it was not.
     cut: AtomicU8,
+    /// What its peer had not taken at the last look at a write that waits, plus one; zero before.
+    unsent: AtomicU32,
     /// The process that it belongs to: a worker's index plus one, or zero.
-    worker: AtomicU32,
+    worker: AtomicU16,
     /// The next free slot, plus one.
     next: AtomicU32,
     /// Whether its address was counted.
     pub(crate) counted: AtomicU8,
+}
+
+/// What a connection does, and since when, in one word.
+fn packed(activity: Activity, since: Millis) -> u64 {
+    let index = ACTIVITIES.iter().position(|other| *other == activity);
+    since.0 << 3 | index.unwrap_or_default() as u64
 }
 
 const INET4: u8 = 1;
@@ -166,7 +174,7 @@ impl Table {
     }
 
     /// Takes a slot for a connection; `None` when all are taken.
-    pub(crate) fn claim(&self, id: u64, worker: u32, peer: &Address, now: Millis) -> Option<u32> {
+    pub(crate) fn claim(&self, id: u64, worker: u16, peer: &Address, now: Millis) -> Option<u32> {
         let index = self.pop().or_else(|| self.take_fresh())?;
         let slot = self.slot(index);
         slot.received.store(0, Relaxed);
@@ -223,15 +231,37 @@ impl Slot {
         self.id.load(Acquire)
     }
 
-    pub(crate) fn worker(&self) -> u32 {
+    pub(crate) fn worker(&self) -> u16 {
         self.worker.load(Relaxed)
     }
 
     /// Notes what the connection does from now on.
     pub(crate) fn enter(&self, activity: Activity, now: Millis) {
-        let index = ACTIVITIES.iter().position(|other| *other == activity);
-        self.activity
-            .store(now.0 << 3 | index.unwrap_or_default() as u64, Relaxed);
+        self.unsent.store(0, Relaxed);
+        self.activity.store(packed(activity, now), Relaxed);
+    }
+
+    /// What the peer had not taken at the last look at the write that waits.
+    pub(crate) fn unsent(&self) -> Option<u32> {
+        self.unsent.load(Relaxed).checked_sub(1)
+    }
+
+    /// Notes what the peer has not taken at `now` of what has waited to be written since `since`. If
+    /// it has taken some, or this is the first look, it is as if the write began now.
+    pub(crate) fn note_unsent(&self, left: u64, since: Millis, now: Millis) {
+        let left = u32::try_from(left)
+            .unwrap_or(u32::MAX - 1)
+            .min(u32::MAX - 1);
+        let before = self.unsent();
+        self.unsent.store(left + 1, Relaxed);
+        if before.is_none_or(|before| left < before) {
+            let (old, new) = (
+                packed(Activity::Writing, since),
+                packed(Activity::Writing, now),
+            );
+            // A write that has ended meanwhile has stored something else.
+            let _ = self.activity.compare_exchange(old, new, Relaxed, Relaxed);
+        }
     }
 
     /// What it does, and since when.

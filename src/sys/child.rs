@@ -1,5 +1,6 @@
 //! A child process held by its pidfd, so that neither waiting nor killing can hit a process that
-//! took over its number.
+//! took over its number. Until a pidfd can be had, by its number: that stays its own until it is
+//! reaped.
 
 use std::fmt;
 use std::io;
@@ -8,15 +9,18 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd, RawFd};
 use rustix::io::Errno;
 use rustix::net::Shutdown;
 use rustix::process::{
-    Pid, PidfdFlags, PidfdGetfdFlags, Signal, WaitId, WaitIdOptions, WaitIdStatus, pidfd_getfd,
-    pidfd_open, pidfd_send_signal, waitid,
+    Pid, PidfdFlags, PidfdGetfdFlags, Signal, WaitId, WaitIdOptions, WaitIdStatus, getpid,
+    kill_process, pidfd_getfd, pidfd_open, pidfd_send_signal, waitid,
 };
+
+use crate::sys::sockopt;
 
 /// A child that was forked and not yet reaped.
 #[derive(Debug)]
 pub(crate) struct Child {
     pid: Pid,
-    pidfd: OwnedFd,
+    /// Absent until one can be had.
+    pidfd: Option<OwnedFd>,
 }
 
 /// How a child ended.
@@ -29,32 +33,71 @@ pub(crate) enum Exit {
 }
 
 impl Child {
-    /// Takes charge of a child that this process has just forked.
-    pub(crate) fn adopt(pid: Pid) -> io::Result<Self> {
-        let pidfd = pidfd_open(pid, PidfdFlags::empty())?;
-        Ok(Self { pid, pidfd })
+    /// Says whether this process can have pidfds: a filter of system calls may forbid them.
+    ///
+    /// # Errors
+    ///
+    /// What pidfd_open(2) says, with its name.
+    pub(crate) fn can_be_watched() -> io::Result<()> {
+        pidfd_open(getpid(), PidfdFlags::empty()).map_or_else(
+            |errno| {
+                let remedy = match errno {
+                    Errno::PERM | Errno::ACCESS | Errno::NOSYS => {
+                        "; allow pidfd_open(2) and waitid(2) in the filter of system calls"
+                    }
+                    Errno::MFILE => "; raise the limit on descriptors (ulimit -n)",
+                    _ => "",
+                };
+                let err = io::Error::from(errno);
+                let what =
+                    format!("pidfd_open(2), by which child processes are watched: {err}{remedy}");
+                Err(io::Error::new(err.kind(), what))
+            },
+            |_| Ok(()),
+        )
+    }
+
+    /// Takes charge of a child that this process has just forked, and watches it if that can be.
+    pub(crate) fn adopt(pid: Pid) -> Self {
+        let mut child = Self { pid, pidfd: None };
+        // It is tried again by whoever waits for the child, who then says why it cannot be.
+        let _ = child.watch();
+        child
+    }
+
+    /// Opens the pidfd, unless there is one.
+    ///
+    /// # Errors
+    ///
+    /// What pidfd_open(2) says: no descriptor or no memory is left.
+    pub(crate) fn watch(&mut self) -> io::Result<()> {
+        if self.pidfd.is_none() {
+            self.pidfd = Some(pidfd_open(self.pid, PidfdFlags::empty())?);
+        }
+        Ok(())
+    }
+
+    /// Closes the pidfd, in a process that has a copy of it and is not the parent.
+    pub(crate) fn unwatch(&mut self) {
+        self.pidfd = None;
+    }
+
+    /// What polls as readable once the child has ended; `None` while it cannot be watched.
+    pub(crate) fn pidfd(&self) -> Option<BorrowedFd<'_>> {
+        self.pidfd.as_ref().map(AsFd::as_fd)
     }
 
     pub(crate) const fn pid(&self) -> Pid {
         self.pid
     }
 
-    /// Waits for a child that has no pidfd, because there was no descriptor left for one.
-    pub(crate) fn wait_for(pid: Pid) -> Exit {
-        loop {
-            match waitid(WaitId::Pid(pid), WaitIdOptions::EXITED) {
-                Err(Errno::INTR) => {}
-                waited => return Exit::of(waited),
-            }
-        }
+    fn id(&self) -> WaitId<'_> {
+        self.pidfd().map_or(WaitId::Pid(self.pid), WaitId::PidFd)
     }
 
     /// Reaps the child if it has ended. Never blocks.
     pub(crate) fn try_wait(&self) -> Option<Exit> {
-        match waitid(
-            WaitId::PidFd(self.pidfd.as_fd()),
-            WaitIdOptions::EXITED | WaitIdOptions::NOHANG,
-        ) {
+        match waitid(self.id(), WaitIdOptions::EXITED | WaitIdOptions::NOHANG) {
             Ok(None) | Err(Errno::INTR) => None,
             waited => Some(Exit::of(waited)),
         }
@@ -66,21 +109,47 @@ impl Child {
     ///
     /// There is none, or the system does not let this process reach it (pidfd_getfd(2)).
     pub(crate) fn shut_down(&self, socket: Option<RawFd>) -> io::Result<()> {
-        let number = socket.ok_or(io::ErrorKind::Unsupported)?;
-        let copy = pidfd_getfd(&self.pidfd, number, PidfdGetfdFlags::empty())?;
-        match rustix::net::shutdown(&copy, Shutdown::Both) {
+        match rustix::net::shutdown(self.copy_of(socket)?, Shutdown::Both) {
             // The peer was faster.
             Err(Errno::NOTCONN) => Ok(()),
             result => Ok(result?),
         }
     }
 
+    /// How many bytes a socket of the child has sent that its peer has not taken yet.
+    ///
+    /// # Errors
+    ///
+    /// As [`shut_down`](Self::shut_down).
+    pub(crate) fn unsent(&self, socket: Option<RawFd>) -> io::Result<u64> {
+        sockopt::unsent(self.copy_of(socket)?.as_fd())
+    }
+
+    fn copy_of(&self, socket: Option<RawFd>) -> io::Result<OwnedFd> {
+        let unreachable = io::ErrorKind::Unsupported;
+        let pidfd = self.pidfd().ok_or(unreachable)?;
+        let number = socket.ok_or(unreachable)?;
+        Ok(pidfd_getfd(pidfd, number, PidfdGetfdFlags::empty())?)
+    }
+
     /// Kills the child at once. It still has to be reaped.
     pub(crate) fn kill(&self) {
-        // The only error left is ESRCH: it is gone already.
-        let _ = pidfd_send_signal(&self.pidfd, Signal::KILL);
+        let killed = self
+            .pidfd()
+            .map(|pidfd| pidfd_send_signal(pidfd, Signal::KILL));
+        // Not allowed, or without a pidfd: its number is its own while it is a child of this process.
+        let is_child = || waitid(self.id(), PEEK).is_ok();
+        if !matches!(killed, Some(Ok(()) | Err(Errno::SRCH))) && is_child() {
+            // ESRCH: it has ended meanwhile.
+            let _ = kill_process(self.pid, Signal::KILL);
+        }
     }
 }
+
+/// Looks whether there is such a child, and leaves it.
+const PEEK: WaitIdOptions = WaitIdOptions::EXITED
+    .union(WaitIdOptions::NOHANG)
+    .union(WaitIdOptions::NOWAIT);
 
 impl Exit {
     fn of(waited: rustix::io::Result<Option<WaitIdStatus>>) -> Self {
@@ -92,12 +161,6 @@ impl Exit {
             (None, Some(signal)) => Self::Signal(signal),
             (None, None) => Self::Unknown,
         }
-    }
-}
-
-impl AsFd for Child {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        self.pidfd.as_fd()
     }
 }
 

@@ -5,7 +5,7 @@ use std::io::{self, Write};
 use std::os::linux::fs::MetadataExt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-use rustix::process::Pid;
+use rustix::process::{Pid, Signal, getppid, set_parent_process_death_signal};
 
 /// Which side of a fork this is.
 #[derive(Debug)]
@@ -38,6 +38,20 @@ pub(crate) fn fork() -> io::Result<Fork> {
         -1 => Err(io::Error::last_os_error()),
         pid => Ok(Pid::from_raw(pid).map_or(Fork::Child, Fork::Parent)),
     }
+}
+
+/// Has the kernel kill this child when `parent`, which has forked it, ends (prctl(2),
+/// `PR_SET_PDEATHSIG`). Where it has ended already, so does this process.
+///
+/// # Errors
+///
+/// What prctl(2) says: a filter of system calls may forbid it.
+pub(crate) fn end_with(parent: Pid) -> io::Result<()> {
+    set_parent_process_death_signal(Some(Signal::KILL))?;
+    if getppid() != Some(parent) {
+        exit(1);
+    }
+    Ok(())
 }
 
 /// Counts the threads of this process in one system call.

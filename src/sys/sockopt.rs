@@ -22,6 +22,17 @@ pub(crate) fn accept_queue(listener: BorrowedFd<'_>) -> io::Result<usize> {
     Ok(info.tcpi_unacked as usize)
 }
 
+/// How many bytes were sent that the peer has not taken: it has not acknowledged them (tcp(7),
+/// `SIOCOUTQ`), or not received them (unix(7)).
+pub(crate) fn unsent(socket: BorrowedFd<'_>) -> io::Result<u64> {
+    let mut count: libc::c_int = 0;
+    // SAFETY: the request, which has the number of `SIOCOUTQ`, writes an int to its argument.
+    match unsafe { libc::ioctl(socket.as_raw_fd(), libc::TIOCOUTQ, &raw mut count) } {
+        0 => Ok(u64::try_from(count).unwrap_or_default()),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
 /// Drops packets that come with a smaller TTL (ip(7), `IP_MINTTL`), or hop limit
 /// (`IPV6_MINHOPCOUNT` in include/uapi/linux/in6.h). An IPv6 socket has both: it may take IPv4 too.
 pub(crate) fn least_hops(socket: BorrowedFd<'_>, ipv6: bool, hops: u8) -> io::Result<()> {

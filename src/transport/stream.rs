@@ -11,6 +11,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
+use rustix::event::{PollFd, PollFlags, poll};
+use rustix::io::Errno;
 use rustix::net::{RecvFlags, SendFlags, recv, send};
 use socket2::{SockAddr, Socket};
 
@@ -20,6 +22,7 @@ use crate::coro::worker::current;
 use crate::spare;
 use crate::state::table::{Activity, CutReason};
 use crate::state::{Context, Cut};
+use crate::sys::{sockopt, timespec};
 use crate::transport::{Connection, Request, Waits};
 
 /// A connection that a stream transport `T` accepted.
@@ -60,12 +63,12 @@ struct Connected {
 ///
 /// Each write is sent at once, past the connection's own write buffer. Several writers do not mix
 /// within one write, as long as the kernel takes it whole. Writing fails once the connection is
-/// closed, and with `TimedOut` where the peer does not read for a second; a writer does not keep
+/// closed, and with `TimedOut` where the peer takes nothing for a second; a writer does not keep
 /// the connection open for its peer, but its descriptor.
 #[derive(Clone)]
 pub struct Writer(Arc<Connected>);
 
-/// How long a [`Writer`] waits for a peer that does not read, and how often a coroutine looks.
+/// How long a [`Writer`] waits for a peer that takes nothing, and how often it looks.
 const WRITER_TIMEOUT: Duration = Duration::from_secs(1);
 const WRITER_RETRY: Duration = Duration::from_millis(5);
 
@@ -171,13 +174,21 @@ impl<T: 'static> Stream<T> {
     }
 
     fn transmit_now(&self, data: &[u8]) -> io::Result<usize> {
-        // NOSIGNAL: a peer that is gone is an error, whatever the process does with SIGPIPE.
-        let Some(current) = current() else {
-            return retry(|| send(self.socket(), data, SendFlags::NOSIGNAL));
-        };
-        let deadline = || self.write_timeout.map(|limit| Instant::now() + limit);
+        // NOSIGNAL: a peer that is gone is an error, whatever the process does with SIGPIPE. DONTWAIT:
+        // each part that the kernel takes is noted; a call that waits would say nothing before all
+        // of it is taken.
         let flags = SendFlags::NOSIGNAL | SendFlags::DONTWAIT;
         let attempt = || send(self.socket(), data, flags).map(|count| (count, false));
+        let deadline = || self.write_timeout.map(|limit| Instant::now() + limit);
+        let Some(current) = current() else {
+            return loop {
+                match attempt() {
+                    Err(Errno::INTR) => {}
+                    Err(Errno::AGAIN) => wait_for_room(self.as_fd(), deadline())?,
+                    sent => break Ok(sent?.0),
+                }
+            };
+        };
         self.source
             .complete(&current, self.as_fd(), Interest::Write, deadline, attempt)
     }
@@ -282,7 +293,7 @@ impl<T: 'static> Stream<T> {
         // sends more than the handler wanted has begun to, and may go on.
         match recv(self.socket(), &mut scratch, RecvFlags::DONTWAIT) {
             Ok((count, _)) if count > 0 => left -= count,
-            Err(rustix::io::Errno::AGAIN) if !self.input.is_empty() => {}
+            Err(Errno::AGAIN) if !self.input.is_empty() => {}
             _ => return,
         }
         let deadline = Instant::now() + LINGER_TIME;
@@ -299,14 +310,27 @@ impl<T: 'static> Stream<T> {
     }
 }
 
+/// Waits on a thread until the peer has taken so much that the kernel takes more, or the connection
+/// has ended.
+fn wait_for_room(fd: BorrowedFd<'_>, deadline: Option<Instant>) -> io::Result<()> {
+    loop {
+        let left = deadline.map(|end| end.saturating_duration_since(Instant::now()));
+        let mut fds = [PollFd::from_borrowed_fd(fd, PollFlags::OUT)];
+        match poll(&mut fds, left.map(timespec).as_ref()) {
+            Ok(0) => return Err(io::ErrorKind::TimedOut.into()),
+            Err(Errno::INTR) => {}
+            waited => return Ok(waited.map(drop)?),
+        }
+    }
+}
+
 /// Repeats a call that a signal interrupted, and names a socket timeout what it is.
 fn retry<R>(mut call: impl FnMut() -> rustix::io::Result<R>) -> io::Result<R> {
     loop {
         match call() {
-            Err(rustix::io::Errno::INTR) => {}
-            // A blocking socket says so only when SO_RCVTIMEO or SO_SNDTIMEO has passed
-            // (socket(7)).
-            Err(rustix::io::Errno::AGAIN) => return Err(io::ErrorKind::TimedOut.into()),
+            Err(Errno::INTR) => {}
+            // A blocking socket says so only when SO_RCVTIMEO has passed (socket(7)).
+            Err(Errno::AGAIN) => return Err(io::ErrorKind::TimedOut.into()),
             result => return Ok(result?),
         }
     }
@@ -345,8 +369,8 @@ impl<T: 'static> Request for Stream<T> {
                     self.context.gathered(count);
                     self.note(count)?;
                 }
-                Err(rustix::io::Errno::INTR) => {}
-                Err(rustix::io::Errno::AGAIN) => break,
+                Err(Errno::INTR) => {}
+                Err(Errno::AGAIN) => break,
                 Err(err) => return Err(self.cause(err.into())),
             }
         }
@@ -421,12 +445,7 @@ impl<T: 'static> Connection for Stream<T> {
 
     fn set_write_timeout(&mut self, timeout: Option<Duration>) -> io::Result<()> {
         self.write_timeout = not_zero(timeout)?;
-        // As above.
-        if current().is_some() {
-            Ok(())
-        } else {
-            self.socket().set_write_timeout(timeout)
-        }
+        Ok(())
     }
 
     fn shutdown(&mut self, how: Shutdown) -> io::Result<()> {
@@ -506,15 +525,24 @@ impl<T> fmt::Debug for Stream<T> {
 
 impl Write for Writer {
     fn write(&mut self, buf: &[u8]) -> io::Result<usize> {
-        let deadline = Instant::now() + WRITER_TIMEOUT;
+        let deadline = || Instant::now() + WRITER_TIMEOUT;
         let flags = SendFlags::NOSIGNAL | SendFlags::DONTWAIT;
+        let (mut end, mut unsent) = (deadline(), None);
         loop {
             match send(&self.0.socket, buf, flags) {
-                Err(rustix::io::Errno::INTR) => {}
+                Err(Errno::INTR) => {}
                 // The descriptor may wait in another worker's epoll instance already, so a writer
                 // looks now and then.
-                Err(rustix::io::Errno::AGAIN) if Instant::now() < deadline => pause(WRITER_RETRY),
-                Err(rustix::io::Errno::AGAIN) => return Err(io::ErrorKind::TimedOut.into()),
+                Err(Errno::AGAIN) if Instant::now() < end => {
+                    let left = self.0.unsent();
+                    // The kernel has room only once the peer has taken much: it reads all the same.
+                    if unsent.is_some() && left < unsent {
+                        end = deadline();
+                    }
+                    unsent = left;
+                    pause(WRITER_RETRY);
+                }
+                Err(Errno::AGAIN) => return Err(io::ErrorKind::TimedOut.into()),
                 sent => return Ok(sent?),
             }
         }
@@ -553,6 +581,10 @@ impl Cut for Connected {
     fn has_input(&self) -> bool {
         let flags = RecvFlags::PEEK | RecvFlags::DONTWAIT;
         recv(&self.socket, &mut [0], flags).is_ok_and(|(count, _)| count > 0)
+    }
+
+    fn unsent(&self) -> Option<u64> {
+        sockopt::unsent(self.socket.as_fd()).ok()
     }
 
     fn socket(&self) -> Option<RawFd> {

@@ -1,0 +1,104 @@
+//! A write deadline is about progress: a client that reads slowly gets all of a long reply, under
+//! every model, though the whole reply takes longer than the deadline, and each wait for room too.
+
+mod support;
+
+use std::io::Read;
+use std::process::ExitCode;
+use std::thread;
+use std::time::Duration;
+
+use libtest_mimic::{Arguments, Trial};
+use socket2::SockRef;
+use support::models::NAMES;
+use support::{DEADLINE, ServerProcess, Target, is_available};
+
+#[path = "support/server.rs"]
+mod server;
+
+/// The write timeout in milliseconds.
+const WRITE: &str = "write_ms=2000";
+
+/// The reply is written in one piece. It is more than the buffers of both ends can have.
+const REPLY: usize = 16 << 20;
+
+/// How often a client reads before it reads all the rest, and how long it waits between.
+const SIPS: usize = 25;
+const PAUSE: Duration = Duration::from_millis(200);
+
+fn main() -> ExitCode {
+    let args: Vec<String> = std::env::args().skip(1).collect();
+    if args.first().is_some_and(|arg| arg == "--server") {
+        return server::main(&args[1..]);
+    }
+    let trials = ["tcp", "unix"].map(|transport| {
+        Trial::test(transport, move || {
+            let models = NAMES.into_iter().filter(|model| is_available(model));
+            // They wait for most of the time: all at once.
+            let clients: Vec<_> = models
+                .map(|model| (model, thread::spawn(move || sip(transport, model))))
+                .collect();
+            // All are waited for, so that each has ended its server.
+            let taken = clients
+                .into_iter()
+                .map(|(model, client)| (model, client.join().unwrap_or(0)));
+            let taken: Vec<_> = taken.collect();
+            let cut: Vec<_> = taken.iter().filter(|(_, taken)| *taken != REPLY).collect();
+            if cut.is_empty() {
+                Ok(())
+            } else {
+                Err(format!("of {REPLY} bytes: {cut:?}").into())
+            }
+        })
+    });
+    libtest_mimic::run(&Arguments::from_args(), trials.into()).exit_code()
+}
+
+/// Reads a reply slowly at first, and returns how long it was.
+fn sip(transport: &str, model: &str) -> usize {
+    let mut server = ServerProcess::start(transport, model, &[WRITE]);
+    let (mut client, sip) = connect(server.target());
+    std::io::Write::write_all(&mut client, format!("big {REPLY}\n").as_bytes()).expect("send");
+    let mut taken = 0;
+    let mut buffer = vec![0; sip];
+    for _ in 0..SIPS {
+        // Nothing is waited for: the client is slow.
+        thread::park_timeout(PAUSE);
+        if client.read_exact(&mut buffer).is_err() {
+            return taken;
+        }
+        taken += sip;
+    }
+    let rest = std::io::copy(&mut client, &mut std::io::sink());
+    taken += rest.map_or(0, |rest| rest as usize);
+    server.target().ask("shutdown");
+    server.wait_for("ended ");
+    taken
+}
+
+/// A client, and how much it reads at once: the sender sees each time that something was taken, but
+/// has room for more only after several.
+fn connect(target: &Target) -> (socket2::Socket, usize) {
+    let (domain, address, sip) = match target {
+        Target::Tcp(addr) => (
+            socket2::Domain::for_address(*addr),
+            socket2::SockAddr::from(*addr),
+            64 * 1024,
+        ),
+        Target::Unix(path) => (
+            socket2::Domain::UNIX,
+            socket2::SockAddr::unix(path).expect("a short path"),
+            8 * 1024,
+        ),
+        other => panic!("not a stream: {other:?}"),
+    };
+    let client = socket2::Socket::new(domain, socket2::Type::STREAM, None).expect("a socket");
+    // A small window is opened each time that it was read empty.
+    let small = SockRef::from(&client).set_recv_buffer_size(64 * 1024);
+    small.expect("set the buffer's size");
+    client.connect(&address).expect("connect");
+    client
+        .set_read_timeout(Some(DEADLINE))
+        .expect("set a deadline");
+    (client, sip)
+}
