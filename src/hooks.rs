@@ -114,6 +114,8 @@ pub enum Step {
     ServiceActions,
     /// Keeping the worker processes alive: one has died, or could not be forked.
     Worker,
+    /// Waiting in a worker of the model `Coroutines`: epoll_wait(2), io_uring_enter(2).
+    Driver,
     /// Opening the descriptor by which the end of a child process is seen: pidfd_open(2). The child
     /// serves meanwhile.
     Watch,
@@ -129,6 +131,8 @@ pub enum Reaction {
     Retry(Duration),
     /// This listener is broken and will not be used again; the others go on.
     Abandon,
+    /// The server stops, and serving fails with the error.
+    Fail,
 }
 
 /// A failure of the acceptor, which goes on.
@@ -189,6 +193,7 @@ impl fmt::Display for AcceptError {
             Step::Dispatch => f.write_str("start a thread or a process for a request")?,
             Step::ServiceActions => f.write_str("service actions")?,
             Step::Worker => f.write_str("worker process")?,
+            Step::Driver => f.write_str("wait in a worker of coroutines")?,
             Step::Watch => f.write_str("watch a child process (pidfd_open)")?,
         }
         if let Some(url) = listener {
@@ -199,6 +204,7 @@ impl fmt::Display for AcceptError {
             Reaction::Continue => {}
             Reaction::Retry(delay) => write!(f, "; trying again within {} ms", delay.as_millis())?,
             Reaction::Abandon => f.write_str("; this listener is given up")?,
+            Reaction::Fail => f.write_str("; the server stops")?,
         }
         if *unreported > 0 {
             write!(f, " ({unreported} more since the last report)")?;

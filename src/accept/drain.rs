@@ -103,7 +103,7 @@ impl<T: Transport, M: Take> Acceptor<'_, T, M> {
         let mut grace = None;
         loop {
             self.dispatch();
-            self.tend_children();
+            self.tend_model();
             if self.is_drained() {
                 break;
             }

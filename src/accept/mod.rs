@@ -249,7 +249,7 @@ impl<'a, T: Transport, M: Take> Acceptor<'a, T, M> {
     fn turn(&mut self, deadline: Option<Instant>) -> bool {
         self.dispatch();
         self.tend_parked();
-        self.tend_children();
+        self.tend_model();
         let mut ready = self.wait(deadline);
         // None of several busy listeners is always the first to find room.
         let count = ready.len().max(1);
@@ -383,12 +383,12 @@ impl<'a, T: Transport, M: Take> Acceptor<'a, T, M> {
         ready
     }
 
-    /// Looks after children that cannot be watched.
-    fn tend_children(&mut self) {
-        if let Err(err) = self.model.tend() {
+    /// Has the model look after what is short.
+    fn tend_model(&mut self) {
+        if let Err((step, err)) = self.model.tend() {
             let delay = self.model.tends_in(Instant::now());
-            let reaction = Reaction::Retry(delay.unwrap_or_default());
-            self.report(Step::Watch, reaction, err, None);
+            let reaction = Reaction::Retry(delay.unwrap_or(Duration::from_secs(1)));
+            self.report(step, reaction, err, None);
         }
     }
 

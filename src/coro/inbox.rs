@@ -36,6 +36,8 @@ struct Mail {
     messages: Vec<Message>,
     /// The worker has found nothing and waits: who sends next wakes it.
     sleeping: bool,
+    /// Its driver has failed: what is sent is dropped.
+    failed: bool,
 }
 
 /// Wakes the worker that waits, from another thread.
@@ -72,6 +74,11 @@ impl<W: Wake> Inbox<W> {
         }
         let sleeping = {
             let mut mail = self.mail();
+            if mail.failed {
+                // What it holds is dropped when the lock is free.
+                drop(mail);
+                return;
+            }
             mail.messages.push(message);
             take(&mut mail.sleeping)
         };
@@ -92,6 +99,21 @@ impl<W: Wake> Inbox<W> {
         let mut mail = self.mail();
         mail.sleeping = mail.messages.is_empty();
         mail.sleeping
+    }
+
+    /// Drops what was sent, and what will be: the worker has ended.
+    pub(crate) fn fail(&self) {
+        let dropped = {
+            let mut mail = self.mail();
+            mail.failed = true;
+            take(&mut mail.messages)
+        };
+        // No code of others runs under the lock.
+        drop(dropped);
+    }
+
+    pub(crate) fn has_failed(&self) -> bool {
+        self.mail().failed
     }
 
     pub(crate) fn load(&self) -> usize {

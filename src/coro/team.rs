@@ -1,7 +1,9 @@
 //! What the workers of one runtime share.
 
+use std::fmt;
 use std::io;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicI32, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use crate::coro::driver;
@@ -15,7 +17,6 @@ use crate::threads::{Limits, Threads};
 const HELPERS: usize = 64;
 
 /// The workers of one runtime, as seen from other threads.
-#[derive(Debug)]
 pub(crate) struct Team {
     /// One for each worker.
     pub(crate) inboxes: Vec<Inbox>,
@@ -27,6 +28,17 @@ pub(crate) struct Team {
     /// How many coroutines there can be, if that is known.
     capacity: Option<usize>,
     pub(crate) driver: driver::Kind,
+    shortage: Shortage,
+    /// Called when a shortage has begun, was found to go on, or has ended.
+    on_shortage: Box<dyn Fn() + Send + Sync>,
+}
+
+/// Workers that have no memory for the stack of another coroutine.
+#[derive(Debug, Default)]
+struct Shortage {
+    workers: AtomicUsize,
+    /// What the last attempt has failed with, until it is asked for; zero after that.
+    errno: AtomicI32,
 }
 
 impl Team {
@@ -35,6 +47,7 @@ impl Team {
         stack_size: usize,
         gauge: Option<StackGauge>,
         driver: driver::Kind,
+        on_shortage: impl Fn() + Send + Sync + 'static,
     ) -> io::Result<Arc<Self>> {
         let inboxes = (0..workers)
             .map(|_| Inbox::new())
@@ -55,6 +68,8 @@ impl Team {
             gauge,
             capacity: stack::capacity(),
             driver,
+            shortage: Shortage::default(),
+            on_shortage: Box::new(on_shortage),
         }))
     }
 
@@ -62,7 +77,8 @@ impl Team {
     /// calls it.
     pub(crate) fn start(&self, start: Start, label: u64) {
         let inboxes = self.inboxes.iter().enumerate();
-        let Some((place, inbox)) = inboxes.min_by_key(|(_, inbox)| inbox.load()) else {
+        let live = inboxes.filter(|(_, inbox)| !inbox.has_failed());
+        let Some((place, inbox)) = live.min_by_key(|(_, inbox)| inbox.load()) else {
             return;
         };
         let here = match current() {
@@ -84,10 +100,35 @@ impl Team {
 
     /// How many more coroutines there can be.
     pub(crate) fn room(&self) -> usize {
+        if self.shortage.workers.load(Ordering::SeqCst) > 0 {
+            return 0;
+        }
         self.capacity.map_or(usize::MAX, |capacity| {
             let load: usize = self.inboxes.iter().map(Inbox::load).sum();
             capacity.saturating_sub(load)
         })
+    }
+
+    /// Notes that a worker found no memory for a stack; `first` where it had some before.
+    pub(crate) fn is_short(&self, err: &io::Error, first: bool) {
+        let errno = err.raw_os_error().unwrap_or(libc::ENOMEM);
+        self.shortage.errno.store(errno, Ordering::Relaxed);
+        if first {
+            self.shortage.workers.fetch_add(1, Ordering::SeqCst);
+        }
+        (self.on_shortage)();
+    }
+
+    /// Notes that a worker that was short of memory has found some.
+    pub(crate) fn is_short_no_more(&self) {
+        self.shortage.workers.fetch_sub(1, Ordering::SeqCst);
+        (self.on_shortage)();
+    }
+
+    /// Why there was no memory for a stack, if one has failed since this was asked last.
+    pub(crate) fn take_shortage(&self) -> Option<io::Error> {
+        let errno = self.shortage.errno.swap(0, Ordering::Relaxed);
+        (errno != 0).then(|| io::Error::from_raw_os_error(errno))
     }
 
     /// Ends what is left: parking fails from now on.
@@ -102,5 +143,15 @@ impl Team {
         self.inboxes
             .iter()
             .for_each(|inbox| inbox.send(Message::Close));
+    }
+}
+
+impl fmt::Debug for Team {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Team")
+            .field("inboxes", &self.inboxes)
+            .field("driver", &self.driver)
+            .field("shortage", &self.shortage)
+            .finish_non_exhaustive()
     }
 }

@@ -65,13 +65,13 @@ fn run(stack_size: usize, starts: impl Iterator<Item = Start>, quiet: fn()) {
 
 /// As [`run`], over any driver.
 fn run_with(driver: Box<dyn Drive>, stack_size: usize, starts: impl Iterator<Item = Start>) {
-    let team = Team::new(1, stack_size, None, Kind::Epoll).unwrap();
+    let team = Team::new(1, stack_size, None, Kind::Epoll, || {}).unwrap();
     let worker = Worker::with_driver(Arc::clone(&team), 0, driver);
     for (label, start) in (1..).zip(starts) {
         team.start(start, label);
     }
     team.inboxes[0].send(Message::Close);
-    worker.run().unwrap();
+    assert!(worker.run().is_ok());
     // What a worker leaves would be memory that is lost.
     assert_eq!(Rc::strong_count(&worker), 1);
 }
@@ -202,7 +202,7 @@ impl Drive for Late {
 
 /// Receives over such a kernel, which ends with `result`; `disturb` comes meanwhile.
 fn receive_late(result: i32, deadline: Duration, disturb: Option<Message>) -> io::Result<usize> {
-    let team = Team::new(1, 64 * 1024, None, Kind::Epoll).unwrap();
+    let team = Team::new(1, 64 * 1024, None, Kind::Epoll, || {}).unwrap();
     let lent = Arc::new(AtomicBool::new(false));
     let driver = Box::new(Late {
         result,
@@ -230,7 +230,7 @@ fn receive_late(result: i32, deadline: Duration, disturb: Option<Message>) -> io
     };
     team.start(Box::new(start), 1);
     team.inboxes[0].send(Message::Close);
-    worker.run().unwrap();
+    assert!(worker.run().is_ok());
     received.lock().unwrap().take().unwrap()
 }
 
@@ -310,4 +310,40 @@ fn what_it_costs_to_switch_and_to_start() {
         });
         run(64 * 1024, [starter].into_iter(), || {});
     });
+}
+
+/// A driver that fails.
+struct Broken;
+
+impl Drive for Broken {
+    fn watch(&mut self, _: BorrowedFd<'_>, _: u64, _: Directions, _: Directions) -> io::Result<()> {
+        Ok(())
+    }
+
+    fn wait(&mut self, _: Option<Duration>, _: &mut dyn FnMut(Event)) -> io::Result<()> {
+        Err(io::Error::other("broken"))
+    }
+}
+
+#[test]
+fn a_worker_whose_driver_fails_names_what_it_leaves_behind() {
+    let team = Team::new(2, 64 * 1024, None, Kind::Epoll, || {}).unwrap();
+    let worker = Worker::with_driver(Arc::clone(&team), 0, Box::new(Broken));
+    let wait: Start = Box::new(|| {
+        let _ = wait_any(&current().unwrap(), &[], Interest::Read, None);
+    });
+    team.inboxes[0].send(Message::Start(wait, 7));
+    let failed = worker.run().err().unwrap();
+    assert_eq!(
+        (failed.error.to_string(), failed.labels),
+        ("broken".to_owned(), vec![7])
+    );
+    // What is sent to it is dropped, and what is started goes to the other one.
+    let dropped = Arc::new(());
+    let held = Arc::clone(&dropped);
+    team.inboxes[0].send(Message::Start(Box::new(move || drop(held)), 8));
+    assert_eq!(Arc::strong_count(&dropped), 1);
+    let load = team.inboxes[1].load();
+    team.start(Box::new(|| {}), 9);
+    assert_eq!(team.inboxes[1].load(), load + 1);
 }

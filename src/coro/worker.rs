@@ -26,8 +26,10 @@ use crate::coro::timers::Timers;
 /// How many reads and writes a coroutine may do before the others get their turn.
 const BUDGET: u32 = 128;
 
-/// How long a worker waits before it tries again to get memory for a stack.
-const STACK_PAUSE: Duration = Duration::from_millis(10);
+/// How long a worker waits before it tries again to get memory for a stack, unless a coroutine ends:
+/// longer each time.
+const STACK_PAUSE_MIN: Duration = Duration::from_millis(10);
+const STACK_PAUSE_MAX: Duration = Duration::from_secs(1);
 
 /// Names a coroutine of a worker. An old name never fits a new coroutine.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -101,10 +103,26 @@ pub(crate) struct Worker {
     team: Arc<Team>,
     /// What waits for a stack.
     starts: RefCell<VecDeque<(Start, u64)>>,
+    shortage: Cell<Option<Shortage>>,
     next_generation: Cell<u64>,
     next_source: Cell<u32>,
     cancelled: Cell<bool>,
     closed: Cell<bool>,
+}
+
+/// There was no memory for a stack.
+#[derive(Clone, Copy)]
+struct Shortage {
+    pause: Duration,
+    /// When it is tried again.
+    until: Instant,
+}
+
+/// A worker whose driver has failed.
+pub(crate) struct Failed {
+    pub(crate) error: io::Error,
+    /// The labels of its coroutines, which will never go on.
+    pub(crate) labels: Vec<u64>,
 }
 
 thread_local! {
@@ -121,10 +139,18 @@ pub(crate) fn current() -> Option<Current> {
 }
 
 impl Worker {
-    /// A worker with the driver of its team, on the thread that will run it.
+    /// A worker with the driver of its team and memory for a first coroutine, on the thread that will
+    /// run it.
+    ///
+    /// # Errors
+    ///
+    /// What could not be had.
     pub(crate) fn new(team: Arc<Team>, place: usize) -> io::Result<Rc<Self>> {
         let driver = driver::open(team.driver, &team.inboxes[place].waker)?;
-        Ok(Self::with_driver(team, place, driver))
+        let worker = Self::with_driver(team, place, driver);
+        // It goes back to the pool, and stays there.
+        drop(worker.stacks.take()?);
+        Ok(worker)
     }
 
     pub(crate) fn with_driver(team: Arc<Team>, place: usize, driver: Box<dyn Drive>) -> Rc<Self> {
@@ -142,6 +168,7 @@ impl Worker {
             stacks: StackPool::new(team.stack_size, team.gauge.clone()),
             team,
             starts: RefCell::default(),
+            shortage: Cell::new(None),
             next_generation: Cell::new(0),
             next_source: Cell::new(0),
             cancelled: Cell::new(false),
@@ -171,7 +198,7 @@ impl Worker {
     }
 
     /// Runs coroutines until the inbox is closed and the last one has ended.
-    pub(crate) fn run(self: &Rc<Self>) -> io::Result<()> {
+    pub(crate) fn run(self: &Rc<Self>) -> Result<(), Failed> {
         loop {
             self.receive();
             self.start_waiting();
@@ -190,10 +217,14 @@ impl Worker {
             {
                 return Ok(());
             }
-            if let Err(err) = self.wait() {
+            if let Err(error) = self.wait() {
+                self.inbox().fail();
+                self.starts.take();
+                let tasks = self.tasks.take();
+                let labels = tasks.iter().map(|(_, task)| task.running.label).collect();
                 // The driver may still write into buffers on these stacks.
-                std::mem::forget(self.tasks.take());
-                return Err(err);
+                std::mem::forget(tasks);
+                return Err(Failed { error, labels });
             }
         }
     }
@@ -241,14 +272,40 @@ impl Worker {
             if self.starts.borrow().is_empty() {
                 return;
             }
-            // Without memory for another one they wait; a coroutine that ends leaves its stack.
-            let Ok(stack) = self.stacks.take() else {
+            let shortage = self.shortage.get();
+            if shortage.is_some_and(|shortage| Instant::now() < shortage.until) {
                 return;
+            }
+            // Without memory for another one they wait.
+            let stack = match self.stacks.take() {
+                Ok(stack) => stack,
+                Err(err) => return self.fall_short(shortage, &err),
             };
+            if self.shortage.take().is_some() {
+                self.team.is_short_no_more();
+            }
             let Some((start, label)) = self.starts.borrow_mut().pop_front() else {
                 return;
             };
             self.start(stack, start, label);
+        }
+    }
+
+    /// Waits for memory, longer than `before`.
+    fn fall_short(&self, before: Option<Shortage>, err: &io::Error) {
+        let pause = before.map_or(STACK_PAUSE_MIN, |before| {
+            (before.pause * 2).min(STACK_PAUSE_MAX)
+        });
+        let until = Instant::now() + pause;
+        self.shortage.set(Some(Shortage { pause, until }));
+        self.team.is_short(err, before.is_none());
+    }
+
+    /// Tries again at once to get memory: a coroutine has left its stack.
+    fn hurry(&self) {
+        if let Some(shortage) = self.shortage.get() {
+            let until = Instant::now();
+            self.shortage.set(Some(Shortage { until, ..shortage }));
         }
     }
 
@@ -313,6 +370,7 @@ impl Worker {
             CoroutineResult::Return(()) => {
                 let ended = self.tasks.borrow_mut().remove(id.index);
                 drop((ended, body));
+                self.hurry();
                 self.inbox().ended_one();
             }
         }
@@ -338,16 +396,16 @@ impl Worker {
         if ready && self.runs.get() < RUNS_MAX {
             return Ok(());
         }
-        let starved = !self.starts.borrow().is_empty();
+        let starved = self.shortage.get();
         let timeout = if ready || !self.later.borrow().is_empty() {
             Some(Duration::ZERO)
         } else {
             let first = self.timers.borrow().first();
-            let timer = first.map(|at| at.saturating_duration_since(Instant::now()));
-            timer
+            let first = first
                 .into_iter()
-                .chain(starved.then_some(STACK_PAUSE))
-                .min()
+                .chain(starved.map(|starved| starved.until));
+            let first = first.min();
+            first.map(|at| at.saturating_duration_since(Instant::now()))
         };
         let may_block = timeout != Some(Duration::ZERO);
         if may_block {

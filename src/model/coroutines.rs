@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::io;
+use std::sync::mpsc::channel;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 
@@ -12,19 +13,21 @@ use crate::coro::stack::{self, StackGauge};
 use crate::coro::team::Team;
 use crate::coro::uring;
 use crate::coro::watchdog::Watchdog;
-use crate::coro::worker::Worker;
+use crate::coro::worker::{Failed, Worker};
 use crate::error::{Error, Tried};
-use crate::hooks::Stall;
+use crate::hooks::{AcceptError, Reaction, Stall, Step};
 use crate::model::outbox::Outbox;
-use crate::model::{Model, Run, Serving, Take};
+use crate::model::{Model, Run, Serving, Take, on_room};
 use crate::server::Report;
 use crate::service::Service;
+use crate::state::table::CutReason;
 use crate::transport::{Request, Transport};
 
 /// Serves each request in a coroutine: the handler blocks as in any model, but what blocks is not a
 /// thread.
 ///
-/// There is a worker thread for each processor. A coroutine runs on one of them for its whole life;
+/// There is a worker thread for each processor; serving fails if one of them cannot start, or fails
+/// later. A coroutine runs on one of them for its whole life;
 /// where a read, a write or [`sleep`](crate::sleep) would block, the worker runs another one.
 /// Requests go to the worker that has the fewest. The calling thread is the first worker, and
 /// accepts.
@@ -233,21 +236,22 @@ impl Run for Coroutines {
     fn serve<T: Transport>(self, mut serving: Serving<T>) -> Result<Report, Error> {
         let start = || "start the coroutines model".to_owned();
         let driver = self.driver.kind()?;
-        let team = Team::new(self.workers, self.stack_size, self.gauge, driver).tried(start)?;
+        let service = Arc::clone(&serving.service);
+        let on_shortage = on_room(&service.shared);
+        let team = Team::new(
+            self.workers,
+            self.stack_size,
+            self.gauge,
+            driver,
+            on_shortage,
+        );
+        let team = team.tried(start)?;
         let first = Worker::new(Arc::clone(&team), 0).tried(start)?;
-        let watchdog = watch(&team, &serving.service).tried(start)?;
-        let mut threads = Vec::new();
-        for place in 1..self.workers {
-            let mate = Arc::clone(&team);
-            let thread = thread::Builder::new().name("socketserver-coro".to_owned());
-            match thread.spawn(move || Worker::new(mate, place)?.run()) {
-                Ok(thread) => threads.push(thread),
-                Err(err) => {
-                    close(&team, threads);
-                    return Err(err).tried(start);
-                }
-            }
-        }
+        let watchdog = watch(&team, &service).tried(start)?;
+        let workers = Workers::start(&team, &service).tried(start);
+        let workers = workers.map_err(|err| {
+            err.with_remedy("use fewer workers, or raise the limits on descriptors and memory")
+        })?;
         let result = Arc::new(Mutex::new(None));
         let accept = {
             let (team, result) = (Arc::clone(&team), Arc::clone(&result));
@@ -261,10 +265,15 @@ impl Run for Coroutines {
             }
         };
         team.inboxes[0].send(Message::Start(Box::new(accept), NOBODY));
-        let ran = first.run();
-        close(&team, threads);
+        if let Err(failed) = first.run() {
+            workers.failure.note(failed, &service);
+            // The accept loop was one of its coroutines: nobody keeps the drain deadline.
+            service.shared.cut_all();
+            team.cancel();
+        }
+        let ran = workers.join();
         drop(watchdog);
-        ran.tried(|| "wait in a worker".to_owned())?;
+        ran?;
         let report = result.lock().unwrap_or_else(PoisonError::into_inner).take();
         report.unwrap_or_else(|| {
             Err(Error::new(
@@ -272,6 +281,108 @@ impl Run for Coroutines {
                 io::Error::other("the accept loop panicked"),
             ))
         })
+    }
+}
+
+/// The threads of all workers but the first.
+struct Workers {
+    team: Arc<Team>,
+    threads: Vec<thread::JoinHandle<()>>,
+    failure: Arc<Failure>,
+}
+
+impl Workers {
+    /// Starts them, and waits until each has what it needs.
+    fn start<R: Request>(team: &Arc<Team>, service: &Arc<Service<R>>) -> io::Result<Self> {
+        let mut workers = Self {
+            team: Arc::clone(team),
+            threads: Vec::new(),
+            failure: Arc::default(),
+        };
+        let (tell, told) = channel();
+        for place in 1..team.inboxes.len() {
+            let (team, service) = (Arc::clone(team), Arc::clone(service));
+            let (tell, failure) = (tell.clone(), Arc::clone(&workers.failure));
+            let run = move || {
+                let worker = match Worker::new(team, place) {
+                    Ok(worker) => worker,
+                    Err(err) => return drop(tell.send(Err((place, err)))),
+                };
+                // The other end waits for as many.
+                drop(tell.send(Ok(())));
+                if let Err(failed) = worker.run() {
+                    failure.note(failed, &service);
+                }
+            };
+            let thread = thread::Builder::new().name("socketserver-coro".to_owned());
+            let thread = thread.spawn(run);
+            workers.threads.push(thread.map_err(|err| at(place, &err))?);
+        }
+        drop(tell);
+        for _ in &workers.threads {
+            let told = told.recv();
+            let started = told.unwrap_or_else(|_| Err((0, io::Error::other("a worker panicked"))));
+            started.map_err(|(place, err)| at(place, &err))?;
+        }
+        Ok(workers)
+    }
+
+    /// Ends the workers, joins their threads, and says whether one of them has failed.
+    fn join(mut self) -> Result<(), Error> {
+        self.end();
+        let failed = self.failure.0.lock();
+        let failed = failed.unwrap_or_else(PoisonError::into_inner).take();
+        failed
+            .map_or(Ok(()), Err)
+            .tried(|| "wait in a worker".to_owned())
+    }
+
+    fn end(&mut self) {
+        self.team.close();
+        for thread in self.threads.drain(..) {
+            // It cannot panic but for a bug, which the panic hook has told.
+            let _ = thread.join();
+        }
+    }
+}
+
+impl Drop for Workers {
+    /// What was started before one failed to start.
+    fn drop(&mut self) {
+        self.end();
+    }
+}
+
+/// Adds which worker it was.
+fn at(place: usize, err: &io::Error) -> io::Error {
+    io::Error::new(err.kind(), format!("worker {place}: {err}"))
+}
+
+/// Why a worker has ended before its time; the first one.
+#[derive(Debug, Default)]
+struct Failure(Mutex<Option<io::Error>>);
+
+impl Failure {
+    /// Fails the server: its other workers drain, and the clients of this one learn at once that
+    /// nobody serves them.
+    fn note<R: Request>(&self, failed: Failed, service: &Service<R>) {
+        let Failed { error, labels } = failed;
+        let shared = &service.shared;
+        shared.fail();
+        for label in labels {
+            shared.cut_for(label, CutReason::Worker);
+        }
+        service.hooks.report(&AcceptError {
+            listener: None,
+            step: Step::Driver,
+            reaction: Reaction::Fail,
+            error: io::Error::new(error.kind(), error.to_string()),
+            unreported: 0,
+        });
+        let mut first = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        first.get_or_insert(error);
+        drop(first);
+        shared.stop(shared.drain_timeout());
     }
 }
 
@@ -293,15 +404,6 @@ fn watch<R: Request>(team: &Arc<Team>, service: &Arc<Service<R>>) -> io::Result<
         });
     };
     Watchdog::start(&team.kennel, report).map(Some)
-}
-
-/// Ends the workers and joins their threads.
-fn close(team: &Team, threads: Vec<thread::JoinHandle<io::Result<()>>>) {
-    team.close();
-    for thread in threads {
-        // What a worker could not wait with has ended its coroutines, and they are counted as cut.
-        let _ = thread.join();
-    }
 }
 
 /// Sends each request to the worker that has the fewest.
@@ -331,6 +433,14 @@ impl Take for Spread {
         // By the time that they are served more may have come, and need not be waited for.
         self.0.hand_over();
         Ok(())
+    }
+
+    fn tend(&mut self) -> Result<(), (Step, io::Error)> {
+        let shortage = self.0.take_shortage();
+        shortage.map_or(Ok(()), |err| {
+            let what = format!("no memory for the stack of a coroutine: {err}");
+            Err((Step::Dispatch, io::Error::new(err.kind(), what)))
+        })
     }
 
     fn cut(&mut self) {

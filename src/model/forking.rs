@@ -12,7 +12,7 @@ use rustix::process::{Pid, getpid};
 use crate::accept::Batch;
 use crate::address::Address;
 use crate::handler::HandlerError;
-use crate::hooks::Failure;
+use crate::hooks::{Failure, Step};
 use crate::model::watching::Watching;
 use crate::model::{Dispatch, Model, Serving, Take};
 use crate::parking::{Parked, Parking};
@@ -188,7 +188,7 @@ impl Take for Forking {
         }
     }
 
-    fn tend(&mut self) -> io::Result<()> {
+    fn tend(&mut self) -> Result<(), (Step, io::Error)> {
         let is_unwatched = |serves: &Serves| serves.child.pidfd().is_none();
         if !self.children.iter().any(is_unwatched) {
             return Ok(());
@@ -199,7 +199,8 @@ impl Take for Forking {
             }
         }
         let children = self.children.iter_mut().map(|serves| &mut serves.child);
-        self.watching.retry(children, Instant::now())
+        let watched = self.watching.retry(children, Instant::now());
+        watched.map_err(|err| (Step::Watch, err))
     }
 
     fn tends_in(&self, now: Instant) -> Option<Duration> {

@@ -25,6 +25,7 @@ use rustix::event::PollFd;
 
 use crate::accept::{Acceptor, Batch};
 use crate::error::Error;
+use crate::hooks::Step;
 use crate::server::Report;
 use crate::service::Service;
 use crate::state::Shared;
@@ -95,12 +96,13 @@ pub(crate) trait Take {
         let _ = ready;
     }
 
-    /// Looks after children that cannot be watched, at each turn of the accept loop.
+    /// Looks after what is short, at each turn of the accept loop: children that cannot be watched,
+    /// memory for coroutines.
     ///
     /// # Errors
     ///
-    /// Why one cannot be watched yet. It is tried again after [`tends_in`](Self::tends_in).
-    fn tend(&mut self) -> io::Result<()> {
+    /// What has failed once more, and why. It is tried again after [`tends_in`](Self::tends_in).
+    fn tend(&mut self) -> Result<(), (Step, io::Error)> {
         Ok(())
     }
 

@@ -61,9 +61,11 @@ pub enum CutReason {
     Shed,
     /// It was cut through the handle.
     Asked,
+    /// The worker that served it has failed.
+    Worker,
 }
 
-const REASONS: [CutReason; 10] = [
+const REASONS: [CutReason; 11] = [
     CutReason::Drain,
     CutReason::FirstByte,
     CutReason::Handshake,
@@ -74,6 +76,7 @@ const REASONS: [CutReason; 10] = [
     CutReason::MinRate,
     CutReason::Shed,
     CutReason::Asked,
+    CutReason::Worker,
 ];
 
 impl CutReason {
@@ -90,6 +93,7 @@ impl CutReason {
             Self::MinRate => "input came more slowly than the minimum rate",
             Self::Shed => "the server is full, and this connection was idle for longest",
             Self::Asked => "the connection was cut through the server's handle",
+            Self::Worker => "the worker that served this connection has failed",
         }
     }
 }

@@ -370,3 +370,28 @@ pub(crate) fn unique_name() -> String {
 fn abstract_address(name: &str) -> SockAddr {
     SockAddr::unix(name.replacen('@', "\0", 1)).expect("a short name")
 }
+
+impl Client {
+    /// Connects over TCP; `None` where nobody listens any more.
+    pub(crate) fn try_connect(url: &str) -> Option<Self> {
+        let addr: SocketAddr = url.strip_prefix("tcp://")?.parse().expect(url);
+        let socket = Socket::new(Domain::for_address(addr), Type::STREAM, None).expect("a socket");
+        socket.connect_timeout(&addr.into(), DEADLINE).ok()?;
+        socket.set_read_timeout(Some(DEADLINE)).expect("a deadline");
+        Some(Self {
+            socket,
+            is_stream: true,
+        })
+    }
+
+    /// Asks an echo server once, and hears the answer, or the end of the connection.
+    #[track_caller]
+    pub(crate) fn talk_once_or_end(mut self) {
+        if self.socket.write_all(b"x").is_ok() {
+            match self.read(&mut [0]) {
+                Ok(_) => {}
+                Err(err) => assert_eq!(err.kind(), ErrorKind::ConnectionReset, "{err}"),
+            }
+        }
+    }
+}

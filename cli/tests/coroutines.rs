@@ -1,0 +1,93 @@
+//! Workers of coroutines that cannot start, that fail later, or that are short of memory: nobody is
+//! accepted for the dead.
+
+#[allow(dead_code, reason = "what only other servers need is not used here")]
+mod support;
+
+use std::process::Command;
+
+use rustix::process::Signal;
+use socketserver::Driver;
+
+use support::{Client, Process, command_after, command_under};
+
+const URL: &[&str] = &["tcp://127.0.0.1:0"];
+
+#[test]
+fn a_worker_that_cannot_start_fails_the_server() {
+    // Each worker has a wake-up event, and a driver that the last ones do not get.
+    let words = "serve echo --model coroutines --driver epoll --workers 60";
+    let exit = Process::start(command_after("ulimit -n 110", words, URL)).exit();
+    let said = exit.stderr.join("\n");
+    assert_eq!(exit.code, Some(1), "{said}");
+    let start = "socketserver: start the coroutines model: ";
+    assert!(said.starts_with(start), "{said}");
+    assert!(said.contains("Too many open files"), "{said}");
+    assert!(!said.contains("listening"), "{said}");
+}
+
+/// The wait of each worker fails from some call on; the clients that it has learn of it.
+#[track_caller]
+fn a_worker_that_fails_later_fails_the_server(driver: &str, inject: &str) {
+    let mut strace = Command::new("strace");
+    let inject = format!("inject={inject}");
+    strace.args(["-D", "-f", "-qq", "-o", "/dev/null", "-e", &inject]);
+    let words = format!("serve echo --model coroutines --driver {driver} --workers 2");
+    let mut process = Process::start(command_under(strace, &words, URL));
+    let url = process.next_url();
+    for _ in 0..50 {
+        let Some(client) = Client::try_connect(&url) else {
+            break;
+        };
+        client.talk_once_or_end();
+    }
+    let exit = process.exit();
+    let said = exit.stderr.join("\n");
+    assert_eq!(exit.code, Some(1), "{said}");
+    let first = "socketserver: wait in a worker of coroutines: Invalid argument (os error 22); the server stops";
+    assert!(said.starts_with(first), "{said}");
+    let last = exit.stderr.last().map(String::as_str);
+    let expected = "socketserver: wait in a worker: Invalid argument (os error 22)";
+    assert_eq!(last, Some(expected), "{said}");
+}
+
+#[test]
+fn a_worker_whose_epoll_fails_fails_the_server() {
+    a_worker_that_fails_later_fails_the_server("epoll", "epoll_pwait:error=EINVAL:when=20+");
+}
+
+#[test]
+#[expect(clippy::print_stderr, reason = "nothing is skipped in silence")]
+fn a_worker_whose_io_uring_fails_fails_the_server() {
+    match Driver::Auto.pick() {
+        (_, Some(why)) => eprintln!("ignored: {why}"),
+        _ => {
+            a_worker_that_fails_later_fails_the_server(
+                "uring",
+                "io_uring_enter:error=EINVAL:when=20+",
+            );
+        }
+    }
+}
+
+/// Further clients wait in the backlog, where a server that stops finds them.
+#[test]
+fn a_server_without_memory_for_stacks_accepts_no_more() {
+    let words =
+        "serve echo --model coroutines --driver epoll --workers 2 --first-byte-timeout none";
+    let process = Process::start(command_after("ulimit -v 400000", words, URL));
+    let mut process = process;
+    let url = process.next_url();
+    let mut clients: Vec<_> = (0..4000).map(|_| Client::connect(&url)).collect();
+    let said = process.next_line();
+    let shortage = "no memory for the stack of a coroutine: Cannot allocate memory (os error 12); trying again within";
+    assert!(said.contains(shortage), "{said}");
+    let mut last = clients.pop().expect("there are many");
+    last.send(b"x");
+    // Their stacks are free.
+    drop(clients);
+    assert_eq!(last.receive(1), b"x");
+    drop(last);
+    process.signal(Signal::TERM);
+    assert_eq!(process.exit().code, Some(0));
+}
