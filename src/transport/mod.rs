@@ -12,6 +12,7 @@ pub(crate) mod stream;
 pub(crate) mod tcp;
 pub(crate) mod udp;
 pub(crate) mod unix_datagram;
+pub(crate) mod unix_lock;
 pub(crate) mod unix_path;
 pub(crate) mod unix_stream;
 

@@ -118,19 +118,23 @@ impl UnixOptions<UnixDatagram> {
         self
     }
 
-    /// Binds.
+    /// Binds. Servers that bind the same path at once do it one after the other, as those of
+    /// [`UnixStream`](crate::UnixStream) do.
     ///
     /// # Errors
     ///
-    /// - `AddrInUse`: a live server receives there. A socket file that a dead one left behind is
-    ///   replaced.
+    /// - `AddrInUse`: a live server receives there, or one has bound the path and not begun to listen
+    ///   within a second. A socket file that a dead one left behind is replaced.
     /// - `AlreadyExists`: the path is a file of another kind; it is left alone.
     /// - `InvalidInput`: the path or name is longer than 107 bytes, or the address is
     ///   [`UnixAddress::Unnamed`].
     /// - else what bind(2), chmod(2) or chown(2) says, with the path.
     pub fn bind(&self, addr: impl Into<UnixAddress>) -> Result<UnixDatagram, Error> {
-        let (socket, path) = self.bind_socket(Type::DGRAM, &addr.into())?;
-        UnixDatagram::new(socket, self.max_datagram, path)
-            .tried(|| "set up a bound Unix datagram socket".to_owned())
+        let addr = addr.into();
+        let (socket, path) = self.bind_socket(Type::DGRAM, &addr)?;
+        let mut bound = UnixDatagram::new(socket, self.max_datagram, path)
+            .tried(|| format!("set up the datagram socket {addr}"))?;
+        bound._path.as_mut().map(UnixBinding::unlock);
+        Ok(bound)
     }
 }

@@ -150,10 +150,15 @@ impl UnixConnection {
 impl UnixOptions<UnixStream> {
     /// Binds and listens.
     ///
+    /// Servers that bind the same path at once do it one after the other: each holds an abstract
+    /// socket whose name stands for the directory and the file, which servers of other paths do not
+    /// take. It leaves nothing behind, works where they share a network namespace, and is done
+    /// without where the system forbids abstract names.
+    ///
     /// # Errors
     ///
-    /// - `AddrInUse`: a live server listens there. A socket file that a dead one left behind is
-    ///   replaced.
+    /// - `AddrInUse`: a live server listens there, or one has bound the path and not begun to listen
+    ///   within a second. A socket file that a dead one left behind is replaced.
     /// - `AlreadyExists`: the path is a file of another kind; it is left alone.
     /// - `InvalidInput`: the path or name is longer than 107 bytes, or the address is
     ///   [`UnixAddress::Unnamed`].
@@ -162,15 +167,18 @@ impl UnixOptions<UnixStream> {
         self.bind_only(addr)?.listen()
     }
 
-    /// Binds without listening: clients are refused until [`BoundUnixStream::listen`] is called.
+    /// Binds without listening: clients are refused until [`BoundUnixStream::listen`] is called, and
+    /// so are other servers.
     ///
     /// # Errors
     ///
     /// As [`bind`](Self::bind).
     pub fn bind_only(&self, addr: impl Into<UnixAddress>) -> Result<BoundUnixStream, Error> {
-        let (socket, path) = self.bind_socket(Type::STREAM, &addr.into())?;
+        let addr = addr.into();
+        let (socket, path) = self.bind_socket(Type::STREAM, &addr)?;
         Ok(BoundUnixStream {
             socket,
+            addr,
             path,
             backlog: self.backlog,
         })
@@ -185,9 +193,25 @@ impl UnixOptions<UnixStream> {
 }
 
 /// A Unix stream socket that is bound and does not listen yet.
+///
+/// No other server can bind its path: one that tries fails after a second. A process that is forked
+/// meanwhile has the same socket, and keeps the path from others for as long as it runs.
+///
+/// # Examples
+///
+/// ```
+/// use socketserver::UnixStream;
+///
+/// let path = std::env::temp_dir().join(format!("socketserver-doc-bound-{}", std::process::id()));
+/// let bound = UnixStream::options().bind_only(&path)?;
+/// // Drop privileges, load what has to be loaded; then let clients in.
+/// let listener = bound.listen()?;
+/// # Ok::<(), socketserver::Error>(())
+/// ```
 #[derive(Debug)]
 pub struct BoundUnixStream {
     socket: Socket,
+    addr: UnixAddress,
     path: Option<UnixBinding>,
     backlog: i32,
 }
@@ -197,17 +221,19 @@ impl BoundUnixStream {
     ///
     /// # Errors
     ///
-    /// What listen(2) says.
+    /// What listen(2) says, with the path or name.
     pub fn listen(self) -> Result<UnixStream, Error> {
         let Self {
             socket,
-            path,
+            addr,
+            mut path,
             backlog,
         } = self;
         let listen = || {
             socket.listen(backlog)?;
+            path.as_mut().map(UnixBinding::unlock);
             UnixStream::new(socket, path, true)
         };
-        listen().tried(|| "listen on a bound Unix socket".to_owned())
+        listen().tried(|| format!("listen on {addr}"))
     }
 }
