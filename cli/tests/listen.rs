@@ -251,6 +251,38 @@ fn has_socket(pid: u32, link: &str) -> bool {
         .any(|entry| fs::read_link(entry.path()).is_ok_and(|to| to == Path::new(link)))
 }
 
+// The lock of a path.
+
+/// A worker or a child that had it would keep the path from the next server.
+#[test]
+fn no_process_of_a_server_keeps_the_lock_of_its_path() {
+    let directory = temp();
+    let urls = ["unix", "unixgram"].map(|scheme| {
+        let path = directory.path().join(scheme);
+        format!("{scheme}://{}", path.display())
+    });
+    for model in ["threading", "forking", "prefork --workers 2"] {
+        let server = serve(&format!("echo --model {model}"), &[&urls[0], &urls[1]]);
+        let client = server.accepted_client();
+        let pid = server.process.id();
+        let children = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap();
+        let children = children.split_whitespace().map(|pid| pid.parse().unwrap());
+        let locks = fs::read_to_string("/proc/net/unix").unwrap();
+        for line in locks
+            .lines()
+            .filter(|line| line.contains("@socketserver-path-"))
+        {
+            let inode = line.split_whitespace().nth(6).expect("an inode");
+            let link = format!("socket:[{inode}]");
+            for pid in children.clone().chain([pid]) {
+                assert!(!has_socket(pid, &link), "{model}: process {pid} has {line}");
+            }
+        }
+        drop(client);
+        server.stop();
+    }
+}
+
 // Names that clients choose.
 
 /// A line feed, a line of our own, and an escape sequence that clears the screen.

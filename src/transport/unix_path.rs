@@ -241,21 +241,27 @@ impl Drop for UnixBinding {
         if self.owner != std::process::id() {
             return;
         }
-        // A server that binds the path now may replace the file between the look and the removal.
-        if self.lock.is_none() {
-            self.lock = match PathLock::take(&self.path) {
-                Ok(lock) => Some(lock),
-                // It replaces the file if that is ours: our socket is closed.
-                Err(err) if err.kind() == io::ErrorKind::AddrInUse => return,
-                Err(_) => None,
-            };
+        let ours = || {
+            fs::symlink_metadata(&self.path).is_ok_and(|file| (file.dev(), file.ino()) == self.file)
+        };
+        if !ours() {
+            return;
         }
-        let ours = fs::symlink_metadata(&self.path)
-            .is_ok_and(|file| (file.dev(), file.ino()) == self.file);
-        if ours {
+        // A server that binds the path now may replace the file between the look and the removal.
+        let lock = match self.lock {
+            Some(_) => None,
+            None => match PathLock::take(&self.path) {
+                // It replaces the file, if that is still ours: our socket is closed.
+                Err(err) if err.kind() == io::ErrorKind::AddrInUse => return,
+                // Without a descriptor for the lock, all that can be done is to be quick.
+                taken => taken.ok(),
+            },
+        };
+        if ours() {
             // Nobody is left to tell; a file that stays is replaced by the next bind.
             let _ = fs::remove_file(&self.path);
         }
+        drop(lock);
     }
 }
 

@@ -245,6 +245,8 @@ fn a_stale_file_is_replaced_in_a_directory_that_cannot_be_read() {
         assert!(net::UnixStream::connect(&path).is_ok());
         drop(bound);
         assert!(!path.exists());
+        // So that it can be removed.
+        fs::set_permissions(&unreadable, fs::Permissions::from_mode(0o700)).unwrap();
     });
     other.join().unwrap();
 }
