@@ -1,7 +1,7 @@
 //! Addresses of every family that a request can come from.
 
 use std::ffi::OsStr;
-use std::fmt;
+use std::fmt::{self, Write};
 use std::net::{IpAddr, SocketAddr};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
@@ -26,13 +26,17 @@ pub enum Address {
     Inet(SocketAddr),
     /// An address of a Unix socket.
     Unix(UnixAddress),
-    /// What a transport of your own calls its peers; shown as it is.
+    /// What a transport of your own calls its peers; shown as a path is.
     Named(String),
 }
 
 /// The address of a Unix socket (unix(7), "Address format").
 ///
 /// Strings and paths convert to [`UnixAddress::Path`].
+///
+/// Peers choose their names, so what is displayed is on one line, and moves no cursor: control
+/// characters, those that change the direction of text, backslashes and what is not UTF-8 are
+/// escaped, and of abstract names all that is not ASCII.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum UnixAddress {
@@ -124,7 +128,7 @@ impl fmt::Display for Address {
         match self {
             Self::Inet(addr) => addr.fmt(f),
             Self::Unix(addr) => addr.fmt(f),
-            Self::Named(name) => f.write_str(name),
+            Self::Named(name) => f.pad(&escaped(name.as_bytes())),
         }
     }
 }
@@ -133,10 +137,43 @@ impl fmt::Display for UnixAddress {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Unnamed => f.write_str("(unnamed)"),
-            Self::Path(path) => path.display().fmt(f),
+            Self::Path(path) => f.pad(&escaped(path.as_os_str().as_bytes())),
             Self::Abstract(name) => write!(f, "@{}", name.escape_ascii()),
         }
     }
+}
+
+/// A name that somebody else chose, as it is shown in a line of text.
+fn escaped(name: &[u8]) -> String {
+    let mut text = String::with_capacity(name.len());
+    for chunk in name.utf8_chunks() {
+        for character in chunk.valid().chars() {
+            // Writing to a string does not fail.
+            let _ = match character {
+                '\\' => write!(text, "\\\\"),
+                '\0'..='\x1f' | '\x7f' => write!(text, "{}", (character as u8).escape_ascii()),
+                _ if character.is_control() || is_layout(character) => {
+                    write!(text, "{}", character.escape_unicode())
+                }
+                _ => text.write_char(character),
+            };
+        }
+        let _ = write!(text, "{}", chunk.invalid().escape_ascii());
+    }
+    text
+}
+
+/// Whether a character ends the line, or changes the direction of the text around it (Unicode
+/// Standard Annex 9).
+const fn is_layout(character: char) -> bool {
+    matches!(
+        character,
+        '\u{61c}'
+            | '\u{200e}'
+            | '\u{200f}'
+            | '\u{2028}'..='\u{202e}'
+            | '\u{2066}'..='\u{2069}'
+    )
 }
 
 impl From<SocketAddr> for Address {
@@ -227,5 +264,22 @@ mod tests {
             Address::Named("memory#1".to_owned()).to_string(),
             "memory#1"
         );
+    }
+
+    #[test]
+    fn names_that_peers_choose_stay_on_their_line() {
+        let shown = |path: &[u8]| UnixAddress::from(Path::new(OsStr::from_bytes(path))).to_string();
+        let same = "/run/Łódź 東京/it's \"e\u{301}\"?.sock";
+        assert_eq!(shown(same.as_bytes()), same);
+        assert_eq!(shown(b"/a\nb\r\t\x1b[31m\x7f"), r"/a\nb\r\t\x1b[31m\x7f");
+        assert_eq!(shown(br"/a\nb"), r"/a\\nb");
+        assert_eq!(shown(b"/\xff\xc3/\xc3\xa9"), r"/\xff\xc3/é");
+        assert_eq!(
+            shown("/\u{85}\u{202e}\u{2028}".as_bytes()),
+            r"/\u{85}\u{202e}\u{2028}"
+        );
+        let named = Address::Named("peer\nsocketserver: forged".to_owned());
+        assert_eq!(named.to_string(), r"peer\nsocketserver: forged");
+        assert_eq!(format!("{:>4}|", UnixAddress::from("/a")), "  /a|");
     }
 }

@@ -39,6 +39,12 @@ URLs:
   unix:///PATH     unixgram:///PATH    a socket file
   unix:@NAME       unixgram:@NAME      a name in the abstract namespace
   fd://N                               a bound socket inherited as descriptor N
+  A link-local address has its interface: tcp://[fe80::1%eth0]:7
+
+Options of one listener, the query of its URL: tcp://[::]:7?v6only&backlog=128
+  v6only      tcp, udp         [::] leaves IPv4 alone, so that 0.0.0.0 can have the same port
+  backlog=N   tcp, unix        how many connections wait in the kernel to be accepted
+  mode=OCTAL  unix, unixgram   the permissions of the socket file, whatever the umask: mode=660
 
 Signals:
   SIGTERM and SIGINT drain and stop; a second one cuts what is left.

@@ -1,11 +1,15 @@
 //! Listener URLs, and the listeners that they name.
 
 use std::collections::BTreeMap;
+use std::fmt;
+use std::io;
+use std::net::{Ipv4Addr, SocketAddr, ToSocketAddrs};
 use std::path::PathBuf;
 use std::str::FromStr;
+use std::vec;
 
 use anyhow::{Context, bail};
-use socketserver::{Bind, Either, Tcp, Udp, UnixAddress, UnixDatagram, UnixStream};
+use socketserver::{Either, Tcp, Udp, UnixAddress, UnixDatagram, UnixStream};
 
 use crate::inherited;
 
@@ -14,29 +18,78 @@ pub(crate) type Any = Either<Either<Tcp, UnixStream>, Either<Udp, UnixDatagram>>
 
 /// A checked URL of a listener.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Url {
-    Tcp(String),
-    Udp(String),
+pub(crate) struct Url {
+    target: Target,
+    options: Options,
+}
+
+/// What a URL names, without its options.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Target {
+    Tcp(HostPort),
+    Udp(HostPort),
     Unix(UnixAddress),
     UnixGram(UnixAddress),
     Fd(i32),
 }
 
+/// A host and a port, resolved when they are bound. The host has no brackets, so that the zone of
+/// an IPv6 address may be a name: `fe80::1%eth0`.
+#[derive(Clone, PartialEq, Eq)]
+struct HostPort {
+    host: String,
+    port: u16,
+}
+
+/// The options of one listener: the query of its URL.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+struct Options {
+    v6_only: bool,
+    backlog: Option<u32>,
+    mode: Option<u32>,
+}
+
+/// The options, as they are written, and the schemes that have them.
+const OPTIONS: [(&str, &[&str]); 3] = [
+    ("v6only", &["tcp", "udp"]),
+    ("backlog=N", &["tcp", "unix"]),
+    ("mode=OCTAL", &["unix", "unixgram"]),
+];
+
+const FORMS: &str = "a URL is tcp://HOST:PORT, udp://HOST:PORT, unix:///PATH, unix:@NAME, unixgram:///PATH, unixgram:@NAME or fd://N";
+
 impl FromStr for Url {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let forms = "a URL is tcp://HOST:PORT, udp://HOST:PORT, unix:///PATH, unix:@NAME, unixgram:///PATH, unixgram:@NAME or fd://N";
-        let (scheme, rest) = text.split_once(':').ok_or(forms)?;
+        // A path that has a question mark cannot be given: it would be taken for the query of a
+        // listener with another path.
+        let (address, query) = match text.split_once('?') {
+            Some((address, query)) => (address, Some(query)),
+            None => (text, None),
+        };
+        let (scheme, rest) = address.split_once(':').ok_or(FORMS)?;
+        let target = Target::parse(scheme, rest)?;
+        let options = match query {
+            Some(query) => Options::parse(scheme, query)?,
+            None => Options::default(),
+        };
+        options.suit(&target)?;
+        Ok(Self { target, options })
+    }
+}
+
+impl Target {
+    fn parse(scheme: &str, rest: &str) -> Result<Self, String> {
         let authority = rest.strip_prefix("//");
         match scheme {
-            "tcp" => Ok(Self::Tcp(host_and_port(authority.ok_or(forms)?)?)),
-            "udp" => Ok(Self::Udp(host_and_port(authority.ok_or(forms)?)?)),
-            "unix" => Ok(Self::Unix(unix(rest).ok_or(forms)?)),
-            "unixgram" => Ok(Self::UnixGram(unix(rest).ok_or(forms)?)),
+            "tcp" => Ok(Self::Tcp(authority.ok_or(FORMS)?.parse()?)),
+            "udp" => Ok(Self::Udp(authority.ok_or(FORMS)?.parse()?)),
+            "unix" => Ok(Self::Unix(unix(rest).ok_or(FORMS)?)),
+            "unixgram" => Ok(Self::UnixGram(unix(rest).ok_or(FORMS)?)),
             "fd" => {
                 let number = authority
-                    .ok_or(forms)?
+                    .ok_or(FORMS)?
                     .parse()
                     .ok()
                     .filter(|number| *number >= 0);
@@ -44,24 +97,61 @@ impl FromStr for Url {
                     .map(Self::Fd)
                     .ok_or_else(|| "fd:// takes the number of an open descriptor".to_owned())
             }
-            _ => Err(forms.to_owned()),
+            _ => Err(FORMS.to_owned()),
         }
     }
 }
 
-fn host_and_port(text: &str) -> Result<String, String> {
-    let (host, port) = text
-        .rsplit_once(':')
-        .ok_or("the port is missing; 0 picks a free one")?;
-    port.parse::<u16>()
-        .map_err(|_| format!("{port:?} is no port: 0 to 65535 are"))?;
-    if host.is_empty() {
-        return Err("the host is missing; [::] or 0.0.0.0 are all addresses".to_owned());
+impl FromStr for HostPort {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let (host, port) = text
+            .rsplit_once(':')
+            .ok_or("the port is missing; 0 picks a free one")?;
+        let port = port
+            .parse()
+            .map_err(|_| format!("{port:?} is no port: 0 to 65535 are"))?;
+        let bare = host
+            .strip_prefix('[')
+            .and_then(|host| host.strip_suffix(']'));
+        let host = match bare {
+            Some(bare) if bare.is_empty() || bare.contains(':') => bare,
+            None if !host.contains(':') => host,
+            _ => {
+                let form =
+                    "an IPv6 address, and nothing else, is written in brackets: tcp://[::1]:80";
+                return Err(form.to_owned());
+            }
+        };
+        if host.is_empty() {
+            return Err("the host is missing; [::] or 0.0.0.0 are all addresses".to_owned());
+        }
+        Ok(Self {
+            host: host.to_owned(),
+            port,
+        })
     }
-    if host.contains(':') && !(host.starts_with('[') && host.ends_with(']')) {
-        return Err("an IPv6 address is written in brackets: tcp://[::1]:80".to_owned());
+}
+
+impl ToSocketAddrs for HostPort {
+    type Iter = vec::IntoIter<SocketAddr>;
+
+    fn to_socket_addrs(&self) -> io::Result<Self::Iter> {
+        (self.host.as_str(), self.port).to_socket_addrs()
     }
-    Ok(text.to_owned())
+}
+
+/// As it is in a URL: errors of resolving have it.
+impl fmt::Debug for HostPort {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { host, port } = self;
+        if host.contains(':') {
+            write!(f, "[{host}]:{port}")
+        } else {
+            write!(f, "{host}:{port}")
+        }
+    }
 }
 
 fn unix(rest: &str) -> Option<UnixAddress> {
@@ -76,6 +166,82 @@ fn unix(rest: &str) -> Option<UnixAddress> {
     }
 }
 
+impl Options {
+    fn parse(scheme: &str, query: &str) -> Result<Self, String> {
+        let mut options = Self::default();
+        let mut given: Vec<&str> = Vec::new();
+        for option in query.split('&') {
+            let (name, value) = match option.split_once('=') {
+                Some((name, value)) => (name, Some(value)),
+                None => (option, None),
+            };
+            let has = |(form, schemes): &(&str, &[&str])| {
+                form.split('=').next() == Some(name) && schemes.contains(&scheme)
+            };
+            if !OPTIONS.iter().any(has) {
+                return Err(format!(
+                    "{scheme}: has no option {name:?}; {}",
+                    options_of(scheme)
+                ));
+            }
+            if given.contains(&name) {
+                return Err(format!("the option {name} is given twice"));
+            }
+            given.push(name);
+            match (name, value) {
+                ("v6only", None) => options.v6_only = true,
+                ("v6only", Some(_)) => return Err("the option v6only takes no value".to_owned()),
+                ("backlog", _) => options.backlog = Some(backlog(value)?),
+                _ => options.mode = Some(mode(value)?),
+            }
+        }
+        Ok(options)
+    }
+
+    /// Whether the options can be kept for what the URL names.
+    fn suit(&self, target: &Target) -> Result<(), String> {
+        match target {
+            Target::Tcp(at) | Target::Udp(at)
+                if self.v6_only && at.host.parse::<Ipv4Addr>().is_ok() =>
+            {
+                Err("the option v6only is for IPv6 addresses".to_owned())
+            }
+            Target::Unix(at) | Target::UnixGram(at)
+                if self.mode.is_some() && at.path().is_none() =>
+            {
+                Err("the option mode is for socket files; an abstract name has no mode".to_owned())
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+/// Which options there are, for somebody who has written another.
+fn options_of(scheme: &str) -> String {
+    let there: Vec<_> = OPTIONS
+        .iter()
+        .filter(|(_, schemes)| schemes.contains(&scheme))
+        .map(|(form, _)| *form)
+        .collect();
+    if there.is_empty() {
+        return "it has none".to_owned();
+    }
+    format!("it has {}", there.join(" and "))
+}
+
+fn backlog(value: Option<&str>) -> Result<u32, String> {
+    let number = value.and_then(|value| value.parse().ok());
+    number.ok_or_else(|| "the option backlog takes a number of connections: backlog=128".to_owned())
+}
+
+fn mode(value: Option<&str>) -> Result<u32, String> {
+    let digits = value.filter(|value| value.bytes().all(|byte| (b'0'..=b'7').contains(&byte)));
+    digits
+        .and_then(|digits| u32::from_str_radix(digits, 8).ok())
+        .filter(|mode| *mode <= 0o777)
+        .ok_or_else(|| "the option mode takes permissions in octal, 0 to 777: mode=660".to_owned())
+}
+
 /// Binds or adopts what the URLs name, in their order.
 ///
 /// Inherited descriptors are adopted before anything else is opened: a number names what the parent
@@ -83,7 +249,7 @@ fn unix(rest: &str) -> Option<UnixAddress> {
 pub(crate) fn all(urls: &[Url]) -> anyhow::Result<Vec<Any>> {
     let mut adopted = BTreeMap::new();
     for url in urls {
-        if let Url::Fd(number) = *url {
+        if let Target::Fd(number) = url.target {
             let adopt =
                 || inherited::adopt(number).with_context(|| format!("listen on fd://{number}"));
             if adopted.contains_key(&number) {
@@ -94,34 +260,54 @@ pub(crate) fn all(urls: &[Url]) -> anyhow::Result<Vec<Any>> {
     }
     let mut listeners = Vec::new();
     for url in urls {
-        match url {
-            Url::Fd(number) => listeners.extend(adopted.remove(number)),
-            url => listeners.extend(url.bind()?),
+        match &url.target {
+            Target::Fd(number) => listeners.extend(adopted.remove(number)),
+            target => listeners.extend(target.bind(&url.options)?),
         }
     }
     Ok(listeners)
 }
 
-impl Url {
+impl Target {
     /// Binds what the URL names. Descriptors are adopted elsewhere.
-    fn bind(&self) -> anyhow::Result<Vec<Any>> {
+    fn bind(&self, options: &Options) -> anyhow::Result<Vec<Any>> {
         Ok(match self {
-            Self::Tcp(addr) => Tcp::bind(addr.as_str())?
-                .into_iter()
-                .map(Either::Left)
-                .map(Either::Left)
-                .collect(),
-            Self::Udp(addr) => Udp::bind(addr.as_str())?
-                .into_iter()
-                .map(Either::Left)
-                .map(Either::Right)
-                .collect(),
-            Self::Unix(addr) => vec![Either::Left(Either::Right(
-                UnixStream::options().bind(addr)?,
-            ))],
-            Self::UnixGram(addr) => vec![Either::Right(Either::Right(
-                UnixDatagram::options().bind(addr)?,
-            ))],
+            Self::Tcp(at) => {
+                let mut tcp = Tcp::options();
+                if options.v6_only {
+                    tcp = tcp.only_v6(true);
+                }
+                if let Some(connections) = options.backlog {
+                    tcp = tcp.backlog(connections);
+                }
+                let bound = tcp.bind(at)?.into_iter();
+                bound.map(Either::Left).map(Either::Left).collect()
+            }
+            Self::Udp(at) => {
+                let mut udp = Udp::options();
+                if options.v6_only {
+                    udp = udp.only_v6(true);
+                }
+                let bound = udp.bind(at)?.into_iter();
+                bound.map(Either::Left).map(Either::Right).collect()
+            }
+            Self::Unix(addr) => {
+                let mut unix = UnixStream::options();
+                if let Some(mode) = options.mode {
+                    unix = unix.mode(mode);
+                }
+                if let Some(connections) = options.backlog {
+                    unix = unix.backlog(connections);
+                }
+                vec![Either::Left(Either::Right(unix.bind(addr)?))]
+            }
+            Self::UnixGram(addr) => {
+                let mut unix = UnixDatagram::options();
+                if let Some(mode) = options.mode {
+                    unix = unix.mode(mode);
+                }
+                vec![Either::Right(Either::Right(unix.bind(addr)?))]
+            }
             Self::Fd(_) => Vec::new(),
         })
     }
@@ -132,8 +318,13 @@ mod tests {
     use super::*;
 
     #[track_caller]
-    fn good(text: &str, url: Url) {
-        assert_eq!(text.parse(), Ok(url));
+    fn good(text: &str, target: Target) {
+        options(text, target, Options::default());
+    }
+
+    #[track_caller]
+    fn options(text: &str, target: Target, options: Options) {
+        assert_eq!(text.parse(), Ok(Url { target, options }));
     }
 
     #[track_caller]
@@ -142,24 +333,31 @@ mod tests {
         assert!(err.contains(why), "{text}: {err}");
     }
 
+    fn at(host: &str, port: u16) -> HostPort {
+        let host = host.to_owned();
+        HostPort { host, port }
+    }
+
     #[test]
     fn urls() {
-        good("tcp://127.0.0.1:80", Url::Tcp("127.0.0.1:80".to_owned()));
-        good("tcp://[::1]:0", Url::Tcp("[::1]:0".to_owned()));
-        good("udp://localhost:53", Url::Udp("localhost:53".to_owned()));
+        good("tcp://127.0.0.1:80", Target::Tcp(at("127.0.0.1", 80)));
+        good("tcp://[::1]:0", Target::Tcp(at("::1", 0)));
+        good("tcp://[fe80::1%2]:80", Target::Tcp(at("fe80::1%2", 80)));
+        good("udp://[fe80::1%eth0]:0", Target::Udp(at("fe80::1%eth0", 0)));
+        good("udp://localhost:53", Target::Udp(at("localhost", 53)));
         good(
             "unix:///run/a b.sock",
-            Url::Unix(UnixAddress::from("/run/a b.sock")),
+            Target::Unix(UnixAddress::from("/run/a b.sock")),
         );
         good(
             "unix:@name",
-            Url::Unix(UnixAddress::Abstract(b"name".to_vec())),
+            Target::Unix(UnixAddress::Abstract(b"name".to_vec())),
         );
         good(
             "unixgram:@n",
-            Url::UnixGram(UnixAddress::Abstract(b"n".to_vec())),
+            Target::UnixGram(UnixAddress::Abstract(b"n".to_vec())),
         );
-        good("fd://3", Url::Fd(3));
+        good("fd://3", Target::Fd(3));
         bad("", "a URL is");
         bad("127.0.0.1:80", "a URL is");
         bad("http://localhost:80", "a URL is");
@@ -168,11 +366,87 @@ mod tests {
         bad("tcp://localhost:http", "is no port");
         bad("tcp://localhost:65536", "is no port");
         bad("tcp://:80", "the host is missing");
+        bad("tcp://[]:80", "the host is missing");
         bad("tcp://::1:80", "in brackets");
+        bad(
+            "tcp://[localhost]:80",
+            "nothing else, is written in brackets",
+        );
         bad("unix://relative", "a URL is");
         bad("unix:///", "a URL is");
         bad("unix:@", "a URL is");
         bad("fd://x", "number of an open descriptor");
         bad("fd://-1", "number of an open descriptor");
+    }
+
+    #[test]
+    fn options_of_one_listener() {
+        let v6_only = Options {
+            v6_only: true,
+            ..Options::default()
+        };
+        options("udp://[::]:53?v6only", Target::Udp(at("::", 53)), v6_only);
+        let both = Options {
+            v6_only: true,
+            backlog: Some(16),
+            mode: None,
+        };
+        let tcp = Target::Tcp(at("::", 0));
+        options("tcp://[::]:0?backlog=16&v6only", tcp, both);
+        let file = Options {
+            v6_only: false,
+            backlog: Some(0),
+            mode: Some(0o660),
+        };
+        let unix = Target::Unix(UnixAddress::from("/s"));
+        options("unix:///s?mode=0660&backlog=0", unix, file);
+        bad(
+            "tcp://[::]:0?",
+            "tcp: has no option \"\"; it has v6only and backlog=N",
+        );
+        bad(
+            "tcp://[::]:0?v6",
+            "tcp: has no option \"v6\"; it has v6only",
+        );
+        bad("tcp://[::]:0?mode=600", "tcp: has no option \"mode\"");
+        bad(
+            "udp://[::]:0?backlog=1",
+            "udp: has no option \"backlog\"; it has v6only",
+        );
+        bad(
+            "unix:///s?v6only",
+            "unix: has no option \"v6only\"; it has backlog=N and mode=OCTAL",
+        );
+        bad("unixgram:///s?backlog=1", "it has mode=OCTAL");
+        bad(
+            "fd://3?backlog=1",
+            "fd: has no option \"backlog\"; it has none",
+        );
+        bad("tcp://[::]:0?v6only&v6only", "v6only is given twice");
+        bad("unix:///s?mode=600&mode=600", "mode is given twice");
+        bad("tcp://[::]:0?v6only=1", "v6only takes no value");
+        bad("tcp://[::]:0?backlog", "backlog takes a number");
+        bad("tcp://[::]:0?backlog=-1", "backlog takes a number");
+        for mode in [
+            "mode",
+            "mode=",
+            "mode=8",
+            "mode=+7",
+            "mode=1777",
+            "mode=u=rw",
+        ] {
+            bad(
+                &format!("unix:///s?{mode}"),
+                "mode takes permissions in octal",
+            );
+        }
+        bad("unix:@name?mode=600", "an abstract name has no mode");
+        bad("tcp://0.0.0.0:0?v6only", "v6only is for IPv6 addresses");
+    }
+
+    #[test]
+    fn a_host_is_shown_as_it_is_in_a_url() {
+        assert_eq!(format!("{:?}", at("fe80::1%lo", 80)), "[fe80::1%lo]:80");
+        assert_eq!(format!("{:?}", at("localhost", 80)), "localhost:80");
     }
 }

@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use rustix::process::Signal;
 use socketserver::Driver;
 
-use support::{Client, Process, ask, assert_echoes, command_under};
+use support::{Client, DEADLINE, Process, ask, assert_echoes, command_under};
 
 /// One kind of failure, and what becomes of the client that meets it.
 struct Row {
@@ -151,6 +151,71 @@ rows! {
     uring_eagain: "coroutines --driver uring --workers 1", "tcp", "io_uring_enter:error=EAGAIN:when=5..12" x 8, IsServed, "";
     uring_ebusy: "coroutines --driver uring --workers 1", "udp", "io_uring_enter:error=EBUSY:when=5..12" x 8, IsServed, "";
     uring_eagain_now_and_then: "coroutines --driver uring --workers 2", "tcp", "io_uring_enter:error=EAGAIN:when=2+3" x 3, IsServed, "";
+}
+
+// Unix sockets: bind(2) and listen(2) are two calls.
+
+/// A server whose every listen(2) takes long.
+fn slow_to_listen(directory: &std::path::Path, url: &str) -> Process {
+    let mut strace = Command::new("strace");
+    strace.args(["-D", "-f", "-qq", "-e", "trace=listen", "-e"]);
+    strace.arg("inject=listen:delay_enter=200000");
+    strace.arg("-o").arg(directory.join("calls"));
+    Process::start(command_under(strace, "serve echo", &[url]))
+}
+
+#[test]
+fn a_server_that_is_about_to_listen_keeps_its_path() {
+    require_strace();
+    let directory = tempfile::tempdir().expect("a temporary directory");
+    let path = directory.path().join("s");
+    let url = format!("unix://{}", path.display());
+    let first = slow_to_listen(directory.path(), &url);
+    let end = Instant::now() + DEADLINE;
+    while !path.exists() {
+        assert!(Instant::now() < end, "bound within the deadline");
+        std::thread::yield_now();
+    }
+    let exit = Process::start(command_under(Command::new("env"), "serve echo", &[&url])).exit();
+    assert_eq!(exit.code, Some(1), "{exit:?}");
+    let line = exit.stderr.concat();
+    assert!(
+        line.contains(&format!("bind {}: ", path.display())),
+        "{line}"
+    );
+    assert!(line.contains("stop the server that has it"), "{line}");
+    assert_eq!(first.next_url(), url);
+    assert_echoes(&url);
+    assert_is_stopped(first);
+}
+
+#[test]
+fn of_two_servers_that_start_at_once_one_listens() {
+    require_strace();
+    let directories = [(); 2].map(|()| tempfile::tempdir().expect("a temporary directory"));
+    let path = directories[0].path().join("s");
+    let url = format!("unix://{}", path.display());
+    let both = directories
+        .each_ref()
+        .map(|directory| slow_to_listen(directory.path(), &url));
+    let lines = both.each_ref().map(Process::next_line);
+    let announced = format!("listening on {url}");
+    let listens = lines.each_ref().map(|line| *line == announced);
+    assert_ne!(listens[0], listens[1], "{lines:#?}");
+    assert_echoes(&url);
+    for (mut process, listens) in both.into_iter().zip(listens) {
+        if listens {
+            assert_is_stopped(process);
+        } else {
+            assert_eq!(process.exit().code, Some(1));
+        }
+    }
+    assert!(!path.exists(), "and its file goes with it");
+}
+
+fn assert_is_stopped(mut process: Process) {
+    process.signal(Signal::TERM);
+    process.stopped();
 }
 
 /// What is counted: all that a server does for a request, and to wait for one.

@@ -79,3 +79,44 @@ fn every_option_of_the_manual_exists() {
         assert!(exists, "--{name}");
     }
 }
+
+/// The options of one listener, each with the schemes that have it: those of the help, and those of
+/// the manual.
+#[test]
+fn the_options_of_a_listener_are_the_same_in_the_help_and_in_the_manual() {
+    let output = Command::new(env!("CARGO_BIN_EXE_socketserver"))
+        .args(["serve", "--help"])
+        .output()
+        .expect("run the command");
+    let help = String::from_utf8(output.stdout).expect("UTF-8");
+    let (_, help) = help
+        .split_once("Options of one listener")
+        .expect("a paragraph of the help");
+    let lines = help.lines().skip(1).take_while(|line| !line.is_empty());
+    let helped: Vec<(&str, String)> = lines
+        .map(|line| {
+            let mut words = line.split_whitespace();
+            let option = words.next().expect("an option");
+            // Two or more spaces end the schemes.
+            let rest = line.trim_start()[option.len()..].trim_start();
+            (
+                option,
+                rest.split("  ").next().unwrap_or_default().to_owned(),
+            )
+        })
+        .collect();
+    let (_, manual) = MANUAL
+        .split_once("## Options of one listener")
+        .expect("a section of the manual");
+    let (manual, _) = manual.split_once("\n## ").expect("the next section");
+    let told: Vec<(&str, String)> = manual
+        .lines()
+        .filter(|line| line.starts_with("| `"))
+        .map(|line| {
+            let cells: Vec<_> = line.split('|').map(str::trim).collect();
+            (cells[1].trim_matches('`'), cells[2].to_owned())
+        })
+        .collect();
+    assert_eq!(helped, told);
+    assert!(helped.len() >= 3, "{helped:?}");
+}

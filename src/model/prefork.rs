@@ -420,8 +420,9 @@ impl<T: Transport, M: Model + Clone> Supervisor<'_, T, M> {
 
     /// Waits for the workers, which drain by themselves, and kills those that outstay the deadline.
     fn drain(&mut self) -> Report {
-        // A client that comes now must not wait for nobody.
-        self.serving.listeners.clear();
+        // A client that comes now must not wait for nobody. Adopted listeners stay: dropping one
+        // restores its blocking mode, while the workers still accept what is in its queue.
+        self.serving.listeners.retain(Transport::is_adopted);
         let shared = self.shared();
         let mut kill_at = None;
         loop {

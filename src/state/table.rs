@@ -2,7 +2,7 @@
 //! since when. Deadlines are kept by looking through it, so that setting one costs a connection
 //! nothing but a store.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6};
 use std::sync::atomic::Ordering::{Acquire, Relaxed, Release};
 use std::sync::atomic::{AtomicU8, AtomicU16, AtomicU32, AtomicU64};
 
@@ -138,6 +138,10 @@ fn packed(activity: Activity, since: Millis) -> u64 {
 const INET4: u8 = 1;
 const INET6: u8 = 2;
 const UNIX: u8 = 3;
+/// An IPv6 address with a zone, which lies where a link-local address has zeros (RFC 4291, section
+/// 2.5.6): in the lower half of its upper half.
+const INET6_ZONE: u8 = 4;
+const ZONE: u32 = 64;
 
 /// What the slots share.
 #[derive(Debug, Default)]
@@ -351,7 +355,16 @@ impl Slot {
             Address::Inet(SocketAddr::V4(v4)) => {
                 (INET4, u128::from(u32::from(*v4.ip())), v4.port())
             }
-            Address::Inet(SocketAddr::V6(v6)) => (INET6, u128::from(*v6.ip()), v6.port()),
+            Address::Inet(SocketAddr::V6(v6)) => {
+                let bits = u128::from(*v6.ip());
+                let has_room = (bits >> ZONE) as u32 == 0;
+                if v6.scope_id() != 0 && has_room {
+                    let zone = u128::from(v6.scope_id()) << ZONE;
+                    (INET6_ZONE, bits | zone, v6.port())
+                } else {
+                    (INET6, bits, v6.port())
+                }
+            }
             Address::Unix(_) => (UNIX, 0, 0),
             Address::Named(_) => (0, 0, 0),
         };
@@ -369,6 +382,11 @@ impl Slot {
         let ip = match self.family.load(Relaxed) {
             INET4 => IpAddr::V4(Ipv4Addr::from(bits as u32)),
             INET6 => IpAddr::V6(Ipv6Addr::from(bits)),
+            INET6_ZONE => {
+                let zone = (bits >> ZONE) as u32;
+                let ip = Ipv6Addr::from(bits & !(u128::from(u32::MAX) << ZONE));
+                return Address::Inet(SocketAddrV6::new(ip, port, 0, zone).into());
+            }
             UNIX => return Address::Unix(UnixAddress::Unnamed),
             _ => return Address::Named(String::new()),
         };
@@ -417,6 +435,17 @@ mod tests {
         assert_eq!((slot.began(), slot.progress()), (Some(Millis(0)), (3, 0)));
         slot.end_request();
         assert_eq!((slot.began(), slot.progress()), (None, (0, 0)));
+    }
+
+    #[test]
+    fn a_link_local_peer_keeps_its_zone() {
+        let table = Table::new(2).unwrap();
+        for addr in ["[fe80::77%3]:9", "[fe80::77]:9", "[fe80:0:1:2::77]:9"] {
+            let peer = Address::from(addr.parse::<SocketAddr>().unwrap());
+            let index = table.claim(1, 0, &peer, Millis(5)).unwrap();
+            assert_eq!(table.slot(index).peer(), peer);
+            table.release(index);
+        }
     }
 
     #[test]

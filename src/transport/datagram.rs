@@ -65,6 +65,40 @@ pub(crate) enum Kind {
     Unix,
 }
 
+/// Whether other programs have a datagram socket too.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Whose {
+    Own,
+    /// It was adopted.
+    Shared,
+}
+
+/// The send timeout that an adopted socket had, which is restored at the end: whoever passed it on
+/// sees the same.
+#[derive(Debug)]
+struct Adopted {
+    /// The process that adopted it; its forked children leave the timeout alone.
+    process: u32,
+    send_timeout: Mutex<Option<Duration>>,
+}
+
+impl Adopted {
+    fn set_timeout(&self, socket: &Socket) -> io::Result<()> {
+        let timeout = socket.write_timeout()?;
+        if timeout != Some(SEND_TIMEOUT) {
+            *self.before() = timeout;
+            socket.set_write_timeout(Some(SEND_TIMEOUT))?;
+        }
+        Ok(())
+    }
+
+    fn before(&self) -> MutexGuard<'_, Option<Duration>> {
+        self.send_timeout
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
 /// Boxed: a datagram is moved several times on its way, and its packet is large.
 type Packets = Vec<Box<mmsg::Packet>>;
 
@@ -74,18 +108,38 @@ pub(crate) struct DatagramSocket {
     socket: Socket,
     max_datagram: usize,
     kind: Kind,
+    adopted: Option<Adopted>,
     bundling: Bundling,
     spare: Mutex<Packets>,
 }
 
 impl DatagramSocket {
-    pub(crate) fn new(socket: Socket, max_datagram: usize, kind: Kind) -> io::Result<Arc<Self>> {
+    pub(crate) fn new(
+        socket: Socket,
+        max_datagram: usize,
+        kind: Kind,
+        whose: Whose,
+    ) -> io::Result<Arc<Self>> {
         // Replies block, within this bound; receiving never does (MSG_DONTWAIT).
-        socket.set_write_timeout(Some(SEND_TIMEOUT))?;
+        let adopted = match whose {
+            Whose::Own => {
+                socket.set_write_timeout(Some(SEND_TIMEOUT))?;
+                None
+            }
+            Whose::Shared => {
+                let adopted = Adopted {
+                    process: std::process::id(),
+                    send_timeout: Mutex::new(Some(SEND_TIMEOUT)),
+                };
+                adopted.set_timeout(&socket)?;
+                Some(adopted)
+            }
+        };
         Ok(Arc::new(Self {
             socket,
             max_datagram,
             kind,
+            adopted,
             bundling: Bundling::new(kind != Kind::Unix),
             spare: Mutex::default(),
         }))
@@ -93,6 +147,10 @@ impl DatagramSocket {
 
     pub(crate) fn local_addr(&self) -> io::Result<Address> {
         Ok(Address::from_sock_addr(&self.socket.local_addr()?))
+    }
+
+    pub(crate) const fn is_shared(&self) -> bool {
+        self.adopted.is_some()
     }
 
     /// Takes what is waiting, at most a batch of it.
@@ -182,6 +240,10 @@ impl DatagramSocket {
     fn send(&self, data: &[u8], to: &RawAddr, from: Option<IpAddr>) -> io::Result<()> {
         let send = |room| self.send_one(Outgoing { data, to, from }, room);
         let Some(current) = current() else {
+            if let Some(adopted) = &self.adopted {
+                // Another program that adopted it too may have ended meanwhile, and restored it.
+                adopted.set_timeout(&self.socket)?;
+            }
             return send(Room::WaitFor).map_err(send_error);
         };
         // epoll says nothing of the queue of a Unix peer, so a coroutine looks again now and then.
@@ -195,6 +257,18 @@ impl DatagramSocket {
                 }
                 result => return result.map_err(send_error),
             }
+        }
+    }
+}
+
+impl Drop for DatagramSocket {
+    fn drop(&mut self) {
+        let Some(adopted) = &self.adopted else {
+            return;
+        };
+        if adopted.process == std::process::id() {
+            // setsockopt(2) does not fail for what it returned itself, and nobody is left to notify.
+            let _ = self.socket.set_write_timeout(*adopted.before());
         }
     }
 }

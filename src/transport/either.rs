@@ -90,6 +90,10 @@ impl<L: Transport, R: Transport> Transport for Either<L, R> {
         both!(self, side => side.arriving())
     }
 
+    fn is_adopted(&self) -> bool {
+        both!(self, side => side.is_adopted())
+    }
+
     fn batch(&self) -> usize {
         both!(self, side => side.batch())
     }

@@ -7,11 +7,13 @@
 pub(crate) mod connect;
 pub(crate) mod datagram;
 pub(crate) mod either;
+pub(crate) mod listener;
 pub(crate) mod options;
 pub(crate) mod stream;
 pub(crate) mod tcp;
 pub(crate) mod udp;
 pub(crate) mod unix_datagram;
+pub(crate) mod unix_lock;
 pub(crate) mod unix_path;
 pub(crate) mod unix_stream;
 
@@ -127,6 +129,14 @@ pub trait Transport: AsFd + Send + Sync + Sized + 'static {
     /// [`stop_intake`](Self::stop_intake); `None` where that cannot be known. Default: nothing is.
     fn arriving(&self) -> Option<bool> {
         Some(false)
+    }
+
+    /// Whether the listener was taken over from another program, which may go on with it afterwards.
+    /// What was changed about it for serving, such as its blocking mode, is restored when it is
+    /// dropped in the process that took it over; so that process keeps it until its worker processes
+    /// have ended. Default: no.
+    fn is_adopted(&self) -> bool {
+        false
     }
 
     /// How many requests one call of [`accept`](Self::accept) should take at most. Default: 1.

@@ -3,10 +3,12 @@
 use std::fmt::Debug;
 use std::io;
 use std::net::{SocketAddr, ToSocketAddrs};
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
 
+use rustix::net::netdevice::index_to_name;
 use socket2::{Domain, Socket, Type};
 
+use crate::address::{Address, UnixAddress};
 use crate::error::{Error, Tried};
 
 /// Sizes of the kernel's buffers, as SO_RCVBUF and SO_SNDBUF take them (socket(7)).
@@ -56,13 +58,13 @@ impl InetOptions {
     }
 
     /// Binds one socket for each address that `addr` resolves to and this host has; with port 0,
-    /// all get one port.
+    /// all get one port. Each comes with the address that it is bound to.
     pub(crate) fn bind_all(
         self,
         kind: Type,
         addr: impl ToSocketAddrs + Debug,
         more: &dyn Fn(&Socket) -> io::Result<()>,
-    ) -> Result<Vec<Socket>, Error> {
+    ) -> Result<Vec<(Socket, SocketAddr)>, Error> {
         let mut addrs: Vec<_> = addr
             .to_socket_addrs()
             .tried(|| format!("resolve {addr:?}"))?
@@ -96,31 +98,91 @@ impl InetOptions {
         kind: Type,
         addrs: &[SocketAddr],
         more: &dyn Fn(&Socket) -> io::Result<()>,
-    ) -> Result<Vec<Socket>, Error> {
+    ) -> Result<Vec<(Socket, SocketAddr)>, Error> {
         let mut sockets = Vec::with_capacity(addrs.len());
         let mut port = None;
         for &addr in addrs {
-            let addr = SocketAddr::new(
-                addr.ip(),
-                if addr.port() == 0 {
-                    port.unwrap_or(0)
-                } else {
-                    addr.port()
-                },
-            );
+            let addr = with_port(addr, port);
             let socket = match self.bind(kind, addr, more) {
                 // `localhost` names ::1 on hosts that have no IPv6 too.
                 Err(err) if addrs.len() > 1 && is_absent(&err) => continue,
-                result => result.map_err(|err| bind_error(addr, err))?,
+                result => result.map_err(|err| self.error("bind", addr, err))?,
             };
             let local = socket
                 .local_addr()
                 .tried(|| format!("read the address of {addr}"))?;
-            port = port.or_else(|| local.as_socket().map(|addr| addr.port()));
-            sockets.push(socket);
+            let local = local.as_socket().unwrap_or(addr);
+            port = port.or_else(|| Some(local.port()));
+            sockets.push((socket, local));
         }
         Ok(sockets)
     }
+
+    /// What was tried with an address, with what to do about the errors that bind(2) and listen(2)
+    /// are known for.
+    pub(crate) fn error(self, tried: &str, addr: SocketAddr, err: io::Error) -> Error {
+        let remedy = self.remedy(addr, err.kind());
+        let err = Error::new(format!("{tried} {addr}"), err);
+        match remedy {
+            Some(remedy) => err.with_remedy(remedy),
+            None => err,
+        }
+    }
+
+    fn remedy(self, addr: SocketAddr, kind: io::ErrorKind) -> Option<&'static str> {
+        let any = addr.ip().is_unspecified();
+        Some(match kind {
+            io::ErrorKind::PermissionDenied if addr.port() < 1024 => {
+                "ports below net.ipv4.ip_unprivileged_port_start (1024) need CAP_NET_BIND_SERVICE, or a socket passed by the service manager"
+            }
+            // Which socket has it is not known here; it may well be the one that the same program
+            // has bound a moment ago.
+            io::ErrorKind::AddrInUse if any && addr.is_ipv6() && self.only_v6 != Some(true) => {
+                "another socket, of this process or of another, has the port (ss -lntup shows whose); \
+                 [::] takes it for IPv4 too, unless it is bound for IPv6 alone (only_v6, in a URL ?v6only)"
+            }
+            io::ErrorKind::AddrInUse if any && addr.is_ipv4() => {
+                "another socket, of this process or of another, has the port (ss -lntup shows whose); \
+                 one of [::] takes it for IPv4 too, unless it is bound for IPv6 alone (only_v6, in a URL ?v6only)"
+            }
+            io::ErrorKind::AddrInUse => {
+                "another socket, of this process or of another, has the port (ss -lntup shows whose); choose another one"
+            }
+            io::ErrorKind::AddrNotAvailable => "no interface of this host has that address",
+            io::ErrorKind::InvalidInput if lacks_zone(addr) => {
+                "a link-local address needs its interface: [fe80::1%eth0]"
+            }
+            _ => return None,
+        })
+    }
+}
+
+/// An address whose port is still open, with the port that another socket got. The rest stays: the
+/// zone of a link-local address is part of it.
+fn with_port(mut addr: SocketAddr, port: Option<u16>) -> SocketAddr {
+    if let (0, Some(port)) = (addr.port(), port) {
+        addr.set_port(port);
+    }
+    addr
+}
+
+/// Whether the address says nothing without an interface (RFC 4007, section 6).
+fn lacks_zone(addr: SocketAddr) -> bool {
+    matches!(addr, SocketAddr::V6(v6) if v6.ip().is_unicast_link_local() && v6.scope_id() == 0)
+}
+
+/// The URL of a listener. The zone of a link-local address is the name of its interface, which
+/// stays the same when its number does not; it is looked up where `socket` is, which may be in
+/// another network namespace.
+pub(crate) fn url(scheme: &str, socket: BorrowedFd<'_>, addr: &Address) -> String {
+    let zone = |index| index_to_name(socket, index).ok();
+    match addr {
+        Address::Inet(SocketAddr::V6(v6)) if v6.scope_id() != 0 => {
+            zone(v6.scope_id()).map(|zone| format!("{scheme}://[{}%{zone}]:{}", v6.ip(), v6.port()))
+        }
+        _ => None,
+    }
+    .unwrap_or_else(|| format!("{scheme}://{addr}"))
 }
 
 /// Whether the host lacks the address or its whole family.
@@ -129,25 +191,6 @@ fn is_absent(err: &io::Error) -> bool {
         err.raw_os_error(),
         Some(libc::EADDRNOTAVAIL | libc::EAFNOSUPPORT)
     )
-}
-
-/// Adds what to do about the errors that bind(2) is known for.
-fn bind_error(addr: SocketAddr, err: io::Error) -> Error {
-    let remedy = match err.kind() {
-        io::ErrorKind::PermissionDenied if addr.port() < 1024 => Some(
-            "ports below net.ipv4.ip_unprivileged_port_start (1024) need CAP_NET_BIND_SERVICE, or a socket passed by the service manager",
-        ),
-        io::ErrorKind::AddrInUse => {
-            Some("another process listens there (ss -ltnup shows which), or choose another port")
-        }
-        io::ErrorKind::AddrNotAvailable => Some("no interface of this host has that address"),
-        _ => None,
-    };
-    let err = Error::new(format!("bind {addr}"), err);
-    match remedy {
-        Some(remedy) => err.with_remedy(remedy),
-        None => err,
-    }
 }
 
 /// What a descriptor has to be, to be adopted.
@@ -160,12 +203,25 @@ pub(crate) struct Expected {
 }
 
 impl Expected {
-    /// Takes over an open descriptor after checking its family, its type and whether it listens.
-    pub(crate) fn adopt(self, fd: OwnedFd) -> Result<Socket, Error> {
+    /// Takes over an open descriptor after checking its family, its type and whether it listens, and
+    /// makes a transport of it.
+    pub(crate) fn adopt<T>(
+        self,
+        fd: OwnedFd,
+        make: impl FnOnce(Socket) -> io::Result<T>,
+    ) -> Result<T, Error> {
         let socket = Socket::from(fd);
+        let (number, name) = (socket.as_raw_fd(), self.name);
+        let address = match socket
+            .local_addr()
+            .map(|addr| Address::from_sock_addr(&addr))
+        {
+            Ok(Address::Unix(UnixAddress::Unnamed)) | Err(_) => String::new(),
+            Ok(address) => format!(" ({address})"),
+        };
         self.check(&socket)
-            .tried(|| format!("adopt a descriptor as {}", self.name))?;
-        Ok(socket)
+            .and_then(|()| make(socket))
+            .tried(|| format!("adopt descriptor {number}{address} as {name}"))
     }
 
     fn check(self, socket: &Socket) -> io::Result<()> {
@@ -186,5 +242,53 @@ impl Expected {
             ));
         }
         socket.set_cloexec(true)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::fd::AsFd;
+
+    use super::*;
+
+    #[test]
+    fn a_port_is_filled_in_and_the_zone_stays() {
+        let open: SocketAddr = "[fe80::77%3]:0".parse().unwrap();
+        let filled = "[fe80::77%3]:4711".parse().unwrap();
+        assert_eq!(with_port(open, Some(4711)), filled);
+        assert_eq!(with_port(open, None), open);
+        assert_eq!(with_port(filled, Some(1)), filled);
+    }
+
+    #[test]
+    fn the_url_has_the_name_of_the_zone_where_there_is_one() {
+        let socket = Socket::new(Domain::IPV4, Type::DGRAM, None).unwrap();
+        let url = |addr: &str| {
+            let addr = addr.parse::<SocketAddr>().unwrap();
+            url("tcp", socket.as_fd(), &addr.into())
+        };
+        // The loopback interface is the first in each network namespace.
+        assert_eq!(url("[fe80::77%1]:80"), "tcp://[fe80::77%lo]:80");
+        assert_eq!(url("[fe80::77%99999]:80"), "tcp://[fe80::77%99999]:80");
+        assert_eq!(url("[::1]:80"), "tcp://[::1]:80");
+        assert_eq!(url("127.0.0.1:80"), "tcp://127.0.0.1:80");
+    }
+
+    #[test]
+    fn the_remedy_fits_the_address() {
+        let remedy = |addr: &str, only_v6| {
+            let options = InetOptions {
+                only_v6,
+                ..InetOptions::default()
+            };
+            let in_use = io::ErrorKind::AddrInUse;
+            options.remedy(addr.parse().unwrap(), in_use).unwrap()
+        };
+        for addr in ["[::]:7000", "0.0.0.0:7000"] {
+            assert!(remedy(addr, None).contains("only_v6"), "{addr}");
+        }
+        assert!(!remedy("[::]:7000", Some(true)).contains("only_v6"));
+        assert!(!remedy("[::1]:7000", None).contains("only_v6"));
+        assert!(!remedy("127.0.0.1:7000", None).contains("only_v6"));
     }
 }

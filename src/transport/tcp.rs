@@ -9,9 +9,10 @@ use std::time::Duration;
 use socket2::{Domain, Socket, TcpKeepalive, Type};
 
 use crate::address::Address;
-use crate::error::{Error, Tried};
+use crate::error::Error;
 use crate::sys::{sock_diag, sockopt};
-use crate::transport::options::{Expected, InetOptions};
+use crate::transport::listener::Listener;
+use crate::transport::options::{self, Expected, InetOptions};
 use crate::transport::stream::Stream;
 use crate::transport::{Bind, Intake, Request, Transport};
 
@@ -32,10 +33,8 @@ use crate::transport::{Bind, Intake, Request, Transport};
 /// ```
 #[derive(Debug)]
 pub struct Tcp {
-    socket: Socket,
+    listener: Listener,
     local: Address,
-    /// No process but those of this server listens with it.
-    own: bool,
 }
 
 /// A connection that [`Tcp`] accepted.
@@ -49,6 +48,9 @@ impl Tcp {
 
     /// Takes over a descriptor that already listens, as a service manager passes it.
     ///
+    /// It is made non-blocking, which whoever shares it sees too, until it is dropped: then it is
+    /// as it was.
+    ///
     /// # Errors
     ///
     /// `InvalidInput` unless it is a listening stream socket of the IPv4 or IPv6 family.
@@ -59,15 +61,11 @@ impl Tcp {
             kind: Type::STREAM,
             listening: true,
         };
-        Self::new(expected.adopt(fd)?, false)
-            .tried(|| "adopt a descriptor as a TCP listener".to_owned())
-    }
-
-    fn new(socket: Socket, own: bool) -> io::Result<Self> {
-        // accept(2) must not block when the connection that poll(2) reported is gone again.
-        socket.set_nonblocking(true)?;
-        let local = Address::from_sock_addr(&socket.local_addr()?);
-        Ok(Self { socket, local, own })
+        expected.adopt(fd, |socket| {
+            let local = Address::from_sock_addr(&socket.local_addr()?);
+            let listener = Listener::adopted(socket)?;
+            Ok(Self { listener, local })
+        })
     }
 }
 
@@ -80,18 +78,26 @@ impl Transport for Tcp {
         self.local.clone()
     }
 
+    fn url(&self) -> String {
+        options::url(Self::SCHEME, self.as_fd(), &self.local)
+    }
+
+    fn is_adopted(&self) -> bool {
+        self.listener.is_adopted()
+    }
+
     fn accept(&self, intake: &mut Intake<'_, TcpConnection>) -> io::Result<()> {
-        let (socket, peer) = self.socket.accept()?;
+        let (socket, peer) = self.listener.accept()?;
         if intake.stopping() {
             // It may have been taken in after `stop_intake`, and inherited that.
-            self.least_hops(&socket, 0)?;
+            self.least_hops(socket.as_fd(), 0)?;
         }
         intake.push(|context| Stream::new(socket, &peer, context));
         Ok(())
     }
 
     fn waiting(&self) -> Option<usize> {
-        sockopt::accept_queue(self.socket.as_fd()).ok()
+        sockopt::accept_queue(self.as_fd()).ok()
     }
 
     /// Packets must have come over no router, which is what their TTL says when it is 255: hardly
@@ -99,10 +105,11 @@ impl Transport for Tcp {
     /// connections are looked up before the listener. A client that connects now tries again after
     /// a second, and then is refused before it has sent anything.
     fn stop_intake(&self) -> io::Result<bool> {
-        if self.own {
-            self.least_hops(&self.socket, 255)?;
+        let own = !self.is_adopted();
+        if own {
+            self.least_hops(self.as_fd(), 255)?;
         }
-        Ok(self.own)
+        Ok(own)
     }
 
     fn arriving(&self) -> Option<bool> {
@@ -112,12 +119,12 @@ impl Transport for Tcp {
 
 impl Tcp {
     /// Drops packets whose TTL or hop limit is less (ip(7) `IP_MINTTL`, `IPV6_MINHOPCOUNT`).
-    fn least_hops(&self, socket: &Socket, hops: u8) -> io::Result<()> {
+    fn least_hops(&self, socket: BorrowedFd<'_>, hops: u8) -> io::Result<()> {
         let ipv6 = self
             .local
             .socket_addr()
             .is_some_and(|local| local.is_ipv6());
-        sockopt::least_hops(socket.as_fd(), ipv6, hops)
+        sockopt::least_hops(socket, ipv6, hops)
     }
 }
 
@@ -129,7 +136,7 @@ impl<A: ToSocketAddrs + Debug> Bind<A> for Tcp {
 
 impl AsFd for Tcp {
     fn as_fd(&self) -> BorrowedFd<'_> {
-        self.socket.as_fd()
+        self.listener.as_fd()
     }
 }
 
@@ -237,6 +244,9 @@ impl TcpOptions {
     /// Binds and listens: one listener for each address that `addr` resolves to and this host has.
     /// Port 0 picks a free one, the same for all.
     ///
+    /// A link-local IPv6 address is given with its interface: `("fe80::1%eth0", 8080)`, by name or by
+    /// number, which a [`SocketAddrV6`](std::net::SocketAddrV6) has as its scope.
+    ///
     /// # Errors
     ///
     /// What bind(2) or listen(2) says, with the address and, for the well-known ones, what to do.
@@ -259,7 +269,7 @@ impl TcpOptions {
         })?;
         Ok(BoundTcp {
             sockets,
-            backlog: self.backlog,
+            options: self.clone(),
         })
     }
 }
@@ -267,8 +277,8 @@ impl TcpOptions {
 /// TCP sockets that are bound and do not listen yet.
 #[derive(Debug)]
 pub struct BoundTcp {
-    sockets: Vec<Socket>,
-    backlog: i32,
+    sockets: Vec<(Socket, SocketAddr)>,
+    options: TcpOptions,
 }
 
 impl BoundTcp {
@@ -276,29 +286,33 @@ impl BoundTcp {
     ///
     /// # Errors
     ///
-    /// What getsockname(2) says.
+    /// None: the addresses are known since the sockets were bound.
     pub fn local_addrs(&self) -> io::Result<Vec<Address>> {
-        self.sockets
+        Ok(self
+            .sockets
             .iter()
-            .map(|socket| Ok(Address::from_sock_addr(&socket.local_addr()?)))
-            .collect()
+            .map(|&(_, local)| Address::Inet(local))
+            .collect())
     }
 
     /// Listens on all of them.
     ///
     /// # Errors
     ///
-    /// What listen(2) says: `AddrInUse` when another socket began to listen on the address
+    /// What listen(2) says, with the address: `AddrInUse` when another socket began to listen on it
     /// meanwhile.
     pub fn listen(self) -> Result<Vec<Tcp>, Error> {
-        let backlog = self.backlog;
-        let listen = |socket: Socket| {
-            socket.listen(backlog)?;
-            Tcp::new(socket, true)
+        let Self { sockets, options } = self;
+        let listen = |(socket, local): (Socket, SocketAddr)| {
+            socket
+                .listen(options.backlog)
+                .and_then(|()| Listener::own(socket))
+                .map(|listener| Tcp {
+                    listener,
+                    local: Address::Inet(local),
+                })
+                .map_err(|err| options.inet.error("listen on", local, err))
         };
-        self.sockets
-            .into_iter()
-            .map(|socket| listen(socket).tried(|| "listen on a bound TCP socket".to_owned()))
-            .collect()
+        sockets.into_iter().map(listen).collect()
     }
 }

@@ -11,8 +11,8 @@ use socket2::{Domain, Socket, Type};
 use crate::address::Address;
 use crate::error::{Error, Tried};
 use crate::sys::mmsg;
-use crate::transport::datagram::{Datagram, DatagramSocket, Kind, MAX_DATAGRAM};
-use crate::transport::options::{Expected, InetOptions};
+use crate::transport::datagram::{Datagram, DatagramSocket, Kind, MAX_DATAGRAM, Whose};
+use crate::transport::options::{self, Expected, InetOptions};
 use crate::transport::{Bind, Intake, Request, Transport};
 
 /// A bound UDP socket: each datagram is a request.
@@ -46,6 +46,11 @@ impl Udp {
 
     /// Takes over a descriptor that is already bound, as a service manager passes it.
     ///
+    /// Whoever shares it sees the send timeout of a second (socket(7), `SO_SNDTIMEO`) that it gets,
+    /// until it is dropped: then it is as it was. That a socket which is bound to all addresses says
+    /// where each datagram was sent to (ip(7), `IP_PKTINFO`) stays: another program that has adopted
+    /// it too needs it.
+    ///
     /// # Errors
     ///
     /// `InvalidInput` unless it is a datagram socket of the IPv4 or IPv6 family.
@@ -56,11 +61,10 @@ impl Udp {
             kind: Type::DGRAM,
             listening: false,
         };
-        let socket = expected.adopt(fd)?;
-        Self::new(socket, MAX_DATAGRAM).tried(|| "adopt a descriptor as a UDP socket".to_owned())
+        expected.adopt(fd, |socket| Self::new(socket, MAX_DATAGRAM, Whose::Shared))
     }
 
-    fn new(socket: Socket, max_datagram: usize) -> io::Result<Self> {
+    fn new(socket: Socket, max_datagram: usize, whose: Whose) -> io::Result<Self> {
         let local = socket.local_addr()?.as_socket();
         let local = local.ok_or_else(|| {
             io::Error::new(io::ErrorKind::InvalidInput, "the socket has no IP address")
@@ -73,7 +77,7 @@ impl Udp {
             Kind::Inet
         };
         Ok(Self {
-            socket: DatagramSocket::new(socket, max_datagram, kind)?,
+            socket: DatagramSocket::new(socket, max_datagram, kind, whose)?,
             local: Address::Inet(local),
         })
     }
@@ -86,6 +90,14 @@ impl Transport for Udp {
 
     fn local_addr(&self) -> Address {
         self.local.clone()
+    }
+
+    fn url(&self) -> String {
+        options::url(Self::SCHEME, self.as_fd(), &self.local)
+    }
+
+    fn is_adopted(&self) -> bool {
+        self.socket.is_shared()
     }
 
     fn accept(&self, intake: &mut Intake<'_, UdpDatagram>) -> io::Result<()> {
@@ -184,14 +196,18 @@ impl UdpOptions {
     /// Binds: one socket for each address that `addr` resolves to and this host has. Port 0 picks a
     /// free one, the same for all.
     ///
+    /// A link-local IPv6 address is given with its interface: `("fe80::1%eth0", 8080)`, by name or by
+    /// number, which a [`SocketAddrV6`](std::net::SocketAddrV6) has as its scope.
+    ///
     /// # Errors
     ///
     /// What bind(2) says, with the address and, for the well-known ones, what to do. Nothing stays
     /// bound.
     pub fn bind(&self, addr: impl ToSocketAddrs + Debug) -> Result<Vec<Udp>, Error> {
         let sockets = self.inet.bind_all(Type::DGRAM, addr, &|_| Ok(()))?;
-        let new = |socket| {
-            Udp::new(socket, self.max_datagram).tried(|| "set up a bound UDP socket".to_owned())
+        let new = |(socket, local)| {
+            Udp::new(socket, self.max_datagram, Whose::Own)
+                .tried(|| format!("set up the UDP socket bound to {local}"))
         };
         sockets.into_iter().map(new).collect()
     }

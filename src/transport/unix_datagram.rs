@@ -4,12 +4,12 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 
-use socket2::{Domain, Socket, Type};
+use socket2::{Domain, Type};
 
 use crate::address::{Address, UnixAddress};
 use crate::error::{Error, Tried};
 use crate::sys::mmsg;
-use crate::transport::datagram::{Datagram, DatagramSocket, Kind, MAX_DATAGRAM};
+use crate::transport::datagram::{Datagram, DatagramSocket, Kind, MAX_DATAGRAM, Whose};
 use crate::transport::options::Expected;
 use crate::transport::unix_path::{UnixBinding, UnixOptions};
 use crate::transport::{Bind, Intake, Transport};
@@ -55,6 +55,9 @@ impl UnixDatagram {
     /// Takes over a descriptor that is already bound, as a service manager passes it. Its path, if
     /// any, is not removed.
     ///
+    /// Whoever shares it sees the send timeout of a second (socket(7), `SO_SNDTIMEO`) that it gets,
+    /// until it is dropped: then it is as it was.
+    ///
     /// # Errors
     ///
     /// `InvalidInput` unless it is a datagram socket of the Unix family.
@@ -65,17 +68,13 @@ impl UnixDatagram {
             kind: Type::DGRAM,
             listening: false,
         };
-        let socket = expected.adopt(fd)?;
-        Self::new(socket, MAX_DATAGRAM, None)
-            .tried(|| "adopt a descriptor as a Unix datagram socket".to_owned())
-    }
-
-    fn new(socket: Socket, max_datagram: usize, path: Option<UnixBinding>) -> io::Result<Self> {
-        let socket = DatagramSocket::new(socket, max_datagram, Kind::Unix)?;
-        Ok(Self {
-            local: socket.local_addr()?,
-            socket,
-            _path: path,
+        expected.adopt(fd, |socket| {
+            let socket = DatagramSocket::new(socket, MAX_DATAGRAM, Kind::Unix, Whose::Shared)?;
+            Ok(Self {
+                local: socket.local_addr()?,
+                socket,
+                _path: None,
+            })
         })
     }
 }
@@ -91,6 +90,10 @@ impl Transport for UnixDatagram {
 
     fn accept(&self, intake: &mut Intake<'_, UnixPacket>) -> io::Result<()> {
         self.socket.accept(intake)
+    }
+
+    fn is_adopted(&self) -> bool {
+        self.socket.is_shared()
     }
 
     fn batch(&self) -> usize {
@@ -118,19 +121,30 @@ impl UnixOptions<UnixDatagram> {
         self
     }
 
-    /// Binds.
+    /// Binds. Servers that bind the same path at once do it one after the other, as those of
+    /// [`UnixStream`](crate::UnixStream) do.
     ///
     /// # Errors
     ///
-    /// - `AddrInUse`: a live server receives there. A socket file that a dead one left behind is
-    ///   replaced.
+    /// - `AddrInUse`: a live server receives there, or one has bound the path and not begun to listen
+    ///   within a second. A socket file that a dead one left behind is replaced.
     /// - `AlreadyExists`: the path is a file of another kind; it is left alone.
     /// - `InvalidInput`: the path or name is longer than 107 bytes, or the address is
     ///   [`UnixAddress::Unnamed`].
     /// - else what bind(2), chmod(2) or chown(2) says, with the path.
     pub fn bind(&self, addr: impl Into<UnixAddress>) -> Result<UnixDatagram, Error> {
-        let (socket, path) = self.bind_socket(Type::DGRAM, &addr.into())?;
-        UnixDatagram::new(socket, self.max_datagram, path)
-            .tried(|| "set up a bound Unix datagram socket".to_owned())
+        let addr = addr.into();
+        let (socket, mut path) = self.bind_socket(Type::DGRAM, &addr)?;
+        let new = || {
+            let socket = DatagramSocket::new(socket, self.max_datagram, Kind::Unix, Whose::Own)?;
+            Ok::<_, io::Error>((socket.local_addr()?, socket))
+        };
+        let (local, socket) = new().tried(|| format!("set up the datagram socket {addr}"))?;
+        path.as_mut().map(UnixBinding::unlock);
+        Ok(UnixDatagram {
+            socket,
+            local,
+            _path: path,
+        })
     }
 }

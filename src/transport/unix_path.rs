@@ -4,16 +4,17 @@
 use std::fs;
 use std::io;
 use std::marker::PhantomData;
-use std::os::fd::{AsFd, AsRawFd};
+use std::os::fd::AsRawFd;
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{AtFlags, FlockOperation, Gid, Mode, OFlags, Uid, chownat, fchmod, flock, fstat};
+use rustix::fs::{AtFlags, Gid, Mode, OFlags, Uid, chownat, fchmod, fstat};
 use socket2::{Domain, Socket, Type};
 
 use crate::address::UnixAddress;
 use crate::error::Error;
 use crate::transport::options::Buffers;
+use crate::transport::unix_lock::PathLock;
 
 /// Options of a Unix socket. They are set before others can reach it.
 #[derive(Clone, Debug)]
@@ -75,6 +76,8 @@ impl<T> UnixOptions<T> {
         self
     }
 
+    /// Binds. The path stays locked until [`UnixBinding::unlock`], so that no other server takes a
+    /// socket that does not listen yet for one whose server is gone.
     pub(crate) fn bind_socket(
         &self,
         kind: Type,
@@ -83,7 +86,7 @@ impl<T> UnixOptions<T> {
         self.try_bind(kind, addr).map_err(|err| {
             let remedy = match err.kind() {
                 io::ErrorKind::AddrInUse => {
-                    "a live server has it: stop that one, or choose another path"
+                    "stop the server that has it, or choose another address"
                 }
                 io::ErrorKind::AlreadyExists => "move that file away, or choose another path",
                 io::ErrorKind::NotFound => "create the directory first",
@@ -112,6 +115,7 @@ impl<T> UnixOptions<T> {
         if path.as_os_str().is_empty() {
             return Err(io::Error::new(io::ErrorKind::InvalidInput, "an empty path"));
         }
+        let lock = PathLock::take(path)?;
         // The kernel gives the new file the mode of the socket's own inode, less the umask
         // (unix_bind_bsd in net/unix/af_unix.c): nobody can connect before the owner is set and the
         // mode is final.
@@ -123,12 +127,13 @@ impl<T> UnixOptions<T> {
         fchmod(&socket, Mode::from_raw_mode(first_mode))?;
         match socket.bind(&target) {
             Err(err) if err.kind() == io::ErrorKind::AddrInUse => {
-                replace_stale(kind, path, || socket.bind(&target))?;
+                remove_stale(kind, path)?;
+                socket.bind(&target)?;
             }
             result => result?,
         }
         // From here on the file is removed again if anything fails.
-        let binding = UnixBinding::of(path)?;
+        let binding = UnixBinding::of(path, lock)?;
         let mode = match self.mode {
             None if first_mode == 0 => Some(0o777 & !umask()?),
             mode => mode,
@@ -171,48 +176,31 @@ fn umask() -> io::Result<u32> {
         .ok_or_else(|| io::Error::other("no Umask line in /proc/self/status"))
 }
 
-/// Replaces the file that a dead server left at `path`: whoever is alive there accepts or refuses
-/// by its type.
-fn replace_stale(kind: Type, path: &Path, bind: impl FnOnce() -> io::Result<()>) -> io::Result<()> {
-    let in_use = |what: &str| io::Error::new(io::ErrorKind::AddrInUse, what.to_owned());
-    // Two servers that start at once must not remove each other's new file.
-    let directory = path
-        .parent()
-        .filter(|parent| !parent.as_os_str().is_empty())
-        .unwrap_or_else(|| Path::new("."));
-    let directory = fs::File::open(directory)?;
-    flock(directory.as_fd(), FlockOperation::NonBlockingLockExclusive).map_err(|_| {
-        in_use(
-            "another process holds the lock of the directory, perhaps to replace the same socket",
-        )
-    })?;
+/// Removes the file that a dead server left at `path`: whoever is alive there accepts or refuses by
+/// its type. The path is locked.
+fn remove_stale(kind: Type, path: &Path) -> io::Result<()> {
     match fs::symlink_metadata(path) {
-        Ok(file) if !file.file_type().is_socket() => {
+        Ok(file) if file.file_type().is_socket() => {}
+        Ok(_) => {
             return Err(io::Error::new(
                 io::ErrorKind::AlreadyExists,
                 "there is a file that is not a socket",
             ));
         }
-        Ok(_) => {
-            let probe = Socket::new(Domain::UNIX, kind, None)?;
-            // A live server whose backlog is full answers EAGAIN instead of blocking.
-            probe.set_nonblocking(true)?;
-            match probe.connect(&socket2::SockAddr::unix(path)?) {
-                Err(err) if err.kind() == io::ErrorKind::ConnectionRefused => {
-                    fs::remove_file(path)?;
-                }
-                Ok(()) => return Err(in_use("a server answers there")),
-                Err(err) => {
-                    return Err(in_use(&format!(
-                        "a socket is there, and a probe of it said: {err}"
-                    )));
-                }
-            }
-        }
-        Err(err) if err.kind() == io::ErrorKind::NotFound => {}
+        Err(err) if err.kind() == io::ErrorKind::NotFound => return Ok(()),
         Err(err) => return Err(err),
     }
-    bind()
+    let probe = Socket::new(Domain::UNIX, kind, None)?;
+    // A live server whose backlog is full answers EAGAIN instead of blocking.
+    probe.set_nonblocking(true)?;
+    let alive = match probe.connect(&socket2::SockAddr::unix(path)?) {
+        Err(err) if err.kind() == io::ErrorKind::ConnectionRefused => {
+            return fs::remove_file(path);
+        }
+        Ok(()) => "a server answers there".to_owned(),
+        Err(err) => format!("a socket is there, and a probe of it said: {err}"),
+    };
+    Err(io::Error::new(io::ErrorKind::AddrInUse, alive))
 }
 
 /// A socket file that this process bound; removed on drop while it is still the same file.
@@ -221,10 +209,12 @@ pub(crate) struct UnixBinding {
     path: PathBuf,
     file: (u64, u64),
     owner: u32,
+    /// Held until others can see that somebody is there.
+    lock: Option<PathLock>,
 }
 
 impl UnixBinding {
-    fn of(path: &Path) -> io::Result<Self> {
+    fn of(path: &Path, lock: PathLock) -> io::Result<Self> {
         let file = fs::symlink_metadata(path)?;
         if !file.file_type().is_socket() {
             return Err(io::Error::other(
@@ -235,7 +225,13 @@ impl UnixBinding {
             path: std::path::absolute(path)?,
             file: (file.dev(), file.ino()),
             owner: std::process::id(),
+            lock: Some(lock),
         })
+    }
+
+    /// Lets other servers probe the socket: it listens, or takes datagrams.
+    pub(crate) fn unlock(&mut self) {
+        self.lock = None;
     }
 }
 
@@ -245,11 +241,46 @@ impl Drop for UnixBinding {
         if self.owner != std::process::id() {
             return;
         }
-        let ours = fs::symlink_metadata(&self.path)
-            .is_ok_and(|file| (file.dev(), file.ino()) == self.file);
-        if ours {
+        let ours = || {
+            fs::symlink_metadata(&self.path).is_ok_and(|file| (file.dev(), file.ino()) == self.file)
+        };
+        if !ours() {
+            return;
+        }
+        // A server that binds the path now may replace the file between the look and the removal.
+        let lock = match self.lock {
+            Some(_) => None,
+            None => match PathLock::take(&self.path) {
+                // It replaces the file, if that is still ours: our socket is closed.
+                Err(err) if err.kind() == io::ErrorKind::AddrInUse => return,
+                // Without a descriptor for the lock, all that can be done is to be quick.
+                taken => taken.ok(),
+            },
+        };
+        if ours() {
             // Nobody is left to tell; a file that stays is replaced by the next bind.
             let _ = fs::remove_file(&self.path);
         }
+        drop(lock);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::UnixStream;
+
+    /// It may have replaced the file already, or be about to.
+    #[test]
+    fn a_file_whose_path_another_server_is_binding_is_left_to_that_one() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("s");
+        let listener = UnixStream::options().bind(&path).unwrap();
+        let other = PathLock::take(&path).unwrap();
+        drop(listener);
+        assert!(path.exists());
+        drop(other);
+        drop(UnixStream::options().bind(&path).unwrap());
+        assert!(!path.exists());
     }
 }

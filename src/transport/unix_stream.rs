@@ -1,7 +1,6 @@
 //! Unix stream sockets, by path or by abstract name (unix(7)).
 
 use std::io;
-use std::net::Shutdown;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use socket2::{Domain, Socket, Type};
@@ -9,6 +8,7 @@ use socket2::{Domain, Socket, Type};
 use crate::address::{Address, UnixAddress};
 use crate::error::{Error, Tried};
 use crate::sys::sockopt;
+use crate::transport::listener::Listener;
 use crate::transport::options::Expected;
 use crate::transport::stream::Stream;
 use crate::transport::unix_path::{UnixBinding, UnixOptions};
@@ -32,11 +32,9 @@ use crate::transport::{Bind, Intake, Transport};
 /// ```
 #[derive(Debug)]
 pub struct UnixStream {
-    socket: Socket,
+    listener: Listener,
     local: Address,
     _path: Option<UnixBinding>,
-    /// No process but those of this server listens with it.
-    own: bool,
 }
 
 /// A connection that [`UnixStream`] accepted.
@@ -63,6 +61,9 @@ impl UnixStream {
     /// Takes over a descriptor that already listens, as a service manager passes it. Its path, if
     /// any, is not removed.
     ///
+    /// It is made non-blocking, which whoever shares it sees too, until it is dropped: then it is
+    /// as it was.
+    ///
     /// # Errors
     ///
     /// `InvalidInput` unless it is a listening stream socket of the Unix family.
@@ -73,19 +74,13 @@ impl UnixStream {
             kind: Type::STREAM,
             listening: true,
         };
-        Self::new(expected.adopt(fd)?, None, false)
-            .tried(|| "adopt a descriptor as a Unix stream listener".to_owned())
-    }
-
-    fn new(socket: Socket, path: Option<UnixBinding>, own: bool) -> io::Result<Self> {
-        // accept(2) must not block when the connection that poll(2) reported is gone again.
-        socket.set_nonblocking(true)?;
-        let local = Address::from_sock_addr(&socket.local_addr()?);
-        Ok(Self {
-            socket,
-            local,
-            _path: path,
-            own,
+        expected.adopt(fd, |socket| {
+            let local = Address::from_sock_addr(&socket.local_addr()?);
+            Ok(Self {
+                listener: Listener::adopted(socket)?,
+                local,
+                _path: None,
+            })
         })
     }
 }
@@ -100,7 +95,7 @@ impl Transport for UnixStream {
     }
 
     fn accept(&self, intake: &mut Intake<'_, UnixConnection>) -> io::Result<()> {
-        let (socket, peer) = self.socket.accept().map_err(|err| {
+        let (socket, peer) = self.listener.accept().map_err(|err| {
             // After `stop_intake` the queue is empty when there is nothing to accept.
             let empty = intake.stopping() && err.kind() == io::ErrorKind::InvalidInput;
             if empty {
@@ -116,10 +111,15 @@ impl Transport for UnixStream {
     /// Clients are refused from now on; those that wait in the queue are not (unix_stream_connect
     /// and unix_accept in net/unix/af_unix.c).
     fn stop_intake(&self) -> io::Result<bool> {
-        if self.own {
-            self.socket.shutdown(Shutdown::Read)?;
+        let own = !self.is_adopted();
+        if own {
+            self.listener.shutdown_reading()?;
         }
-        Ok(self.own)
+        Ok(own)
+    }
+
+    fn is_adopted(&self) -> bool {
+        self.listener.is_adopted()
     }
 }
 
@@ -131,7 +131,7 @@ impl<A: Into<UnixAddress>> Bind<A> for UnixStream {
 
 impl AsFd for UnixStream {
     fn as_fd(&self) -> BorrowedFd<'_> {
-        self.socket.as_fd()
+        self.listener.as_fd()
     }
 }
 
@@ -150,10 +150,15 @@ impl UnixConnection {
 impl UnixOptions<UnixStream> {
     /// Binds and listens.
     ///
+    /// Servers that bind the same path at once do it one after the other: each holds an abstract
+    /// socket whose name stands for the directory and the file, which servers of other paths do not
+    /// take. It leaves nothing behind, works where they share a network namespace, and is done
+    /// without where the system forbids abstract names.
+    ///
     /// # Errors
     ///
-    /// - `AddrInUse`: a live server listens there. A socket file that a dead one left behind is
-    ///   replaced.
+    /// - `AddrInUse`: a live server listens there, or one has bound the path and not begun to listen
+    ///   within a second. A socket file that a dead one left behind is replaced.
     /// - `AlreadyExists`: the path is a file of another kind; it is left alone.
     /// - `InvalidInput`: the path or name is longer than 107 bytes, or the address is
     ///   [`UnixAddress::Unnamed`].
@@ -162,15 +167,18 @@ impl UnixOptions<UnixStream> {
         self.bind_only(addr)?.listen()
     }
 
-    /// Binds without listening: clients are refused until [`BoundUnixStream::listen`] is called.
+    /// Binds without listening: clients are refused until [`BoundUnixStream::listen`] is called, and
+    /// so are other servers.
     ///
     /// # Errors
     ///
     /// As [`bind`](Self::bind).
     pub fn bind_only(&self, addr: impl Into<UnixAddress>) -> Result<BoundUnixStream, Error> {
-        let (socket, path) = self.bind_socket(Type::STREAM, &addr.into())?;
+        let addr = addr.into();
+        let (socket, path) = self.bind_socket(Type::STREAM, &addr)?;
         Ok(BoundUnixStream {
             socket,
+            addr,
             path,
             backlog: self.backlog,
         })
@@ -185,9 +193,25 @@ impl UnixOptions<UnixStream> {
 }
 
 /// A Unix stream socket that is bound and does not listen yet.
+///
+/// No other server can bind its path: one that tries fails after a second. A process that is forked
+/// meanwhile has the same socket, and keeps the path from others for as long as it runs.
+///
+/// # Examples
+///
+/// ```
+/// use socketserver::UnixStream;
+///
+/// let path = std::env::temp_dir().join(format!("socketserver-doc-bound-{}", std::process::id()));
+/// let bound = UnixStream::options().bind_only(&path)?;
+/// // Drop privileges, load what has to be loaded; then let clients in.
+/// let listener = bound.listen()?;
+/// # Ok::<(), socketserver::Error>(())
+/// ```
 #[derive(Debug)]
 pub struct BoundUnixStream {
     socket: Socket,
+    addr: UnixAddress,
     path: Option<UnixBinding>,
     backlog: i32,
 }
@@ -197,17 +221,26 @@ impl BoundUnixStream {
     ///
     /// # Errors
     ///
-    /// What listen(2) says.
+    /// What listen(2) says, with the path or name.
     pub fn listen(self) -> Result<UnixStream, Error> {
         let Self {
             socket,
-            path,
+            addr,
+            mut path,
             backlog,
         } = self;
-        let listen = || {
-            socket.listen(backlog)?;
-            UnixStream::new(socket, path, true)
-        };
-        listen().tried(|| "listen on a bound Unix socket".to_owned())
+        let listened = socket.listen(backlog).and_then(|()| {
+            Ok((
+                Address::from_sock_addr(&socket.local_addr()?),
+                Listener::own(socket)?,
+            ))
+        });
+        let (local, listener) = listened.tried(|| format!("listen on {addr}"))?;
+        path.as_mut().map(UnixBinding::unlock);
+        Ok(UnixStream {
+            listener,
+            local,
+            _path: path,
+        })
     }
 }

@@ -2,7 +2,7 @@
 
 use std::io::{self, Read, Write};
 use std::net::{TcpListener, TcpStream, UdpSocket};
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::time::Duration;
 
 use rustix::thread::{CapabilitySet, capabilities, set_capabilities};
@@ -26,7 +26,8 @@ fn an_address_in_use_is_named() {
         "{err}"
     );
     assert!(
-        err.to_string().contains("; another process listens there"),
+        err.to_string()
+            .contains("; another socket, of this process or of another, has the port"),
         "{err}"
     );
 
@@ -36,6 +37,52 @@ fn an_address_in_use_is_named() {
             .unwrap_err()
             .is_addr_in_use()
     );
+}
+
+#[test]
+fn the_remedy_for_two_wildcards_is_ipv6_alone() {
+    for (first, second) in [("0.0.0.0", "[::]"), ("[::]", "0.0.0.0")] {
+        let one = Tcp::bind(format!("{first}:0")).unwrap();
+        let port = one[0].local_addr().port().unwrap();
+        let err = Tcp::bind(format!("{second}:{port}")).unwrap_err();
+        assert!(err.is_addr_in_use(), "{err}");
+        let text = err.to_string();
+        assert!(
+            text.starts_with(&format!("bind {second}:{port}: ")),
+            "{err}"
+        );
+        assert!(
+            text.contains("of this process") && text.contains("only_v6"),
+            "{err}"
+        );
+        let one = Udp::bind(format!("{first}:0")).unwrap();
+        let port = one[0].local_addr().port().unwrap();
+        let err = Udp::bind(format!("{second}:{port}")).unwrap_err();
+        assert!(err.to_string().contains("only_v6"), "{err}");
+    }
+    let one = Tcp::bind("0.0.0.0:0").unwrap();
+    let port = one[0].local_addr().port().unwrap();
+    let alone = Tcp::options().only_v6(true);
+    let _two = alone.bind(format!("[::]:{port}")).unwrap();
+}
+
+/// Two sockets can be bound to one address with SO_REUSEADDR, as long as none listens (ip(7)).
+#[test]
+fn an_error_of_listen_names_the_address() {
+    let first = Tcp::options().bind_only("127.0.0.1:0").unwrap();
+    let addr = first.local_addrs().unwrap()[0].socket_addr().unwrap();
+    let second = Tcp::options().bind_only(addr).unwrap();
+    let _listens = first.listen().unwrap();
+    let err = second.listen().unwrap_err();
+    let start = format!("listen on {addr}: Address already in use");
+    assert!(err.to_string().starts_with(&start), "{err}");
+    assert!(err.to_string().contains("; another socket, "), "{err}");
+
+    // A name with both wildcards has the same trouble with itself.
+    let both = ["0.0.0.0:0", "[::]:0"].map(|addr| addr.parse().unwrap());
+    let err = Tcp::bind(&both[..] as &[std::net::SocketAddr]).unwrap_err();
+    assert!(err.to_string().starts_with("listen on [::]:"), "{err}");
+    assert!(err.to_string().contains("only_v6"), "{err}");
 }
 
 #[test]
@@ -251,16 +298,99 @@ fn descriptors_are_adopted_if_they_fit() {
         ),
     ] {
         assert!(
-            err.to_string().starts_with("adopt a descriptor as ") && err.to_string().contains(why),
+            err.to_string().starts_with("adopt descriptor ") && err.to_string().contains(why),
             "{err}"
         );
     }
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let named = format!(
+        "adopt descriptor {} ({}) as a UDP socket: ",
+        listener.as_raw_fd(),
+        listener.local_addr().unwrap()
+    );
+    let err = Udp::from_fd(listener.into()).unwrap_err();
+    assert!(err.to_string().starts_with(&named), "{err}");
     // Who adopts a socket file does not own it.
     drop((
         UnixStream::from_fd(stream).unwrap(),
         UnixDatagram::from_fd(datagram).unwrap(),
     ));
     assert!(directory.path().join("s").exists() && directory.path().join("g").exists());
+}
+
+fn blocks(socket: &impl AsFd) -> bool {
+    let flags = rustix::fs::fcntl_getfl(socket).expect("flags");
+    !flags.contains(rustix::fs::OFlags::NONBLOCK)
+}
+
+/// The mode lies in what both descriptors share.
+#[test]
+fn an_adopted_listener_blocks_again_when_its_server_has_ended() {
+    let directory = tempfile::tempdir().unwrap();
+    let shared = TcpListener::bind("127.0.0.1:0").unwrap();
+    let tcp = Tcp::from_fd(shared.try_clone().unwrap().into()).unwrap();
+    let server = Server::<Tcp>::builder().listen([tcp]).build().unwrap();
+    let target = Target::parse(&server.urls()[0]);
+    let guard = server.spawn(|conn| conn.write_all(b"served")).unwrap();
+    assert_eq!(target.ask(""), "served");
+    assert!(!blocks(&shared));
+    guard.stop().unwrap();
+    assert!(blocks(&shared));
+
+    let shared = std::os::unix::net::UnixListener::bind(directory.path().join("s")).unwrap();
+    let adopted = UnixStream::from_fd(shared.try_clone().unwrap().into()).unwrap();
+    assert!(!blocks(&shared));
+    drop(adopted);
+    assert!(blocks(&shared));
+
+    // What did not block before does not block afterwards.
+    shared.set_nonblocking(true).unwrap();
+    drop(UnixStream::from_fd(shared.try_clone().unwrap().into()).unwrap());
+    assert!(!blocks(&shared));
+}
+
+/// As a new generation of a program takes over from an old one.
+#[test]
+fn a_second_server_goes_on_with_a_listener_when_the_first_has_ended() {
+    let shared = TcpListener::bind("127.0.0.1:0").unwrap();
+    let adopt = || Tcp::from_fd(shared.try_clone().unwrap().into()).unwrap();
+    let first = adopt();
+    let mut second = Server::<Tcp>::builder().listen([adopt()]).build().unwrap();
+    drop(first);
+    assert!(blocks(&shared));
+    let pending = Target::parse(&second.urls()[0]).send("");
+    second
+        .handle_request(None, |conn| conn.write_all(b"second"))
+        .unwrap();
+    assert_eq!(pending.answer(), "second");
+    assert!(!blocks(&shared), "accept(2) must not block");
+    drop(second);
+    assert!(blocks(&shared));
+}
+
+#[test]
+fn an_adopted_datagram_socket_gets_its_send_timeout_back() {
+    let directory = tempfile::tempdir().unwrap();
+    for before in [None, Some(Duration::from_secs(7))] {
+        let udp = UdpSocket::bind("127.0.0.1:0").unwrap();
+        udp.set_write_timeout(before).unwrap();
+        let socket = Udp::from_fd(udp.try_clone().unwrap().into()).unwrap();
+        let mut server = Server::<Udp>::builder().listen([socket]).build().unwrap();
+        assert_eq!(udp.write_timeout().unwrap(), Some(Duration::from_secs(1)));
+        let pending = Target::parse(&server.urls()[0]).send("x");
+        server
+            .handle_request(None, |datagram| datagram.write_all(b"served"))
+            .unwrap();
+        assert_eq!(pending.answer(), "served");
+        drop(server);
+        assert_eq!(udp.write_timeout().unwrap(), before);
+
+        let path = directory.path().join(format!("{before:?}"));
+        let unix = std::os::unix::net::UnixDatagram::bind(path).unwrap();
+        unix.set_write_timeout(before).unwrap();
+        drop(UnixDatagram::from_fd(unix.try_clone().unwrap().into()).unwrap());
+        assert_eq!(unix.write_timeout().unwrap(), before);
+    }
 }
 
 #[test]

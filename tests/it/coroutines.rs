@@ -387,8 +387,14 @@ fn connecting_out_fails_clearly() {
 
 #[test]
 fn a_unix_server_that_has_no_room_is_waited_for_and_given_up() {
-    let name =
-        UnixAddress::Abstract(format!("socketserver-room-{}", std::process::id()).into_bytes());
+    let name = UnixAddress::Abstract(
+        format!(
+            "socketserver-room-{}-{}",
+            module_path!(),
+            std::process::id()
+        )
+        .into_bytes(),
+    );
     let listener = UnixStream::options().backlog(0).bind(&name).unwrap();
     let (first, again) = (name.clone(), name);
     let (_guard, target, results) = serve(1, move |_| {

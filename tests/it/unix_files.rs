@@ -5,7 +5,9 @@ use std::io;
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::os::unix::net;
 use std::path::Path;
+use std::thread;
 
+use rustix::fs::{FlockOperation, flock};
 use socketserver::{UnixDatagram, UnixStream};
 
 fn mode(path: &Path) -> u32 {
@@ -123,7 +125,11 @@ fn a_live_server_is_an_error_also_when_its_queue_is_full_or_its_type_another() {
         UnixDatagram::options().bind(&path).unwrap_err(),
     ] {
         assert!(err.is_addr_in_use(), "{err}");
-        assert!(err.to_string().contains("a live server has it"), "{err}");
+        assert!(
+            err.to_string()
+                .contains("stop the server that has it, or choose another address"),
+            "{err}"
+        );
     }
     drop(live);
 }
@@ -174,4 +180,73 @@ fn bound_and_not_listening_refuses_until_it_listens() {
     );
     let _listener = bound.listen().unwrap();
     assert!(net::UnixStream::connect(&path).is_ok());
+}
+
+/// A probe is refused by a socket that does not listen yet, as by one whose server is dead.
+#[test]
+fn a_server_that_does_not_listen_yet_keeps_its_path() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("s");
+    // Over a stale file, and without one.
+    drop(net::UnixListener::bind(&path).unwrap());
+    for _ in 0..2 {
+        let bound = UnixStream::options().bind_only(&path).unwrap();
+        for err in [
+            UnixStream::options().bind(&path).unwrap_err(),
+            UnixDatagram::options().bind(&path).unwrap_err(),
+        ] {
+            assert!(err.is_addr_in_use(), "{err}");
+            let what =
+                "another server is binding a socket there (ss -xap shows who holds the lock @";
+            assert!(err.to_string().contains(what), "{err}");
+        }
+        let listener = bound.listen().unwrap();
+        assert!(net::UnixStream::connect(&path).is_ok());
+        let err = UnixStream::options().bind(&path).unwrap_err();
+        assert!(err.to_string().contains("a server answers there"), "{err}");
+        drop(listener);
+        assert_eq!(fs::read_dir(&directory).unwrap().count(), 0);
+    }
+    // Who gives up before it listens leaves the path to others.
+    drop(UnixStream::options().bind_only(&path).unwrap());
+    drop(UnixStream::options().bind(&path).unwrap());
+}
+
+#[test]
+fn a_lock_on_the_directory_is_none_of_ours() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("s");
+    drop(net::UnixListener::bind(&path).unwrap());
+    let locked = fs::File::open(&directory).unwrap();
+    flock(&locked, FlockOperation::NonBlockingLockExclusive).unwrap();
+    drop(UnixStream::options().bind(&path).unwrap());
+    drop(net::UnixDatagram::bind(&path).unwrap());
+    drop(UnixDatagram::options().bind(&path).unwrap());
+}
+
+#[test]
+fn a_stale_file_is_replaced_in_a_directory_that_cannot_be_read() {
+    let directory = tempfile::tempdir().unwrap();
+    fs::set_permissions(&directory, fs::Permissions::from_mode(0o777)).unwrap();
+    // Root may read any directory, so this thread becomes somebody else; the harness may have given
+    // it other tests to run.
+    let unreadable = directory.path().join("d");
+    let other = thread::spawn(move || {
+        if rustix::process::getuid().is_root() {
+            let nobody = rustix::process::Uid::from_raw(65_534);
+            rustix::thread::set_thread_res_uid(nobody, nobody, nobody).unwrap();
+        }
+        fs::create_dir(&unreadable).unwrap();
+        fs::set_permissions(&unreadable, fs::Permissions::from_mode(0o300)).unwrap();
+        assert!(fs::read_dir(&unreadable).is_err(), "it can be read");
+        let path = unreadable.join("s");
+        drop(net::UnixListener::bind(&path).unwrap());
+        let bound = UnixStream::options().bind(&path).unwrap();
+        assert!(net::UnixStream::connect(&path).is_ok());
+        drop(bound);
+        assert!(!path.exists());
+        // So that it can be removed.
+        fs::set_permissions(&unreadable, fs::Permissions::from_mode(0o700)).unwrap();
+    });
+    other.join().unwrap();
 }

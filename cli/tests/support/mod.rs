@@ -371,6 +371,7 @@ fn abstract_address(name: &str) -> SockAddr {
     SockAddr::unix(name.replacen('@', "\0", 1)).expect("a short name")
 }
 
+#[allow(dead_code, reason = "for servers that may be gone")]
 impl Client {
     /// Connects over TCP; `None` where nobody listens any more.
     pub(crate) fn try_connect(url: &str) -> Option<Self> {

@@ -1,0 +1,368 @@
+//! What listeners are given and give back, from outside: zones, options of one listener, sockets that
+//! others have too, and names that clients choose.
+
+#[allow(dead_code, reason = "what only other tests need is not used here")]
+mod support;
+
+#[path = "../../tests/support/link_local.rs"]
+mod link_local;
+
+use std::fs;
+use std::io::Write;
+use std::net::{SocketAddrV6, TcpListener, TcpStream, UdpSocket};
+use std::os::fd::AsFd;
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::{UnixDatagram, UnixListener};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use rustix::fs::{OFlags, fcntl_getfl};
+use rustix::process::Signal;
+use socket2::{Domain, SockAddr, Socket, Type};
+
+use support::{Client, DEADLINE, Process, Server, assert_echoes, command, command_with, serve};
+
+fn temp() -> tempfile::TempDir {
+    tempfile::tempdir().expect("a temporary directory")
+}
+
+/// Asserts that a command fails with an exit status and one line that has all of the parts.
+#[track_caller]
+fn fails(command: Command, code: i32, parts: &[&str]) {
+    let exit = Process::start(command).exit();
+    let [line] = exit.stderr.as_slice() else {
+        panic!("not one line: {exit:?}");
+    };
+    assert_eq!((exit.code, exit.stdout.len()), (Some(code), 0), "{line}");
+    for part in parts {
+        assert!(line.contains(part), "{part:?} is missing in: {line}");
+    }
+}
+
+// Zones.
+
+#[test]
+fn a_zone_is_a_number_or_a_name_and_announced_by_its_name() {
+    let test = "a_zone_is_a_number_or_a_name_and_announced_by_its_name";
+    link_local::with_link_local(test, |addr, name| {
+        for scheme in ["tcp", "udp"] {
+            for zone in [&addr.scope_id().to_string(), name] {
+                let server = serve("echo", &[&format!("{scheme}://[{}%{zone}]:0", addr.ip())]);
+                let start = format!("{scheme}://[{}%{name}]:", addr.ip());
+                let port = server.urls[0].strip_prefix(&start).expect(&start);
+                let port = port.parse().expect("a port");
+                assert_ne!(port, 0);
+                let at = SocketAddrV6::new(*addr.ip(), port, 0, addr.scope_id());
+                assert_echoes(&format!("{scheme}://{at}"));
+                server.stop();
+            }
+        }
+        // Without one the kernel says no more than that the argument is invalid.
+        let url = format!("tcp://[{}]:0", addr.ip());
+        let parts = ["bind [", "a link-local address needs its interface"];
+        fails(command("serve echo", &[&url]), 1, &parts);
+    });
+}
+
+// Options of one listener.
+
+#[test]
+fn both_wildcards_have_one_port_when_ipv6_is_alone() {
+    for scheme in ["tcp", "udp"] {
+        let first = serve("echo", &[&format!("{scheme}://0.0.0.0:0")]);
+        let (_, port) = first.urls[0].rsplit_once(':').unwrap();
+        let both = format!("{scheme}://[::]:{port}");
+        // That may be a socket of the very same command.
+        let parts = [&format!("bind [::]:{port}: "), "of this process", "?v6only"];
+        fails(command("serve echo", &[&both]), 1, &parts);
+        let second = serve("echo", &[&format!("{both}?v6only")]);
+        assert_eq!(second.urls, [both]);
+        assert_echoes(&format!("{scheme}://[::1]:{port}"));
+        assert_echoes(&format!("{scheme}://127.0.0.1:{port}"));
+        second.stop();
+        first.stop();
+    }
+}
+
+#[test]
+fn a_port_that_the_same_command_has_bound_is_no_other_process() {
+    let port = {
+        let free = TcpListener::bind("0.0.0.0:0").unwrap();
+        free.local_addr().unwrap().port()
+    };
+    let urls = [
+        format!("tcp://0.0.0.0:{port}"),
+        format!("tcp://[::]:{port}"),
+    ];
+    let command = command("serve echo", &[&urls[0], &urls[1]]);
+    fails(command, 1, &["of this process or of another", "?v6only"]);
+}
+
+#[test]
+fn a_backlog_and_a_mode_reach_the_kernel_and_are_not_announced() {
+    let directory = temp();
+    let paths = ["s", "d"].map(|name| directory.path().join(name));
+    let urls = ["unix", "unixgram"].map(|scheme| {
+        let name = if scheme == "unix" { "s" } else { "d" };
+        format!("{scheme}://{}", directory.path().join(name).display())
+    });
+    let given = [
+        format!("{}?mode=640&backlog=3", urls[0]),
+        format!("{}?mode=0602", urls[1]),
+    ];
+    let server = serve(
+        "echo",
+        &[&given[0], &given[1], "tcp://127.0.0.1:0?backlog=1"],
+    );
+    assert_eq!(server.urls[..2], urls);
+    let tcp = server.urls[2].clone();
+    assert!(!tcp.contains('?'), "{tcp}");
+    let mode = |path: &Path| fs::symlink_metadata(path).unwrap().permissions().mode() & 0o7777;
+    assert_eq!(paths.each_ref().map(|path| mode(path)), [0o640, 0o602]);
+    server.urls.iter().for_each(|url| assert_echoes(url));
+    server.stop();
+
+    // One connection is served, two wait in a backlog of one (listen(2)), and the next finds no room.
+    let words = "echo --max-connections 1 --at-limit wait";
+    let server = serve(words, &["tcp://127.0.0.1:0?backlog=1"]);
+    let _served = server.accepted_client();
+    let addr = server.urls[0].strip_prefix("tcp://").unwrap();
+    let addr = addr.parse().unwrap();
+    let connect = || TcpStream::connect_timeout(&addr, Duration::from_millis(200));
+    let _waiting = [connect().unwrap(), connect().unwrap()];
+    assert!(connect().is_err());
+}
+
+#[test]
+fn options_that_a_listener_does_not_have_are_wrong_usage() {
+    let is_wrong = |url: &str, parts: &[&str]| fails(command("serve echo", &[url]), 2, parts);
+    let there = ["has no option \"v6\"; it has v6only and backlog=N"];
+    is_wrong("tcp://[::]:0?v6", &there);
+    is_wrong("udp://[::]:0?backlog=1", &["\"backlog\"", "v6only"]);
+    is_wrong(
+        "unix:///s?owner=1",
+        &["\"owner\"", "backlog=N and mode=OCTAL"],
+    );
+    is_wrong("fd://3?mode=1", &["\"mode\"", "it has none"]);
+    is_wrong("tcp://[::]:0?v6only&v6only", &["v6only is given twice"]);
+    is_wrong("unix:///s?mode=9", &["mode", "octal"]);
+    is_wrong("tcp://[::]:0?backlog=x", &["backlog", "number"]);
+}
+
+// Sockets that others have too.
+
+fn blocks(socket: &impl AsFd) -> bool {
+    let flags = fcntl_getfl(socket).expect("flags");
+    !flags.contains(OFlags::NONBLOCK)
+}
+
+#[test]
+fn an_inherited_listener_blocks_again_after_the_server() {
+    let directory = temp();
+    for (index, model) in [
+        "threading",
+        "forking",
+        "prefork --workers 2",
+        "prefork:forking",
+    ]
+    .iter()
+    .enumerate()
+    {
+        let words = format!("serve echo --model {model}");
+        let tcp = TcpListener::bind("127.0.0.1:0").unwrap();
+        let server = Server::start(
+            command_with(tcp.try_clone().unwrap(), &words, &["fd://3"]),
+            1,
+        );
+        assert!(!blocks(&tcp), "{model}");
+        // A child or a worker that has ended has not restored it.
+        assert_echoes(&server.urls[0]);
+        assert_echoes(&server.urls[0]);
+        assert!(!blocks(&tcp), "{model}");
+        server.stop();
+        assert!(blocks(&tcp), "{model}");
+
+        let path = directory.path().join(index.to_string());
+        let unix = UnixListener::bind(path).unwrap();
+        let server = Server::start(
+            command_with(unix.try_clone().unwrap(), &words, &["fd://3"]),
+            1,
+        );
+        assert_echoes(&server.urls[0]);
+        server.stop();
+        assert!(blocks(&unix), "{model}");
+
+        let udp = UdpSocket::bind("127.0.0.1:0").unwrap();
+        let server = Server::start(
+            command_with(udp.try_clone().unwrap(), &words, &["fd://3"]),
+            1,
+        );
+        assert_echoes(&server.urls[0]);
+        assert!(udp.write_timeout().unwrap().is_some(), "{model}");
+        server.stop();
+        assert_eq!(udp.write_timeout().unwrap(), None, "{model}");
+    }
+}
+
+/// The workers still accept what is in the queue when their parent begins to wait for them.
+#[test]
+fn an_inherited_listener_does_not_block_before_the_last_worker_has_ended() {
+    let tcp = TcpListener::bind("127.0.0.1:0").unwrap();
+    let words = "serve echo --model prefork --workers 1 --drain-timeout 1000";
+    let urls = ["fd://3", "tcp://127.0.0.1:0"];
+    let mut server = Server::start(command_with(tcp.try_clone().unwrap(), words, &urls), 2);
+    let mut client = Client::connect(&server.urls[0]);
+    client.echo("served");
+    let own = server.urls[1].rsplit_once(':').unwrap().1.parse().unwrap();
+    let own = inode_of(own);
+    assert!(has_socket(server.process.id(), &own));
+    server.process.signal(Signal::TERM);
+    // The parent closes its own listener when its drain begins.
+    let end = Instant::now() + DEADLINE;
+    while has_socket(server.process.id(), &own) {
+        assert!(
+            Instant::now() < end,
+            "the parent drains within the deadline"
+        );
+        thread::yield_now();
+    }
+    assert!(!blocks(&tcp));
+    client.talk_to_the_end();
+    server.process.stopped();
+    assert!(blocks(&tcp));
+}
+
+/// The inode of the socket that listens on a port of 127.0.0.1 (proc_pid_net(5), tcp).
+fn inode_of(port: u16) -> String {
+    let table = fs::read_to_string("/proc/net/tcp").expect("the table of sockets");
+    let local = format!("0100007F:{port:04X}");
+    let line = table
+        .lines()
+        .map(|line| line.split_whitespace().collect::<Vec<_>>())
+        .find(|fields| fields.get(1) == Some(&local.as_str()) && fields[3] == "0A");
+    format!("socket:[{}]", line.expect("a listener")[9])
+}
+
+fn has_socket(pid: u32, link: &str) -> bool {
+    let open = fs::read_dir(format!("/proc/{pid}/fd")).expect("the process is there");
+    open.flatten()
+        .any(|entry| fs::read_link(entry.path()).is_ok_and(|to| to == Path::new(link)))
+}
+
+// The lock of a path.
+
+/// A worker or a child that had it would keep the path from the next server.
+#[test]
+fn no_process_of_a_server_keeps_the_lock_of_its_path() {
+    let directory = temp();
+    let urls = ["unix", "unixgram"].map(|scheme| {
+        let path = directory.path().join(scheme);
+        format!("{scheme}://{}", path.display())
+    });
+    for model in ["threading", "forking", "prefork --workers 2"] {
+        let server = serve(&format!("echo --model {model}"), &[&urls[0], &urls[1]]);
+        let client = server.accepted_client();
+        let pid = server.process.id();
+        let children = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap();
+        let children = children.split_whitespace().map(|pid| pid.parse().unwrap());
+        let locks = fs::read_to_string("/proc/net/unix").unwrap();
+        for line in locks
+            .lines()
+            .filter(|line| line.contains("@socketserver-path-"))
+        {
+            let inode = line.split_whitespace().nth(6).expect("an inode");
+            let link = format!("socket:[{inode}]");
+            for pid in children.clone().chain([pid]) {
+                assert!(!has_socket(pid, &link), "{model}: process {pid} has {line}");
+            }
+        }
+        drop(client);
+        server.stop();
+    }
+}
+
+// Names that clients choose.
+
+/// A line feed, a line of our own, and an escape sequence that clears the screen.
+const FORGED: &str = "x\nsocketserver: request 9 accepted\x1b[2J";
+const SHOWN: &str = r"x\nsocketserver: request 9 accepted\x1b[2J";
+
+#[test]
+fn the_name_of_a_client_stays_on_its_line() {
+    let directory = temp();
+    let url = format!("unix://{}", directory.path().join("s").display());
+    let mut server = serve("echo --log", &[&url]);
+    let client = Socket::new(Domain::UNIX, Type::STREAM, None).unwrap();
+    client.set_read_timeout(Some(DEADLINE)).unwrap();
+    let name = directory.path().join(FORGED);
+    client.bind(&SockAddr::unix(&name).unwrap()).unwrap();
+    let target = directory.path().join("s");
+    client.connect(&SockAddr::unix(target).unwrap()).unwrap();
+    (&client).write_all(b"x").unwrap();
+    client.shutdown(std::net::Shutdown::Write).unwrap();
+    assert_eq!(
+        std::io::copy(&mut &client, &mut std::io::sink()).unwrap(),
+        1
+    );
+    drop(client);
+    server.process.signal(Signal::TERM);
+    let lines = server.process.exit().stderr;
+    for line in &lines {
+        assert!(
+            line.starts_with("socketserver: ") && !line.contains('\x1b'),
+            "{line:?}"
+        );
+        assert!(!line.starts_with("socketserver: request 9"), "{line:?}");
+    }
+    let shown = format!("{}/{SHOWN}", directory.path().display());
+    assert!(lines.iter().any(|line| line.contains(&shown)), "{lines:#?}");
+}
+
+#[test]
+fn the_path_of_a_listener_stays_on_its_line() {
+    let directory = temp();
+    let path = directory.path().join("Łódź\n");
+    let url = format!("unix://{}", path.to_str().unwrap());
+    let shown = format!("{}/Łódź\\n", directory.path().display());
+    let server = serve("echo", &[&url]);
+    assert_eq!(server.urls, [format!("unix://{shown}")]);
+    let missing = PathBuf::from(format!("{}/missing\n/s", directory.path().display()));
+    let url = format!("unix://{}", missing.to_str().unwrap());
+    let bind = format!(
+        "bind {}/missing\\n/s: No such file",
+        directory.path().display()
+    );
+    fails(command("serve echo", &[&url]), 1, &[&bind]);
+    server.stop();
+}
+
+/// A reply that cannot be sent is said without `--log`.
+#[test]
+fn the_name_of_a_sender_that_is_gone_stays_on_its_line() {
+    let directory = temp();
+    let path = directory.path().join("d");
+    let server = serve("echo", &[&format!("unixgram://{}", path.display())]);
+    let name = directory.path().join(FORGED);
+    let sender = UnixDatagram::bind(&name).unwrap();
+    // It has a name when it sends, and no file when it is answered: the server stands still.
+    server.process.signal(Signal::STOP);
+    sender.send_to(b"x", &path).unwrap();
+    fs::remove_file(&name).unwrap();
+    server.process.signal(Signal::CONT);
+    // A second one is answered after the first.
+    let second = UnixDatagram::bind(directory.path().join("e")).unwrap();
+    second.set_read_timeout(Some(DEADLINE)).unwrap();
+    second.send_to(b"y", &path).unwrap();
+    second.recv(&mut [0]).unwrap();
+    let mut process = server.process;
+    process.signal(Signal::TERM);
+    for line in process.exit().stderr {
+        assert!(
+            line.starts_with("socketserver: request 1 from "),
+            "{line:?}"
+        );
+        assert!(line.contains(SHOWN), "{line:?}");
+    }
+}
