@@ -5,7 +5,7 @@ use std::collections::VecDeque;
 use std::fmt;
 use std::io;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use crate::address::Address;
 use crate::connections::Traffic;
@@ -24,8 +24,10 @@ pub(crate) struct Service<R> {
     handler: DynHandler<R>,
     pub(crate) hooks: Arc<Hooks<R>>,
     pub(crate) shared: Arc<Shared>,
-    /// Made when the first connection is parked.
+    /// Set when the first connection is parked.
     parking: OnceLock<Parking<R>>,
+    /// Made before, while there are descriptors.
+    unused_parking: Mutex<Option<Parking<R>>>,
 }
 
 impl<R: Request> Service<R> {
@@ -35,7 +37,24 @@ impl<R: Request> Service<R> {
             hooks,
             shared,
             parking: OnceLock::new(),
+            unused_parking: Mutex::default(),
         }
+    }
+
+    /// Gets ready to park connections, so that none is lost when descriptors run out.
+    pub(crate) fn prepare_parking(&self) -> io::Result<()> {
+        let mut unused = self.unused_parking();
+        if unused.is_none() && self.parking.get().is_none() {
+            *unused = Some(Parking::new()?);
+        }
+        Ok(())
+    }
+
+    fn unused_parking(&self) -> MutexGuard<'_, Option<Parking<R>>> {
+        // An option is whole after any panic.
+        self.unused_parking
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Whether the request may be handled; says and counts why not.
@@ -120,7 +139,7 @@ impl<R: Request> Service<R> {
         }
         let (parking, new) = match self.parking.get() {
             Some(parking) => (parking, false),
-            None => match Parking::new() {
+            None => match self.unused_parking().take().map_or_else(Parking::new, Ok) {
                 Ok(parking) => (self.parking.get_or_init(|| parking), true),
                 Err(err) => return Err(Stays::Failed(request, lease, err)),
             },

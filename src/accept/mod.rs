@@ -134,6 +134,10 @@ impl<'a, T: Transport, M: Take> Acceptor<'a, T, M> {
         model
             .start(&serving.service.shared)
             .tried(|| format!("start the {name} model"))?;
+        serving
+            .service
+            .prepare_parking()
+            .tried(|| "create an epoll instance".to_owned())?;
         let shared = Arc::clone(&serving.service.shared);
         let lifeline = serving.lifeline.as_ref().map(AsFd::as_fd);
         let watch =

@@ -4,7 +4,7 @@
 
 use std::cell::Cell;
 use std::io;
-use std::mem::take;
+use std::mem::{forget, take};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::time::Instant;
 
@@ -370,13 +370,15 @@ fn complete_receive(
     }
     let worker = current.worker();
     let task = current.id().index();
-    // SAFETY: this function returns only after the completion: `park` and `park_through` come back,
-    // they do not unwind, and a coroutine that is parked is not dropped while its driver may have
+    let until_completion = AbortOnUnwind;
+    // SAFETY: this function returns only after the completion, and does not unwind before it, which
+    // the guard makes sure of; a coroutine that is parked is not dropped while its driver may have
     // something to tell it (see `Worker::run`). Until then nobody else has the buffer, and whoever
     // owns the descriptor has lent it.
     let lent = unsafe { Lent::new(fd, buf) };
     let begun = worker.driver.borrow_mut().receive(lent, task);
     if !begun {
+        forget(until_completion);
         return None;
     }
     let mut woken = Wake::Ready;
@@ -394,6 +396,7 @@ fn complete_receive(
             current.park_through();
         }
     };
+    forget(until_completion);
     match usize::try_from(result) {
         // What has come counts, whatever happened meanwhile.
         Ok(count) => Some(Ok(count)),
@@ -403,6 +406,16 @@ fn complete_receive(
             libc::EAGAIN | libc::EINTR => None,
             errno => Some(Err(io::Error::from_raw_os_error(errno))),
         },
+    }
+}
+
+/// Ends the process if it is dropped, which a panic would do: the kernel writes into a buffer on a
+/// stack that would be gone.
+struct AbortOnUnwind;
+
+impl Drop for AbortOnUnwind {
+    fn drop(&mut self) {
+        std::process::abort();
     }
 }
 

@@ -36,6 +36,10 @@ pub fn offload<R: Send + 'static>(work: impl FnOnce() -> R + Send + 'static) -> 
         move || {
             let done = catch_unwind(AssertUnwindSafe(work));
             *result.lock().unwrap_or_else(PoisonError::into_inner) = Some(done);
+            // Where the caller is gone, the result is dropped here, and that may panic: the thread
+            // goes on, and nobody is left to tell but the panic hook.
+            let dropped = catch_unwind(AssertUnwindSafe(|| drop(result)));
+            dropped.unwrap_or_else(std::mem::forget);
             wake();
         }
     };

@@ -347,3 +347,20 @@ fn a_worker_whose_driver_fails_names_what_it_leaves_behind() {
     team.start(Box::new(|| {}), 9);
     assert_eq!(team.inboxes[1].load(), load + 1);
 }
+
+#[test]
+fn a_worker_within_a_coroutine_gives_it_back() {
+    let inside = Arc::new(AtomicBool::new(false));
+    let seen = Arc::clone(&inside);
+    let outer: Start = Box::new(move || {
+        let before = current().unwrap().id();
+        let inner: Start = Box::new(|| {});
+        run(64 * 1024, std::iter::once(inner), || {});
+        seen.store(
+            current().is_some_and(|now| now.id() == before),
+            Ordering::SeqCst,
+        );
+    });
+    run(64 * 1024, std::iter::once(outer), || {});
+    assert!(inside.load(Ordering::SeqCst));
+}

@@ -361,9 +361,10 @@ impl Worker {
         running.budget.set(BUDGET);
         let pulse = &self.team.kennel.pulses[self.place];
         pulse.resume(running.label);
-        RUNNING.set(Some(running));
+        // A server of coroutines may itself run in a coroutine of another one.
+        let outer = RUNNING.replace(Some(running));
         let result = body.resume(wake);
-        RUNNING.set(None);
+        RUNNING.set(outer);
         pulse.park();
         match result {
             CoroutineResult::Yield(()) => self.tasks.borrow_mut()[id.index].body = Some(body),

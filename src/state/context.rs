@@ -255,8 +255,13 @@ impl Shared {
         let Some(slot) = context.slot() else {
             return true;
         };
+        // Noted first: a worker that is killed in between leaves one too few, until the address has no
+        // connection left, rather than one too many for good.
+        slot.counted.store(1, Ordering::Relaxed);
         let entered = self.counted.enter(ip, limit);
-        slot.counted.store(u8::from(entered), Ordering::Relaxed);
+        if !entered {
+            slot.counted.store(0, Ordering::Relaxed);
+        }
         entered
     }
 
