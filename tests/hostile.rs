@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 use libtest_mimic::{Arguments, Trial};
 use rustix::process::{Pid, Resource, Rlimit, Signal, getrlimit, kill_process, setrlimit};
 use support::models::NAMES;
-use support::{DEADLINE, ServerProcess, Target, is_available, is_running};
+use support::{DEADLINE, Gate, ServerProcess, Target, is_available, is_running, poll_until};
 
 #[path = "support/server.rs"]
 mod server;
@@ -91,6 +91,9 @@ fn ask(address: SocketAddr, text: &str, deadline: Duration) -> io::Result<String
     Ok(answer)
 }
 
+/// How many clients drip beside the good ones.
+const DRIPPING: usize = 1000;
+
 /// Clients that each send a byte every half second, and never a whole request. They end when this
 /// is dropped.
 struct Drip {
@@ -141,42 +144,57 @@ impl Drop for Drip {
     }
 }
 
-/// The 99th percentile of what a good client waits, of 500 requests.
-fn p99(address: SocketAddr) -> Duration {
-    let one = |_| {
-        let start = Instant::now();
-        assert_eq!(ask(address, "on", DEADLINE).expect("an answer"), "on");
-        start.elapsed()
-    };
-    let mut times: Vec<_> = (0..500).map(one).collect();
-    times.sort_unstable();
-    times[times.len() * 99 / 100]
-}
+/// How many threads the pool has.
+const THREADS: usize = 8;
 
-#[expect(clippy::print_stderr, reason = "the figures")]
+/// How many good clients are answered beside those that drip.
+const GOOD: usize = 500;
+
 fn clients_that_drip_hold_no_thread() {
-    let options = ["whole=1", "threads=8", "request_ms=60000"];
-    let server = ServerProcess::start("tcp", "pool", &options);
-    // The best of three: the machine may be busy, the server may not.
-    let ratio = |round| {
-        let quiet = p99(address(&server));
-        let drip = Drip::start(address(&server), 1000);
-        let beside = p99(address(&server));
-        drop(drip);
-        let ratio = beside.as_secs_f64() / quiet.as_secs_f64();
-        eprintln!("{round}: p99 {quiet:?} alone, {beside:?} beside 1,000 that drip: {ratio:.2} x");
-        ratio
-    };
-    let best = (1..=3).map(ratio).fold(f64::INFINITY, f64::min);
-    assert!(best <= 5.0, "{best}");
+    // An hour for a request: none of those that drip is ended before the test is over.
+    let options = ["whole=1", "threads=8", "request_ms=3600000"];
+    let mut server = ServerProcess::start("tcp", "pool", &options);
+    let drip = Drip::start(address(&server), DRIPPING);
+    // Each holds a thread until all of them do: no thread is left to anybody else.
+    let gate = Gate::new();
+    let holding: Vec<_> = (0..THREADS)
+        .map(|_| server.target().send(&gate.hold()))
+        .collect();
+    let held: Vec<_> = holding.iter().map(|_| gate.wait()).collect();
+    drop(held);
+    for client in holding {
+        assert_eq!(client.answer(), "held, stopping false");
+    }
+    for _ in 0..GOOD {
+        let answer = ask(address(&server), "on", DEADLINE).expect("an answer");
+        assert_eq!(answer, "on");
+    }
+    // All that drip are still there, and no handler has one of them: all are parked.
+    let list = server.target().ask("list");
+    let parked = list.lines().filter(|line| line.contains(" parked for "));
+    assert_eq!(parked.count(), DRIPPING, "{list}");
+    drop(drip);
+    server.target().ask("shutdown");
+    let ended = server.ended();
+    assert!(ended.starts_with("cut=0 live=0 "), "{ended}");
 }
 
 fn without_whole_requests_they_do() {
-    let options = ["threads=8", "request_ms=60000"];
+    let options = ["threads=8", "request_ms=3600000"];
     let server = ServerProcess::start("tcp", "pool", &options);
-    let _drip = Drip::start(address(&server), 50);
-    let answer = ask(address(&server), "on", Duration::from_millis(500));
-    assert!(answer.is_err(), "{answer:?}");
+    let drip = Drip::start(address(&server), 50);
+    let mut good = TcpStream::connect_timeout(&address(&server), DEADLINE).expect("connect");
+    good.write_all(b"echo on\n").expect("send");
+    let silence = Duration::from_millis(500);
+    good.set_read_timeout(Some(silence)).expect("set a timeout");
+    let early = good.read(&mut [0]).expect_err("all threads are held");
+    assert_eq!(early.kind(), io::ErrorKind::WouldBlock);
+    drop(drip);
+    let mut answer = String::new();
+    good.set_read_timeout(Some(DEADLINE))
+        .expect("set a deadline");
+    good.read_to_string(&mut answer).expect("an answer");
+    assert_eq!(answer, "on");
 }
 
 /// What clients have seen.
@@ -215,24 +233,26 @@ fn children(pid: u32) -> Vec<i32> {
 
 const WORKERS: usize = 4;
 
+/// How many are killed at least.
+const KILLED: usize = 4;
+
 /// Waits until all workers are there.
 fn wait_for_workers(server: &ServerProcess) {
-    let end = Instant::now() + DEADLINE;
-    while children(server.pid()).len() < WORKERS {
-        assert!(
-            Instant::now() < end,
-            "the workers come back within the deadline"
-        );
-        thread::yield_now();
-    }
+    poll_until("all workers are there", DEADLINE, || {
+        (children(server.pid()).len() >= WORKERS).then_some(())
+    });
 }
 
-/// Kills a worker every 100 ms, by turns that nobody can foresee, and returns whom.
+/// Kills a worker every 100 ms, a few at least, by turns that nobody can foresee, and returns whom.
 fn kill_workers(server: &ServerProcess, time: Duration, mut seed: u64) -> Vec<i32> {
     let (_keep, never) = channel::<()>();
     let end = Instant::now() + time;
     let mut killed = Vec::new();
-    while Instant::now() < end {
+    while Instant::now() < end || killed.len() < KILLED {
+        assert!(
+            Instant::now() < end + DEADLINE,
+            "workers to kill come within the deadline"
+        );
         let _ = never.recv_timeout(Duration::from_millis(100));
         seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
         let workers = children(server.pid());
@@ -276,7 +296,7 @@ fn outlives_its_workers(model: &str) {
         0,
         "an answer is right, or the connection broke"
     );
-    assert!(killed.len() > 3 && answered > 0, "something has happened");
+    assert!(answered > 0, "something has happened");
     for number in 0..100 {
         let text = number.to_string();
         assert_eq!(ask(address, &text, DEADLINE).expect("an answer"), text);

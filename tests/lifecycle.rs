@@ -105,15 +105,14 @@ fn those_that_are_refused_are_told_of(model: &str) {
 }
 
 fn the_states_of_a_stop(model: &str) {
-    let mut server = ServerProcess::start("tcp", model, &["log=1", "lame_ms=100"]);
+    let mut server = ServerProcess::start("tcp", model, &["log=1", "lame_ms=400"]);
     let parked = park(&server, "it");
+    let start = Instant::now();
     assert_eq!(server.target().ask("shutdown"), "ok");
-    for state in [
-        "event asked to stop, and still accepting",
-        "event accepting what is in the queue",
-        "event draining",
-        "event closed",
-    ] {
+    server.wait_for("event asked to stop, and still accepting");
+    server.wait_for("event accepting what is in the queue");
+    assert!(start.elapsed() >= Duration::from_millis(400));
+    for state in ["event draining", "event closed"] {
         server.wait_for(state);
     }
     assert_eq!(Pending::Stream(parked).answer(), "", "it was closed");
@@ -121,20 +120,15 @@ fn the_states_of_a_stop(model: &str) {
 }
 
 fn a_lame_duck_still_serves(model: &str) {
-    let mut server = ServerProcess::start("tcp", model, &["lame_ms=400"]);
-    let start = Instant::now();
+    // An hour, which the second request for a stop ends.
+    let mut server = ServerProcess::start("tcp", model, &["lame_ms=3600000"]);
     assert_eq!(server.target().ask("shutdown"), "ok");
     assert_eq!(server.target().ask("echo still here"), "still here");
     assert_eq!(server.target().ask("stopping"), "true");
-    let ended = server.ended();
-    assert!(
-        start.elapsed() >= Duration::from_millis(400),
-        "{:?}",
-        start.elapsed()
-    );
+    assert_eq!(server.target().ask("drain"), "");
     assert_eq!(
-        ended,
-        "cut=0 live=0 accepted=3 refused=0 completed=3 failed=0"
+        server.ended(),
+        "cut=0 live=0 accepted=4 refused=0 completed=4 failed=0"
     );
 }
 
@@ -165,41 +159,35 @@ fn a_pause_keeps_the_queue(model: &str) {
     );
 }
 
-/// How long a server may take to end after its last request has.
-const PROMPT: Duration = Duration::from_millis(50);
-
 fn a_stop_ends_with_the_last_request(model: &str) {
-    // The best of three: the machine may be busy, the server may not.
-    let best = (0..3).map(|_| time_to_end(model)).min().expect("three");
-    assert!(best < PROMPT, "{best:?}");
-}
-
-fn time_to_end(model: &str) -> Duration {
-    let mut server = ServerProcess::start("tcp", model, &[]);
+    // Nothing else ends it: the drain deadline is an hour away.
+    let mut server = ServerProcess::start("tcp", model, &["log=1", "drain_ms=3600000"]);
     let gate = Gate::new();
     // Its handler asks the server to stop, and then holds.
     let hold = gate.hold();
     let held = server.target().send(&hold.replace("hold", "outlive"));
     let at_gate = gate.wait();
+    if !serves_where_it_accepts(model) {
+        // It waits for the request, and for nothing else.
+        server.wait_for("event draining");
+    }
+    assert!(!server.has_said("ended "), "the request is still there");
     drop(at_gate);
-    let start = Instant::now();
     server.wait_for("ended ");
-    let took = start.elapsed();
     assert_eq!(held.answer(), "");
-    took
+}
+
+/// Whether nothing is accepted, and no state told, while a request is served.
+fn serves_where_it_accepts(model: &str) -> bool {
+    model.ends_with("sequential")
 }
 
 fn a_second_stop_cuts(model: &str) {
-    let mut server = ServerProcess::start("tcp", model, &["drain_ms=60000"]);
-    let start = Instant::now();
+    // The first one alone would wait for an hour.
+    let mut server = ServerProcess::start("tcp", model, &["drain_ms=3600000"]);
     let _waiting = server.target().send("twice");
     let ended = server.wait_for("ended ");
     assert!(ended.starts_with("cut=1 "), "{ended}");
-    assert!(
-        start.elapsed() < Duration::from_secs(10),
-        "{:?}",
-        start.elapsed()
-    );
 }
 
 fn workers_are_told_of(model: &str) {

@@ -11,8 +11,9 @@ use std::net::{Shutdown, TcpStream};
 use std::os::unix::net::UnixStream;
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc::{Sender, channel};
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use libtest_mimic::{Arguments, Trial};
 use rustix::process::{Gid, Uid};
@@ -92,15 +93,16 @@ fn stop_under_load(transport: &str, model: &str) {
     let mut server = ServerProcess::start(transport, model, &[]);
     let target = server.target().clone();
     let answered = AtomicU64::new(0);
+    let (enough, wait) = channel();
     let lost = thread::scope(|scope| {
         let clients: Vec<_> = (0..CLIENTS)
-            .map(|_| scope.spawn(|| ask_until_refused(&target, &answered)))
+            .map(|_| {
+                let (target, answered, enough) = (&target, &answered, enough.clone());
+                scope.spawn(move || ask_until_refused(target, answered, &enough))
+            })
             .collect();
-        let end = Instant::now() + DEADLINE;
-        while answered.load(Ordering::Relaxed) < ANSWERS {
-            assert!(Instant::now() < end, "too few answers within the deadline");
-            thread::yield_now();
-        }
+        wait.recv_timeout(DEADLINE)
+            .expect("enough answers within the deadline");
         assert_eq!(target.ask("shutdown"), "ok");
         clients
             .into_iter()
@@ -118,8 +120,9 @@ fn stop_under_load(transport: &str, model: &str) {
     );
 }
 
-/// Asks until nobody lets the client in. Says how it was lost, if it was.
-fn ask_until_refused(target: &Target, answered: &AtomicU64) -> Option<String> {
+/// Asks until nobody lets the client in, and says when enough have been answered. Says how it was
+/// lost, if it was.
+fn ask_until_refused(target: &Target, answered: &AtomicU64, enough: &Sender<()>) -> Option<String> {
     loop {
         let got = match target {
             Target::Tcp(addr) => {
@@ -139,9 +142,13 @@ fn ask_until_refused(target: &Target, answered: &AtomicU64) -> Option<String> {
             Target::Udp(_) | Target::UnixGram(_) => panic!("not a stream: {target:?}"),
         };
         match got {
-            Ok(answer) if answer == "hello" => answered.fetch_add(1, Ordering::Relaxed),
+            Ok(answer) if answer == "hello" => {
+                if answered.fetch_add(1, Ordering::Relaxed) + 1 == ANSWERS {
+                    let _ = enough.send(());
+                }
+            }
             other => return Some(format!("{other:?}")),
-        };
+        }
     }
 }
 

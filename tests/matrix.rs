@@ -8,10 +8,9 @@ mod support;
 use std::fs;
 use std::io::{Read, Write};
 use std::process::ExitCode;
-use std::time::Instant;
 
 use libtest_mimic::{Arguments, Trial};
-use support::{Gate, ServerProcess};
+use support::{Gate, ServerProcess, poll_until};
 
 #[path = "support/server.rs"]
 mod server;
@@ -272,11 +271,10 @@ fn no_descriptor_is_left(transport: &str, model: Model) {
         assert_eq!(server.target().ask("echo on"), "on");
     }
     // The client knows of the end of a request a little before the server has closed it.
-    let end = Instant::now() + support::DEADLINE;
-    while descriptors(server.pid()) > before {
-        assert!(Instant::now() < end, "more than {before} descriptors");
-        std::thread::yield_now();
-    }
+    let what = format!("no more than {before} descriptors");
+    poll_until(&what, support::DEADLINE, || {
+        (descriptors(server.pid()) <= before).then_some(())
+    });
     assert_eq!(
         server.stop(),
         "cut=0 live=0 accepted=24 refused=0 completed=24 failed=0"

@@ -157,12 +157,121 @@ fn files_are_short_and_say_what_they_own() {
     }
 }
 
+const TESTS: [&str; 3] = ["tests", "cli/tests", "conformance/tests"];
+
 #[test]
-fn tests_neither_sleep_nor_are_ignored() {
-    let forbidden = [concat!("thread::", "sleep"), concat!("#[", "ignore")];
-    for (name, text) in sources(&["tests", "cli/tests", "conformance/tests"]) {
+fn tests_neither_sleep_nor_spin_nor_are_ignored() {
+    let forbidden = [
+        concat!("thread::", "sleep"),
+        concat!("thread::", "yield_now"),
+        concat!("#[", "ignore"),
+    ];
+    for (name, text) in sources(&TESTS) {
         for word in forbidden {
             assert!(!text.contains(word), "{name} has {word}");
         }
+    }
+}
+
+/// Upper bounds that say nothing of speed: how far the clock of the service `time` is from the test's.
+const NO_SPEED: [&str; 1] = ["cli/tests/cli.rs: off < DEADLINE"];
+
+/// What is promised of speed is counted in tests and measured in `bench`: a machine that is busy with
+/// something else makes no test fail. A wait has its deadline, and nothing was ever too early.
+#[test]
+fn tests_assert_no_upper_bound_on_time() {
+    let mut bounds = Vec::new();
+    for (name, text) in sources(&TESTS).into_iter().chain(unit_tests()) {
+        let spans = spans(&text);
+        let upper = conditions(&text).filter(|condition| is_upper_bound(condition, &spans));
+        bounds.extend(upper.map(|condition| format!("{name}: {condition}")));
+    }
+    bounds.retain(|bound| !NO_SPEED.contains(&&**bound));
+    assert!(bounds.is_empty(), "{}", bounds.join("\n"));
+}
+
+/// The tests in the sources.
+fn unit_tests() -> impl Iterator<Item = (String, String)> {
+    let all = sources(&["src", "cli/src", "conformance/src"]).into_iter();
+    all.filter_map(|(name, text)| {
+        let (_, tests) = text.split_once("#[cfg(test)]\nmod tests {").or_else(|| {
+            let is_all = name.ends_with("/tests.rs");
+            is_all.then_some(("", text.as_str()))
+        })?;
+        let tests = tests.to_owned();
+        Some((name, tests))
+    })
+}
+
+/// The condition of each assertion in a text, in one line.
+fn conditions(text: &str) -> impl Iterator<Item = String> {
+    let starts = text.split(concat!("assert", "!(")).skip(1);
+    starts.map(|rest| {
+        let mut depth = 0;
+        let end = rest.find(|letter| {
+            match letter {
+                '(' | '[' | '{' => depth += 1,
+                ')' | ']' | '}' => depth -= 1,
+                _ => {}
+            }
+            depth < 0 || depth == 0 && letter == ','
+        });
+        let condition = &rest[..end.unwrap_or(rest.len())];
+        let words: Vec<_> = condition.split_whitespace().collect();
+        words.join(" ")
+    })
+}
+
+/// What is a time in a text: a `Duration` that is made, and the constants that are one.
+fn spans(text: &str) -> Vec<&str> {
+    let constants = text.split("const ").skip(1).filter_map(|rest| {
+        let (name, value) = rest.split_once(": ")?;
+        let is_name = name.chars().all(|letter| !letter.is_lowercase());
+        (is_name && value.starts_with("Duration")).then_some(name)
+    });
+    let mut spans: Vec<_> = constants.collect();
+    spans.extend(["Duration::", "ms(", "DEADLINE"]);
+    spans
+}
+
+/// Whether something has to take less than a time. That a test is within its own deadline is none of
+/// that.
+fn is_upper_bound(condition: &str, spans: &[&str]) -> bool {
+    let mut parts = condition.split(" && ").flat_map(|part| part.split(" || "));
+    parts.any(|part| {
+        let sides = |operator| part.split_once(operator);
+        let less = [" < ", " <= "].into_iter().find_map(sides);
+        let more = [" > ", " >= "].into_iter().find_map(sides);
+        let Some((smaller, larger)) = less.or_else(|| more.map(|(left, right)| (right, left)))
+        else {
+            return false;
+        };
+        let is_deadline = smaller == "Instant::now()";
+        let is_time = |side: &str| spans.iter().any(|span| side.contains(span));
+        !is_deadline && (smaller.contains(".elapsed()") || is_time(larger))
+    })
+}
+
+#[test]
+fn an_upper_bound_on_time_is_seen() {
+    let text = "const PROMPT: Duration = Duration::from_millis(50);";
+    let sees = |condition: &str| is_upper_bound(condition, &spans(text));
+    for bound in [
+        "start.elapsed() < Duration::from_secs(1)",
+        "best < PROMPT",
+        "count > 0 && pause <= ms(1000)",
+        "Duration::from_secs(1) > start.elapsed()",
+        "start.elapsed() <= limit",
+    ] {
+        assert!(sees(bound), "{bound}");
+    }
+    for other in [
+        "start.elapsed() >= Duration::from_millis(100)",
+        "PROMPT <= start.elapsed()",
+        "Instant::now() < end",
+        "Instant::now() < end + DEADLINE",
+        "waits < 4",
+    ] {
+        assert!(!sees(other), "{other}");
     }
 }

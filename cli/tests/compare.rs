@@ -6,14 +6,12 @@ mod support;
 use std::fs;
 use std::path::PathBuf;
 use std::process::Command;
-use std::thread;
-use std::time::Instant;
 
 use rustix::process::{Pid, Signal, getpgid, kill_process};
 use serde_json::Value;
 use tempfile::TempDir;
 
-use support::{DEADLINE, Exit, Process, command, unique_name};
+use support::{DEADLINE, Exit, Process, command, poll_until, unique_name};
 
 const MODELS: [&str; 7] = [
     "sequential",
@@ -80,15 +78,10 @@ impl Comparison {
 
     #[track_caller]
     fn wait_until(&self, enough: impl Fn(usize) -> bool) -> Vec<Pid> {
-        let end = Instant::now() + DEADLINE;
-        loop {
+        poll_until("as many servers as are wanted", DEADLINE, || {
             let servers = self.processes("workload");
-            if enough(servers.len()) {
-                return servers;
-            }
-            assert!(Instant::now() < end, "servers: {servers:?}");
-            thread::yield_now();
-        }
+            enough(servers.len()).then_some(servers)
+        })
     }
 
     fn chart(&self) -> PathBuf {
@@ -159,7 +152,7 @@ fn number(row: &Value, key: &str) -> f64 {
 
 #[test]
 fn every_model_has_a_row_and_a_place_in_the_chart() {
-    let rows = rows("--seconds 0.2 --connections 4 --workers 2", &MODELS);
+    let rows = rows("--seconds 1 --connections 4 --workers 2", &MODELS);
     for row in &rows {
         let model = row["model"].as_str().expect("a name");
         // One thread, two threads, and as many as it takes.
@@ -188,7 +181,7 @@ fn every_model_has_a_row_and_a_place_in_the_chart() {
 #[test]
 fn a_connection_for_each_request_lets_every_model_serve_everyone() {
     let models = ["sequential", "pool", "forking", "coroutines"];
-    for row in rows("--seconds 0.2 --connections 4 --new-connections", &models) {
+    for row in rows("--seconds 1 --connections 4 --new-connections", &models) {
         assert_eq!(number(&row, "served_connections"), 4.0, "{row}");
     }
 }
@@ -207,7 +200,7 @@ fn the_workload_is_what_it_is_said_to_be() {
 fn the_table_has_an_answer() {
     let models = ["sequential", "threading", "coroutines"];
     let words = format!(
-        "--seconds 0.1 --connections 2 --models {}",
+        "--seconds 0.5 --connections 2 --models {}",
         models.join(",")
     );
     let mut comparison = Comparison::start(&words);

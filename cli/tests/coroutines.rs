@@ -57,7 +57,6 @@ fn a_worker_whose_epoll_fails_fails_the_server() {
 }
 
 #[test]
-#[expect(clippy::print_stderr, reason = "nothing is skipped in silence")]
 fn a_worker_whose_io_uring_fails_fails_the_server() {
     match Driver::Auto.pick() {
         (_, Some(why)) => eprintln!("ignored: {why}"),

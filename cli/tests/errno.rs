@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use rustix::process::Signal;
 use socketserver::Driver;
 
-use support::{Client, DEADLINE, Process, ask, assert_echoes, command_under};
+use support::{Client, DEADLINE, Process, ask, assert_echoes, command_under, poll_until};
 
 /// One kind of failure, and what becomes of the client that meets it.
 struct Row {
@@ -171,11 +171,9 @@ fn a_server_that_is_about_to_listen_keeps_its_path() {
     let path = directory.path().join("s");
     let url = format!("unix://{}", path.display());
     let first = slow_to_listen(directory.path(), &url);
-    let end = Instant::now() + DEADLINE;
-    while !path.exists() {
-        assert!(Instant::now() < end, "bound within the deadline");
-        std::thread::yield_now();
-    }
+    poll_until("the first server binds", DEADLINE, || {
+        path.exists().then_some(())
+    });
     let exit = Process::start(command_under(Command::new("env"), "serve echo", &[&url])).exit();
     assert_eq!(exit.code, Some(1), "{exit:?}");
     let line = exit.stderr.concat();

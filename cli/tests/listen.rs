@@ -15,14 +15,15 @@ use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::{UnixDatagram, UnixListener};
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use rustix::fs::{OFlags, fcntl_getfl};
 use rustix::process::Signal;
 use socket2::{Domain, SockAddr, Socket, Type};
 
-use support::{Client, DEADLINE, Process, Server, assert_echoes, command, command_with, serve};
+use support::{
+    Client, DEADLINE, Process, Server, assert_echoes, command, command_with, poll_until, serve,
+};
 
 fn temp() -> tempfile::TempDir {
     tempfile::tempdir().expect("a temporary directory")
@@ -220,14 +221,9 @@ fn an_inherited_listener_does_not_block_before_the_last_worker_has_ended() {
     assert!(has_socket(server.process.id(), &own));
     server.process.signal(Signal::TERM);
     // The parent closes its own listener when its drain begins.
-    let end = Instant::now() + DEADLINE;
-    while has_socket(server.process.id(), &own) {
-        assert!(
-            Instant::now() < end,
-            "the parent drains within the deadline"
-        );
-        thread::yield_now();
-    }
+    poll_until("the parent drains", DEADLINE, || {
+        (!has_socket(server.process.id(), &own)).then_some(())
+    });
     assert!(!blocks(&tcp));
     client.talk_to_the_end();
     server.process.stopped();

@@ -3,9 +3,9 @@
 
 use std::io;
 use std::sync::mpsc::channel;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use socketserver::{Next, Server, Step, ThreadPool, Threading};
+use socketserver::{Event as Observed, Next, Server, Step, ThreadPool, Threading};
 
 use crate::script::{Event, Script, errno, until_stop};
 use crate::support::{DEADLINE, Gate, hold_at};
@@ -137,8 +137,14 @@ fn a_pool_whose_threads_cannot_be_created_does_not_start() {
 #[test]
 fn a_full_pool_takes_no_more_than_it_has_room_for() {
     let gate = Gate::new();
+    let (accepted, wait) = channel();
     let server = Server::<Script>::builder()
         .model(ThreadPool::new(2).queue(1))
+        .observer(move |event: &Observed<'_>| {
+            if matches!(event, Observed::Accepted { .. }) {
+                let _ = accepted.send(());
+            }
+        })
         .listen([Script::new((0..6).map(|_| Event::Request("hold")))])
         .build()
         .unwrap();
@@ -148,9 +154,8 @@ fn a_full_pool_takes_no_more_than_it_has_room_for() {
         .unwrap();
     let handle = guard.handle().clone();
     let mut held = vec![gate.wait(), gate.wait()];
-    let end = Instant::now() + DEADLINE;
-    while handle.totals().accepted < 3 && Instant::now() < end {
-        std::thread::yield_now();
+    for _ in 0..3 {
+        wait.recv_timeout(DEADLINE).unwrap();
     }
     assert_eq!((handle.totals().accepted, handle.live()), (3, 3));
     for _ in 0..4 {

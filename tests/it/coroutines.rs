@@ -7,7 +7,7 @@ use std::collections::HashMap;
 use std::io::{self, Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::mpsc::channel;
+use std::sync::mpsc::{Sender, channel};
 use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -108,24 +108,25 @@ fn connections_are_spread_evenly() {
 
 #[test]
 fn sleeping_holds_up_nobody() {
-    let (_guard, target, done) = serve(1, |conn| {
-        let mut time = [0];
-        conn.read_exact(&mut time).unwrap();
-        sleep(Duration::from_millis(time[0].into()));
-        time[0]
+    let (guard, target, done) = serve(1, |conn| {
+        let mut unit = [0];
+        conn.read_exact(&mut unit).unwrap();
+        let _ = conn.write_all(b"!");
+        sleep(match unit[0] {
+            b'h' => Duration::from_secs(3600),
+            _ => Duration::from_millis(1),
+        });
+        unit[0]
     });
-    let times = [200, 100, 1];
-    let _clients = times.map(|time| {
-        let mut client = target.connect();
-        client.write_all(&[time]).unwrap();
-        client
-    });
-    let order = times.map(|_| done.recv_timeout(DEADLINE).unwrap());
-    assert_eq!(
-        order,
-        [1, 100, 200],
-        "the shortest sleep ends first, whatever came first"
-    );
+    let mut sleeps_on = target.connect();
+    sleeps_on.write_all(b"h").unwrap();
+    sleeps_on.read_exact(&mut [0]).unwrap();
+    for _ in 0..3 {
+        target.connect().write_all(b"m").unwrap();
+        assert_eq!(done.recv_timeout(DEADLINE).unwrap(), b'm');
+    }
+    guard.handle().shutdown_within(Duration::ZERO);
+    assert_eq!(guard.join().unwrap().cut, 1, "the first one sleeps on");
 }
 
 #[test]
@@ -204,10 +205,7 @@ fn a_panic_after_a_wait_ends_its_own_connection() {
 
 #[test]
 fn reading_in_a_destructor_while_a_panic_unwinds_does_not_park() {
-    struct ReadsOnDrop<'a>(
-        &'a mut TcpConnection,
-        std::sync::mpsc::Sender<io::ErrorKind>,
-    );
+    struct ReadsOnDrop<'a>(&'a mut TcpConnection, Sender<io::ErrorKind>);
     impl Drop for ReadsOnDrop<'_> {
         fn drop(&mut self) {
             let _ = self.1.send(self.0.read(&mut [0]).unwrap_err().kind());
@@ -251,22 +249,30 @@ fn a_peer_that_vanishes_while_it_is_written_to_ends_the_handler() {
 
 #[test]
 fn a_cut_unwinds_what_sleeps_so_that_destructors_run() {
-    struct Alive(Arc<AtomicUsize>);
+    struct Alive(Arc<AtomicUsize>, Sender<()>);
     impl Drop for Alive {
         fn drop(&mut self) {
             self.0.fetch_sub(1, Ordering::SeqCst);
+            let _ = self.1.send(());
         }
     }
     let alive = Arc::new(AtomicUsize::new(0));
     let count = Arc::clone(&alive);
+    let (ended, ends) = channel();
+    let (release, released) = channel::<()>();
+    let released = Arc::new(Mutex::new(released));
     let (guard, target, _) = serve(2, move |conn| {
         count.fetch_add(1, Ordering::SeqCst);
-        let _alive = Alive(Arc::clone(&count));
+        let _alive = Alive(Arc::clone(&count), ended.clone());
         conn.write_all(b"!").unwrap();
         match conn.id() % 3 {
             0 => sleep(Duration::from_secs(3600)),
             1 => drop(conn.read(&mut [0])),
-            _ => offload(|| thread::park_timeout(Duration::from_millis(300))),
+            // Until the test lets go.
+            _ => {
+                let released = Arc::clone(&released);
+                offload(move || released.lock().unwrap().recv().is_ok());
+            }
         }
     });
     let mut clients: Vec<_> = (0..9).map(|_| target.connect()).collect();
@@ -275,46 +281,65 @@ fn a_cut_unwinds_what_sleeps_so_that_destructors_run() {
     }
     assert_eq!(alive.load(Ordering::SeqCst), 9);
     guard.handle().shutdown_within(Duration::ZERO);
+    // Those that are cut end; what is offloaded must come back first.
+    for _ in 0..6 {
+        ends.recv_timeout(DEADLINE).unwrap();
+    }
+    drop(release);
     assert_eq!(guard.join().unwrap().cut, 9);
     assert_eq!(alive.load(Ordering::SeqCst), 0);
 }
 
+/// Not with the grace of two seconds that handlers have to notice: fifteen of those would take
+/// longer than the deadline.
 #[test]
 fn a_cut_of_many_ends_with_the_last_of_them() {
+    let (sender, ended) = channel();
+    let rounds = thread::spawn(move || {
+        for _ in 0..15 {
+            cut_many();
+            sender.send(()).unwrap();
+        }
+    });
+    let end = Instant::now() + DEADLINE;
+    for _ in 0..15 {
+        let left = end.saturating_duration_since(Instant::now());
+        ended.recv_timeout(left).expect("all cuts end in time");
+    }
+    rounds.join().unwrap();
+}
+
+fn cut_many() {
     let (guard, target, _) = serve(1, |conn| {
-        conn.write_all(b"!").unwrap();
+        conn.write_all(b"!").expect("send");
         let _ = conn.read(&mut [0]);
     });
     let mut clients: Vec<_> = (0..200).map(|_| target.connect()).collect();
     for client in &mut clients {
-        client.read_exact(&mut [0]).unwrap();
+        client.read_exact(&mut [0]).expect("served");
     }
-    let start = Instant::now();
     guard.handle().shutdown_within(Duration::ZERO);
-    assert_eq!(guard.join().unwrap().cut, 200);
-    // Less than the grace that handlers have to notice, after which the server waits no longer.
-    let took = start.elapsed();
-    assert!(took < Duration::from_secs(1), "{took:?}");
+    assert_eq!(guard.join().expect("join").cut, 200);
 }
 
 #[test]
 fn a_lock_may_be_held_across_a_read_where_nobody_else_on_the_worker_wants_it() {
     let lock = Arc::new(Mutex::new(0));
     let inner = Arc::clone(&lock);
+    let (locked, wait) = channel();
     let (_guard, target, results) = serve(1, move |conn| {
         // Only the first connection takes the lock; the others would block the worker that must
         // wake it.
         if conn.id() == 1 {
             let mut held = inner.lock().unwrap();
+            locked.send(()).unwrap();
             conn.read_exact(&mut [0]).unwrap();
             *held += 1;
         }
         conn.id()
     });
     let mut first = target.connect();
-    while lock.try_lock().is_ok() {
-        thread::yield_now();
-    }
+    wait.recv_timeout(DEADLINE).unwrap();
     let _second = target.connect();
     assert_eq!(results.recv_timeout(DEADLINE).unwrap(), 2);
     first.write_all(b"x").unwrap();

@@ -1,9 +1,10 @@
 //! One test for each defect that was found and mended; each failed before.
 
+use std::fs;
 use std::io::{self, PipeReader, PipeWriter, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd};
+use std::sync::Arc;
 use std::sync::mpsc::channel;
-use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use socketserver::{
@@ -11,12 +12,13 @@ use socketserver::{
     UnixAddress, UnixDatagram,
 };
 
+use crate::script::Calls;
 use crate::support::{DEADLINE, Target};
 
 /// A listener that is always ready and never yields anything.
 struct Barren {
     ready: PipeReader,
-    calls: Arc<Mutex<Vec<Instant>>>,
+    calls: Arc<Calls>,
     _writer: PipeWriter,
 }
 
@@ -39,10 +41,7 @@ impl Transport for Barren {
     }
 
     fn accept(&self, _: &mut Intake<'_, Nothing>) -> io::Result<()> {
-        self.calls
-            .lock()
-            .expect("not poisoned")
-            .push(Instant::now());
+        self.calls.note();
         Err(io::ErrorKind::WouldBlock.into())
     }
 }
@@ -66,7 +65,7 @@ impl Request for Nothing {
 fn a_listener_that_is_ready_in_vain_does_not_spin() {
     let (ready, mut writer) = io::pipe().unwrap();
     writer.write_all(&[0]).unwrap();
-    let calls = Arc::new(Mutex::new(Vec::new()));
+    let calls = Arc::<Calls>::default();
     let barren = Barren {
         ready,
         calls: Arc::clone(&calls),
@@ -78,19 +77,15 @@ fn a_listener_that_is_ready_in_vain_does_not_spin() {
         .unwrap()
         .spawn(|_| ())
         .unwrap();
-    let end = Instant::now() + DEADLINE;
-    while calls.lock().unwrap().len() < 130 {
-        assert!(Instant::now() < end);
-        std::thread::yield_now();
-    }
+    calls.wait_for(130);
     guard.stop().unwrap();
-    let calls = calls.lock().unwrap();
+    let calls = calls.all();
     assert!(
-        calls[64] - calls[63] >= Duration::from_millis(5),
+        calls[64].time - calls[63].time >= Duration::from_millis(5),
         "a pause after 64 in a row"
     );
     assert!(
-        calls[128] - calls[127] >= Duration::from_millis(10),
+        calls[128].time - calls[127].time >= Duration::from_millis(10),
         "and a longer one after the next 64"
     );
 }
@@ -188,20 +183,22 @@ fn a_unix_peer_that_does_not_read_holds_up_nobody() {
     };
     let (deaf, polite) = (client("deaf"), client("polite"));
     let server = address(name.clone());
-    // More than the queue of the deaf one takes (net.unix.max_dgram_qlen).
-    for _ in 0..100 {
+    // More than the queue of the deaf one takes (net.unix.max_dgram_qlen), and then a hundred more: at
+    // a second for each of those, the server would not come to the polite one within the deadline.
+    let queue = fs::read_to_string("/proc/sys/net/unix/max_dgram_qlen").unwrap();
+    let queue: u64 = queue.trim().parse().unwrap();
+    let most = queue + 100;
+    let end = Instant::now() + DEADLINE;
+    for _ in 0..most {
         deaf.send_to_addr(b"x", &server).unwrap();
+        assert!(Instant::now() < end, "it waits for the deaf one");
     }
-    let start = Instant::now();
     polite.send_to_addr(b"hello", &server).unwrap();
     let mut reply = [0; 10];
     assert_eq!(polite.recv(&mut reply).unwrap(), 5);
-    assert!(
-        start.elapsed() < Duration::from_secs(1),
-        "{:?}",
-        start.elapsed()
-    );
     let handle = guard.handle().clone();
     guard.stop().unwrap();
-    assert!(handle.totals().failed > 0, "what was dropped is reported");
+    // What was dropped is reported; the queue takes one more than it is said to.
+    let failed = handle.totals().failed;
+    assert!((90..=most).contains(&failed), "{failed} of {most}");
 }

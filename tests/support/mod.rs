@@ -11,9 +11,11 @@
 )]
 
 pub(crate) mod models;
+mod poll;
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::os::fd::OwnedFd;
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::{UnixDatagram, UnixStream};
@@ -24,7 +26,11 @@ use std::sync::mpsc::{Receiver, channel};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::process::{Pid, PidfdFlags, pidfd_open};
+
 pub(crate) use models::is_available;
+pub(crate) use poll::poll_until;
 
 /// How long a test waits for anything before it fails.
 pub(crate) const DEADLINE: Duration = Duration::from_secs(20);
@@ -291,6 +297,12 @@ impl ServerProcess {
             .expect("a line of the server within the deadline")
     }
 
+    /// Whether a line that begins with `prefix` has come.
+    pub(crate) fn has_said(&mut self, prefix: &str) -> bool {
+        self.seen.extend(self.lines.try_iter());
+        self.seen.iter().any(|line| line.starts_with(prefix))
+    }
+
     /// Waits for a line that begins with `prefix`, and returns the rest of it.
     pub(crate) fn wait_for(&mut self, prefix: &str) -> String {
         if let Some(at) = self.seen.iter().position(|line| line.starts_with(prefix)) {
@@ -342,6 +354,36 @@ impl Drop for ServerProcess {
     fn drop(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();
+    }
+}
+
+/// How often a thread of this process has waited: `voluntary_ctxt_switches` of proc_pid_status(5). What
+/// a busy machine takes from a thread is not among them.
+pub(crate) fn waits_of_this_thread() -> u64 {
+    let status = std::fs::read_to_string("/proc/thread-self/status").expect("/proc");
+    let count = status
+        .lines()
+        .find_map(|line| line.strip_prefix("voluntary_ctxt_switches:"));
+    let count = count.expect("a count of the kernel's");
+    count.trim().parse().expect("a number")
+}
+
+/// A process, from when it is surely there; its end is an event.
+pub(crate) struct Watched(OwnedFd);
+
+impl Watched {
+    pub(crate) fn new(pid: &str) -> Self {
+        let pid = pid.parse().ok().and_then(Pid::from_raw).expect("a process");
+        Self(pidfd_open(pid, PidfdFlags::empty()).expect("watch a process"))
+    }
+
+    /// Waits for its end, within the deadline.
+    #[track_caller]
+    pub(crate) fn wait(&self) {
+        let limit = Timespec::try_from(DEADLINE).expect("a short time");
+        let mut fds = [PollFd::new(&self.0, PollFlags::IN)];
+        let ended = poll(&mut fds, Some(&limit)).expect("wait for a process");
+        assert_eq!(ended, 1, "the process is still there");
     }
 }
 

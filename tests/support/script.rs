@@ -10,7 +10,7 @@ use std::time::Instant;
 
 use socketserver::{Address, Context, Intake, Next, Request, Transport};
 
-use crate::support::DEADLINE;
+use crate::support::{DEADLINE, waits_of_this_thread};
 
 /// What a call of `accept` does.
 pub(crate) enum Event {
@@ -38,11 +38,19 @@ pub(crate) struct Queue {
     writer: Arc<PipeWriter>,
 }
 
-/// When each call of `accept` came.
+/// The calls of `accept`.
 #[derive(Default)]
 pub(crate) struct Calls {
-    times: Mutex<Vec<Instant>>,
+    all: Mutex<Vec<Call>>,
     more: Condvar,
+}
+
+/// A call of `accept`.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Call {
+    pub(crate) time: Instant,
+    /// How often the accept loop had waited before.
+    pub(crate) waits: u64,
 }
 
 pub(crate) struct Line {
@@ -83,20 +91,30 @@ impl Queue {
 }
 
 impl Calls {
-    pub(crate) fn all(&self) -> Vec<Instant> {
-        self.times.lock().expect("not poisoned").clone()
+    pub(crate) fn all(&self) -> Vec<Call> {
+        self.all.lock().expect("not poisoned").clone()
+    }
+
+    /// Notes a call, by the thread that makes it.
+    pub(crate) fn note(&self) {
+        let call = Call {
+            time: Instant::now(),
+            waits: waits_of_this_thread(),
+        };
+        self.all.lock().expect("not poisoned").push(call);
+        self.more.notify_all();
     }
 
     /// Waits until there have been so many.
     pub(crate) fn wait_for(&self, count: usize) {
-        let times = self.times.lock().expect("not poisoned");
-        let few = |times: &mut Vec<Instant>| times.len() < count;
-        let waited = self.more.wait_timeout_while(times, DEADLINE, few);
-        let (times, waited) = waited.expect("not poisoned");
+        let calls = self.all.lock().expect("not poisoned");
+        let few = |calls: &mut Vec<Call>| calls.len() < count;
+        let waited = self.more.wait_timeout_while(calls, DEADLINE, few);
+        let (calls, waited) = waited.expect("not poisoned");
         assert!(
             !waited.timed_out(),
             "{} of {count} calls within the deadline",
-            times.len()
+            calls.len()
         );
     }
 }
@@ -117,10 +135,7 @@ impl Transport for Script {
     }
 
     fn accept(&self, intake: &mut Intake<'_, Line>) -> io::Result<()> {
-        let mut times = self.calls.times.lock().expect("not poisoned");
-        times.push(Instant::now());
-        self.calls.more.notify_all();
-        drop(times);
+        self.calls.note();
         let event = self.queue.events.lock().expect("not poisoned").pop_front();
         let Some(event) = event else {
             return Err(io::ErrorKind::WouldBlock.into());

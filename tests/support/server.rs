@@ -131,6 +131,9 @@ fn manage<R: Command>(
         }
         "cut" => write!(request, "{}", handle.cut(argument.parse()?))?,
         "pause" => handle.pause(),
+        "errors" => write!(request, "{}", handle.totals().accept_errors)?,
+        // Asks to stop without a time as a lame duck.
+        "drain" => handle.shutdown_within(Duration::from_secs(3600)),
         // Asks to stop, and once more.
         "twice" => {
             handle.shutdown();
