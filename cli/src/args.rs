@@ -236,7 +236,7 @@ pub(crate) fn parse() -> Result<Command, ExitCode> {
             let _ = err.print();
             return ExitCode::SUCCESS;
         }
-        crate::say(format_args!("socketserver: {}", one_line(&err)));
+        crate::log::say(format_args!("socketserver: {}", one_line(&err)));
         ExitCode::from(2)
     })
 }
@@ -244,7 +244,9 @@ pub(crate) fn parse() -> Result<Command, ExitCode> {
 fn parse_from(args: impl IntoIterator<Item = OsString>) -> Result<Command, clap::Error> {
     let command = Cli::try_parse_from(args)?.command;
     let conflict = match &command {
-        Command::Serve(Serve { options, service }) => {
+        Command::Serve(Serve {
+            options, service, ..
+        }) => {
             let silent = options.limits.client_speaks_first && service.speaks_first();
             silent
                 .then_some(

@@ -3,13 +3,14 @@
 use std::io;
 
 use socketserver::{
-    Coroutines, Driver, Event, Forking, Model as ServerModel, Prefork, Report, Sequential, Server,
-    ThreadPool, Threading, Transport,
+    Coroutines, Driver, Event, Failure, Forking, Model as ServerModel, Prefork, Report, Sequential,
+    Server, ThreadPool, Threading, Transport,
 };
 
 use crate::args::{self, Inner, Model, Options, Service, Workload};
 use crate::listen::{self, Any};
-use crate::{say, services, signals, workload};
+use crate::log::{self, say};
+use crate::{notify, services, signals, workload};
 
 /// What is done with each request. Nothing else is served: the contract of coroutines is fulfilled
 /// for these.
@@ -88,35 +89,53 @@ fn coroutines(driver: args::Driver, workers: Option<usize>) -> Coroutines {
 }
 
 fn serve<M: ServerModel>(task: Task, options: Options, model: M) -> anyhow::Result<Report> {
+    let every_event = options.log;
     let mut builder = Server::<Any>::builder()
         .model(model)
         .drain_timeout(options.drain_timeout)
-        .on_error(|failure| {
-            // Of clients there is no end, and `--log` has them all.
-            if !failure.is_disconnect() && failure.cut().is_none() {
+        .on_error(move |failure| {
+            // Of clients there is no end, and `--log` has the end of each request.
+            if failure.is_disconnect() || failure.cut().is_some() {
+                return;
+            }
+            if every_event {
                 say(format_args!("socketserver: {failure}"));
+            } else {
+                say_once_a_second(failure);
             }
         })
         .on_accept_error(|err| say(format_args!("socketserver: {err}")))
         .on_stall(|stall| say(format_args!("socketserver: {stall}")));
     builder = options.limits.apply(builder);
     if options.log {
-        builder = builder.observer(|event: &Event<'_>| log(event));
+        builder = builder.observer(|event: &Event<'_>| say_event(event));
     }
     let listeners = listen::all(&options.listen)?;
+    log::start();
     let urls: Vec<_> = listeners.iter().map(Transport::url).collect();
     builder = builder.listen(listeners);
     let notes = notes(&options);
     let server = builder.on_ready(move || announce(&urls, &notes)).build()?;
-    signals::install(&server.handle())?;
+    signals::stop(server.handle());
     if let Some(note) = short_of_descriptors(&options) {
         say(format_args!("socketserver: {note}"));
     }
     Ok(server.serve_forever(move |request| task.serve(request))?)
 }
 
+/// Says that a request has failed, at most once a second in all processes.
+fn say_once_a_second(failure: &Failure<'_>) {
+    match failure.once_a_second() {
+        None => {}
+        Some(0) => say(format_args!("socketserver: {failure}")),
+        Some(more) => say(format_args!(
+            "socketserver: {failure} ({more} more since the last report)"
+        )),
+    }
+}
+
 /// Says what happens, unless a hook has said it.
-fn log(event: &Event<'_>) {
+fn say_event(event: &Event<'_>) {
     if !matches!(
         event,
         Event::Failed(_) | Event::AcceptFailed(_) | Event::Stalled(_)
@@ -171,5 +190,5 @@ fn announce(urls: &[String], notes: &[String]) {
     }
     // Without a service manager there is nobody to tell, and one that does not listen is none of a
     // server's worries.
-    let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
+    let _ = notify::ready();
 }

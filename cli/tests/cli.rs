@@ -1,5 +1,6 @@
 //! The command line from outside: real processes, real sockets, and what scripts rely on.
 
+#[allow(dead_code, reason = "what only other tests need is not used here")]
 mod support;
 
 use std::fs;
