@@ -81,6 +81,10 @@ among those within 5 % of it the one with the least CPU time, and then with the 
 pub(crate) struct Serve {
     /// What is served
     pub(crate) service: Service,
+    /// Answer a datagram from elsewhere with more bytes than it had: who forges its sender has the
+    /// others of the answer sent there
+    #[arg(long)]
+    pub(crate) allow_amplification: bool,
     #[command(flatten)]
     pub(crate) options: Options,
 }

@@ -19,7 +19,7 @@ use std::process::ExitCode;
 
 use socketserver::Report;
 
-use args::Command;
+use args::{Command, Serve};
 use log::say;
 use serve::Task;
 
@@ -35,7 +35,11 @@ fn main() -> ExitCode {
         Ok(command) => command,
     };
     let result = handlers.and_then(|handlers| match command {
-        Command::Serve(args) => serve::run(Task::Service(args.service), args.options),
+        Command::Serve(Serve {
+            service,
+            allow_amplification,
+            options,
+        }) => serve::run(Task::Service(service, allow_amplification), options),
         Command::Workload(work) => workload::run(work),
         Command::Compare(args) => {
             handlers.remove();

@@ -1,29 +1,32 @@
 //! From options to a server that has ended: the one match over models.
 
 use std::io;
+use std::net::SocketAddr;
 
 use socketserver::{
-    Coroutines, Driver, Event, Failure, Forking, Model as ServerModel, Prefork, Report, Sequential,
-    Server, ThreadPool, Threading, Transport,
+    Coroutines, Driver, Either, Event, Failure, Forking, Model as ServerModel, Prefork, Report,
+    Sequential, Server, ThreadPool, Threading, Transport,
 };
 
 use crate::args::{self, Inner, Model, Options, Service, Workload};
 use crate::listen::{self, Any};
 use crate::log::{self, say};
+use crate::services::Peers;
 use crate::{notify, services, signals, workload};
 
 /// What is done with each request. Nothing else is served: the contract of coroutines is fulfilled
 /// for these.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Task {
-    Service(Service),
+    /// A built-in service, and whether it may answer datagrams with more than they had.
+    Service(Service, bool),
     Workload(Workload),
 }
 
 impl Task {
-    fn serve(&self, request: &mut <Any as Transport>::Request) -> io::Result<()> {
+    fn serve(&self, peers: &Peers, request: &mut <Any as Transport>::Request) -> io::Result<()> {
         match self {
-            Self::Service(service) => services::serve(*service, request),
+            Self::Service(service, _) => services::serve(*service, peers, request),
             Self::Workload(workload) => workload::serve(workload, request),
         }
     }
@@ -113,6 +116,10 @@ fn serve<M: ServerModel>(task: Task, options: Options, model: M) -> anyhow::Resu
     let listeners = listen::all(&options.listen)?;
     log::start();
     let urls: Vec<_> = listeners.iter().map(Transport::url).collect();
+    let peers = Peers {
+        amplify: matches!(task, Task::Service(_, true)),
+        own: listeners.iter().filter_map(udp_address).collect(),
+    };
     builder = builder.listen(listeners);
     let notes = notes(&options);
     let server = builder.on_ready(move || announce(&urls, &notes)).build()?;
@@ -120,7 +127,15 @@ fn serve<M: ServerModel>(task: Task, options: Options, model: M) -> anyhow::Resu
     if let Some(note) = short_of_descriptors(&options) {
         say(format_args!("socketserver: {note}"));
     }
-    Ok(server.serve_forever(move |request| task.serve(request))?)
+    Ok(server.serve_forever(move |request| task.serve(&peers, request))?)
+}
+
+/// The address of a listener for datagrams of UDP.
+fn udp_address(listener: &Any) -> Option<SocketAddr> {
+    match listener {
+        Either::Right(Either::Left(udp)) => udp.local_addr().socket_addr(),
+        _ => None,
+    }
 }
 
 /// Says that a request has failed, at most once a second in all processes.
