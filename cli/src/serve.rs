@@ -123,8 +123,9 @@ fn serve<M: ServerModel>(task: Task, options: Options, model: M) -> anyhow::Resu
     builder = builder.listen(listeners);
     let notes = notes(&options);
     let server = builder.on_ready(move || announce(&urls, &notes)).build()?;
-    signals::stop(server.handle());
-    if let Some(note) = short_of_descriptors(&options) {
+    let handle = server.handle();
+    signals::stop(handle.clone());
+    if let Some(note) = short_of_descriptors(&options, handle.limits().max_connections) {
         say(format_args!("socketserver: {note}"));
     }
     Ok(server.serve_forever(move |request| task.serve(&peers, request))?)
@@ -179,19 +180,39 @@ fn notes(options: &Options) -> Vec<String> {
     notes
 }
 
-/// What to do where a process may have fewer descriptors than connections, after the limit was
-/// raised.
-fn short_of_descriptors(options: &Options) -> Option<String> {
-    let wanted = options.limits.max_connections?;
-    if matches!(options.model, Model::Prefork(_)) {
-        // Each worker process has as many.
-        return None;
-    }
+/// Fewer connections than this surprise whoever has not asked for them.
+const FEW: u64 = 100;
+
+/// What to do where the limit on descriptors, after it was raised, leaves few connections, or fewer
+/// than were asked for.
+fn short_of_descriptors(options: &Options, max_connections: u64) -> Option<String> {
     let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile).current?;
-    (limit < wanted).then(|| {
-        format!(
-            "--max-connections {wanted} is more than the {limit} descriptors that a process may have here; \
+    let asked = options.limits.max_connections;
+    let is_prefork = matches!(options.model, Model::Prefork(_));
+    if let Some(asked) = asked.filter(|&asked| limit < asked && !is_prefork) {
+        return Some(format!(
+            "--max-connections {asked} is more than the {limit} descriptors that a process may have here; \
              raise the hard limit, with ulimit -Hn or LimitNOFILE=, or use more worker processes"
+        ));
+    }
+    // As the library has it: a process keeps some for everything else.
+    let in_process = limit - (limit / 8).min(64);
+    let (who, most) = if is_prefork && in_process < max_connections {
+        ("each worker process", in_process)
+    } else {
+        ("this server", in_process.min(max_connections))
+    };
+    let remedy = match asked {
+        Some(_) => "raise the hard limit, with ulimit -Hn or LimitNOFILE=",
+        None => {
+            "raise it, with ulimit -n or LimitNOFILE=, or give --max-connections, which raises it \
+             as far as the hard limit allows"
+        }
+    };
+    (most < asked.unwrap_or(FEW).min(FEW)).then(|| {
+        let connections = if most == 1 { "connection" } else { "connections" };
+        format!(
+            "{who} takes {most} {connections} at most, because a process may have {limit} descriptors here; {remedy}"
         )
     })
 }
