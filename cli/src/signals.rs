@@ -75,8 +75,8 @@ fn on_stop_signal(signal: i32, main: u32) {
     let presses = PRESSES.fetch_add(1, SeqCst) + 1;
     match SERVER.get() {
         Some(server) if in_main => stop_for(server, presses),
-        // One worker or child was picked.
-        Some(server) => stop_for(server, presses),
+        // One worker or child was picked, by a guard of memory perhaps.
+        Some(server) => server.retire(),
         None if MAY_BE_BOUND.load(SeqCst) => {}
         None => exit(0),
     }

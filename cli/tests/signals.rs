@@ -179,6 +179,36 @@ fn an_interrupt_of_one_worker_or_child_is_none_of_its_business() {
     }
 }
 
+#[test]
+fn a_worker_or_child_that_is_asked_to_end_drains_alone() {
+    for model in [
+        "prefork --workers 2",
+        "forking",
+        "prefork:forking --workers 1",
+    ] {
+        let server = serve(&format!("echo --model {model}"), &[LOCAL]);
+        let mut client = Client::connect(&server.urls[0]);
+        client.echo("served");
+        let below = descendants(server.process.id());
+        for pid in &below {
+            send(*pid, Signal::TERM);
+        }
+        // Its conversation ends as in a stop; those of others go on.
+        client.talk_to_the_end();
+        until("ended", || {
+            let now = descendants(server.process.id());
+            (!now.iter().any(|pid| below.contains(pid))).then_some(())
+        });
+        let mut others: Vec<_> = (0..5).map(|_| Client::connect(&server.urls[0])).collect();
+        for other in &mut others {
+            other.echo("first");
+            other.echo("second");
+        }
+        drop(others);
+        server.stop();
+    }
+}
+
 fn descendants(pid: u32) -> Vec<u32> {
     let mut all = Vec::new();
     for child in children(pid) {
