@@ -274,6 +274,9 @@ fn parse_from(args: impl IntoIterator<Item = OsString>) -> Result<Command, clap:
     }
 }
 
+/// As many as the library has at most.
+const WORKER_PROCESSES_MAX: u32 = 10_000;
+
 impl Options {
     /// Which options do not go together.
     fn conflict(&self) -> Option<&'static str> {
@@ -281,6 +284,10 @@ impl Options {
             return Some(
                 "--workers sizes the models pool, prefork and coroutines; the others have no fixed number of workers",
             );
+        }
+        let workers = self.workers.unwrap_or(0);
+        if matches!(self.model, Model::Prefork(_)) && workers > WORKER_PROCESSES_MAX {
+            return Some("--workers is too large: prefork has at most 10000 worker processes");
         }
         if self.driver != Driver::Auto && self.model.inner() != Inner::Coroutines {
             return Some("--driver is for the models coroutines and prefork:coroutines");

@@ -74,7 +74,7 @@ fn a_stop_that_comes_while_sockets_are_bound_leaves_no_file() {
         let file = directory.path().join("socket");
         let mut strace = Command::new("strace");
         strace.args(["-D", "-f", "-qq", "-o", "/dev/null", "-e", "trace=bind"]);
-        strace.args(["-e", "inject=bind:delay_exit=500000"]);
+        strace.args(["-e", "inject=bind:delay_exit=500000:when=1..2"]);
         let words = format!("serve echo --model {model}");
         let url = format!("unix://{}", file.display());
         let mut process = Process::start(command_under(strace, &words, &[&url]));
