@@ -1,5 +1,4 @@
-//! What to do about an error of the acceptor: the table, the growing delay, and one report a
-//! second.
+//! What to do about an error of the acceptor: the table and the growing delay.
 
 use std::io;
 use std::time::{Duration, Instant};
@@ -106,28 +105,6 @@ impl Pause {
     }
 }
 
-/// Lets one report through in a second, and counts the others.
-#[derive(Debug, Default)]
-pub(crate) struct Throttle {
-    last: Option<Instant>,
-    held_back: u64,
-}
-
-impl Throttle {
-    /// `Some` with the number of those held back since, if this one may pass.
-    pub(crate) fn pass(&mut self, now: Instant) -> Option<u64> {
-        if self
-            .last
-            .is_some_and(|last| now.duration_since(last) < Duration::from_secs(1))
-        {
-            self.held_back += 1;
-            return None;
-        }
-        self.last = Some(now);
-        Some(std::mem::take(&mut self.held_back))
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -188,17 +165,5 @@ mod tests {
         assert_eq!(backoff.begin(), Reaction::Retry(DELAY_MAX));
         backoff.reset();
         assert_eq!(backoff.begin(), Reaction::Retry(DELAY_MIN));
-    }
-
-    #[test]
-    fn one_report_a_second() {
-        let mut throttle = Throttle::default();
-        let start = Instant::now();
-        let passed = |throttle: &mut Throttle, ms| throttle.pass(start + Duration::from_millis(ms));
-        assert_eq!(passed(&mut throttle, 0), Some(0));
-        assert_eq!(passed(&mut throttle, 1), None);
-        assert_eq!(passed(&mut throttle, 999), None);
-        assert_eq!(passed(&mut throttle, 1000), Some(2));
-        assert_eq!(passed(&mut throttle, 2500), Some(0));
     }
 }

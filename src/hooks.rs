@@ -22,6 +22,7 @@ pub struct Failure<'a> {
     pub(crate) peer: Address,
     pub(crate) error: &'a (dyn StdError + Send + Sync + 'static),
     pub(crate) cut: Option<CutReason>,
+    pub(crate) shared: &'a Shared,
 }
 
 impl Failure<'_> {
@@ -62,15 +63,42 @@ impl Failure<'_> {
         self.cut
     }
 
-    /// Whether the peer went away before it was served: everyday noise on a public port.
+    /// Whether the peer went away before it was served, or has no address to be answered at
+    /// (`NotConnected`: the sender of a datagram): everyday noise on a public port.
     #[must_use]
     pub fn is_disconnect(&self) -> bool {
-        use io::ErrorKind::{BrokenPipe, ConnectionAborted, ConnectionReset, UnexpectedEof};
+        use io::ErrorKind::{
+            BrokenPipe, ConnectionAborted, ConnectionReset, NotConnected, UnexpectedEof,
+        };
         let kind = self.io_error().map(io::Error::kind);
         matches!(
             kind,
-            Some(BrokenPipe | ConnectionAborted | ConnectionReset | UnexpectedEof)
+            Some(BrokenPipe | ConnectionAborted | ConnectionReset | NotConnected | UnexpectedEof)
         )
+    }
+
+    /// Lets one failure through in a second, in all processes of the server together: `Some` with
+    /// the number of those that were held back since, or `None` if this one is held back. For hooks
+    /// that write a line: what clients bring about must not fill a disk.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use socketserver::{Server, Tcp};
+    ///
+    /// let builder = Server::<Tcp>::builder().on_error(|failure| {
+    ///     if failure.is_disconnect() {
+    ///         return;
+    ///     }
+    ///     if let Some(held_back) = failure.once_a_second() {
+    ///         eprintln!("{failure} ({held_back} more since the last line)");
+    ///     }
+    /// });
+    /// # drop(builder);
+    /// ```
+    #[must_use]
+    pub fn once_a_second(&self) -> Option<u64> {
+        self.shared.pass_failure()
     }
 }
 
@@ -170,8 +198,8 @@ impl AcceptError {
         &self.error
     }
 
-    /// How many errors were not reported before this one, because the hook is called once a second
-    /// at most.
+    /// How many errors were not reported before this one, in all processes of the server, because
+    /// their hooks are called once a second at most.
     #[must_use]
     pub const fn unreported(&self) -> u64 {
         self.unreported

@@ -268,6 +268,7 @@ impl<R: Request> Service<R> {
             peer: request.peer(),
             error: &*err,
             cut: request.context().cut_reason(),
+            shared: &self.shared,
         });
     }
 }
@@ -293,6 +294,7 @@ pub(crate) trait Tally: fmt::Debug + Send + Sync {
     fn tally(&self, id: u64, peer: &Address, slot: Option<&Slot>, ended: Ended);
     /// Tells the error hook, if there is one.
     fn report(&self, failure: &Failure<'_>);
+    fn shared(&self) -> &Shared;
 }
 
 impl<R: Request> Tally for Service<R> {
@@ -308,6 +310,10 @@ impl<R: Request> Tally for Service<R> {
             // been told.
             let _ = hooks::call(|| hook(failure));
         }
+    }
+
+    fn shared(&self) -> &Shared {
+        &self.shared
     }
 }
 

@@ -81,6 +81,10 @@ among those within 5 % of it the one with the least CPU time, and then with the 
 pub(crate) struct Serve {
     /// What is served
     pub(crate) service: Service,
+    /// Answer a datagram from elsewhere with more bytes than it had: who forges its sender has the
+    /// others of the answer sent there
+    #[arg(long)]
+    pub(crate) allow_amplification: bool,
     #[command(flatten)]
     pub(crate) options: Options,
 }
@@ -236,7 +240,7 @@ pub(crate) fn parse() -> Result<Command, ExitCode> {
             let _ = err.print();
             return ExitCode::SUCCESS;
         }
-        crate::say(format_args!("socketserver: {}", one_line(&err)));
+        crate::log::say(format_args!("socketserver: {}", one_line(&err)));
         ExitCode::from(2)
     })
 }
@@ -244,7 +248,9 @@ pub(crate) fn parse() -> Result<Command, ExitCode> {
 fn parse_from(args: impl IntoIterator<Item = OsString>) -> Result<Command, clap::Error> {
     let command = Cli::try_parse_from(args)?.command;
     let conflict = match &command {
-        Command::Serve(Serve { options, service }) => {
+        Command::Serve(Serve {
+            options, service, ..
+        }) => {
             let silent = options.limits.client_speaks_first && service.speaks_first();
             silent
                 .then_some(
@@ -268,6 +274,9 @@ fn parse_from(args: impl IntoIterator<Item = OsString>) -> Result<Command, clap:
     }
 }
 
+/// As many as the library has at most.
+const WORKER_PROCESSES_MAX: u32 = 10_000;
+
 impl Options {
     /// Which options do not go together.
     fn conflict(&self) -> Option<&'static str> {
@@ -275,6 +284,10 @@ impl Options {
             return Some(
                 "--workers sizes the models pool, prefork and coroutines; the others have no fixed number of workers",
             );
+        }
+        let workers = self.workers.unwrap_or(0);
+        if matches!(self.model, Model::Prefork(_)) && workers > WORKER_PROCESSES_MAX {
+            return Some("--workers is too large: prefork has at most 10000 worker processes");
         }
         if self.driver != Driver::Auto && self.model.inner() != Inner::Coroutines {
             return Some("--driver is for the models coroutines and prefork:coroutines");

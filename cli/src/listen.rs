@@ -11,7 +11,8 @@ use std::vec;
 use anyhow::{Context, bail};
 use socketserver::{Either, Tcp, Udp, UnixAddress, UnixDatagram, UnixStream};
 
-use crate::inherited;
+use crate::resolve::Resolved;
+use crate::{inherited, signals};
 
 /// Every transport in one: the command serves all of its listeners with one server.
 pub(crate) type Any = Either<Either<Tcp, UnixStream>, Either<Udp, UnixDatagram>>;
@@ -245,7 +246,8 @@ fn mode(value: Option<&str>) -> Result<u32, String> {
 /// Binds or adopts what the URLs name, in their order.
 ///
 /// Inherited descriptors are adopted before anything else is opened: a number names what the parent
-/// has passed on, not what this program has opened since.
+/// has passed on, not what this program has opened since. Names are resolved before anything is
+/// bound: a signal that comes meanwhile finds nothing to leave in order.
 pub(crate) fn all(urls: &[Url]) -> anyhow::Result<Vec<Any>> {
     let mut adopted = BTreeMap::new();
     for url in urls {
@@ -258,19 +260,29 @@ pub(crate) fn all(urls: &[Url]) -> anyhow::Result<Vec<Any>> {
             adopted.insert(number, adopt()?);
         }
     }
+    let names: Vec<_> = urls.iter().map(|url| url.target.resolve()).collect();
+    signals::before_binding();
     let mut listeners = Vec::new();
-    for url in urls {
+    for (url, name) in urls.iter().zip(names) {
         match &url.target {
             Target::Fd(number) => listeners.extend(adopted.remove(number)),
-            target => listeners.extend(target.bind(&url.options)?),
+            target => listeners.extend(target.bind(name, &url.options)?),
         }
     }
     Ok(listeners)
 }
 
 impl Target {
-    /// Binds what the URL names. Descriptors are adopted elsewhere.
-    fn bind(&self, options: &Options) -> anyhow::Result<Vec<Any>> {
+    fn resolve(&self) -> Option<Resolved> {
+        match self {
+            Self::Tcp(at) | Self::Udp(at) => Some(Resolved::new(at)),
+            Self::Unix(_) | Self::UnixGram(_) | Self::Fd(_) => None,
+        }
+    }
+
+    /// Binds what the URL names: `name` is what it was resolved to. Descriptors are adopted elsewhere.
+    fn bind(&self, name: Option<Resolved>, options: &Options) -> anyhow::Result<Vec<Any>> {
+        let resolved = |at| name.unwrap_or_else(|| Resolved::new(at));
         Ok(match self {
             Self::Tcp(at) => {
                 let mut tcp = Tcp::options();
@@ -280,7 +292,7 @@ impl Target {
                 if let Some(connections) = options.backlog {
                     tcp = tcp.backlog(connections);
                 }
-                let bound = tcp.bind(at)?.into_iter();
+                let bound = tcp.bind(resolved(at))?.into_iter();
                 bound.map(Either::Left).map(Either::Left).collect()
             }
             Self::Udp(at) => {
@@ -288,7 +300,7 @@ impl Target {
                 if options.v6_only {
                     udp = udp.only_v6(true);
                 }
-                let bound = udp.bind(at)?.into_iter();
+                let bound = udp.bind(resolved(at))?.into_iter();
                 bound.map(Either::Left).map(Either::Right).collect()
             }
             Self::Unix(addr) => {

@@ -3,30 +3,50 @@
 mod args;
 mod compare;
 mod inherited;
+mod init;
 mod limits;
 mod listen;
+mod log;
+mod notify;
+mod resolve;
 mod serve;
 mod services;
 mod signals;
 mod workload;
 
-use std::fmt;
-use std::io::{self, Write};
+use std::panic;
 use std::process::ExitCode;
 
 use socketserver::Report;
 
-use args::Command;
+use args::{Command, Serve};
+use log::say;
 use serve::Task;
 
 fn main() -> ExitCode {
-    let result = match args::parse() {
+    if let Some(code) = init::run() {
+        return code;
+    }
+    // Before anything that takes time: a signal must not be lost.
+    let handlers = signals::install();
+    panic::set_hook(Box::new(log::panicked));
+    let command = match args::parse() {
         Err(code) => return code,
-        Ok(Command::Serve(args)) => serve::run(Task::Service(args.service), args.options),
-        Ok(Command::Workload(work)) => workload::run(work),
-        Ok(Command::Compare(args)) => compare::run(&args).map(|()| Report::default()),
+        Ok(command) => command,
     };
-    match result {
+    let result = handlers.and_then(|handlers| match command {
+        Command::Serve(Serve {
+            service,
+            allow_amplification,
+            options,
+        }) => serve::run(Task::Service(service, allow_amplification), options),
+        Command::Workload(work) => workload::run(work),
+        Command::Compare(args) => {
+            handlers.remove();
+            compare::run(&args).map(|()| Report::default())
+        }
+    });
+    let code = match result {
         Ok(Report { cut: 0, .. }) => ExitCode::SUCCESS,
         Ok(Report { cut, .. }) => {
             let requests = if cut == 1 { "request" } else { "requests" };
@@ -39,11 +59,7 @@ fn main() -> ExitCode {
             say(format_args!("socketserver: {err:#}"));
             ExitCode::FAILURE
         }
-    }
-}
-
-/// Writes a line on standard error. Where that is closed or full, there is nobody to tell.
-fn say(line: fmt::Arguments<'_>) {
-    // In one piece: worker processes write to the same place.
-    let _ = io::stderr().write_all(format!("{line}\n").as_bytes());
+    };
+    log::finish();
+    code
 }

@@ -1,28 +1,32 @@
 //! From options to a server that has ended: the one match over models.
 
 use std::io;
+use std::net::SocketAddr;
 
 use socketserver::{
-    Coroutines, Driver, Event, Forking, Model as ServerModel, Prefork, Report, Sequential, Server,
-    ThreadPool, Threading, Transport,
+    Coroutines, Driver, Either, Event, Failure, Forking, Model as ServerModel, Prefork, Report,
+    Sequential, Server, ThreadPool, Threading, Transport,
 };
 
 use crate::args::{self, Inner, Model, Options, Service, Workload};
 use crate::listen::{self, Any};
-use crate::{say, services, signals, workload};
+use crate::log::{self, say};
+use crate::services::Peers;
+use crate::{notify, services, signals, workload};
 
 /// What is done with each request. Nothing else is served: the contract of coroutines is fulfilled
 /// for these.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Task {
-    Service(Service),
+    /// A built-in service, and whether it may answer datagrams with more than they had.
+    Service(Service, bool),
     Workload(Workload),
 }
 
 impl Task {
-    fn serve(&self, request: &mut <Any as Transport>::Request) -> io::Result<()> {
+    fn serve(&self, peers: &Peers, request: &mut <Any as Transport>::Request) -> io::Result<()> {
         match self {
-            Self::Service(service) => services::serve(*service, request),
+            Self::Service(service, _) => services::serve(*service, peers, request),
             Self::Workload(workload) => workload::serve(workload, request),
         }
     }
@@ -88,35 +92,66 @@ fn coroutines(driver: args::Driver, workers: Option<usize>) -> Coroutines {
 }
 
 fn serve<M: ServerModel>(task: Task, options: Options, model: M) -> anyhow::Result<Report> {
+    let every_event = options.log;
     let mut builder = Server::<Any>::builder()
         .model(model)
         .drain_timeout(options.drain_timeout)
-        .on_error(|failure| {
-            // Of clients there is no end, and `--log` has them all.
-            if !failure.is_disconnect() && failure.cut().is_none() {
+        .on_error(move |failure| {
+            // Of clients there is no end, and `--log` has the end of each request.
+            if failure.is_disconnect() || failure.cut().is_some() {
+                return;
+            }
+            if every_event {
                 say(format_args!("socketserver: {failure}"));
+            } else {
+                say_once_a_second(failure);
             }
         })
         .on_accept_error(|err| say(format_args!("socketserver: {err}")))
         .on_stall(|stall| say(format_args!("socketserver: {stall}")));
     builder = options.limits.apply(builder);
     if options.log {
-        builder = builder.observer(|event: &Event<'_>| log(event));
+        builder = builder.observer(|event: &Event<'_>| say_event(event));
     }
     let listeners = listen::all(&options.listen)?;
+    log::start();
     let urls: Vec<_> = listeners.iter().map(Transport::url).collect();
+    let peers = Peers {
+        amplify: matches!(task, Task::Service(_, true)),
+        own: listeners.iter().filter_map(udp_address).collect(),
+    };
     builder = builder.listen(listeners);
     let notes = notes(&options);
     let server = builder.on_ready(move || announce(&urls, &notes)).build()?;
-    signals::install(&server.handle())?;
-    if let Some(note) = short_of_descriptors(&options) {
+    let handle = server.handle();
+    signals::stop(handle.clone());
+    if let Some(note) = short_of_descriptors(&options, handle.limits().max_connections) {
         say(format_args!("socketserver: {note}"));
     }
-    Ok(server.serve_forever(move |request| task.serve(request))?)
+    Ok(server.serve_forever(move |request| task.serve(&peers, request))?)
+}
+
+/// The address of a listener for datagrams of UDP.
+fn udp_address(listener: &Any) -> Option<SocketAddr> {
+    match listener {
+        Either::Right(Either::Left(udp)) => udp.local_addr().socket_addr(),
+        _ => None,
+    }
+}
+
+/// Says that a request has failed, at most once a second in all processes.
+fn say_once_a_second(failure: &Failure<'_>) {
+    match failure.once_a_second() {
+        None => {}
+        Some(0) => say(format_args!("socketserver: {failure}")),
+        Some(more) => say(format_args!(
+            "socketserver: {failure} ({more} more since the last report)"
+        )),
+    }
 }
 
 /// Says what happens, unless a hook has said it.
-fn log(event: &Event<'_>) {
+fn say_event(event: &Event<'_>) {
     if !matches!(
         event,
         Event::Failed(_) | Event::AcceptFailed(_) | Event::Stalled(_)
@@ -145,19 +180,39 @@ fn notes(options: &Options) -> Vec<String> {
     notes
 }
 
-/// What to do where a process may have fewer descriptors than connections, after the limit was
-/// raised.
-fn short_of_descriptors(options: &Options) -> Option<String> {
-    let wanted = options.limits.max_connections?;
-    if matches!(options.model, Model::Prefork(_)) {
-        // Each worker process has as many.
-        return None;
-    }
+/// Fewer connections than this surprise whoever has not asked for them.
+const FEW: u64 = 100;
+
+/// What to do where the limit on descriptors, after it was raised, leaves few connections, or fewer
+/// than were asked for.
+fn short_of_descriptors(options: &Options, max_connections: u64) -> Option<String> {
     let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile).current?;
-    (limit < wanted).then(|| {
-        format!(
-            "--max-connections {wanted} is more than the {limit} descriptors that a process may have here; \
+    let asked = options.limits.max_connections;
+    let is_prefork = matches!(options.model, Model::Prefork(_));
+    if let Some(asked) = asked.filter(|&asked| limit < asked && !is_prefork) {
+        return Some(format!(
+            "--max-connections {asked} is more than the {limit} descriptors that a process may have here; \
              raise the hard limit, with ulimit -Hn or LimitNOFILE=, or use more worker processes"
+        ));
+    }
+    // As the library has it: a process keeps some for everything else.
+    let in_process = limit - (limit / 8).min(64);
+    let (who, most) = if is_prefork && in_process < max_connections {
+        ("each worker process", in_process)
+    } else {
+        ("this server", in_process.min(max_connections))
+    };
+    let remedy = match asked {
+        Some(_) => "raise the hard limit, with ulimit -Hn or LimitNOFILE=",
+        None => {
+            "raise it, with ulimit -n or LimitNOFILE=, or give --max-connections, which raises it \
+             as far as the hard limit allows"
+        }
+    };
+    (most < asked.unwrap_or(FEW).min(FEW)).then(|| {
+        let connections = if most == 1 { "connection" } else { "connections" };
+        format!(
+            "{who} takes {most} {connections} at most, because a process may have {limit} descriptors here; {remedy}"
         )
     })
 }
@@ -171,5 +226,5 @@ fn announce(urls: &[String], notes: &[String]) {
     }
     // Without a service manager there is nobody to tell, and one that does not listen is none of a
     // server's worries.
-    let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
+    let _ = notify::ready();
 }

@@ -1,6 +1,7 @@
 //! The services: one function for streams and one for datagrams each.
 
 use std::io;
+use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use socketserver::{Connection, Either, Packet, Transport};
@@ -12,10 +13,85 @@ use crate::listen::Any;
 const SECONDS_1900_TO_1970: u64 = 2_208_988_800;
 
 /// Serves one request.
-pub(crate) fn serve(service: Service, request: &mut <Any as Transport>::Request) -> io::Result<()> {
+pub(crate) fn serve(
+    service: Service,
+    peers: &Peers,
+    request: &mut <Any as Transport>::Request,
+) -> io::Result<()> {
     match request {
         Either::Left(conn) => stream(service, conn),
-        Either::Right(datagram) => packet(service, datagram),
+        Either::Right(datagram) => {
+            if let Some(reply) = packet(service, datagram) {
+                answer(datagram, reply, peers);
+            }
+            Ok(())
+        }
+    }
+}
+
+/// Which senders of UDP datagrams are answered. A sender can be forged: by who wants two servers to
+/// answer each other for ever, or the one who is named to be sent more than that costs.
+#[derive(Debug)]
+pub(crate) struct Peers {
+    /// The addresses of this server.
+    pub(crate) own: Vec<SocketAddr>,
+    /// Whether an answer may be longer than its question.
+    pub(crate) amplify: bool,
+}
+
+/// Ports below this are those of services, which answer (RFC 862 to 868 and others).
+const FIRST_PORT_OF_CLIENTS: u16 = 1024;
+
+impl Peers {
+    /// Whether `peer`, who has sent `question` bytes, is to be answered with `answer` bytes.
+    fn allow(&self, peer: SocketAddr, question: usize, answer: usize) -> bool {
+        let is_service = peer.port() < FIRST_PORT_OF_CLIENTS || self.are(peer);
+        let amplifies = answer > question && !peer.ip().to_canonical().is_loopback();
+        !is_service && (self.amplify || !amplifies)
+    }
+
+    /// Whether the address is one of this server's own.
+    fn are(&self, peer: SocketAddr) -> bool {
+        let ip = peer.ip().to_canonical();
+        self.own
+            .iter()
+            .filter(|own| own.port() == peer.port())
+            .any(|own| match own.ip().to_canonical() {
+                any if any.is_unspecified() => is_local(ip),
+                own => own == ip,
+            })
+    }
+}
+
+/// Whether the address is one of this host's: those can be bound.
+fn is_local(ip: IpAddr) -> bool {
+    ip.is_loopback()
+        || match UdpSocket::bind((ip, 0)) {
+            Ok(_) => true,
+            // Without descriptors nobody knows.
+            Err(err) => err.kind() != io::ErrorKind::AddrNotAvailable,
+        }
+}
+
+/// What a datagram is answered with.
+enum Reply {
+    Echo,
+    Bytes(Vec<u8>),
+}
+
+fn answer(datagram: &mut impl Packet, reply: Reply, peers: &Peers) {
+    let question = datagram.packet().len();
+    let size = match &reply {
+        Reply::Echo => question,
+        Reply::Bytes(bytes) => bytes.len(),
+    };
+    // Nobody can forge the address of a Unix socket.
+    let peer = datagram.peer().socket_addr();
+    if peer.is_none_or(|peer| peers.allow(peer, question, size)) {
+        match reply {
+            Reply::Echo => datagram.echo(),
+            Reply::Bytes(bytes) => datagram.set_reply(&bytes),
+        }
     }
 }
 
@@ -69,22 +145,20 @@ fn stream(service: Service, conn: &mut impl Connection) -> io::Result<()> {
     }
 }
 
-fn packet(service: Service, datagram: &mut impl Packet) -> io::Result<()> {
-    match service {
-        Service::Echo => datagram.echo(),
-        Service::Discard => {}
+fn packet(service: Service, datagram: &impl Packet) -> Option<Reply> {
+    Some(Reply::Bytes(match service {
+        Service::Echo => return Some(Reply::Echo),
+        Service::Discard => return None,
         Service::Chargen => {
             // RFC 864 has up to 512 characters; as many as were sent let nobody use us to amplify
             // an attack.
             let count = datagram.packet().len().min(512);
-            let characters: Vec<u8> = (0..CHARACTERS).cycle().flat_map(line).take(count).collect();
-            datagram.set_reply(&characters);
+            (0..CHARACTERS).cycle().flat_map(line).take(count).collect()
         }
-        Service::Daytime => datagram.set_reply(daytime().as_bytes()),
-        Service::Time => datagram.set_reply(&time()),
-        Service::Hello => datagram.set_reply(b"hello world\n"),
-    }
-    Ok(())
+        Service::Daytime => daytime().into_bytes(),
+        Service::Time => time().to_vec(),
+        Service::Hello => b"hello world\n".to_vec(),
+    }))
 }
 
 /// The printing characters of ASCII, with the space.
@@ -121,5 +195,60 @@ mod tests {
         assert!(line(1).starts_with(b"!\"#$"));
         assert_eq!(&line(94)[..3], b"~ !");
         assert!(line(50).ends_with(b"\r\n"));
+    }
+
+    fn peers(own: &[&str]) -> Peers {
+        Peers {
+            own: own.iter().map(|own| own.parse().unwrap()).collect(),
+            amplify: false,
+        }
+    }
+
+    #[track_caller]
+    fn answered(peers: &Peers, peer: &str, question: usize, answer: usize) -> bool {
+        peers.allow(peer.parse().unwrap(), question, answer)
+    }
+
+    #[test]
+    fn services_are_not_answered() {
+        let peers = peers(&["127.0.0.1:7007", "[::1]:7008"]);
+        for service in ["127.0.0.1:0", "192.0.2.1:7", "[2001:db8::1]:1023"] {
+            assert!(!answered(&peers, service, 1, 1), "{service}");
+        }
+        for client in ["127.0.0.1:1024", "192.0.2.1:7007", "127.0.0.1:7008"] {
+            assert!(answered(&peers, client, 1, 1), "{client}");
+        }
+        for own in ["127.0.0.1:7007", "[::ffff:127.0.0.1]:7007", "[::1]:7008"] {
+            assert!(!answered(&peers, own, 1, 1), "{own}");
+        }
+    }
+
+    #[test]
+    fn a_server_on_all_addresses_does_not_answer_those_of_its_host() {
+        for any in ["0.0.0.0:7007", "[::]:7007"] {
+            let peers = peers(&[any]);
+            for own in [
+                "127.0.0.1:7007",
+                "127.9.9.9:7007",
+                "[::ffff:127.0.0.1]:7007",
+            ] {
+                assert!(!answered(&peers, own, 1, 1), "{any}, {own}");
+            }
+            for other in ["192.0.2.1:7007", "[2001:db8::1]:7007", "127.0.0.1:7008"] {
+                assert!(answered(&peers, other, 1, 1), "{any}, {other}");
+            }
+        }
+    }
+
+    #[test]
+    fn an_answer_is_no_longer_than_its_question_outside_this_host() {
+        let mut peers = peers(&["0.0.0.0:7007"]);
+        assert!(answered(&peers, "192.0.2.1:5000", 31, 31));
+        assert!(!answered(&peers, "192.0.2.1:5000", 30, 31));
+        assert!(answered(&peers, "127.0.0.1:5000", 0, 31));
+        assert!(answered(&peers, "[::1]:5000", 0, 31));
+        peers.amplify = true;
+        assert!(answered(&peers, "192.0.2.1:5000", 0, 31));
+        assert!(!answered(&peers, "192.0.2.1:53", 0, 31));
     }
 }

@@ -293,7 +293,7 @@ impl Row {
         }
     }
 
-    /// One line, and another one after each second.
+    /// One line, and another one after each second, from all processes together.
     #[track_caller]
     fn check_lines(&self, said: &[String], url: &str, time: Duration) {
         let expected = format!("socketserver: {}", self.said.replace("URL", url));
@@ -310,13 +310,7 @@ impl Row {
         for line in &said[1..] {
             assert!(line.starts_with(what), "{line}");
         }
-        // Each process has seconds of its own.
-        let processes = if self.model.starts_with("prefork") && self.inject.starts_with("ppoll") {
-            2
-        } else {
-            1
-        };
-        let most = processes * (1 + time.as_secs());
+        let most = 1 + time.as_secs();
         assert!(said.len() as u64 <= most, "in {time:?}: {said:#?}");
     }
 

@@ -143,6 +143,53 @@ fn the_limit_on_descriptors_is_raised_as_far_as_it_can_be() {
 }
 
 #[test]
+fn a_server_with_few_descriptors_says_how_many_connections_it_takes() {
+    for model in [
+        "threading",
+        "forking",
+        "coroutines --driver epoll",
+        "prefork",
+    ] {
+        let words = format!("serve echo --model {model}");
+        let note = |shell: &str, more: &str| {
+            let words = format!("{words} {more}");
+            let mut process = Process::start(command_after(shell, &words, &[URL]));
+            let mut lines = vec![process.next_line()];
+            while !lines.iter().any(|line| line.starts_with("listening on ")) {
+                lines.push(process.next_line());
+            }
+            process.signal(Signal::TERM);
+            lines.extend(process.exit().stderr);
+            lines.retain(|line| !line.starts_with("listening on "));
+            lines
+        };
+        let few = note("ulimit -Sn 65", "");
+        assert_eq!(few.len(), 1, "{model}: {few:?}");
+        assert!(
+            few[0].starts_with("socketserver: this server takes 1 connection at most, because a process may have 65 descriptors here;")
+                && few[0].contains("ulimit -n")
+                && few[0].contains("--max-connections"),
+            "{few:?}"
+        );
+        assert_eq!(note("ulimit -Sn 164", ""), [""; 0], "{model}");
+        assert_eq!(
+            note("ulimit -Sn 40", "--max-connections 20"),
+            [""; 0],
+            "{model}"
+        );
+        if model == "prefork" {
+            let few = note("ulimit -n 40", "--max-connections 1000");
+            assert_eq!(few.len(), 1, "{few:?}");
+            assert!(
+                few[0]
+                    .starts_with("socketserver: each worker process takes 35 connections at most"),
+                "{few:?}"
+            );
+        }
+    }
+}
+
+#[test]
 fn wrong_usage_is_said_in_a_line() {
     for words in [
         "serve echo --at-limit never",

@@ -19,7 +19,7 @@ use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, poll};
 
-use crate::backoff::{Class, Pause, Throttle, classify};
+use crate::backoff::{Class, Pause, classify};
 use crate::coro::net::{Interest, Source, wait_any};
 use crate::coro::worker::{Current, current};
 use crate::cutter::Cutter;
@@ -97,7 +97,6 @@ pub(crate) struct Acceptor<'a, T: Transport, M> {
     first: usize,
     /// Why serving cannot go on.
     fatal: Option<io::Error>,
-    throttle: Throttle,
     /// How many requests may still be taken.
     budget: usize,
     /// Whether the last request that was taken was turned away.
@@ -158,7 +157,6 @@ impl<'a, T: Transport, M: Take> Acceptor<'a, T, M> {
             accepting,
             first: 0,
             fatal: None,
-            throttle: Throttle::default(),
             budget: usize::MAX,
             turned_away: false,
             appetite: 1,
@@ -657,10 +655,10 @@ impl<'a, T: Transport, M: Take> Acceptor<'a, T, M> {
         }
     }
 
-    /// Counts an error and tells the hook, at most once a second.
-    fn report(&mut self, step: Step, reaction: Reaction, error: io::Error, index: Option<usize>) {
+    /// Counts an error and tells the hook, at most once a second in all processes.
+    fn report(&self, step: Step, reaction: Reaction, error: io::Error, index: Option<usize>) {
         count(&self.shared.counts().accept_errors);
-        if let Some(unreported) = self.throttle.pass(Instant::now()) {
+        if let Some(unreported) = self.shared.pass_accept_error() {
             self.report_now(step, reaction, error, index, unreported);
         }
     }

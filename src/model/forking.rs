@@ -266,6 +266,7 @@ impl Forked {
                         .listed
                         .as_ref()
                         .and_then(|listed| listed.slot().cut_reason()),
+                    shared: self.service.shared(),
                 });
                 Ended::Failed
             }

@@ -8,7 +8,6 @@ use std::time::{Duration, Instant};
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::process::Pid;
 
-use crate::backoff::Throttle;
 use crate::error::{Error, Tried};
 use crate::events::Event;
 use crate::hooks::{AcceptError, Reaction, Step};
@@ -136,7 +135,6 @@ impl<M: Model + Clone> Run for Prefork<M> {
             workers,
             watch,
             watching: Watching::default(),
-            throttle: Throttle::default(),
         };
         supervisor.supervise()
     }
@@ -154,7 +152,6 @@ struct Supervisor<'a, T: Transport, M> {
     workers: Vec<Worker>,
     watch: Watch,
     watching: Watching,
-    throttle: Throttle,
 }
 
 /// A worker, or the place of one.
@@ -302,12 +299,17 @@ impl<T: Transport, M: Model + Clone> Supervisor<'_, T, M> {
         self.serving.service.hooks.report(&report);
     }
 
-    /// Counts a failure of the kernel's and tells the hook, at most once a second.
-    fn report_failure(&mut self, step: Step, reaction: Reaction, error: io::Error) {
-        count(&self.serving.service.shared.counts().accept_errors);
-        if let Some(unreported) = self.throttle.pass(Instant::now()) {
+    /// Tells the hook, at most once a second in all processes.
+    fn report_throttled(&self, step: Step, reaction: Reaction, error: io::Error) {
+        if let Some(unreported) = self.serving.service.shared.pass_accept_error() {
             self.report(step, reaction, error, unreported);
         }
+    }
+
+    /// Counts a failure of the kernel's, and reports it.
+    fn report_failure(&self, step: Step, reaction: Reaction, error: io::Error) {
+        count(&self.serving.service.shared.counts().accept_errors);
+        self.report_throttled(step, reaction, error);
     }
 
     /// Puts off the next fork of a worker, for longer after each one `before` that was in vain.
@@ -405,7 +407,7 @@ impl<T: Transport, M: Model + Clone> Supervisor<'_, T, M> {
         worker.deaths += 1;
         let ended = io::Error::other(format!("worker {} ended with {exit}", pid.as_raw_pid()));
         let reaction = self.postpone(index, before);
-        self.report(Step::Worker, reaction, ended, 0);
+        self.report_throttled(Step::Worker, reaction, ended);
         (self.workers[index].deaths >= self.options.breaker).then(|| {
             let what = format!(
                 "keep worker {index} alive after {} deaths in a row",

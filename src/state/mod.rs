@@ -12,6 +12,7 @@ mod lease;
 pub(crate) mod limits;
 pub(crate) mod phase;
 pub(crate) mod table;
+mod throttle;
 
 use std::fmt;
 use std::io;
@@ -35,6 +36,7 @@ pub(crate) use lease::{Lease, live};
 use limits::LimitsPage;
 use phase::Stop;
 use table::{Free, Slot, Table};
+use throttle::ThrottlePage;
 
 /// Counts of a server since it was bound, over all of its processes.
 ///
@@ -98,6 +100,8 @@ pub(crate) struct Page {
     cuts_asked: AtomicU64,
     /// Non-zero once serving has failed in one of the processes.
     failed: AtomicU64,
+    accept_errors_throttle: ThrottlePage,
+    failures_throttle: ThrottlePage,
     pub(crate) limits: LimitsPage,
     pub(crate) counts: Counts,
 }

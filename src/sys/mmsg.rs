@@ -431,6 +431,13 @@ impl RawAddr {
         self.len as usize <= size_of::<libc::sa_family_t>()
     }
 
+    /// Whether it is an internet address with port 0, which nothing can be sent to.
+    pub(crate) fn has_no_port(&self) -> bool {
+        let family = i32::from(self.storage.ss_family);
+        // ip(7), ipv6(7): both have the port behind the family.
+        matches!(family, libc::AF_INET | libc::AF_INET6) && self.bytes().get(2..4) == Some(&[0, 0])
+    }
+
     /// The address as the kernel wrote it.
     fn bytes(&self) -> &[u8] {
         let len = (self.len as usize).min(size_of::<libc::sockaddr_storage>());

@@ -227,16 +227,29 @@ impl DatagramSocket {
             Some(libc::ENETUNREACH | libc::EADDRNOTAVAIL | libc::EINVAL)
         );
         if reply.from.is_none() || !blamed {
-            return Err(send_error(err));
+            return Err(self.reply_error(err));
         }
         let from_anywhere = Outgoing {
             from: None,
             ..reply
         };
         self.send_one(from_anywhere, self.room())
-            .map_err(send_error)
+            .map_err(|err| self.reply_error(err))
     }
 
+    /// What an error of sending to the sender of a datagram means: a Unix socket is gone when its
+    /// file is, or when nobody has it open (unix(7)).
+    fn reply_error(&self, err: io::Error) -> io::Error {
+        match err.raw_os_error() {
+            Some(libc::ENOENT | libc::ECONNREFUSED) if self.kind == Kind::Unix => io::Error::new(
+                io::ErrorKind::NotConnected,
+                format!("the sender is gone: {err}"),
+            ),
+            _ => send_error(err),
+        }
+    }
+
+    /// Sends a datagram, and waits for room; the error is the kernel's own.
     fn send(&self, data: &[u8], to: &RawAddr, from: Option<IpAddr>) -> io::Result<()> {
         let send = |room| self.send_one(Outgoing { data, to, from }, room);
         let Some(current) = current() else {
@@ -244,7 +257,7 @@ impl DatagramSocket {
                 // Another program that adopted it too may have ended meanwhile, and restored it.
                 adopted.set_timeout(&self.socket)?;
             }
-            return send(Room::WaitFor).map_err(send_error);
+            return send(Room::WaitFor);
         };
         // epoll says nothing of the queue of a Unix peer, so a coroutine looks again now and then.
         let deadline = Instant::now() + SEND_TIMEOUT;
@@ -255,7 +268,7 @@ impl DatagramSocket {
                 {
                     current.sleep_until(Instant::now() + SEND_RETRY);
                 }
-                result => return result.map_err(send_error),
+                result => return result,
             }
         }
     }
@@ -288,11 +301,21 @@ fn send_error(err: io::Error) -> io::Error {
     }
 }
 
+/// Why a sender cannot be answered, if its address says so.
+fn unanswerable(sender: &RawAddr) -> Option<io::Error> {
+    let why = if sender.is_unnamed() {
+        "the sender has no address to reply to (an unbound Unix socket)"
+    } else if sender.has_no_port() {
+        "the sender has no address to reply to (UDP source port 0)"
+    } else {
+        return None;
+    };
+    Some(io::Error::new(io::ErrorKind::NotConnected, why))
+}
+
 fn no_address() -> io::Error {
-    io::Error::new(
-        io::ErrorKind::NotConnected,
-        "the sender has no address to reply to (an unbound Unix socket)",
-    )
+    let why = "a datagram cannot be sent to an address that is none of a socket";
+    io::Error::new(io::ErrorKind::NotConnected, why)
 }
 
 impl<T> Datagram<T> {
@@ -302,23 +325,22 @@ impl<T> Datagram<T> {
             .expect("a datagram has its packet until it is dropped")
     }
 
-    /// The reply as the kernel takes it; `None` if there is none or it has no address to go to.
-    fn outgoing(&self) -> Option<Outgoing<'_>> {
+    /// The reply as the kernel takes it; `None` if there is none, an error if it has no address to
+    /// go to.
+    fn outgoing(&self) -> Option<io::Result<Outgoing<'_>>> {
         let packet = self.received();
         let data = match &self.reply {
             Reply::None => return None,
             Reply::Echo => packet.data(),
             Reply::Bytes(bytes) => bytes,
         };
-        (!packet.sender.is_unnamed()).then_some(Outgoing {
+        let to = &packet.sender;
+        let reply = Outgoing {
             data,
-            to: &packet.sender,
+            to,
             from: packet.local,
-        })
-    }
-
-    const fn has_reply(&self) -> bool {
-        !matches!(self.reply, Reply::None)
+        };
+        Some(unanswerable(to).map_or(Ok(reply), Err))
     }
 }
 
@@ -345,8 +367,7 @@ impl<T: 'static> Request for Datagram<T> {
 
     fn close(&mut self) -> io::Result<()> {
         match self.outgoing() {
-            Some(reply) => self.socket.reply(reply),
-            None if self.has_reply() => Err(no_address()),
+            Some(reply) => reply.and_then(|reply| self.socket.reply(reply)),
             None => Ok(()),
         }
     }
@@ -379,11 +400,11 @@ fn reply_to_all<T: 'static>(
         let mut replies = Vec::with_capacity(datagrams.len());
         for datagram in &*datagrams {
             match datagram.outgoing() {
-                Some(reply) => {
+                Some(Ok(reply)) => {
                     replies.push(reply);
                     answered.push(datagram);
                 }
-                None if datagram.has_reply() => failed(datagram, no_address()),
+                Some(Err(err)) => failed(datagram, err),
                 None => {}
             }
         }
@@ -416,15 +437,17 @@ impl<T: 'static> Packet for Datagram<T> {
 
     fn send(&mut self, data: &[u8]) -> io::Result<()> {
         let packet = self.received();
-        if packet.sender.is_unnamed() {
-            return Err(no_address());
+        if let Some(err) = unanswerable(&packet.sender) {
+            return Err(err);
         }
-        self.socket.send(data, &packet.sender, packet.local)
+        self.socket
+            .send(data, &packet.sender, packet.local)
+            .map_err(|err| self.socket.reply_error(err))
     }
 
     fn send_to(&mut self, data: &[u8], to: &Address) -> io::Result<()> {
         let to = RawAddr::from(to.to_sock_addr().ok_or_else(no_address)??);
-        self.socket.send(data, &to, None)
+        self.socket.send(data, &to, None).map_err(send_error)
     }
 }
 

@@ -279,6 +279,50 @@ fn a_sender_without_an_address_cannot_be_answered() {
 }
 
 #[test]
+fn a_sender_that_is_gone_is_a_disconnect() {
+    use std::os::linux::net::SocketAddrExt;
+    use std::os::unix::net;
+    let (failures, wait) = channel();
+    let directory = tempfile::tempdir().unwrap();
+    let name = format!("socketserver-gone-{}", std::process::id()).into_bytes();
+    let server = Server::<UnixDatagram>::builder()
+        .on_error(move |failure| {
+            let kind = failure.io_error().unwrap().kind();
+            let disconnect = failure.is_disconnect();
+            failures
+                .send((kind, disconnect, failure.to_string()))
+                .unwrap();
+        })
+        .listen(UnixDatagram::bind(UnixAddress::Abstract(name.clone())).unwrap())
+        .build()
+        .unwrap();
+    let to = net::SocketAddr::from_abstract_name(&name).unwrap();
+    // Both are gone before the server begins to serve. The file of one is too.
+    for (file, unlink) in [("without a socket", false), ("without a file", true)] {
+        let file = directory.path().join(file);
+        let client = net::UnixDatagram::bind(&file).unwrap();
+        for request in ["reply", "at once"] {
+            client.send_to_addr(request.as_bytes(), &to).unwrap();
+        }
+        if unlink {
+            std::fs::remove_file(&file).unwrap();
+        }
+    }
+    let guard = server
+        .spawn(|datagram| match datagram.packet() {
+            b"at once" => datagram.send(b"reply"),
+            _ => datagram.write_all(b"reply"),
+        })
+        .unwrap();
+    for _ in 0..4 {
+        let (kind, disconnect, text) = wait.recv_timeout(DEADLINE).unwrap();
+        assert_eq!((kind, disconnect), (io::ErrorKind::NotConnected, true));
+        assert!(text.contains("the sender is gone"), "{text}");
+    }
+    guard.stop().unwrap();
+}
+
+#[test]
 fn a_peer_whose_queue_is_full_does_not_stop_the_server() {
     let (failures, wait) = channel();
     let name =

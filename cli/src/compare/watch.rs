@@ -13,7 +13,7 @@ use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::low_level::pipe;
 
 use crate::args::Model;
-use crate::say;
+use crate::log::say;
 
 /// How often the progress is drawn.
 const DRAW_EVERY: Duration = Duration::from_millis(100);

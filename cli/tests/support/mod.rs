@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
-use socket2::{Domain, SockAddr, Socket, Type};
+use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 
 pub(crate) use poll::poll_until;
 
@@ -95,6 +95,11 @@ impl Process {
     pub(crate) fn next_line(&self) -> String {
         let line = self.stderr.recv_timeout(DEADLINE);
         line.expect("a line on standard error within the deadline")
+    }
+
+    /// A line, if there is one within `time`.
+    pub(crate) fn line_within(&self, time: Duration) -> Option<String> {
+        self.stderr.recv_timeout(time).ok()
     }
 
     /// Reads the line that announces a listener, and returns its URL.
@@ -220,17 +225,22 @@ impl Server {
     }
 }
 
-/// How many sockets a process and its descendants have (proc_pid_fd(5), proc_tid_children(5)).
+/// How many sockets a process and its descendants have (proc_pid_fd(5)).
 fn sockets(pid: u32) -> usize {
     let open = fs::read_dir(format!("/proc/{pid}/fd")).expect("list descriptors");
     let is_socket = |link: &PathBuf| link.to_string_lossy().starts_with("socket:");
     let links = open.filter_map(|entry| fs::read_link(entry.ok()?.path()).ok());
+    links.filter(is_socket).count() + children(pid).into_iter().map(sockets).sum::<usize>()
+}
+
+/// The children of a process (proc_tid_children(5)), none if it has ended.
+pub(crate) fn children(pid: u32) -> Vec<u32> {
     let children = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children"));
-    let children = children.expect("list children");
-    let children = children
+    let children = children.unwrap_or_default();
+    children
         .split_whitespace()
-        .filter_map(|pid| pid.parse().ok());
-    links.filter(is_socket).count() + children.map(sockets).sum::<usize>()
+        .filter_map(|pid| pid.parse().ok())
+        .collect()
 }
 
 /// A client of any transport.
@@ -330,6 +340,31 @@ impl Client {
             .set_read_timeout(Some(DEADLINE))
             .expect("a deadline");
         result.is_err_and(|err| err.kind() == ErrorKind::WouldBlock)
+    }
+}
+
+/// Who sends UDP datagrams from whatever port of 127.0.0.1 it likes.
+pub(crate) struct Forger(Socket);
+
+impl Forger {
+    /// `None` where raw sockets are not allowed: root may have them (raw(7)).
+    pub(crate) fn new() -> Option<Self> {
+        let socket = Socket::new(Domain::IPV4, Type::RAW, Some(Protocol::UDP)).ok()?;
+        Some(Self(socket))
+    }
+
+    #[track_caller]
+    pub(crate) fn send(&self, port: u16, url: &str, data: &[u8]) {
+        let to = url.strip_prefix("udp://").expect("a URL of UDP");
+        let to: SocketAddr = to.parse().expect(url);
+        // RFC 768: source, destination, length, no checksum.
+        let mut packet = Vec::new();
+        for field in [port, to.port(), 8 + data.len() as u16, 0] {
+            packet.extend(field.to_be_bytes());
+        }
+        packet.extend(data);
+        let to = SockAddr::from(SocketAddr::from(([127, 0, 0, 1], to.port())));
+        self.0.send_to(&packet, &to).expect("send");
     }
 }
 

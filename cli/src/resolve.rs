@@ -1,0 +1,43 @@
+//! Names of hosts, resolved before anything is bound: a signal ends the program while it waits for
+//! an answer.
+
+use std::fmt;
+use std::io;
+use std::net::{SocketAddr, ToSocketAddrs};
+use std::vec;
+
+/// What one `HOST:PORT` means: to whoever binds it as if it were resolved then.
+#[derive(Clone)]
+pub(crate) struct Resolved {
+    /// As errors have it.
+    name: String,
+    /// The addresses, or the kind of error and its text.
+    addrs: Result<Vec<SocketAddr>, (io::ErrorKind, String)>,
+}
+
+impl Resolved {
+    pub(crate) fn new(name: &(impl ToSocketAddrs + fmt::Debug)) -> Self {
+        let addrs = name.to_socket_addrs().map(Iterator::collect);
+        Self {
+            name: format!("{name:?}"),
+            addrs: addrs.map_err(|err| (err.kind(), err.to_string())),
+        }
+    }
+}
+
+impl ToSocketAddrs for Resolved {
+    type Iter = vec::IntoIter<SocketAddr>;
+
+    fn to_socket_addrs(&self) -> io::Result<Self::Iter> {
+        match &self.addrs {
+            Ok(addrs) => Ok(addrs.clone().into_iter()),
+            Err((kind, text)) => Err(io::Error::new(*kind, text.clone())),
+        }
+    }
+}
+
+impl fmt::Debug for Resolved {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.name)
+    }
+}

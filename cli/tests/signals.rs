@@ -1,0 +1,374 @@
+//! Signals: those that come before the server is there, those that a program was started without,
+//! and those that are meant for one process.
+
+#[allow(dead_code, reason = "what only other tests need is not used here")]
+mod support;
+
+use std::fs;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
+use std::process::Command;
+use std::thread;
+use std::time::Instant;
+
+use rustix::fs::{Mode, mkfifoat};
+use rustix::process::{Pid, Signal, kill_process};
+
+use support::{
+    Client, DEADLINE, Process, Server, ask, assert_echoes, children, command_under, serve,
+};
+
+const LOCAL: &str = "tcp://127.0.0.1:0";
+
+/// Waits for what another process brings about.
+#[track_caller]
+pub(crate) fn until<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
+    let end = Instant::now() + DEADLINE;
+    loop {
+        if let Some(found) = look() {
+            return found;
+        }
+        assert!(Instant::now() < end, "{what} within the deadline");
+        thread::yield_now();
+    }
+}
+
+#[test]
+fn children_are_waited_for_where_their_signal_was_ignored() {
+    for model in ["forking", "prefork:forking --workers 2"] {
+        let words = format!("serve hello --model {model}");
+        let mut env = Command::new("env");
+        env.arg("--ignore-signal=CHLD");
+        let server = Server::start(command_under(env, &words, &[LOCAL]), 1);
+        for _ in 0..3 {
+            assert_eq!(ask(&server.urls[0], b"", 100), b"hello world\n");
+        }
+        server.stop();
+    }
+}
+
+#[test]
+fn signals_that_were_blocked_stop_the_server() {
+    for signal in [Signal::TERM, Signal::INT] {
+        let mut env = Command::new("env");
+        env.arg("--block-signal=TERM,INT,HUP,CHLD");
+        let server = Server::start(
+            command_under(env, "serve echo --model prefork", &[LOCAL]),
+            1,
+        );
+        assert_echoes(&server.urls[0]);
+        server.stop_by(signal);
+    }
+}
+
+/// The signal waits until bind(2) has returned, which strace delays: nothing serves yet.
+#[test]
+fn a_stop_that_comes_while_sockets_are_bound_leaves_no_file() {
+    for (signals, model) in [
+        (1, "threading"),
+        (1, "prefork --workers 2"),
+        (1, "forking"),
+        (2, "coroutines --driver epoll"),
+    ] {
+        let directory = tempfile::tempdir().expect("a temporary directory");
+        let file = directory.path().join("socket");
+        let mut strace = Command::new("strace");
+        strace.args(["-D", "-f", "-qq", "-o", "/dev/null", "-e", "trace=bind"]);
+        strace.args(["-e", "inject=bind:delay_exit=500000:when=1..2"]);
+        let words = format!("serve echo --model {model}");
+        let url = format!("unix://{}", file.display());
+        let mut process = Process::start(command_under(strace, &words, &[&url]));
+        until("bound", || bound(directory.path()));
+        for signal in [Signal::TERM, Signal::INT].iter().take(signals) {
+            process.signal(*signal);
+        }
+        process.stopped();
+        assert_eq!(bound(directory.path()), None, "{model}");
+    }
+}
+
+/// A file in the directory.
+fn bound(directory: &Path) -> Option<String> {
+    let mut files = fs::read_dir(directory).expect("list the directory");
+    files.next().map(|file| format!("{file:?}"))
+}
+
+/// A command for a namespace of mounts where the file of host names is a FIFO: who resolves a name
+/// waits for its writer. `None` where that cannot be had, which is said.
+fn with_slow_names(directory: &Path, more: &[&str]) -> Option<Command> {
+    mkfifoat(
+        rustix::fs::CWD,
+        directory.join("hosts"),
+        Mode::RUSR | Mode::WUSR,
+    )
+    .expect("a FIFO");
+    namespace(&[&["--mount"], more].concat()).map(|mut unshare| {
+        let script = r#"mount --bind "$0/hosts" /etc/hosts && exec "$@""#;
+        unshare.args(["sh", "-c", script]).arg(directory);
+        unshare
+    })
+}
+
+/// unshare(1), as root or as a user who becomes root in a namespace.
+#[expect(clippy::print_stderr, reason = "nothing is skipped in silence")]
+fn namespace(options: &[&str]) -> Option<Command> {
+    for user in [&[][..], &["--user", "--map-root-user"]] {
+        let unshare = || {
+            let mut unshare = Command::new("unshare");
+            unshare.args(user).args(options);
+            unshare
+        };
+        let works = unshare().arg("true").status();
+        if works.is_ok_and(|status| status.success()) {
+            return Some(unshare());
+        }
+    }
+    eprintln!("skipped: unshare {options:?} is not allowed here, or is missing");
+    None
+}
+
+/// Waits until the file of host names is being opened, and keeps the reader waiting.
+#[track_caller]
+fn name_is_looked_up(directory: &Path) -> fs::File {
+    let mut options = fs::OpenOptions::new();
+    // Without a reader it fails (fifo(7)).
+    let nonblocking = rustix::fs::OFlags::NONBLOCK.bits().cast_signed();
+    options.write(true).custom_flags(nonblocking);
+    until("a name is resolved", || {
+        options.open(directory.join("hosts")).ok()
+    })
+}
+
+#[test]
+fn a_stop_that_comes_while_names_are_resolved_ends_the_program() {
+    let directory = tempfile::tempdir().expect("a temporary directory");
+    let Some(command) = with_slow_names(directory.path(), &[]) else {
+        return;
+    };
+    let sockets = tempfile::tempdir().expect("a temporary directory");
+    let file = format!("unix://{}", sockets.path().join("socket").display());
+    let urls = [&*file, "tcp://localhost:0"];
+    let mut process = Process::start(command_under(command, "serve echo", &urls));
+    let _waits = name_is_looked_up(directory.path());
+    assert_eq!(bound(sockets.path()), None, "nothing is bound yet");
+    process.signal(Signal::TERM);
+    process.stopped();
+}
+
+#[test]
+fn an_interrupt_of_one_worker_or_child_is_none_of_its_business() {
+    for model in [
+        "prefork --workers 2",
+        "forking",
+        "prefork:forking --workers 1",
+    ] {
+        let server = serve(&format!("echo --model {model}"), &[LOCAL]);
+        let mut client = Client::connect(&server.urls[0]);
+        client.echo("served");
+        let below = descendants(server.process.id());
+        assert!(!below.is_empty(), "{model}");
+        for pid in &below {
+            interrupt(*pid);
+        }
+        for _ in 0..20 {
+            client.echo("still served");
+            assert_echoes(&server.urls[0]);
+        }
+        drop(client);
+        server.stop();
+    }
+}
+
+#[test]
+fn a_worker_or_child_that_is_asked_to_end_drains_alone() {
+    for model in [
+        "prefork --workers 2",
+        "forking",
+        "prefork:forking --workers 1",
+    ] {
+        let server = serve(&format!("echo --model {model}"), &[LOCAL]);
+        let mut client = Client::connect(&server.urls[0]);
+        client.echo("served");
+        let below = descendants(server.process.id());
+        for pid in &below {
+            send(*pid, Signal::TERM);
+        }
+        // Its conversation ends as in a stop; those of others go on.
+        client.talk_to_the_end();
+        until("ended", || {
+            let now = descendants(server.process.id());
+            (!now.iter().any(|pid| below.contains(pid))).then_some(())
+        });
+        let mut others: Vec<_> = (0..5).map(|_| Client::connect(&server.urls[0])).collect();
+        for other in &mut others {
+            other.echo("first");
+            other.echo("second");
+        }
+        drop(others);
+        server.stop();
+    }
+}
+
+fn descendants(pid: u32) -> Vec<u32> {
+    let mut all = Vec::new();
+    for child in children(pid) {
+        all.push(child);
+        all.extend(descendants(child));
+    }
+    all
+}
+
+#[track_caller]
+fn interrupt(pid: u32) {
+    send(pid, Signal::INT);
+}
+
+#[track_caller]
+fn send(pid: u32, signal: Signal) {
+    let pid = Pid::from_raw(pid.cast_signed()).expect("a process");
+    kill_process(pid, signal).expect("send a signal");
+}
+
+// As the first process of a container.
+
+const CONTAINER: [&str; 4] = ["--pid", "--fork", "--mount-proc", "--kill-child"];
+
+/// A server that is the first process of a container, and the number of that process here.
+struct Container {
+    server: Server,
+    init: u32,
+}
+
+impl Container {
+    /// `None` where there can be none, which was said.
+    fn start(shell: &str, words: &str) -> Option<Self> {
+        let mut unshare = namespace(&CONTAINER)?;
+        let script = format!(r#"{shell} exec "$0" "$@""#);
+        unshare.args(["sh", "-c", &script]);
+        let server = Server::start(command_under(unshare, words, &[LOCAL]), 1);
+        let init = first_process(&server.process);
+        Some(Self { server, init })
+    }
+
+    /// Waits until the program is all that is left below the first process, and no process is a
+    /// zombie.
+    #[track_caller]
+    fn is_tidy(&self) {
+        until("reaped", || {
+            let alone = children(self.init).len() == 1;
+            let zombie = descendants(self.init).into_iter().any(is_zombie);
+            (alone && !zombie).then_some(())
+        });
+    }
+
+    #[track_caller]
+    fn stop(mut self) {
+        send(self.init, Signal::TERM);
+        let exit = self.server.process.exit();
+        assert_eq!(exit.code, Some(0), "{exit:?}");
+    }
+}
+
+fn first_process(unshare: &Process) -> u32 {
+    until("a first process", || {
+        children(unshare.id()).first().copied()
+    })
+}
+
+fn is_zombie(pid: u32) -> bool {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    let state = stat.rsplit_once(") ").map_or("", |(_, fields)| fields);
+    state.starts_with('Z')
+}
+
+#[test]
+fn the_first_process_reaps_orphans() {
+    let orphans = "(sleep 0.1 & sleep 0.2 &); sleep 0.1 &";
+    let Some(container) = Container::start(orphans, "serve echo") else {
+        return;
+    };
+    container.is_tidy();
+    assert_echoes(&container.server.urls[0]);
+    container.is_tidy();
+    container.stop();
+}
+
+#[test]
+fn the_first_process_reaps_the_children_of_a_killed_worker() {
+    let Some(container) = Container::start("", "serve echo --model prefork:forking --workers 1")
+    else {
+        return;
+    };
+    let mut client = Client::connect(&container.server.urls[0]);
+    client.echo("served");
+    let program = children(container.init);
+    let [program] = program[..] else {
+        panic!("one child: {program:?}");
+    };
+    let worker = until("a worker", || children(program).first().copied());
+    let child = until("a child", || children(worker).first().copied());
+    send(worker, Signal::KILL);
+    drop(client);
+    until("the child has ended", || {
+        (!fs::exists(format!("/proc/{child}")).expect("/proc")).then_some(())
+    });
+    container.is_tidy();
+    assert_echoes(&container.server.urls[0]);
+    container.is_tidy();
+    container.stop();
+}
+
+#[test]
+fn the_first_process_is_stopped_by_a_signal_that_comes_early() {
+    let directory = tempfile::tempdir().expect("a temporary directory");
+    let Some(command) = with_slow_names(directory.path(), &CONTAINER) else {
+        return;
+    };
+    let command = command_under(command, "serve echo", &["tcp://localhost:0"]);
+    let mut process = Process::start(command);
+    let hosts = name_is_looked_up(directory.path());
+    send(first_process(&process), Signal::TERM);
+    drop(hosts);
+    let exit = process.exit();
+    assert_eq!(exit.code, Some(0), "{exit:?}");
+}
+
+#[test]
+fn the_first_process_ends_as_its_program_does() {
+    let Some(mut unshare) = namespace(&CONTAINER) else {
+        return;
+    };
+    unshare.arg("--");
+    let exit = Process::start(command_under(unshare, "serve echo", &["tcp://192.0.2.1:0"])).exit();
+    assert_eq!(exit.code, Some(1), "{exit:?}");
+    let Some(mut container) = Container::start("", "serve echo") else {
+        return;
+    };
+    for program in children(container.init) {
+        send(program, Signal::KILL);
+    }
+    let exit = container.server.process.exit();
+    assert_eq!(exit.code, Some(128 + 9), "{exit:?}");
+}
+
+#[test]
+fn the_first_process_passes_on_what_it_has() {
+    let Some(unshare) = namespace(&CONTAINER) else {
+        return;
+    };
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("bind");
+    let url = format!("tcp://{}", listener.local_addr().expect("an address"));
+    let mut command = command_under(unshare, "serve echo", &["fd://3"]);
+    // The shell is outside of the container.
+    let program = command.get_program().to_owned();
+    let args: Vec<_> = command.get_args().map(ToOwned::to_owned).collect();
+    command = Command::new("sh");
+    command.args(["-c", r#"exec 3<&0 </dev/null; exec "$0" "$@""#]);
+    command.arg(program).args(args).env_remove("NOTIFY_SOCKET");
+    command.stdin(std::os::fd::OwnedFd::from(listener));
+    let mut server = Server::start(command, 1);
+    assert_eq!(server.urls, [url]);
+    assert_echoes(&server.urls[0]);
+    send(first_process(&server.process), Signal::INT);
+    server.process.stopped();
+}
