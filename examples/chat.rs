@@ -49,12 +49,10 @@ fn main() -> Result<(), socketserver::Error> {
     // SAFETY: the handler restores no thread-local after a read or a write.
     let model = unsafe { Coroutines::new() };
     let server = Server::<Tcp>::builder().model(model);
-    // People may be silent for as long as they like.
     let server = server.first_byte_timeout(None).idle_timeout(None);
     let server = server.bind(addr.as_deref().unwrap_or("127.0.0.1:8000"))?;
-    for url in server.urls() {
-        eprintln!("listening on {url}");
-    }
+    let urls = server.urls();
+    urls.iter().for_each(|url| eprintln!("listening on {url}"));
     let room = Room::default();
     server.serve_forever(move |conn| room.serve(conn))?;
     Ok(())

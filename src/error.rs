@@ -96,6 +96,24 @@ impl From<Error> for io::Error {
     }
 }
 
+/// Why a reply has nowhere to go. Its kind is that of the system's error.
+#[derive(Debug)]
+pub(crate) struct Gone(io::Error);
+
+impl Gone {
+    pub(crate) fn because(err: io::Error) -> io::Error {
+        io::Error::new(err.kind(), Self(err))
+    }
+}
+
+impl fmt::Display for Gone {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "the sender is gone: {}", self.0)
+    }
+}
+
+impl StdError for Gone {}
+
 /// Adds to a system error what was tried and on what.
 pub(crate) trait Tried<T> {
     fn tried(self, what: impl FnOnce() -> String) -> Result<T, Error>;

@@ -8,6 +8,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Duration;
 
 use crate::address::Address;
+use crate::error::Gone;
 use crate::events::{Event, Observer};
 use crate::handler::HandlerError;
 use crate::state::Shared;
@@ -64,17 +65,21 @@ impl Failure<'_> {
     }
 
     /// Whether the peer went away before it was served, or has no address to be answered at
-    /// (`NotConnected`: the sender of a datagram): everyday noise on a public port.
+    /// (`NotConnected`): everyday noise on a public port.
     #[must_use]
     pub fn is_disconnect(&self) -> bool {
         use io::ErrorKind::{
             BrokenPipe, ConnectionAborted, ConnectionReset, NotConnected, UnexpectedEof,
         };
-        let kind = self.io_error().map(io::Error::kind);
-        matches!(
-            kind,
-            Some(BrokenPipe | ConnectionAborted | ConnectionReset | NotConnected | UnexpectedEof)
-        )
+        let Some(err) = self.io_error() else {
+            return false;
+        };
+        let is_gone = err.get_ref().is_some_and(|inner| inner.is::<Gone>());
+        is_gone
+            || matches!(
+                err.kind(),
+                BrokenPipe | ConnectionAborted | ConnectionReset | NotConnected | UnexpectedEof
+            )
     }
 
     /// Lets one failure through in a second, in all processes of the server together: `Some` with

@@ -374,18 +374,22 @@ fn exhausted(model: &str) {
 }
 
 fn a_crashed_worker_comes_back() {
-    let mut server = ServerProcess::start("tcp", "prefork_threading", &["workers=1"]);
+    // A worker that has served starts the count anew.
+    let options = ["workers=1", "breaker=2", "log=1"];
+    let mut server = ServerProcess::start("tcp", "prefork_threading", &options);
     let first = server.target().ask("pid");
     for _ in 0..3 {
-        // A worker that has served comes back after the shortest pause, however often it dies.
         assert_eq!(server.target().ask("echo on"), "on");
         let _ = server.target().send("abort");
-        let report = server.wait_for("accept error worker process: ");
-        assert!(
-            report.contains("ended with signal 6; trying again within 100 ms"),
-            "{report}"
-        );
+        let end = server.wait_for("event worker 0, process ");
+        assert!(end.ends_with("ended with signal 6"), "{end}");
     }
+    // One report a second: that of the first death.
+    let report = server.wait_for("accept error worker process: ");
+    assert!(
+        report.contains("ended with signal 6; trying again within 100 ms"),
+        "{report}"
+    );
     assert_ne!(server.target().ask("pid"), first);
     let report = server.stop();
     assert!(
@@ -395,10 +399,11 @@ fn a_crashed_worker_comes_back() {
 }
 
 fn workers_that_never_serve_trip_the_breaker() {
-    let mut server = ServerProcess::start("tcp", "prefork_threading", &["workers=1", "breaker=3"]);
+    let options = ["workers=1", "breaker=3", "log=1"];
+    let mut server = ServerProcess::start("tcp", "prefork_threading", &options);
     for _ in 0..3 {
         let _ = server.target().send("abort");
-        server.wait_for("accept error worker process: ");
+        server.wait_for("event worker 0, process ");
     }
     let err = server.wait_for("serve error ");
     assert!(
@@ -435,20 +440,17 @@ fn a_child_does_not_keep_the_listener() {
     let gate = Gate::new();
     let pending = server.target().send(&gate.hold());
     let held = gate.wait();
-    server.kill();
+    assert_eq!(server.target().ask("shutdown"), "ok");
     let Target::Tcp(addr) = *server.target() else {
         unreachable!()
     };
-    assert!(
-        TcpStream::connect(addr).is_err(),
-        "nobody accepts there any more"
-    );
+    // The parent closes its listener, and waits for the child.
+    poll_until("nobody accepts there any more", DEADLINE, || {
+        TcpStream::connect(addr).is_err().then_some(())
+    });
     drop(held);
-    assert_eq!(
-        pending.answer(),
-        "held, stopping false",
-        "the child serves to the end"
-    );
+    assert_eq!(pending.answer(), "held, stopping true");
+    server.wait_for("ended cut=0");
 }
 
 fn a_child_that_crashes_is_reported() {

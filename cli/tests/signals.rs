@@ -8,29 +8,21 @@ use std::fs;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::process::Command;
-use std::thread;
-use std::time::Instant;
 
 use rustix::fs::{Mode, mkfifoat};
 use rustix::process::{Pid, Signal, kill_process};
 
 use support::{
-    Client, DEADLINE, Process, Server, ask, assert_echoes, children, command_under, serve,
+    Client, DEADLINE, Process, Server, ask, assert_echoes, children, command_under, poll_until,
+    serve,
 };
 
 const LOCAL: &str = "tcp://127.0.0.1:0";
 
 /// Waits for what another process brings about.
 #[track_caller]
-pub(crate) fn until<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
-    let end = Instant::now() + DEADLINE;
-    loop {
-        if let Some(found) = look() {
-            return found;
-        }
-        assert!(Instant::now() < end, "{what} within the deadline");
-        thread::yield_now();
-    }
+fn until<T>(what: &str, look: impl FnMut() -> Option<T>) -> T {
+    poll_until(what, DEADLINE, look)
 }
 
 #[test]

@@ -13,6 +13,7 @@ use socket2::Socket;
 
 use crate::address::Address;
 use crate::coro::worker::current;
+use crate::error::Gone;
 use crate::state::Context;
 use crate::sys::mmsg::{self, Bundling, Outgoing, RawAddr, Room};
 use crate::transport::{Intake, Packet, Request};
@@ -241,10 +242,9 @@ impl DatagramSocket {
     /// file is, or when nobody has it open (unix(7)).
     fn reply_error(&self, err: io::Error) -> io::Error {
         match err.raw_os_error() {
-            Some(libc::ENOENT | libc::ECONNREFUSED) if self.kind == Kind::Unix => io::Error::new(
-                io::ErrorKind::NotConnected,
-                format!("the sender is gone: {err}"),
-            ),
+            Some(libc::ENOENT | libc::ECONNREFUSED) if self.kind == Kind::Unix => {
+                Gone::because(err)
+            }
             _ => send_error(err),
         }
     }

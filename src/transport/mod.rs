@@ -407,9 +407,9 @@ pub trait Packet: Request + Write {
     ///
     /// # Errors
     ///
-    /// `NotConnected` when the sender has no address (an unbound Unix socket, UDP source port 0) or is
-    /// gone (a Unix socket); `TimedOut` when the socket had no room for as long as its send timeout;
-    /// else what sendmsg(2) says.
+    /// `NotConnected` when the sender has no address (an unbound Unix socket, UDP source port 0);
+    /// `NotFound` or `ConnectionRefused` when it is gone (a Unix socket); `TimedOut` when the socket had
+    /// no room for as long as its send timeout; else what sendmsg(2) says.
     fn send(&mut self, data: &[u8]) -> io::Result<()>;
 
     /// Sends one datagram to `to` at once.
