@@ -64,6 +64,11 @@ const TESTS: &[(&str, fn())] = &[
         "a_coroutine_that_overflows_its_stack_ends_the_process_with_a_message",
         a_coroutine_that_overflows_its_stack_ends_the_process_with_a_message,
     ),
+    #[cfg(feature = "coroutines")]
+    (
+        "a_stack_overflow_ends_the_process_where_nobody_reads_standard_error",
+        a_stack_overflow_ends_the_process_where_nobody_reads_standard_error,
+    ),
     (
         "an_exhausted_descriptor_table_is_survived_under_threading",
         || exhausted("threading"),
@@ -541,21 +546,50 @@ fn rest(time: Duration) {
     let _ = wait.recv_timeout(time);
 }
 
+/// Starts a server of coroutines, and has one overflow its stack.
 #[cfg(feature = "coroutines")]
-fn a_coroutine_that_overflows_its_stack_ends_the_process_with_a_message() {
+fn overflow(stderr: Stdio) -> (std::process::Child, impl Sized) {
     use std::io::{BufRead, BufReader};
-    use std::os::unix::process::ExitStatusExt;
     let mut command = Command::new(std::env::current_exe().expect("this binary"));
     command.args(["--server", "tcp", "coroutines_epoll"]);
     command
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
-        .stderr(Stdio::piped());
+        .stderr(stderr);
     let mut child = command.spawn().expect("start a server");
     let output = BufReader::new(child.stdout.take().expect("piped"));
     let mut lines = output.lines().map_while(Result::ok);
     let url = lines.find_map(|line| line.strip_prefix("listening on ").map(str::to_owned));
-    let pending = Target::parse(&url.expect("a listener")).send("overflow");
+    let client = Target::parse(&url.expect("a listener")).send("overflow");
+    (child, client)
+}
+
+#[cfg(feature = "coroutines")]
+fn a_stack_overflow_ends_the_process_where_nobody_reads_standard_error() {
+    use rustix::event::{PollFd, PollFlags, Timespec, poll};
+    use std::os::unix::process::ExitStatusExt;
+    let (reader, writer) = std::io::pipe().expect("a pipe");
+    rustix::io::ioctl_fionbio(&writer, true).expect("set it");
+    while rustix::io::write(&writer, &[b'x'; 4096]).is_ok() {}
+    rustix::io::ioctl_fionbio(&writer, false).expect("set it");
+    let (mut child, _client) = overflow(writer.into());
+    let pid = rustix::process::Pid::from_child(&child);
+    let pidfd = rustix::process::pidfd_open(pid, rustix::process::PidfdFlags::empty());
+    let pidfd = pidfd.expect("a pidfd");
+    let deadline = Timespec::try_from(DEADLINE).expect("a short time");
+    let ended = poll(&mut [PollFd::new(&pidfd, PollFlags::IN)], Some(&deadline));
+    if ended != Ok(1) {
+        child.kill().expect("kill it");
+    }
+    let status = child.wait().expect("wait");
+    assert_eq!(status.signal(), Some(libc::SIGSEGV), "{status}");
+    drop(reader);
+}
+
+#[cfg(feature = "coroutines")]
+fn a_coroutine_that_overflows_its_stack_ends_the_process_with_a_message() {
+    use std::os::unix::process::ExitStatusExt;
+    let (mut child, _client) = overflow(Stdio::piped());
     // The pipe ends with the process.
     let mut message = String::new();
     child
@@ -564,7 +598,6 @@ fn a_coroutine_that_overflows_its_stack_ends_the_process_with_a_message() {
         .expect("piped")
         .read_to_string(&mut message)
         .expect("UTF-8");
-    drop(pending);
     let status = child.wait().expect("wait");
     assert_eq!(status.signal(), Some(libc::SIGSEGV), "{status}");
     assert!(

@@ -101,9 +101,7 @@ extern "C" fn on_fault(signal: c_int, info: *mut siginfo_t, _context: *mut c_voi
         line.push(
             b" KiB; raise it with Coroutines::stack_size, or keep large values on the heap\n",
         );
-        let text = &line.bytes[..line.len];
-        // SAFETY: the buffer is readable for its length. Nobody is left to tell of an error.
-        unsafe { libc::write(libc::STDERR_FILENO, text.as_ptr().cast(), text.len()) };
+        say(&line.bytes[..line.len]);
     }
     let index = usize::from(signal == libc::SIGBUS);
     // SAFETY: written before this handler was installed.
@@ -111,6 +109,22 @@ extern "C" fn on_fault(signal: c_int, info: *mut siginfo_t, _context: *mut c_voi
     // SAFETY: `previous` is the action that sigaction(2) wrote. The fault happens again when this
     // returns.
     unsafe { libc::sigaction(signal, previous.cast(), null_mut()) };
+}
+
+/// Writes on standard error, unless that is full: nobody may ever read it, and the fault must end the
+/// process.
+fn say(text: &[u8]) {
+    let mut stderr = libc::pollfd {
+        fd: libc::STDERR_FILENO,
+        events: libc::POLLOUT,
+        revents: 0,
+    };
+    // SAFETY: the pointer is valid, and to one element.
+    let ready = unsafe { libc::poll(&raw mut stderr, 1, 0) };
+    if ready == 1 {
+        // SAFETY: the buffer is readable for its length. Nobody is left to tell of an error.
+        unsafe { libc::write(libc::STDERR_FILENO, text.as_ptr().cast(), text.len()) };
+    }
 }
 
 /// The usable size of the stack whose guard the address lies in.
