@@ -369,8 +369,10 @@ impl Failure {
         let Failed { error, labels } = failed;
         let shared = &service.shared;
         shared.fail();
-        for label in labels {
+        let stranded = labels.into_iter().filter(|label| *label != NOBODY);
+        for label in stranded {
             shared.cut_for(label, CutReason::Worker);
+            shared.give_up_one();
         }
         service.hooks.report(&AcceptError {
             listener: None,

@@ -37,6 +37,20 @@ impl<R> Default for Done<R> {
     }
 }
 
+/// What sends the replies of a round when it is dropped: in the next round, or because the worker has
+/// failed.
+struct Round<R: Request> {
+    outbox: Arc<Outbox<R>>,
+    place: usize,
+    service: Arc<Service<R>>,
+}
+
+impl<R: Request> Drop for Round<R> {
+    fn drop(&mut self) {
+        self.outbox.send(self.place, &self.service);
+    }
+}
+
 impl<R: Request> Outbox<R> {
     pub(crate) fn new(team: &Arc<Team>) -> Arc<Self> {
         let done = team.inboxes.iter().map(|_| Mutex::default()).collect();
@@ -69,9 +83,12 @@ impl<R: Request> Outbox<R> {
         };
         if first {
             let inbox = &self.team.inboxes[place];
-            let outbox = Arc::clone(&self);
-            let send = move || outbox.send(place, &service);
-            inbox.send(Message::Start(Box::new(send), NOBODY));
+            let round = Round {
+                outbox: Arc::clone(&self),
+                place,
+                service,
+            };
+            inbox.send(Message::Start(Box::new(move || drop(round)), NOBODY));
         }
     }
 

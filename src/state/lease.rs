@@ -205,6 +205,12 @@ impl Shared {
         }
     }
 
+    /// Returns the place of a request whose lease is lost: it will never end.
+    #[cfg(feature = "coroutines")]
+    pub(crate) fn give_up_one(&self) {
+        self.return_places(1, 1, false);
+    }
+
     /// Notes that something was freed in this process, by a request or a thread that has ended, and
     /// wakes those who wait for room.
     pub(crate) fn release(&self) {

@@ -422,15 +422,4 @@ impl Client {
             is_stream: true,
         })
     }
-
-    /// Asks an echo server once, and hears the answer, or the end of the connection.
-    #[track_caller]
-    pub(crate) fn talk_once_or_end(mut self) {
-        if self.socket.write_all(b"x").is_ok() {
-            match self.read(&mut [0]) {
-                Ok(_) => {}
-                Err(err) => assert_eq!(err.kind(), ErrorKind::ConnectionReset, "{err}"),
-            }
-        }
-    }
 }
