@@ -423,3 +423,21 @@ impl Client {
         })
     }
 }
+
+#[allow(dead_code, reason = "for tests whose servers fail")]
+impl Process {
+    /// The lines on standard error that have come and that nobody has read.
+    pub(crate) fn lines(&self) -> Vec<String> {
+        self.stderr.try_iter().collect()
+    }
+
+    /// The next line on standard error, or `None` at its end.
+    #[track_caller]
+    pub(crate) fn line_or_end(&self) -> Option<String> {
+        match self.stderr.recv_timeout(DEADLINE) {
+            Ok(line) => Some(line),
+            Err(RecvTimeoutError::Disconnected) => None,
+            Err(RecvTimeoutError::Timeout) => panic!("no line, and no end, within the deadline"),
+        }
+    }
+}
