@@ -84,7 +84,7 @@ pub enum AtLimit {
     RefuseWith(Vec<u8>),
     /// The connection that has been idle for longest makes room: one that is parked, or else one
     /// whose handler has read in vain for a second at least. Without such, it waits.
-    /// Each worker process looks among its own, and among those of the children that it has forked.
+    /// It may be in any process of the server.
     ShedOldestIdle,
 }
 

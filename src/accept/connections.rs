@@ -49,15 +49,19 @@ impl<T: Transport, M: Take> Acceptor<'_, T, M> {
         self.look_at = found.again.map(|again| now + again);
     }
 
-    /// Cuts a connection that has a handler, here or in a child. Says whether it was not cut before,
-    /// and could be reached.
+    /// Cuts a connection, wherever it is served. Says whether it was not cut before, and can be
+    /// reached.
     pub(super) fn abort(&mut self, id: u64, reason: CutReason) -> bool {
-        if !self.model.has_child(id) {
+        let in_child = self.model.has_child(id);
+        if !in_child && self.shared.is_here(id) {
             return self.shared.cut_for(id, reason);
         }
         let first = self.shared.note_cut(id, reason);
-        if first {
+        if first && in_child {
             self.model.cut_one(id);
+        } else if first {
+            // Another worker has it.
+            self.shared.ask_for_cuts();
         }
         first
     }

@@ -4,6 +4,8 @@
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
 
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+
 use crate::accept::Acceptor;
 use crate::events::{Event, Limit, RefuseReason};
 use crate::model::Take;
@@ -20,8 +22,6 @@ const SHED_LOOK: Duration = Duration::from_millis(250);
 pub(super) enum Taking {
     /// As many as there are places.
     Served(Lease),
-    /// One, for which a parked connection makes room once it is there.
-    Instead,
     /// Some to be refused.
     Refused(u64),
 }
@@ -30,7 +30,6 @@ impl Taking {
     pub(super) const fn room(&self) -> u64 {
         match self {
             Self::Served(lease) => lease.count(),
-            Self::Instead => 1,
             Self::Refused(room) => *room,
         }
     }
@@ -50,20 +49,6 @@ impl Taking {
                 lease.settle(taken);
                 acceptor.batch.lease = lease;
                 true
-            }
-            Self::Instead => {
-                if taken == 0 {
-                    acceptor.shared.limits().return_tokens(1);
-                } else if acceptor.shed_parked() {
-                    let mut lease = acceptor.shared.lease(taken);
-                    lease.settle(lease.count());
-                    acceptor.batch.lease = lease;
-                }
-                let served = acceptor.batch.lease.count() == taken;
-                if !served {
-                    acceptor.refuse_all(taken);
-                }
-                served
             }
             Self::Refused(_) => {
                 acceptor.refuse_all(taken);
@@ -96,9 +81,9 @@ impl<T: Transport, M: Take> Acceptor<'_, T, M> {
         self.limit = limit;
     }
 
-    /// How many requests may be taken of the `want` that the model has room for; `None`: none.
-    /// `waits` says that one is known to wait.
-    pub(super) fn taking(&mut self, want: u64, waits: bool) -> Option<Taking> {
+    /// How many requests may be taken from a listener, of the `want` that the model has room for;
+    /// `None`: none.
+    pub(super) fn taking(&mut self, want: u64, index: usize) -> Option<Taking> {
         let shared = &self.shared;
         let limits = shared.limits();
         let paused = shared.is_paused() && !shared.closing();
@@ -107,14 +92,16 @@ impl<T: Transport, M: Take> Acceptor<'_, T, M> {
         }
         if limits.refuses() {
             let lease = shared.lease(want);
-            return Some(match lease.count() {
-                0 => Taking::Refused(want),
-                _ => Taking::Served(lease),
-            });
+            return match lease.count() {
+                // Others have taken places ahead of an accept, and may give them back.
+                0 if shared.live() < limits.max_connections() => None,
+                0 => Some(Taking::Refused(want)),
+                _ => Some(Taking::Served(lease)),
+            };
         }
         let mut lease = shared.lease(want);
         if lease.count() == 0 && limits.sheds() {
-            return self.make_room(waits);
+            return self.make_room(index);
         }
         let tokens = self.shared.take_tokens(lease.count());
         lease.keep(tokens);
@@ -152,32 +139,45 @@ impl<T: Transport, M: Take> Acceptor<'_, T, M> {
         within
     }
 
-    /// Has the connection that has been idle for longest make room for one that waits.
-    fn make_room(&mut self, waits: bool) -> Option<Taking> {
-        let (id, activity) = self.shared.oldest_idle(IDLE_MIN)?;
-        if self.shared.take_tokens(1) == 0 {
+    /// Has the connection that has been idle for longest make room for one that waits at a listener.
+    fn make_room(&mut self, index: usize) -> Option<Taking> {
+        let shared = &self.shared;
+        // Another worker is about to accept, and has taken the last place for that; or it was faster.
+        if shared.live() < shared.limits().max_connections() || !self.is_ready(index) {
             return None;
         }
-        if activity == Activity::Parked && !self.model.has_child(id) {
-            return Some(Taking::Instead);
+        let (id, activity) = shared.oldest_idle(IDLE_MIN)?;
+        if shared.take_tokens(1) == 0 {
+            return None;
+        }
+        if activity == Activity::Parked && self.shed_parked(id) {
+            let lease = self.shared.lease(1);
+            if lease.count() > 0 {
+                return Some(Taking::Served(lease));
+            }
         }
         // Its handler has to notice first: room comes later.
         self.shared.limits().return_tokens(1);
-        if waits {
-            if self.abort(id, CutReason::Shed) {
-                count(&self.shared.counts().shed);
-            }
-            // One that cannot be reached is looked for again later.
-            self.shedding = Some((id, Instant::now() + SHED_LOOK));
+        if self.shared.begin_to_shed(id) && self.abort(id, CutReason::Shed) {
+            count(&self.shared.counts().shed);
         }
+        // One that cannot be reached is looked for again later.
+        self.shedding = Some(Instant::now() + SHED_LOOK);
         None
     }
 
-    /// Closes the connection that has been parked for longest.
-    fn shed_parked(&self) -> bool {
+    /// Whether a request waits at a listener.
+    fn is_ready(&self, index: usize) -> bool {
+        let listener = &self.serving.listeners[index];
+        let mut fds = [PollFd::new(listener, PollFlags::IN)];
+        // An error says that nothing is known to wait.
+        poll(&mut fds, Some(&Timespec::default())).is_ok_and(|ready| ready > 0)
+    }
+
+    /// Closes a connection that this process has parked. Says whether it was one.
+    fn shed_parked(&self, id: u64) -> bool {
         let service = &self.serving.service;
-        let idle = self.shared.oldest_idle(IDLE_MIN);
-        let parked = idle.and_then(|(id, _)| service.parking()?.take(id));
+        let parked = service.parking().and_then(|parking| parking.take(id));
         let found = parked.is_some();
         if let Some(parked) = parked {
             count(&self.shared.counts().shed);
@@ -194,8 +194,9 @@ impl<T: Transport, M: Take> Acceptor<'_, T, M> {
         if !shared.limits().sheds() || !shared.is_full() || shared.closing() && self.budget == 0 {
             return false;
         }
-        let ends = |(id, until)| now < until || shared.is_cut(id);
-        self.shedding.is_some_and(ends) || shared.oldest_idle(IDLE_MIN).is_none()
+        self.shedding.is_some_and(|until| now < until)
+            || shared.sheds()
+            || shared.oldest_idle(IDLE_MIN).is_none()
     }
 
     /// How long until the limits may let more in by themselves.

@@ -118,8 +118,8 @@ pub(crate) struct Acceptor<'a, T: Transport, M> {
     cutter: Option<Cutter>,
     /// The limit that was reached when it was last looked.
     limit: Option<Limit>,
-    /// A connection that was cut to make room, and until when nothing is expected of that.
-    shedding: Option<(u64, Instant)>,
+    /// Until when no other connection is looked for that makes room.
+    shedding: Option<Instant>,
     /// Whether the listeners are closed and the last requests are waited for.
     draining: bool,
 }
@@ -500,7 +500,7 @@ impl<'a, T: Transport, M: Take> Acceptor<'a, T, M> {
     fn accept_from(&mut self, index: usize, hinted: bool) -> Reaction {
         let mut fruitful = false;
         let (known, mut drained) = (take(&mut self.known), false);
-        for attempt in 0..TURN_MAX {
+        for _ in 0..TURN_MAX {
             let listener = &self.serving.listeners[index];
             let batch = listener.batch().max(1);
             let want = self
@@ -513,7 +513,11 @@ impl<'a, T: Transport, M: Take> Acceptor<'a, T, M> {
             if want == 0 || !self.batch.requests.is_empty() || late {
                 return Reaction::Continue;
             }
-            let Some(taking) = self.taking(want as u64, attempt == 0) else {
+            let Some(taking) = self.taking(want as u64, index) else {
+                if self.shared.limits().refuses() {
+                    // It is no room that is waited for.
+                    break;
+                }
                 return Reaction::Continue;
             };
             let listener = &self.serving.listeners[index];
@@ -555,18 +559,23 @@ impl<'a, T: Transport, M: Take> Acceptor<'a, T, M> {
                 break;
             }
         }
+        if fruitful || hinted {
+            self.accepting[index].fruitless = 0;
+            return Reaction::Continue;
+        }
+        self.count_fruitless(index)
+    }
+
+    /// Counts that a listener was ready and has yielded nothing; pauses it after too many in a row.
+    fn count_fruitless(&mut self, index: usize) -> Reaction {
         let releases = self.shared.releases();
         let pause = &mut self.accepting[index];
-        pause.fruitless = if fruitful || hinted {
-            0
-        } else {
-            pause.fruitless + 1
-        };
-        if pause.fruitless == FRUITLESS_MAX {
-            pause.fruitless = 0;
-            return pause.begin(releases);
+        pause.fruitless += 1;
+        if pause.fruitless < FRUITLESS_MAX {
+            return Reaction::Continue;
         }
-        Reaction::Continue
+        pause.fruitless = 0;
+        pause.begin(releases)
     }
 
     /// Gives to the model what was accepted, and learns how much to take the next time.

@@ -252,9 +252,13 @@ impl Worker {
         }
     }
 
-    /// Ends what is left: each parked coroutine goes on, and cannot park again.
+    /// Ends what is left: each parked coroutine goes on, and cannot park again. What waits for memory
+    /// never begins.
     fn cancel(&self) {
         self.cancelled.set(true);
+        let starts = self.starts.take();
+        starts.iter().for_each(|_| self.inbox().ended_one());
+        drop(starts);
         let ids: Vec<_> = self
             .tasks
             .borrow()

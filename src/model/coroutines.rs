@@ -368,7 +368,6 @@ impl Failure {
     fn note<R: Request>(&self, failed: Failed, service: &Service<R>) {
         let Failed { error, labels } = failed;
         let shared = &service.shared;
-        shared.fail();
         let stranded = labels.into_iter().filter(|label| *label != NOBODY);
         for label in stranded {
             shared.cut_for(label, CutReason::Worker);
@@ -384,7 +383,7 @@ impl Failure {
         let mut first = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         first.get_or_insert(error);
         drop(first);
-        shared.stop(shared.drain_timeout());
+        shared.give_up();
     }
 }
 

@@ -153,18 +153,20 @@ impl Take for Forking {
                 break;
             };
             let id = request.id();
-            let request = Forked {
+            let forked = Forked {
                 id,
                 peer: request.peer(),
                 socket: service.shared.socket(id),
-                // The child has its own copy of the request: this one is dropped here, before the
-                // pidfd is opened, which may need its descriptor.
                 listed: request.context().hand_over(),
                 service,
                 _lease: lease,
             };
-            let child = Child::adopt(pid);
-            self.children.push(Serves { child, request });
+            // The child has its own copy. Closed first: the pidfd may need the descriptor.
+            drop(request);
+            self.children.push(Serves {
+                child: Child::adopt(pid),
+                request: forked,
+            });
         }
         Ok(())
     }

@@ -283,7 +283,12 @@ impl<T: Transport, M: Model + Clone> Supervisor<'_, T, M> {
         });
         if let Some(Err(err)) = &served {
             let err = io::Error::new(err.kind(), err.to_string());
-            self.report(Step::Worker, Reaction::Abandon, err, 0);
+            if self.shared().has_failed() {
+                self.report(Step::Worker, Reaction::Fail, err, 0);
+            } else {
+                // The parent makes another one.
+                self.report_throttled(Step::Worker, Reaction::Continue, err);
+            }
         }
         exit(if matches!(served, Some(Ok(_))) { 0 } else { 1 })
     }

@@ -171,7 +171,8 @@ impl Shared {
                 continue;
             }
             let reason = match slot.cut_reason() {
-                Some(CutReason::Asked) => CutReason::Asked,
+                // Another process may have noted that, and only this one can do it.
+                Some(reason @ (CutReason::Asked | CutReason::Shed)) => reason,
                 Some(_) => continue,
                 None => {
                     let looks_on = self.look_at_write(slot, id, now, unsent);
@@ -249,13 +250,13 @@ impl Shared {
         }
     }
 
-    /// The connection of this process that has been idle for longest: one that is parked, or else one
+    /// The connection of the server that has been idle for longest: one that is parked, or else one
     /// whose handler has read for `reading` milliseconds at least.
     pub(crate) fn oldest_idle(&self, reading: u64) -> Option<(u64, Activity)> {
-        let (now, mine) = (Millis::now(), self.worker_number());
+        let now = Millis::now();
         let slots = self.table.used().map(|(_, slot)| slot);
-        let own = slots.filter(|slot| slot.id() != 0 && slot.worker() == mine);
-        let idle = own.filter_map(|slot| {
+        let live = slots.filter(|slot| slot.id() != 0);
+        let idle = live.filter_map(|slot| {
             let (activity, since) = slot.activity();
             let parked = activity == Activity::Parked;
             let reads = activity == Activity::Reading && now.since(since) >= reading;
@@ -282,12 +283,6 @@ impl Shared {
         }
     }
 
-    /// Whether a connection was cut, and has not ended.
-    pub(crate) fn is_cut(&self, id: u64) -> bool {
-        self.slot_of(id)
-            .is_some_and(|slot| slot.cut_reason().is_some())
-    }
-
     fn slot_of(&self, id: u64) -> Option<&Slot> {
         let mut used = self.table.used().map(|(_, slot)| slot);
         used.find(|slot| slot.id() == id && id != 0)
@@ -299,9 +294,37 @@ impl Shared {
             return false;
         };
         slot.cut(CutReason::Asked);
+        self.ask_for_cuts();
+        true
+    }
+
+    /// Has all processes look for connections that are noted to be cut.
+    pub(crate) fn ask_for_cuts(&self) {
         self.page().cuts_asked.fetch_add(1, SeqCst);
         self.bell.ring();
-        true
+    }
+
+    /// Whether this process has a connection, or a child of it.
+    pub(crate) fn is_here(&self, id: u64) -> bool {
+        let mine = self.worker_number();
+        self.slot_of(id).is_some_and(|slot| slot.worker() == mine)
+    }
+
+    /// Whether the connection that was chosen last to make room has not ended yet.
+    pub(crate) fn sheds(&self) -> bool {
+        self.slot_of(self.page().shed.load(SeqCst)).is_some()
+    }
+
+    /// Chooses a connection to make room, unless another one is about to: several processes see the
+    /// same client wait.
+    pub(crate) fn begin_to_shed(&self, id: u64) -> bool {
+        let before = self.page().shed.load(SeqCst);
+        let chosen = || {
+            self.page()
+                .shed
+                .compare_exchange(before, id, SeqCst, SeqCst)
+        };
+        !self.sheds() && chosen().is_ok()
     }
 
     /// Whether a connection was asked to be cut since `seen`, which is brought up to date.

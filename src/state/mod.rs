@@ -98,6 +98,8 @@ pub(crate) struct Page {
     cut: AtomicU64,
     /// How often a connection was asked to be cut.
     cuts_asked: AtomicU64,
+    /// The number of the connection that was chosen last to make room for another.
+    shed: AtomicU64,
     /// Non-zero once serving has failed in one of the processes.
     failed: AtomicU64,
     accept_errors_throttle: ThrottlePage,

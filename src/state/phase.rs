@@ -143,15 +143,31 @@ impl Shared {
         if !is_child && !self.is_worker() {
             return self.shutdown();
         }
-        self.retirement.ask(
-            self.origin.elapsed(),
-            Duration::ZERO,
-            self.options.drain_timeout,
-        );
+        self.stop_here();
         if !is_child {
             self.ask_for_successor();
         }
         self.bell.ring();
+    }
+
+    /// Stops because this process cannot go on: the server, unless this is a worker, in whose place
+    /// another one is made.
+    #[cfg(feature = "coroutines")]
+    pub(crate) fn give_up(&self) {
+        if self.is_worker() {
+            self.stop_here();
+            self.bell.ring();
+        } else {
+            self.fail();
+            self.stop(self.options.drain_timeout);
+        }
+    }
+
+    /// Asks this process alone to stop. The caller rings.
+    fn stop_here(&self) {
+        let now = self.origin.elapsed();
+        let drain = self.options.drain_timeout;
+        self.retirement.ask(now, Duration::ZERO, drain);
     }
 
     /// Whether this process is to end and the server is not.
