@@ -136,12 +136,7 @@ impl Take for Forking {
             // The request stays in the batch until the fork has succeeded.
             let parent = getpid();
             let pid = match fork()? {
-                Fork::Child => {
-                    // The pidfds are those of the parent's other children.
-                    let siblings = self.children.iter_mut();
-                    siblings.for_each(|serves| serves.child.unwatch());
-                    serve_and_exit(batch, serving, parent)
-                }
+                Fork::Child => serve_and_exit(batch, serving, parent),
                 Fork::Parent(pid) => pid,
             };
             let Some(Job {

@@ -24,7 +24,7 @@ struct Done<R> {
     /// The numbers of those whose handler has failed.
     failed: Vec<u64>,
     /// Their places under the limit.
-    leases: Vec<Lease>,
+    lease: Option<Lease>,
 }
 
 impl<R> Default for Done<R> {
@@ -32,7 +32,7 @@ impl<R> Default for Done<R> {
         Self {
             requests: VecDeque::new(),
             failed: Vec::new(),
-            leases: Vec::new(),
+            lease: None,
         }
     }
 }
@@ -78,7 +78,10 @@ impl<R: Request> Outbox<R> {
                 done.failed.push(request.id());
             }
             done.requests.push_back(request);
-            done.leases.push(lease);
+            match &mut done.lease {
+                Some(held) => held.join(lease),
+                none => *none = Some(lease),
+            }
             done.requests.len() == 1
         };
         if first {
@@ -96,10 +99,10 @@ impl<R: Request> Outbox<R> {
         let Done {
             mut requests,
             failed,
-            leases,
+            lease,
         } = std::mem::take(&mut *self.done(place));
         service.close_all(&mut requests, failed);
-        drop(leases);
+        drop(lease);
     }
 
     fn done(&self, place: usize) -> MutexGuard<'_, Done<R>> {

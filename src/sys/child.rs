@@ -77,11 +77,6 @@ impl Child {
         Ok(())
     }
 
-    /// Closes the pidfd, in a process that has a copy of it and is not the parent.
-    pub(crate) fn unwatch(&mut self) {
-        self.pidfd = None;
-    }
-
     /// What polls as readable once the child has ended; `None` while it cannot be watched.
     pub(crate) fn pidfd(&self) -> Option<BorrowedFd<'_>> {
         self.pidfd.as_ref().map(AsFd::as_fd)

@@ -8,7 +8,7 @@
 use std::fmt;
 use std::io;
 use std::mem::{MaybeUninit, zeroed};
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6};
 use std::os::fd::{AsRawFd, BorrowedFd};
 use std::ptr;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -431,11 +431,30 @@ impl RawAddr {
         self.len as usize <= size_of::<libc::sa_family_t>()
     }
 
+    /// The internet address that it is, if it is one (ip(7), ipv6(7)).
+    pub(crate) fn inet(&self) -> Option<SocketAddr> {
+        let bytes = self.bytes();
+        let port = u16::from_be_bytes(*bytes.get(2..)?.first_chunk()?);
+        match i32::from(self.storage.ss_family) {
+            libc::AF_INET => {
+                let ip: [u8; 4] = *bytes.get(4..)?.first_chunk()?;
+                Some((ip, port).into())
+            }
+            libc::AF_INET6 => {
+                let word = |at: usize| bytes.get(at..)?.first_chunk().copied();
+                let (flow, scope) = (word(4)?, word(24)?);
+                let ip: [u8; 16] = *bytes.get(8..)?.first_chunk()?;
+                // As the kernel has them: the flow in the network's order, the scope in the host's.
+                let (flow, scope) = (u32::from_ne_bytes(flow), u32::from_ne_bytes(scope));
+                Some(SocketAddrV6::new(ip.into(), port, flow, scope).into())
+            }
+            _ => None,
+        }
+    }
+
     /// Whether it is an internet address with port 0, which nothing can be sent to.
     pub(crate) fn has_no_port(&self) -> bool {
-        let family = i32::from(self.storage.ss_family);
-        // ip(7), ipv6(7): both have the port behind the family.
-        matches!(family, libc::AF_INET | libc::AF_INET6) && self.bytes().get(2..4) == Some(&[0, 0])
+        self.inet().is_some_and(|addr| addr.port() == 0)
     }
 
     /// The address as the kernel wrote it.
@@ -499,5 +518,28 @@ impl fmt::Debug for Packet {
             .field("sender", sender)
             .field("local", local)
             .finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_internet_address_is_what_the_kernel_wrote() {
+        for text in [
+            "192.0.2.1:7",
+            "127.0.0.1:0",
+            "[2001:db8::1]:65535",
+            "[::]:0",
+        ] {
+            let addr: SocketAddr = text.parse().unwrap();
+            assert_eq!(RawAddr::from(SockAddr::from(addr)).inet(), Some(addr));
+        }
+        let ip = Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 1);
+        let zoned = SocketAddr::from(SocketAddrV6::new(ip, 7, 5, 3));
+        assert_eq!(RawAddr::from(SockAddr::from(zoned)).inet(), Some(zoned));
+        let path = SockAddr::unix("/run/socket").unwrap();
+        assert_eq!(RawAddr::from(path).inet(), None);
     }
 }

@@ -350,7 +350,9 @@ impl<T: 'static> Request for Datagram<T> {
     }
 
     fn peer(&self) -> Address {
-        Address::from_sock_addr(&self.received().sender.to_sock_addr())
+        let sender = &self.received().sender;
+        let inet = sender.inet().map(Address::Inet);
+        inet.unwrap_or_else(|| Address::from_sock_addr(&sender.to_sock_addr()))
     }
 
     fn admit(&self) -> io::Result<()> {
