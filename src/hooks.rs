@@ -141,7 +141,8 @@ pub enum Step {
     Accept,
     /// Waiting for requests: poll(2).
     Wait,
-    /// Starting a thread or forking a process for a request, which waits meanwhile.
+    /// Starting a thread, forking a process or getting memory for the stack of a coroutine for a request,
+    /// which waits meanwhile.
     Dispatch,
     /// Calling the `service_actions` hook, which panicked.
     ServiceActions,
@@ -223,7 +224,7 @@ impl fmt::Display for AcceptError {
         match step {
             Step::Accept => f.write_str("accept")?,
             Step::Wait => f.write_str("wait for requests")?,
-            Step::Dispatch => f.write_str("start a thread or a process for a request")?,
+            Step::Dispatch => f.write_str("start a thread, a process or a coroutine for a request")?,
             Step::ServiceActions => f.write_str("service actions")?,
             Step::Worker => f.write_str("worker process")?,
             Step::Driver => f.write_str("wait in a worker of coroutines")?,
