@@ -224,9 +224,7 @@ impl fmt::Display for AcceptError {
         match step {
             Step::Accept => f.write_str("accept")?,
             Step::Wait => f.write_str("wait for requests")?,
-            Step::Dispatch => {
-                f.write_str("start a thread, a process or a coroutine for a request")?
-            }
+            Step::Dispatch => f.write_str("start a thread, process or coroutine for a request")?,
             Step::ServiceActions => f.write_str("service actions")?,
             Step::Worker => f.write_str("worker process")?,
             Step::Driver => f.write_str("wait in a worker of coroutines")?,

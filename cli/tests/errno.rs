@@ -97,19 +97,19 @@ rows! {
 // fork(2), which is clone(2) here, and clone3(2), which makes threads.
 rows! {
     fork_eagain: "forking", "tcp", "clone:error=EAGAIN:when=1..6" x 6, IsServed,
-        "start a thread, a process or a coroutine for a request: Resource temporarily unavailable (os error 11); trying again within 5 ms";
+        "start a thread, process or coroutine for a request: Resource temporarily unavailable (os error 11); trying again within 5 ms";
     fork_enomem: "forking", "udp", "clone:error=ENOMEM:when=1..6" x 6, IsServed,
-        "start a thread, a process or a coroutine for a request: Cannot allocate memory (os error 12); trying again within 5 ms";
+        "start a thread, process or coroutine for a request: Cannot allocate memory (os error 12); trying again within 5 ms";
     fork_eagain_of_workers: "prefork --workers 2", "tcp", "clone:error=EAGAIN:when=1..2" x 2, IsServed,
         "worker process: Resource temporarily unavailable (os error 11); trying again within 100 ms";
     fork_enomem_of_a_worker: "prefork --workers 2", "tcp", "clone:error=ENOMEM:when=2" x 1, IsServed,
         "worker process: Cannot allocate memory (os error 12); trying again within 100 ms";
     thread_eagain: "threading", "tcp", "clone3:error=EAGAIN:when=1..6" x 6, IsServed,
-        "start a thread, a process or a coroutine for a request: Resource temporarily unavailable (os error 11); trying again within 5 ms";
+        "start a thread, process or coroutine for a request: Resource temporarily unavailable (os error 11); trying again within 5 ms";
     thread_enomem: "threading", "tcp", "clone3:error=ENOMEM:when=1..6" x 6, IsServed,
-        "start a thread, a process or a coroutine for a request: Resource temporarily unavailable (os error 11); trying again within 5 ms";
+        "start a thread, process or coroutine for a request: Resource temporarily unavailable (os error 11); trying again within 5 ms";
     thread_eagain_in_a_worker: "prefork --workers 1", "udp", "clone3:error=EAGAIN:when=1..6" x 6, IsServed,
-        "start a thread, a process or a coroutine for a request: Resource temporarily unavailable (os error 11); trying again within 5 ms";
+        "start a thread, process or coroutine for a request: Resource temporarily unavailable (os error 11); trying again within 5 ms";
 }
 
 // What connections are read and written with. A peer that is gone is no news.

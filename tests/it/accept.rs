@@ -106,7 +106,7 @@ fn a_thread_that_cannot_be_created_is_reported_and_its_request_waits() {
     let (step, text) = wait.recv_timeout(DEADLINE).unwrap();
     assert_eq!(step, Step::Dispatch);
     assert!(
-        text.starts_with("start a thread, a process or a coroutine for a request: "),
+        text.starts_with("start a thread, process or coroutine for a request: "),
         "{text}"
     );
     assert_eq!(
