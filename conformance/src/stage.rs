@@ -68,9 +68,12 @@ impl<'a> Stage<'a> {
         let gates = gates(UnixListener::bind(directory.path().join("gate"))?);
         let options = cell.scenario.options.iter();
         let options = options.map(|(key, value)| format!("{key}={value}"));
-        let mut command = Command::new(&driver[0]);
+        // The suite may run in the background of a shell, which has SIGINT ignored there (sh(1),
+        // "Asynchronous Lists").
+        let mut command = Command::new("env");
         command
-            .args(&driver[1..])
+            .arg("--default-signal=INT")
+            .args(driver)
             .args([cell.transport, model])
             .args(options);
         // A socket, of which a driver can see what the next command is before it takes it.

@@ -210,11 +210,9 @@ impl Stage<'_> {
         }
     }
 
-    /// What was said since it was asked before. That a worker is kept busy may be the machine's doing.
+    /// What was said since it was asked before.
     fn said(&self) -> Vec<String> {
-        let mut said = self.process.lines();
-        said.retain(|line| !line.contains("has kept its worker busy"));
-        said
+        self.process.lines()
     }
 
     /// A line each second, of all processes together, and one for the worker that was killed.

