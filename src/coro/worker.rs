@@ -302,7 +302,10 @@ impl Worker {
         });
         let until = Instant::now() + pause;
         self.shortage.set(Some(Shortage { pause, until }));
-        self.team.is_short(err, before.is_none());
+        // Told of at once, and then about once a second.
+        if before.is_none() || pause == STACK_PAUSE_MAX {
+            self.team.is_short(err, before.is_none());
+        }
     }
 
     /// Tries again at once to get memory: a coroutine has left its stack.

@@ -57,7 +57,11 @@ fn with_arguments(mut command: Command, words: &str, urls: &[&str]) -> Command {
     for url in urls {
         command.args(["--listen", url]);
     }
-    command.stdin(Stdio::null()).env_remove("NOTIFY_SOCKET");
+    command.stdin(Stdio::null());
+    // A backtrace is many lines.
+    command
+        .env_remove("NOTIFY_SOCKET")
+        .env_remove("RUST_BACKTRACE");
     command
 }
 
