@@ -11,7 +11,7 @@ use std::process::Command;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 
-use support::{Client, DEADLINE, Process, command_under, serve};
+use support::{Client, DEADLINE, Process, children, command_under, serve};
 
 /// A process that this test has not started itself.
 struct Other(OwnedFd);
@@ -34,14 +34,6 @@ impl Other {
         let count = poll(&mut ended, Some(&timeout)).expect("poll");
         assert_eq!(count, 1, "the process ends within the deadline");
     }
-}
-
-/// The children of a process (proc_tid_children(5)).
-fn children(pid: u32) -> Vec<u32> {
-    let children = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children"));
-    let children = children.expect("list children");
-    let numbers = children.split_whitespace();
-    numbers.map(|pid| pid.parse().expect("a number")).collect()
 }
 
 fn sockets(pid: u32) -> usize {
