@@ -91,8 +91,10 @@ fn keep_deadlines(shared: &Shared, watch: &Watch, done: &AtomicBool, asleep: &At
         if waited.is_err_and(|err| err != rustix::io::Errno::INTR) {
             thread::park_timeout(RETRY);
         }
-        if watch.hear() == Heard::Orphaned {
-            shared.stop(shared.drain_timeout());
+        match watch.hear() {
+            Ok(Heard::Bell) => {}
+            Ok(Heard::Orphaned) => shared.stop(shared.drain_timeout()),
+            Err(_) => thread::park_timeout(RETRY),
         }
     }
 }

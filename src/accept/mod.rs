@@ -489,9 +489,11 @@ impl<'a, T: Transport, M: Take> Acceptor<'a, T, M> {
         }
     }
 
-    fn hear(&self) {
-        if self.watch.hear() == Heard::Orphaned {
-            self.shared.stop(self.shared.drain_timeout());
+    fn hear(&mut self) {
+        match self.watch.hear() {
+            Ok(Heard::Bell) => {}
+            Ok(Heard::Orphaned) => self.shared.stop(self.shared.drain_timeout()),
+            Err(err) => self.pause(err),
         }
     }
 

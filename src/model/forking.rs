@@ -370,7 +370,7 @@ fn wait<R: Request>(request: &mut R, shared: &Shared) -> io::Result<bool> {
                 return Ok(request.context().cut_reason().is_none());
             }
             Ok(_) => {
-                watch.hear();
+                watch.hear()?;
             }
         }
     }

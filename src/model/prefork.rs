@@ -342,15 +342,15 @@ impl<T: Transport, M: Model + Clone> Supervisor<'_, T, M> {
         fds.extend(pidfds.map(|pidfd| PollFd::from_borrowed_fd(pidfd, PollFlags::IN)));
         let waited = poll(&mut fds, timeout.map(timespec).as_ref());
         drop(fds);
-        match waited {
-            Ok(_) | Err(rustix::io::Errno::INTR) => {}
+        let heard = match waited {
+            Ok(_) | Err(rustix::io::Errno::INTR) => self.watch.hear().map(drop),
             // The kernel has no memory to wait with.
-            Err(err) => {
-                self.report_failure(Step::Wait, Reaction::Retry(BACKOFF_MIN), err.into());
-                std::thread::park_timeout(BACKOFF_MIN);
-            }
+            Err(err) => Err(err.into()),
+        };
+        if let Err(err) = heard {
+            self.report_failure(Step::Wait, Reaction::Retry(BACKOFF_MIN), err);
+            std::thread::park_timeout(BACKOFF_MIN);
         }
-        self.watch.hear();
     }
 
     /// Reaps the workers that have ended. An error says that one has died too often.

@@ -88,7 +88,9 @@ impl Shared {
         };
         let source = Source::default();
         loop {
-            watch.hear();
+            if watch.hear().is_err() {
+                break;
+            }
             let left = deadline.map(|end| end.saturating_duration_since(Instant::now()));
             if self.state() >= state || left.is_some_and(|left| left.is_zero()) {
                 break;

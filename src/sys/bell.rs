@@ -60,18 +60,21 @@ impl Watch {
 
     /// Takes what was heard, so that the descriptor polls as quiet until the next ring. Never
     /// blocks.
-    pub(crate) fn hear(&self) -> Heard {
+    ///
+    /// # Errors
+    ///
+    /// The descriptor goes on to poll as readable: without a pause its waiter would spin.
+    pub(crate) fn hear(&self) -> io::Result<Heard> {
         let mut events = [const { std::mem::MaybeUninit::<epoll::Event>::uninit() }; 2];
         let at_once = Timespec::default();
-        // An error (only EINTR is possible) leaves the events for the next call.
-        let Ok((events, _)) = epoll::wait(&self.0, &mut events, Some(&at_once)) else {
-            return Heard::Bell;
+        let events = match epoll::wait(&self.0, &mut events, Some(&at_once)) {
+            Ok((events, _)) => events,
+            // The next call takes them.
+            Err(rustix::io::Errno::INTR) => return Ok(Heard::Bell),
+            Err(err) => return Err(err.into()),
         };
-        if events.iter().any(|event| event.data.u64() == LIFELINE) {
-            Heard::Orphaned
-        } else {
-            Heard::Bell
-        }
+        let orphaned = events.iter().any(|event| event.data.u64() == LIFELINE);
+        Ok(if orphaned { Heard::Orphaned } else { Heard::Bell })
     }
 }
 
@@ -101,7 +104,7 @@ mod tests {
         assert!(!readable(&first));
         bell.ring();
         assert!(readable(&first) && readable(&second));
-        assert_eq!(first.hear(), Heard::Bell);
+        assert_eq!(first.hear().unwrap(), Heard::Bell);
         assert!(!readable(&first) && readable(&second));
         bell.ring();
         assert!(readable(&first), "a second ring is a second edge");
@@ -115,12 +118,20 @@ mod tests {
     }
 
     #[test]
+    fn a_ring_that_cannot_be_taken_is_an_error() {
+        // Not an epoll instance.
+        let (reader, _writer) = io::pipe().unwrap();
+        let err = Watch(reader.into()).hear().unwrap_err();
+        assert_eq!(err.kind(), io::ErrorKind::InvalidInput);
+    }
+
+    #[test]
     fn a_closed_lifeline_is_heard() {
         let bell = Bell::new().unwrap();
         let (reader, writer) = io::pipe().unwrap();
         let watch = Watch::new(&bell, Some(reader.as_fd())).unwrap();
         drop(writer);
         assert!(readable(&watch));
-        assert_eq!(watch.hear(), Heard::Orphaned);
+        assert_eq!(watch.hear().unwrap(), Heard::Orphaned);
     }
 }
