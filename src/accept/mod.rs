@@ -325,7 +325,8 @@ impl<'a, T: Transport, M: Take> Acceptor<'a, T, M> {
         if leftover && self.dispatching.backoff.left(now).is_none() {
             return Vec::new();
         }
-        let accepting = self.has_room(now);
+        // Who has not announced itself is not woken for room: what was there has to be used.
+        let accepting = !waits || self.has_room(now);
         let is_open =
             |index: &usize| accepting && self.accepting[*index].backoff.left(now).is_none();
         let open: Vec<_> = (0..self.serving.listeners.len()).filter(is_open).collect();
