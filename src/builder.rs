@@ -5,13 +5,13 @@ use std::time::Duration;
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
+use crate::accept::dispatch::Model;
 use crate::admission::policy::{AtLimit, Limits, Rate};
-use crate::connection::deadlines::{Deadlines, MinRate};
 use crate::error::{Error, Tried};
-use crate::events::Observer;
-use crate::hooks::{AcceptError, Failure, Hooks, Stall};
-use crate::model::Model;
 use crate::model::sequential::Sequential;
+use crate::observe::events::Observer;
+use crate::observe::hooks::{AcceptError, Failure, Hooks, Stall};
+use crate::registry::deadlines::{Deadlines, MinRate};
 use crate::server::Server;
 use crate::shared::{Options, share};
 use crate::transport::{Bind, Transport};
@@ -366,6 +366,30 @@ impl<T: Transport, M: Model> Builder<T, M> {
         let shared =
             share(&options).tried(|| "allocate what a server's processes share".to_owned())?;
         Server::new(listeners, model, hooks, shared)
+    }
+}
+
+impl<T: Transport, M: Model> Server<T, M> {
+    /// Binds `addr` with the default options of the transport and of the model. See
+    /// [`builder`](Self::builder) for more.
+    ///
+    /// # Errors
+    ///
+    /// What was tried, on what, and why it failed. Nothing stays bound.
+    pub fn bind<A>(addr: A) -> Result<Self, Error>
+    where
+        T: Bind<A>,
+        M: Default,
+    {
+        Self::builder().bind(addr)
+    }
+
+    /// Options for a server, beginning with the default of each.
+    pub fn builder() -> Builder<T, M>
+    where
+        M: Default,
+    {
+        Builder::new()
     }
 }
 

@@ -6,9 +6,9 @@ use std::time::Duration;
 
 use crate::address::Address;
 use crate::admission::policy::Limits;
-use crate::connection::info::ConnectionInfo;
+use crate::counters::Totals;
 use crate::lifecycle::State;
-use crate::observe::counters::Totals;
+use crate::registry::info::ConnectionInfo;
 use crate::shared::Shared;
 
 /// Stops a server and observes it, from any thread, any handler, any signal handler, and any

@@ -9,18 +9,19 @@ use std::time::{Duration, Instant};
 use rustix::event::epoll;
 
 use crate::accept::Acceptor;
+use crate::accept::dispatch::Model;
+use crate::accept::dispatch::{Dispatch, Serving};
+use crate::accept::report::{Handled, Report};
 use crate::address::Address;
-use crate::builder::Builder;
+use crate::connection::life::Service;
 use crate::error::{Error, Tried};
 use crate::handle::ServerHandle;
 use crate::handler::{IntoOutcome, Outcome};
-use crate::hooks::Hooks;
 use crate::lifecycle::{Closing, State};
 use crate::model::sequential::Sequential;
-use crate::model::{Dispatch, Model, Serving};
-use crate::service::Service;
+use crate::observe::hooks::Hooks;
 use crate::shared::Shared;
-use crate::transport::{Bind, Transport};
+use crate::transport::Transport;
 
 /// A server: it takes requests from the listeners of transport `T` and serves them under model `M`.
 ///
@@ -63,51 +64,7 @@ pub struct Server<T: Transport, M = Sequential> {
     ready: Arc<OwnedFd>,
 }
 
-/// How serving ended.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct Report {
-    /// How many requests were cut because they had not ended by the drain deadline.
-    pub cut: u64,
-}
-
-/// What became of [`Server::handle_request`].
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum Handled {
-    /// A request was served or, under a model with threads or processes, is being served.
-    Served,
-    /// A request was turned away by the `verify` hook, or was not fit to be served.
-    Refused,
-    /// No request came in time; the `on_timeout` hook was called.
-    TimedOut,
-    /// The server was asked to stop.
-    Stopping,
-}
-
 impl<T: Transport, M: Model> Server<T, M> {
-    /// Binds `addr` with the default options of the transport and of the model. See
-    /// [`builder`](Self::builder) for more.
-    ///
-    /// # Errors
-    ///
-    /// What was tried, on what, and why it failed. Nothing stays bound.
-    pub fn bind<A>(addr: A) -> Result<Self, Error>
-    where
-        T: Bind<A>,
-        M: Default,
-    {
-        Self::builder().bind(addr)
-    }
-
-    /// Options for a server, beginning with the default of each.
-    pub fn builder() -> Builder<T, M>
-    where
-        M: Default,
-    {
-        Builder::new()
-    }
-
     pub(crate) fn new(
         listeners: Vec<T>,
         model: M,
@@ -212,7 +169,7 @@ impl<T: Transport, M: Model> Server<T, M> {
     }
 }
 
-impl<T: Transport, M: Dispatch> Server<T, M> {
+impl<T: Transport, M: Model + Dispatch> Server<T, M> {
     /// Serves one request, if one comes within `timeout`. `None` waits for ever, zero does not
     /// wait.
     ///

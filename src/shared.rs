@@ -6,10 +6,10 @@ use std::time::Duration;
 
 use crate::admission::Admission;
 use crate::admission::policy::Limits;
-use crate::connection::deadlines::Deadlines;
-use crate::connection::registry::Registry;
+use crate::counters::Counters;
 use crate::lifecycle::Lifecycle;
-use crate::observe::counters::Counters;
+use crate::registry::Registry;
+use crate::registry::deadlines::Deadlines;
 
 /// What a builder sets and all parts of a server read.
 #[derive(Clone, Debug)]
@@ -24,7 +24,8 @@ pub(crate) struct Options {
 
 /// The owners. Cheap to clone.
 #[derive(Clone, Debug)]
-pub(crate) struct Shared {
+#[expect(unnameable_types, reason = "models are sealed by it")]
+pub struct Shared {
     pub(crate) lifecycle: Arc<Lifecycle>,
     pub(crate) admission: Arc<Admission>,
     pub(crate) registry: Arc<Registry>,

@@ -3,14 +3,15 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
+use crate::accept::dispatch::Serving;
 use crate::admission::permits::Lease;
-use crate::model::Serving;
-use crate::service::Job;
+use crate::connection::life::Job;
 use crate::transport::Transport;
 
 /// Requests that were accepted and not yet given to the model.
 #[derive(Debug)]
-pub(crate) struct Batch<R> {
+#[expect(unnameable_types, reason = "models are sealed by it")]
+pub struct Batch<R> {
     pub(crate) requests: VecDeque<R>,
     pub(crate) lease: Lease,
 }

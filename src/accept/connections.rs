@@ -5,14 +5,14 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::accept::Acceptor;
-use crate::connection::table::CutReason;
-use crate::model::Take;
-use crate::observe::counters::count;
-use crate::parking::Parked;
-use crate::service::Job;
+use crate::accept::dispatch::Dispatch;
+use crate::connection::life::Job;
+use crate::connection::parking::Parked;
+use crate::counters::count;
+use crate::registry::table::CutReason;
 use crate::transport::Transport;
 
-impl<T: Transport, M: Take> Acceptor<'_, T, M> {
+impl<T: Transport, M: Dispatch> Acceptor<'_, T, M> {
     /// Looks at the limits, and for connections whose time is over when it is time to.
     pub(super) fn look(&mut self, now: Instant) {
         self.tell_limits();

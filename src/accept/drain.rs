@@ -4,11 +4,11 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::accept::Acceptor;
+use crate::accept::dispatch::Dispatch;
+use crate::accept::report::Report;
+use crate::connection::parking::{Parked, Parking};
+use crate::counters::Ended;
 use crate::lifecycle::State;
-use crate::model::Take;
-use crate::observe::counters::Ended;
-use crate::parking::{Parked, Parking};
-use crate::server::Report;
 use crate::transport::Transport;
 
 /// A budget that a stop never spends. While serving goes on there is more.
@@ -27,7 +27,7 @@ const QUEUE_MAX: usize = 4096;
 /// How long, after the drain deadline has cut all requests, their handlers are given to notice.
 const CUT_GRACE: Duration = Duration::from_secs(2);
 
-impl<T: Transport, M: Take> Acceptor<'_, T, M> {
+impl<T: Transport, M: Dispatch> Acceptor<'_, T, M> {
     /// Takes what the kernel has already accepted for us: those clients think they are being
     /// served.
     pub(super) fn take_queue(&mut self) {

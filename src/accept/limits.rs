@@ -7,11 +7,11 @@ use std::time::{Duration, Instant};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use crate::accept::Acceptor;
+use crate::accept::dispatch::Dispatch;
 use crate::admission::permits::Lease;
-use crate::connection::table::{Activity, CutReason};
-use crate::events::{Event, Limit, RefuseReason};
-use crate::model::Take;
-use crate::observe::counters::count;
+use crate::counters::count;
+use crate::observe::events::{Event, Limit, RefuseReason};
+use crate::registry::table::{Activity, CutReason};
 use crate::transport::{Request, Transport};
 
 /// How long a handler must have read in vain to be shed, and how often one looks for such.
@@ -35,7 +35,7 @@ impl Taking {
     }
 
     /// Keeps what `taken` requests need. Says whether they are to be served.
-    pub(super) fn settle<T: Transport, M: Take>(
+    pub(super) fn settle<T: Transport, M: Dispatch>(
         self,
         taken: u64,
         acceptor: &mut Acceptor<'_, T, M>,
@@ -58,7 +58,7 @@ impl Taking {
     }
 }
 
-impl<T: Transport, M: Take> Acceptor<'_, T, M> {
+impl<T: Transport, M: Dispatch> Acceptor<'_, T, M> {
     pub(super) fn tell_accepted(&self, request: &T::Request) {
         self.serving.service.hooks.tell(|| Event::Accepted {
             id: request.id(),

@@ -1,7 +1,6 @@
-//! The connections of a server, from their acceptance to their end.
+//! One connection, or datagram, from its admission to its end.
 
-pub(crate) mod context;
-pub(crate) mod deadlines;
-pub(crate) mod info;
-pub(crate) mod registry;
-pub(crate) mod table;
+pub(crate) mod life;
+#[cfg(feature = "coroutines")]
+pub(crate) mod outbox;
+pub(crate) mod parking;

@@ -8,7 +8,11 @@ use std::thread;
 
 use crate::accept::Acceptor;
 use crate::accept::batch::Batch;
-use crate::connection::table::CutReason;
+use crate::accept::dispatch::Model;
+use crate::accept::dispatch::{Dispatch, Serving};
+use crate::accept::report::Report;
+use crate::connection::life::Service;
+use crate::connection::outbox::{NOBODY, Outbox};
 use crate::coro::driver::Kind;
 use crate::coro::inbox::Message;
 use crate::coro::stack::{self, StackGauge};
@@ -17,11 +21,9 @@ use crate::coro::uring;
 use crate::coro::watchdog::Watchdog;
 use crate::coro::worker::{Failed, Worker};
 use crate::error::{Error, Tried};
-use crate::hooks::{AcceptError, Reaction, Stall, Step};
-use crate::model::outbox::Outbox;
-use crate::model::{Model, Run, Serving, Take, on_room};
-use crate::server::Report;
-use crate::service::Service;
+use crate::model::on_room;
+use crate::observe::hooks::{AcceptError, Reaction, Stall, Step};
+use crate::registry::table::CutReason;
 use crate::transport::{Request, Transport};
 
 /// Serves each request in a coroutine: the handler blocks as in any model, but what blocks is not a
@@ -231,9 +233,7 @@ impl Coroutines {
 
 impl Model for Coroutines {
     const NAME: &'static str = "coroutines";
-}
 
-impl Run for Coroutines {
     fn serve<T: Transport>(self, mut serving: Serving<T>) -> Result<Report, Error> {
         let start = || "start the coroutines model".to_owned();
         let driver = self.driver.kind()?;
@@ -388,9 +388,6 @@ impl Failure {
     }
 }
 
-/// The label of coroutines that serve no request; those of requests begin with 1.
-pub(super) const NOBODY: u64 = 0;
-
 /// Starts the watchdog, if there is a hook to tell.
 fn watch<R: Request>(team: &Arc<Team>, service: &Arc<Service<R>>) -> io::Result<Option<Watchdog>> {
     if service.hooks.stall.is_none() {
@@ -412,7 +409,7 @@ fn watch<R: Request>(team: &Arc<Team>, service: &Arc<Service<R>>) -> io::Result<
 #[derive(Debug)]
 struct Spread(Arc<Team>);
 
-impl Take for Spread {
+impl Dispatch for Spread {
     fn room(&self) -> usize {
         self.0.room()
     }

@@ -10,17 +10,20 @@ use rustix::event::{PollFd, PollFlags, poll};
 use rustix::process::{Pid, getpid};
 
 use crate::accept::batch::Batch;
+use crate::accept::dispatch::Model;
+use crate::accept::dispatch::{Dispatch, Serving};
+use crate::accept::report::Report;
 use crate::address::Address;
 use crate::admission::permits::Lease;
-use crate::connection::context::Listed;
-use crate::connection::table::Activity;
-use crate::handler::HandlerError;
-use crate::hooks::{Failure, Step};
+use crate::connection::life::{Job, Service, Tally};
+use crate::connection::parking::{Parked, Parking};
+use crate::counters::Ended;
+use crate::error::{Error, HandlerError};
+use crate::model::serve_here;
 use crate::model::watching::Watching;
-use crate::model::{Dispatch, Model, Serving, Take};
-use crate::observe::counters::Ended;
-use crate::parking::{Parked, Parking};
-use crate::service::{Job, Service, Tally};
+use crate::observe::hooks::{Failure, Step};
+use crate::registry::context::Listed;
+use crate::registry::table::Activity;
 use crate::shared::Shared;
 use crate::sys::bell::Watch;
 use crate::sys::child::{Child, Exit};
@@ -115,11 +118,13 @@ impl Forking {
 
 impl Model for Forking {
     const NAME: &'static str = "forking";
+
+    fn serve<T: Transport>(self, serving: Serving<T>) -> Result<Report, Error> {
+        serve_here(self, serving)
+    }
 }
 
-impl Dispatch for Forking {}
-
-impl Take for Forking {
+impl Dispatch for Forking {
     fn start(&mut self, shared: &Shared) -> io::Result<()> {
         single_threaded()?;
         shared.lifecycle.processes().note_parent();

@@ -7,17 +7,18 @@ use std::time::{Duration, Instant};
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::process::Pid;
 
+use crate::accept::dispatch::Model;
+use crate::accept::dispatch::Serving;
+use crate::accept::report::Report;
+use crate::counters::count;
 use crate::error::{Error, Tried};
-use crate::events::Event;
-use crate::hooks::{AcceptError, Reaction, Step};
 use crate::lifecycle::State;
 use crate::lifecycle::processes::{SLOTS_OF_WORKER, WorkerSlot};
 use crate::model::forking::single_threaded;
 use crate::model::threading::Threading;
 use crate::model::watching::Watching;
-use crate::model::{Model, Run, Serving};
-use crate::observe::counters::count;
-use crate::server::Report;
+use crate::observe::events::Event;
+use crate::observe::hooks::{AcceptError, Reaction, Step};
 use crate::shared::Shared;
 use crate::sys::bell::Watch;
 use crate::sys::child::{Child, Exit};
@@ -98,9 +99,7 @@ const KILL_GRACE: Duration = Duration::from_secs(3);
 
 impl<M: Model + Clone> Model for Prefork<M> {
     const NAME: &'static str = "prefork";
-}
 
-impl<M: Model + Clone> Run for Prefork<M> {
     fn serve<T: Transport>(self, serving: Serving<T>) -> Result<Report, Error> {
         let shared = serving.service.shared.clone();
         if shared.lifecycle.processes().is_worker() {

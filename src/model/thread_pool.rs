@@ -3,7 +3,11 @@
 use std::io;
 
 use crate::accept::batch::Batch;
-use crate::model::{Dispatch, Model, Serving, Take, dispatch_to, on_room};
+use crate::accept::dispatch::Model;
+use crate::accept::dispatch::{Dispatch, Serving};
+use crate::accept::report::Report;
+use crate::error::Error;
+use crate::model::{dispatch_to, on_room, serve_here};
 use crate::shared::Shared;
 use crate::threads::{Limits, Threads};
 use crate::transport::Transport;
@@ -78,11 +82,13 @@ impl ThreadPool {
 
 impl Model for ThreadPool {
     const NAME: &'static str = "pool";
+
+    fn serve<T: Transport>(self, serving: Serving<T>) -> Result<Report, Error> {
+        serve_here(self, serving)
+    }
 }
 
-impl Dispatch for ThreadPool {}
-
-impl Take for ThreadPool {
+impl Dispatch for ThreadPool {
     fn start(&mut self, shared: &Shared) -> io::Result<()> {
         let threads = self
             .threads

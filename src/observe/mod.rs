@@ -1,4 +1,6 @@
-//! What a server lets others know.
+//! What a server tells its program, and asks of it, beside the handler.
 
-pub(crate) mod counters;
-mod throttle;
+pub(crate) mod events;
+pub(crate) mod hooks;
+#[cfg(feature = "tracing")]
+pub(crate) mod tracing;

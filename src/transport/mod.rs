@@ -24,8 +24,8 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::time::Duration;
 
 use crate::address::Address;
-use crate::connection::context::Context;
 use crate::error::Error;
+use crate::registry::context::Context;
 use crate::shared::Shared;
 
 /// A source of requests: a bound listener.

@@ -17,10 +17,10 @@ use rustix::net::{RecvFlags, SendFlags, recv, send};
 use socket2::{SockAddr, Socket};
 
 use crate::address::Address;
-use crate::connection::context::{Context, Cut};
-use crate::connection::table::{Activity, CutReason};
 use crate::coro::net::{Interest, Source};
 use crate::coro::worker::current;
+use crate::registry::context::{Context, Cut};
+use crate::registry::table::{Activity, CutReason};
 use crate::spare;
 use crate::sys::{sockopt, timespec};
 use crate::transport::{Connection, Request, Waits};

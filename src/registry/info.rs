@@ -4,8 +4,8 @@ use std::fmt;
 use std::time::Duration;
 
 use crate::address::Address;
-use crate::connection::table::{Activity, Slot};
 use crate::lifecycle::processes::SLOTS_OF_WORKER;
+use crate::registry::table::{Activity, Slot};
 use crate::sys::clock::Millis;
 
 /// A live connection of a server, as it was when it was listed. See

@@ -1,6 +1,12 @@
 //! The table of a server's live connections: who they are, how one is aborted, and which have taken
 //! too long.
 
+pub(crate) mod context;
+pub(crate) mod deadlines;
+pub(crate) mod info;
+pub(crate) mod keeper;
+pub(crate) mod table;
+
 use std::collections::HashMap;
 use std::io;
 use std::net::IpAddr;
@@ -12,12 +18,12 @@ use std::time::Duration;
 
 use crate::address::Address;
 use crate::admission::Admission;
-use crate::connection::context::{Context, Cut};
-use crate::connection::deadlines::{Deadlines, Found, look_step, millis};
-use crate::connection::info::ConnectionInfo;
-use crate::connection::table::{Activity, CutReason, Slot, Table};
+use crate::counters::Counters;
 use crate::lifecycle::Lifecycle;
-use crate::observe::counters::Counters;
+use crate::registry::context::{Context, Cut};
+use crate::registry::deadlines::{Deadlines, Found, look_step, millis};
+use crate::registry::info::ConnectionInfo;
+use crate::registry::table::{Activity, CutReason, Slot, Table};
 use crate::sys::clock::Millis;
 use crate::sys::memory::{SharedMemory, shareable};
 

@@ -8,12 +8,12 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Duration;
 
 use crate::address::Address;
-use crate::connection::table::CutReason;
+use crate::counters::Counters;
 use crate::error::Gone;
-use crate::events::{Event, Observer};
-use crate::handler::HandlerError;
+use crate::error::HandlerError;
 use crate::lifecycle::{Lifecycle, State};
-use crate::observe::counters::Counters;
+use crate::observe::events::{Event, Observer};
+use crate::registry::table::CutReason;
 
 /// A request that failed: its handler returned an error or panicked, or its reply could not be
 /// delivered.

@@ -8,13 +8,14 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use crate::address::Address;
 use crate::admission::permits::Lease;
-use crate::connection::info::Traffic;
-use crate::connection::table::{CutReason, Slot};
-use crate::events::{EndReason, Event, RefuseReason};
-use crate::handler::{HandlerError, Next, Outcome};
-use crate::hooks::{self, Failure, Hooks};
-use crate::observe::counters::{Counters, Ended, count};
-use crate::parking::{Parked, Parking, Stays};
+use crate::connection::parking::{Parked, Parking, Stays};
+use crate::counters::{Counters, Ended, count};
+use crate::error::HandlerError;
+use crate::handler::{Next, Outcome};
+use crate::observe::events::{EndReason, Event, RefuseReason};
+use crate::observe::hooks::{self, Failure, Hooks};
+use crate::registry::info::Traffic;
+use crate::registry::table::{CutReason, Slot};
 use crate::shared::Shared;
 use crate::transport::Request;
 

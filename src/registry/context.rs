@@ -5,8 +5,8 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Weak};
 
 use crate::address::Address;
-use crate::connection::registry::Registry;
-use crate::connection::table::{Activity, CutReason, Slot};
+use crate::registry::Registry;
+use crate::registry::table::{Activity, CutReason, Slot};
 use crate::sys::clock::Millis;
 
 /// Something that ends a request's input and output from another thread.

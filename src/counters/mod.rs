@@ -1,11 +1,13 @@
 //! What a server counts, in memory that all its processes share.
 
+mod throttle;
+
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
+use crate::counters::throttle::ThrottlePage;
 use crate::lifecycle::Lifecycle;
-use crate::observe::throttle::ThrottlePage;
 use crate::sys::memory::{SharedMemory, shareable};
 
 /// Counts of a server since it was bound, over all of its processes.

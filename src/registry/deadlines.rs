@@ -6,8 +6,8 @@
 
 use std::time::Duration;
 
-use crate::connection::context::Context;
-use crate::connection::table::{Activity, CutReason, Slot};
+use crate::registry::context::Context;
+use crate::registry::table::{Activity, CutReason, Slot};
 use crate::sys::clock::{Millis, TICK};
 
 /// How long a connection may take for what. `None`: for ever.

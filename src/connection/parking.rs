@@ -14,7 +14,7 @@ use rustix::event::epoll::{self, EventData, EventFlags};
 use rustix::time::Timespec;
 
 use crate::admission::permits::Lease;
-use crate::connection::table::Activity;
+use crate::registry::table::Activity;
 use crate::transport::{Request, Waits};
 
 /// How many connections are taken out at once.
