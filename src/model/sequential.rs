@@ -4,7 +4,7 @@ use std::io;
 
 use crate::accept::Batch;
 use crate::model::{Dispatch, Model, Serving, Take};
-use crate::transport::Transport;
+use crate::transport::{Request, Transport};
 
 /// Serves one request after the other on the thread that accepts them.
 ///
@@ -39,10 +39,11 @@ impl Take for Sequential {
         batch: &mut Batch<T::Request>,
         serving: &mut Serving<T>,
     ) -> io::Result<()> {
-        if batch.requests.len() > 1 {
+        if batch.requests.len() > 1 && batch.requests.iter().all(Request::ends_with_others) {
             serving.service.serve_all(&mut batch.requests);
             batch.lease.keep(0);
-        } else if let Some(job) = batch.next_job(serving) {
+        }
+        while let Some(job) = batch.next_job(serving) {
             job.run();
         }
         Ok(())
