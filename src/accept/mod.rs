@@ -27,7 +27,7 @@ use crate::error::{Error, Tried};
 use crate::events::Limit;
 use crate::hooks::{self, AcceptError, Reaction, Step};
 use crate::model::{Serving, Take};
-use crate::parking::{Parking, Stays};
+use crate::parking::Parking;
 use crate::server::{Handled, Report};
 use crate::service::{Job, count};
 use crate::state::phase::State;
@@ -321,7 +321,8 @@ impl<'a, T: Transport, M: Take> Acceptor<'a, T, M> {
         if waits && self.look_again() {
             return Vec::new();
         }
-        let leftover = !self.batch.requests.is_empty() && self.model.room() > 0;
+        let ready = service.parking().is_some_and(Parking::has_ready);
+        let leftover = (ready || !self.batch.requests.is_empty()) && self.model.room() > 0;
         if leftover && self.dispatching.backoff.left(now).is_none() {
             return Vec::new();
         }
@@ -631,18 +632,6 @@ impl<'a, T: Transport, M: Take> Acceptor<'a, T, M> {
                 return;
             };
             self.park_again(job);
-        }
-    }
-
-    /// Lets a connection wait; one that does not goes into the batch, to its handler.
-    fn park_again(&mut self, job: Job<T::Request>) {
-        match job.service.park(job.request, job.lease) {
-            Ok(()) => {}
-            Err(Stays::Ready(request, lease) | Stays::Over(request, lease)) => {
-                self.batch.requests.push_back(request);
-                self.batch.lease.join(lease);
-            }
-            Err(Stays::Failed(request, lease, err)) => job.service.abandon(request, lease, err),
         }
     }
 

@@ -8,6 +8,7 @@ use std::sync::{Arc, MutexGuard, PoisonError, Weak};
 
 use crate::address::Address;
 use crate::state::Shared;
+use crate::state::session::SessionSlot;
 use crate::state::table::{Activity, CutReason, Slot};
 use crate::sys::clock::Millis;
 
@@ -59,6 +60,7 @@ pub struct Context {
     slot: AtomicU32,
     /// Whether it is among those that can be cut.
     cuttable: bool,
+    session: SessionSlot,
 }
 
 impl Context {
@@ -69,6 +71,7 @@ impl Context {
             shared: None,
             slot: AtomicU32::new(0),
             cuttable: false,
+            session: SessionSlot::new(),
         }
     }
 
@@ -118,6 +121,11 @@ impl Context {
             shared.listed.fetch_add(1, Ordering::SeqCst);
             self.slot.store(index + 1, Ordering::Relaxed);
         }
+    }
+
+    /// What its handler keeps from one call to the next.
+    pub(crate) const fn session(&self) -> &SessionSlot {
+        &self.session
     }
 
     /// Says that the connection shakes hands from now on, for a transport that wraps another: the
@@ -247,6 +255,7 @@ impl Shared {
             shared: Some(Arc::clone(self)),
             slot: AtomicU32::new(0),
             cuttable: false,
+            session: SessionSlot::new(),
         }
     }
 

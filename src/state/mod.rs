@@ -11,6 +11,7 @@ pub(crate) mod deadlines;
 mod lease;
 pub(crate) mod limits;
 pub(crate) mod phase;
+mod session;
 pub(crate) mod table;
 mod throttle;
 

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use socketserver::{
     Bind, Builder, Either, Forking, Handler, IntoOutcome, Model, Server, Tcp, ThreadPool,
-    Threading, Transport, Udp, UnixDatagram, UnixStream, per_request,
+    Threading, Transport, Udp, UnixDatagram, UnixStream, per_connection, per_request,
 };
 
 use crate::examples;
@@ -63,6 +63,10 @@ fn streams(example: &str, model: &str, addr: &str, others: &[String]) -> Option<
         "key_value" => {
             let store = examples::key_value::Store::default();
             serve(model, tcp(), store.into_fn())
+        }
+        "login" => {
+            let new = examples::login::Session::default;
+            serve(model, tcp(), per_connection(new, examples::login::answer))
         }
         "request_handler" => {
             let session = per_request(examples::request_handler::Session::default);
