@@ -1,8 +1,6 @@
 //! What is done with a request. Three forms, all of which end up as a closure: a closure, a
 //! [`Handler`] type with state, a [`RequestHandler`] with setup, handle and finish for each
-//! request.
-
-use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+//! connection.
 
 use crate::error::HandlerError;
 
@@ -13,12 +11,14 @@ pub enum Next {
     /// The request is over: close it. What a handler that returns `()` means.
     #[default]
     Close,
-    /// The connection goes on, and this handler is called again when the client has sent something.
-    /// Until then it holds no thread and no stack. Its buffered input, its options and its number
-    /// stay.
+    /// The connection goes on, and this handler is called again when the client has sent something,
+    /// or has ended the stream. Until then it holds no thread and no stack. Its buffered input, its
+    /// options, its number and its session stay: what [`per_connection`](crate::per_connection) or [`per_request`](crate::per_request) has made
+    /// for it, which [`RequestHandler`] says the end of.
     ///
-    /// A datagram is over all the same. Under [`Forking`](crate::Forking) the child waits, as it
-    /// has nobody to leave the connection to.
+    /// It means `Close` when the server stops, for a datagram, and in
+    /// [`Server::handle_request`](crate::Server::handle_request). Under [`Forking`](crate::Forking)
+    /// the child waits, as it has nobody to leave the connection to.
     Park,
     /// The request is over, and so is the server: close it and stop serving, as
     /// `ServerHandle::shutdown` does. In every model, also from a forked child. (Python's
@@ -127,34 +127,74 @@ where
     }
 }
 
-/// A handler of which each request gets a value of its own, as in Python's `BaseRequestHandler`.
+/// A handler of which each connection gets a value of its own, as in Python's `BaseRequestHandler`;
+/// a datagram is its own connection.
 ///
-/// The order is Python's: `setup`, `handle`, `finish`. If `setup` fails, nothing else runs. Once it
-/// has succeeded, `finish` runs in any case: after `handle` returned, failed or panicked. If both
-/// fail, the error of `finish` is the one reported.
+/// The order is Python's: `setup` once, `handle`, `finish` once. If `setup` fails or panics, nothing
+/// else runs. A `handle` that returns [`Next::Park`] is called again when the client has spoken, on
+/// the same value. If `handle` and `finish` both fail, the error of `finish` is the one reported.
+///
+/// # The end of a session
+///
+/// The value is dropped when its connection ends. What runs before that is decided by how it ends:
+///
+/// | the end | what is called |
+/// |---|---|
+/// | `handle` returns [`Close`](Next::Close) or [`Stop`](Next::Stop), fails or panics | `finish` |
+/// | `handle` returns `Park`, and the server stops, or has no way to park this request | `finish` |
+/// | `handle` returns `Park`, and parking fails | `finish`; the request has failed |
+/// | the client ends the stream, or resets it, while it is parked | `handle`, which reads that, and then `finish` |
+/// | the server stops while it is parked | `finish` |
+/// | the server aborts it while it is parked: a deadline, room for others, [`ServerHandle::cut`](crate::ServerHandle::cut), the drain deadline | nothing |
+/// | the server aborts it while `handle` runs, whose reads and writes then fail | `finish`, when `handle` has returned |
+///
+/// `finish` runs where `handle` would: on a thread, in a child, or in a coroutine of the model, which
+/// a stop waits for. After an abort there is no such place, and the value is dropped on whatever
+/// thread ends the connection: what has to happen in any case belongs into its destructor. A process
+/// that is killed, as a child of [`Forking`](crate::Forking) may be at the drain deadline, drops
+/// nothing.
 ///
 /// # Examples
 ///
+/// A counter of lines. A client that is silent holds no thread.
+///
 /// ```
-/// use std::io;
-/// use socketserver::{Connection, Next, Outcome, RequestHandler, TcpServer, per_request};
+/// use std::io::{BufRead, BufReader, Write};
+/// use std::net::TcpStream;
+/// use socketserver::{Connection, HandlerError, Next, Outcome, RequestHandler, ThreadingTcpServer, per_request};
 ///
 /// #[derive(Default)]
-/// struct Greeter { greeted: bool }
+/// struct Counter { lines: u32 }
 ///
-/// impl<C: Connection> RequestHandler<C> for Greeter {
+/// impl<C: Connection> RequestHandler<C> for Counter {
 ///     fn handle(&mut self, conn: &mut C) -> Outcome {
-///         conn.write_all(b"hello\n")?;
-///         self.greeted = true;
-///         Ok(Next::Close)
+///         if conn.read_line(&mut String::new(), 1024)? == 0 {
+///             return Ok(Next::Close);
+///         }
+///         self.lines += 1;
+///         writeln!(conn, "{}", self.lines)?;
+///         Ok(Next::Park)
+///     }
+///
+///     fn finish(&mut self, _: &mut C) -> Result<(), HandlerError> {
+///         println!("{} lines", self.lines);
+///         Ok(())
 ///     }
 /// }
 ///
-/// let guard = TcpServer::bind("127.0.0.1:0")?.spawn(per_request(Greeter::default))?;
+/// let guard = ThreadingTcpServer::bind("127.0.0.1:0")?.spawn(per_request(Counter::default))?;
+/// let addr = guard.handle().local_addrs()[0].socket_addr().unwrap();
+/// let mut client = BufReader::new(TcpStream::connect(addr).unwrap());
+/// for count in ["1\n", "2\n"] {
+///     client.get_mut().write_all(b"a line\n").unwrap();
+///     let mut answer = String::new();
+///     client.read_line(&mut answer).unwrap();
+///     assert_eq!(answer, count);
+/// }
 /// # Ok::<(), socketserver::Error>(())
 /// ```
 pub trait RequestHandler<R> {
-    /// Prepares for the request. Default: nothing.
+    /// Prepares for the connection. Default: nothing.
     ///
     /// # Errors
     ///
@@ -164,7 +204,7 @@ pub trait RequestHandler<R> {
         Ok(())
     }
 
-    /// Serves the request.
+    /// Serves the connection, or what has come of it since it was parked.
     ///
     /// # Errors
     ///
@@ -179,115 +219,5 @@ pub trait RequestHandler<R> {
     fn finish(&mut self, request: &mut R) -> Result<(), HandlerError> {
         let _ = request;
         Ok(())
-    }
-}
-
-/// Turns a [`RequestHandler`] into the closure that the server takes: `make` makes one for each
-/// request.
-pub fn per_request<R, H, F>(make: F) -> impl Fn(&mut R) -> Outcome + Send + Sync + 'static
-where
-    H: RequestHandler<R>,
-    F: Fn() -> H + Send + Sync + 'static,
-{
-    move |request| {
-        let mut handler = make();
-        handler.setup(request)?;
-        // The panic goes on after `finish`, so nobody sees what it left of the handler or the
-        // request but `finish`.
-        let handled = catch_unwind(AssertUnwindSafe(|| handler.handle(request)));
-        let finished = handler.finish(request);
-        let outcome = handled.unwrap_or_else(|panic| resume_unwind(panic));
-        finished.and(outcome)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[derive(Default)]
-    struct Log(Vec<&'static str>);
-
-    struct Steps {
-        setup: Result<(), HandlerError>,
-        handle: Option<Outcome>,
-        finish: Result<(), HandlerError>,
-    }
-
-    impl RequestHandler<Log> for Steps {
-        fn setup(&mut self, log: &mut Log) -> Result<(), HandlerError> {
-            log.0.push("setup");
-            std::mem::replace(&mut self.setup, Ok(()))
-        }
-        fn handle(&mut self, log: &mut Log) -> Outcome {
-            log.0.push("handle");
-            self.handle.take().expect("panic as asked")
-        }
-        fn finish(&mut self, log: &mut Log) -> Result<(), HandlerError> {
-            log.0.push("finish");
-            std::mem::replace(&mut self.finish, Ok(()))
-        }
-    }
-
-    #[track_caller]
-    fn check(make: fn() -> Steps, order: &[&str], error: Option<&str>) {
-        let mut log = Log::default();
-        let outcome = per_request(make)(&mut log);
-        assert_eq!(log.0, order);
-        assert_eq!(outcome.err().map(|err| err.to_string()).as_deref(), error);
-    }
-
-    #[test]
-    fn order_and_errors_are_those_of_python() {
-        let all = ["setup", "handle", "finish"];
-        check(
-            || Steps {
-                setup: Ok(()),
-                handle: Some(Ok(Next::Close)),
-                finish: Ok(()),
-            },
-            &all,
-            None,
-        );
-        check(
-            || Steps {
-                setup: Err("s".into()),
-                handle: None,
-                finish: Ok(()),
-            },
-            &["setup"],
-            Some("s"),
-        );
-        check(
-            || Steps {
-                setup: Ok(()),
-                handle: Some(Err("h".into())),
-                finish: Ok(()),
-            },
-            &all,
-            Some("h"),
-        );
-        check(
-            || Steps {
-                setup: Ok(()),
-                handle: Some(Err("h".into())),
-                finish: Err("f".into()),
-            },
-            &all,
-            Some("f"),
-        );
-    }
-
-    #[test]
-    fn finish_runs_when_handle_panics() {
-        let mut log = Log::default();
-        let handler = per_request(|| Steps {
-            setup: Ok(()),
-            handle: None,
-            finish: Ok(()),
-        });
-        let panic = catch_unwind(AssertUnwindSafe(|| handler(&mut log)));
-        assert!(panic.is_err());
-        assert_eq!(log.0, ["setup", "handle", "finish"]);
     }
 }

@@ -79,6 +79,7 @@ pub use accept::report::{Handled, Report};
 pub use address::{Address, UnixAddress};
 pub use admission::policy::{AtLimit, Limits, Rate};
 pub use builder::Builder;
+pub use connection::session::{per_connection, per_request};
 #[cfg(feature = "coroutines")]
 pub use coro::stack::StackGauge;
 #[cfg(feature = "coroutines")]
@@ -86,7 +87,7 @@ pub use coro::{offload, sleep, yield_now};
 pub use counters::Totals;
 pub use error::{Error, HandlerError};
 pub use handle::ServerHandle;
-pub use handler::{Handler, IntoOutcome, Next, Outcome, RequestHandler, per_request};
+pub use handler::{Handler, IntoOutcome, Next, Outcome, RequestHandler};
 pub use lifecycle::State;
 #[cfg(feature = "coroutines")]
 pub use model::coroutines::{Coroutines, Driver};

@@ -174,7 +174,7 @@ impl<T: Transport, M: Model + Dispatch> Server<T, M> {
     /// wait.
     ///
     /// To serve from an event loop of your own, wait until [`AsFd`] polls as readable and call
-    /// this.
+    /// this. A handler that returns [`Next::Park`](crate::Next::Park) has its connection closed.
     ///
     /// Under [`Sequential`] nobody keeps the deadlines of the connection meanwhile: set its timeouts.
     ///
@@ -206,11 +206,9 @@ impl<T: Transport, M: Model + Dispatch> Server<T, M> {
         O: IntoOutcome,
     {
         let deadline = timeout.and_then(|timeout| Instant::now().checked_add(timeout));
-        let service = Arc::new(Service::new(
-            boxed(handler),
-            Arc::clone(&self.hooks),
-            self.shared.clone(),
-        ));
+        let (hooks, shared) = (Arc::clone(&self.hooks), self.shared.clone());
+        let service = Service::new(boxed(handler), hooks, shared).without_parking();
+        let service = Arc::new(service);
         let listeners = std::mem::take(&mut self.listeners);
         let mut serving = Serving::new(listeners, Arc::clone(&self.ready), service);
         let handled = Acceptor::new(&mut serving, &mut self.model, M::NAME)

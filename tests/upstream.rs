@@ -431,7 +431,7 @@ const EXPORTS: &str = "
     ThreadingUdpServer ThreadingUnixDatagramServer ThreadingUnixStreamServer Totals Transport
     Udp UdpDatagram UdpOptions UdpServer UnixAddress UnixConnection UnixDatagram
     UnixDatagramServer UnixOptions UnixPacket UnixStream UnixStreamServer Waits Writer offload
-    per_request sleep yield_now";
+    per_connection per_request sleep yield_now";
 
 fn test_all() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));

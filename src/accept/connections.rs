@@ -7,10 +7,10 @@ use std::time::{Duration, Instant};
 use crate::accept::Acceptor;
 use crate::accept::dispatch::Dispatch;
 use crate::connection::life::Job;
-use crate::connection::parking::Parked;
+use crate::connection::parking::{Parked, Stays};
 use crate::counters::count;
 use crate::registry::table::CutReason;
-use crate::transport::Transport;
+use crate::transport::{Request, Transport};
 
 impl<T: Transport, M: Dispatch> Acceptor<'_, T, M> {
     /// Looks at the limits, and for connections whose time is over when it is time to.
@@ -75,7 +75,7 @@ impl<T: Transport, M: Dispatch> Acceptor<'_, T, M> {
         };
         if self.can_dispatch(Instant::now()) {
             for Parked { request, lease, .. } in parking.take_ready(self.model.room()) {
-                if service.hooks.whole.is_some() {
+                if service.hooks.whole.is_some() && !request.context().session().is_over() {
                     let service = Arc::clone(&service);
                     self.park_again(Job {
                         request,
@@ -89,5 +89,22 @@ impl<T: Transport, M: Dispatch> Acceptor<'_, T, M> {
             }
             self.dispatch();
         }
+    }
+
+    /// Lets a connection wait; one that does not goes into the batch, to its handler.
+    pub(super) fn park_again(&mut self, job: Job<T::Request>) {
+        let (request, lease) = match job.service.park(job.request, job.lease) {
+            Ok(()) => return,
+            Err(Stays::Ready(request, lease) | Stays::Over(request, lease)) => (request, lease),
+            // Its handler meets the error, and its session finishes where it has run.
+            Err(Stays::Failed(request, lease, _)) if request.context().session().is_kept() => {
+                (request, lease)
+            }
+            Err(Stays::Failed(request, lease, err)) => {
+                return job.service.abandon(request, lease, err);
+            }
+        };
+        self.batch.requests.push_back(request);
+        self.batch.lease.join(lease);
     }
 }

@@ -99,10 +99,10 @@ impl<T: Transport, M: Dispatch> Acceptor<'_, T, M> {
         self.budget = 0;
         self.draining = true;
         self.dismiss_parked(Parking::close);
-        self.dismiss_parked(Parking::take_all);
         let mut grace = None;
         loop {
             self.dispatch();
+            self.tend_parked();
             self.tend_model();
             if self.is_drained() {
                 break;
@@ -124,8 +124,8 @@ impl<T: Transport, M: Dispatch> Acceptor<'_, T, M> {
         }
     }
 
-    /// Ends parked connections. Those that wait for their clients go first: nothing is lost with
-    /// them, and those who are in the queue may need their places.
+    /// Ends parked connections without their handlers. Those that wait for their clients go first:
+    /// nothing is lost with them, and those who are in the queue may need their places.
     fn dismiss_parked(&self, take: impl Fn(&Parking<T::Request>) -> Vec<Parked<T::Request>>) {
         let service = Arc::clone(&self.serving.service);
         let parked = service.parking().map(take).unwrap_or_default();
@@ -145,6 +145,7 @@ impl<T: Transport, M: Dispatch> Acceptor<'_, T, M> {
         let cut = self.shared.registry.cut_all();
         self.shared.counters.count_cut(live.saturating_sub(cut));
         self.model.cut();
+        self.dismiss_parked(Parking::take_all);
         self.shared
             .counters
             .tally(Ended::Failed, self.batch.requests.len() as u64);

@@ -292,15 +292,16 @@ impl<'a, T: Transport, M: Dispatch> Acceptor<'a, T, M> {
         // One reading of the clock decides what is paused and how long to wait for it.
         let now = Instant::now();
         self.look(now);
-        let shared = self.shared.clone();
+        let admission = Arc::clone(&self.shared.admission);
         let service = Arc::clone(&self.serving.service);
         let paused = self.pauses().any(|pause| pause.backoff.left(now).is_some());
         let waits = !self.has_room(now) || paused || self.draining;
-        let waiting = waits.then(|| shared.admission.announce_waiting());
+        let waiting = waits.then(|| admission.announce_waiting());
         if waits && self.look_again() {
             return Vec::new();
         }
-        let leftover = !self.batch.requests.is_empty() && self.model.room() > 0;
+        let ready = service.parking().is_some_and(Parking::has_ready);
+        let leftover = (ready || !self.batch.requests.is_empty()) && self.model.room() > 0;
         if leftover && self.dispatching.backoff.left(now).is_none() {
             return Vec::new();
         }
@@ -345,8 +346,7 @@ impl<'a, T: Transport, M: Dispatch> Acceptor<'a, T, M> {
                 return Vec::new();
             }
         }
-        let is_ready =
-            |(index, fd): (usize, &PollFd<'_>)| (!fd.revents().is_empty()).then_some(index);
+        let is_ready = |(at, fd): (usize, &PollFd<'_>)| (!fd.revents().is_empty()).then_some(at);
         let (heard, fds) = (!fds[0].revents().is_empty(), &fds[1..]);
         let (listeners, fds) = fds.split_at(open.len());
         // Parked connections are taken out at the next turn.

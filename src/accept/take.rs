@@ -8,8 +8,6 @@ use std::time::{Duration, Instant};
 use crate::accept::dispatch::Dispatch;
 use crate::accept::errors::{Class, classify};
 use crate::accept::{Acceptor, drain};
-use crate::connection::life::Job;
-use crate::connection::parking::Stays;
 use crate::observe::hooks::{Reaction, Step};
 use crate::transport::{Intake, Request, Transport};
 
@@ -163,18 +161,6 @@ impl<T: Transport, M: Dispatch> Acceptor<'_, T, M> {
                 return;
             };
             self.park_again(job);
-        }
-    }
-
-    /// Lets a connection wait; one that does not goes into the batch, to its handler.
-    pub(super) fn park_again(&mut self, job: Job<T::Request>) {
-        match job.service.park(job.request, job.lease) {
-            Ok(()) => {}
-            Err(Stays::Ready(request, lease) | Stays::Over(request, lease)) => {
-                self.batch.requests.push_back(request);
-                self.batch.lease.join(lease);
-            }
-            Err(Stays::Failed(request, lease, err)) => job.service.abandon(request, lease, err),
         }
     }
 

@@ -15,7 +15,7 @@ use crate::handler::{Next, Outcome};
 use crate::observe::events::{EndReason, Event, RefuseReason};
 use crate::observe::hooks::{self, Failure, Hooks};
 use crate::registry::info::Traffic;
-use crate::registry::table::{CutReason, Slot};
+use crate::registry::table::{Activity, CutReason, Slot};
 use crate::shared::Shared;
 use crate::transport::Request;
 
@@ -30,6 +30,8 @@ pub(crate) struct Service<R> {
     parking: OnceLock<Parking<R>>,
     /// Made before, while there are descriptors.
     unused_parking: Mutex<Option<Parking<R>>>,
+    /// Whether there is an accept loop that takes out again what is parked.
+    parks: bool,
 }
 
 impl<R: Request> Service<R> {
@@ -40,6 +42,15 @@ impl<R: Request> Service<R> {
             shared,
             parking: OnceLock::new(),
             unused_parking: Mutex::default(),
+            parks: true,
+        }
+    }
+
+    /// Parks no connection: nobody will take it out again.
+    pub(crate) fn without_parking(self) -> Self {
+        Self {
+            parks: false,
+            ..self
         }
     }
 
@@ -81,22 +92,57 @@ impl<R: Request> Service<R> {
         }
     }
 
-    /// Runs the handler. An error or a panic ends this request only.
+    /// Runs the handler, or what is left of it for a connection that the server has ended. An error
+    /// or a panic ends this request only.
     pub(crate) fn handle(&self, request: &mut R) -> Ended {
+        if request.context().session().is_over() {
+            return self.finish(request, Ended::Completed);
+        }
         request.context().begin_request();
         self.hooks.tell(|| Event::Started { id: request.id() });
-        let outcome = hooks::call(|| (self.handler)(request)).unwrap_or_else(Err);
+        let outcome = self.call(request);
         request.context().end_request();
         // Before the close, which the client sees: who has seen a reply knows that this is noted.
         self.shared.lifecycle.processes().note_served();
-        match outcome {
-            Ok(Next::Close) => Ended::Completed,
-            Ok(Next::Park) if !self.shared.lifecycle.stopping() => Ended::Parked,
-            Ok(Next::Park) => Ended::Completed,
+        let stopping = self.shared.lifecycle.stopping();
+        let ended = match outcome {
+            Ok(Next::Park) if self.parks && !stopping => return Ended::Parked,
+            Ok(Next::Close | Next::Park) => Ended::Completed,
             Ok(Next::Stop) => {
                 self.shared.lifecycle.shutdown();
                 Ended::Completed
             }
+            Err(err) => {
+                self.fail(request, err);
+                Ended::Failed
+            }
+        };
+        self.finish(request, ended)
+    }
+
+    /// As [`handle`](Self::handle), for a request that cannot be parked.
+    pub(crate) fn handle_once(&self, request: &mut R) -> Ended {
+        match self.handle(request) {
+            Ended::Parked => self.finish(request, Ended::Completed),
+            ended => ended,
+        }
+    }
+
+    fn call(&self, request: &mut R) -> Outcome {
+        hooks::call(|| (self.handler)(request)).unwrap_or_else(Err)
+    }
+
+    /// Has the session of a request that is over finish, if there is one: the handler is called for
+    /// that alone. After an abort the session is dropped with the request.
+    pub(crate) fn finish(&self, request: &mut R, ended: Ended) -> Ended {
+        let context = request.context();
+        if !context.session().is_kept() || context.cut_reason().is_some() {
+            return ended;
+        }
+        context.session().end();
+        context.enter(Activity::Running);
+        match self.call(request) {
+            Ok(_) => ended,
             Err(err) => {
                 self.fail(request, err);
                 Ended::Failed
@@ -162,10 +208,11 @@ impl<R: Request> Service<R> {
         self.over(request, ended, lease);
     }
 
-    /// Closes a request that cannot be served. The caller tallies it.
+    /// Closes a request that cannot be served, or not any more. The caller tallies it.
     pub(crate) fn reject(&self, request: &mut R, err: io::Error) -> Ended {
         self.fail(request, err.into());
-        self.close(request, Ended::Failed)
+        let ended = self.finish(request, Ended::Failed);
+        self.close(request, ended)
     }
 
     /// Ends a connection that waited until its deadline, or was asked to be cut.
@@ -177,7 +224,7 @@ impl<R: Request> Service<R> {
         self.dismiss(parked);
     }
 
-    /// Ends a connection that waited: the client was silent for too long, or the server stops.
+    /// Ends a connection that waited: it is aborted, or the server stops and it has no session.
     pub(crate) fn dismiss(&self, parked: Parked<R>) {
         let Parked { mut request, lease } = parked;
         request.refuse();
@@ -188,7 +235,7 @@ impl<R: Request> Service<R> {
     pub(crate) fn serve_all(&self, requests: &mut VecDeque<R>) {
         let mut failed = Vec::new();
         for request in &mut *requests {
-            if self.handle(request) == Ended::Failed {
+            if self.handle_once(request) == Ended::Failed {
                 failed.push(request.id());
             }
         }
@@ -356,7 +403,8 @@ impl<R: Request> Job<R> {
                 Err(Stays::Ready(request, lease)) => (request, lease),
                 Err(Stays::Over(over, kept)) => {
                     (request, lease) = (over, kept);
-                    break service.close(&mut request, Ended::Completed);
+                    let ended = service.finish(&mut request, Ended::Completed);
+                    break service.close(&mut request, ended);
                 }
                 Err(Stays::Failed(request, lease, err)) => {
                     return service.abandon(request, lease, err);

@@ -4,3 +4,4 @@ pub(crate) mod life;
 #[cfg(feature = "coroutines")]
 pub(crate) mod outbox;
 pub(crate) mod parking;
+pub(crate) mod session;

@@ -74,7 +74,7 @@ impl<R: Request> Outbox<R> {
             service,
             lease,
         } = job;
-        let failed = service.handle(&mut request) == Ended::Failed;
+        let failed = service.handle_once(&mut request) == Ended::Failed;
         let first = {
             let mut done = self.done(place);
             if failed {

@@ -178,7 +178,7 @@ mod tests {
     fn only_guards_of_known_mappings_count() {
         let (start, slot) = (usize::MAX / 2, 64 * 1024);
         register(start, 4 * slot, slot);
-        let guard = super::crate::coro::stack::GUARD;
+        let guard = crate::coro::stack::GUARD;
         for stack in 0..4 {
             let limit = start + stack * slot;
             assert_eq!(overflowed(limit), Some(slot - guard));

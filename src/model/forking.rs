@@ -343,15 +343,32 @@ fn serve<R: Request>(service: &Service<R>, request: &mut R) -> Ended {
             Ended::Parked => {}
             ended => return ended,
         }
-        if !wait(request, &service.shared).unwrap_or(false) {
-            return service.close(request, Ended::Completed);
-        }
+        let ended = match wait(request, &service.shared) {
+            Ok(Wakes::Input) => continue,
+            Ok(Wakes::Over) => service.finish(request, Ended::Completed),
+            Ok(Wakes::Aborted) => {
+                // Nobody drops the request.
+                drop(request.context().session().take());
+                Ended::Completed
+            }
+            Err(err) => return service.reject(request, err),
+        };
+        return service.close(request, ended);
     }
 }
 
-/// Waits until there is input. `false` when the client was silent for too long, or the server
-/// stops.
-fn wait<R: Request>(request: &mut R, shared: &Shared) -> io::Result<bool> {
+/// Why a connection waits no longer.
+enum Wakes {
+    /// There is input, or the end of it.
+    Input,
+    /// It is no connection, or the server stops.
+    Over,
+    /// The client was silent for too long, or the server has cut the connection.
+    Aborted,
+}
+
+/// Waits until there is input, or no use in waiting.
+fn wait<R: Request>(request: &mut R, shared: &Shared) -> io::Result<Wakes> {
     let watch = Watch::new(shared.lifecycle.bell(), None)?;
     request.context().enter(Activity::Parked);
     let deadline = shared
@@ -360,8 +377,8 @@ fn wait<R: Request>(request: &mut R, shared: &Shared) -> io::Result<bool> {
         .parked(request.context())
         .and_then(|limit| Instant::now().checked_add(limit));
     let fd = match request.wait()? {
-        Waits::Ready => return Ok(true),
-        Waits::Never => return Ok(false),
+        Waits::Ready => return Ok(Wakes::Input),
+        Waits::Never => return Ok(Wakes::Over),
         Waits::For(fd) => fd,
     };
     while !shared.lifecycle.closing() {
@@ -372,16 +389,17 @@ fn wait<R: Request>(request: &mut R, shared: &Shared) -> io::Result<bool> {
             PollFd::new(&watch, PollFlags::IN),
         ];
         match poll(&mut fds, timeout.map(timespec).as_ref()) {
-            Ok(0) if timeout == left => return Ok(false),
+            Ok(0) if timeout == left => return Ok(Wakes::Aborted),
             Ok(0) | Err(rustix::io::Errno::INTR) => {}
             Err(err) => return Err(err.into()),
             Ok(_) if !fds[0].revents().is_empty() => {
-                return Ok(request.context().cut_reason().is_none());
+                let cut = request.context().cut_reason();
+                return Ok(cut.map_or(Wakes::Input, |_| Wakes::Aborted));
             }
             Ok(_) => {
                 watch.hear()?;
             }
         }
     }
-    Ok(false)
+    Ok(Wakes::Over)
 }

@@ -3,12 +3,11 @@
 use std::io;
 
 use crate::accept::batch::Batch;
-use crate::accept::dispatch::Model;
-use crate::accept::dispatch::{Dispatch, Serving};
+use crate::accept::dispatch::{Dispatch, Model, Serving};
 use crate::accept::report::Report;
 use crate::error::Error;
 use crate::model::serve_here;
-use crate::transport::Transport;
+use crate::transport::{Request, Transport};
 
 /// Serves one request after the other on the thread that accepts them.
 ///
@@ -45,10 +44,11 @@ impl Dispatch for Sequential {
         batch: &mut Batch<T::Request>,
         serving: &mut Serving<T>,
     ) -> io::Result<()> {
-        if batch.requests.len() > 1 {
+        if batch.requests.len() > 1 && batch.requests.iter().all(Request::ends_with_others) {
             serving.service.serve_all(&mut batch.requests);
             batch.lease.keep(0);
-        } else if let Some(job) = batch.next_job(serving) {
+        }
+        while let Some(job) = batch.next_job(serving) {
             job.run();
         }
         Ok(())

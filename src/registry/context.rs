@@ -6,6 +6,7 @@ use std::sync::{Arc, Weak};
 
 use crate::address::Address;
 use crate::registry::Registry;
+use crate::registry::session::SessionSlot;
 use crate::registry::table::{Activity, CutReason, Slot};
 use crate::sys::clock::Millis;
 
@@ -48,6 +49,7 @@ pub struct Context {
     slot: AtomicU32,
     /// Whether it is among those that can be cut.
     cuttable: bool,
+    session: SessionSlot,
 }
 
 impl Context {
@@ -58,6 +60,7 @@ impl Context {
             registry: Some(registry),
             slot: AtomicU32::new(0),
             cuttable: false,
+            session: SessionSlot::new(),
         }
     }
 
@@ -68,6 +71,7 @@ impl Context {
             registry: None,
             slot: AtomicU32::new(0),
             cuttable: false,
+            session: SessionSlot::new(),
         }
     }
 
@@ -107,6 +111,11 @@ impl Context {
         if let Some(index) = registry.list(self.id, peer) {
             self.slot.store(index + 1, Ordering::Relaxed);
         }
+    }
+
+    /// What its handler keeps from one call to the next.
+    pub(crate) const fn session(&self) -> &SessionSlot {
+        &self.session
     }
 
     /// Says that the connection shakes hands from now on, for a transport that wraps another: the

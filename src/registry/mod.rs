@@ -5,6 +5,7 @@ pub(crate) mod context;
 pub(crate) mod deadlines;
 pub(crate) mod info;
 pub(crate) mod keeper;
+pub(crate) mod session;
 pub(crate) mod table;
 
 use std::collections::HashMap;
