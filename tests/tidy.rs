@@ -76,7 +76,9 @@ fn layers() -> Vec<String> {
 
 /// What the code of a source does, without what it says and without its tests.
 fn code(text: &str) -> String {
-    let code = text.split("#[cfg(test)]").next().expect("a first part");
+    let code = text.split("#[cfg(test)]").next();
+    let code = code.and_then(|code| code.split("#[cfg(all(test").next());
+    let code = code.expect("a first part");
     let lines = code
         .lines()
         .map(|line| line.split("//").next().unwrap_or(line));
