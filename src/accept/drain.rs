@@ -5,14 +5,12 @@ use std::time::{Duration, Instant};
 
 use crate::accept::Acceptor;
 use crate::accept::dispatch::Dispatch;
+use crate::accept::mode::Mode;
 use crate::accept::report::Report;
 use crate::connection::parking::{Parked, Parking};
 use crate::counters::Ended;
 use crate::lifecycle::State;
 use crate::transport::Transport;
-
-/// A budget that a stop never spends. While serving goes on there is more.
-pub(super) const NO_END: usize = usize::MAX / 2 - 1;
 
 /// How often a stop looks for connections whose handshake had begun before it, how long it waits
 /// for them where it cannot look, and how long at most: more than a round trip takes.
@@ -39,20 +37,19 @@ impl<T: Transport, M: Dispatch> Acceptor<'_, T, M> {
             .count();
         // Of the others, what comes later is not counted, so that a flood does not keep the server
         // from stopping.
-        self.budget = if lossless == listeners.len() {
-            NO_END
-        } else {
+        let left = (lossless < listeners.len()).then(|| {
             let waiting = listeners.iter().map(Transport::waiting);
             waiting.map(|count| count.unwrap_or(QUEUE_MAX)).sum()
-        };
+        });
+        self.mode = Mode::Backlog { left, accepted: 0 };
         let give_up = Instant::now() + ARRIVAL_MAX;
         let mut quiet: Option<Instant> = None;
-        while self.budget > 0 {
+        while self.mode.accepts() {
             self.dismiss_parked(Parking::close);
             let left = self.shared.lifecycle.drain_left().unwrap_or_default();
             let now = Instant::now();
             let room = self.has_room(now);
-            let before = self.budget;
+            let before = self.mode.taken();
             // Where there is no room, a request has to end first; where there is, what waits is
             // there already, or comes soon.
             let pause = match (room, lossless) {
@@ -61,10 +58,11 @@ impl<T: Transport, M: Dispatch> Acceptor<'_, T, M> {
                 (true, _) => left.min(ARRIVAL_LOOK),
             };
             self.turn(Some(now + pause));
-            if left.is_zero() || lossless == 0 && room && self.budget == before {
+            let accepted = self.mode.taken() > before;
+            if left.is_zero() || lossless == 0 && room && !accepted {
                 break;
             }
-            if !room || self.budget < before {
+            if !room || accepted {
                 quiet = None;
             } else if self.is_quiet(now, &mut quiet) || now >= give_up {
                 break;
@@ -96,8 +94,7 @@ impl<T: Transport, M: Dispatch> Acceptor<'_, T, M> {
         self.enter(State::Draining);
         self.serving.listeners.clear();
         self.accepting.clear();
-        self.budget = 0;
-        self.draining = true;
+        self.mode = Mode::Draining;
         self.dismiss_parked(Parking::close);
         let mut grace = None;
         loop {

@@ -11,6 +11,7 @@ pub(crate) mod dispatch;
 mod drain;
 pub(crate) mod errors;
 mod limits;
+mod mode;
 pub(crate) mod report;
 mod take;
 
@@ -26,6 +27,7 @@ use rustix::event::{PollFd, PollFlags, poll};
 use crate::accept::batch::Batch;
 use crate::accept::dispatch::{Dispatch, Serving};
 use crate::accept::errors::Pause;
+use crate::accept::mode::Mode;
 use crate::accept::report::{Handled, Report};
 use crate::connection::parking::Parking;
 use crate::coro::net::{Interest, Source, wait_any};
@@ -68,10 +70,7 @@ pub(crate) struct Acceptor<'a, T: Transport, M> {
     first: usize,
     /// Why serving cannot go on.
     fatal: Option<io::Error>,
-    /// How many requests may still be taken.
-    budget: usize,
-    /// Whether the last request that was taken was turned away.
-    turned_away: bool,
+    mode: Mode,
     /// How many requests are taken at once: more while they are served quickly, so that none waits
     /// long behind another that was taken with it.
     appetite: usize,
@@ -91,8 +90,6 @@ pub(crate) struct Acceptor<'a, T: Transport, M> {
     limit: Option<Limit>,
     /// Until when no other connection is looked for that makes room.
     shedding: Option<Instant>,
-    /// Whether the listeners are closed and the last requests are waited for.
-    draining: bool,
 }
 
 impl<'a, T: Transport, M: Dispatch> Acceptor<'a, T, M> {
@@ -128,8 +125,7 @@ impl<'a, T: Transport, M: Dispatch> Acceptor<'a, T, M> {
             accepting,
             first: 0,
             fatal: None,
-            budget: usize::MAX,
-            turned_away: false,
+            mode: Mode::Serving,
             appetite: 1,
             watched: Source::default(),
             readable: Source::default(),
@@ -140,7 +136,6 @@ impl<'a, T: Transport, M: Dispatch> Acceptor<'a, T, M> {
             cutter: None,
             limit: None,
             shedding: None,
-            draining: false,
         })
     }
 
@@ -200,15 +195,11 @@ impl<'a, T: Transport, M: Dispatch> Acceptor<'a, T, M> {
 
     /// Serves one request, if one comes before `deadline`.
     pub(crate) fn serve_one(mut self, deadline: Option<Instant>) -> Result<Handled, Error> {
-        self.budget = 1;
+        self.mode = Mode::One(None);
         loop {
-            if self.budget == 0 && self.batch.requests.is_empty() {
-                let refused = self.turned_away;
-                return Ok(if refused {
-                    Handled::Refused
-                } else {
-                    Handled::Served
-                });
+            match self.mode {
+                Mode::One(Some(handled)) if self.batch.requests.is_empty() => return Ok(handled),
+                _ => {}
             }
             if self.shared.lifecycle.stopping() {
                 return Ok(Handled::Stopping);
@@ -217,7 +208,7 @@ impl<'a, T: Transport, M: Dispatch> Acceptor<'a, T, M> {
                 return Err(err);
             }
             let ready = self.turn(deadline);
-            if !ready && self.budget > 0 && deadline.is_some_and(|end| Instant::now() >= end) {
+            if !ready && self.mode.accepts() && deadline.is_some_and(|end| Instant::now() >= end) {
                 return Ok(Handled::TimedOut);
             }
         }
@@ -276,7 +267,7 @@ impl<'a, T: Transport, M: Dispatch> Acceptor<'a, T, M> {
 
     /// Whether another request can be accepted.
     fn has_room(&self, now: Instant) -> bool {
-        self.budget > 0
+        self.mode.accepts()
             && self.shared.admission.takes()
             && !self.is_shedding(now)
             && self.can_dispatch(now)
@@ -295,7 +286,7 @@ impl<'a, T: Transport, M: Dispatch> Acceptor<'a, T, M> {
         let admission = Arc::clone(&self.shared.admission);
         let service = Arc::clone(&self.serving.service);
         let paused = self.pauses().any(|pause| pause.backoff.left(now).is_some());
-        let waits = !self.has_room(now) || paused || self.draining;
+        let waits = !self.has_room(now) || paused || self.mode == Mode::Draining;
         let waiting = waits.then(|| admission.announce_waiting());
         if waits && self.look_again() {
             return Vec::new();
@@ -396,7 +387,7 @@ impl<'a, T: Transport, M: Dispatch> Acceptor<'a, T, M> {
         let releases = self.shared.admission.releases();
         self.pauses()
             .for_each(|pause| pause.end_if_released(releases));
-        self.draining && self.is_drained()
+        self.mode == Mode::Draining && self.is_drained()
     }
 
     /// How long a wait may last: until the deadline, the next service actions, the end of a pause,
@@ -416,9 +407,10 @@ impl<'a, T: Transport, M: Dispatch> Acceptor<'a, T, M> {
         let left = |end: Instant| end.saturating_duration_since(now);
         let pauses = self.accepting.iter().chain([&self.dispatching]);
         let pauses = pauses.filter_map(|pause| pause.backoff.left(now));
-        // While a stop takes the queue, what waits is there already, or comes soon: also where room
-        // was found only just now.
-        let queue = (accepting && self.shared.lifecycle.closing()).then_some(drain::ARRIVAL_LOOK);
+        // What waits in the backlog is there already, or comes soon: also where room was found only
+        // just now.
+        let takes_backlog = accepting && matches!(self.mode, Mode::Backlog { .. });
+        let backlog = takes_backlog.then_some(drain::ARRIVAL_LOOK);
         pauses
             .chain(deadline.map(left))
             .chain(self.look_at.map(left))
@@ -431,7 +423,7 @@ impl<'a, T: Transport, M: Dispatch> Acceptor<'a, T, M> {
                     .filter(|left| !left.is_zero()),
             )
             .chain(period)
-            .chain(queue)
+            .chain(backlog)
             .min()
     }
 
