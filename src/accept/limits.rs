@@ -182,7 +182,7 @@ impl<T: Transport, M: Dispatch> Acceptor<'_, T, M> {
     }
 
     /// Whether a request waits at a listener.
-    fn is_ready(&self, index: usize) -> bool {
+    pub(super) fn is_ready(&self, index: usize) -> bool {
         let listener = &self.serving.listeners[index];
         let mut fds = [PollFd::new(listener, PollFlags::IN)];
         // An error says that nothing is known to wait.

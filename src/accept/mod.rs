@@ -407,6 +407,8 @@ impl<'a, T: Transport, M: Dispatch> Acceptor<'a, T, M> {
         let left = |end: Instant| end.saturating_duration_since(now);
         let pauses = self.accepting.iter().chain([&self.dispatching]);
         let pauses = pauses.filter_map(|pause| pause.backoff.left(now));
+        let lifecycle = &self.shared.lifecycle;
+        let phases = [lifecycle.lame_left(), lifecycle.grace_left()];
         // What waits in the backlog is there already, or comes soon: also where room was found only
         // just now.
         let takes_backlog = accepting && matches!(self.mode, Mode::Backlog { .. });
@@ -416,12 +418,7 @@ impl<'a, T: Transport, M: Dispatch> Acceptor<'a, T, M> {
             .chain(self.look_at.map(left))
             .chain(self.limits_change_in())
             .chain(self.model.tends_in(now))
-            .chain(
-                self.shared
-                    .lifecycle
-                    .lame_left()
-                    .filter(|left| !left.is_zero()),
-            )
+            .chain(phases.into_iter().flatten().filter(|left| !left.is_zero()))
             .chain(period)
             .chain(backlog)
             .min()

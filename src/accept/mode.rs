@@ -41,7 +41,7 @@ impl Mode {
 
     /// Whether a new connection may wait for its client's first byte without a handler.
     pub(super) const fn parks_new(self) -> bool {
-        matches!(self, Self::Serving)
+        matches!(self, Self::Serving | Self::Backlog { .. })
     }
 
     /// How many requests a stop has accepted.

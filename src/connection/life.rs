@@ -98,15 +98,17 @@ impl<R: Request> Service<R> {
         if request.context().session().is_over() {
             return self.finish(request, Ended::Completed);
         }
+        // One that comes in a stop is the last one of its connection. One that was there before may have
+        // been answered, and its client may have sent another: that is what the grace is for.
+        let is_last = self.shared.lifecycle.stopping();
         request.context().begin_request();
         self.hooks.tell(|| Event::Started { id: request.id() });
         let outcome = self.call(request);
         request.context().end_request();
         // Before the close, which the client sees: who has seen a reply knows that this is noted.
         self.shared.lifecycle.processes().note_served();
-        let stopping = self.shared.lifecycle.stopping();
         let ended = match outcome {
-            Ok(Next::Park) if self.parks && !stopping => return Ended::Parked,
+            Ok(Next::Park) if self.parks && !is_last => return Ended::Parked,
             Ok(Next::Close | Next::Park) => Ended::Completed,
             Ok(Next::Stop) => {
                 self.shared.lifecycle.shutdown();
@@ -229,6 +231,18 @@ impl<R: Request> Service<R> {
         let Parked { mut request, lease } = parked;
         request.refuse();
         self.over(request, Ended::Completed, lease);
+    }
+
+    /// Aborts a connection that was left in the backlog at the drain deadline.
+    pub(crate) fn abort(&self, request: R) {
+        count(&self.shared.counters.counts().accepted);
+        self.hooks.tell(|| Event::Accepted {
+            id: request.id(),
+            peer: request.peer(),
+        });
+        let slot = request.context().slot();
+        let _ = slot.map(|slot| slot.cut(CutReason::Drain));
+        self.ended(&request, Ended::Failed);
     }
 
     /// Serves requests that were accepted together, one after the other, and answers them together.

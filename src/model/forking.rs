@@ -361,7 +361,7 @@ fn serve<R: Request>(service: &Service<R>, request: &mut R) -> Ended {
 enum Wakes {
     /// There is input, or the end of it.
     Input,
-    /// It is no connection, or the server stops.
+    /// It is no connection, or the grace of a stop is over.
     Over,
     /// The client was silent for too long, or the server has cut the connection.
     Aborted,
@@ -381,14 +381,16 @@ fn wait<R: Request>(request: &mut R, shared: &Shared) -> io::Result<Wakes> {
         Waits::Never => return Ok(Wakes::Over),
         Waits::For(fd) => fd,
     };
-    while !shared.lifecycle.closing() {
+    loop {
         let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
-        let timeout = left.into_iter().chain(shared.lifecycle.lame_left()).min();
+        let grace = shared.lifecycle.grace_left();
+        let timeout = left.into_iter().chain(grace).min();
         let mut fds = [
             PollFd::from_borrowed_fd(fd, PollFlags::IN),
             PollFd::new(&watch, PollFlags::IN),
         ];
         match poll(&mut fds, timeout.map(timespec).as_ref()) {
+            Ok(0) if grace.is_some_and(|left| left.is_zero()) => return Ok(Wakes::Over),
             Ok(0) if timeout == left => return Ok(Wakes::Aborted),
             Ok(0) | Err(rustix::io::Errno::INTR) => {}
             Err(err) => return Err(err.into()),
@@ -401,5 +403,4 @@ fn wait<R: Request>(request: &mut R, shared: &Shared) -> io::Result<Wakes> {
             }
         }
     }
-    Ok(Wakes::Over)
 }

@@ -4,7 +4,7 @@ use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{self, JoinHandle};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, poll};
 
@@ -68,11 +68,17 @@ impl Cutter {
 }
 
 fn keep_deadlines(registry: &Arc<Registry>, watch: &Watch, done: &AtomicBool, asleep: &AtomicBool) {
+    let mut cut_at = None;
     while !done.load(Ordering::Acquire) {
-        let left = registry.lifecycle().drain_left();
+        let mut left = registry.lifecycle().drain_left();
         if left.is_some_and(|left| left.is_zero()) {
-            registry.cut_all();
-            return;
+            let now = Instant::now();
+            let cut_at = *cut_at.get_or_insert_with(|| now + registry.notice());
+            if now >= cut_at {
+                registry.cut_all();
+                return;
+            }
+            left = Some(cut_at - now);
         }
         // The loop itself ends what is parked; a handler runs here while this thread looks.
         let again = registry

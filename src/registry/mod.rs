@@ -44,6 +44,9 @@ shareable!(Page {
     shed
 });
 
+/// How long idle connections that end at the drain deadline have for it.
+const NOTICE: Duration = Duration::from_millis(250);
+
 /// The requests of a process that can be cut.
 #[derive(Default)]
 struct Cuttable {
@@ -225,6 +228,24 @@ impl Registry {
             request.cut();
         }
         cuttable.len() as u64
+    }
+
+    /// Has requests that are registered from now on be cut at once.
+    pub(crate) fn close(&self) {
+        self.cuttable().over = true;
+    }
+
+    /// How long what is live is left alone at the drain deadline: idle connections that end with it
+    /// are given a while to notice.
+    pub(crate) fn notice(&self) -> Duration {
+        let mine = self.lifecycle.processes().number();
+        let mut slots = self.table.used().map(|(_, slot)| slot);
+        let is_idle = |slot: &Slot| slot.id() != 0 && slot.worker() == mine && slot.is_idle();
+        if slots.any(is_idle) {
+            NOTICE
+        } else {
+            Duration::ZERO
+        }
     }
 
     fn cuttable(&self) -> MutexGuard<'_, Cuttable> {

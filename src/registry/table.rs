@@ -302,6 +302,11 @@ impl Slot {
         )
     }
 
+    /// Whether it waits for its client's next request.
+    pub(crate) fn is_idle(&self) -> bool {
+        self.activity().0 == Activity::Parked
+    }
+
     /// Only the process that serves the connection calls this, from one thread at a time.
     pub(crate) fn add_received(&self, bytes: usize) {
         let received = self.received.load(Relaxed);

@@ -270,11 +270,14 @@ fn say(line: impl Debug + std::fmt::Display) {
     let _ = out.flush();
 }
 
-/// Sets the deadlines and limits that are asked for.
+/// Sets the times and limits that are asked for.
 fn limits<T: Transport, M: Model>(options: &Options, mut builder: Builder<T, M>) -> Builder<T, M> {
     let time = |name| options.number(name).map(Duration::from_millis);
     type Set<T, M> = fn(Builder<T, M>, Duration) -> Builder<T, M>;
-    let deadlines: [(&str, Set<T, M>); 6] = [
+    let times: [(&str, Set<T, M>); 9] = [
+        ("drain_ms", |builder, time| builder.drain_timeout(time)),
+        ("lame_ms", |builder, time| builder.lame_duck(time)),
+        ("grace_ms", |builder, time| builder.idle_grace(time)),
         ("first_byte_ms", |builder, time| {
             builder.first_byte_timeout(time)
         }),
@@ -284,7 +287,7 @@ fn limits<T: Transport, M: Model>(options: &Options, mut builder: Builder<T, M>)
         ("lifetime_ms", |builder, time| builder.lifetime(time)),
         ("slow_ms", |builder, time| builder.min_rate(1000, time)),
     ];
-    for (name, set) in deadlines {
+    for (name, set) in times {
         if let Some(time) = time(name) {
             builder = set(builder, time);
         }
@@ -338,18 +341,12 @@ where
         })
         .on_accept_error(|err| say(format!("accept error {err}")))
         .on_stall(|stall| say(format!("stall {stall}")));
-    if let Some(millis) = options.number("drain_ms") {
-        builder = builder.drain_timeout(Duration::from_millis(millis));
-    }
     builder = limits(options, builder);
     if options.number("whole") == Some(1) {
         builder = builder.whole_request(|input| input.contains(&b'\n'));
     }
     if options.number("log") == Some(1) {
         builder = builder.observer(|event: &Event<'_>| say(format!("event {event}")));
-    }
-    if let Some(millis) = options.number("lame_ms") {
-        builder = builder.lame_duck(Duration::from_millis(millis));
     }
     if options.number("client_speaks_first") == Some(1) {
         builder = builder.client_speaks_first(true);
