@@ -6,6 +6,7 @@ use clap::Args;
 use socketserver::{AtLimit, Builder, Model, Rate, Transport};
 
 use crate::args::seconds;
+use crate::signals::Patience;
 
 /// How many connections there may be, and how long they may take.
 #[derive(Args, Clone, Debug)]
@@ -67,6 +68,15 @@ pub(crate) struct Limits {
 pub(crate) struct Timeout(Option<Duration>);
 
 impl Limits {
+    /// How long a stop waits for connections, whose drain takes as long at most.
+    pub(crate) fn patience(&self, drain: Duration) -> Patience {
+        let after = |time: Duration| self.lame_duck.saturating_add(time);
+        Patience {
+            most: after(drain),
+            idle: self.idle_grace.0.map(after),
+        }
+    }
+
     /// Sets them all.
     pub(crate) fn apply<T: Transport, M: Model>(&self, builder: Builder<T, M>) -> Builder<T, M> {
         let rate = self.rate.map(|connections| {
