@@ -102,7 +102,7 @@ pub use model::{Dispatch, Model};
 pub use server::{Handled, Report, Server, ServerGuard};
 pub use state::phase::State;
 pub use state::table::{Activity, CutReason};
-pub use state::{Context, Cut, Totals};
+pub use state::{Context, Totals};
 #[cfg(feature = "tracing")]
 pub use tracing::Tracing;
 pub use transport::datagram::Datagram;
@@ -113,7 +113,14 @@ pub use transport::udp::{Udp, UdpDatagram, UdpOptions};
 pub use transport::unix_datagram::{UnixDatagram, UnixPacket};
 pub use transport::unix_path::UnixOptions;
 pub use transport::unix_stream::{BoundUnixStream, Credentials, UnixConnection, UnixStream};
-pub use transport::{Bind, Connection, Intake, Packet, Request, Transport, Waits};
+pub use transport::{Bind, Connection, Packet, Request, Transport};
+
+/// For transports of your own, and for what stands between a transport and its handlers.
+pub mod net {
+    pub use crate::state::Cut;
+    pub use crate::transport::dialed::Dialed;
+    pub use crate::transport::{Intake, Managed, Waits};
+}
 
 /// Serves TCP, one connection after the other.
 #[doc(alias = "TCPServer")]

@@ -15,7 +15,7 @@ use crate::hooks::{self, Failure, Hooks};
 use crate::parking::{Parked, Parking, Stays};
 use crate::state::table::{CutReason, Slot};
 use crate::state::{Ended, Lease, Shared};
-use crate::transport::Request;
+use crate::transport::{Managed, Request};
 
 type DynHandler<R> = Box<dyn Fn(&mut R) -> Outcome + Send + Sync>;
 
@@ -30,7 +30,7 @@ pub(crate) struct Service<R> {
     unused_parking: Mutex<Option<Parking<R>>>,
 }
 
-impl<R: Request> Service<R> {
+impl<R: Managed> Service<R> {
     pub(crate) fn new(handler: DynHandler<R>, hooks: Arc<Hooks<R>>, shared: Arc<Shared>) -> Self {
         Self {
             handler,
@@ -83,7 +83,11 @@ impl<R: Request> Service<R> {
     pub(crate) fn handle(&self, request: &mut R) -> Ended {
         request.context().begin_request();
         self.hooks.tell(|| Event::Started { id: request.id() });
-        let outcome = hooks::call(|| (self.handler)(request)).unwrap_or_else(Err);
+        let handled = hooks::call(|| {
+            request.open()?;
+            (self.handler)(request)
+        });
+        let outcome = handled.unwrap_or_else(Err);
         request.context().end_request();
         // Before the close, which the client sees: who has seen a reply knows that this is noted.
         self.shared.note_served();
@@ -297,7 +301,7 @@ pub(crate) trait Tally: fmt::Debug + Send + Sync {
     fn shared(&self) -> &Shared;
 }
 
-impl<R: Request> Tally for Service<R> {
+impl<R: Managed> Tally for Service<R> {
     fn tally(&self, id: u64, peer: &Address, slot: Option<&Slot>, ended: Ended) {
         self.hooks.tell(|| end_of(id, peer.clone(), slot, ended));
         self.shared.tally(ended, 1);
@@ -338,7 +342,7 @@ pub(crate) struct Job<R> {
     pub(crate) lease: Lease,
 }
 
-impl<R: Request> Job<R> {
+impl<R: Managed> Job<R> {
     /// Serves the request on this thread, until it has ended or is parked.
     pub(crate) fn run(self) {
         let Self {

@@ -12,7 +12,7 @@ use crate::model::Take;
 use crate::service::count;
 use crate::state::Lease;
 use crate::state::table::{Activity, CutReason};
-use crate::transport::{Request, Transport};
+use crate::transport::{Managed, Request, Transport};
 
 /// How long a handler must have read in vain to be shed, and how often one looks for such.
 const IDLE_MIN: u64 = 1000;

@@ -34,7 +34,7 @@ use crate::state::phase::State;
 use crate::state::{Lease, Shared};
 use crate::sys::bell::{Heard, Watch};
 use crate::sys::timespec;
-use crate::transport::{Intake, Request, Transport};
+use crate::transport::{Intake, Managed, Transport};
 
 /// How many times one listener is asked in a row before the others, the children and the stop get
 /// their turn.

@@ -21,7 +21,7 @@ use crate::model::{Model, Run, Serving, Take, on_room};
 use crate::server::Report;
 use crate::service::Service;
 use crate::state::table::CutReason;
-use crate::transport::{Request, Transport};
+use crate::transport::{Managed, Request, Transport};
 
 /// Serves each request in a coroutine: the handler blocks as in any model, but what blocks is not a
 /// thread.
@@ -54,7 +54,7 @@ use crate::transport::{Request, Transport};
 /// ```
 ///
 /// What a handler makes itself stays on its thread, so that may belong to it. The connection is
-/// lent to the handler, and cannot be given to another thread:
+/// lent to the handler, so no thread that outlives the handler can have it:
 ///
 /// ```compile_fail,E0521
 /// # use socketserver::{Coroutines, Server, Tcp, TcpConnection};
@@ -293,7 +293,7 @@ struct Workers {
 
 impl Workers {
     /// Starts them, and waits until each has what it needs.
-    fn start<R: Request>(team: &Arc<Team>, service: &Arc<Service<R>>) -> io::Result<Self> {
+    fn start<R: Managed>(team: &Arc<Team>, service: &Arc<Service<R>>) -> io::Result<Self> {
         let mut workers = Self {
             team: Arc::clone(team),
             threads: Vec::new(),
@@ -365,7 +365,7 @@ struct Failure(Mutex<Option<io::Error>>);
 impl Failure {
     /// Fails the server: its other workers drain, and the clients of this one learn at once that
     /// nobody serves them.
-    fn note<R: Request>(&self, failed: Failed, service: &Service<R>) {
+    fn note<R: Managed>(&self, failed: Failed, service: &Service<R>) {
         let Failed { error, labels } = failed;
         let shared = &service.shared;
         let stranded = labels.into_iter().filter(|label| *label != NOBODY);
@@ -391,7 +391,7 @@ impl Failure {
 pub(super) const NOBODY: u64 = 0;
 
 /// Starts the watchdog, if there is a hook to tell.
-fn watch<R: Request>(team: &Arc<Team>, service: &Arc<Service<R>>) -> io::Result<Option<Watchdog>> {
+fn watch<R: Managed>(team: &Arc<Team>, service: &Arc<Service<R>>) -> io::Result<Option<Watchdog>> {
     if service.hooks.stall.is_none() {
         return Ok(None);
     }

@@ -23,7 +23,7 @@ use crate::sys::bell::Watch;
 use crate::sys::child::{Child, Exit};
 use crate::sys::fork::{Fork, end_with, exit, fork, guard, thread_count};
 use crate::sys::timespec;
-use crate::transport::{Request, Transport, Waits};
+use crate::transport::{Managed, Request, Transport, Waits};
 
 /// Serves each request in a process of its own, forked from the one that accepts.
 ///
@@ -323,13 +323,13 @@ fn serve_and_exit<T: Transport>(
 }
 
 /// Closes this process's copy of a request, which lives on in the parent.
-fn leave_to_parent<R: Request>(request: R) {
+fn leave_to_parent<R: Managed>(request: R) {
     forget(request.context().hand_over());
 }
 
 /// Serves a request to its end. A connection that wants to be parked has nobody to leave it to: the
 /// child waits.
-fn serve<R: Request>(service: &Service<R>, request: &mut R) -> Ended {
+fn serve<R: Managed>(service: &Service<R>, request: &mut R) -> Ended {
     loop {
         match service.serve(request) {
             Ended::Parked => {}
@@ -343,7 +343,7 @@ fn serve<R: Request>(service: &Service<R>, request: &mut R) -> Ended {
 
 /// Waits until there is input. `false` when the client was silent for too long, or the server
 /// stops.
-fn wait<R: Request>(request: &mut R, shared: &Shared) -> io::Result<bool> {
+fn wait<R: Managed>(request: &mut R, shared: &Shared) -> io::Result<bool> {
     let watch = Watch::new(shared.bell(), None)?;
     request.context().enter(Activity::Parked);
     let deadline = shared

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::net::IpAddr;
-use std::os::fd::RawFd;
+use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, MutexGuard, PoisonError, Weak};
 
@@ -33,9 +33,9 @@ pub trait Cut: Send + Sync {
         None
     }
 
-    /// The number of the socket that shutdown(2) cuts, so that it can be cut from another process
-    /// that serves it ([`Forking`](crate::Forking)). Default: none, and that process is killed.
-    fn socket(&self) -> Option<RawFd> {
+    /// The socket that shutdown(2) cuts, so that it can be cut from another process that serves it
+    /// ([`Forking`](crate::Forking)). Default: none, and that process is killed.
+    fn socket(&self) -> Option<BorrowedFd<'_>> {
         None
     }
 }
@@ -301,9 +301,10 @@ impl Shared {
         self.listed.load(Ordering::SeqCst)
     }
 
-    /// The socket of a connection of this process, where it has one.
+    /// The number of the socket of a connection of this process, where it has one.
     pub(crate) fn socket(&self, id: u64) -> Option<RawFd> {
-        self.cuttable_of(id)?.upgrade()?.socket()
+        let request = self.cuttable_of(id)?.upgrade()?;
+        request.socket().map(|socket| socket.as_raw_fd())
     }
 
     /// How a connection of this process is cut.

@@ -2,11 +2,11 @@
 //! reply.
 
 use std::fmt;
-use std::io::{self, Read, Write};
+use std::io::{self, BufRead, Read, Write};
 use std::marker::PhantomData;
 use std::mem::take;
 use std::net::Shutdown;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
+use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -23,11 +23,11 @@ use crate::spare;
 use crate::state::table::{Activity, CutReason};
 use crate::state::{Context, Cut};
 use crate::sys::{sockopt, timespec};
-use crate::transport::{Connection, Request, Waits};
+use crate::transport::{Connection, Managed, Request, Waits};
 
 /// A connection that a stream transport `T` accepted.
 ///
-/// Its methods are those of [`Connection`] and [`Request`], of [`Read`] and [`Write`]; what only
+/// Its methods are those of [`Connection`] and [`Request`], of [`BufRead`] and [`Write`]; what only
 /// one transport has is here. The descriptor ([`AsFd`]) is in blocking mode.
 ///
 /// # Dropping
@@ -82,6 +82,8 @@ struct Input {
     ended: bool,
     /// It is a part of a request, of which more is waited for.
     partial: bool,
+    /// A connection that wraps this one has taken input that its handler has left.
+    left: bool,
 }
 
 /// Bytes that were written and not yet sent.
@@ -131,7 +133,7 @@ impl<T: 'static> Stream<T> {
     ///
     /// fn relay(conn: &mut TcpConnection) -> io::Result<()> {
     ///     let mut line = String::new();
-    ///     while conn.read_line(&mut line, 1024)? > 0 {
+    ///     while conn.read_line_max(&mut line, 1024)? > 0 {
     ///         // Copied, so that nobody waits for the lock while a client is slow to read.
     ///         let clients: Vec<_> = CLIENTS.lock().unwrap().values().cloned().collect();
     ///         for mut client in clients {
@@ -293,7 +295,7 @@ impl<T: 'static> Stream<T> {
         // sends more than the handler wanted has begun to, and may go on.
         match recv(self.socket(), &mut scratch, RecvFlags::DONTWAIT) {
             Ok((count, _)) if count > 0 => left -= count,
-            Err(Errno::AGAIN) if !self.input.is_empty() => {}
+            Err(Errno::AGAIN) if !self.input.is_empty() || self.input.left => {}
             _ => return,
         }
         let deadline = Instant::now() + LINGER_TIME;
@@ -344,7 +346,9 @@ impl<T: 'static> Request for Stream<T> {
     fn peer(&self) -> Address {
         self.socket.peer.clone()
     }
+}
 
+impl<T: 'static> Managed for Stream<T> {
     fn wait(&mut self) -> io::Result<Waits<'_>> {
         self.send_pending()?;
         let has_input = !self.input.is_empty() && !self.input.partial;
@@ -381,6 +385,10 @@ impl<T: 'static> Request for Stream<T> {
         Ok(whole)
     }
 
+    fn leave_unread(&mut self) {
+        self.input.left = true;
+    }
+
     fn close(&mut self) -> io::Result<()> {
         let sent = self.send_pending();
         // Where the peer has ended too, the descriptor's end is the stream's, and nothing is unread.
@@ -413,7 +421,7 @@ impl<T: 'static> Request for Stream<T> {
     }
 }
 
-impl<T: 'static> Connection for Stream<T> {
+impl<T: 'static> BufRead for Stream<T> {
     fn fill_buf(&mut self) -> io::Result<&[u8]> {
         if self.input.is_empty() && !self.input.ended {
             self.input.release();
@@ -427,7 +435,9 @@ impl<T: 'static> Connection for Stream<T> {
         assert!(count <= left, "consume({count}) with {left} bytes buffered");
         self.input.start += count;
     }
+}
 
+impl<T: 'static> Connection for Stream<T> {
     fn set_write_buffer(&mut self, capacity: usize) -> io::Result<()> {
         self.output.capacity = capacity;
         self.send_pending()
@@ -587,8 +597,8 @@ impl Cut for Connected {
         sockopt::unsent(self.socket.as_fd()).ok()
     }
 
-    fn socket(&self) -> Option<RawFd> {
-        Some(self.socket.as_raw_fd())
+    fn socket(&self) -> Option<BorrowedFd<'_>> {
+        Some(self.socket.as_fd())
     }
 }
 

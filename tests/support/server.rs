@@ -27,7 +27,7 @@ macro_rules! commands {
         $(impl Command for $stream {
             fn command(&mut self) -> io::Result<String> {
                 let mut line = String::new();
-                self.read_line(&mut line, 4096)?;
+                self.read_line_max(&mut line, 4096)?;
                 Ok(line.trim_end().to_owned())
             }
         })*
