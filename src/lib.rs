@@ -119,6 +119,7 @@ pub use transport::{Bind, Connection, Packet, Request, Transport};
 pub mod net {
     pub use crate::state::Cut;
     pub use crate::transport::dialed::Dialed;
+    pub use crate::transport::layered::{Layer, Layered, LayeredConnection};
     pub use crate::transport::{Intake, Managed, Waits};
 }
 

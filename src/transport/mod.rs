@@ -8,6 +8,7 @@ pub(crate) mod connect;
 pub(crate) mod datagram;
 pub(crate) mod dialed;
 pub(crate) mod either;
+pub(crate) mod layered;
 pub(crate) mod listener;
 pub(crate) mod options;
 pub(crate) mod stream;
@@ -487,8 +488,30 @@ impl<'a, R> Intake<'a, R> {
         self.room
     }
 
-    /// Lets another transport take requests, and wraps each.
-    pub(crate) fn through<Q>(
+    /// Lets another transport take requests, and wraps each: for a transport that wraps another one
+    /// and is no [`Layered`](crate::net::Layered).
+    ///
+    /// # Errors
+    ///
+    /// What `accept` returns; the requests that it has pushed before are wrapped all the same.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::io;
+    /// use socketserver::net::{Intake, Managed};
+    /// use socketserver::Transport;
+    ///
+    /// /// Takes requests of `inner`, which `wrap` makes requests of the type `R` of.
+    /// fn accept<T: Transport, R: Managed>(
+    ///     inner: &T,
+    ///     wrap: fn(T::Request) -> R,
+    ///     intake: &mut Intake<'_, R>,
+    /// ) -> io::Result<()> {
+    ///     intake.through(wrap, |intake| inner.accept(intake))
+    /// }
+    /// ```
+    pub fn through<Q>(
         &mut self,
         wrap: impl Fn(Q) -> R,
         accept: impl FnOnce(&mut Intake<'_, Q>) -> io::Result<()>,

@@ -74,7 +74,7 @@ const WRITER_RETRY: Duration = Duration::from_millis(5);
 
 /// Bytes that were received and not yet read. Has no buffer when there are none.
 #[derive(Default)]
-struct Input {
+pub(super) struct Input {
     buffer: Box<[u8]>,
     start: usize,
     end: usize,
@@ -431,9 +431,7 @@ impl<T: 'static> BufRead for Stream<T> {
     }
 
     fn consume(&mut self, count: usize) {
-        let left = self.input.bytes().len();
-        assert!(count <= left, "consume({count}) with {left} bytes buffered");
-        self.input.start += count;
+        self.input.consume(count);
     }
 }
 
@@ -484,10 +482,7 @@ impl<T: 'static> Read for Stream<T> {
         if self.input.is_empty() {
             return self.receive(buf);
         }
-        let count = self.input.bytes().len().min(buf.len());
-        buf[..count].copy_from_slice(&self.input.bytes()[..count]);
-        self.input.start += count;
-        Ok(count)
+        Ok(self.input.take(buf))
     }
 }
 
@@ -603,12 +598,26 @@ impl Cut for Connected {
 }
 
 impl Input {
-    fn bytes(&self) -> &[u8] {
+    pub(super) fn bytes(&self) -> &[u8] {
         &self.buffer[self.start..self.end]
     }
 
-    const fn is_empty(&self) -> bool {
+    pub(super) const fn is_empty(&self) -> bool {
         self.start == self.end
+    }
+
+    pub(super) fn consume(&mut self, count: usize) {
+        let left = self.bytes().len();
+        assert!(count <= left, "consume({count}) with {left} bytes buffered");
+        self.start += count;
+    }
+
+    /// Copies what there is and fits, and says how much.
+    pub(super) fn take(&mut self, buf: &mut [u8]) -> usize {
+        let count = self.bytes().len().min(buf.len());
+        buf[..count].copy_from_slice(&self.bytes()[..count]);
+        self.start += count;
+        count
     }
 
     /// Makes room for more behind what is there; says whether there is some.
@@ -623,12 +632,12 @@ impl Input {
         self.end < self.buffer.len()
     }
 
-    fn fill(&mut self, buffer: Box<[u8]>, count: usize) {
+    pub(super) fn fill(&mut self, buffer: Box<[u8]>, count: usize) {
         (self.buffer, self.start, self.end) = (buffer, 0, count);
     }
 
     /// Gives the buffer back, once all of it has been read.
-    fn release(&mut self) {
+    pub(super) fn release(&mut self) {
         (self.start, self.end) = (0, 0);
         if !self.buffer.is_empty() {
             spare::give(take(&mut self.buffer));

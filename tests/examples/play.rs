@@ -34,6 +34,7 @@ pub(crate) fn main(args: &[String]) -> ExitCode {
         .split_first()
         .map_or(("", &[][..]), |(first, others)| (first, others));
     streams(example, model, first, others)
+        .or_else(|| own_transports(example, model, first))
         .or_else(|| datagrams(example, model, first, others))
         .or_else(|| whole_servers(example, model, first))
         .unwrap_or_else(|| panic!("there is nothing of {example} to serve"))
@@ -95,12 +96,6 @@ fn streams(example: &str, model: &str, addr: &str, others: &[String]) -> Option<
         "proxy" => serve(model, tcp(), move |client| {
             examples::proxy::relay(client, &second)
         }),
-        "own_transport" => {
-            let listener = examples::own_transport::listener(addr.to_owned()).expect("bind");
-            let builder = Server::builder().client_speaks_first(true);
-            let builder = builder.listen([listener]);
-            serve(model, builder, examples::own_transport::echo)
-        }
         #[cfg(feature = "coroutines")]
         "chat" => {
             let room = examples::chat::Room::default();
@@ -108,6 +103,24 @@ fn streams(example: &str, model: &str, addr: &str, others: &[String]) -> Option<
         }
         #[cfg(feature = "coroutines")]
         "resolver" => serve(model, tcp(), examples::resolver::resolve),
+        _ => return None,
+    })
+}
+
+/// Transports that are in the examples, and not in the library.
+fn own_transports(example: &str, model: &str, addr: &str) -> Option<ExitCode> {
+    Some(match example {
+        "own_transport" => {
+            let listener = examples::own_transport::listener(addr.to_owned()).expect("bind");
+            let builder = Server::builder().client_speaks_first(true);
+            let builder = builder.listen([listener]);
+            serve(model, builder, examples::own_transport::echo)
+        }
+        "counting" => serve(
+            model,
+            on::<examples::counting::CountedTcp>(addr),
+            examples::counting::echo,
+        ),
         _ => return None,
     })
 }
