@@ -51,9 +51,10 @@ compile_error!("socketserver runs on Linux: it is built on eventfd, epoll, pidfd
 
 mod accept;
 mod address;
+mod admission;
 mod backoff;
 mod builder;
-mod connections;
+mod connection;
 #[cfg(feature = "coroutines")]
 mod coro;
 #[cfg(not(feature = "coroutines"))]
@@ -65,13 +66,14 @@ mod events;
 mod handle;
 mod handler;
 mod hooks;
-mod limits;
+mod lifecycle;
 mod model;
+mod observe;
 mod parking;
 mod server;
 mod service;
+mod shared;
 mod spare;
-mod state;
 mod sys;
 mod threads;
 #[cfg(feature = "tracing")]
@@ -79,8 +81,11 @@ mod tracing;
 mod transport;
 
 pub use address::{Address, UnixAddress};
+pub use admission::policy::{AtLimit, Limits, Rate};
 pub use builder::Builder;
-pub use connections::{ConnectionInfo, Traffic};
+pub use connection::context::Context;
+pub use connection::info::{ConnectionInfo, Traffic};
+pub use connection::table::{Activity, CutReason};
 #[cfg(feature = "coroutines")]
 pub use coro::stack::StackGauge;
 #[cfg(feature = "coroutines")]
@@ -90,7 +95,7 @@ pub use events::{EndReason, Event, Limit, Observer, RefuseReason};
 pub use handle::ServerHandle;
 pub use handler::{Handler, HandlerError, IntoOutcome, Next, Outcome, RequestHandler, per_request};
 pub use hooks::{AcceptError, Failure, Reaction, Stall, Step};
-pub use limits::{AtLimit, Limits, Rate};
+pub use lifecycle::State;
 #[cfg(feature = "coroutines")]
 pub use model::coroutines::{Coroutines, Driver};
 pub use model::forking::Forking;
@@ -99,10 +104,8 @@ pub use model::sequential::Sequential;
 pub use model::thread_pool::ThreadPool;
 pub use model::threading::Threading;
 pub use model::{Dispatch, Model};
+pub use observe::counters::Totals;
 pub use server::{Handled, Report, Server, ServerGuard};
-pub use state::phase::State;
-pub use state::table::{Activity, CutReason};
-pub use state::{Context, Totals};
 #[cfg(feature = "tracing")]
 pub use tracing::Tracing;
 pub use transport::datagram::Datagram;
@@ -117,7 +120,7 @@ pub use transport::{Bind, Connection, Packet, Request, Transport};
 
 /// For transports of your own, and for what stands between a transport and its handlers.
 pub mod net {
-    pub use crate::state::Cut;
+    pub use crate::connection::context::Cut;
     pub use crate::transport::dialed::Dialed;
     pub use crate::transport::layered::{Layer, Layered, LayeredConnection};
     pub use crate::transport::{Intake, Managed, Waits};

@@ -13,8 +13,8 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use rustix::event::epoll::{self, EventData, EventFlags};
 use rustix::time::Timespec;
 
-use crate::state::Lease;
-use crate::state::table::Activity;
+use crate::admission::permits::Lease;
+use crate::connection::table::Activity;
 use crate::transport::{Managed, Waits};
 
 /// How many connections are taken out at once.

@@ -15,11 +15,11 @@ use crate::error::{Error, Tried};
 use crate::handle::ServerHandle;
 use crate::handler::{IntoOutcome, Outcome};
 use crate::hooks::Hooks;
+use crate::lifecycle::{Closing, State};
 use crate::model::sequential::Sequential;
 use crate::model::{Dispatch, Model, Serving};
 use crate::service::Service;
-use crate::state::Shared;
-use crate::state::phase::{Closing, State};
+use crate::shared::Shared;
 use crate::transport::{Bind, Transport};
 
 /// A server: it takes requests from the listeners of transport `T` and serves them under model `M`.
@@ -54,9 +54,10 @@ use crate::transport::{Bind, Transport};
 #[doc(alias = "BaseServer")]
 pub struct Server<T: Transport, M = Sequential> {
     listeners: Vec<T>,
+    addresses: Arc<[Address]>,
     model: M,
     hooks: Arc<Hooks<T::Request>>,
-    shared: Arc<Shared>,
+    shared: Shared,
     closing: Closing,
     /// Readable while one of the listeners is.
     ready: Arc<OwnedFd>,
@@ -126,12 +127,13 @@ impl<T: Transport, M: Model> Server<T, M> {
             Ok::<_, rustix::io::Errno>(ready)
         };
         let ready = watch().tried(|| "watch the listeners with epoll".to_owned())?;
-        let shared = Arc::new(shared);
+        let addresses = listeners.iter().map(Transport::local_addr).collect();
         Ok(Self {
+            addresses,
             listeners,
             model,
             hooks: Arc::new(hooks),
-            closing: Closing(Arc::clone(&shared)),
+            closing: Closing(Arc::clone(&shared.lifecycle)),
             shared,
             ready: Arc::new(ready),
         })
@@ -152,7 +154,7 @@ impl<T: Transport, M: Model> Server<T, M> {
 
     /// A handle to stop the server and to observe it, from anywhere.
     pub fn handle(&self) -> ServerHandle {
-        ServerHandle::new(Arc::clone(&self.shared))
+        ServerHandle::new(self.shared.clone(), Arc::clone(&self.addresses))
     }
 
     /// Serves requests until the server is asked to stop, and drains.
@@ -178,10 +180,11 @@ impl<T: Transport, M: Model> Server<T, M> {
             shared,
             closing,
             ready,
+            addresses: _,
         } = self;
-        let service = Service::new(boxed(handler), Arc::clone(&hooks), Arc::clone(&shared));
+        let service = Service::new(boxed(handler), Arc::clone(&hooks), shared.clone());
         let result = model.serve(Serving::new(listeners, ready, Arc::new(service)));
-        hooks.enter(&shared, State::Closed);
+        hooks.enter(&shared.lifecycle, State::Closed);
         drop(closing);
         result
     }
@@ -249,7 +252,7 @@ impl<T: Transport, M: Dispatch> Server<T, M> {
         let service = Arc::new(Service::new(
             boxed(handler),
             Arc::clone(&self.hooks),
-            Arc::clone(&self.shared),
+            self.shared.clone(),
         ));
         let listeners = std::mem::take(&mut self.listeners);
         let mut serving = Serving::new(listeners, Arc::clone(&self.ready), service);
@@ -271,7 +274,8 @@ impl<T: Transport, M: Dispatch> Server<T, M> {
     /// As [`serve_forever`](Self::serve_forever).
     #[doc(alias = "server_close")]
     pub fn close(mut self) -> Result<Report, Error> {
-        self.handle().shutdown_within(self.shared.drain_timeout());
+        self.handle()
+            .shutdown_within(self.shared.lifecycle.drain_timeout());
         // Nobody is there to serve those who wait in the queue.
         self.listeners.clear();
         self.serve_forever(|_| ())

@@ -4,17 +4,18 @@
 use std::collections::VecDeque;
 use std::fmt;
 use std::io;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use crate::address::Address;
-use crate::connections::Traffic;
+use crate::admission::permits::Lease;
+use crate::connection::info::Traffic;
+use crate::connection::table::{CutReason, Slot};
 use crate::events::{EndReason, Event, RefuseReason};
 use crate::handler::{HandlerError, Next, Outcome};
 use crate::hooks::{self, Failure, Hooks};
+use crate::observe::counters::{Counters, Ended, count};
 use crate::parking::{Parked, Parking, Stays};
-use crate::state::table::{CutReason, Slot};
-use crate::state::{Ended, Lease, Shared};
+use crate::shared::Shared;
 use crate::transport::{Managed, Request};
 
 type DynHandler<R> = Box<dyn Fn(&mut R) -> Outcome + Send + Sync>;
@@ -23,7 +24,7 @@ type DynHandler<R> = Box<dyn Fn(&mut R) -> Outcome + Send + Sync>;
 pub(crate) struct Service<R> {
     handler: DynHandler<R>,
     pub(crate) hooks: Arc<Hooks<R>>,
-    pub(crate) shared: Arc<Shared>,
+    pub(crate) shared: Shared,
     /// Set when the first connection is parked.
     parking: OnceLock<Parking<R>>,
     /// Made before, while there are descriptors.
@@ -31,7 +32,7 @@ pub(crate) struct Service<R> {
 }
 
 impl<R: Managed> Service<R> {
-    pub(crate) fn new(handler: DynHandler<R>, hooks: Arc<Hooks<R>>, shared: Arc<Shared>) -> Self {
+    pub(crate) fn new(handler: DynHandler<R>, hooks: Arc<Hooks<R>>, shared: Shared) -> Self {
         Self {
             handler,
             hooks,
@@ -90,13 +91,13 @@ impl<R: Managed> Service<R> {
         let outcome = handled.unwrap_or_else(Err);
         request.context().end_request();
         // Before the close, which the client sees: who has seen a reply knows that this is noted.
-        self.shared.note_served();
+        self.shared.lifecycle.processes().note_served();
         match outcome {
             Ok(Next::Close) => Ended::Completed,
-            Ok(Next::Park) if !self.shared.stopping() => Ended::Parked,
+            Ok(Next::Park) if !self.shared.lifecycle.stopping() => Ended::Parked,
             Ok(Next::Park) => Ended::Completed,
             Ok(Next::Stop) => {
-                self.shared.shutdown();
+                self.shared.lifecycle.shutdown();
                 Ended::Completed
             }
             Err(err) => {
@@ -153,7 +154,7 @@ impl<R: Managed> Service<R> {
         parking.park(request, lease)?;
         self.hooks.tell(|| Event::Parked { id });
         if new {
-            self.shared.bell().ring();
+            self.shared.lifecycle.bell().ring();
         }
         Ok(())
     }
@@ -174,7 +175,7 @@ impl<R: Managed> Service<R> {
     pub(crate) fn time_out(&self, parked: Parked<R>, reason: CutReason) {
         let slot = parked.request.context().slot();
         if slot.is_some_and(|slot| slot.cut(reason)) {
-            count(&self.shared.counts().timed_out);
+            count(&self.shared.counters.counts().timed_out);
         }
         self.dismiss(parked);
     }
@@ -219,13 +220,15 @@ impl<R: Managed> Service<R> {
             self.hooks.tell(|| end_of(id, peer, None, ended));
         }
         let failures = failed.len() as u64;
-        self.shared.tally(Ended::Failed, failures);
-        self.shared.tally(Ended::Completed, total - failures);
+        self.shared.counters.tally(Ended::Failed, failures);
+        self.shared
+            .counters
+            .tally(Ended::Completed, total - failures);
     }
 
     /// Counts a request that is turned away, and says why.
     pub(crate) fn refused(&self, request: &R, reason: RefuseReason) {
-        let counts = self.shared.counts();
+        let counts = self.shared.counters.counts();
         count(&counts.refused);
         match reason {
             RefuseReason::Verify => {}
@@ -244,14 +247,14 @@ impl<R: Managed> Service<R> {
     fn over(&self, request: R, ended: Ended, lease: Lease) {
         self.tell_end(&request, ended);
         drop(request);
-        self.shared.tally(ended, 1);
+        self.shared.counters.tally(ended, 1);
         drop(lease);
     }
 
     /// Counts a request that has ended.
     fn ended(&self, request: &R, ended: Ended) {
         self.tell_end(request, ended);
-        self.shared.tally(ended, 1);
+        self.shared.counters.tally(ended, 1);
     }
 
     fn tell_end(&self, request: &R, ended: Ended) {
@@ -272,7 +275,7 @@ impl<R: Managed> Service<R> {
             peer: request.peer(),
             error: &*err,
             cut: request.context().cut_reason(),
-            shared: &self.shared,
+            counters: &self.shared.counters,
         });
     }
 }
@@ -298,13 +301,13 @@ pub(crate) trait Tally: fmt::Debug + Send + Sync {
     fn tally(&self, id: u64, peer: &Address, slot: Option<&Slot>, ended: Ended);
     /// Tells the error hook, if there is one.
     fn report(&self, failure: &Failure<'_>);
-    fn shared(&self) -> &Shared;
+    fn counters(&self) -> &Counters;
 }
 
 impl<R: Managed> Tally for Service<R> {
     fn tally(&self, id: u64, peer: &Address, slot: Option<&Slot>, ended: Ended) {
         self.hooks.tell(|| end_of(id, peer.clone(), slot, ended));
-        self.shared.tally(ended, 1);
+        self.shared.counters.tally(ended, 1);
     }
 
     fn report(&self, failure: &Failure<'_>) {
@@ -316,8 +319,8 @@ impl<R: Managed> Tally for Service<R> {
         }
     }
 
-    fn shared(&self) -> &Shared {
-        &self.shared
+    fn counters(&self) -> &Counters {
+        &self.shared.counters
     }
 }
 
@@ -327,10 +330,6 @@ impl<R> fmt::Debug for Service<R> {
             .field("shared", &self.shared)
             .finish_non_exhaustive()
     }
-}
-
-pub(crate) fn count(counter: &AtomicU64) {
-    counter.fetch_add(1, Ordering::Relaxed);
 }
 
 /// A request on its way to where it is served.

@@ -73,7 +73,8 @@ const LAYERS: &[(&str, &[&str])] = &[
             "crate::model",
             "crate::server",
             "crate::transport",
-            "crate::state",
+            "crate::connection",
+            "crate::lifecycle",
             "crate::handler",
         ],
     ),
@@ -94,7 +95,8 @@ const LAYERS: &[(&str, &[&str])] = &[
             "crate::server",
             "crate::accept",
             "crate::transport",
-            "crate::state",
+            "crate::connection",
+            "crate::lifecycle",
         ],
     ),
     (
@@ -108,7 +110,7 @@ const LAYERS: &[(&str, &[&str])] = &[
         ],
     ),
     (
-        "src/state/mod.rs",
+        "src/lifecycle/",
         &[
             "crate::model",
             "crate::server",

@@ -5,6 +5,7 @@
 //! polled in vain; it takes a place under the limit before it takes a request; and no error ends it
 //! while a listener is left.
 
+pub(crate) mod batch;
 mod connections;
 mod drain;
 mod limits;
@@ -19,6 +20,7 @@ use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, poll};
 
+use crate::accept::batch::Batch;
 use crate::backoff::{Class, Pause, classify};
 use crate::coro::net::{Interest, Source, wait_any};
 use crate::coro::worker::{Current, current};
@@ -26,12 +28,13 @@ use crate::cutter::Cutter;
 use crate::error::{Error, Tried};
 use crate::events::Limit;
 use crate::hooks::{self, AcceptError, Reaction, Step};
+use crate::lifecycle::State;
 use crate::model::{Serving, Take};
+use crate::observe::counters::count;
 use crate::parking::{Parking, Stays};
 use crate::server::{Handled, Report};
-use crate::service::{Job, count};
-use crate::state::phase::State;
-use crate::state::{Lease, Shared};
+use crate::service::Job;
+use crate::shared::Shared;
 use crate::sys::bell::{Heard, Watch};
 use crate::sys::timespec;
 use crate::transport::{Intake, Managed, Transport};
@@ -42,28 +45,6 @@ const TURN_MAX: usize = 16;
 
 /// How long a batch may take to be served before the next one is smaller.
 const PATIENCE: Duration = Duration::from_millis(1);
-
-/// Requests that were accepted and not yet given to the model.
-#[derive(Debug)]
-pub(crate) struct Batch<R> {
-    pub(crate) requests: VecDeque<R>,
-    pub(crate) lease: Lease,
-}
-
-impl<R> Batch<R> {
-    /// Takes the first request out, to be served apart from the others.
-    pub(crate) fn next_job<T: Transport<Request = R>>(
-        &mut self,
-        serving: &Serving<T>,
-    ) -> Option<Job<R>> {
-        let request = self.requests.pop_front()?;
-        Some(Job {
-            request,
-            service: Arc::clone(&serving.service),
-            lease: self.lease.split(1),
-        })
-    }
-}
 
 /// What a coroutine knows of its listeners: edges tell it what else would have to be asked.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -86,7 +67,7 @@ const FRUITLESS_MAX: u32 = 64;
 pub(crate) struct Acceptor<'a, T: Transport, M> {
     serving: &'a mut Serving<T>,
     model: &'a mut M,
-    shared: Arc<Shared>,
+    shared: Shared,
     watch: Watch,
     batch: Batch<T::Request>,
     /// What keeps requests that were taken from being sent on their way.
@@ -137,13 +118,13 @@ impl<'a, T: Transport, M: Take> Acceptor<'a, T, M> {
             .service
             .prepare_parking()
             .tried(|| "create an epoll instance".to_owned())?;
-        let shared = Arc::clone(&serving.service.shared);
+        let shared = serving.service.shared.clone();
         let lifeline = serving.lifeline.as_ref().map(AsFd::as_fd);
-        let watch =
-            Watch::new(shared.bell(), lifeline).tried(|| "create an epoll instance".to_owned())?;
+        let watch = Watch::new(shared.lifecycle.bell(), lifeline)
+            .tried(|| "create an epoll instance".to_owned())?;
         let batch = Batch {
             requests: VecDeque::new(),
-            lease: shared.lease(0),
+            lease: shared.admission.lease(0),
         };
         let mut accepting = Vec::new();
         accepting.resize_with(serving.listeners.len(), Pause::default);
@@ -179,17 +160,19 @@ impl<'a, T: Transport, M: Take> Acceptor<'a, T, M> {
         let lifeline = self.serving.lifeline.as_ref().map(AsFd::as_fd);
         let cutter = M::SERVES_HERE.then(|| Cutter::start(&self.shared, lifeline));
         self.cutter = cutter.transpose()?;
-        if !self.shared.acknowledge() && !self.shared.stopping() {
+        if !self.shared.lifecycle.acknowledge() && !self.shared.lifecycle.stopping() {
             self.serving.service.hooks.ready();
             self.enter(State::Running);
         }
-        while !self.shared.closing() {
-            if self.shared.stopping() {
+        while !self.shared.lifecycle.closing() {
+            if self.shared.lifecycle.stopping() {
                 self.enter(State::LameDuck);
             }
             if let Some(err) = self.failure() {
-                self.shared.fail();
-                self.shared.stop(self.shared.drain_timeout());
+                self.shared.lifecycle.fail();
+                self.shared
+                    .lifecycle
+                    .stop(self.shared.lifecycle.drain_timeout());
                 self.drain();
                 return Err(err);
             }
@@ -197,7 +180,7 @@ impl<'a, T: Transport, M: Take> Acceptor<'a, T, M> {
             self.service_actions();
         }
         // The others go on to accept from the listeners of a worker that ends alone.
-        if !self.shared.retires() {
+        if !self.shared.lifecycle.retires() {
             self.enter(State::TakingQueue);
             self.take_queue();
         }
@@ -206,8 +189,11 @@ impl<'a, T: Transport, M: Take> Acceptor<'a, T, M> {
 
     /// Goes on to `state`, unless it is that of this process alone.
     fn enter(&self, state: State) {
-        if !self.shared.retires() {
-            self.serving.service.hooks.enter(&self.shared, state);
+        if !self.shared.lifecycle.retires() {
+            self.serving
+                .service
+                .hooks
+                .enter(&self.shared.lifecycle, state);
         }
     }
 
@@ -234,7 +220,7 @@ impl<'a, T: Transport, M: Take> Acceptor<'a, T, M> {
                     Handled::Served
                 });
             }
-            if self.shared.stopping() {
+            if self.shared.lifecycle.stopping() {
                 return Ok(Handled::Stopping);
             }
             if let Some(err) = self.failure() {
@@ -275,7 +261,7 @@ impl<'a, T: Transport, M: Take> Acceptor<'a, T, M> {
     }
 
     fn service_actions(&self) {
-        if self.shared.closing() {
+        if self.shared.lifecycle.closing() {
             return;
         }
         if let Some((_, hook)) = &self.serving.service.hooks.service_actions {
@@ -300,7 +286,10 @@ impl<'a, T: Transport, M: Take> Acceptor<'a, T, M> {
 
     /// Whether another request can be accepted.
     fn has_room(&self, now: Instant) -> bool {
-        self.budget > 0 && self.shared.takes() && !self.is_shedding(now) && self.can_dispatch(now)
+        self.budget > 0
+            && self.shared.admission.takes()
+            && !self.is_shedding(now)
+            && self.can_dispatch(now)
     }
 
     fn pauses(&mut self) -> impl Iterator<Item = &mut Pause> {
@@ -313,11 +302,11 @@ impl<'a, T: Transport, M: Take> Acceptor<'a, T, M> {
         // One reading of the clock decides what is paused and how long to wait for it.
         let now = Instant::now();
         self.look(now);
-        let shared = Arc::clone(&self.shared);
+        let shared = self.shared.clone();
         let service = Arc::clone(&self.serving.service);
         let paused = self.pauses().any(|pause| pause.backoff.left(now).is_some());
         let waits = !self.has_room(now) || paused || self.draining;
-        let waiting = waits.then(|| shared.announce_waiting());
+        let waiting = waits.then(|| shared.admission.announce_waiting());
         if waits && self.look_again() {
             return Vec::new();
         }
@@ -414,7 +403,7 @@ impl<'a, T: Transport, M: Take> Acceptor<'a, T, M> {
     /// Looks for what is waited for after waiting was announced: it may have come just before. Says
     /// whether all of it has.
     fn look_again(&mut self) -> bool {
-        let releases = self.shared.releases();
+        let releases = self.shared.admission.releases();
         self.pauses()
             .for_each(|pause| pause.end_if_released(releases));
         self.draining && self.is_drained()
@@ -439,13 +428,18 @@ impl<'a, T: Transport, M: Take> Acceptor<'a, T, M> {
         let pauses = pauses.filter_map(|pause| pause.backoff.left(now));
         // While a stop takes the queue, what waits is there already, or comes soon: also where room
         // was found only just now.
-        let queue = (accepting && self.shared.closing()).then_some(drain::ARRIVAL_LOOK);
+        let queue = (accepting && self.shared.lifecycle.closing()).then_some(drain::ARRIVAL_LOOK);
         pauses
             .chain(deadline.map(left))
             .chain(self.look_at.map(left))
             .chain(self.limits_change_in())
             .chain(self.model.tends_in(now))
-            .chain(self.shared.lame_left().filter(|left| !left.is_zero()))
+            .chain(
+                self.shared
+                    .lifecycle
+                    .lame_left()
+                    .filter(|left| !left.is_zero()),
+            )
             .chain(period)
             .chain(queue)
             .min()
@@ -478,7 +472,7 @@ impl<'a, T: Transport, M: Take> Acceptor<'a, T, M> {
 
     /// Lets time pass when the kernel has no memory to wait with.
     fn pause(&mut self, err: io::Error) {
-        let reaction = self.dispatching.begin(self.shared.releases());
+        let reaction = self.dispatching.begin(self.shared.admission.releases());
         self.report(Step::Wait, reaction, err, None);
         match (reaction, current()) {
             (Reaction::Retry(delay), Some(current)) => {
@@ -493,7 +487,10 @@ impl<'a, T: Transport, M: Take> Acceptor<'a, T, M> {
     fn hear(&mut self) {
         match self.watch.hear() {
             Ok(Heard::Bell) => {}
-            Ok(Heard::Orphaned) => self.shared.stop(self.shared.drain_timeout()),
+            Ok(Heard::Orphaned) => self
+                .shared
+                .lifecycle
+                .stop(self.shared.lifecycle.drain_timeout()),
             Err(err) => self.pause(err),
         }
     }
@@ -511,13 +508,17 @@ impl<'a, T: Transport, M: Take> Acceptor<'a, T, M> {
                 .room()
                 .min(self.appetite.min(batch))
                 .min(self.budget);
-            let releases = self.shared.releases();
-            let late = self.shared.drain_left().is_some_and(|left| left.is_zero());
+            let releases = self.shared.admission.releases();
+            let late = self
+                .shared
+                .lifecycle
+                .drain_left()
+                .is_some_and(|left| left.is_zero());
             if want == 0 || !self.batch.requests.is_empty() || late {
                 return Reaction::Continue;
             }
             let Some(taking) = self.taking(want as u64, index) else {
-                if self.shared.limits().refuses() {
+                if self.shared.admission.limits().refuses() {
                     // It is no room that is waited for.
                     break;
                 }
@@ -532,7 +533,7 @@ impl<'a, T: Transport, M: Take> Acceptor<'a, T, M> {
                 fruitful = true;
                 self.accepting[index].backoff.reset();
                 self.admit();
-                if self.shared.client_speaks_first() {
+                if self.serving.service.hooks.client_speaks_first {
                     self.hold();
                 }
                 self.dispatch_timed(taken, batch);
@@ -571,7 +572,7 @@ impl<'a, T: Transport, M: Take> Acceptor<'a, T, M> {
 
     /// Counts that a listener was ready and has yielded nothing; pauses it after too many in a row.
     fn count_fruitless(&mut self, index: usize) -> Reaction {
-        let releases = self.shared.releases();
+        let releases = self.shared.admission.releases();
         let pause = &mut self.accepting[index];
         pause.fruitless += 1;
         if pause.fruitless < FRUITLESS_MAX {
@@ -600,12 +601,12 @@ impl<'a, T: Transport, M: Take> Acceptor<'a, T, M> {
     fn admit(&mut self) {
         let mut requests = take(&mut self.batch.requests);
         let accepted = requests.len() as u64;
-        let counts = self.shared.counts();
+        let counts = self.shared.counters.counts();
         counts.accepted.fetch_add(accepted, Relaxed);
         requests.retain_mut(|request| {
             self.tell_accepted(request);
             if !self.is_within(request) {
-                request.refuse_with(&self.shared.limits().refusal());
+                request.refuse_with(&self.shared.admission.limits().refusal());
                 return false;
             }
             let admitted = self.serving.service.admit(request);
@@ -652,8 +653,12 @@ impl<'a, T: Transport, M: Take> Acceptor<'a, T, M> {
         if self.batch.requests.is_empty() || paused {
             return;
         }
-        let releases = self.shared.releases();
-        if let Some(cutter) = self.cutter.as_ref().filter(|_| self.shared.listed() > 0) {
+        let releases = self.shared.admission.releases();
+        if let Some(cutter) = self
+            .cutter
+            .as_ref()
+            .filter(|_| self.shared.registry.listed() > 0)
+        {
             cutter.wake();
         }
         match self.model.dispatch(&mut self.batch, self.serving) {
@@ -669,8 +674,8 @@ impl<'a, T: Transport, M: Take> Acceptor<'a, T, M> {
 
     /// Counts an error and tells the hook, at most once a second in all processes.
     fn report(&self, step: Step, reaction: Reaction, error: io::Error, index: Option<usize>) {
-        count(&self.shared.counts().accept_errors);
-        if let Some(unreported) = self.shared.pass_accept_error() {
+        count(&self.shared.counters.counts().accept_errors);
+        if let Some(unreported) = self.shared.counters.pass_accept_error() {
             self.report_now(step, reaction, error, index, unreported);
         }
     }

@@ -6,7 +6,9 @@ use std::sync::mpsc::channel;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 
-use crate::accept::{Acceptor, Batch};
+use crate::accept::Acceptor;
+use crate::accept::batch::Batch;
+use crate::connection::table::CutReason;
 use crate::coro::driver::Kind;
 use crate::coro::inbox::Message;
 use crate::coro::stack::{self, StackGauge};
@@ -20,7 +22,6 @@ use crate::model::outbox::Outbox;
 use crate::model::{Model, Run, Serving, Take, on_room};
 use crate::server::Report;
 use crate::service::Service;
-use crate::state::table::CutReason;
 use crate::transport::{Managed, Request, Transport};
 
 /// Serves each request in a coroutine: the handler blocks as in any model, but what blocks is not a
@@ -268,7 +269,7 @@ impl Run for Coroutines {
         if let Err(failed) = first.run() {
             workers.failure.note(failed, &service);
             // The accept loop was one of its coroutines: nobody keeps the drain deadline.
-            service.shared.cut_all();
+            service.shared.registry.cut_all();
             team.cancel();
         }
         let ran = workers.join();
@@ -370,8 +371,8 @@ impl Failure {
         let shared = &service.shared;
         let stranded = labels.into_iter().filter(|label| *label != NOBODY);
         for label in stranded {
-            shared.cut_for(label, CutReason::Worker);
-            shared.give_up_one();
+            shared.registry.cut_for(label, CutReason::Worker);
+            shared.admission.give_up_one();
         }
         service.hooks.report(&AcceptError {
             listener: None,
@@ -383,7 +384,7 @@ impl Failure {
         let mut first = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         first.get_or_insert(error);
         drop(first);
-        shared.give_up();
+        shared.lifecycle.give_up();
     }
 }
 
@@ -400,7 +401,7 @@ fn watch<R: Managed>(team: &Arc<Team>, service: &Arc<Service<R>>) -> io::Result<
         let id = (label != NOBODY).then_some(label);
         service.hooks.stalled(&Stall {
             id,
-            peer: id.and_then(|id| service.shared.peer(id)),
+            peer: id.and_then(|id| service.shared.registry.peer(id)),
             time,
         });
     };

@@ -9,16 +9,19 @@ use std::time::{Duration, Instant};
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::process::{Pid, getpid};
 
-use crate::accept::Batch;
+use crate::accept::batch::Batch;
 use crate::address::Address;
+use crate::admission::permits::Lease;
+use crate::connection::context::Listed;
+use crate::connection::table::Activity;
 use crate::handler::HandlerError;
 use crate::hooks::{Failure, Step};
 use crate::model::watching::Watching;
 use crate::model::{Dispatch, Model, Serving, Take};
+use crate::observe::counters::Ended;
 use crate::parking::{Parked, Parking};
 use crate::service::{Job, Service, Tally};
-use crate::state::table::Activity;
-use crate::state::{Ended, Lease, Listed, Shared};
+use crate::shared::Shared;
 use crate::sys::bell::Watch;
 use crate::sys::child::{Child, Exit};
 use crate::sys::fork::{Fork, end_with, exit, fork, guard, thread_count};
@@ -117,9 +120,9 @@ impl Model for Forking {
 impl Dispatch for Forking {}
 
 impl Take for Forking {
-    fn start(&mut self, shared: &Arc<Shared>) -> io::Result<()> {
+    fn start(&mut self, shared: &Shared) -> io::Result<()> {
         single_threaded()?;
-        shared.note_parent();
+        shared.lifecycle.processes().note_parent();
         Child::can_be_watched()
     }
 
@@ -151,7 +154,7 @@ impl Take for Forking {
             let forked = Forked {
                 id,
                 peer: request.peer(),
-                socket: service.shared.socket(id),
+                socket: service.shared.registry.socket(id),
                 listed: request.context().hand_over(),
                 service,
                 _lease: lease,
@@ -263,7 +266,7 @@ impl Forked {
                         .listed
                         .as_ref()
                         .and_then(|listed| listed.slot().cut_reason()),
-                    shared: self.service.shared(),
+                    counters: self.service.counters(),
                 });
                 Ended::Failed
             }
@@ -344,9 +347,10 @@ fn serve<R: Managed>(service: &Service<R>, request: &mut R) -> Ended {
 /// Waits until there is input. `false` when the client was silent for too long, or the server
 /// stops.
 fn wait<R: Managed>(request: &mut R, shared: &Shared) -> io::Result<bool> {
-    let watch = Watch::new(shared.bell(), None)?;
+    let watch = Watch::new(shared.lifecycle.bell(), None)?;
     request.context().enter(Activity::Parked);
     let deadline = shared
+        .registry
         .deadlines()
         .parked(request.context())
         .and_then(|limit| Instant::now().checked_add(limit));
@@ -355,9 +359,9 @@ fn wait<R: Managed>(request: &mut R, shared: &Shared) -> io::Result<bool> {
         Waits::Never => return Ok(false),
         Waits::For(fd) => fd,
     };
-    while !shared.closing() {
+    while !shared.lifecycle.closing() {
         let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
-        let timeout = left.into_iter().chain(shared.lame_left()).min();
+        let timeout = left.into_iter().chain(shared.lifecycle.lame_left()).min();
         let mut fds = [
             PollFd::from_borrowed_fd(fd, PollFlags::IN),
             PollFd::new(&watch, PollFlags::IN),

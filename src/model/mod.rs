@@ -23,12 +23,13 @@ use std::time::{Duration, Instant};
 
 use rustix::event::PollFd;
 
-use crate::accept::{Acceptor, Batch};
+use crate::accept::Acceptor;
+use crate::accept::batch::Batch;
 use crate::error::Error;
 use crate::hooks::Step;
 use crate::server::Report;
 use crate::service::Service;
-use crate::state::Shared;
+use crate::shared::Shared;
 use crate::threads::Threads;
 use crate::transport::Transport;
 
@@ -67,7 +68,7 @@ pub(crate) trait Take {
     const SERVES_HERE: bool = false;
 
     /// Gets ready to serve; called again before each serving.
-    fn start(&mut self, shared: &Arc<Shared>) -> io::Result<()> {
+    fn start(&mut self, shared: &Shared) -> io::Result<()> {
         let _ = shared;
         Ok(())
     }
@@ -197,7 +198,7 @@ fn dispatch_to<T: Transport>(
 }
 
 /// Wakes the accept loop when it waits for room.
-fn on_room(shared: &Arc<Shared>) -> impl Fn() + Send + Sync + 'static {
-    let shared = Arc::clone(shared);
-    move || shared.release()
+fn on_room(shared: &Shared) -> impl Fn() + Send + Sync + 'static {
+    let shared = shared.clone();
+    move || shared.admission.release()
 }

@@ -3,12 +3,13 @@
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use crate::admission::permits::Lease;
 use crate::coro::inbox::Message;
 use crate::coro::team::Team;
 use crate::coro::worker::current;
 use crate::model::coroutines::NOBODY;
+use crate::observe::counters::Ended;
 use crate::service::{Job, Service};
-use crate::state::{Ended, Lease};
 use crate::transport::Managed;
 
 /// Requests of one server whose handlers are done, for each worker.

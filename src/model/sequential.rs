@@ -2,7 +2,7 @@
 
 use std::io;
 
-use crate::accept::Batch;
+use crate::accept::batch::Batch;
 use crate::model::{Dispatch, Model, Serving, Take};
 use crate::transport::Transport;
 

@@ -1,11 +1,10 @@
 //! A fixed number of threads and a bounded queue.
 
 use std::io;
-use std::sync::Arc;
 
-use crate::accept::Batch;
+use crate::accept::batch::Batch;
 use crate::model::{Dispatch, Model, Serving, Take, dispatch_to, on_room};
-use crate::state::Shared;
+use crate::shared::Shared;
 use crate::threads::{Limits, Threads};
 use crate::transport::Transport;
 
@@ -84,7 +83,7 @@ impl Model for ThreadPool {
 impl Dispatch for ThreadPool {}
 
 impl Take for ThreadPool {
-    fn start(&mut self, shared: &Arc<Shared>) -> io::Result<()> {
+    fn start(&mut self, shared: &Shared) -> io::Result<()> {
         let threads = self
             .threads
             .get_or_insert_with(|| Threads::new(self.limits, on_room(shared)));

@@ -1,12 +1,11 @@
 //! A thread for each request.
 
 use std::io;
-use std::sync::Arc;
 use std::time::Duration;
 
-use crate::accept::Batch;
+use crate::accept::batch::Batch;
 use crate::model::{Dispatch, Model, Serving, Take, dispatch_to, on_room};
-use crate::state::Shared;
+use crate::shared::Shared;
 use crate::threads::{Limits, Threads};
 use crate::transport::Transport;
 
@@ -87,7 +86,7 @@ impl Model for Threading {
 impl Dispatch for Threading {}
 
 impl Take for Threading {
-    fn start(&mut self, shared: &Arc<Shared>) -> io::Result<()> {
+    fn start(&mut self, shared: &Shared) -> io::Result<()> {
         self.threads
             .get_or_insert_with(|| Threads::new(self.limits, on_room(shared)));
         Ok(())

@@ -11,11 +11,11 @@ use rustix::io::Errno;
 use socket2::{Domain, SockAddr, Socket, Type};
 
 use crate::address::UnixAddress;
+use crate::connection::context::Context;
 use crate::coro::net::{Interest, Source};
 use crate::coro::offload;
 use crate::coro::worker::{Current, current};
 use crate::error::{Error, Tried};
-use crate::state::Context;
 use crate::transport::dialed::Dialed;
 use crate::transport::tcp::TcpConnection;
 use crate::transport::unix_stream::UnixConnection;

@@ -12,9 +12,9 @@ use std::time::{Duration, Instant};
 use socket2::Socket;
 
 use crate::address::Address;
+use crate::connection::context::Context;
 use crate::coro::worker::current;
 use crate::error::Gone;
-use crate::state::Context;
 use crate::sys::mmsg::{self, Bundling, Outgoing, RawAddr, Room};
 use crate::transport::{Intake, Managed, Packet, Request};
 

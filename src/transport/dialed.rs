@@ -6,7 +6,7 @@ use std::ops::Deref;
 use std::time::Duration;
 
 use crate::address::Address;
-use crate::state::Context;
+use crate::connection::context::Context;
 use crate::transport::{Connection, Managed, Request};
 
 /// A connection to another server, made by [`TcpConnection::connect`](crate::TcpConnection::connect)

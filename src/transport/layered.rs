@@ -7,9 +7,9 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::time::Duration;
 
 use crate::address::Address;
+use crate::connection::context::Context;
 use crate::error::Error;
 use crate::spare;
-use crate::state::Context;
 use crate::transport::stream::Input;
 use crate::transport::{Bind, Connection, Intake, Managed, Request, Transport, Waits};
 

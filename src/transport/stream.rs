@@ -17,11 +17,11 @@ use rustix::net::{RecvFlags, SendFlags, recv, send};
 use socket2::{SockAddr, Socket};
 
 use crate::address::Address;
+use crate::connection::context::{Context, Cut};
+use crate::connection::table::{Activity, CutReason};
 use crate::coro::net::{Interest, Source};
 use crate::coro::worker::current;
 use crate::spare;
-use crate::state::table::{Activity, CutReason};
-use crate::state::{Context, Cut};
 use crate::sys::{sockopt, timespec};
 use crate::transport::{Connection, Managed, Request, Waits};
 

@@ -1,0 +1,31 @@
+//! What was accepted together.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use crate::admission::permits::Lease;
+use crate::model::Serving;
+use crate::service::Job;
+use crate::transport::Transport;
+
+/// Requests that were accepted and not yet given to the model.
+#[derive(Debug)]
+pub(crate) struct Batch<R> {
+    pub(crate) requests: VecDeque<R>,
+    pub(crate) lease: Lease,
+}
+
+impl<R> Batch<R> {
+    /// Takes the first request out, to be served apart from the others.
+    pub(crate) fn next_job<T: Transport<Request = R>>(
+        &mut self,
+        serving: &Serving<T>,
+    ) -> Option<Job<R>> {
+        let request = self.requests.pop_front()?;
+        Some(Job {
+            request,
+            service: Arc::clone(&serving.service),
+            lease: self.lease.split(1),
+        })
+    }
+}

@@ -1,0 +1,4 @@
+//! What a server lets others know.
+
+pub(crate) mod counters;
+mod throttle;
