@@ -112,7 +112,15 @@ pub use transport::udp::{Udp, UdpDatagram, UdpOptions};
 pub use transport::unix_datagram::{UnixDatagram, UnixPacket};
 pub use transport::unix_path::UnixOptions;
 pub use transport::unix_stream::{BoundUnixStream, Credentials, UnixConnection, UnixStream};
-pub use transport::{Bind, Connection, Intake, Packet, Request, Transport, Waits};
+pub use transport::{Bind, Connection, Packet, Request, Transport};
+
+/// For transports of your own, and for what stands between a transport and its handlers.
+pub mod net {
+    pub use crate::registry::context::Cut;
+    pub use crate::transport::dialed::Dialed;
+    pub use crate::transport::layered::{Layer, Layered, LayeredConnection};
+    pub use crate::transport::{Intake, Managed, Waits};
+}
 
 /// Serves TCP, one connection after the other.
 #[doc(alias = "TCPServer")]

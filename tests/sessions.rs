@@ -114,7 +114,7 @@ impl RequestHandler<TcpConnection> for Session {
     fn handle(&mut self, conn: &mut TcpConnection) -> Outcome {
         self.say("handle");
         let mut line = String::new();
-        conn.read_line(&mut line, 1024)?;
+        conn.read_line_max(&mut line, 1024)?;
         self.lines += 1;
         match line.trim_end() {
             // The end of the stream.
@@ -136,7 +136,7 @@ impl RequestHandler<TcpConnection> for Session {
             // Asks the server to stop, and keeps its thread.
             "outlive" => {
                 self.handle.shutdown();
-                conn.read_line(&mut line, 1024)?;
+                conn.read_line_max(&mut line, 1024)?;
             }
             _ => {}
         }
@@ -149,7 +149,7 @@ impl RequestHandler<TcpConnection> for Session {
         if self.asks {
             conn.write_all(b"done?\n")?;
             let mut line = String::new();
-            conn.read_line(&mut line, 1024)?;
+            conn.read_line_max(&mut line, 1024)?;
             self.say(line.trim_end());
         }
         Ok(())

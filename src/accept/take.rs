@@ -9,7 +9,7 @@ use crate::accept::dispatch::Dispatch;
 use crate::accept::errors::{Class, classify};
 use crate::accept::{Acceptor, drain};
 use crate::observe::hooks::{Reaction, Step};
-use crate::transport::{Intake, Request, Transport};
+use crate::transport::{Intake, Managed, Transport};
 
 /// How many times one listener is asked in a row before the others, the children and the stop get
 /// their turn.

@@ -9,14 +9,14 @@ use crate::coro::inbox::Message;
 use crate::coro::team::Team;
 use crate::coro::worker::current;
 use crate::counters::Ended;
-use crate::transport::Request;
+use crate::transport::Managed;
 
 /// The label of coroutines that serve no request; those of requests begin with 1.
 pub(crate) const NOBODY: u64 = 0;
 
 /// Requests of one server whose handlers are done, for each worker.
 #[derive(Debug)]
-pub(crate) struct Outbox<R: Request> {
+pub(crate) struct Outbox<R: Managed> {
     team: Arc<Team>,
     done: Vec<Mutex<Done<R>>>,
 }
@@ -42,19 +42,19 @@ impl<R> Default for Done<R> {
 
 /// What sends the replies of a round when it is dropped: in the next round, or because the worker has
 /// failed.
-struct Round<R: Request> {
+struct Round<R: Managed> {
     outbox: Arc<Outbox<R>>,
     place: usize,
     service: Arc<Service<R>>,
 }
 
-impl<R: Request> Drop for Round<R> {
+impl<R: Managed> Drop for Round<R> {
     fn drop(&mut self) {
         self.outbox.send(self.place, &self.service);
     }
 }
 
-impl<R: Request> Outbox<R> {
+impl<R: Managed> Outbox<R> {
     pub(crate) fn new(team: &Arc<Team>) -> Arc<Self> {
         let done = team.inboxes.iter().map(|_| Mutex::default()).collect();
         Arc::new(Self {

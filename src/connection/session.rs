@@ -128,7 +128,6 @@ fn call<R: Request, S: Send + 'static>(
 
 #[cfg(test)]
 mod tests {
-    use std::io;
     use std::sync::Arc;
 
     use super::*;
@@ -149,9 +148,6 @@ mod tests {
         }
         fn peer(&self) -> Address {
             Address::Named("test".to_owned())
-        }
-        fn close(&mut self) -> io::Result<()> {
-            Ok(())
         }
     }
 

@@ -24,7 +24,7 @@ use crate::error::{Error, Tried};
 use crate::model::on_room;
 use crate::observe::hooks::{AcceptError, Reaction, Stall, Step};
 use crate::registry::table::CutReason;
-use crate::transport::{Request, Transport};
+use crate::transport::{Managed, Request, Transport};
 
 /// Serves each request in a coroutine: the handler blocks as in any model, but what blocks is not a
 /// thread.
@@ -57,7 +57,7 @@ use crate::transport::{Request, Transport};
 /// ```
 ///
 /// What a handler makes itself stays on its thread, so that may belong to it. The connection is
-/// lent to the handler, and cannot be given to another thread:
+/// lent to the handler, so no thread that outlives the handler can have it:
 ///
 /// ```compile_fail,E0521
 /// # use socketserver::{Coroutines, Server, Tcp, TcpConnection};
@@ -294,7 +294,7 @@ struct Workers {
 
 impl Workers {
     /// Starts them, and waits until each has what it needs.
-    fn start<R: Request>(team: &Arc<Team>, service: &Arc<Service<R>>) -> io::Result<Self> {
+    fn start<R: Managed>(team: &Arc<Team>, service: &Arc<Service<R>>) -> io::Result<Self> {
         let mut workers = Self {
             team: Arc::clone(team),
             threads: Vec::new(),
@@ -366,7 +366,7 @@ struct Failure(Mutex<Option<io::Error>>);
 impl Failure {
     /// Fails the server: its other workers drain, and the clients of this one learn at once that
     /// nobody serves them.
-    fn note<R: Request>(&self, failed: Failed, service: &Service<R>) {
+    fn note<R: Managed>(&self, failed: Failed, service: &Service<R>) {
         let Failed { error, labels } = failed;
         let shared = &service.shared;
         let stranded = labels.into_iter().filter(|label| *label != NOBODY);
@@ -389,7 +389,7 @@ impl Failure {
 }
 
 /// Starts the watchdog, if there is a hook to tell.
-fn watch<R: Request>(team: &Arc<Team>, service: &Arc<Service<R>>) -> io::Result<Option<Watchdog>> {
+fn watch<R: Managed>(team: &Arc<Team>, service: &Arc<Service<R>>) -> io::Result<Option<Watchdog>> {
     if service.hooks.stall.is_none() {
         return Ok(None);
     }

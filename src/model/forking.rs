@@ -29,7 +29,7 @@ use crate::sys::bell::Watch;
 use crate::sys::child::{Child, Exit};
 use crate::sys::fork::{Fork, end_with, exit, fork, guard, thread_count};
 use crate::sys::timespec;
-use crate::transport::{Request, Transport, Waits};
+use crate::transport::{Managed, Request, Transport, Waits};
 
 /// Serves each request in a process of its own, forked from the one that accepts.
 ///
@@ -331,13 +331,13 @@ fn serve_and_exit<T: Transport>(
 }
 
 /// Closes this process's copy of a request, which lives on in the parent.
-fn leave_to_parent<R: Request>(request: R) {
+fn leave_to_parent<R: Managed>(request: R) {
     forget(request.context().hand_over());
 }
 
 /// Serves a request to its end. A connection that wants to be parked has nobody to leave it to: the
 /// child waits.
-fn serve<R: Request>(service: &Service<R>, request: &mut R) -> Ended {
+fn serve<R: Managed>(service: &Service<R>, request: &mut R) -> Ended {
     loop {
         match service.serve(request) {
             Ended::Parked => {}
@@ -368,7 +368,7 @@ enum Wakes {
 }
 
 /// Waits until there is input, or no use in waiting.
-fn wait<R: Request>(request: &mut R, shared: &Shared) -> io::Result<Wakes> {
+fn wait<R: Managed>(request: &mut R, shared: &Shared) -> io::Result<Wakes> {
     let watch = Watch::new(shared.lifecycle.bell(), None)?;
     request.context().enter(Activity::Parked);
     let deadline = shared

@@ -1,5 +1,5 @@
-//! Connecting out: a handler that is a client of another server, or a proxy. The connections are of
-//! the type that handlers are given, and park in a coroutine as those do.
+//! Connecting out: a handler that is a client of another server, or a proxy. The connections block as
+//! those that handlers are given do, and in a coroutine park as they do.
 
 use std::fmt::Debug;
 use std::io;
@@ -16,6 +16,7 @@ use crate::coro::offload;
 use crate::coro::worker::{Current, current};
 use crate::error::{Error, Tried};
 use crate::registry::context::Context;
+use crate::transport::dialed::Dialed;
 use crate::transport::tcp::TcpConnection;
 use crate::transport::unix_stream::UnixConnection;
 
@@ -27,8 +28,7 @@ impl TcpConnection {
     /// `timeout`.
     ///
     /// Where it blocks, a coroutine parks; names are resolved on a helper thread then (`offload`).
-    /// The connection has the number 0, and its owner closes it: dropping it sends what the kernel
-    /// has and ends it. `TCP_NODELAY` is on.
+    /// The connection has the number 0, and its owner ends it: see [`Dialed`]. `TCP_NODELAY` is on.
     ///
     /// # Errors
     ///
@@ -45,11 +45,11 @@ impl TcpConnection {
     /// ThreadingTcpServer::bind("127.0.0.1:8080")?.serve_forever(|client| {
     ///     let mut upstream = TcpConnection::connect("127.0.0.1:9090", Duration::from_secs(5))?;
     ///     let mut line = String::new();
-    ///     while client.read_line(&mut line, 4096)? > 0 {
+    ///     while client.read_line_max(&mut line, 4096)? > 0 {
     ///         use std::io::Write;
     ///         upstream.write_all(line.as_bytes())?;
     ///         line.clear();
-    ///         upstream.read_line(&mut line, 4096)?;
+    ///         upstream.read_line_max(&mut line, 4096)?;
     ///         client.write_all(line.as_bytes())?;
     ///         line.clear();
     ///     }
@@ -60,7 +60,7 @@ impl TcpConnection {
     pub fn connect(
         addr: impl ToSocketAddrs + Debug + Send + 'static,
         timeout: Duration,
-    ) -> Result<Self, Error> {
+    ) -> Result<Dialed<Self>, Error> {
         let shown = format!("connect to {addr:?}");
         let resolve = move || addr.to_socket_addrs().map(Iterator::collect::<Vec<_>>);
         let addrs = offload(resolve).tried(|| shown.clone())?;
@@ -75,7 +75,7 @@ impl TcpConnection {
     }
 }
 
-fn connect_to(addr: SocketAddr, timeout: Duration) -> io::Result<TcpConnection> {
+fn connect_to(addr: SocketAddr, timeout: Duration) -> io::Result<Dialed<TcpConnection>> {
     let socket = Socket::new(Domain::for_address(addr), Type::STREAM, None)?;
     socket.set_tcp_nodelay(true)?;
     let addr = SockAddr::from(addr);
@@ -83,7 +83,11 @@ fn connect_to(addr: SocketAddr, timeout: Duration) -> io::Result<TcpConnection> 
         None => socket.connect_timeout(&addr, timeout)?,
         Some(current) => connect_parked(&current, &socket, &addr, Instant::now() + timeout)?,
     }
-    Ok(TcpConnection::new(socket, &addr, Context::detached()))
+    Ok(Dialed(TcpConnection::new(
+        socket,
+        &addr,
+        Context::detached(),
+    )))
 }
 
 /// Connects in a coroutine. The descriptor is in blocking mode again afterwards.
@@ -128,18 +132,18 @@ impl UnixConnection {
     /// Connects to a server on a Unix stream socket, waiting for at most `timeout` where its queue
     /// is full.
     ///
-    /// The connection has the number 0, and its owner closes it.
+    /// The connection has the number 0, and its owner ends it: see [`Dialed`].
     ///
     /// # Errors
     ///
     /// What connect(2) says: `NotFound`, `ConnectionRefused`, `TimedOut`, and so on.
-    pub fn connect(addr: impl Into<UnixAddress>, timeout: Duration) -> Result<Self, Error> {
+    pub fn connect(addr: impl Into<UnixAddress>, timeout: Duration) -> Result<Dialed<Self>, Error> {
         let addr = addr.into();
         connect_unix(&addr, timeout).tried(|| format!("connect to {addr}"))
     }
 }
 
-fn connect_unix(addr: &UnixAddress, timeout: Duration) -> io::Result<UnixConnection> {
+fn connect_unix(addr: &UnixAddress, timeout: Duration) -> io::Result<Dialed<UnixConnection>> {
     let unnamed = || io::Error::new(io::ErrorKind::InvalidInput, "an unnamed address");
     let addr = addr.to_sock_addr().ok_or_else(unnamed)??;
     let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
@@ -166,5 +170,9 @@ fn connect_unix(addr: &UnixAddress, timeout: Duration) -> io::Result<UnixConnect
         }
     }
     socket.set_write_timeout(None)?;
-    Ok(UnixConnection::new(socket, &addr, Context::detached()))
+    Ok(Dialed(UnixConnection::new(
+        socket,
+        &addr,
+        Context::detached(),
+    )))
 }

@@ -16,7 +16,7 @@ use crate::coro::worker::current;
 use crate::error::Gone;
 use crate::registry::context::Context;
 use crate::sys::mmsg::{self, Bundling, Outgoing, RawAddr, Room};
-use crate::transport::{Intake, Packet, Request};
+use crate::transport::{Intake, Managed, Packet, Request};
 
 /// The largest datagram that is received whole unless an option says otherwise: the most that IPv4
 /// can carry.
@@ -354,7 +354,9 @@ impl<T: 'static> Request for Datagram<T> {
         let inet = sender.inet().map(Address::Inet);
         inet.unwrap_or_else(|| Address::from_sock_addr(&sender.to_sock_addr()))
     }
+}
 
+impl<T: 'static> Managed for Datagram<T> {
     fn admit(&self) -> io::Result<()> {
         let packet = self.received();
         if packet.is_truncated() {

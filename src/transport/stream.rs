@@ -2,11 +2,11 @@
 //! reply.
 
 use std::fmt;
-use std::io::{self, Read, Write};
+use std::io::{self, BufRead, Read, Write};
 use std::marker::PhantomData;
 use std::mem::take;
 use std::net::Shutdown;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
+use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -23,11 +23,11 @@ use crate::registry::context::{Context, Cut};
 use crate::registry::table::{Activity, CutReason};
 use crate::spare;
 use crate::sys::{sockopt, timespec};
-use crate::transport::{Connection, Request, Waits};
+use crate::transport::{Connection, Managed, Request, Waits};
 
 /// A connection that a stream transport `T` accepted.
 ///
-/// Its methods are those of [`Connection`] and [`Request`], of [`Read`] and [`Write`]; what only
+/// Its methods are those of [`Connection`] and [`Request`], of [`BufRead`] and [`Write`]; what only
 /// one transport has is here. The descriptor ([`AsFd`]) is in blocking mode.
 ///
 /// # Dropping
@@ -74,7 +74,7 @@ const WRITER_RETRY: Duration = Duration::from_millis(5);
 
 /// Bytes that were received and not yet read. Has no buffer when there are none.
 #[derive(Default)]
-struct Input {
+pub(super) struct Input {
     buffer: Box<[u8]>,
     start: usize,
     end: usize,
@@ -82,6 +82,8 @@ struct Input {
     ended: bool,
     /// It is a part of a request, of which more is waited for.
     partial: bool,
+    /// A connection that wraps this one has taken input that its handler has left.
+    left: bool,
 }
 
 /// Bytes that were written and not yet sent.
@@ -131,7 +133,7 @@ impl<T: 'static> Stream<T> {
     ///
     /// fn relay(conn: &mut TcpConnection) -> io::Result<()> {
     ///     let mut line = String::new();
-    ///     while conn.read_line(&mut line, 1024)? > 0 {
+    ///     while conn.read_line_max(&mut line, 1024)? > 0 {
     ///         // Copied, so that nobody waits for the lock while a client is slow to read.
     ///         let clients: Vec<_> = CLIENTS.lock().unwrap().values().cloned().collect();
     ///         for mut client in clients {
@@ -293,7 +295,7 @@ impl<T: 'static> Stream<T> {
         // sends more than the handler wanted has begun to, and may go on.
         match recv(self.socket(), &mut scratch, RecvFlags::DONTWAIT) {
             Ok((count, _)) if count > 0 => left -= count,
-            Err(Errno::AGAIN) if !self.input.is_empty() => {}
+            Err(Errno::AGAIN) if !self.input.is_empty() || self.input.left => {}
             _ => return,
         }
         let deadline = Instant::now() + LINGER_TIME;
@@ -344,7 +346,9 @@ impl<T: 'static> Request for Stream<T> {
     fn peer(&self) -> Address {
         self.socket.peer.clone()
     }
+}
 
+impl<T: 'static> Managed for Stream<T> {
     fn wait(&mut self) -> io::Result<Waits<'_>> {
         self.send_pending()?;
         let has_input = !self.input.is_empty() && !self.input.partial;
@@ -381,6 +385,10 @@ impl<T: 'static> Request for Stream<T> {
         Ok(whole)
     }
 
+    fn leave_unread(&mut self) {
+        self.input.left = true;
+    }
+
     fn close(&mut self) -> io::Result<()> {
         let sent = self.send_pending();
         // Where the peer has ended too, the descriptor's end is the stream's, and nothing is unread.
@@ -413,7 +421,7 @@ impl<T: 'static> Request for Stream<T> {
     }
 }
 
-impl<T: 'static> Connection for Stream<T> {
+impl<T: 'static> BufRead for Stream<T> {
     fn fill_buf(&mut self) -> io::Result<&[u8]> {
         if self.input.is_empty() && !self.input.ended {
             self.input.release();
@@ -423,11 +431,11 @@ impl<T: 'static> Connection for Stream<T> {
     }
 
     fn consume(&mut self, count: usize) {
-        let left = self.input.bytes().len();
-        assert!(count <= left, "consume({count}) with {left} bytes buffered");
-        self.input.start += count;
+        self.input.consume(count);
     }
+}
 
+impl<T: 'static> Connection for Stream<T> {
     fn set_write_buffer(&mut self, capacity: usize) -> io::Result<()> {
         self.output.capacity = capacity;
         self.send_pending()
@@ -474,10 +482,7 @@ impl<T: 'static> Read for Stream<T> {
         if self.input.is_empty() {
             return self.receive(buf);
         }
-        let count = self.input.bytes().len().min(buf.len());
-        buf[..count].copy_from_slice(&self.input.bytes()[..count]);
-        self.input.start += count;
-        Ok(count)
+        Ok(self.input.take(buf))
     }
 }
 
@@ -587,18 +592,32 @@ impl Cut for Connected {
         sockopt::unsent(self.socket.as_fd()).ok()
     }
 
-    fn socket(&self) -> Option<RawFd> {
-        Some(self.socket.as_raw_fd())
+    fn socket(&self) -> Option<BorrowedFd<'_>> {
+        Some(self.socket.as_fd())
     }
 }
 
 impl Input {
-    fn bytes(&self) -> &[u8] {
+    pub(super) fn bytes(&self) -> &[u8] {
         &self.buffer[self.start..self.end]
     }
 
-    const fn is_empty(&self) -> bool {
+    pub(super) const fn is_empty(&self) -> bool {
         self.start == self.end
+    }
+
+    pub(super) fn consume(&mut self, count: usize) {
+        let left = self.bytes().len();
+        assert!(count <= left, "consume({count}) with {left} bytes buffered");
+        self.start += count;
+    }
+
+    /// Copies what there is and fits, and says how much.
+    pub(super) fn take(&mut self, buf: &mut [u8]) -> usize {
+        let count = self.bytes().len().min(buf.len());
+        buf[..count].copy_from_slice(&self.bytes()[..count]);
+        self.start += count;
+        count
     }
 
     /// Makes room for more behind what is there; says whether there is some.
@@ -613,12 +632,12 @@ impl Input {
         self.end < self.buffer.len()
     }
 
-    fn fill(&mut self, buffer: Box<[u8]>, count: usize) {
+    pub(super) fn fill(&mut self, buffer: Box<[u8]>, count: usize) {
         (self.buffer, self.start, self.end) = (buffer, 0, count);
     }
 
     /// Gives the buffer back, once all of it has been read.
-    fn release(&mut self) {
+    pub(super) fn release(&mut self) {
         (self.start, self.end) = (0, 0);
         if !self.buffer.is_empty() {
             spare::give(take(&mut self.buffer));

@@ -1,6 +1,6 @@
 //! Stopping: before, during, after and from inside serving.
 
-use std::io::{Read, Write};
+use std::io::{BufRead, Read, Write};
 use std::net::TcpStream;
 use std::sync::Mutex;
 use std::sync::mpsc::{channel, sync_channel};
@@ -263,7 +263,7 @@ fn gives_its_place_to_the_queue(model: impl Model) {
     let target = Target::parse(&server.urls()[0]);
     let handler = |conn: &mut TcpConnection| {
         let mut line = String::new();
-        conn.read_line(&mut line, 100)?;
+        conn.read_line_max(&mut line, 100)?;
         conn.write_all(line.as_bytes())?;
         Ok::<_, std::io::Error>(Next::Park)
     };
@@ -303,7 +303,7 @@ fn a_stop_serves_parked_connections_whose_clients_have_spoken() {
     let target = Target::parse(&server.urls()[0]);
     let handler = move |conn: &mut TcpConnection| {
         let mut line = String::new();
-        conn.read_line(&mut line, 100)?;
+        conn.read_line_max(&mut line, 100)?;
         if line == "hold\n" {
             held.send(()).unwrap();
             let _ = released.lock().unwrap().recv();
