@@ -100,7 +100,7 @@ pub use observe::events::{EndReason, Event, Limit, Observer, RefuseReason};
 pub use observe::hooks::{AcceptError, Failure, Reaction, Stall, Step};
 #[cfg(feature = "tracing")]
 pub use observe::tracing::Tracing;
-pub use registry::context::{Context, Cut};
+pub use registry::context::Context;
 pub use registry::info::{ConnectionInfo, Traffic};
 pub use registry::table::{Activity, CutReason};
 pub use server::{Server, ServerGuard};

@@ -9,8 +9,8 @@ use std::time::{Duration, Instant};
 
 use socketserver::net::{Intake, Managed};
 use socketserver::{
-    Address, Bind, Context, Packet, Request, Server, Tcp, Threading, Transport, UnixAddress,
-    UnixDatagram,
+    Address, Bind, Connection, Context, Next, Packet, Request, Server, Tcp, TcpConnection,
+    TcpServer, Threading, Transport, UnixAddress, UnixDatagram,
 };
 
 use crate::script::Calls;
