@@ -4,14 +4,12 @@ use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{self, JoinHandle};
-use std::time::Duration;
-
-use rustix::event::{PollFd, PollFlags, poll};
+use std::time::{Duration, Instant};
 
 use crate::error::{Error, Tried};
 use crate::state::Shared;
-use crate::sys::bell::{Heard, Watch};
-use crate::sys::timespec;
+use crate::sys::bell::Heard;
+use crate::task::wait::{self, Wakeup};
 
 /// Sleeps until a connection's deadline may have come, or that of a stop, and cuts what is over.
 /// Without connections, it sleeps until it is woken. Ends when dropped.
@@ -35,8 +33,8 @@ impl Cutter {
         shared: &Arc<Shared>,
         lifeline: Option<BorrowedFd<'_>>,
     ) -> Result<Self, Error> {
-        let watch = Watch::new(shared.bell(), lifeline);
-        let watch = watch.tried(|| "create an epoll instance".to_owned())?;
+        let wakeup = Wakeup::new(shared.bell(), lifeline);
+        let wakeup = wakeup.tried(|| "create an epoll instance".to_owned())?;
         let done = Arc::new(AtomicBool::new(false));
         let asleep = Arc::new(AtomicBool::new(true));
         let thread = thread::Builder::new()
@@ -45,7 +43,7 @@ impl Cutter {
         let run = {
             let (shared, done) = (Arc::clone(shared), Arc::clone(&done));
             let asleep = Arc::clone(&asleep);
-            move || keep_deadlines(&shared, &watch, &done, &asleep)
+            move || keep_deadlines(&shared, &wakeup, &done, &asleep)
         };
         let thread = thread
             .spawn(run)
@@ -67,7 +65,7 @@ impl Cutter {
     }
 }
 
-fn keep_deadlines(shared: &Shared, watch: &Watch, done: &AtomicBool, asleep: &AtomicBool) {
+fn keep_deadlines(shared: &Shared, wakeup: &Wakeup, done: &AtomicBool, asleep: &AtomicBool) {
     while !done.load(Ordering::Acquire) {
         let left = shared.drain_left();
         if left.is_some_and(|left| left.is_zero()) {
@@ -85,16 +83,12 @@ fn keep_deadlines(shared: &Shared, watch: &Watch, done: &AtomicBool, asleep: &At
             }
         }
         let timeout = left.into_iter().chain(again).min();
-        let mut fds = [PollFd::new(watch, PollFlags::IN)];
-        // An error is a reason to look again: at once after EINTR, else (ENOMEM) a little later.
-        let waited = poll(&mut fds, timeout.map(timespec).as_ref());
-        if waited.is_err_and(|err| err != rustix::io::Errno::INTR) {
-            thread::park_timeout(RETRY);
-        }
-        match watch.hear() {
-            Ok(Heard::Bell) => {}
-            Ok(Heard::Orphaned) => shared.stop(shared.drain_timeout()),
-            Err(_) => thread::park_timeout(RETRY),
+        let end = timeout.and_then(|timeout| Instant::now().checked_add(timeout));
+        match wakeup.wait(&[], end).map(|woken| woken.heard) {
+            Ok(Some(Heard::Orphaned)) => shared.stop(shared.drain_timeout()),
+            Ok(_) => {}
+            // The kernel has no memory to wait with.
+            Err(_) => wait::pause(RETRY),
         }
     }
 }

@@ -54,11 +54,6 @@ mod address;
 mod backoff;
 mod builder;
 mod connections;
-#[cfg(feature = "coroutines")]
-mod coro;
-#[cfg(not(feature = "coroutines"))]
-#[path = "coro_disabled.rs"]
-mod coro;
 mod cutter;
 mod error;
 mod events;
@@ -73,7 +68,7 @@ mod service;
 mod spare;
 mod state;
 mod sys;
-mod threads;
+mod task;
 #[cfg(feature = "tracing")]
 mod tracing;
 mod transport;
@@ -81,10 +76,6 @@ mod transport;
 pub use address::{Address, UnixAddress};
 pub use builder::Builder;
 pub use connections::{ConnectionInfo, Traffic};
-#[cfg(feature = "coroutines")]
-pub use coro::stack::StackGauge;
-#[cfg(feature = "coroutines")]
-pub use coro::{offload, sleep, yield_now};
 pub use error::Error;
 pub use events::{EndReason, Event, Limit, Observer, RefuseReason};
 pub use handle::ServerHandle;
@@ -103,6 +94,9 @@ pub use server::{Handled, Report, Server, ServerGuard};
 pub use state::phase::State;
 pub use state::table::{Activity, CutReason};
 pub use state::{Context, Cut, Totals};
+#[cfg(feature = "coroutines")]
+pub use task::coro::stack::StackGauge;
+pub use task::{offload, sleep, yield_now};
 #[cfg(feature = "tracing")]
 pub use tracing::Tracing;
 pub use transport::datagram::Datagram;

@@ -59,7 +59,7 @@ pub struct Server<T: Transport, M = Sequential> {
     shared: Arc<Shared>,
     closing: Closing,
     /// Readable while one of the listeners is.
-    ready: Arc<OwnedFd>,
+    ready: OwnedFd,
 }
 
 /// How serving ended.
@@ -133,7 +133,7 @@ impl<T: Transport, M: Model> Server<T, M> {
             hooks: Arc::new(hooks),
             closing: Closing(Arc::clone(&shared)),
             shared,
-            ready: Arc::new(ready),
+            ready,
         })
     }
 
@@ -177,10 +177,10 @@ impl<T: Transport, M: Model> Server<T, M> {
             hooks,
             shared,
             closing,
-            ready,
+            ready: _,
         } = self;
         let service = Service::new(boxed(handler), Arc::clone(&hooks), Arc::clone(&shared));
-        let result = model.serve(Serving::new(listeners, ready, Arc::new(service)));
+        let result = model.serve(Serving::new(listeners, Arc::new(service)));
         hooks.enter(&shared, State::Closed);
         drop(closing);
         result
@@ -252,7 +252,7 @@ impl<T: Transport, M: Dispatch> Server<T, M> {
             Arc::clone(&self.shared),
         ));
         let listeners = std::mem::take(&mut self.listeners);
-        let mut serving = Serving::new(listeners, Arc::clone(&self.ready), service);
+        let mut serving = Serving::new(listeners, service);
         let handled = Acceptor::new(&mut serving, &mut self.model, M::NAME)
             .and_then(|acceptor| acceptor.serve_one(deadline));
         self.listeners = serving.listeners;

@@ -9,6 +9,7 @@ use crate::model::Take;
 use crate::parking::Parked;
 use crate::service::{Job, count};
 use crate::state::table::CutReason;
+use crate::sys::poll::Interest;
 use crate::transport::Transport;
 
 impl<T: Transport, M: Take> Acceptor<'_, T, M> {
@@ -73,7 +74,11 @@ impl<T: Transport, M: Take> Acceptor<'_, T, M> {
             return;
         };
         if self.can_dispatch(Instant::now()) {
-            for Parked { request, lease, .. } in parking.take_ready(self.model.room()) {
+            let ready = parking.take_ready(self.model.room());
+            if ready.is_empty() {
+                self.parked.exhaust(Interest::Read);
+            }
+            for Parked { request, lease, .. } in ready {
                 if service.hooks.whole.is_some() {
                     let service = Arc::clone(&service);
                     self.park_again(Job {

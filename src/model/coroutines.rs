@@ -7,13 +7,6 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 
 use crate::accept::{Acceptor, Batch};
-use crate::coro::driver::Kind;
-use crate::coro::inbox::Message;
-use crate::coro::stack::{self, StackGauge};
-use crate::coro::team::Team;
-use crate::coro::uring;
-use crate::coro::watchdog::Watchdog;
-use crate::coro::worker::{Failed, Worker};
 use crate::error::{Error, Tried};
 use crate::hooks::{AcceptError, Reaction, Stall, Step};
 use crate::model::outbox::Outbox;
@@ -21,6 +14,14 @@ use crate::model::{Model, Run, Serving, Take, on_room};
 use crate::server::Report;
 use crate::service::Service;
 use crate::state::table::CutReason;
+use crate::task::coro::driver::Kind;
+use crate::task::coro::inbox::Message;
+use crate::task::coro::overflow;
+use crate::task::coro::stack::{self, StackGauge};
+use crate::task::coro::team::Team;
+use crate::task::coro::uring;
+use crate::task::coro::watchdog::Watchdog;
+use crate::task::coro::worker::{Failed, Worker};
 use crate::transport::{Request, Transport};
 
 /// Serves each request in a coroutine: the handler blocks as in any model, but what blocks is not a
@@ -228,6 +229,13 @@ impl Coroutines {
     }
 }
 
+/// What waiting fails with once what is left is cut.
+const CUT: &str = "the server has cut what was left";
+
+/// What is said of a stack that was too small.
+const LARGER_STACKS: &str =
+    "raise it with Coroutines::stack_size, or keep large values on the heap";
+
 impl Model for Coroutines {
     const NAME: &'static str = "coroutines";
 }
@@ -236,6 +244,7 @@ impl Run for Coroutines {
     fn serve<T: Transport>(self, mut serving: Serving<T>) -> Result<Report, Error> {
         let start = || "start the coroutines model".to_owned();
         let driver = self.driver.kind()?;
+        overflow::set_remedy(LARGER_STACKS);
         let service = Arc::clone(&serving.service);
         let on_shortage = on_room(&service.shared);
         let team = Team::new(
@@ -269,7 +278,7 @@ impl Run for Coroutines {
             workers.failure.note(failed, &service);
             // The accept loop was one of its coroutines: nobody keeps the drain deadline.
             service.shared.cut_all();
-            team.cancel();
+            team.cancel(CUT);
         }
         let ran = workers.join();
         drop(watchdog);
@@ -445,6 +454,6 @@ impl Take for Spread {
     }
 
     fn cut(&mut self) {
-        self.0.cancel();
+        self.0.cancel(CUT);
     }
 }

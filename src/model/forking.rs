@@ -6,7 +6,6 @@ use std::os::fd::RawFd;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use rustix::event::{PollFd, PollFlags, poll};
 use rustix::process::{Pid, getpid};
 
 use crate::accept::Batch;
@@ -19,10 +18,9 @@ use crate::parking::{Parked, Parking};
 use crate::service::{Job, Service, Tally};
 use crate::state::table::Activity;
 use crate::state::{Ended, Lease, Listed, Shared};
-use crate::sys::bell::Watch;
 use crate::sys::child::{Child, Exit};
 use crate::sys::fork::{Fork, end_with, exit, fork, guard, thread_count};
-use crate::sys::timespec;
+use crate::task::wait::{Awaited, Source, Wakeup};
 use crate::transport::{Request, Transport, Waits};
 
 /// Serves each request in a process of its own, forked from the one that accepts.
@@ -166,12 +164,12 @@ impl Take for Forking {
         Ok(())
     }
 
-    fn watch<'a>(&'a self, fds: &mut Vec<PollFd<'a>>) {
+    fn watch<'a>(&'a self, fds: &mut Vec<Awaited<'a>>) {
         let pidfds = self
             .children
             .iter()
             .filter_map(|serves| serves.child.pidfd());
-        fds.extend(pidfds.map(|pidfd| PollFd::from_borrowed_fd(pidfd, PollFlags::IN)));
+        fds.extend(pidfds.map(Awaited::ended));
     }
 
     fn reap(&mut self, ready: &[usize]) {
@@ -344,7 +342,7 @@ fn serve<R: Request>(service: &Service<R>, request: &mut R) -> Ended {
 /// Waits until there is input. `false` when the client was silent for too long, or the server
 /// stops.
 fn wait<R: Request>(request: &mut R, shared: &Shared) -> io::Result<bool> {
-    let watch = Watch::new(shared.bell(), None)?;
+    let (wakeup, source) = (Wakeup::new(shared.bell(), None)?, Source::default());
     request.context().enter(Activity::Parked);
     let deadline = shared
         .deadlines()
@@ -356,22 +354,16 @@ fn wait<R: Request>(request: &mut R, shared: &Shared) -> io::Result<bool> {
         Waits::For(fd) => fd,
     };
     while !shared.closing() {
-        let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
-        let timeout = left.into_iter().chain(shared.lame_left()).min();
-        let mut fds = [
-            PollFd::from_borrowed_fd(fd, PollFlags::IN),
-            PollFd::new(&watch, PollFlags::IN),
-        ];
-        match poll(&mut fds, timeout.map(timespec).as_ref()) {
-            Ok(0) if timeout == left => return Ok(false),
-            Ok(0) | Err(rustix::io::Errno::INTR) => {}
-            Err(err) => return Err(err.into()),
-            Ok(_) if !fds[0].revents().is_empty() => {
-                return Ok(request.context().cut_reason().is_none());
-            }
-            Ok(_) => {
-                watch.hear()?;
-            }
+        let now = Instant::now();
+        if deadline.is_some_and(|deadline| now >= deadline) {
+            break;
+        }
+        // That of a lame duck is the end of the loop.
+        let lame_end = shared.lame_left().and_then(|left| now.checked_add(left));
+        let end = deadline.into_iter().chain(lame_end).min();
+        let woken = wakeup.wait(&[Awaited::readable(fd, &source)], end)?;
+        if !woken.ready.is_empty() {
+            return Ok(request.context().cut_reason().is_none());
         }
     }
     Ok(false)

@@ -17,11 +17,8 @@ mod watching;
 
 use std::fmt::Debug;
 use std::io::{self, PipeReader};
-use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
-
-use rustix::event::PollFd;
 
 use crate::accept::{Acceptor, Batch};
 use crate::error::Error;
@@ -29,7 +26,8 @@ use crate::hooks::Step;
 use crate::server::Report;
 use crate::service::Service;
 use crate::state::Shared;
-use crate::threads::Threads;
+use crate::task::threads::Threads;
+use crate::task::wait::Awaited;
 use crate::transport::Transport;
 
 /// Where the requests of a server run: [`Sequential`], [`Threading`], [`ThreadPool`], [`Forking`],
@@ -86,7 +84,7 @@ pub(crate) trait Take {
     ) -> io::Result<()>;
 
     /// Adds the descriptors of the children that [`reap`](Self::reap) looks after.
-    fn watch<'a>(&'a self, fds: &mut Vec<PollFd<'a>>) {
+    fn watch<'a>(&'a self, fds: &mut Vec<Awaited<'a>>) {
         let _ = fds;
     }
 
@@ -151,8 +149,6 @@ impl<M: Dispatch> Run for M {
 #[derive(Debug)]
 pub(crate) struct Serving<T: Transport> {
     pub(crate) listeners: Vec<T>,
-    /// Polls as readable while one of the listeners does.
-    pub(crate) ready: Arc<OwnedFd>,
     pub(crate) service: Arc<Service<T::Request>>,
     /// In a worker process: the pipe that ends when the parent does. The listeners are shared with
     /// others then.
@@ -164,14 +160,9 @@ pub(crate) struct Serving<T: Transport> {
 }
 
 impl<T: Transport> Serving<T> {
-    pub(crate) const fn new(
-        listeners: Vec<T>,
-        ready: Arc<OwnedFd>,
-        service: Arc<Service<T::Request>>,
-    ) -> Self {
+    pub(crate) const fn new(listeners: Vec<T>, service: Arc<Service<T::Request>>) -> Self {
         Self {
             listeners,
-            ready,
             service,
             lifeline: None,
             #[cfg(feature = "coroutines")]

@@ -3,12 +3,11 @@
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use crate::coro::inbox::Message;
-use crate::coro::team::Team;
-use crate::coro::worker::current;
 use crate::model::coroutines::NOBODY;
 use crate::service::{Job, Service};
 use crate::state::{Ended, Lease};
+use crate::task::coro::inbox::Message;
+use crate::task::coro::team::Team;
 use crate::transport::Request;
 
 /// Requests of one server whose handlers are done, for each worker.
@@ -63,7 +62,7 @@ impl<R: Request> Outbox<R> {
     /// Serves a request in the coroutine that calls, and leaves its end to the next round: by then
     /// those that run in this one are done too.
     pub(crate) fn serve(self: Arc<Self>, job: Job<R>) {
-        let Some(place) = current().map(|current| current.worker().place()) else {
+        let Some(place) = self.team.place_here() else {
             return job.run();
         };
         let Job {

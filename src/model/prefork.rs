@@ -5,7 +5,6 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use rustix::event::{PollFd, PollFlags, poll};
 use rustix::process::Pid;
 
 use crate::error::{Error, Tried};
@@ -19,11 +18,10 @@ use crate::server::Report;
 use crate::service::count;
 use crate::state::phase::State;
 use crate::state::{SLOTS_OF_WORKER, Shared, WorkerSlot, live};
-use crate::sys::bell::Watch;
 use crate::sys::child::{Child, Exit};
 use crate::sys::fork::{self, Fork, exit, fork};
 use crate::sys::memory::SharedMemory;
-use crate::sys::timespec;
+use crate::task::wait::{self, Awaited, Wakeup};
 use crate::transport::Transport;
 
 /// Serves requests in worker processes that are forked beforehand and share the listeners; each
@@ -117,9 +115,9 @@ impl<M: Model + Clone> Run for Prefork<M> {
             shared.note_parent();
             let slots = Arc::new(SharedMemory::new(SLOTS_OF_WORKER * self.workers)?);
             shared.share(&slots)?;
-            Ok::<_, io::Error>((slots, Watch::new(shared.bell(), None)?, io::pipe()?))
+            Ok::<_, io::Error>((slots, Wakeup::new(shared.bell(), None)?, io::pipe()?))
         };
-        let (slots, watch, (lifeline, alive)) =
+        let (slots, wakeup, (lifeline, alive)) =
             start().tried(|| "start the prefork model".to_owned())?;
         let new_worker = |index| Worker {
             slot: SLOTS_OF_WORKER * index,
@@ -133,7 +131,7 @@ impl<M: Model + Clone> Run for Prefork<M> {
             alive: Some(alive),
             slots,
             workers,
-            watch,
+            wakeup,
             watching: Watching::default(),
         };
         supervisor.supervise()
@@ -150,7 +148,7 @@ struct Supervisor<'a, T: Transport, M> {
     alive: Option<PipeWriter>,
     slots: Arc<SharedMemory<WorkerSlot>>,
     workers: Vec<Worker>,
-    watch: Watch,
+    wakeup: Wakeup,
     watching: Watching,
 }
 
@@ -271,7 +269,6 @@ impl<T: Transport, M: Model + Clone> Supervisor<'_, T, M> {
         let served = fork::guard(|| {
             let mut serving = Serving::new(
                 std::mem::take(&mut self.serving.listeners),
-                Arc::clone(&self.serving.ready),
                 Arc::clone(&self.serving.service),
             );
             serving.lifeline = Some(self.lifeline.try_clone()?);
@@ -334,22 +331,14 @@ impl<T: Transport, M: Model + Clone> Supervisor<'_, T, M> {
             let reaction = Reaction::Retry(self.watching.due(now).unwrap_or_default());
             self.report_failure(Step::Watch, reaction, err);
         }
-        let left = until.map(|until| until.saturating_duration_since(now));
-        let timeout = left.into_iter().chain(self.watching.due(now)).min();
-        let mut fds = vec![PollFd::new(&self.watch, PollFlags::IN)];
+        let due = self.watching.due(now).and_then(|due| now.checked_add(due));
+        let end = until.into_iter().chain(due).min();
         let pidfds = self.workers.iter().flat_map(Worker::children);
         let pidfds = pidfds.filter_map(Child::pidfd);
-        fds.extend(pidfds.map(|pidfd| PollFd::from_borrowed_fd(pidfd, PollFlags::IN)));
-        let waited = poll(&mut fds, timeout.map(timespec).as_ref());
-        drop(fds);
-        let heard = match waited {
-            Ok(_) | Err(rustix::io::Errno::INTR) => self.watch.hear().map(drop),
-            // The kernel has no memory to wait with.
-            Err(err) => Err(err.into()),
-        };
-        if let Err(err) = heard {
+        let fds: Vec<_> = pidfds.map(Awaited::ended).collect();
+        if let Err(err) = self.wakeup.wait(&fds, end) {
             self.report_failure(Step::Wait, Reaction::Retry(BACKOFF_MIN), err);
-            std::thread::park_timeout(BACKOFF_MIN);
+            wait::pause(BACKOFF_MIN);
         }
     }
 

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use crate::accept::Batch;
 use crate::model::{Dispatch, Model, Serving, Take, dispatch_to, on_room};
 use crate::state::Shared;
-use crate::threads::{Limits, Threads};
+use crate::task::threads::{Limits, Threads};
 use crate::transport::Transport;
 
 /// Serves requests on a fixed number of threads. Those that find all threads busy wait in a queue;

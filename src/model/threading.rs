@@ -7,7 +7,7 @@ use std::time::Duration;
 use crate::accept::Batch;
 use crate::model::{Dispatch, Model, Serving, Take, dispatch_to, on_room};
 use crate::state::Shared;
-use crate::threads::{Limits, Threads};
+use crate::task::threads::{Limits, Threads};
 use crate::transport::Transport;
 
 /// Serves each request on a thread of its own, for as long as it takes.

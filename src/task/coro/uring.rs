@@ -13,14 +13,14 @@ use std::time::Duration;
 use io_uring::types::{Fd, SubmitArgs, Timespec};
 use io_uring::{EnterFlags, IoUring, Probe, cqueue, opcode, squeue};
 
-use crate::coro::driver::{Directions, Drive, Edge, Event, Waker};
+use crate::task::coro::driver::{Directions, Drive, Edge, Event, Waker};
 
 /// Entries of the submission queue; the completion queue has four times as many. A full one only
 /// costs one more system call.
 const ENTRIES: u32 = 1024;
 
 /// What a completion belongs to, in the two highest bits of its name. Tokens of watches have none
-/// of them (see [`Worker::next_source`](crate::coro::worker::Worker)).
+/// of them (see [`Worker::next_source`](crate::task::coro::worker::Worker)).
 const RECEIVE: u64 = 1 << 62;
 const WAKE: u64 = 2 << 62;
 /// Of a request that only asks to end another one.
