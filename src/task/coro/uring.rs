@@ -149,9 +149,10 @@ impl Drive for Uring {
         self.poll(fd.as_raw_fd(), events, token)
     }
 
-    /// A poll keeps the socket open behind a closed descriptor, so it is ended at once.
+    /// A poll keeps the socket open behind a closed descriptor, so it is ended at once. A removal of the
+    /// poll would fail with `EALREADY` where an event of it is on its way (`io_poll_disarm`).
     fn forget(&mut self, token: u64) {
-        self.end(opcode::PollRemove::new(token).build());
+        self.end(opcode::AsyncCancel::new(token).build());
     }
 
     fn wait(
@@ -279,7 +280,6 @@ fn check(ring: &IoUring) -> io::Result<()> {
     ring.submitter().register_probe(&mut probe)?;
     let operations = [
         (opcode::PollAdd::CODE, "POLL_ADD"),
-        (opcode::PollRemove::CODE, "POLL_REMOVE"),
         (opcode::Recv::CODE, "RECV"),
         (opcode::AsyncCancel::CODE, "ASYNC_CANCEL"),
     ];
