@@ -6,14 +6,17 @@ use std::sync::mpsc::channel;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 
-use crate::accept::{Acceptor, Batch};
+use crate::accept::Acceptor;
+use crate::accept::batch::Batch;
+use crate::accept::dispatch::Model;
+use crate::accept::dispatch::{Dispatch, Serving};
+use crate::accept::report::Report;
+use crate::connection::life::Service;
+use crate::connection::outbox::{NOBODY, Outbox};
 use crate::error::{Error, Tried};
-use crate::hooks::{AcceptError, Reaction, Stall, Step};
-use crate::model::outbox::Outbox;
-use crate::model::{Model, Run, Serving, Take, on_room};
-use crate::server::Report;
-use crate::service::Service;
-use crate::state::table::CutReason;
+use crate::model::on_room;
+use crate::observe::hooks::{AcceptError, Reaction, Stall, Step};
+use crate::registry::table::CutReason;
 use crate::task::coro::driver::Kind;
 use crate::task::coro::inbox::Message;
 use crate::task::coro::overflow;
@@ -238,9 +241,7 @@ const LARGER_STACKS: &str =
 
 impl Model for Coroutines {
     const NAME: &'static str = "coroutines";
-}
 
-impl Run for Coroutines {
     fn serve<T: Transport>(self, mut serving: Serving<T>) -> Result<Report, Error> {
         let start = || "start the coroutines model".to_owned();
         let driver = self.driver.kind()?;
@@ -277,7 +278,7 @@ impl Run for Coroutines {
         if let Err(failed) = first.run() {
             workers.failure.note(failed, &service);
             // The accept loop was one of its coroutines: nobody keeps the drain deadline.
-            service.shared.cut_all();
+            service.shared.registry.cut_all();
             team.cancel(CUT);
         }
         let ran = workers.join();
@@ -379,8 +380,8 @@ impl Failure {
         let shared = &service.shared;
         let stranded = labels.into_iter().filter(|label| *label != NOBODY);
         for label in stranded {
-            shared.cut_for(label, CutReason::Worker);
-            shared.give_up_one();
+            shared.registry.cut_for(label, CutReason::Worker);
+            shared.admission.give_up_one();
         }
         service.hooks.report(&AcceptError {
             listener: None,
@@ -392,12 +393,9 @@ impl Failure {
         let mut first = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         first.get_or_insert(error);
         drop(first);
-        shared.give_up();
+        shared.lifecycle.give_up();
     }
 }
-
-/// The label of coroutines that serve no request; those of requests begin with 1.
-pub(super) const NOBODY: u64 = 0;
 
 /// Starts the watchdog, if there is a hook to tell.
 fn watch<R: Request>(team: &Arc<Team>, service: &Arc<Service<R>>) -> io::Result<Option<Watchdog>> {
@@ -409,7 +407,7 @@ fn watch<R: Request>(team: &Arc<Team>, service: &Arc<Service<R>>) -> io::Result<
         let id = (label != NOBODY).then_some(label);
         service.hooks.stalled(&Stall {
             id,
-            peer: id.and_then(|id| service.shared.peer(id)),
+            peer: id.and_then(|id| service.shared.registry.peer(id)),
             time,
         });
     };
@@ -420,7 +418,7 @@ fn watch<R: Request>(team: &Arc<Team>, service: &Arc<Service<R>>) -> io::Result<
 #[derive(Debug)]
 struct Spread(Arc<Team>);
 
-impl Take for Spread {
+impl Dispatch for Spread {
     fn room(&self) -> usize {
         self.0.room()
     }

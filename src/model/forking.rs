@@ -2,22 +2,28 @@
 
 use std::io;
 use std::mem::{ManuallyDrop, forget};
-use std::os::fd::RawFd;
+use std::os::fd::{BorrowedFd, RawFd};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, getpid};
 
-use crate::accept::Batch;
+use crate::accept::batch::Batch;
+use crate::accept::dispatch::Model;
+use crate::accept::dispatch::{Dispatch, Serving};
+use crate::accept::report::Report;
 use crate::address::Address;
-use crate::handler::HandlerError;
-use crate::hooks::{Failure, Step};
+use crate::admission::permits::Lease;
+use crate::connection::life::{Job, Service, Tally};
+use crate::connection::parking::{Parked, Parking};
+use crate::counters::Ended;
+use crate::error::{Error, HandlerError};
+use crate::model::serve_here;
 use crate::model::watching::Watching;
-use crate::model::{Dispatch, Model, Serving, Take};
-use crate::parking::{Parked, Parking};
-use crate::service::{Job, Service, Tally};
-use crate::state::table::Activity;
-use crate::state::{Ended, Lease, Listed, Shared};
+use crate::observe::hooks::{Failure, Step};
+use crate::registry::context::Listed;
+use crate::registry::table::Activity;
+use crate::shared::Shared;
 use crate::sys::child::{Child, Exit};
 use crate::sys::fork::{Fork, end_with, exit, fork, guard, thread_count};
 use crate::task::wait::{Awaited, Source, Wakeup};
@@ -110,14 +116,16 @@ impl Forking {
 
 impl Model for Forking {
     const NAME: &'static str = "forking";
+
+    fn serve<T: Transport>(self, serving: Serving<T>) -> Result<Report, Error> {
+        serve_here(self, serving)
+    }
 }
 
-impl Dispatch for Forking {}
-
-impl Take for Forking {
-    fn start(&mut self, shared: &Arc<Shared>) -> io::Result<()> {
+impl Dispatch for Forking {
+    fn start(&mut self, shared: &Shared) -> io::Result<()> {
         single_threaded()?;
-        shared.note_parent();
+        shared.lifecycle.processes().note_parent();
         Child::can_be_watched()
     }
 
@@ -149,7 +157,7 @@ impl Take for Forking {
             let forked = Forked {
                 id,
                 peer: request.peer(),
-                socket: service.shared.socket(id),
+                socket: service.shared.registry.socket(id),
                 listed: request.context().hand_over(),
                 service,
                 _lease: lease,
@@ -164,12 +172,12 @@ impl Take for Forking {
         Ok(())
     }
 
-    fn watch<'a>(&'a self, fds: &mut Vec<Awaited<'a>>) {
+    fn watch<'a>(&'a self, fds: &mut Vec<BorrowedFd<'a>>) {
         let pidfds = self
             .children
             .iter()
             .filter_map(|serves| serves.child.pidfd());
-        fds.extend(pidfds.map(Awaited::ended));
+        fds.extend(pidfds);
     }
 
     fn reap(&mut self, ready: &[usize]) {
@@ -261,7 +269,7 @@ impl Forked {
                         .listed
                         .as_ref()
                         .and_then(|listed| listed.slot().cut_reason()),
-                    shared: self.service.shared(),
+                    counters: self.service.counters(),
                 });
                 Ended::Failed
             }
@@ -333,38 +341,59 @@ fn serve<R: Request>(service: &Service<R>, request: &mut R) -> Ended {
             Ended::Parked => {}
             ended => return ended,
         }
-        if !wait(request, &service.shared).unwrap_or(false) {
-            return service.close(request, Ended::Completed);
-        }
+        let ended = match wait(request, &service.shared) {
+            Ok(Wakes::Input) => continue,
+            Ok(Wakes::Over) => service.finish(request, Ended::Completed),
+            Ok(Wakes::Aborted) => {
+                // Nobody drops the request.
+                drop(request.context().session().take());
+                Ended::Completed
+            }
+            Err(err) => return service.reject(request, err),
+        };
+        return service.close(request, ended);
     }
 }
 
-/// Waits until there is input. `false` when the client was silent for too long, or the server
-/// stops.
-fn wait<R: Request>(request: &mut R, shared: &Shared) -> io::Result<bool> {
-    let (wakeup, source) = (Wakeup::new(shared.bell(), None)?, Source::default());
+/// Why a connection waits no longer.
+enum Wakes {
+    /// There is input, or the end of it.
+    Input,
+    /// It is no connection, or the server stops.
+    Over,
+    /// The client was silent for too long, or the server has cut the connection.
+    Aborted,
+}
+
+/// Waits until there is input, or no use in waiting.
+fn wait<R: Request>(request: &mut R, shared: &Shared) -> io::Result<Wakes> {
+    let wakeup = Wakeup::new(shared.lifecycle.bell(), None)?;
+    let source = Source::default();
     request.context().enter(Activity::Parked);
     let deadline = shared
+        .registry
         .deadlines()
         .parked(request.context())
         .and_then(|limit| Instant::now().checked_add(limit));
     let fd = match request.wait()? {
-        Waits::Ready => return Ok(true),
-        Waits::Never => return Ok(false),
+        Waits::Ready => return Ok(Wakes::Input),
+        Waits::Never => return Ok(Wakes::Over),
         Waits::For(fd) => fd,
     };
-    while !shared.closing() {
+    while !shared.lifecycle.closing() {
         let now = Instant::now();
         if deadline.is_some_and(|deadline| now >= deadline) {
-            break;
+            return Ok(Wakes::Aborted);
         }
         // That of a lame duck is the end of the loop.
-        let lame_end = shared.lame_left().and_then(|left| now.checked_add(left));
+        let lame_left = shared.lifecycle.lame_left();
+        let lame_end = lame_left.and_then(|left| now.checked_add(left));
         let end = deadline.into_iter().chain(lame_end).min();
         let woken = wakeup.wait(&[Awaited::readable(fd, &source)], end)?;
         if !woken.ready.is_empty() {
-            return Ok(request.context().cut_reason().is_none());
+            let cut = request.context().cut_reason();
+            return Ok(cut.map_or(Wakes::Input, |_| Wakes::Aborted));
         }
     }
-    Ok(false)
+    Ok(Wakes::Over)
 }

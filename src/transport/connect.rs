@@ -13,7 +13,7 @@ use socket2::{Domain, SockAddr, Socket, Type};
 
 use crate::address::UnixAddress;
 use crate::error::{Error, Tried};
-use crate::state::Context;
+use crate::registry::context::Context;
 use crate::sys::poll::Interest;
 use crate::task::offload;
 use crate::task::wait::Source;

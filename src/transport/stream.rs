@@ -17,9 +17,9 @@ use rustix::net::{RecvFlags, SendFlags, recv, send};
 use socket2::{SockAddr, Socket};
 
 use crate::address::Address;
+use crate::registry::context::{Context, Cut};
+use crate::registry::table::{Activity, CutReason};
 use crate::spare;
-use crate::state::table::{Activity, CutReason};
-use crate::state::{Context, Cut};
 use crate::sys::poll::Interest;
 use crate::sys::sockopt;
 use crate::task::wait::{Source, complete_shared};

@@ -1,6 +1,8 @@
 //! One worker: the thread that runs coroutines, one at a time, until all of them wait.
 #![expect(unsafe_code, reason = "reaching the yielder of the running coroutine")]
 
+mod shortage;
+
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::fmt;
@@ -23,14 +25,10 @@ use crate::task::coro::net::{SourceState, Waiter};
 use crate::task::coro::stack::{PooledStack, StackPool};
 use crate::task::coro::team::Team;
 use crate::task::coro::timers::Timers;
+use crate::task::coro::worker::shortage::Shortage;
 
 /// How many reads and writes a coroutine may do before the others get their turn.
 const BUDGET: u32 = 128;
-
-/// How long a worker waits before it tries again to get memory for a stack, unless a coroutine ends:
-/// longer each time.
-const STACK_PAUSE_MIN: Duration = Duration::from_millis(10);
-const STACK_PAUSE_MAX: Duration = Duration::from_secs(1);
 
 /// Names a coroutine of a worker. An old name never fits a new coroutine.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -112,14 +110,6 @@ pub(crate) struct Worker {
     /// Why what is left is being ended, once it is.
     cancelled: Cell<Option<&'static str>>,
     closed: Cell<bool>,
-}
-
-/// There was no memory for a stack.
-#[derive(Clone, Copy)]
-struct Shortage {
-    pause: Duration,
-    /// When it is tried again.
-    until: Instant,
 }
 
 /// A worker whose driver has failed.
@@ -298,52 +288,6 @@ impl Worker {
             .collect();
         for id in ids {
             self.wake(id, Wake::Cancelled);
-        }
-    }
-
-    /// Makes coroutines of what was sent to start, as long as there are stacks.
-    fn start_waiting(self: &Rc<Self>) {
-        loop {
-            if self.starts.borrow().is_empty() {
-                return;
-            }
-            let shortage = self.shortage.get();
-            if shortage.is_some_and(|shortage| Instant::now() < shortage.until) {
-                return;
-            }
-            // Without memory for another one they wait.
-            let stack = match self.stacks.take() {
-                Ok(stack) => stack,
-                Err(err) => return self.fall_short(shortage, &err),
-            };
-            if self.shortage.take().is_some() {
-                self.team.is_short_no_more();
-            }
-            let Some((start, label)) = self.starts.borrow_mut().pop_front() else {
-                return;
-            };
-            self.start(stack, start, label);
-        }
-    }
-
-    /// Waits for memory, longer than `before`.
-    fn fall_short(&self, before: Option<Shortage>, err: &io::Error) {
-        let pause = before.map_or(STACK_PAUSE_MIN, |before| {
-            (before.pause * 2).min(STACK_PAUSE_MAX)
-        });
-        let until = Instant::now() + pause;
-        self.shortage.set(Some(Shortage { pause, until }));
-        // Told of at once, and then about once a second.
-        if before.is_none() || pause == STACK_PAUSE_MAX {
-            self.team.is_short(err, before.is_none());
-        }
-    }
-
-    /// Tries again at once to get memory: a coroutine has left its stack.
-    fn hurry(&self) {
-        if let Some(shortage) = self.shortage.get() {
-            let until = Instant::now();
-            self.shortage.set(Some(Shortage { until, ..shortage }));
         }
     }
 
