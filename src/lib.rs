@@ -54,11 +54,6 @@ mod address;
 mod admission;
 mod builder;
 mod connection;
-#[cfg(feature = "coroutines")]
-mod coro;
-#[cfg(not(feature = "coroutines"))]
-#[path = "coro_disabled.rs"]
-mod coro;
 mod counters;
 mod error;
 mod handle;
@@ -71,7 +66,7 @@ mod server;
 mod shared;
 mod spare;
 mod sys;
-mod threads;
+mod task;
 mod transport;
 
 pub use accept::dispatch::{Dispatch, Model};
@@ -80,10 +75,6 @@ pub use address::{Address, UnixAddress};
 pub use admission::policy::{AtLimit, Limits, Rate};
 pub use builder::Builder;
 pub use connection::session::{per_connection, per_request};
-#[cfg(feature = "coroutines")]
-pub use coro::stack::StackGauge;
-#[cfg(feature = "coroutines")]
-pub use coro::{offload, sleep, yield_now};
 pub use counters::Totals;
 pub use error::{Error, HandlerError};
 pub use handle::ServerHandle;
@@ -104,6 +95,9 @@ pub use registry::context::Context;
 pub use registry::info::{ConnectionInfo, Traffic};
 pub use registry::table::{Activity, CutReason};
 pub use server::{Server, ServerGuard};
+#[cfg(feature = "coroutines")]
+pub use task::coro::stack::StackGauge;
+pub use task::{offload, sleep, yield_now};
 pub use transport::datagram::Datagram;
 pub use transport::either::Either;
 pub use transport::stream::{Stream, Writer};

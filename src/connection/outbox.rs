@@ -5,10 +5,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::admission::permits::Lease;
 use crate::connection::life::{Job, Service};
-use crate::coro::inbox::Message;
-use crate::coro::team::Team;
-use crate::coro::worker::current;
 use crate::counters::Ended;
+use crate::task::coro::inbox::Message;
+use crate::task::coro::team::Team;
 use crate::transport::Managed;
 
 /// The label of coroutines that serve no request; those of requests begin with 1.
@@ -66,7 +65,7 @@ impl<R: Managed> Outbox<R> {
     /// Serves a request in the coroutine that calls, and leaves its end to the next round: by then
     /// those that run in this one are done too.
     pub(crate) fn serve(self: Arc<Self>, job: Job<R>) {
-        let Some(place) = current().map(|current| current.worker().place()) else {
+        let Some(place) = self.team.place_here() else {
             return job.run();
         };
         let Job {

@@ -1,6 +1,7 @@
 //! A connected stream socket, of whatever transport: reading, writing, and an end that loses no
 //! reply.
 
+use std::cell::Cell;
 use std::fmt;
 use std::io::{self, BufRead, Read, Write};
 use std::marker::PhantomData;
@@ -11,18 +12,17 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
 use rustix::net::{RecvFlags, SendFlags, recv, send};
 use socket2::{SockAddr, Socket};
 
 use crate::address::Address;
-use crate::coro::net::{Interest, Source};
-use crate::coro::worker::current;
 use crate::registry::context::{Context, Cut};
 use crate::registry::table::{Activity, CutReason};
 use crate::spare;
-use crate::sys::{sockopt, timespec};
+use crate::sys::poll::Interest;
+use crate::sys::sockopt;
+use crate::task::wait::{Source, complete_shared};
 use crate::transport::{Connection, Managed, Request, Waits};
 
 /// A connection that a stream transport `T` accepted.
@@ -68,9 +68,8 @@ struct Connected {
 #[derive(Clone)]
 pub struct Writer(Arc<Connected>);
 
-/// How long a [`Writer`] waits for a peer that takes nothing, and how often it looks.
+/// How long a [`Writer`] waits for a peer that takes nothing.
 const WRITER_TIMEOUT: Duration = Duration::from_secs(1);
-const WRITER_RETRY: Duration = Duration::from_millis(5);
 
 /// Bytes that were received and not yet read. Has no buffer when there are none.
 #[derive(Default)]
@@ -182,35 +181,17 @@ impl<T: 'static> Stream<T> {
         let flags = SendFlags::NOSIGNAL | SendFlags::DONTWAIT;
         let attempt = || send(self.socket(), data, flags).map(|count| (count, false));
         let deadline = || self.write_timeout.map(|limit| Instant::now() + limit);
-        let Some(current) = current() else {
-            return loop {
-                match attempt() {
-                    Err(Errno::INTR) => {}
-                    Err(Errno::AGAIN) => wait_for_room(self.as_fd(), deadline())?,
-                    sent => break Ok(sent?.0),
-                }
-            };
-        };
         self.source
-            .complete(&current, self.as_fd(), Interest::Write, deadline, attempt)
+            .complete(self.as_fd(), Interest::Write, deadline, attempt)
     }
 
     /// Receives what is there, without the buffer. Waits until something is.
     fn recv(&self, buf: &mut [u8]) -> io::Result<usize> {
         self.context.enter(Activity::Reading);
-        let received = self.recv_now(buf);
+        let received = self.source.receive(self.as_fd(), buf, self.read_timeout);
         self.context
             .leave(Activity::Reading, *received.as_ref().unwrap_or(&0));
         received.map_err(|err| self.cause(err))
-    }
-
-    fn recv_now(&self, buf: &mut [u8]) -> io::Result<usize> {
-        let Some(current) = current() else {
-            let receive = || recv(self.socket(), &mut *buf, RecvFlags::empty());
-            return retry(receive).map(|(count, _)| count);
-        };
-        let deadline = || self.read_timeout.map(|limit| Instant::now() + limit);
-        self.source.receive(&current, self.as_fd(), buf, deadline)
     }
 
     fn send_pending(&mut self) -> io::Result<()> {
@@ -238,27 +219,14 @@ impl<T: 'static> Stream<T> {
         Ok(count)
     }
 
-    /// Receives into a buffer of this connection, which has none: a coroutine that waits takes one
-    /// only when there is input.
+    /// Receives into a buffer of this connection, which has none.
     fn receive_input(&mut self) -> io::Result<()> {
         self.send_pending()?;
-        let (buffer, count) = if let Some(current) = current() {
-            let deadline = || self.read_timeout.map(|limit| Instant::now() + limit);
-            self.context.enter(Activity::Reading);
-            let received = self.source.receive_late(&current, self.as_fd(), deadline);
-            let count = received.as_ref().map_or(0, |(_, count)| *count);
-            self.context.leave(Activity::Reading, count);
-            received.map_err(|err| self.cause(err))?
-        } else {
-            let mut buffer = spare::take();
-            match self.recv(&mut buffer) {
-                Ok(count) => (buffer, count),
-                Err(err) => {
-                    spare::give(buffer);
-                    return Err(err);
-                }
-            }
-        };
+        self.context.enter(Activity::Reading);
+        let received = self.source.receive_pooled(self.as_fd(), self.read_timeout);
+        let count = received.as_ref().map_or(0, |(_, count)| *count);
+        self.context.leave(Activity::Reading, count);
+        let (buffer, count) = received.map_err(|err| self.cause(err))?;
         self.input.fill(buffer, count);
         self.note(count)
     }
@@ -301,39 +269,14 @@ impl<T: 'static> Stream<T> {
         let deadline = Instant::now() + LINGER_TIME;
         while left > 0 {
             let wait = deadline.saturating_duration_since(Instant::now());
-            if wait.is_zero() || self.set_read_timeout(Some(wait)).is_err() {
+            if wait.is_zero() {
                 return;
             }
+            self.read_timeout = Some(wait);
             match self.recv(&mut scratch) {
                 Ok(count) if count > 0 => left = left.saturating_sub(count),
                 _ => return,
             }
-        }
-    }
-}
-
-/// Waits on a thread until the peer has taken so much that the kernel takes more, or the connection
-/// has ended.
-fn wait_for_room(fd: BorrowedFd<'_>, deadline: Option<Instant>) -> io::Result<()> {
-    loop {
-        let left = deadline.map(|end| end.saturating_duration_since(Instant::now()));
-        let mut fds = [PollFd::from_borrowed_fd(fd, PollFlags::OUT)];
-        match poll(&mut fds, left.map(timespec).as_ref()) {
-            Ok(0) => return Err(io::ErrorKind::TimedOut.into()),
-            Err(Errno::INTR) => {}
-            waited => return Ok(waited.map(drop)?),
-        }
-    }
-}
-
-/// Repeats a call that a signal interrupted, and names a socket timeout what it is.
-fn retry<R>(mut call: impl FnMut() -> rustix::io::Result<R>) -> io::Result<R> {
-    loop {
-        match call() {
-            Err(Errno::INTR) => {}
-            // A blocking socket says so only when SO_RCVTIMEO has passed (socket(7)).
-            Err(Errno::AGAIN) => return Err(io::ErrorKind::TimedOut.into()),
-            result => return Ok(result?),
         }
     }
 }
@@ -443,12 +386,7 @@ impl<T: 'static> Connection for Stream<T> {
 
     fn set_read_timeout(&mut self, timeout: Option<Duration>) -> io::Result<()> {
         self.read_timeout = not_zero(timeout)?;
-        // A coroutine keeps its deadlines itself.
-        if current().is_some() {
-            Ok(())
-        } else {
-            self.socket().set_read_timeout(timeout)
-        }
+        Ok(())
     }
 
     fn set_write_timeout(&mut self, timeout: Option<Duration>) -> io::Result<()> {
@@ -530,39 +468,31 @@ impl<T> fmt::Debug for Stream<T> {
 
 impl Write for Writer {
     fn write(&mut self, buf: &[u8]) -> io::Result<usize> {
-        let deadline = || Instant::now() + WRITER_TIMEOUT;
+        let Connected { socket, .. } = &*self.0;
         let flags = SendFlags::NOSIGNAL | SendFlags::DONTWAIT;
-        let (mut end, mut unsent) = (deadline(), None);
+        let deadline = || Some(Instant::now() + WRITER_TIMEOUT);
+        let unsent = Cell::new(None);
+        let attempt = || {
+            let sent = send(socket, buf, flags);
+            if sent == Err(Errno::AGAIN) {
+                unsent.set(self.0.unsent());
+            }
+            sent
+        };
         loop {
-            match send(&self.0.socket, buf, flags) {
-                Err(Errno::INTR) => {}
-                // The descriptor may wait in another worker's epoll instance already, so a writer
-                // looks now and then.
-                Err(Errno::AGAIN) if Instant::now() < end => {
-                    let left = self.0.unsent();
-                    // The kernel has room only once the peer has taken much: it reads all the same.
-                    if unsent.is_some() && left < unsent {
-                        end = deadline();
-                    }
-                    unsent = left;
-                    pause(WRITER_RETRY);
-                }
-                Err(Errno::AGAIN) => return Err(io::ErrorKind::TimedOut.into()),
-                sent => return Ok(sent?),
+            let sent = complete_shared(socket.as_fd(), Interest::Write, deadline, attempt);
+            let timed_out = |err: &io::Error| err.kind() == io::ErrorKind::TimedOut;
+            // The kernel has room only once the peer has taken much: it reads all the same.
+            let took = |(before, now)| now < before;
+            let progress = || unsent.get().zip(self.0.unsent()).is_some_and(took);
+            if !sent.as_ref().is_err_and(timed_out) || !progress() {
+                return sent;
             }
         }
     }
 
     fn flush(&mut self) -> io::Result<()> {
         Ok(())
-    }
-}
-
-/// Waits in a coroutine or on a thread.
-fn pause(time: Duration) {
-    match current() {
-        Some(current) => current.sleep_until(Instant::now() + time),
-        None => std::thread::park_timeout(time),
     }
 }
 

@@ -11,7 +11,7 @@ use std::time::Duration;
 use socketserver::{
     AtLimit, Bind, Builder, Connection, Event, Forking, Model, Next, Outcome, Packet, Rate, Report,
     Request, Server, ServerHandle, Tcp, ThreadPool, Threading, Transport, Udp, UnixDatagram,
-    UnixStream,
+    UnixStream, offload,
 };
 
 use crate::support::hold_at;
@@ -259,18 +259,6 @@ impl<T: Transport<Request: Command>> UnderModel for Obeying<'_, T> {
     fn run<M: Model>(self, model: M) -> ExitCode {
         serve(self.options, self.builder.model(model))
     }
-}
-
-/// Runs what blocks in its own way where it does no harm.
-#[cfg(feature = "coroutines")]
-fn offload<R: Send + 'static>(work: impl FnOnce() -> R + Send + 'static) -> R {
-    socketserver::offload(work)
-}
-
-/// Without coroutines that is anywhere.
-#[cfg(not(feature = "coroutines"))]
-fn offload<R: Send + 'static>(work: impl FnOnce() -> R + Send + 'static) -> R {
-    work()
 }
 
 /// Prints a line at once and whole, also when several processes print.
