@@ -22,6 +22,7 @@ mod examples {
     pub(crate) mod http_hello;
     pub(crate) mod inetd;
     pub(crate) mod key_value;
+    pub(crate) mod login;
     pub(crate) mod own_transport;
     pub(crate) mod poll_loop;
     pub(crate) mod prefork;
@@ -69,13 +70,14 @@ const ONE_AT_A_TIME: &str = "a client that stays keeps it from the others";
 const NO_MEMORY_IN_COMMON: &str = "each process would have clients and a state of its own";
 const THREADS: &str = "it has a thread beside the server's, and forking wants a process with one";
 
-const ROWS: [Row; 19] = rows! {
+const ROWS: [Row; 20] = rows! {
     hello greets_every_client, except [];
     udp_echo sends_every_datagram_back, except [];
     unix_datagram_log numbers_the_lines_that_anyone_sends, except [];
     key_value shares_its_store_between_clients_that_stay, except [
         ("forking prefork", NO_MEMORY_IN_COMMON),
     ];
+    login remembers_each_client_between_its_lines, except [];
     http_hello serves_its_page_and_turns_nonsense_down, except [("sequential", ONE_AT_A_TIME)];
     request_handler knows_its_user_and_finishes_in_any_case, except [];
     two_transports reverses_lines_on_both, except [("sequential", ONE_AT_A_TIME)];

@@ -70,6 +70,25 @@ pub(crate) fn http_hello(program: Program) {
     }
 }
 
+pub(crate) fn login(program: Program) {
+    let (_example, addr) = program.on_tcp();
+    let [mut ada, mut bob] = [connect(addr), connect(addr)];
+    assert_eq!(ada.ask("login Ada"), "hello, Ada");
+    assert_eq!(bob.ask("who is there?"), "say: login NAME");
+    assert_eq!(bob.ask("login Bob"), "hello, Bob");
+    for line in 1..=3 {
+        assert_eq!(ada.ask("one more"), format!("Ada, line {line}: one more"));
+        assert_eq!(bob.ask("me too"), format!("Bob, line {line}: me too"));
+    }
+    ada.end_input();
+    assert_eq!(ada.rest(), "");
+    let mut stranger = connect(addr);
+    for _ in 0..3 {
+        assert_eq!(stranger.ask("hello?"), "say: login NAME");
+    }
+    assert_eq!(stranger.rest(), "", "and no more tries");
+}
+
 pub(crate) fn request_handler(program: Program) {
     let directory = tempfile::tempdir().expect("a directory");
     let path = path_in(&directory, "shout.sock");

@@ -6,7 +6,10 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, poll};
-use socketserver::{Either, Handled, Packet, Server, Tcp, TcpServer, Threading, Udp, UdpServer};
+use socketserver::{
+    Either, Handled, HandlerError, Next, Outcome, Packet, Request, RequestHandler, Server, Tcp,
+    TcpServer, Threading, Udp, UdpServer, per_request,
+};
 
 use crate::support::Target;
 
@@ -195,4 +198,40 @@ fn one_server_has_listeners_of_two_transports() {
     }
     assert_eq!(guard.handle().totals().accepted, targets.len() as u64);
     guard.stop().unwrap();
+}
+
+/// A session that is never over by itself, and says goodbye.
+struct Polite;
+
+impl<R: Request + Write> RequestHandler<R> for Polite {
+    fn handle(&mut self, _: &mut R) -> Outcome {
+        Ok(Next::Park)
+    }
+
+    fn finish(&mut self, request: &mut R) -> Result<(), HandlerError> {
+        request.write_all(b"goodbye")?;
+        Ok(())
+    }
+}
+
+/// Nobody would come back to it.
+#[test]
+fn what_would_be_parked_is_finished() {
+    let mut server = TcpServer::bind("127.0.0.1:0").unwrap();
+    let client = Target::parse(&server.urls()[0]).send("hello");
+    let handled = server.handle_request(None, per_request(|| Polite));
+    assert_eq!(handled.unwrap(), Handled::Served);
+    assert_eq!(client.answer(), "goodbye");
+}
+
+/// Alone and with others: the second comes while the first is served.
+#[test]
+fn a_datagram_that_would_be_parked_is_finished() {
+    let server = UdpServer::bind("127.0.0.1:0").unwrap();
+    let target = Target::parse(&server.urls()[0]);
+    let clients = [(); 3].map(|()| target.send("hello"));
+    let _guard = server.spawn(per_request(|| Polite)).unwrap();
+    for client in clients {
+        assert_eq!(client.answer(), "goodbye");
+    }
 }

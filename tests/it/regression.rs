@@ -8,12 +8,12 @@ use std::sync::mpsc::channel;
 use std::time::{Duration, Instant};
 
 use socketserver::{
-    Address, Bind, Connection, Context, Intake, Packet, Request, Server, Tcp, Threading, Transport,
-    UnixAddress, UnixDatagram,
+    Address, Bind, Connection, Context, Intake, Next, Packet, Request, Server, Tcp, TcpConnection,
+    TcpServer, Threading, Transport, UnixAddress, UnixDatagram,
 };
 
 use crate::script::Calls;
-use crate::support::{DEADLINE, Target};
+use crate::support::{Client, DEADLINE, Target};
 
 /// A listener that is always ready and never yields anything.
 struct Barren {
@@ -201,4 +201,44 @@ fn a_unix_peer_that_does_not_read_holds_up_nobody() {
     // What was dropped is reported; the queue takes one more than it is said to.
     let failed = handle.totals().failed;
     assert!((90..=most).contains(&failed), "{failed} of {most}");
+}
+
+/// They were closed: what was taken out of the parked ones together was also ended together.
+#[test]
+fn parked_connections_that_speak_at_once_are_parked_again() {
+    let server = TcpServer::bind("127.0.0.1:0").unwrap();
+    let target = Target::parse(&server.urls()[0]);
+    let (held, wait) = channel();
+    let (release, released) = channel::<()>();
+    let released = std::sync::Mutex::new(released);
+    let handler = move |conn: &mut TcpConnection| {
+        let mut line = String::new();
+        if conn.read_line(&mut line, 100)? == 0 {
+            return Ok(Next::Close);
+        }
+        if line == "hold\n" {
+            held.send(()).unwrap();
+            released.lock().unwrap().recv_timeout(DEADLINE).unwrap();
+        }
+        conn.write_all(line.as_bytes())?;
+        Ok::<_, io::Error>(Next::Park)
+    };
+    let _guard = server.spawn(handler).unwrap();
+    let mut clients = [(); 3].map(|()| target.connect());
+    let ask = |client: &mut Box<dyn Client>| {
+        client.write_all(b"line\n").unwrap();
+        client.read_exact(&mut [0; 5]).unwrap();
+    };
+    clients.iter_mut().for_each(ask);
+    let [first, second, holding] = &mut clients;
+    holding.write_all(b"hold\n").unwrap();
+    wait.recv_timeout(DEADLINE).unwrap();
+    for client in [&mut *first, &mut *second] {
+        client.write_all(b"line\n").unwrap();
+    }
+    release.send(()).unwrap();
+    for client in [first, second] {
+        client.read_exact(&mut [0; 5]).unwrap();
+        ask(client);
+    }
 }

@@ -4,17 +4,19 @@
 use std::collections::VecDeque;
 use std::fmt;
 use std::io;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use crate::address::Address;
-use crate::connections::Traffic;
-use crate::events::{EndReason, Event, RefuseReason};
-use crate::handler::{HandlerError, Next, Outcome};
-use crate::hooks::{self, Failure, Hooks};
-use crate::parking::{Parked, Parking, Stays};
-use crate::state::table::{CutReason, Slot};
-use crate::state::{Ended, Lease, Shared};
+use crate::admission::permits::Lease;
+use crate::connection::parking::{Parked, Parking, Stays};
+use crate::counters::{Counters, Ended, count};
+use crate::error::HandlerError;
+use crate::handler::{Next, Outcome};
+use crate::observe::events::{EndReason, Event, RefuseReason};
+use crate::observe::hooks::{self, Failure, Hooks};
+use crate::registry::info::Traffic;
+use crate::registry::table::{Activity, CutReason, Slot};
+use crate::shared::Shared;
 use crate::transport::Request;
 
 type DynHandler<R> = Box<dyn Fn(&mut R) -> Outcome + Send + Sync>;
@@ -23,21 +25,32 @@ type DynHandler<R> = Box<dyn Fn(&mut R) -> Outcome + Send + Sync>;
 pub(crate) struct Service<R> {
     handler: DynHandler<R>,
     pub(crate) hooks: Arc<Hooks<R>>,
-    pub(crate) shared: Arc<Shared>,
+    pub(crate) shared: Shared,
     /// Set when the first connection is parked.
     parking: OnceLock<Parking<R>>,
     /// Made before, while there are descriptors.
     unused_parking: Mutex<Option<Parking<R>>>,
+    /// Whether there is an accept loop that takes out again what is parked.
+    parks: bool,
 }
 
 impl<R: Request> Service<R> {
-    pub(crate) fn new(handler: DynHandler<R>, hooks: Arc<Hooks<R>>, shared: Arc<Shared>) -> Self {
+    pub(crate) fn new(handler: DynHandler<R>, hooks: Arc<Hooks<R>>, shared: Shared) -> Self {
         Self {
             handler,
             hooks,
             shared,
             parking: OnceLock::new(),
             unused_parking: Mutex::default(),
+            parks: true,
+        }
+    }
+
+    /// Parks no connection: nobody will take it out again.
+    pub(crate) fn without_parking(self) -> Self {
+        Self {
+            parks: false,
+            ..self
         }
     }
 
@@ -79,22 +92,57 @@ impl<R: Request> Service<R> {
         }
     }
 
-    /// Runs the handler. An error or a panic ends this request only.
+    /// Runs the handler, or what is left of it for a connection that the server has ended. An error
+    /// or a panic ends this request only.
     pub(crate) fn handle(&self, request: &mut R) -> Ended {
+        if request.context().session().is_over() {
+            return self.finish(request, Ended::Completed);
+        }
         request.context().begin_request();
         self.hooks.tell(|| Event::Started { id: request.id() });
-        let outcome = hooks::call(|| (self.handler)(request)).unwrap_or_else(Err);
+        let outcome = self.call(request);
         request.context().end_request();
         // Before the close, which the client sees: who has seen a reply knows that this is noted.
-        self.shared.note_served();
-        match outcome {
-            Ok(Next::Close) => Ended::Completed,
-            Ok(Next::Park) if !self.shared.stopping() => Ended::Parked,
-            Ok(Next::Park) => Ended::Completed,
+        self.shared.lifecycle.processes().note_served();
+        let stopping = self.shared.lifecycle.stopping();
+        let ended = match outcome {
+            Ok(Next::Park) if self.parks && !stopping => return Ended::Parked,
+            Ok(Next::Close | Next::Park) => Ended::Completed,
             Ok(Next::Stop) => {
-                self.shared.shutdown();
+                self.shared.lifecycle.shutdown();
                 Ended::Completed
             }
+            Err(err) => {
+                self.fail(request, err);
+                Ended::Failed
+            }
+        };
+        self.finish(request, ended)
+    }
+
+    /// As [`handle`](Self::handle), for a request that cannot be parked.
+    pub(crate) fn handle_once(&self, request: &mut R) -> Ended {
+        match self.handle(request) {
+            Ended::Parked => self.finish(request, Ended::Completed),
+            ended => ended,
+        }
+    }
+
+    fn call(&self, request: &mut R) -> Outcome {
+        hooks::call(|| (self.handler)(request)).unwrap_or_else(Err)
+    }
+
+    /// Has the session of a request that is over finish, if there is one: the handler is called for
+    /// that alone. After an abort the session is dropped with the request.
+    pub(crate) fn finish(&self, request: &mut R, ended: Ended) -> Ended {
+        let context = request.context();
+        if !context.session().is_kept() || context.cut_reason().is_some() {
+            return ended;
+        }
+        context.session().end();
+        context.enter(Activity::Running);
+        match self.call(request) {
+            Ok(_) => ended,
             Err(err) => {
                 self.fail(request, err);
                 Ended::Failed
@@ -149,7 +197,7 @@ impl<R: Request> Service<R> {
         parking.park(request, lease)?;
         self.hooks.tell(|| Event::Parked { id });
         if new {
-            self.shared.bell().ring();
+            self.shared.lifecycle.bell().ring();
         }
         Ok(())
     }
@@ -160,22 +208,23 @@ impl<R: Request> Service<R> {
         self.over(request, ended, lease);
     }
 
-    /// Closes a request that cannot be served. The caller tallies it.
+    /// Closes a request that cannot be served, or not any more. The caller tallies it.
     pub(crate) fn reject(&self, request: &mut R, err: io::Error) -> Ended {
         self.fail(request, err.into());
-        self.close(request, Ended::Failed)
+        let ended = self.finish(request, Ended::Failed);
+        self.close(request, ended)
     }
 
     /// Ends a connection that waited until its deadline, or was asked to be cut.
     pub(crate) fn time_out(&self, parked: Parked<R>, reason: CutReason) {
         let slot = parked.request.context().slot();
         if slot.is_some_and(|slot| slot.cut(reason)) {
-            count(&self.shared.counts().timed_out);
+            count(&self.shared.counters.counts().timed_out);
         }
         self.dismiss(parked);
     }
 
-    /// Ends a connection that waited: the client was silent for too long, or the server stops.
+    /// Ends a connection that waited: it is aborted, or the server stops and it has no session.
     pub(crate) fn dismiss(&self, parked: Parked<R>) {
         let Parked { mut request, lease } = parked;
         request.refuse();
@@ -186,7 +235,7 @@ impl<R: Request> Service<R> {
     pub(crate) fn serve_all(&self, requests: &mut VecDeque<R>) {
         let mut failed = Vec::new();
         for request in &mut *requests {
-            if self.handle(request) == Ended::Failed {
+            if self.handle_once(request) == Ended::Failed {
                 failed.push(request.id());
             }
         }
@@ -215,13 +264,15 @@ impl<R: Request> Service<R> {
             self.hooks.tell(|| end_of(id, peer, None, ended));
         }
         let failures = failed.len() as u64;
-        self.shared.tally(Ended::Failed, failures);
-        self.shared.tally(Ended::Completed, total - failures);
+        self.shared.counters.tally(Ended::Failed, failures);
+        self.shared
+            .counters
+            .tally(Ended::Completed, total - failures);
     }
 
     /// Counts a request that is turned away, and says why.
     pub(crate) fn refused(&self, request: &R, reason: RefuseReason) {
-        let counts = self.shared.counts();
+        let counts = self.shared.counters.counts();
         count(&counts.refused);
         match reason {
             RefuseReason::Verify => {}
@@ -240,14 +291,14 @@ impl<R: Request> Service<R> {
     fn over(&self, request: R, ended: Ended, lease: Lease) {
         self.tell_end(&request, ended);
         drop(request);
-        self.shared.tally(ended, 1);
+        self.shared.counters.tally(ended, 1);
         drop(lease);
     }
 
     /// Counts a request that has ended.
     fn ended(&self, request: &R, ended: Ended) {
         self.tell_end(request, ended);
-        self.shared.tally(ended, 1);
+        self.shared.counters.tally(ended, 1);
     }
 
     fn tell_end(&self, request: &R, ended: Ended) {
@@ -268,7 +319,7 @@ impl<R: Request> Service<R> {
             peer: request.peer(),
             error: &*err,
             cut: request.context().cut_reason(),
-            shared: &self.shared,
+            counters: &self.shared.counters,
         });
     }
 }
@@ -294,13 +345,13 @@ pub(crate) trait Tally: fmt::Debug + Send + Sync {
     fn tally(&self, id: u64, peer: &Address, slot: Option<&Slot>, ended: Ended);
     /// Tells the error hook, if there is one.
     fn report(&self, failure: &Failure<'_>);
-    fn shared(&self) -> &Shared;
+    fn counters(&self) -> &Counters;
 }
 
 impl<R: Request> Tally for Service<R> {
     fn tally(&self, id: u64, peer: &Address, slot: Option<&Slot>, ended: Ended) {
         self.hooks.tell(|| end_of(id, peer.clone(), slot, ended));
-        self.shared.tally(ended, 1);
+        self.shared.counters.tally(ended, 1);
     }
 
     fn report(&self, failure: &Failure<'_>) {
@@ -312,8 +363,8 @@ impl<R: Request> Tally for Service<R> {
         }
     }
 
-    fn shared(&self) -> &Shared {
-        &self.shared
+    fn counters(&self) -> &Counters {
+        &self.shared.counters
     }
 }
 
@@ -323,10 +374,6 @@ impl<R> fmt::Debug for Service<R> {
             .field("shared", &self.shared)
             .finish_non_exhaustive()
     }
-}
-
-pub(crate) fn count(counter: &AtomicU64) {
-    counter.fetch_add(1, Ordering::Relaxed);
 }
 
 /// A request on its way to where it is served.
@@ -356,7 +403,8 @@ impl<R: Request> Job<R> {
                 Err(Stays::Ready(request, lease)) => (request, lease),
                 Err(Stays::Over(over, kept)) => {
                     (request, lease) = (over, kept);
-                    break service.close(&mut request, Ended::Completed);
+                    let ended = service.finish(&mut request, Ended::Completed);
+                    break service.close(&mut request, ended);
                 }
                 Err(Stays::Failed(request, lease, err)) => {
                     return service.abandon(request, lease, err);

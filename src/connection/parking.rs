@@ -13,8 +13,8 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use rustix::event::epoll::{self, EventData, EventFlags};
 use rustix::time::Timespec;
 
-use crate::state::Lease;
-use crate::state::table::Activity;
+use crate::admission::permits::Lease;
+use crate::registry::table::Activity;
 use crate::transport::{Request, Waits};
 
 /// How many connections are taken out at once.
@@ -29,7 +29,8 @@ pub(crate) struct Parking<R> {
 struct State<R> {
     /// Boxed, so that the room which the map keeps for more is small.
     parked: HashMap<u64, Box<Parked<R>>>,
-    /// Those that have input, as far as it was looked for and they are still here.
+    /// Those that go on: they have input, as far as it was looked for, or a stop has ended them and
+    /// their sessions are to finish. Some may not be here any more.
     ready: Vec<u64>,
     /// A stop has closed the place.
     closed: bool,
@@ -112,7 +113,7 @@ impl<R: Request> Parking<R> {
         }
     }
 
-    /// Takes out up to `max` connections that have input.
+    /// Takes out up to `max` connections that go on.
     pub(crate) fn take_ready(&self, max: usize) -> Vec<Parked<R>> {
         let state = &mut *self.state();
         if state.ready.is_empty() {
@@ -125,16 +126,35 @@ impl<R: Request> Parking<R> {
             .collect()
     }
 
-    /// Takes out the connections that have no input, and takes in none from now on.
+    /// Takes in no connection from now on, and takes out those that have neither input nor a session.
+    /// A session has to finish in its model: it goes on as if there were input.
     pub(crate) fn close(&self) -> Vec<Parked<R>> {
         let state = &mut *self.state();
+        if state.closed {
+            // What is still here goes on.
+            return Vec::new();
+        }
         state.closed = true;
         while self.look(state, EVENTS) > 0 {}
         let mut idle = take(&mut state.parked);
         for id in &state.ready {
             state.parked.extend(idle.remove_entry(id));
         }
-        idle.into_values().map(|parked| *parked).collect()
+        let mut over = Vec::new();
+        for (id, parked) in idle {
+            if parked.request.context().session().end() {
+                state.ready.push(id);
+                state.parked.insert(id, parked);
+            } else {
+                over.push(*parked);
+            }
+        }
+        over
+    }
+
+    /// Whether connections go on that [`take_ready`](Self::take_ready) had no room for.
+    pub(crate) fn has_ready(&self) -> bool {
+        !self.state().ready.is_empty()
     }
 
     /// Notes which connections have input, up to `max` of them, and says how many.
@@ -178,5 +198,35 @@ impl<R> AsFd for Parking<R> {
 impl<R> fmt::Debug for Parking<R> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Parking").finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Weak;
+
+    use super::*;
+    use crate::TcpConnection;
+    use crate::address::Address;
+    use crate::registry::context::Cut;
+    use crate::registry::table::Slot;
+
+    /// What a parked connection without a session takes, but for the kernel. With one it is the size
+    /// of its state more.
+    #[test]
+    fn a_parked_connection_is_small() {
+        // A map may have twice the room that it needs, and has a byte beside each entry.
+        let entry = |size| 2 * (size + 1);
+        let parts = [
+            size_of::<Parked<TcpConnection>>(),
+            entry(size_of::<(u64, Box<Parked<TcpConnection>>)>()),
+            // Its socket, shared with who may cut it: the counts, the peer, the descriptor, a flag.
+            2 * size_of::<usize>() + size_of::<Address>() + 2 * size_of::<u32>(),
+            entry(size_of::<(u64, Weak<dyn Cut>)>()),
+            size_of::<Slot>(),
+        ];
+        // Each of three allocations has a header.
+        let sum = parts.iter().sum::<usize>() + 3 * size_of::<usize>();
+        assert!(sum <= 512, "{sum}: {parts:?}");
     }
 }

@@ -1,0 +1,416 @@
+//! The sessions of connections, from their setup to their end, under every model.
+//!
+//! The handler of the server process says each step of a session as a line, with the number of its
+//! connection; clients tell it what to do.
+
+mod support;
+
+use std::io::{self, Write};
+use std::net::TcpStream;
+use std::process::{self, ExitCode};
+use std::thread;
+use std::time::Duration;
+
+use libtest_mimic::{Arguments, Trial};
+use socketserver::{
+    Connection, Forking, HandlerError, Model, Next, Outcome, Request, RequestHandler, Server,
+    ServerHandle, Tcp, TcpConnection, ThreadPool, Threading, per_request,
+};
+use support::models::{Models, NAMES, UnderModel};
+use support::{Client, DEADLINE, ServerProcess, Target, is_available, poll_until};
+
+type Check = fn(&str);
+
+const SCENARIOS: [(&str, Check); 8] = [
+    ("three_lines_are_one_session", three_lines_are_one_session),
+    (
+        "a_reset_is_handled_and_finished",
+        a_reset_is_handled_and_finished,
+    ),
+    ("a_failed_handler_finishes", a_failed_handler_finishes),
+    (
+        "a_stop_finishes_what_is_parked",
+        a_stop_finishes_what_is_parked,
+    ),
+    (
+        "a_stop_finishes_a_part_of_a_request",
+        a_stop_finishes_a_part_of_a_request,
+    ),
+    (
+        "a_stop_waits_for_those_that_finish",
+        a_stop_waits_for_those_that_finish,
+    ),
+    ("who_is_cut_is_dropped", who_is_cut_is_dropped),
+    (
+        "who_is_idle_for_too_long_is_dropped",
+        who_is_idle_for_too_long_is_dropped,
+    ),
+];
+
+fn main() -> ExitCode {
+    let args: Vec<String> = std::env::args().skip(1).collect();
+    if let [mode, _, model, options @ ..] = &args[..]
+        && mode == "--server"
+    {
+        return serve(model, options);
+    }
+    let mut trials = Vec::new();
+    for model in NAMES {
+        for &(name, check) in &SCENARIOS {
+            // What a child of forking waits for is the next byte.
+            if name == "a_stop_finishes_a_part_of_a_request" && model.ends_with("forking") {
+                continue;
+            }
+            let trial = Trial::test(format!("{model}::{name}"), move || {
+                check(model);
+                Ok(())
+            });
+            trials.push(trial.with_ignored_flag(!is_available(model)));
+        }
+    }
+    let name = "pool::the_drain_deadline_drops_what_finds_no_thread";
+    trials.push(Trial::test(name, || {
+        the_drain_deadline_drops_what_finds_no_thread();
+        Ok(())
+    }));
+    libtest_mimic::run(&Arguments::from_args(), trials).exit_code()
+}
+
+/// Prints a line at once and whole, also when several processes print.
+fn say(line: impl std::fmt::Display) {
+    let mut out = io::stdout().lock();
+    let _ = out.write_all(format!("{line}\n").as_bytes());
+    let _ = out.flush();
+}
+
+/// Says its steps, and counts the lines of its client, some of which it obeys.
+struct Session {
+    id: u64,
+    lines: u32,
+    /// Whether `finish` asks its client.
+    asks: bool,
+    handle: ServerHandle,
+}
+
+impl Session {
+    fn say(&self, step: &str) {
+        say(format!("session {} {step}", self.id));
+    }
+
+    /// Says a step, and the process and the thread of it.
+    fn say_where(&self, step: &str) {
+        let thread = thread::current().name().unwrap_or_default().to_owned();
+        self.say(&format!("{step} in {} on {thread}", process::id()));
+    }
+}
+
+impl RequestHandler<TcpConnection> for Session {
+    fn setup(&mut self, conn: &mut TcpConnection) -> Result<(), HandlerError> {
+        self.id = conn.id();
+        self.say_where("setup");
+        Ok(())
+    }
+
+    fn handle(&mut self, conn: &mut TcpConnection) -> Outcome {
+        self.say("handle");
+        let mut line = String::new();
+        conn.read_line(&mut line, 1024)?;
+        self.lines += 1;
+        match line.trim_end() {
+            // The end of the stream.
+            "" => return Ok(Next::Close),
+            "ask" => self.asks = true,
+            "fail" => return Err("failed as asked".into()),
+            "panic" => panic!("panicked as asked"),
+            "stop" => return Ok(Next::Stop),
+            "cut" => {
+                self.handle.cut(1);
+                return Ok(Next::Close);
+            }
+            "list" => {
+                for connection in self.handle.connections() {
+                    writeln!(conn, "{connection}")?;
+                }
+                return Ok(Next::Close);
+            }
+            // Asks the server to stop, and keeps its thread.
+            "outlive" => {
+                self.handle.shutdown();
+                conn.read_line(&mut line, 1024)?;
+            }
+            _ => {}
+        }
+        writeln!(conn, "{}", self.lines)?;
+        Ok(Next::Park)
+    }
+
+    fn finish(&mut self, conn: &mut TcpConnection) -> Result<(), HandlerError> {
+        self.say_where("finish");
+        if self.asks {
+            conn.write_all(b"done?\n")?;
+            let mut line = String::new();
+            conn.read_line(&mut line, 1024)?;
+            self.say(line.trim_end());
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Session {
+    fn drop(&mut self) {
+        self.say("dropped");
+    }
+}
+
+/// The server: `--server tcp MODEL [OPTION]...`.
+fn serve(model: &str, options: &[String]) -> ExitCode {
+    // Panics of handlers are asked for; their messages would drown those of the tests.
+    std::panic::set_hook(Box::new(|_| {}));
+    let has = |name: &str| options.iter().any(|option| option == name);
+    let mut builder = Server::<Tcp>::builder().on_ready(|| say("ready"));
+    if has("idle") {
+        builder = builder.idle_timeout(Duration::from_millis(50));
+    }
+    if has("whole") {
+        builder = builder.whole_request(|input| input.contains(&b'\n'));
+    }
+    if has("short") {
+        builder = builder.drain_timeout(Duration::from_millis(200));
+    }
+    let models = Models {
+        threading: Threading::default(),
+        pool: ThreadPool::new(if has("one") { 1 } else { 3 }),
+        forking: Forking::default(),
+        workers: 2,
+        breaker: 10,
+    };
+    let listeners = Tcp::options().bind("127.0.0.1:0").expect("bind");
+    models.run(model, Serves(builder.listen(listeners)))
+}
+
+struct Serves(socketserver::Builder<Tcp>);
+
+impl UnderModel for Serves {
+    fn run<M: Model>(self, model: M) -> ExitCode {
+        let server = self.0.model(model).build().expect("build a server");
+        for url in server.urls() {
+            say(format!("listening on {url}"));
+        }
+        let handle = server.handle();
+        let make = {
+            let handle = handle.clone();
+            move || Session {
+                id: 0,
+                lines: 0,
+                asks: false,
+                handle: handle.clone(),
+            }
+        };
+        let report = server.serve_forever(per_request(make)).expect("serve");
+        let live = handle.live();
+        say(format!("ended cut={} live={live}", report.cut));
+        ExitCode::SUCCESS
+    }
+}
+
+/// Sends a line, and expects an answer.
+#[track_caller]
+fn ask(client: &mut dyn Client, line: &str, answer: &str) {
+    client
+        .write_all(format!("{line}\n").as_bytes())
+        .expect("send");
+    expect(client, answer);
+}
+
+#[track_caller]
+fn expect(client: &mut dyn Client, line: &str) {
+    let mut answer = vec![0; line.len() + 1];
+    client.read_exact(&mut answer).expect("an answer");
+    assert_eq!(String::from_utf8_lossy(&answer), format!("{line}\n"));
+}
+
+#[track_caller]
+fn expect_end(client: &mut dyn Client) {
+    let mut rest = String::new();
+    client.read_to_string(&mut rest).expect("the end");
+    assert_eq!(rest, "");
+}
+
+/// The first client, whose first line was answered, and who is parked.
+fn parked(server: &ServerProcess, line: &str) -> Box<dyn Client> {
+    let mut client = server.target().connect();
+    ask(&mut *client, line, "1");
+    wait_until_parked(server, 1, line.len() + 1);
+    client
+}
+
+/// Waits until a connection that has sent so many bytes is parked.
+fn wait_until_parked(server: &ServerProcess, id: u64, bytes: usize) {
+    let (id, bytes) = (format!("{id} "), format!(" {bytes} bytes received"));
+    poll_until("the connection is parked", DEADLINE, || {
+        let list = server.target().ask("list");
+        let mut lines = list.lines().filter(|line| line.starts_with(&id));
+        lines
+            .any(|line| line.contains("parked for") && line.contains(&bytes))
+            .then_some(())
+    });
+}
+
+/// Stops the server, and returns the steps of the first session, without where they were.
+fn stop(mut server: ServerProcess) -> Vec<String> {
+    assert_eq!(server.target().ask("stop"), "");
+    assert_eq!(server.ended(), "cut=0 live=0");
+    steps(&mut server, 1)
+}
+
+/// The steps of a session of a server that has ended.
+fn steps(server: &mut ServerProcess, id: u64) -> Vec<String> {
+    let prefix = format!("session {id} ");
+    let mut steps = Vec::new();
+    while server.has_said(&prefix) {
+        let step = server.wait_for(&prefix);
+        let name = step.split_once(" in ").map_or(&*step, |(name, _)| name);
+        steps.push(name.to_owned());
+    }
+    steps
+}
+
+fn three_lines_are_one_session(model: &str) {
+    let server = ServerProcess::start("tcp", model, &[]);
+    let mut client = parked(&server, "one");
+    ask(&mut *client, "two", "2");
+    wait_until_parked(&server, 1, 8);
+    ask(&mut *client, "three", "3");
+    client.end_of_input();
+    expect_end(&mut *client);
+    let handled = ["setup", "handle", "handle", "handle", "handle"];
+    let ended = ["finish", "dropped"];
+    assert_eq!(stop(server), [&handled[..], &ended].concat());
+}
+
+fn a_reset_is_handled_and_finished(model: &str) {
+    for options in [&[][..], &["whole"]] {
+        let mut server = ServerProcess::start("tcp", model, options);
+        let Target::Tcp(addr) = *server.target() else {
+            panic!("it is a TCP server")
+        };
+        let mut client = TcpStream::connect(addr).expect("connect");
+        client.set_read_timeout(Some(DEADLINE)).expect("a deadline");
+        ask(&mut client, "one", "1");
+        wait_until_parked(&server, 1, 4);
+        let socket = socket2::SockRef::from(&client);
+        socket.set_linger(Some(Duration::ZERO)).expect("reset");
+        drop(client);
+        server.wait_for("session 1 dropped");
+        // Its line is taken.
+        let steps = stop(server);
+        assert_eq!(
+            steps,
+            ["setup", "handle", "handle", "finish"],
+            "{options:?}"
+        );
+    }
+}
+
+fn a_failed_handler_finishes(model: &str) {
+    for how in ["fail", "panic"] {
+        let server = ServerProcess::start("tcp", model, &[]);
+        let mut client = parked(&server, "one");
+        writeln!(client, "{how}").expect("send");
+        expect_end(&mut *client);
+        let steps = stop(server);
+        let expected = ["setup", "handle", "handle", "finish", "dropped"];
+        assert_eq!(steps, expected, "{how}");
+    }
+}
+
+fn a_stop_finishes_what_is_parked(model: &str) {
+    let mut server = ServerProcess::start("tcp", model, &[]);
+    let mut client = parked(&server, "one");
+    let set_up = server.wait_for("session 1 setup");
+    assert_eq!(server.target().ask("stop"), "");
+    expect_end(&mut *client);
+    let finished = server.wait_for("session 1 finish");
+    assert_eq!(server.ended(), "cut=0 live=0");
+    assert_eq!(steps(&mut server, 1), ["handle", "dropped"]);
+
+    let split = |place: &str| {
+        let (process, thread) = place.split_once(" on ").expect("a thread");
+        (process.to_owned(), thread.to_owned())
+    };
+    let ((process, thread), (finished_in, finished_on)) = (split(&set_up), split(&finished));
+    assert_eq!(finished_in, process, "it has one process");
+    let is_servers = process == format!(" in {}", server.pid());
+    let is_others = model.starts_with("prefork") || model == "forking";
+    assert_eq!(is_servers, !is_others);
+    match model.rsplit('_').next() {
+        Some("sequential" | "forking") => assert_eq!(finished_on, thread),
+        Some("threading" | "pool") => assert_eq!(finished_on, "socketserver"),
+        // Several that finish at once show that it is a coroutine, see below.
+        _ => {}
+    }
+}
+
+fn a_stop_finishes_a_part_of_a_request(model: &str) {
+    let server = ServerProcess::start("tcp", model, &["whole"]);
+    let mut client = parked(&server, "one");
+    client.write_all(b"tw").expect("send");
+    wait_until_parked(&server, 1, 6);
+    let steps = stop(server);
+    assert_eq!(steps, ["setup", "handle", "finish", "dropped"]);
+}
+
+/// They finish side by side, where the model has requests side by side: not in the accept loop.
+fn a_stop_waits_for_those_that_finish(model: &str) {
+    let mut server = ServerProcess::start("tcp", model, &[]);
+    let mut clients = vec![parked(&server, "ask")];
+    if !model.ends_with("sequential") {
+        let mut other = server.target().connect();
+        ask(&mut *other, "ask", "1");
+        clients.push(other);
+    }
+    assert_eq!(server.target().ask("stop"), "");
+    for client in &mut clients {
+        expect(&mut **client, "done?");
+    }
+    assert!(!server.has_said("ended "), "they are not done");
+    for client in &mut clients {
+        client.write_all(b"yes\n").expect("send");
+        expect_end(&mut **client);
+    }
+    assert_eq!(server.ended(), "cut=0 live=0");
+    let expected = ["setup", "handle", "finish", "yes", "dropped"];
+    assert_eq!(steps(&mut server, 1), expected);
+}
+
+fn who_is_cut_is_dropped(model: &str) {
+    let server = ServerProcess::start("tcp", model, &[]);
+    let mut client = parked(&server, "one");
+    assert_eq!(server.target().ask("cut"), "");
+    expect_end(&mut *client);
+    assert_eq!(stop(server), ["setup", "handle", "dropped"]);
+}
+
+fn who_is_idle_for_too_long_is_dropped(model: &str) {
+    let server = ServerProcess::start("tcp", model, &["idle"]);
+    let mut client = server.target().connect();
+    ask(&mut *client, "one", "1");
+    expect_end(&mut *client);
+    assert_eq!(stop(server), ["setup", "handle", "dropped"]);
+}
+
+/// The only thread is taken: one waits in its queue, the others are parked still.
+fn the_drain_deadline_drops_what_finds_no_thread() {
+    let mut server = ServerProcess::start("tcp", "pool", &["one", "short"]);
+    let mut first = parked(&server, "one");
+    let mut others = [(), ()].map(|()| server.target().connect());
+    for other in &mut others {
+        ask(&mut **other, "one", "1");
+    }
+    let mut outlives = server.target().connect();
+    outlives.write_all(b"outlive\n").expect("send");
+    expect_end(&mut *outlives);
+    expect_end(&mut *first);
+    assert_eq!(server.ended(), "cut=4 live=0");
+    assert_eq!(steps(&mut server, 1), ["setup", "handle", "dropped"]);
+}
