@@ -120,13 +120,7 @@ fn calls(
     let deadline = Instant::now() + PATIENCE;
     loop {
         let text = fs::read_to_string(&output.0).unwrap_or_default();
-        let rows = text.lines().filter_map(|line| {
-            let (count, name) = line.trim().split_once(char::is_whitespace)?;
-            Some((name.trim().to_owned(), count.parse().ok()?))
-        });
-        let mut calls: BTreeMap<String, u64> = rows.collect();
-        // The last row, which is not there until strace has ended.
-        if calls.remove("total").is_some() {
+        if let Some(calls) = summary(&text) {
             return Ok(calls);
         }
         ensure!(
@@ -135,6 +129,17 @@ fn calls(
         );
         thread::sleep(LOOK_EVERY);
     }
+}
+
+/// The counts of strace, once they are whole: the last row is the total.
+fn summary(text: &str) -> Option<BTreeMap<String, u64>> {
+    let rows = text.lines().filter_map(|line| {
+        let (count, name) = line.trim().split_once(char::is_whitespace)?;
+        Some((name.trim().to_owned(), count.parse().ok()?))
+    });
+    let mut calls: BTreeMap<String, u64> = rows.collect();
+    calls.remove("total")?;
+    Some(calls)
 }
 
 /// Starts a server under `tool`, puts so many operations on it, one after the other, and stops it.
@@ -182,5 +187,34 @@ impl Drop for Output {
     fn drop(&mut self) {
         // The next one must not find it; and after an error it need not be there.
         let _ = fs::remove_file(Path::new(&self.0));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::{per_operation, summary};
+
+    #[test]
+    fn start_and_stop_are_left_out() {
+        let count = |n| {
+            Ok(BTreeMap::from([(
+                "read".to_owned(),
+                1000 + 3 * u64::from(n),
+            )]))
+        };
+        let each = per_operation(10, count).unwrap();
+        assert_eq!(each, BTreeMap::from([("read".to_owned(), 3.0)]));
+    }
+
+    #[test]
+    fn the_counts_of_strace_are_read_once_they_are_whole() {
+        let part =
+            "    calls syscall\n--------- ----------------\n       12 read\n        1 write\n";
+        assert_eq!(summary(part), None);
+        let whole = format!("{part}--------- ----------------\n       13 total\n");
+        let calls = [("read".to_owned(), 12), ("write".to_owned(), 1)];
+        assert_eq!(summary(&whole), Some(calls.into()));
     }
 }
