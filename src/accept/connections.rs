@@ -74,7 +74,7 @@ impl<T: Transport, M: Take> Acceptor<'_, T, M> {
         };
         if self.can_dispatch(Instant::now()) {
             for Parked { request, lease, .. } in parking.take_ready(self.model.room()) {
-                if service.hooks.whole.is_some() && !request.context().session().is_over() {
+                if service.hooks.whole.is_some() {
                     let service = Arc::clone(&service);
                     self.park_again(Job {
                         request,
