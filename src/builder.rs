@@ -5,15 +5,15 @@ use std::time::Duration;
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
+use crate::accept::dispatch::Model;
+use crate::admission::policy::{AtLimit, Limits, Rate};
 use crate::error::{Error, Tried};
-use crate::events::Observer;
-use crate::hooks::{AcceptError, Failure, Hooks, Stall};
-use crate::limits::{AtLimit, Limits, Rate};
-use crate::model::Model;
 use crate::model::sequential::Sequential;
+use crate::observe::events::Observer;
+use crate::observe::hooks::{AcceptError, Failure, Hooks, Stall};
+use crate::registry::deadlines::{Deadlines, MinRate};
 use crate::server::Server;
-use crate::state::deadlines::{Deadlines, MinRate};
-use crate::state::{Options, Shared};
+use crate::shared::{Options, share};
 use crate::transport::{Bind, Transport};
 
 /// Options of a [`Server`]. Those of a listener belong to its transport:
@@ -72,7 +72,6 @@ impl<T: Transport, M: Model> Builder<T, M> {
                 drain_timeout: Duration::from_secs(25),
                 lame_duck: Duration::ZERO,
                 deadlines: Deadlines::default(),
-                client_speaks_first: false,
             },
         }
     }
@@ -226,7 +225,7 @@ impl<T: Transport, M: Model> Builder<T, M> {
     /// applies. Not for protocols whose server speaks first: its handler would never be called. Datagrams have
     /// been spoken already. Default: false.
     pub const fn client_speaks_first(mut self, on: bool) -> Self {
-        self.options.client_speaks_first = on;
+        self.hooks.client_speaks_first = on;
         self
     }
 
@@ -253,7 +252,7 @@ impl<T: Transport, M: Model> Builder<T, M> {
     /// ```
     pub fn whole_request(mut self, hook: impl Fn(&[u8]) -> bool + Send + Sync + 'static) -> Self {
         self.hooks.whole = Some(Box::new(hook));
-        self.options.client_speaks_first = true;
+        self.hooks.client_speaks_first = true;
         self
     }
 
@@ -364,10 +363,33 @@ impl<T: Transport, M: Model> Builder<T, M> {
             let raised = raise_descriptors(options.limits.max_connections);
             raised.tried(|| "raise the limit on descriptors".to_owned())?;
         }
-        let addresses = listeners.iter().map(Transport::local_addr).collect();
-        let shared = Shared::new(options, addresses);
-        let shared = shared.tried(|| "allocate what a server's processes share".to_owned())?;
+        let shared =
+            share(&options).tried(|| "allocate what a server's processes share".to_owned())?;
         Server::new(listeners, model, hooks, shared)
+    }
+}
+
+impl<T: Transport, M: Model> Server<T, M> {
+    /// Binds `addr` with the default options of the transport and of the model. See
+    /// [`builder`](Self::builder) for more.
+    ///
+    /// # Errors
+    ///
+    /// What was tried, on what, and why it failed. Nothing stays bound.
+    pub fn bind<A>(addr: A) -> Result<Self, Error>
+    where
+        T: Bind<A>,
+        M: Default,
+    {
+        Self::builder().bind(addr)
+    }
+
+    /// Options for a server, beginning with the default of each.
+    pub fn builder() -> Builder<T, M>
+    where
+        M: Default,
+    {
+        Builder::new()
     }
 }
 

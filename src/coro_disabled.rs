@@ -30,7 +30,7 @@ pub(crate) mod net {
     use std::os::fd::BorrowedFd;
     use std::time::Instant;
 
-    use super::worker::Current;
+    use crate::coro::worker::Current;
 
     #[derive(Debug, Default)]
     pub(crate) struct Source {}

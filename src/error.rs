@@ -124,3 +124,6 @@ impl<T, E: Into<io::Error>> Tried<T> for Result<T, E> {
         self.map_err(|err| Error::new(what(), err.into()))
     }
 }
+
+/// Any error that a handler fails with.
+pub type HandlerError = Box<dyn StdError + Send + Sync>;

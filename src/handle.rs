@@ -5,10 +5,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::address::Address;
-use crate::connections::ConnectionInfo;
-use crate::limits::Limits;
-use crate::state::phase::State;
-use crate::state::{Shared, Totals};
+use crate::admission::policy::Limits;
+use crate::counters::Totals;
+use crate::lifecycle::State;
+use crate::registry::info::ConnectionInfo;
+use crate::shared::Shared;
 
 /// Stops a server and observes it, from any thread, any handler, any signal handler, and any
 /// process that the server forked. Works before, during and after serving.
@@ -28,11 +29,14 @@ use crate::state::{Shared, Totals};
 /// ```
 #[derive(Clone, Debug)]
 #[must_use]
-pub struct ServerHandle(Arc<Shared>);
+pub struct ServerHandle {
+    shared: Shared,
+    addresses: Arc<[Address]>,
+}
 
 impl ServerHandle {
-    pub(crate) const fn new(shared: Arc<Shared>) -> Self {
-        Self(shared)
+    pub(crate) const fn new(shared: Shared, addresses: Arc<[Address]>) -> Self {
+        Self { shared, addresses }
     }
 
     /// Asks the server to stop, as described at [`Server`](crate::Server): it drains for at most
@@ -42,13 +46,13 @@ impl ServerHandle {
     /// earliest deadline counts. Async-signal-safe (signal-safety(7)): an atomic store, a clock
     /// read and a write(2).
     pub fn shutdown(&self) {
-        self.0.shutdown();
+        self.shared.lifecycle.shutdown();
     }
 
     /// As [`shutdown`](Self::shutdown), with a drain of at most `drain` and no time as a lame duck;
     /// zero cuts every request at once.
     pub fn shutdown_within(&self, drain: Duration) {
-        self.0.stop(drain);
+        self.shared.lifecycle.stop(drain);
     }
 
     /// Asks the process that calls to stop, and no other: a worker of [`Prefork`](crate::Prefork)
@@ -59,19 +63,19 @@ impl ServerHandle {
     /// For handlers of signals that reach one process of a server, such as those of memory guards.
     /// Async-signal-safe.
     pub fn retire(&self) {
-        self.0.retire();
+        self.shared.lifecycle.retire();
     }
 
     /// Whether the server has been asked to stop, or the process that calls.
     #[must_use]
     pub fn is_stopping(&self) -> bool {
-        self.0.stopping()
+        self.shared.lifecycle.stopping()
     }
 
     /// Where the server is between its start and its end.
     #[must_use]
     pub fn state(&self) -> State {
-        self.0.state()
+        self.shared.lifecycle.state()
     }
 
     /// Waits until the server is at `state` or further, for `timeout` at most; says whether it is.
@@ -89,7 +93,7 @@ impl ServerHandle {
     /// ```
     #[must_use]
     pub fn wait_for(&self, state: State, timeout: Duration) -> bool {
-        self.0.wait_for(state, timeout)
+        self.shared.lifecycle.wait_for(state, timeout)
     }
 
     /// Stops accepting until [`resume`](Self::resume), in all processes of the server: who comes
@@ -98,30 +102,30 @@ impl ServerHandle {
     /// go on. A stop serves the queue all the same. Async-signal-safe, as
     /// [`shutdown`](Self::shutdown).
     pub fn pause(&self) {
-        self.0.set_paused(true);
+        self.shared.lifecycle.set_paused(true);
     }
 
     /// Goes on accepting. Async-signal-safe.
     pub fn resume(&self) {
-        self.0.set_paused(false);
+        self.shared.lifecycle.set_paused(false);
     }
 
     /// Whether accepting is paused.
     #[must_use]
     pub fn is_paused(&self) -> bool {
-        self.0.is_paused()
+        self.shared.lifecycle.is_paused()
     }
 
     /// The addresses that the server was bound to, with real ports.
     #[must_use]
     pub fn local_addrs(&self) -> &[Address] {
-        self.0.addresses()
+        &self.addresses
     }
 
     /// How many requests are being served or wait for a thread, in all processes of the server.
     #[must_use]
     pub fn live(&self) -> u64 {
-        self.0.live()
+        self.shared.admission.live()
     }
 
     /// The live connections of all processes of the server, in the order in which they were accepted.
@@ -140,13 +144,13 @@ impl ServerHandle {
     /// ```
     #[must_use]
     pub fn connections(&self) -> Vec<ConnectionInfo> {
-        self.0.connections()
+        self.shared.registry.connections()
     }
 
     /// The limits in force.
     #[must_use]
     pub fn limits(&self) -> Limits {
-        self.0.limits().get()
+        self.shared.admission.limits().get()
     }
 
     /// Changes the limits, in all processes of the server, for what comes from now on: no live
@@ -157,18 +161,18 @@ impl ServerHandle {
     /// `InvalidInput`: a limit of zero, a message that is too long, or a `max_connections` beyond
     /// what the server was built with and beyond 16,384.
     pub fn set_limits(&self, limits: &Limits) -> io::Result<()> {
-        self.0.set_limits(limits)
+        self.shared.admission.set_limits(limits)
     }
 
     /// Cuts one connection, by its number, in whatever process it is: its handler's reads and writes
     /// fail with `TimedOut`. Says whether there is one. Returns before it has ended.
     pub fn cut(&self, id: u64) -> bool {
-        self.0.ask_to_cut(id)
+        self.shared.registry.ask_to_cut(id)
     }
 
     /// What the server has done since it was bound, in all its processes.
     #[must_use]
     pub fn totals(&self) -> Totals {
-        self.0.totals()
+        self.shared.counters.totals()
     }
 }

@@ -51,47 +51,44 @@ compile_error!("socketserver runs on Linux: it is built on eventfd, epoll, pidfd
 
 mod accept;
 mod address;
-mod backoff;
+mod admission;
 mod builder;
-mod connections;
+mod connection;
 #[cfg(feature = "coroutines")]
 mod coro;
 #[cfg(not(feature = "coroutines"))]
 #[path = "coro_disabled.rs"]
 mod coro;
-mod cutter;
+mod counters;
 mod error;
-mod events;
 mod handle;
 mod handler;
-mod hooks;
-mod limits;
+mod lifecycle;
 mod model;
-mod parking;
+mod observe;
+mod registry;
 mod server;
-mod service;
-mod session;
+mod shared;
 mod spare;
-mod state;
 mod sys;
 mod threads;
-#[cfg(feature = "tracing")]
-mod tracing;
 mod transport;
 
+pub use accept::dispatch::{Dispatch, Model};
+pub use accept::report::{Handled, Report};
 pub use address::{Address, UnixAddress};
+pub use admission::policy::{AtLimit, Limits, Rate};
 pub use builder::Builder;
-pub use connections::{ConnectionInfo, Traffic};
+pub use connection::session::{per_connection, per_request};
 #[cfg(feature = "coroutines")]
 pub use coro::stack::StackGauge;
 #[cfg(feature = "coroutines")]
 pub use coro::{offload, sleep, yield_now};
-pub use error::Error;
-pub use events::{EndReason, Event, Limit, Observer, RefuseReason};
+pub use counters::Totals;
+pub use error::{Error, HandlerError};
 pub use handle::ServerHandle;
-pub use handler::{Handler, HandlerError, IntoOutcome, Next, Outcome, RequestHandler};
-pub use hooks::{AcceptError, Failure, Reaction, Stall, Step};
-pub use limits::{AtLimit, Limits, Rate};
+pub use handler::{Handler, IntoOutcome, Next, Outcome, RequestHandler};
+pub use lifecycle::State;
 #[cfg(feature = "coroutines")]
 pub use model::coroutines::{Coroutines, Driver};
 pub use model::forking::Forking;
@@ -99,14 +96,14 @@ pub use model::prefork::Prefork;
 pub use model::sequential::Sequential;
 pub use model::thread_pool::ThreadPool;
 pub use model::threading::Threading;
-pub use model::{Dispatch, Model};
-pub use server::{Handled, Report, Server, ServerGuard};
-pub use session::{per_connection, per_request};
-pub use state::phase::State;
-pub use state::table::{Activity, CutReason};
-pub use state::{Context, Cut, Totals};
+pub use observe::events::{EndReason, Event, Limit, Observer, RefuseReason};
+pub use observe::hooks::{AcceptError, Failure, Reaction, Stall, Step};
 #[cfg(feature = "tracing")]
-pub use tracing::Tracing;
+pub use observe::tracing::Tracing;
+pub use registry::context::{Context, Cut};
+pub use registry::info::{ConnectionInfo, Traffic};
+pub use registry::table::{Activity, CutReason};
+pub use server::{Server, ServerGuard};
 pub use transport::datagram::Datagram;
 pub use transport::either::Either;
 pub use transport::stream::{Stream, Writer};

@@ -9,18 +9,19 @@ use std::time::{Duration, Instant};
 use rustix::event::epoll;
 
 use crate::accept::Acceptor;
+use crate::accept::dispatch::Model;
+use crate::accept::dispatch::{Dispatch, Serving};
+use crate::accept::report::{Handled, Report};
 use crate::address::Address;
-use crate::builder::Builder;
+use crate::connection::life::Service;
 use crate::error::{Error, Tried};
 use crate::handle::ServerHandle;
 use crate::handler::{IntoOutcome, Outcome};
-use crate::hooks::Hooks;
+use crate::lifecycle::{Closing, State};
 use crate::model::sequential::Sequential;
-use crate::model::{Dispatch, Model, Serving};
-use crate::service::Service;
-use crate::state::Shared;
-use crate::state::phase::{Closing, State};
-use crate::transport::{Bind, Transport};
+use crate::observe::hooks::Hooks;
+use crate::shared::Shared;
+use crate::transport::Transport;
 
 /// A server: it takes requests from the listeners of transport `T` and serves them under model `M`.
 ///
@@ -54,59 +55,16 @@ use crate::transport::{Bind, Transport};
 #[doc(alias = "BaseServer")]
 pub struct Server<T: Transport, M = Sequential> {
     listeners: Vec<T>,
+    addresses: Arc<[Address]>,
     model: M,
     hooks: Arc<Hooks<T::Request>>,
-    shared: Arc<Shared>,
+    shared: Shared,
     closing: Closing,
     /// Readable while one of the listeners is.
     ready: Arc<OwnedFd>,
 }
 
-/// How serving ended.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct Report {
-    /// How many requests were cut because they had not ended by the drain deadline.
-    pub cut: u64,
-}
-
-/// What became of [`Server::handle_request`].
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum Handled {
-    /// A request was served or, under a model with threads or processes, is being served.
-    Served,
-    /// A request was turned away by the `verify` hook, or was not fit to be served.
-    Refused,
-    /// No request came in time; the `on_timeout` hook was called.
-    TimedOut,
-    /// The server was asked to stop.
-    Stopping,
-}
-
 impl<T: Transport, M: Model> Server<T, M> {
-    /// Binds `addr` with the default options of the transport and of the model. See
-    /// [`builder`](Self::builder) for more.
-    ///
-    /// # Errors
-    ///
-    /// What was tried, on what, and why it failed. Nothing stays bound.
-    pub fn bind<A>(addr: A) -> Result<Self, Error>
-    where
-        T: Bind<A>,
-        M: Default,
-    {
-        Self::builder().bind(addr)
-    }
-
-    /// Options for a server, beginning with the default of each.
-    pub fn builder() -> Builder<T, M>
-    where
-        M: Default,
-    {
-        Builder::new()
-    }
-
     pub(crate) fn new(
         listeners: Vec<T>,
         model: M,
@@ -126,12 +84,13 @@ impl<T: Transport, M: Model> Server<T, M> {
             Ok::<_, rustix::io::Errno>(ready)
         };
         let ready = watch().tried(|| "watch the listeners with epoll".to_owned())?;
-        let shared = Arc::new(shared);
+        let addresses = listeners.iter().map(Transport::local_addr).collect();
         Ok(Self {
+            addresses,
             listeners,
             model,
             hooks: Arc::new(hooks),
-            closing: Closing(Arc::clone(&shared)),
+            closing: Closing(Arc::clone(&shared.lifecycle)),
             shared,
             ready: Arc::new(ready),
         })
@@ -152,7 +111,7 @@ impl<T: Transport, M: Model> Server<T, M> {
 
     /// A handle to stop the server and to observe it, from anywhere.
     pub fn handle(&self) -> ServerHandle {
-        ServerHandle::new(Arc::clone(&self.shared))
+        ServerHandle::new(self.shared.clone(), Arc::clone(&self.addresses))
     }
 
     /// Serves requests until the server is asked to stop, and drains.
@@ -178,10 +137,11 @@ impl<T: Transport, M: Model> Server<T, M> {
             shared,
             closing,
             ready,
+            addresses: _,
         } = self;
-        let service = Service::new(boxed(handler), Arc::clone(&hooks), Arc::clone(&shared));
+        let service = Service::new(boxed(handler), Arc::clone(&hooks), shared.clone());
         let result = model.serve(Serving::new(listeners, ready, Arc::new(service)));
-        hooks.enter(&shared, State::Closed);
+        hooks.enter(&shared.lifecycle, State::Closed);
         drop(closing);
         result
     }
@@ -209,7 +169,7 @@ impl<T: Transport, M: Model> Server<T, M> {
     }
 }
 
-impl<T: Transport, M: Dispatch> Server<T, M> {
+impl<T: Transport, M: Model + Dispatch> Server<T, M> {
     /// Serves one request, if one comes within `timeout`. `None` waits for ever, zero does not
     /// wait.
     ///
@@ -246,7 +206,7 @@ impl<T: Transport, M: Dispatch> Server<T, M> {
         O: IntoOutcome,
     {
         let deadline = timeout.and_then(|timeout| Instant::now().checked_add(timeout));
-        let (hooks, shared) = (Arc::clone(&self.hooks), Arc::clone(&self.shared));
+        let (hooks, shared) = (Arc::clone(&self.hooks), self.shared.clone());
         let service = Service::new(boxed(handler), hooks, shared).without_parking();
         let service = Arc::new(service);
         let listeners = std::mem::take(&mut self.listeners);
@@ -269,7 +229,8 @@ impl<T: Transport, M: Dispatch> Server<T, M> {
     /// As [`serve_forever`](Self::serve_forever).
     #[doc(alias = "server_close")]
     pub fn close(mut self) -> Result<Report, Error> {
-        self.handle().shutdown_within(self.shared.drain_timeout());
+        self.handle()
+            .shutdown_within(self.shared.lifecycle.drain_timeout());
         // Nobody is there to serve those who wait in the queue.
         self.listeners.clear();
         self.serve_forever(|_| ())

@@ -5,7 +5,7 @@
 
 mod support;
 
-use std::io::{self, Read, Write};
+use std::io::{self, Write};
 use std::net::TcpStream;
 use std::process::{self, ExitCode};
 use std::thread;

@@ -64,83 +64,93 @@ fn unsafe_code_is_where_architecture_says() {
     assert_eq!(used, listed);
 }
 
-/// A folder or file, and what it must not import.
-const LAYERS: &[(&str, &[&str])] = &[
-    ("src/sys/", &["crate::"]),
-    (
-        "src/coro/",
-        &[
-            "crate::model",
-            "crate::server",
-            "crate::transport",
-            "crate::state",
-            "crate::handler",
-        ],
-    ),
-    (
-        "src/transport/",
-        &[
-            "crate::model",
-            "crate::server",
-            "crate::accept",
-            "crate::handler",
-            "crate::service",
-        ],
-    ),
-    (
-        "src/handler/",
-        &[
-            "crate::model",
-            "crate::server",
-            "crate::accept",
-            "crate::transport",
-            "crate::state",
-        ],
-    ),
-    (
-        "src/model/",
-        &[
-            "transport::tcp",
-            "transport::udp",
-            "transport::unix",
-            "transport::stream",
-            "transport::datagram",
-        ],
-    ),
-    (
-        "src/state/mod.rs",
-        &[
-            "crate::model",
-            "crate::server",
-            "crate::transport",
-            "crate::accept",
-            "crate::service",
-        ],
-    ),
-];
+/// The layers of the library, the lowest first, as ARCHITECTURE.md has them.
+fn layers() -> Vec<String> {
+    let text = fs::read_to_string("ARCHITECTURE.md").expect("readable");
+    let (_, section) = text.split_once("## Layers").expect("a section on layers");
+    let section = section.split("\n## ").next().expect("a first part");
+    let rows = section.lines().filter_map(|line| line.strip_prefix("| `"));
+    let names = rows.map(|row| row.split('`').next().unwrap_or(row).to_owned());
+    names.collect()
+}
+
+/// What the code of a source does, without what it says and without its tests.
+fn code(text: &str) -> String {
+    let code = text.split("#[cfg(test)]").next();
+    let code = code.and_then(|code| code.split("#[cfg(all(test").next());
+    let code = code.expect("a first part");
+    let lines = code
+        .lines()
+        .map(|line| line.split("//").next().unwrap_or(line));
+    lines.collect::<Vec<_>>().join("\n")
+}
+
+/// The modules of the crate that a source names, but for its own tests.
+fn modules_in(code: &str) -> BTreeSet<String> {
+    let paths = code.split("crate::").skip(1);
+    let first = paths.map(|path| {
+        path.split(|c: char| !c.is_alphanumeric() && c != '_')
+            .next()
+    });
+    let names = first
+        .flatten()
+        .filter(|name| name.starts_with(char::is_lowercase));
+    names.map(str::to_owned).collect()
+}
 
 #[test]
-fn layers_know_only_what_is_below_them() {
+fn every_arrow_points_downwards() {
+    let layers = layers();
+    let place = |module: &str| layers.iter().position(|layer| layer == module);
+    let mut seen = BTreeSet::new();
     for (name, text) in sources(&["src"]) {
-        // The tests at the bottom of a file may use what they like.
-        let code = text
-            .split_once("#[cfg(test)]")
-            .map_or(text.as_str(), |(code, _)| code);
-        let imports = code
-            .lines()
-            .filter(|line| line.trim_start().starts_with("use "));
-        let imports: Vec<_> = imports.collect();
-        for (_, forbidden) in LAYERS.iter().filter(|(place, _)| name.starts_with(place)) {
-            for import in &imports {
-                let own = name.starts_with("src/sys/") && import.contains("crate::sys");
-                let breaks = forbidden
-                    .iter()
-                    .find(|part| import.contains(**part) && !own);
-                assert!(
-                    breaks.is_none(),
-                    "{name} must not know {breaks:?}: {import}"
-                );
-            }
+        if name == "src/lib.rs" {
+            continue;
+        }
+        let own = name["src/".len()..]
+            .split(['/', '.'])
+            .next()
+            .expect("a module");
+        let own = own.trim_end_matches("_disabled");
+        let from = place(own);
+        assert!(
+            from.is_some(),
+            "{own} is not among the layers of ARCHITECTURE.md"
+        );
+        seen.insert(own.to_owned());
+        let code = code(&text);
+        assert!(
+            !code.contains(" super::"),
+            "{name} names its parent by `super`"
+        );
+        for module in modules_in(&code) {
+            let downwards = module == own || place(&module) < from;
+            assert!(
+                downwards,
+                "{name} must not know `{module}`, which is above it"
+            );
+            assert!(
+                place(&module).is_some(),
+                "{name} names `{module}`, which is no layer"
+            );
+        }
+    }
+    let unused: Vec<_> = layers
+        .iter()
+        .filter(|layer| !seen.contains(*layer))
+        .collect();
+    assert!(
+        unused.is_empty(),
+        "ARCHITECTURE.md has layers that are not there: {unused:?}"
+    );
+}
+
+#[test]
+fn a_model_knows_no_transport() {
+    for (name, text) in sources(&["src/model"]) {
+        for transport in ["tcp", "udp", "unix", "stream", "datagram"] {
+            let named = code(&text).contains(&format!("transport::{transport}"));
+            assert!(!named, "{name} names the transport {transport}");
         }
     }
 }

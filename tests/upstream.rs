@@ -25,7 +25,7 @@ use libtest_mimic::{Arguments, Trial};
 use rustix::process::{Signal, getpid, kill_process};
 use socket2::SockRef;
 use socketserver::{
-    Bind, Connection, Dispatch, Forking, Handled, Next, Outcome, Server, Tcp, TcpConnection,
+    Bind, Connection, Dispatch, Forking, Handled, Model, Next, Outcome, Server, Tcp, TcpConnection,
     TcpServer, Threading, ThreadingTcpServer, Transport, Udp, UnixDatagram, UnixStream,
 };
 use support::{DEADLINE, Pending, ServerProcess, Target};
@@ -294,7 +294,7 @@ fn test_context_manager() {
 
 /// Serves one request with this outcome; says what `handle_request` returned, what the client saw,
 /// and how often the error hook was told.
-fn one_request<M: Dispatch + Default>(outcome: fn() -> Outcome) -> (Handled, String, u32) {
+fn one_request<M: Model + Dispatch + Default>(outcome: fn() -> Outcome) -> (Handled, String, u32) {
     let told = Arc::new(AtomicU32::new(0));
     let count = Arc::clone(&told);
     let mut server = Server::<Tcp, M>::builder()

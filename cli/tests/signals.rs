@@ -320,9 +320,9 @@ fn the_first_process_is_stopped_by_a_signal_that_comes_early() {
     let mut process = Process::start(command);
     let hosts = name_is_looked_up(directory.path());
     send(first_process(&process), Signal::TERM);
-    drop(hosts);
     let exit = process.exit();
     assert_eq!(exit.code, Some(0), "{exit:?}");
+    drop(hosts);
 }
 
 #[test]

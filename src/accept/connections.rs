@@ -5,38 +5,39 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::accept::Acceptor;
-use crate::model::Take;
-use crate::parking::{Parked, Stays};
-use crate::service::{Job, count};
-use crate::state::table::CutReason;
+use crate::accept::dispatch::Dispatch;
+use crate::connection::life::Job;
+use crate::connection::parking::{Parked, Stays};
+use crate::counters::count;
+use crate::registry::table::CutReason;
 use crate::transport::{Request, Transport};
 
-impl<T: Transport, M: Take> Acceptor<'_, T, M> {
+impl<T: Transport, M: Dispatch> Acceptor<'_, T, M> {
     /// Looks at the limits, and for connections whose time is over when it is time to.
     pub(super) fn look(&mut self, now: Instant) {
         self.tell_limits();
-        if self.shared.listed() == 0 {
+        if self.shared.registry.listed() == 0 {
             self.look_at = None;
             return;
         }
-        let first = self.shared.first_look();
+        let first = self.shared.registry.first_look();
         let look_at = match (self.look_at, first) {
             (Some(at), _) => at,
             (None, Some(first)) => *self.look_at.insert(now + first),
             (None, None) => now + Duration::from_secs(3600),
         };
-        if !self.shared.was_asked_to_cut(&mut self.asked) && now < look_at {
+        if !self.shared.registry.was_asked_to_cut(&mut self.asked) && now < look_at {
             return;
         }
-        let found = self.shared.look(&|id| self.model.unsent(id));
+        let found = self.shared.registry.look(&|id| self.model.unsent(id));
         let service = Arc::clone(&self.serving.service);
         for (id, reason) in found.parked {
             match service.parking().and_then(|parking| parking.take(id)) {
                 Some(parked) => service.time_out(parked, reason),
                 // A child waits with it. Elsewhere it is on its way to its handler.
                 None if self.model.has_child(id) => {
-                    if self.shared.note_cut(id, reason) {
-                        count(&self.shared.counts().timed_out);
+                    if self.shared.registry.note_cut(id, reason) {
+                        count(&self.shared.counters.counts().timed_out);
                     }
                     self.model.cut_one(id);
                 }
@@ -53,15 +54,15 @@ impl<T: Transport, M: Take> Acceptor<'_, T, M> {
     /// reached.
     pub(super) fn abort(&mut self, id: u64, reason: CutReason) -> bool {
         let in_child = self.model.has_child(id);
-        if !in_child && self.shared.is_here(id) {
-            return self.shared.cut_for(id, reason);
+        if !in_child && self.shared.registry.is_here(id) {
+            return self.shared.registry.cut_for(id, reason);
         }
-        let first = self.shared.note_cut(id, reason);
+        let first = self.shared.registry.note_cut(id, reason);
         if first && in_child {
             self.model.cut_one(id);
         } else if first {
             // Another worker has it.
-            self.shared.ask_for_cuts();
+            self.shared.registry.ask_for_cuts();
         }
         first
     }

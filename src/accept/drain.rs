@@ -4,11 +4,11 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::accept::Acceptor;
-use crate::model::Take;
-use crate::parking::{Parked, Parking};
-use crate::server::Report;
-use crate::state::Ended;
-use crate::state::phase::State;
+use crate::accept::dispatch::Dispatch;
+use crate::accept::report::Report;
+use crate::connection::parking::{Parked, Parking};
+use crate::counters::Ended;
+use crate::lifecycle::State;
 use crate::transport::Transport;
 
 /// A budget that a stop never spends. While serving goes on there is more.
@@ -27,7 +27,7 @@ const QUEUE_MAX: usize = 4096;
 /// How long, after the drain deadline has cut all requests, their handlers are given to notice.
 const CUT_GRACE: Duration = Duration::from_secs(2);
 
-impl<T: Transport, M: Take> Acceptor<'_, T, M> {
+impl<T: Transport, M: Dispatch> Acceptor<'_, T, M> {
     /// Takes what the kernel has already accepted for us: those clients think they are being
     /// served.
     pub(super) fn take_queue(&mut self) {
@@ -49,7 +49,7 @@ impl<T: Transport, M: Take> Acceptor<'_, T, M> {
         let mut quiet: Option<Instant> = None;
         while self.budget > 0 {
             self.dismiss_parked(Parking::close);
-            let left = self.shared.drain_left().unwrap_or_default();
+            let left = self.shared.lifecycle.drain_left().unwrap_or_default();
             let now = Instant::now();
             let room = self.has_room(now);
             let before = self.budget;
@@ -107,7 +107,7 @@ impl<T: Transport, M: Take> Acceptor<'_, T, M> {
             if self.is_drained() {
                 break;
             }
-            let left = self.shared.drain_left().unwrap_or_default();
+            let left = self.shared.lifecycle.drain_left().unwrap_or_default();
             if left.is_zero() && grace.is_none() {
                 self.cut();
                 grace = Some(Instant::now() + CUT_GRACE);
@@ -118,9 +118,9 @@ impl<T: Transport, M: Take> Acceptor<'_, T, M> {
             }
             self.wait(Some(grace.unwrap_or_else(|| Instant::now() + left)));
         }
-        self.model.finish(self.shared.live_here() > 0);
+        self.model.finish(self.shared.admission.live_here() > 0);
         Report {
-            cut: self.shared.cut_count(),
+            cut: self.shared.counters.cut_count(),
         }
     }
 
@@ -135,18 +135,19 @@ impl<T: Transport, M: Take> Acceptor<'_, T, M> {
     }
 
     pub(super) fn is_drained(&self) -> bool {
-        self.batch.requests.is_empty() && self.shared.live_here() == 0
+        self.batch.requests.is_empty() && self.shared.admission.live_here() == 0
     }
 
     /// Ends every request that is still there.
     fn cut(&mut self) {
         self.enter(State::Cutting);
-        let live = self.shared.live_here();
-        let cut = self.shared.cut_all();
-        self.shared.count_cut(live.saturating_sub(cut));
+        let live = self.shared.admission.live_here();
+        let cut = self.shared.registry.cut_all();
+        self.shared.counters.count_cut(live.saturating_sub(cut));
         self.model.cut();
         self.dismiss_parked(Parking::take_all);
         self.shared
+            .counters
             .tally(Ended::Failed, self.batch.requests.len() as u64);
         self.batch.requests.clear();
         self.batch.lease.keep(0);

@@ -7,11 +7,11 @@ use std::time::{Duration, Instant};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use crate::accept::Acceptor;
-use crate::events::{Event, Limit, RefuseReason};
-use crate::model::Take;
-use crate::service::count;
-use crate::state::Lease;
-use crate::state::table::{Activity, CutReason};
+use crate::accept::dispatch::Dispatch;
+use crate::admission::permits::Lease;
+use crate::counters::count;
+use crate::observe::events::{Event, Limit, RefuseReason};
+use crate::registry::table::{Activity, CutReason};
 use crate::transport::{Request, Transport};
 
 /// How long a handler must have read in vain to be shed, and how often one looks for such.
@@ -35,16 +35,16 @@ impl Taking {
     }
 
     /// Keeps what `taken` requests need. Says whether they are to be served.
-    pub(super) fn settle<T: Transport, M: Take>(
+    pub(super) fn settle<T: Transport, M: Dispatch>(
         self,
         taken: u64,
         acceptor: &mut Acceptor<'_, T, M>,
     ) -> bool {
         match self {
             Self::Served(mut lease) => {
-                if !acceptor.shared.limits().refuses() {
+                if !acceptor.shared.admission.limits().refuses() {
                     let unused = lease.count().saturating_sub(taken);
-                    acceptor.shared.limits().return_tokens(unused);
+                    acceptor.shared.admission.limits().return_tokens(unused);
                 }
                 lease.settle(taken);
                 acceptor.batch.lease = lease;
@@ -58,7 +58,7 @@ impl Taking {
     }
 }
 
-impl<T: Transport, M: Take> Acceptor<'_, T, M> {
+impl<T: Transport, M: Dispatch> Acceptor<'_, T, M> {
     pub(super) fn tell_accepted(&self, request: &T::Request) {
         self.serving.service.hooks.tell(|| Event::Accepted {
             id: request.id(),
@@ -72,8 +72,17 @@ impl<T: Transport, M: Take> Acceptor<'_, T, M> {
         if hooks.observers.is_empty() {
             return;
         }
-        let full = self.shared.is_full().then_some(Limit::Connections);
-        let full_here = || self.shared.is_full_here().then_some(Limit::Descriptors);
+        let full = self
+            .shared
+            .admission
+            .is_full()
+            .then_some(Limit::Connections);
+        let full_here = || {
+            self.shared
+                .admission
+                .is_full_here()
+                .then_some(Limit::Descriptors)
+        };
         let limit = full.or_else(full_here);
         if let Some(reached) = limit.filter(|_| limit != self.limit) {
             hooks.tell(|| Event::LimitReached(reached));
@@ -85,33 +94,37 @@ impl<T: Transport, M: Take> Acceptor<'_, T, M> {
     /// `None`: none.
     pub(super) fn taking(&mut self, want: u64, index: usize) -> Option<Taking> {
         let shared = &self.shared;
-        let limits = shared.limits();
-        let paused = shared.is_paused() && !shared.closing();
-        if paused || shared.is_full_here() {
+        let limits = shared.admission.limits();
+        let paused = shared.lifecycle.is_paused() && !shared.lifecycle.closing();
+        if paused || shared.admission.is_full_here() {
             return None;
         }
         if limits.refuses() {
-            let lease = shared.lease(want);
+            let lease = shared.admission.lease(want);
             return match lease.count() {
                 // Others have taken places ahead of an accept, and may give them back.
-                0 if shared.live() < limits.max_connections() => None,
+                0 if shared.admission.live() < limits.max_connections() => None,
                 0 => Some(Taking::Refused(want)),
                 _ => Some(Taking::Served(lease)),
             };
         }
-        let mut lease = shared.lease(want);
+        let mut lease = shared.admission.lease(want);
         if lease.count() == 0 && limits.sheds() {
             return self.make_room(index);
         }
-        let tokens = self.shared.take_tokens(lease.count());
+        let tokens = self.shared.admission.take_tokens(lease.count());
         lease.keep(tokens);
         (tokens > 0).then_some(Taking::Served(lease))
     }
 
     /// Refuses all that was taken beyond the limit.
     fn refuse_all(&mut self, taken: u64) {
-        self.shared.counts().accepted.fetch_add(taken, Relaxed);
-        let message = self.shared.limits().refusal();
+        self.shared
+            .counters
+            .counts()
+            .accepted
+            .fetch_add(taken, Relaxed);
+        let message = self.shared.admission.limits().refusal();
         for mut request in std::mem::take(&mut self.batch.requests) {
             self.tell_accepted(&request);
             self.serving.service.refused(&request, RefuseReason::Limit);
@@ -123,8 +136,8 @@ impl<T: Transport, M: Take> Acceptor<'_, T, M> {
 
     /// Whether a request is within the limits on addresses and on the rate; counts it, or why not.
     pub(super) fn is_within(&self, request: &T::Request) -> bool {
-        let (shared, limits) = (&self.shared, self.shared.limits());
-        if limits.refuses() && shared.take_tokens(1) == 0 {
+        let (shared, limits) = (&self.shared, self.shared.admission.limits());
+        if limits.refuses() && shared.admission.take_tokens(1) == 0 {
             self.serving.service.refused(request, RefuseReason::Rate);
             return false;
         }
@@ -132,7 +145,8 @@ impl<T: Transport, M: Take> Acceptor<'_, T, M> {
             return true;
         };
         let ip = request.peer().ip();
-        let within = ip.is_none_or(|ip| shared.count_address(request.context(), ip, limit));
+        let within =
+            ip.is_none_or(|ip| shared.registry.count_address(request.context(), ip, limit));
         if !within {
             self.serving.service.refused(request, RefuseReason::Address);
         }
@@ -143,23 +157,25 @@ impl<T: Transport, M: Take> Acceptor<'_, T, M> {
     fn make_room(&mut self, index: usize) -> Option<Taking> {
         let shared = &self.shared;
         // Another worker is about to accept, and has taken the last place for that; or it was faster.
-        if shared.live() < shared.limits().max_connections() || !self.is_ready(index) {
+        if shared.admission.live() < shared.admission.limits().max_connections()
+            || !self.is_ready(index)
+        {
             return None;
         }
-        let (id, activity) = shared.oldest_idle(IDLE_MIN)?;
-        if shared.take_tokens(1) == 0 {
+        let (id, activity) = shared.registry.oldest_idle(IDLE_MIN)?;
+        if shared.admission.take_tokens(1) == 0 {
             return None;
         }
         if activity == Activity::Parked && self.shed_parked(id) {
-            let lease = self.shared.lease(1);
+            let lease = self.shared.admission.lease(1);
             if lease.count() > 0 {
                 return Some(Taking::Served(lease));
             }
         }
         // Its handler has to notice first: room comes later.
-        self.shared.limits().return_tokens(1);
-        if self.shared.begin_to_shed(id) && self.abort(id, CutReason::Shed) {
-            count(&self.shared.counts().shed);
+        self.shared.admission.limits().return_tokens(1);
+        if self.shared.registry.begin_to_shed(id) && self.abort(id, CutReason::Shed) {
+            count(&self.shared.counters.counts().shed);
         }
         // One that cannot be reached is looked for again later.
         self.shedding = Some(Instant::now() + SHED_LOOK);
@@ -180,7 +196,7 @@ impl<T: Transport, M: Take> Acceptor<'_, T, M> {
         let parked = service.parking().and_then(|parking| parking.take(id));
         let found = parked.is_some();
         if let Some(parked) = parked {
-            count(&self.shared.counts().shed);
+            count(&self.shared.counters.counts().shed);
             let slot = parked.request.context().slot();
             let _ = slot.map(|slot| slot.cut(CutReason::Shed));
             service.dismiss(parked);
@@ -191,22 +207,25 @@ impl<T: Transport, M: Take> Acceptor<'_, T, M> {
     /// Whether a connection that was cut to make room is still there, or none can be.
     pub(super) fn is_shedding(&self, now: Instant) -> bool {
         let shared = &self.shared;
-        if !shared.limits().sheds() || !shared.is_full() || shared.closing() && self.budget == 0 {
+        if !shared.admission.limits().sheds()
+            || !shared.admission.is_full()
+            || shared.lifecycle.closing() && self.budget == 0
+        {
             return false;
         }
         self.shedding.is_some_and(|until| now < until)
-            || shared.sheds()
-            || shared.oldest_idle(IDLE_MIN).is_none()
+            || shared.registry.sheds()
+            || shared.registry.oldest_idle(IDLE_MIN).is_none()
     }
 
     /// How long until the limits may let more in by themselves.
     pub(super) fn limits_change_in(&self) -> Option<Duration> {
-        let (shared, limits) = (&self.shared, self.shared.limits());
+        let (shared, limits) = (&self.shared, self.shared.admission.limits());
         if limits.refuses() {
             return None;
         }
-        let token = limits.has_rate().then(|| shared.token_due());
-        let shed = (limits.sheds() && shared.is_full()).then_some(SHED_LOOK);
+        let token = limits.has_rate().then(|| shared.admission.token_due());
+        let shed = (limits.sheds() && shared.admission.is_full()).then_some(SHED_LOOK);
         token
             .filter(|due| !due.is_zero())
             .into_iter()

@@ -5,65 +5,41 @@
 //! polled in vain; it takes a place under the limit before it takes a request; and no error ends it
 //! while a listener is left.
 
+pub(crate) mod batch;
 mod connections;
+pub(crate) mod dispatch;
 mod drain;
+pub(crate) mod errors;
 mod limits;
+pub(crate) mod report;
+mod take;
 
 use std::collections::VecDeque;
 use std::io;
 use std::mem::take;
 use std::os::fd::AsFd;
 use std::sync::Arc;
-use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, poll};
 
-use crate::backoff::{Class, Pause, classify};
+use crate::accept::batch::Batch;
+use crate::accept::dispatch::{Dispatch, Serving};
+use crate::accept::errors::Pause;
+use crate::accept::report::{Handled, Report};
+use crate::connection::parking::Parking;
 use crate::coro::net::{Interest, Source, wait_any};
 use crate::coro::worker::{Current, current};
-use crate::cutter::Cutter;
+use crate::counters::count;
 use crate::error::{Error, Tried};
-use crate::events::Limit;
-use crate::hooks::{self, AcceptError, Reaction, Step};
-use crate::model::{Serving, Take};
-use crate::parking::Parking;
-use crate::server::{Handled, Report};
-use crate::service::{Job, count};
-use crate::state::phase::State;
-use crate::state::{Lease, Shared};
+use crate::lifecycle::State;
+use crate::observe::events::Limit;
+use crate::observe::hooks::{self, AcceptError, Reaction, Step};
+use crate::registry::keeper::Cutter;
+use crate::shared::Shared;
 use crate::sys::bell::{Heard, Watch};
 use crate::sys::timespec;
-use crate::transport::{Intake, Request, Transport};
-
-/// How many times one listener is asked in a row before the others, the children and the stop get
-/// their turn.
-const TURN_MAX: usize = 16;
-
-/// How long a batch may take to be served before the next one is smaller.
-const PATIENCE: Duration = Duration::from_millis(1);
-
-/// Requests that were accepted and not yet given to the model.
-#[derive(Debug)]
-pub(crate) struct Batch<R> {
-    pub(crate) requests: VecDeque<R>,
-    pub(crate) lease: Lease,
-}
-
-impl<R> Batch<R> {
-    /// Takes the first request out, to be served apart from the others.
-    pub(crate) fn next_job<T: Transport<Request = R>>(
-        &mut self,
-        serving: &Serving<T>,
-    ) -> Option<Job<R>> {
-        let request = self.requests.pop_front()?;
-        Some(Job {
-            request,
-            service: Arc::clone(&serving.service),
-            lease: self.lease.split(1),
-        })
-    }
-}
+use crate::transport::Transport;
 
 /// What a coroutine knows of its listeners: edges tell it what else would have to be asked.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -76,17 +52,12 @@ enum Known {
     Drained,
 }
 
-/// How often in a row a listener may be ready and yield nothing before it is paused: another
-/// process is faster now and then, but a socket that is shut down, or an error that does not go
-/// away, must not keep a processor busy.
-const FRUITLESS_MAX: u32 = 64;
-
 /// The accept loop of one thread.
 #[derive(Debug)]
 pub(crate) struct Acceptor<'a, T: Transport, M> {
     serving: &'a mut Serving<T>,
     model: &'a mut M,
-    shared: Arc<Shared>,
+    shared: Shared,
     watch: Watch,
     batch: Batch<T::Request>,
     /// What keeps requests that were taken from being sent on their way.
@@ -124,7 +95,7 @@ pub(crate) struct Acceptor<'a, T: Transport, M> {
     draining: bool,
 }
 
-impl<'a, T: Transport, M: Take> Acceptor<'a, T, M> {
+impl<'a, T: Transport, M: Dispatch> Acceptor<'a, T, M> {
     pub(crate) fn new(
         serving: &'a mut Serving<T>,
         model: &'a mut M,
@@ -137,13 +108,13 @@ impl<'a, T: Transport, M: Take> Acceptor<'a, T, M> {
             .service
             .prepare_parking()
             .tried(|| "create an epoll instance".to_owned())?;
-        let shared = Arc::clone(&serving.service.shared);
+        let shared = serving.service.shared.clone();
         let lifeline = serving.lifeline.as_ref().map(AsFd::as_fd);
-        let watch =
-            Watch::new(shared.bell(), lifeline).tried(|| "create an epoll instance".to_owned())?;
+        let watch = Watch::new(shared.lifecycle.bell(), lifeline)
+            .tried(|| "create an epoll instance".to_owned())?;
         let batch = Batch {
             requests: VecDeque::new(),
-            lease: shared.lease(0),
+            lease: shared.admission.lease(0),
         };
         let mut accepting = Vec::new();
         accepting.resize_with(serving.listeners.len(), Pause::default);
@@ -177,19 +148,21 @@ impl<'a, T: Transport, M: Take> Acceptor<'a, T, M> {
     pub(crate) fn serve(mut self) -> Result<Report, Error> {
         // A model that serves on this thread keeps it from seeing deadlines.
         let lifeline = self.serving.lifeline.as_ref().map(AsFd::as_fd);
-        let cutter = M::SERVES_HERE.then(|| Cutter::start(&self.shared, lifeline));
+        let cutter = M::SERVES_HERE.then(|| Cutter::start(&self.shared.registry, lifeline));
         self.cutter = cutter.transpose()?;
-        if !self.shared.acknowledge() && !self.shared.stopping() {
+        if !self.shared.lifecycle.acknowledge() && !self.shared.lifecycle.stopping() {
             self.serving.service.hooks.ready();
             self.enter(State::Running);
         }
-        while !self.shared.closing() {
-            if self.shared.stopping() {
+        while !self.shared.lifecycle.closing() {
+            if self.shared.lifecycle.stopping() {
                 self.enter(State::LameDuck);
             }
             if let Some(err) = self.failure() {
-                self.shared.fail();
-                self.shared.stop(self.shared.drain_timeout());
+                self.shared.lifecycle.fail();
+                self.shared
+                    .lifecycle
+                    .stop(self.shared.lifecycle.drain_timeout());
                 self.drain();
                 return Err(err);
             }
@@ -197,7 +170,7 @@ impl<'a, T: Transport, M: Take> Acceptor<'a, T, M> {
             self.service_actions();
         }
         // The others go on to accept from the listeners of a worker that ends alone.
-        if !self.shared.retires() {
+        if !self.shared.lifecycle.retires() {
             self.enter(State::TakingQueue);
             self.take_queue();
         }
@@ -206,8 +179,11 @@ impl<'a, T: Transport, M: Take> Acceptor<'a, T, M> {
 
     /// Goes on to `state`, unless it is that of this process alone.
     fn enter(&self, state: State) {
-        if !self.shared.retires() {
-            self.serving.service.hooks.enter(&self.shared, state);
+        if !self.shared.lifecycle.retires() {
+            self.serving
+                .service
+                .hooks
+                .enter(&self.shared.lifecycle, state);
         }
     }
 
@@ -234,7 +210,7 @@ impl<'a, T: Transport, M: Take> Acceptor<'a, T, M> {
                     Handled::Served
                 });
             }
-            if self.shared.stopping() {
+            if self.shared.lifecycle.stopping() {
                 return Ok(Handled::Stopping);
             }
             if let Some(err) = self.failure() {
@@ -275,7 +251,7 @@ impl<'a, T: Transport, M: Take> Acceptor<'a, T, M> {
     }
 
     fn service_actions(&self) {
-        if self.shared.closing() {
+        if self.shared.lifecycle.closing() {
             return;
         }
         if let Some((_, hook)) = &self.serving.service.hooks.service_actions {
@@ -300,7 +276,10 @@ impl<'a, T: Transport, M: Take> Acceptor<'a, T, M> {
 
     /// Whether another request can be accepted.
     fn has_room(&self, now: Instant) -> bool {
-        self.budget > 0 && self.shared.takes() && !self.is_shedding(now) && self.can_dispatch(now)
+        self.budget > 0
+            && self.shared.admission.takes()
+            && !self.is_shedding(now)
+            && self.can_dispatch(now)
     }
 
     fn pauses(&mut self) -> impl Iterator<Item = &mut Pause> {
@@ -313,11 +292,11 @@ impl<'a, T: Transport, M: Take> Acceptor<'a, T, M> {
         // One reading of the clock decides what is paused and how long to wait for it.
         let now = Instant::now();
         self.look(now);
-        let shared = Arc::clone(&self.shared);
+        let admission = Arc::clone(&self.shared.admission);
         let service = Arc::clone(&self.serving.service);
         let paused = self.pauses().any(|pause| pause.backoff.left(now).is_some());
         let waits = !self.has_room(now) || paused || self.draining;
-        let waiting = waits.then(|| shared.announce_waiting());
+        let waiting = waits.then(|| admission.announce_waiting());
         if waits && self.look_again() {
             return Vec::new();
         }
@@ -367,8 +346,7 @@ impl<'a, T: Transport, M: Take> Acceptor<'a, T, M> {
                 return Vec::new();
             }
         }
-        let is_ready =
-            |(index, fd): (usize, &PollFd<'_>)| (!fd.revents().is_empty()).then_some(index);
+        let is_ready = |(at, fd): (usize, &PollFd<'_>)| (!fd.revents().is_empty()).then_some(at);
         let (heard, fds) = (!fds[0].revents().is_empty(), &fds[1..]);
         let (listeners, fds) = fds.split_at(open.len());
         // Parked connections are taken out at the next turn.
@@ -415,7 +393,7 @@ impl<'a, T: Transport, M: Take> Acceptor<'a, T, M> {
     /// Looks for what is waited for after waiting was announced: it may have come just before. Says
     /// whether all of it has.
     fn look_again(&mut self) -> bool {
-        let releases = self.shared.releases();
+        let releases = self.shared.admission.releases();
         self.pauses()
             .for_each(|pause| pause.end_if_released(releases));
         self.draining && self.is_drained()
@@ -440,13 +418,18 @@ impl<'a, T: Transport, M: Take> Acceptor<'a, T, M> {
         let pauses = pauses.filter_map(|pause| pause.backoff.left(now));
         // While a stop takes the queue, what waits is there already, or comes soon: also where room
         // was found only just now.
-        let queue = (accepting && self.shared.closing()).then_some(drain::ARRIVAL_LOOK);
+        let queue = (accepting && self.shared.lifecycle.closing()).then_some(drain::ARRIVAL_LOOK);
         pauses
             .chain(deadline.map(left))
             .chain(self.look_at.map(left))
             .chain(self.limits_change_in())
             .chain(self.model.tends_in(now))
-            .chain(self.shared.lame_left().filter(|left| !left.is_zero()))
+            .chain(
+                self.shared
+                    .lifecycle
+                    .lame_left()
+                    .filter(|left| !left.is_zero()),
+            )
             .chain(period)
             .chain(queue)
             .min()
@@ -479,7 +462,7 @@ impl<'a, T: Transport, M: Take> Acceptor<'a, T, M> {
 
     /// Lets time pass when the kernel has no memory to wait with.
     fn pause(&mut self, err: io::Error) {
-        let reaction = self.dispatching.begin(self.shared.releases());
+        let reaction = self.dispatching.begin(self.shared.admission.releases());
         self.report(Step::Wait, reaction, err, None);
         match (reaction, current()) {
             (Reaction::Retry(delay), Some(current)) => {
@@ -494,172 +477,18 @@ impl<'a, T: Transport, M: Take> Acceptor<'a, T, M> {
     fn hear(&mut self) {
         match self.watch.hear() {
             Ok(Heard::Bell) => {}
-            Ok(Heard::Orphaned) => self.shared.stop(self.shared.drain_timeout()),
+            Ok(Heard::Orphaned) => self
+                .shared
+                .lifecycle
+                .stop(self.shared.lifecycle.drain_timeout()),
             Err(err) => self.pause(err),
-        }
-    }
-
-    /// Takes requests from one listener and gives them to the model, until there are no more, or no
-    /// room.
-    fn accept_from(&mut self, index: usize, hinted: bool) -> Reaction {
-        let mut fruitful = false;
-        let (known, mut drained) = (take(&mut self.known), false);
-        for _ in 0..TURN_MAX {
-            let listener = &self.serving.listeners[index];
-            let batch = listener.batch().max(1);
-            let want = self
-                .model
-                .room()
-                .min(self.appetite.min(batch))
-                .min(self.budget);
-            let releases = self.shared.releases();
-            let late = self.shared.drain_left().is_some_and(|left| left.is_zero());
-            if want == 0 || !self.batch.requests.is_empty() || late {
-                return Reaction::Continue;
-            }
-            let Some(taking) = self.taking(want as u64, index) else {
-                if self.shared.limits().refuses() {
-                    // It is no room that is waited for.
-                    break;
-                }
-                return Reaction::Continue;
-            };
-            let listener = &self.serving.listeners[index];
-            let requests = &mut self.batch.requests;
-            let mut intake = Intake::new(requests, taking.room(), &self.shared);
-            let result = listener.accept(&mut intake);
-            let taken = self.batch.requests.len();
-            if taking.settle(taken as u64, self) && taken > 0 {
-                fruitful = true;
-                self.accepting[index].backoff.reset();
-                self.admit();
-                if self.shared.client_speaks_first() {
-                    self.hold();
-                }
-                self.dispatch_timed(taken, batch);
-            }
-            match result {
-                Ok(()) if taken > 0 => {}
-                Ok(()) => drained = true,
-                Err(err) => match classify(&err) {
-                    Class::Nothing => drained = true,
-                    Class::Interrupted => {}
-                    Class::Request => {
-                        self.report(Step::Accept, Reaction::Continue, err, Some(index));
-                    }
-                    Class::Exhausted => {
-                        let reaction = self.accepting[index].begin(releases);
-                        self.report(Step::Accept, reaction, err, Some(index));
-                        return reaction;
-                    }
-                    Class::Fatal => {
-                        self.report(Step::Accept, Reaction::Abandon, err, Some(index));
-                        return Reaction::Abandon;
-                    }
-                },
-            }
-            if drained {
-                self.known = known;
-                break;
-            }
-        }
-        if fruitful || hinted {
-            self.accepting[index].fruitless = 0;
-            return Reaction::Continue;
-        }
-        self.count_fruitless(index)
-    }
-
-    /// Counts that a listener was ready and has yielded nothing; pauses it after too many in a row.
-    fn count_fruitless(&mut self, index: usize) -> Reaction {
-        let releases = self.shared.releases();
-        let pause = &mut self.accepting[index];
-        pause.fruitless += 1;
-        if pause.fruitless < FRUITLESS_MAX {
-            return Reaction::Continue;
-        }
-        pause.fruitless = 0;
-        pause.begin(releases)
-    }
-
-    /// Gives to the model what was accepted, and learns how much to take the next time.
-    fn dispatch_timed(&mut self, taken: usize, batch: usize) {
-        if batch == 1 {
-            return self.dispatch();
-        }
-        let start = Instant::now();
-        self.dispatch();
-        let quick = start.elapsed() < PATIENCE;
-        self.appetite = if quick {
-            batch.min(self.appetite.max(2 * taken))
-        } else {
-            1
-        };
-    }
-
-    /// Counts what was accepted, and sorts out what is not to be handled.
-    fn admit(&mut self) {
-        let mut requests = take(&mut self.batch.requests);
-        let accepted = requests.len() as u64;
-        let counts = self.shared.counts();
-        counts.accepted.fetch_add(accepted, Relaxed);
-        requests.retain_mut(|request| {
-            self.tell_accepted(request);
-            if !self.is_within(request) {
-                request.refuse_with(&self.shared.limits().refusal());
-                return false;
-            }
-            let admitted = self.serving.service.admit(request);
-            if !admitted {
-                request.refuse();
-            }
-            admitted
-        });
-        let admitted = requests.len() as u64;
-        self.batch.requests = requests;
-        self.batch.lease.keep(admitted);
-        self.budget -= accepted as usize;
-        self.turned_away = admitted < accepted;
-    }
-
-    /// Lets new connections wait for their first byte, unless one request is all that is wanted.
-    fn hold(&mut self) {
-        if self.budget <= drain::NO_END {
-            return;
-        }
-        for _ in 0..self.batch.requests.len() {
-            let Some(job) = self.batch.next_job(self.serving) else {
-                return;
-            };
-            self.park_again(job);
-        }
-    }
-
-    /// Gives what was accepted to the model. What it could not take stays for the next turn.
-    fn dispatch(&mut self) {
-        let paused = self.dispatching.backoff.left(Instant::now()).is_some();
-        if self.batch.requests.is_empty() || paused {
-            return;
-        }
-        let releases = self.shared.releases();
-        if let Some(cutter) = self.cutter.as_ref().filter(|_| self.shared.listed() > 0) {
-            cutter.wake();
-        }
-        match self.model.dispatch(&mut self.batch, self.serving) {
-            Ok(()) => self.dispatching.backoff.reset(),
-            // No pause will mend it: a fork in a process that has other threads now.
-            Err(err) if err.kind() == io::ErrorKind::Unsupported => self.fatal = Some(err),
-            Err(err) => {
-                let reaction = self.dispatching.begin(releases);
-                self.report(Step::Dispatch, reaction, err, None);
-            }
         }
     }
 
     /// Counts an error and tells the hook, at most once a second in all processes.
     fn report(&self, step: Step, reaction: Reaction, error: io::Error, index: Option<usize>) {
-        count(&self.shared.counts().accept_errors);
-        if let Some(unreported) = self.shared.pass_accept_error() {
+        count(&self.shared.counters.counts().accept_errors);
+        if let Some(unreported) = self.shared.counters.pass_accept_error() {
             self.report_now(step, reaction, error, index, unreported);
         }
     }

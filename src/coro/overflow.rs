@@ -134,8 +134,8 @@ fn overflowed(address: usize) -> Option<usize> {
         let start = range.start.load(Ordering::Relaxed);
         let slot = range.slot.load(Ordering::Relaxed);
         let inside = end > 1 && (start..end).contains(&address);
-        (inside && (address - start) % slot < super::stack::GUARD)
-            .then(|| slot - super::stack::GUARD)
+        (inside && (address - start) % slot < crate::coro::stack::GUARD)
+            .then(|| slot - crate::coro::stack::GUARD)
     })
 }
 
@@ -178,7 +178,7 @@ mod tests {
     fn only_guards_of_known_mappings_count() {
         let (start, slot) = (usize::MAX / 2, 64 * 1024);
         register(start, 4 * slot, slot);
-        let guard = super::super::stack::GUARD;
+        let guard = crate::coro::stack::GUARD;
         for stack in 0..4 {
             let limit = start + stack * slot;
             assert_eq!(overflowed(limit), Some(slot - guard));

@@ -6,7 +6,13 @@ use std::sync::mpsc::channel;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 
-use crate::accept::{Acceptor, Batch};
+use crate::accept::Acceptor;
+use crate::accept::batch::Batch;
+use crate::accept::dispatch::Model;
+use crate::accept::dispatch::{Dispatch, Serving};
+use crate::accept::report::Report;
+use crate::connection::life::Service;
+use crate::connection::outbox::{NOBODY, Outbox};
 use crate::coro::driver::Kind;
 use crate::coro::inbox::Message;
 use crate::coro::stack::{self, StackGauge};
@@ -15,12 +21,9 @@ use crate::coro::uring;
 use crate::coro::watchdog::Watchdog;
 use crate::coro::worker::{Failed, Worker};
 use crate::error::{Error, Tried};
-use crate::hooks::{AcceptError, Reaction, Stall, Step};
-use crate::model::outbox::Outbox;
-use crate::model::{Model, Run, Serving, Take, on_room};
-use crate::server::Report;
-use crate::service::Service;
-use crate::state::table::CutReason;
+use crate::model::on_room;
+use crate::observe::hooks::{AcceptError, Reaction, Stall, Step};
+use crate::registry::table::CutReason;
 use crate::transport::{Request, Transport};
 
 /// Serves each request in a coroutine: the handler blocks as in any model, but what blocks is not a
@@ -230,9 +233,7 @@ impl Coroutines {
 
 impl Model for Coroutines {
     const NAME: &'static str = "coroutines";
-}
 
-impl Run for Coroutines {
     fn serve<T: Transport>(self, mut serving: Serving<T>) -> Result<Report, Error> {
         let start = || "start the coroutines model".to_owned();
         let driver = self.driver.kind()?;
@@ -268,7 +269,7 @@ impl Run for Coroutines {
         if let Err(failed) = first.run() {
             workers.failure.note(failed, &service);
             // The accept loop was one of its coroutines: nobody keeps the drain deadline.
-            service.shared.cut_all();
+            service.shared.registry.cut_all();
             team.cancel();
         }
         let ran = workers.join();
@@ -370,8 +371,8 @@ impl Failure {
         let shared = &service.shared;
         let stranded = labels.into_iter().filter(|label| *label != NOBODY);
         for label in stranded {
-            shared.cut_for(label, CutReason::Worker);
-            shared.give_up_one();
+            shared.registry.cut_for(label, CutReason::Worker);
+            shared.admission.give_up_one();
         }
         service.hooks.report(&AcceptError {
             listener: None,
@@ -383,12 +384,9 @@ impl Failure {
         let mut first = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         first.get_or_insert(error);
         drop(first);
-        shared.give_up();
+        shared.lifecycle.give_up();
     }
 }
-
-/// The label of coroutines that serve no request; those of requests begin with 1.
-pub(super) const NOBODY: u64 = 0;
 
 /// Starts the watchdog, if there is a hook to tell.
 fn watch<R: Request>(team: &Arc<Team>, service: &Arc<Service<R>>) -> io::Result<Option<Watchdog>> {
@@ -400,7 +398,7 @@ fn watch<R: Request>(team: &Arc<Team>, service: &Arc<Service<R>>) -> io::Result<
         let id = (label != NOBODY).then_some(label);
         service.hooks.stalled(&Stall {
             id,
-            peer: id.and_then(|id| service.shared.peer(id)),
+            peer: id.and_then(|id| service.shared.registry.peer(id)),
             time,
         });
     };
@@ -411,7 +409,7 @@ fn watch<R: Request>(team: &Arc<Team>, service: &Arc<Service<R>>) -> io::Result<
 #[derive(Debug)]
 struct Spread(Arc<Team>);
 
-impl Take for Spread {
+impl Dispatch for Spread {
     fn room(&self) -> usize {
         self.0.room()
     }

@@ -9,16 +9,22 @@ use std::time::{Duration, Instant};
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::process::{Pid, getpid};
 
-use crate::accept::Batch;
+use crate::accept::batch::Batch;
+use crate::accept::dispatch::Model;
+use crate::accept::dispatch::{Dispatch, Serving};
+use crate::accept::report::Report;
 use crate::address::Address;
-use crate::handler::HandlerError;
-use crate::hooks::{Failure, Step};
+use crate::admission::permits::Lease;
+use crate::connection::life::{Job, Service, Tally};
+use crate::connection::parking::{Parked, Parking};
+use crate::counters::Ended;
+use crate::error::{Error, HandlerError};
+use crate::model::serve_here;
 use crate::model::watching::Watching;
-use crate::model::{Dispatch, Model, Serving, Take};
-use crate::parking::{Parked, Parking};
-use crate::service::{Job, Service, Tally};
-use crate::state::table::Activity;
-use crate::state::{Ended, Lease, Listed, Shared};
+use crate::observe::hooks::{Failure, Step};
+use crate::registry::context::Listed;
+use crate::registry::table::Activity;
+use crate::shared::Shared;
 use crate::sys::bell::Watch;
 use crate::sys::child::{Child, Exit};
 use crate::sys::fork::{Fork, end_with, exit, fork, guard, thread_count};
@@ -112,14 +118,16 @@ impl Forking {
 
 impl Model for Forking {
     const NAME: &'static str = "forking";
+
+    fn serve<T: Transport>(self, serving: Serving<T>) -> Result<Report, Error> {
+        serve_here(self, serving)
+    }
 }
 
-impl Dispatch for Forking {}
-
-impl Take for Forking {
-    fn start(&mut self, shared: &Arc<Shared>) -> io::Result<()> {
+impl Dispatch for Forking {
+    fn start(&mut self, shared: &Shared) -> io::Result<()> {
         single_threaded()?;
-        shared.note_parent();
+        shared.lifecycle.processes().note_parent();
         Child::can_be_watched()
     }
 
@@ -151,7 +159,7 @@ impl Take for Forking {
             let forked = Forked {
                 id,
                 peer: request.peer(),
-                socket: service.shared.socket(id),
+                socket: service.shared.registry.socket(id),
                 listed: request.context().hand_over(),
                 service,
                 _lease: lease,
@@ -263,7 +271,7 @@ impl Forked {
                         .listed
                         .as_ref()
                         .and_then(|listed| listed.slot().cut_reason()),
-                    shared: self.service.shared(),
+                    counters: self.service.counters(),
                 });
                 Ended::Failed
             }
@@ -361,9 +369,10 @@ enum Wakes {
 
 /// Waits until there is input, or no use in waiting.
 fn wait<R: Request>(request: &mut R, shared: &Shared) -> io::Result<Wakes> {
-    let watch = Watch::new(shared.bell(), None)?;
+    let watch = Watch::new(shared.lifecycle.bell(), None)?;
     request.context().enter(Activity::Parked);
     let deadline = shared
+        .registry
         .deadlines()
         .parked(request.context())
         .and_then(|limit| Instant::now().checked_add(limit));
@@ -372,9 +381,9 @@ fn wait<R: Request>(request: &mut R, shared: &Shared) -> io::Result<Wakes> {
         Waits::Never => return Ok(Wakes::Over),
         Waits::For(fd) => fd,
     };
-    while !shared.closing() {
+    while !shared.lifecycle.closing() {
         let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
-        let timeout = left.into_iter().chain(shared.lame_left()).min();
+        let timeout = left.into_iter().chain(shared.lifecycle.lame_left()).min();
         let mut fds = [
             PollFd::from_borrowed_fd(fd, PollFlags::IN),
             PollFd::new(&watch, PollFlags::IN),

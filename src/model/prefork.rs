@@ -2,27 +2,27 @@
 
 use std::io::{self, PipeReader, PipeWriter};
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::process::Pid;
 
+use crate::accept::dispatch::Model;
+use crate::accept::dispatch::Serving;
+use crate::accept::report::Report;
+use crate::counters::count;
 use crate::error::{Error, Tried};
-use crate::events::Event;
-use crate::hooks::{AcceptError, Reaction, Step};
+use crate::lifecycle::State;
+use crate::lifecycle::processes::{SLOTS_OF_WORKER, WorkerSlot};
 use crate::model::forking::single_threaded;
 use crate::model::threading::Threading;
 use crate::model::watching::Watching;
-use crate::model::{Model, Run, Serving};
-use crate::server::Report;
-use crate::service::count;
-use crate::state::phase::State;
-use crate::state::{SLOTS_OF_WORKER, Shared, WorkerSlot, live};
+use crate::observe::events::Event;
+use crate::observe::hooks::{AcceptError, Reaction, Step};
+use crate::shared::Shared;
 use crate::sys::bell::Watch;
 use crate::sys::child::{Child, Exit};
 use crate::sys::fork::{self, Fork, exit, fork};
-use crate::sys::memory::SharedMemory;
 use crate::sys::timespec;
 use crate::transport::Transport;
 
@@ -99,12 +99,10 @@ const KILL_GRACE: Duration = Duration::from_secs(3);
 
 impl<M: Model + Clone> Model for Prefork<M> {
     const NAME: &'static str = "prefork";
-}
 
-impl<M: Model + Clone> Run for Prefork<M> {
     fn serve<T: Transport>(self, serving: Serving<T>) -> Result<Report, Error> {
-        let shared = Arc::clone(&serving.service.shared);
-        if shared.is_worker() {
+        let shared = serving.service.shared.clone();
+        if shared.lifecycle.processes().is_worker() {
             let nested = io::Error::new(
                 io::ErrorKind::Unsupported,
                 "a worker process cannot have workers of its own",
@@ -114,13 +112,13 @@ impl<M: Model + Clone> Run for Prefork<M> {
         let start = || {
             single_threaded()?;
             Child::can_be_watched()?;
-            shared.note_parent();
-            let slots = Arc::new(SharedMemory::new(SLOTS_OF_WORKER * self.workers)?);
-            shared.share(&slots)?;
-            Ok::<_, io::Error>((slots, Watch::new(shared.bell(), None)?, io::pipe()?))
+            shared.lifecycle.processes().note_parent();
+            let processes = shared.lifecycle.processes();
+            processes.make_slots(self.workers)?;
+            shared.admission.addresses().share()?;
+            Ok::<_, io::Error>((Watch::new(shared.lifecycle.bell(), None)?, io::pipe()?))
         };
-        let (slots, watch, (lifeline, alive)) =
-            start().tried(|| "start the prefork model".to_owned())?;
+        let (watch, (lifeline, alive)) = start().tried(|| "start the prefork model".to_owned())?;
         let new_worker = |index| Worker {
             slot: SLOTS_OF_WORKER * index,
             ..Worker::default()
@@ -131,7 +129,6 @@ impl<M: Model + Clone> Run for Prefork<M> {
             serving,
             lifeline,
             alive: Some(alive),
-            slots,
             workers,
             watch,
             watching: Watching::default(),
@@ -148,7 +145,6 @@ struct Supervisor<'a, T: Transport, M> {
     /// end.
     lifeline: PipeReader,
     alive: Option<PipeWriter>,
-    slots: Arc<SharedMemory<WorkerSlot>>,
     workers: Vec<Worker>,
     watch: Watch,
     watching: Watching,
@@ -172,39 +168,46 @@ struct Worker {
 }
 
 impl<T: Transport, M: Model + Clone> Supervisor<'_, T, M> {
-    fn shared(&self) -> Arc<Shared> {
-        Arc::clone(&self.serving.service.shared)
+    fn slot(&self, index: usize) -> &WorkerSlot {
+        &self.serving.service.shared.lifecycle.processes().slots()[index]
+    }
+
+    fn shared(&self) -> Shared {
+        self.serving.service.shared.clone()
     }
 
     fn supervise(&mut self) -> Result<Report, Error> {
         let shared = self.shared();
         let mut announced = false;
         // One that was stopped before it serves still serves those who are in the queue.
-        if shared.closing() && !self.serving.listeners.is_empty() {
+        if shared.lifecycle.closing() && !self.serving.listeners.is_empty() {
             self.fork_due();
         }
-        while !shared.closing() {
-            if shared.stopping() {
-                self.serving.service.hooks.enter(&shared, State::LameDuck);
+        while !shared.lifecycle.closing() {
+            if shared.lifecycle.stopping() {
+                self.serving
+                    .service
+                    .hooks
+                    .enter(&shared.lifecycle, State::LameDuck);
             }
             self.fork_due();
             if !announced && self.all_ready() {
                 announced = true;
                 let hooks = &self.serving.service.hooks;
                 hooks.ready();
-                hooks.enter(&shared, State::Running);
+                hooks.enter(&shared.lifecycle, State::Running);
             }
             let due = self.workers.iter().filter_map(|worker| worker.due).min();
             self.wait(due);
             self.relieve();
             if let Some(err) = self.reap() {
-                shared.stop(shared.drain_timeout());
+                shared.lifecycle.stop(shared.lifecycle.drain_timeout());
                 self.drain();
                 return Err(err);
             }
         }
         let report = self.drain();
-        if shared.has_failed() {
+        if shared.lifecycle.has_failed() {
             let why = "it failed in a worker process; the accept error hook was told why";
             return Err(Error::new("serve", io::Error::other(why)));
         }
@@ -212,14 +215,16 @@ impl<T: Transport, M: Model + Clone> Supervisor<'_, T, M> {
     }
 
     fn all_ready(&self) -> bool {
-        let is_ready = |worker: &Worker| self.slots[worker.slot].ready.load(Ordering::SeqCst) != 0;
+        let is_ready = |worker: &Worker| self.slot(worker.slot).is_ready();
         self.workers.iter().all(is_ready)
     }
 
     /// Makes room for the successors of workers that were asked to end.
     fn relieve(&mut self) {
+        let processes = self.serving.service.shared.lifecycle.processes();
+        let slots = processes.slots();
         for worker in &mut self.workers {
-            let leaves = self.slots[worker.slot].leaving.load(Ordering::SeqCst) != 0;
+            let leaves = slots[worker.slot].is_leaving();
             // One that is asked to end while its predecessor still drains is relieved later.
             if leaves && worker.leaving.is_none() {
                 worker.leaving = worker.child.take().map(|child| (child, worker.slot));
@@ -267,7 +272,7 @@ impl<T: Transport, M: Model + Clone> Supervisor<'_, T, M> {
         // The parent's pidfds of the other workers are closed.
         self.workers.clear();
         self.alive = None;
-        self.shared().become_worker(Arc::clone(&self.slots), slot);
+        self.shared().lifecycle.become_worker(slot);
         let served = fork::guard(|| {
             let mut serving = Serving::new(
                 std::mem::take(&mut self.serving.listeners),
@@ -283,7 +288,7 @@ impl<T: Transport, M: Model + Clone> Supervisor<'_, T, M> {
         });
         if let Some(Err(err)) = &served {
             let err = io::Error::new(err.kind(), err.to_string());
-            if self.shared().has_failed() {
+            if self.shared().lifecycle.has_failed() {
                 self.report(Step::Worker, Reaction::Fail, err, 0);
             } else {
                 // The parent makes another one.
@@ -306,14 +311,14 @@ impl<T: Transport, M: Model + Clone> Supervisor<'_, T, M> {
 
     /// Tells the hook, at most once a second in all processes.
     fn report_throttled(&self, step: Step, reaction: Reaction, error: io::Error) {
-        if let Some(unreported) = self.serving.service.shared.pass_accept_error() {
+        if let Some(unreported) = self.serving.service.shared.counters.pass_accept_error() {
             self.report(step, reaction, error, unreported);
         }
     }
 
     /// Counts a failure of the kernel's, and reports it.
     fn report_failure(&self, step: Step, reaction: Reaction, error: io::Error) {
-        count(&self.serving.service.shared.counts().accept_errors);
+        count(&self.serving.service.shared.counters.counts().accept_errors);
         self.report_throttled(step, reaction, error);
     }
 
@@ -372,12 +377,11 @@ impl<T: Transport, M: Model + Clone> Supervisor<'_, T, M> {
             else {
                 continue;
             };
-            let slot = &self.slots[worker.slot];
-            let served = slot.served.load(Ordering::SeqCst) != 0;
-            let leaves = slot.leaving.load(Ordering::SeqCst) != 0;
+            let slot = self.slot(worker.slot);
+            let (served, leaves) = (slot.has_served(), slot.is_leaving());
             self.workers[index].child = None;
             self.bury(index, self.workers[index].slot, pid, exit);
-            if self.shared().closing() || leaves {
+            if self.shared().lifecycle.closing() || leaves {
                 continue;
             }
             if let Some(err) = self.mourn(index, pid, exit, served) {
@@ -390,7 +394,10 @@ impl<T: Transport, M: Model + Clone> Supervisor<'_, T, M> {
     /// Returns what a worker process held that has ended.
     fn bury(&mut self, index: usize, slot: usize, pid: Pid, exit: Exit) {
         self.watching.hurry();
-        self.shared().bury(&self.slots, slot);
+        let shared = self.shared();
+        shared.registry.forget_worker(slot);
+        self.slot(slot).clear();
+        shared.admission.release();
         self.serving.service.hooks.tell(|| Event::WorkerEnded {
             index,
             pid: pid.as_raw_pid().unsigned_abs(),
@@ -443,7 +450,7 @@ impl<T: Transport, M: Model + Clone> Supervisor<'_, T, M> {
             {
                 break;
             }
-            let left = shared.drain_left().unwrap_or_default();
+            let left = shared.lifecycle.drain_left().unwrap_or_default();
             if left.is_zero() {
                 let end = *kill_at.get_or_insert_with(|| Instant::now() + KILL_GRACE);
                 if Instant::now() >= end {
@@ -456,16 +463,16 @@ impl<T: Transport, M: Model + Clone> Supervisor<'_, T, M> {
             self.wait(Some(until));
         }
         Report {
-            cut: shared.cut_count(),
+            cut: shared.counters.cut_count(),
         }
     }
 
     /// Kills the workers that are left, and with them the requests that they could not cut.
     fn kill(&self) {
-        for slot in self.slots.iter() {
-            let live = live(slot.live.load(Ordering::SeqCst));
-            self.serving.service.shared.count_cut(live);
-        }
+        let shared = self.shared();
+        shared
+            .counters
+            .count_cut(shared.admission.live_in_workers());
         let children = self.workers.iter().flat_map(Worker::children);
         children.for_each(Child::kill);
     }

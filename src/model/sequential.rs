@@ -2,8 +2,11 @@
 
 use std::io;
 
-use crate::accept::Batch;
-use crate::model::{Dispatch, Model, Serving, Take};
+use crate::accept::batch::Batch;
+use crate::accept::dispatch::{Dispatch, Model, Serving};
+use crate::accept::report::Report;
+use crate::error::Error;
+use crate::model::serve_here;
 use crate::transport::{Request, Transport};
 
 /// Serves one request after the other on the thread that accepts them.
@@ -27,11 +30,13 @@ pub struct Sequential;
 
 impl Model for Sequential {
     const NAME: &'static str = "sequential";
+
+    fn serve<T: Transport>(self, serving: Serving<T>) -> Result<Report, Error> {
+        serve_here(self, serving)
+    }
 }
 
-impl Dispatch for Sequential {}
-
-impl Take for Sequential {
+impl Dispatch for Sequential {
     const SERVES_HERE: bool = true;
 
     fn dispatch<T: Transport>(

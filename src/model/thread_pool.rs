@@ -1,11 +1,14 @@
 //! A fixed number of threads and a bounded queue.
 
 use std::io;
-use std::sync::Arc;
 
-use crate::accept::Batch;
-use crate::model::{Dispatch, Model, Serving, Take, dispatch_to, on_room};
-use crate::state::Shared;
+use crate::accept::batch::Batch;
+use crate::accept::dispatch::Model;
+use crate::accept::dispatch::{Dispatch, Serving};
+use crate::accept::report::Report;
+use crate::error::Error;
+use crate::model::{dispatch_to, on_room, serve_here};
+use crate::shared::Shared;
 use crate::threads::{Limits, Threads};
 use crate::transport::Transport;
 
@@ -79,12 +82,14 @@ impl ThreadPool {
 
 impl Model for ThreadPool {
     const NAME: &'static str = "pool";
+
+    fn serve<T: Transport>(self, serving: Serving<T>) -> Result<Report, Error> {
+        serve_here(self, serving)
+    }
 }
 
-impl Dispatch for ThreadPool {}
-
-impl Take for ThreadPool {
-    fn start(&mut self, shared: &Arc<Shared>) -> io::Result<()> {
+impl Dispatch for ThreadPool {
+    fn start(&mut self, shared: &Shared) -> io::Result<()> {
         let threads = self
             .threads
             .get_or_insert_with(|| Threads::new(self.limits, on_room(shared)));

@@ -1,12 +1,15 @@
 //! A thread for each request.
 
 use std::io;
-use std::sync::Arc;
 use std::time::Duration;
 
-use crate::accept::Batch;
-use crate::model::{Dispatch, Model, Serving, Take, dispatch_to, on_room};
-use crate::state::Shared;
+use crate::accept::batch::Batch;
+use crate::accept::dispatch::Model;
+use crate::accept::dispatch::{Dispatch, Serving};
+use crate::accept::report::Report;
+use crate::error::Error;
+use crate::model::{dispatch_to, on_room, serve_here};
+use crate::shared::Shared;
 use crate::threads::{Limits, Threads};
 use crate::transport::Transport;
 
@@ -82,12 +85,14 @@ impl Threading {
 
 impl Model for Threading {
     const NAME: &'static str = "threading";
+
+    fn serve<T: Transport>(self, serving: Serving<T>) -> Result<Report, Error> {
+        serve_here(self, serving)
+    }
 }
 
-impl Dispatch for Threading {}
-
-impl Take for Threading {
-    fn start(&mut self, shared: &Arc<Shared>) -> io::Result<()> {
+impl Dispatch for Threading {
+    fn start(&mut self, shared: &Shared) -> io::Result<()> {
         self.threads
             .get_or_insert_with(|| Threads::new(self.limits, on_room(shared)));
         Ok(())

@@ -4,7 +4,7 @@
 use std::io;
 use std::time::{Duration, Instant};
 
-use crate::backoff::Backoff;
+use crate::accept::errors::Backoff;
 use crate::sys::child::Child;
 
 /// When to try again.

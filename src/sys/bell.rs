@@ -74,7 +74,11 @@ impl Watch {
             Err(err) => return Err(err.into()),
         };
         let orphaned = events.iter().any(|event| event.data.u64() == LIFELINE);
-        Ok(if orphaned { Heard::Orphaned } else { Heard::Bell })
+        Ok(if orphaned {
+            Heard::Orphaned
+        } else {
+            Heard::Bell
+        })
     }
 }
 

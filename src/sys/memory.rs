@@ -5,6 +5,7 @@
 use std::io;
 use std::ops::Deref;
 use std::ptr::NonNull;
+use std::sync::atomic::{AtomicU8, AtomicU16, AtomicU32, AtomicU64};
 
 use rustix::mm::{MapFlags, ProtFlags, mmap_anonymous, munmap};
 
@@ -12,9 +13,39 @@ use rustix::mm::{MapFlags, ProtFlags, mmap_anonymous, munmap};
 ///
 /// # Safety
 ///
-/// Every field is an atomic integer, so that all-zero bytes are a valid value, nothing points into
-/// one process's memory, and nothing needs to be dropped.
+/// It is made of atomic integers, so that all-zero bytes are a valid value, nothing points into
+/// one process's memory, and nothing needs to be dropped. [`shareable`] implements it for structs.
 pub(crate) unsafe trait Shareable: Sync {}
+
+// SAFETY: an atomic integer.
+unsafe impl Shareable for AtomicU8 {}
+// SAFETY: an atomic integer.
+unsafe impl Shareable for AtomicU16 {}
+// SAFETY: an atomic integer.
+unsafe impl Shareable for AtomicU32 {}
+// SAFETY: an atomic integer.
+unsafe impl Shareable for AtomicU64 {}
+// SAFETY: as one of them.
+unsafe impl<T: Shareable, const N: usize> Shareable for [T; N] {}
+
+/// Says that a struct is [`Shareable`], which it is if each of its fields is; the compiler checks
+/// that all of them are named.
+macro_rules! shareable {
+    ($name:ident { $($field:ident),* $(,)? }) => {
+        const _: () = {
+            const fn is_shareable<T: $crate::sys::memory::Shareable>(_: &T) {}
+            #[expect(dead_code, reason = "it is there to be compiled")]
+            const fn each_field(value: &$name) {
+                let $name { $($field),* } = value;
+                $(is_shareable($field);)*
+            }
+        };
+        #[expect(unsafe_code, reason = "each field has been checked")]
+        // SAFETY: each field is, see above.
+        unsafe impl $crate::sys::memory::Shareable for $name {}
+    };
+}
+pub(crate) use shareable;
 
 /// A slice of `T` in shared memory, zeroed when made, unmapped on drop (in this process only).
 #[derive(Debug)]

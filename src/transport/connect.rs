@@ -15,7 +15,7 @@ use crate::coro::net::{Interest, Source};
 use crate::coro::offload;
 use crate::coro::worker::{Current, current};
 use crate::error::{Error, Tried};
-use crate::state::Context;
+use crate::registry::context::Context;
 use crate::transport::tcp::TcpConnection;
 use crate::transport::unix_stream::UnixConnection;
 

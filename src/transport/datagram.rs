@@ -14,7 +14,7 @@ use socket2::Socket;
 use crate::address::Address;
 use crate::coro::worker::current;
 use crate::error::Gone;
-use crate::state::Context;
+use crate::registry::context::Context;
 use crate::sys::mmsg::{self, Bundling, Outgoing, RawAddr, Room};
 use crate::transport::{Intake, Packet, Request};
 

@@ -7,7 +7,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::time::Duration;
 
 use crate::address::Address;
-use crate::state::Context;
+use crate::registry::context::Context;
 use crate::transport::{Connection, Intake, Packet, Request, Transport, Waits};
 
 /// A listener, or a request, of one of two transports, so that both can feed one server. Nest it

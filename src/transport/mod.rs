@@ -21,12 +21,12 @@ use std::collections::VecDeque;
 use std::io::{self, Read, Write};
 use std::net::Shutdown;
 use std::os::fd::{AsFd, BorrowedFd};
-use std::sync::Arc;
 use std::time::Duration;
 
 use crate::address::Address;
 use crate::error::Error;
-use crate::state::{Context, Shared};
+use crate::registry::context::Context;
+use crate::shared::Shared;
 
 /// A source of requests: a bound listener.
 ///
@@ -437,15 +437,11 @@ pub enum Waits<'a> {
 pub struct Intake<'a, R> {
     requests: &'a mut VecDeque<R>,
     room: usize,
-    shared: &'a Arc<Shared>,
+    shared: &'a Shared,
 }
 
 impl<'a, R> Intake<'a, R> {
-    pub(crate) const fn new(
-        requests: &'a mut VecDeque<R>,
-        room: u64,
-        shared: &'a Arc<Shared>,
-    ) -> Self {
+    pub(crate) const fn new(requests: &'a mut VecDeque<R>, room: u64, shared: &'a Shared) -> Self {
         Self {
             requests,
             room: room as usize,
@@ -457,7 +453,7 @@ impl<'a, R> Intake<'a, R> {
     /// here or in another process.
     #[must_use]
     pub fn stopping(&self) -> bool {
-        self.shared.stopping()
+        self.shared.lifecycle.stopping()
     }
 
     /// How many requests may still be pushed.
@@ -493,6 +489,7 @@ impl<'a, R> Intake<'a, R> {
             .room
             .checked_sub(1)
             .expect("a transport pushed more requests than it was given room for");
-        self.requests.push_back(make(self.shared.context()));
+        self.requests
+            .push_back(make(self.shared.registry.context()));
     }
 }

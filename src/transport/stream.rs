@@ -19,9 +19,9 @@ use socket2::{SockAddr, Socket};
 use crate::address::Address;
 use crate::coro::net::{Interest, Source};
 use crate::coro::worker::current;
+use crate::registry::context::{Context, Cut};
+use crate::registry::table::{Activity, CutReason};
 use crate::spare;
-use crate::state::table::{Activity, CutReason};
-use crate::state::{Context, Cut};
 use crate::sys::{sockopt, timespec};
 use crate::transport::{Connection, Request, Waits};
 

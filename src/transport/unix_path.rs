@@ -13,6 +13,7 @@ use socket2::{Domain, Socket, Type};
 
 use crate::address::UnixAddress;
 use crate::error::Error;
+use crate::transport::datagram::MAX_DATAGRAM;
 use crate::transport::options::Buffers;
 use crate::transport::unix_lock::PathLock;
 
@@ -36,7 +37,7 @@ impl<T> UnixOptions<T> {
             send: None,
         };
         // The kernel caps the backlog at net.core.somaxconn (listen(2)).
-        let (backlog, max_datagram) = (i32::MAX, super::datagram::MAX_DATAGRAM);
+        let (backlog, max_datagram) = (i32::MAX, MAX_DATAGRAM);
         Self {
             mode: None,
             uid: None,

@@ -34,6 +34,7 @@ pub(crate) fn main(args: &[String]) -> ExitCode {
         .split_first()
         .map_or(("", &[][..]), |(first, others)| (first, others));
     streams(example, model, first, others)
+        .or_else(|| listeners(example, model, first))
         .or_else(|| datagrams(example, model, first, others))
         .or_else(|| whole_servers(example, model, first))
         .unwrap_or_else(|| panic!("there is nothing of {example} to serve"))
@@ -49,16 +50,6 @@ fn streams(example: &str, model: &str, addr: &str, others: &[String]) -> Option<
             tcp(),
             quote!("hello", |conn| conn.write_all(b"hello world\n")),
         ),
-        "adopted_socket" => {
-            let addr = (!addr.is_empty()).then(|| addr.to_owned());
-            let listeners = examples::adopted_socket::listeners(addr).expect("a listener");
-            let builder = Server::builder().listen(listeners);
-            serve(
-                model,
-                builder,
-                quote!("adopted_socket", |conn| conn.write_all(b"hello world\n")),
-            )
-        }
         "http_hello" => serve(model, tcp(), examples::http_hello::hello),
         "key_value" => {
             let store = examples::key_value::Store::default();
@@ -99,12 +90,6 @@ fn streams(example: &str, model: &str, addr: &str, others: &[String]) -> Option<
         "proxy" => serve(model, tcp(), move |client| {
             examples::proxy::relay(client, &second)
         }),
-        "own_transport" => {
-            let listener = examples::own_transport::listener(addr.to_owned()).expect("bind");
-            let builder = Server::builder().client_speaks_first(true);
-            let builder = builder.listen([listener]);
-            serve(model, builder, examples::own_transport::echo)
-        }
         #[cfg(feature = "coroutines")]
         "chat" => {
             let room = examples::chat::Room::default();
@@ -112,6 +97,28 @@ fn streams(example: &str, model: &str, addr: &str, others: &[String]) -> Option<
         }
         #[cfg(feature = "coroutines")]
         "resolver" => serve(model, tcp(), examples::resolver::resolve),
+        _ => return None,
+    })
+}
+
+fn listeners(example: &str, model: &str, addr: &str) -> Option<ExitCode> {
+    Some(match example {
+        "adopted_socket" => {
+            let addr = (!addr.is_empty()).then(|| addr.to_owned());
+            let listeners = examples::adopted_socket::listeners(addr).expect("a listener");
+            let builder = Server::builder().listen(listeners);
+            serve(
+                model,
+                builder,
+                quote!("adopted_socket", |conn| conn.write_all(b"hello world\n")),
+            )
+        }
+        "own_transport" => {
+            let listener = examples::own_transport::listener(addr.to_owned()).expect("bind");
+            let builder = Server::builder().client_speaks_first(true);
+            let builder = builder.listen([listener]);
+            serve(model, builder, examples::own_transport::echo)
+        }
         _ => return None,
     })
 }

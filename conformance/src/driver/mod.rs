@@ -143,7 +143,7 @@ struct Driver<T: Place, M: Model> {
     close: Option<Close<T, M>>,
 }
 
-impl<T: Place, M: Dispatch> Driver<T, M> {
+impl<T: Place, M: Model + Dispatch> Driver<T, M> {
     fn dispatching(model: fn() -> M) -> ExitCode {
         let mut driver = Self::of(model);
         driver.request = Some(|server| {

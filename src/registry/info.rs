@@ -4,8 +4,8 @@ use std::fmt;
 use std::time::Duration;
 
 use crate::address::Address;
-use crate::state::table::{Activity, Slot};
-use crate::state::{SLOTS_OF_WORKER, Shared};
+use crate::lifecycle::processes::SLOTS_OF_WORKER;
+use crate::registry::table::{Activity, Slot};
 use crate::sys::clock::Millis;
 
 /// A live connection of a server, as it was when it was listed. See
@@ -56,7 +56,7 @@ impl Traffic {
 }
 
 impl ConnectionInfo {
-    fn of(slot: &Slot, now: Millis) -> Option<Self> {
+    pub(super) fn of(slot: &Slot, now: Millis) -> Option<Self> {
         let id = slot.id();
         let (activity, since) = slot.activity();
         let info = Self {
@@ -109,18 +109,5 @@ impl fmt::Display for Activity {
             Self::Queued => "queued",
             Self::Handshake => "shaking hands",
         })
-    }
-}
-
-impl Shared {
-    /// The connections of all processes, in the order in which they were accepted.
-    pub(crate) fn connections(&self) -> Vec<ConnectionInfo> {
-        let now = Millis::now();
-        let listed = self.table().used();
-        let mut connections: Vec<_> = listed
-            .filter_map(|(_, slot)| ConnectionInfo::of(slot, now))
-            .collect();
-        connections.sort_unstable_by_key(|connection| connection.id);
-        connections
     }
 }

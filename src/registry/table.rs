@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicU8, AtomicU16, AtomicU32, AtomicU64};
 
 use crate::address::{Address, UnixAddress};
 use crate::sys::clock::Millis;
-use crate::sys::memory::SharedMemory;
+use crate::sys::memory::{SharedMemory, shareable};
 
 /// What a connection does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -158,6 +158,26 @@ pub(crate) struct Table {
     slots: SharedMemory<Slot>,
     free: SharedMemory<Free>,
 }
+
+shareable!(Slot {
+    activity,
+    received,
+    sent,
+    began,
+    received_before,
+    waited,
+    id,
+    accepted,
+    address,
+    port,
+    family,
+    cut,
+    unsent,
+    worker,
+    next,
+    counted
+});
+shareable!(Free { first, fresh });
 
 impl Table {
     pub(crate) fn new(capacity: usize) -> std::io::Result<Self> {

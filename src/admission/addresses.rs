@@ -10,7 +10,7 @@ use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 
 use rustix::fs::{FlockOperation, MemfdFlags, fcntl_lock, memfd_create};
 
-use crate::sys::memory::SharedMemory;
+use crate::sys::memory::{SharedMemory, shareable};
 
 /// An address and how many connections it has; free at zero.
 #[derive(Debug, Default)]
@@ -18,6 +18,8 @@ pub(crate) struct Entry {
     address: AtomicU64,
     count: AtomicU64,
 }
+
+shareable!(Entry { address, count });
 
 /// See the module's documentation. An address is in one of two buckets, in the one that was emptier
 /// when it came, and a quarter of the entries is in use at most: both are never full in practice.

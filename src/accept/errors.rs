@@ -3,7 +3,7 @@
 use std::io;
 use std::time::{Duration, Instant};
 
-use crate::hooks::Reaction;
+use crate::observe::hooks::Reaction;
 
 /// What an error of accept(2), recvmmsg(2), fork(2) or of a thread's creation means.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

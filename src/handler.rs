@@ -2,7 +2,7 @@
 //! [`Handler`] type with state, a [`RequestHandler`] with setup, handle and finish for each
 //! connection.
 
-use std::error::Error as StdError;
+use crate::error::HandlerError;
 
 /// What happens after a handler has returned.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -25,9 +25,6 @@ pub enum Next {
     /// `SystemExit`, as a value.)
     Stop,
 }
-
-/// Any error that a handler fails with.
-pub type HandlerError = Box<dyn StdError + Send + Sync>;
 
 /// What a handler comes to: what happens next, or why this request failed. The server goes on in
 /// either case.

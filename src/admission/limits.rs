@@ -4,7 +4,8 @@ use std::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release, SeqCst};
 use std::sync::atomic::{AtomicU32, AtomicU64};
 use std::time::Duration;
 
-use crate::limits::{AtLimit, Limits, Rate};
+use crate::admission::policy::{AtLimit, Limits, Rate};
+use crate::sys::memory::shareable;
 
 const WORDS: usize = AtLimit::MESSAGE_MAX / 8;
 
@@ -24,6 +25,18 @@ pub(crate) struct LimitsPage {
     message_len: AtomicU32,
     message: [AtomicU64; WORDS],
 }
+
+shareable!(LimitsPage {
+    max_connections,
+    per_address,
+    interval,
+    burst,
+    full_at,
+    at_limit,
+    version,
+    message_len,
+    message
+});
 
 const WAIT: u32 = 0;
 const REFUSE: u32 = 1;

@@ -1,19 +1,25 @@
-//! Where a server is between its start and its end, in memory that all its processes share.
+//! Where a server is between its start and its end, and its stop, in memory that all its processes
+//! share: a stop that is asked for anywhere is seen everywhere.
+
+pub(crate) mod processes;
 
 use std::fmt;
+use std::io;
 use std::os::fd::AsFd;
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering::{AcqRel, Acquire, SeqCst};
+use std::sync::atomic::{AtomicU32, AtomicU64};
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, poll};
 
 use crate::coro::net::{Interest, Source, wait_any};
 use crate::coro::worker::current;
-use crate::state::Shared;
-use crate::sys::bell::Watch;
+use crate::sys::bell::{Bell, Watch};
+use crate::sys::memory::{SharedMemory, shareable};
 use crate::sys::timespec;
+
+use processes::Processes;
 
 /// Where a server is between its start and its end. It only goes forward; what it does not need it
 /// leaves out.
@@ -64,7 +70,101 @@ impl fmt::Display for State {
     }
 }
 
-impl Shared {
+/// What all processes of a server share. All zero when made.
+#[derive(Debug, Default)]
+struct Page {
+    stop: Stop,
+    /// Where it is, as a number of [`State`].
+    state: AtomicU32,
+    /// Non-zero while nothing is accepted.
+    paused: AtomicU32,
+    /// Non-zero once serving has failed in one of the processes.
+    failed: AtomicU32,
+}
+
+shareable!(Page {
+    stop,
+    state,
+    paused,
+    failed
+});
+
+/// Owns where a server is, its stop and its pauses, and what wakes everything that waits for them.
+#[derive(Debug)]
+pub(crate) struct Lifecycle {
+    page: SharedMemory<Page>,
+    /// The stop of this process alone.
+    retirement: Stop,
+    processes: Processes,
+    bell: Bell,
+    /// When it was made: times in shared memory count from then.
+    origin: Instant,
+    drain_timeout: Duration,
+    lame_duck: Duration,
+}
+
+impl Lifecycle {
+    pub(crate) fn new(drain_timeout: Duration, lame_duck: Duration) -> io::Result<Self> {
+        Ok(Self {
+            page: SharedMemory::new(1)?,
+            retirement: Stop::default(),
+            processes: Processes::default(),
+            bell: Bell::new()?,
+            origin: Instant::now(),
+            drain_timeout,
+            lame_duck,
+        })
+    }
+
+    fn page(&self) -> &Page {
+        &self.page[0]
+    }
+
+    pub(crate) const fn bell(&self) -> &Bell {
+        &self.bell
+    }
+
+    pub(crate) const fn processes(&self) -> &Processes {
+        &self.processes
+    }
+
+    /// How long the server is there, in nanoseconds: the same in all processes.
+    pub(crate) fn nanos(&self) -> u64 {
+        u64::try_from(self.origin.elapsed().as_nanos()).unwrap_or(u64::MAX)
+    }
+
+    pub(crate) const fn drain_timeout(&self) -> Duration {
+        self.drain_timeout
+    }
+
+    /// Makes this process the worker whose slot is `index`.
+    pub(crate) fn become_worker(&self, index: usize) {
+        self.processes.become_worker(index);
+        // It was asked to before it was one.
+        if self.retires() {
+            self.processes.ask_for_successor();
+        }
+    }
+
+    /// Tells the parent of this worker process, if it is one, that connections are accepted. Says
+    /// whether it is one.
+    pub(crate) fn acknowledge(&self) -> bool {
+        let is_worker = self.processes.note_ready();
+        if is_worker {
+            self.bell.ring();
+        }
+        is_worker
+    }
+
+    /// Notes, for the parent of a worker process, that serving has failed.
+    pub(crate) fn fail(&self) {
+        self.page().failed.store(1, SeqCst);
+    }
+
+    pub(crate) fn has_failed(&self) -> bool {
+        self.page().failed.load(SeqCst) != 0
+    }
+
     pub(crate) fn state(&self) -> State {
         let index = self.page().state.load(Acquire);
         STATES.get(index as usize).copied().unwrap_or(State::Closed)
@@ -117,7 +217,7 @@ impl Shared {
     ///
     /// Async-signal-safe, as [`stop`](Self::stop).
     pub(crate) fn shutdown(&self) {
-        self.stop_after(self.options.lame_duck, self.options.drain_timeout);
+        self.stop_after(self.lame_duck, self.drain_timeout);
     }
 
     /// Asks the server to stop accepting after `lame_duck`, and to drain for `drain` at most; earlier
@@ -141,13 +241,13 @@ impl Shared {
     ///
     /// Async-signal-safe, as [`stop`](Self::stop).
     pub(crate) fn retire(&self) {
-        let is_child = self.is_child();
-        if !is_child && !self.is_worker() {
+        let is_child = self.processes.is_child();
+        if !is_child && !self.processes.is_worker() {
             return self.shutdown();
         }
         self.stop_here();
         if !is_child {
-            self.ask_for_successor();
+            self.processes.ask_for_successor();
         }
         self.bell.ring();
     }
@@ -156,19 +256,19 @@ impl Shared {
     /// another one is made.
     #[cfg(feature = "coroutines")]
     pub(crate) fn give_up(&self) {
-        if self.is_worker() {
+        if self.processes.is_worker() {
             self.stop_here();
             self.bell.ring();
         } else {
             self.fail();
-            self.stop(self.options.drain_timeout);
+            self.stop(self.drain_timeout);
         }
     }
 
     /// Asks this process alone to stop. The caller rings.
     fn stop_here(&self) {
         let now = self.origin.elapsed();
-        let drain = self.options.drain_timeout;
+        let drain = self.drain_timeout;
         self.retirement.ask(now, Duration::ZERO, drain);
     }
 
@@ -218,15 +318,17 @@ impl Shared {
     }
 }
 
-/// When a stop ends what, in nanoseconds since `Shared::origin`, plus one; zero while nobody has asked
+/// When a stop ends what, in nanoseconds since `Lifecycle::origin`, plus one; zero while nobody has asked
 /// for it.
 #[derive(Debug, Default)]
-pub(super) struct Stop {
+struct Stop {
     /// Nothing more is accepted.
     lame_end: AtomicU64,
     /// The drain is over.
     end: AtomicU64,
 }
+
+shareable!(Stop { lame_end, end });
 
 impl Stop {
     /// Asks for it at `now`. Async-signal-safe.
@@ -253,10 +355,34 @@ impl Stop {
 
 /// Says that the server has ended when it is dropped.
 #[derive(Debug)]
-pub(crate) struct Closing(pub(crate) Arc<Shared>);
+pub(crate) struct Closing(pub(crate) Arc<Lifecycle>);
 
 impl Drop for Closing {
     fn drop(&mut self) {
         self.0.advance(State::Closed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_earlier_deadline_wins() {
+        let lifecycle = Lifecycle::new(Duration::MAX, Duration::ZERO).unwrap();
+        assert_eq!(
+            (lifecycle.stopping(), lifecycle.drain_left()),
+            (false, None)
+        );
+        lifecycle.stop(Duration::from_secs(10_000));
+        let late = lifecycle.drain_left().unwrap();
+        lifecycle.stop(Duration::from_secs(5_000));
+        let early = lifecycle.drain_left().unwrap();
+        lifecycle.stop(Duration::MAX);
+        // Both have become shorter meanwhile, by much less.
+        let won = late - lifecycle.drain_left().unwrap();
+        assert!(won >= Duration::from_secs(4_000) && late - early >= Duration::from_secs(4_000));
+        lifecycle.stop(Duration::ZERO);
+        assert_eq!(lifecycle.drain_left(), Some(Duration::ZERO));
     }
 }

@@ -8,12 +8,12 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Duration;
 
 use crate::address::Address;
+use crate::counters::Counters;
 use crate::error::Gone;
-use crate::events::{Event, Observer};
-use crate::handler::HandlerError;
-use crate::state::Shared;
-use crate::state::phase::State;
-use crate::state::table::CutReason;
+use crate::error::HandlerError;
+use crate::lifecycle::{Lifecycle, State};
+use crate::observe::events::{Event, Observer};
+use crate::registry::table::CutReason;
 
 /// A request that failed: its handler returned an error or panicked, or its reply could not be
 /// delivered.
@@ -23,7 +23,7 @@ pub struct Failure<'a> {
     pub(crate) peer: Address,
     pub(crate) error: &'a (dyn StdError + Send + Sync + 'static),
     pub(crate) cut: Option<CutReason>,
-    pub(crate) shared: &'a Shared,
+    pub(crate) counters: &'a Counters,
 }
 
 impl Failure<'_> {
@@ -103,7 +103,7 @@ impl Failure<'_> {
     /// ```
     #[must_use]
     pub fn once_a_second(&self) -> Option<u64> {
-        self.shared.pass_failure()
+        self.counters.pass_failure()
     }
 }
 
@@ -305,6 +305,8 @@ pub(crate) struct Hooks<R> {
     pub(crate) observers: Vec<Box<dyn Observer>>,
     pub(crate) verify: Option<Verify<R>>,
     pub(crate) whole: Option<Whole>,
+    /// Whether a connection waits for its first byte before its handler is called.
+    pub(crate) client_speaks_first: bool,
     pub(crate) error: Option<ErrorHook>,
     pub(crate) accept_error: Option<AcceptErrorHook>,
     pub(crate) stall: Option<StallHook>,
@@ -319,6 +321,7 @@ impl<R> Default for Hooks<R> {
             observers: Vec::new(),
             verify: None,
             whole: None,
+            client_speaks_first: false,
             error: None,
             accept_error: None,
             stall: None,
@@ -349,8 +352,8 @@ impl<R> Hooks<R> {
     }
 
     /// Goes on to `state`, and tells the observers.
-    pub(crate) fn enter(&self, shared: &Shared, state: State) {
-        if shared.advance(state) {
+    pub(crate) fn enter(&self, lifecycle: &Lifecycle, state: State) {
+        if lifecycle.advance(state) {
             self.tell(|| Event::State(state));
         }
     }

@@ -1,8 +1,7 @@
 //! One report a second, over all processes of a server.
 
+use crate::sys::memory::shareable;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-
-use crate::state::Shared;
 
 const SECOND: u64 = 1_000_000_000;
 
@@ -14,6 +13,8 @@ pub(crate) struct ThrottlePage {
     next: AtomicU64,
     held_back: AtomicU64,
 }
+
+shareable!(ThrottlePage { next, held_back });
 
 impl ThrottlePage {
     /// `Some` with the number of reports that were held back since the last one, if this one may
@@ -32,22 +33,6 @@ impl ThrottlePage {
         }
         self.held_back.fetch_add(1, Relaxed);
         None
-    }
-}
-
-impl Shared {
-    /// `Some` with the number of accept errors that were held back, if one may be reported now.
-    pub(crate) fn pass_accept_error(&self) -> Option<u64> {
-        self.pass(&self.page().accept_errors_throttle)
-    }
-
-    /// As [`pass_accept_error`](Self::pass_accept_error), for failed requests.
-    pub(crate) fn pass_failure(&self) -> Option<u64> {
-        self.pass(&self.page().failures_throttle)
-    }
-
-    fn pass(&self, throttle: &ThrottlePage) -> Option<u64> {
-        throttle.pass(self.origin.elapsed().as_nanos() as u64)
     }
 }
 

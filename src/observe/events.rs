@@ -4,10 +4,10 @@ use std::fmt;
 use std::time::Duration;
 
 use crate::address::Address;
-use crate::connections::Traffic;
-use crate::hooks::{AcceptError, Failure, Stall};
-use crate::state::phase::State;
-use crate::state::table::CutReason;
+use crate::lifecycle::State;
+use crate::observe::hooks::{AcceptError, Failure, Stall};
+use crate::registry::info::Traffic;
+use crate::registry::table::CutReason;
 
 /// Told of everything that happens in a server; see [`Builder::observer`](crate::Builder::observer).
 ///

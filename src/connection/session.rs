@@ -5,7 +5,8 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 
-use crate::handler::{HandlerError, IntoOutcome, Next, Outcome, RequestHandler};
+use crate::error::HandlerError;
+use crate::handler::{IntoOutcome, Next, Outcome, RequestHandler};
 use crate::transport::Request;
 
 /// Turns a [`RequestHandler`] into the closure that the server takes: `make` makes one for each
@@ -132,7 +133,7 @@ mod tests {
 
     use super::*;
     use crate::address::Address;
-    use crate::state::Context;
+    use crate::registry::context::Context;
 
     struct Log(Vec<&'static str>, Context);
 

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use tracing::{Level, debug, error, event, info, warn};
 
-use crate::events::{EndReason, Event, Observer};
+use crate::observe::events::{EndReason, Event, Observer};
 
 /// An observer that emits a `tracing` event for each event of the server, with the target
 /// `socketserver`.

@@ -4,17 +4,19 @@
 use std::collections::VecDeque;
 use std::fmt;
 use std::io;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use crate::address::Address;
-use crate::connections::Traffic;
-use crate::events::{EndReason, Event, RefuseReason};
-use crate::handler::{HandlerError, Next, Outcome};
-use crate::hooks::{self, Failure, Hooks};
-use crate::parking::{Parked, Parking, Stays};
-use crate::state::table::{Activity, CutReason, Slot};
-use crate::state::{Ended, Lease, Shared};
+use crate::admission::permits::Lease;
+use crate::connection::parking::{Parked, Parking, Stays};
+use crate::counters::{Counters, Ended, count};
+use crate::error::HandlerError;
+use crate::handler::{Next, Outcome};
+use crate::observe::events::{EndReason, Event, RefuseReason};
+use crate::observe::hooks::{self, Failure, Hooks};
+use crate::registry::info::Traffic;
+use crate::registry::table::{Activity, CutReason, Slot};
+use crate::shared::Shared;
 use crate::transport::Request;
 
 type DynHandler<R> = Box<dyn Fn(&mut R) -> Outcome + Send + Sync>;
@@ -23,7 +25,7 @@ type DynHandler<R> = Box<dyn Fn(&mut R) -> Outcome + Send + Sync>;
 pub(crate) struct Service<R> {
     handler: DynHandler<R>,
     pub(crate) hooks: Arc<Hooks<R>>,
-    pub(crate) shared: Arc<Shared>,
+    pub(crate) shared: Shared,
     /// Set when the first connection is parked.
     parking: OnceLock<Parking<R>>,
     /// Made before, while there are descriptors.
@@ -33,7 +35,7 @@ pub(crate) struct Service<R> {
 }
 
 impl<R: Request> Service<R> {
-    pub(crate) fn new(handler: DynHandler<R>, hooks: Arc<Hooks<R>>, shared: Arc<Shared>) -> Self {
+    pub(crate) fn new(handler: DynHandler<R>, hooks: Arc<Hooks<R>>, shared: Shared) -> Self {
         Self {
             handler,
             hooks,
@@ -101,12 +103,13 @@ impl<R: Request> Service<R> {
         let outcome = self.call(request);
         request.context().end_request();
         // Before the close, which the client sees: who has seen a reply knows that this is noted.
-        self.shared.note_served();
+        self.shared.lifecycle.processes().note_served();
+        let stopping = self.shared.lifecycle.stopping();
         let ended = match outcome {
-            Ok(Next::Park) if self.parks && !self.shared.stopping() => return Ended::Parked,
+            Ok(Next::Park) if self.parks && !stopping => return Ended::Parked,
             Ok(Next::Close | Next::Park) => Ended::Completed,
             Ok(Next::Stop) => {
-                self.shared.shutdown();
+                self.shared.lifecycle.shutdown();
                 Ended::Completed
             }
             Err(err) => {
@@ -194,7 +197,7 @@ impl<R: Request> Service<R> {
         parking.park(request, lease)?;
         self.hooks.tell(|| Event::Parked { id });
         if new {
-            self.shared.bell().ring();
+            self.shared.lifecycle.bell().ring();
         }
         Ok(())
     }
@@ -216,7 +219,7 @@ impl<R: Request> Service<R> {
     pub(crate) fn time_out(&self, parked: Parked<R>, reason: CutReason) {
         let slot = parked.request.context().slot();
         if slot.is_some_and(|slot| slot.cut(reason)) {
-            count(&self.shared.counts().timed_out);
+            count(&self.shared.counters.counts().timed_out);
         }
         self.dismiss(parked);
     }
@@ -261,13 +264,15 @@ impl<R: Request> Service<R> {
             self.hooks.tell(|| end_of(id, peer, None, ended));
         }
         let failures = failed.len() as u64;
-        self.shared.tally(Ended::Failed, failures);
-        self.shared.tally(Ended::Completed, total - failures);
+        self.shared.counters.tally(Ended::Failed, failures);
+        self.shared
+            .counters
+            .tally(Ended::Completed, total - failures);
     }
 
     /// Counts a request that is turned away, and says why.
     pub(crate) fn refused(&self, request: &R, reason: RefuseReason) {
-        let counts = self.shared.counts();
+        let counts = self.shared.counters.counts();
         count(&counts.refused);
         match reason {
             RefuseReason::Verify => {}
@@ -286,14 +291,14 @@ impl<R: Request> Service<R> {
     fn over(&self, request: R, ended: Ended, lease: Lease) {
         self.tell_end(&request, ended);
         drop(request);
-        self.shared.tally(ended, 1);
+        self.shared.counters.tally(ended, 1);
         drop(lease);
     }
 
     /// Counts a request that has ended.
     fn ended(&self, request: &R, ended: Ended) {
         self.tell_end(request, ended);
-        self.shared.tally(ended, 1);
+        self.shared.counters.tally(ended, 1);
     }
 
     fn tell_end(&self, request: &R, ended: Ended) {
@@ -314,7 +319,7 @@ impl<R: Request> Service<R> {
             peer: request.peer(),
             error: &*err,
             cut: request.context().cut_reason(),
-            shared: &self.shared,
+            counters: &self.shared.counters,
         });
     }
 }
@@ -340,13 +345,13 @@ pub(crate) trait Tally: fmt::Debug + Send + Sync {
     fn tally(&self, id: u64, peer: &Address, slot: Option<&Slot>, ended: Ended);
     /// Tells the error hook, if there is one.
     fn report(&self, failure: &Failure<'_>);
-    fn shared(&self) -> &Shared;
+    fn counters(&self) -> &Counters;
 }
 
 impl<R: Request> Tally for Service<R> {
     fn tally(&self, id: u64, peer: &Address, slot: Option<&Slot>, ended: Ended) {
         self.hooks.tell(|| end_of(id, peer.clone(), slot, ended));
-        self.shared.tally(ended, 1);
+        self.shared.counters.tally(ended, 1);
     }
 
     fn report(&self, failure: &Failure<'_>) {
@@ -358,8 +363,8 @@ impl<R: Request> Tally for Service<R> {
         }
     }
 
-    fn shared(&self) -> &Shared {
-        &self.shared
+    fn counters(&self) -> &Counters {
+        &self.shared.counters
     }
 }
 
@@ -369,10 +374,6 @@ impl<R> fmt::Debug for Service<R> {
             .field("shared", &self.shared)
             .finish_non_exhaustive()
     }
-}
-
-pub(crate) fn count(counter: &AtomicU64) {
-    counter.fetch_add(1, Ordering::Relaxed);
 }
 
 /// A request on its way to where it is served.

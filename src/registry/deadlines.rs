@@ -4,12 +4,10 @@
 //! through the slots of its process: as often as the shortest limit asks for, and when the first
 //! deadline comes.
 
-use std::sync::Weak;
-use std::sync::atomic::Ordering::{Relaxed, SeqCst};
 use std::time::Duration;
 
-use crate::state::table::{Activity, CutReason, Slot};
-use crate::state::{Context, Shared};
+use crate::registry::context::Context;
+use crate::registry::table::{Activity, CutReason, Slot};
 use crate::sys::clock::{Millis, TICK};
 
 /// How long a connection may take for what. `None`: for ever.
@@ -64,7 +62,7 @@ const LOOKS: u64 = 64;
 
 impl Deadlines {
     /// The shortest of them, in milliseconds. A deadline that begins now is not due before.
-    fn shortest(&self) -> Option<u64> {
+    pub(super) fn shortest(&self) -> Option<u64> {
         let limits = [
             self.first_byte,
             self.handshake,
@@ -84,7 +82,7 @@ impl Deadlines {
     }
 
     /// Which deadline has passed, or when the next one will.
-    fn check(&self, slot: &Slot, now: Millis) -> Result<Option<u64>, CutReason> {
+    pub(super) fn check(&self, slot: &Slot, now: Millis) -> Result<Option<u64>, CutReason> {
         let (activity, since) = slot.activity();
         let waiting = match activity {
             Activity::Reading | Activity::Parked if slot.received() == 0 => {
@@ -140,198 +138,12 @@ impl MinRate {
 }
 
 /// How often one looks where a limit is the shortest.
-fn look_step(limit: u64) -> u64 {
+pub(super) fn look_step(limit: u64) -> u64 {
     (limit / LOOKS).clamp(LOOK_MIN, LOOK_MAX)
 }
 
-fn millis(limit: Duration) -> u64 {
+pub(super) fn millis(limit: Duration) -> u64 {
     u64::try_from(limit.as_millis()).unwrap_or(u64::MAX)
-}
-
-impl Shared {
-    pub(crate) const fn deadlines(&self) -> &Deadlines {
-        &self.options.deadlines
-    }
-
-    /// How long a first connection can be left alone.
-    pub(crate) fn first_look(&self) -> Option<Duration> {
-        self.deadlines().shortest().map(Duration::from_millis)
-    }
-
-    /// Cuts the connections of this process whose time is over, and those that were asked to be.
-    /// `unsent` says of one that is served in another process what its peer has not taken.
-    pub(crate) fn look(&self, unsent: &dyn Fn(u64) -> Option<u64>) -> Found {
-        let now = Millis::now();
-        let mine = self.worker_number();
-        let mut found = Found::default();
-        let mut next: Option<u64> = None;
-        for (_, slot) in self.table.used() {
-            let id = slot.id();
-            if id == 0 || slot.worker() != mine {
-                continue;
-            }
-            let reason = match slot.cut_reason() {
-                // Another process may have noted that, and only this one can do it.
-                Some(reason @ (CutReason::Asked | CutReason::Shed)) => reason,
-                Some(_) => continue,
-                None => {
-                    let looks_on = self.look_at_write(slot, id, now, unsent);
-                    match self.deadlines().check(slot, now) {
-                        Ok(due) => {
-                            let due = due.into_iter().chain(looks_on).min().unwrap_or(u64::MAX);
-                            next = Some(next.map_or(due, |next: u64| next.min(due)));
-                            continue;
-                        }
-                        Err(reason) => reason,
-                    }
-                }
-            };
-            // It is looked at again: it may have been on its way to where it can be cut.
-            next = Some(next.map_or(now.0, |next| next.min(now.0)));
-            self.cut_one(slot, id, reason, &mut found);
-        }
-        found.again = next.and_then(|due| self.look_again(due.saturating_sub(now.0)));
-        found
-    }
-
-    fn look_again(&self, left: u64) -> Option<Duration> {
-        let shortest = self.deadlines().shortest()?;
-        let step = look_step(shortest);
-        Some(Duration::from_millis(left.clamp(step, shortest.max(step))))
-    }
-
-    /// Notes whether the peer of a connection that waits to write has taken anything since the last
-    /// look: its deadline runs from then on. Says when to look again.
-    fn look_at_write(
-        &self,
-        slot: &Slot,
-        id: u64,
-        now: Millis,
-        unsent: &dyn Fn(u64) -> Option<u64>,
-    ) -> Option<u64> {
-        let step = look_step(millis(self.deadlines().write?));
-        let (activity, since) = slot.activity();
-        if activity != Activity::Writing {
-            return None;
-        }
-        // Most have room soon, and need no look.
-        if slot.unsent().is_none() && now.since(since) < step {
-            return Some(since.0 + step);
-        }
-        let own = self.cuttable_of(id).as_ref().and_then(Weak::upgrade);
-        let left = own.map_or_else(|| unsent(id), |request| request.unsent());
-        if let Some(left) = left {
-            slot.note_unsent(left, since, now);
-        }
-        Some(now.0 + step)
-    }
-
-    /// Cuts a connection, or says who has to.
-    fn cut_one(&self, slot: &Slot, id: u64, reason: CutReason, found: &mut Found) {
-        let request = self.cuttable_of(id).as_ref().and_then(Weak::upgrade);
-        let waits_for_peer = matches!(
-            reason,
-            CutReason::FirstByte | CutReason::Idle | CutReason::MinRate
-        );
-        // A busy worker has not come to it yet.
-        if waits_for_peer && request.as_ref().is_some_and(|request| request.has_input()) {
-            return;
-        }
-        if slot.activity().0 == Activity::Parked {
-            found.parked.push((id, reason));
-            return;
-        }
-        if slot.cut(reason) {
-            self.counts().timed_out.fetch_add(1, Relaxed);
-        }
-        match request {
-            Some(request) => request.cut(),
-            None => found.elsewhere.push(id),
-        }
-    }
-
-    /// The connection of the server that has been idle for longest: one that is parked, or else one
-    /// whose handler has read for `reading` milliseconds at least.
-    pub(crate) fn oldest_idle(&self, reading: u64) -> Option<(u64, Activity)> {
-        let now = Millis::now();
-        let slots = self.table.used().map(|(_, slot)| slot);
-        let live = slots.filter(|slot| slot.id() != 0);
-        let idle = live.filter_map(|slot| {
-            let (activity, since) = slot.activity();
-            let parked = activity == Activity::Parked;
-            let reads = activity == Activity::Reading && now.since(since) >= reading;
-            ((parked || reads) && slot.cut_reason().is_none())
-                .then(|| (!parked, since, slot.id(), activity))
-        });
-        idle.min_by_key(|(reads, since, ..)| (*reads, *since))
-            .map(|(.., id, activity)| (id, activity))
-    }
-
-    /// Notes why a connection is cut, for whoever serves it. Says whether it was not cut before.
-    pub(crate) fn note_cut(&self, id: u64, reason: CutReason) -> bool {
-        self.slot_of(id).is_some_and(|slot| slot.cut(reason))
-    }
-
-    /// Cuts a connection of this process, if it can be.
-    pub(crate) fn cut_for(&self, id: u64, reason: CutReason) -> bool {
-        let Some(request) = self.cuttable_of(id).as_ref().and_then(Weak::upgrade) else {
-            return false;
-        };
-        self.note_cut(id, reason) && {
-            request.cut();
-            true
-        }
-    }
-
-    fn slot_of(&self, id: u64) -> Option<&Slot> {
-        let mut used = self.table.used().map(|(_, slot)| slot);
-        used.find(|slot| slot.id() == id && id != 0)
-    }
-
-    /// Asks whoever has the connection to cut it. Says whether there is such a connection.
-    pub(crate) fn ask_to_cut(&self, id: u64) -> bool {
-        let Some(slot) = self.slot_of(id) else {
-            return false;
-        };
-        slot.cut(CutReason::Asked);
-        self.ask_for_cuts();
-        true
-    }
-
-    /// Has all processes look for connections that are noted to be cut.
-    pub(crate) fn ask_for_cuts(&self) {
-        self.page().cuts_asked.fetch_add(1, SeqCst);
-        self.bell.ring();
-    }
-
-    /// Whether this process has a connection, or a child of it.
-    pub(crate) fn is_here(&self, id: u64) -> bool {
-        let mine = self.worker_number();
-        self.slot_of(id).is_some_and(|slot| slot.worker() == mine)
-    }
-
-    /// Whether the connection that was chosen last to make room has not ended yet.
-    pub(crate) fn sheds(&self) -> bool {
-        self.slot_of(self.page().shed.load(SeqCst)).is_some()
-    }
-
-    /// Chooses a connection to make room, unless another one is about to: several processes see the
-    /// same client wait.
-    pub(crate) fn begin_to_shed(&self, id: u64) -> bool {
-        let before = self.page().shed.load(SeqCst);
-        let chosen = || {
-            self.page()
-                .shed
-                .compare_exchange(before, id, SeqCst, SeqCst)
-        };
-        !self.sheds() && chosen().is_ok()
-    }
-
-    /// Whether a connection was asked to be cut since `seen`, which is brought up to date.
-    pub(crate) fn was_asked_to_cut(&self, seen: &mut u64) -> bool {
-        let asked = self.page().cuts_asked.load(SeqCst);
-        std::mem::replace(seen, asked) != asked
-    }
 }
 
 #[cfg(test)]

@@ -13,8 +13,8 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use rustix::event::epoll::{self, EventData, EventFlags};
 use rustix::time::Timespec;
 
-use crate::state::Lease;
-use crate::state::table::Activity;
+use crate::admission::permits::Lease;
+use crate::registry::table::Activity;
 use crate::transport::{Request, Waits};
 
 /// How many connections are taken out at once.
@@ -208,8 +208,8 @@ mod tests {
     use super::*;
     use crate::TcpConnection;
     use crate::address::Address;
-    use crate::state::Cut;
-    use crate::state::table::Slot;
+    use crate::registry::context::Cut;
+    use crate::registry::table::Slot;
 
     /// What a parked connection without a session takes, but for the kernel. With one it is the size
     /// of its state more.

@@ -3,13 +3,16 @@
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use crate::admission::permits::Lease;
+use crate::connection::life::{Job, Service};
 use crate::coro::inbox::Message;
 use crate::coro::team::Team;
 use crate::coro::worker::current;
-use crate::model::coroutines::NOBODY;
-use crate::service::{Job, Service};
-use crate::state::{Ended, Lease};
+use crate::counters::Ended;
 use crate::transport::Request;
+
+/// The label of coroutines that serve no request; those of requests begin with 1.
+pub(crate) const NOBODY: u64 = 0;
 
 /// Requests of one server whose handlers are done, for each worker.
 #[derive(Debug)]

@@ -9,7 +9,7 @@ use std::time::Duration;
 use rustix::event::{PollFd, PollFlags, poll};
 
 use crate::error::{Error, Tried};
-use crate::state::Shared;
+use crate::registry::Registry;
 use crate::sys::bell::{Heard, Watch};
 use crate::sys::timespec;
 
@@ -17,7 +17,7 @@ use crate::sys::timespec;
 /// Without connections, it sleeps until it is woken. Ends when dropped.
 #[derive(Debug)]
 pub(crate) struct Cutter {
-    shared: Arc<Shared>,
+    registry: Arc<Registry>,
     done: Arc<AtomicBool>,
     /// It looks for no deadline of connections.
     asleep: Arc<AtomicBool>,
@@ -32,10 +32,10 @@ const STACK: usize = 64 * 1024;
 impl Cutter {
     /// Starts the thread. In a worker process it watches the lifeline too.
     pub(crate) fn start(
-        shared: &Arc<Shared>,
+        registry: &Arc<Registry>,
         lifeline: Option<BorrowedFd<'_>>,
     ) -> Result<Self, Error> {
-        let watch = Watch::new(shared.bell(), lifeline);
+        let watch = Watch::new(registry.lifecycle().bell(), lifeline);
         let watch = watch.tried(|| "create an epoll instance".to_owned())?;
         let done = Arc::new(AtomicBool::new(false));
         let asleep = Arc::new(AtomicBool::new(true));
@@ -43,15 +43,15 @@ impl Cutter {
             .name("socketserver-cut".to_owned())
             .stack_size(STACK);
         let run = {
-            let (shared, done) = (Arc::clone(shared), Arc::clone(&done));
+            let (registry, done) = (Arc::clone(registry), Arc::clone(&done));
             let asleep = Arc::clone(&asleep);
-            move || keep_deadlines(&shared, &watch, &done, &asleep)
+            move || keep_deadlines(&registry, &watch, &done, &asleep)
         };
         let thread = thread
             .spawn(run)
             .tried(|| "start the thread that keeps deadlines".to_owned())?;
         Ok(Self {
-            shared: Arc::clone(shared),
+            registry: Arc::clone(registry),
             done,
             asleep,
             thread: Some(thread),
@@ -62,24 +62,27 @@ impl Cutter {
     pub(crate) fn wake(&self) {
         // The plain load keeps the common case, awake, free of a write.
         if self.asleep.load(Ordering::SeqCst) && self.asleep.swap(false, Ordering::SeqCst) {
-            self.shared.bell().ring();
+            self.registry.lifecycle().bell().ring();
         }
     }
 }
 
-fn keep_deadlines(shared: &Shared, watch: &Watch, done: &AtomicBool, asleep: &AtomicBool) {
+fn keep_deadlines(registry: &Arc<Registry>, watch: &Watch, done: &AtomicBool, asleep: &AtomicBool) {
     while !done.load(Ordering::Acquire) {
-        let left = shared.drain_left();
+        let left = registry.lifecycle().drain_left();
         if left.is_some_and(|left| left.is_zero()) {
-            shared.cut_all();
+            registry.cut_all();
             return;
         }
         // The loop itself ends what is parked; a handler runs here while this thread looks.
-        let again = shared.look(&|_| None).again.filter(|_| shared.listed() > 0);
+        let again = registry
+            .look(&|_| None)
+            .again
+            .filter(|_| registry.listed() > 0);
         if again.is_none() {
             asleep.store(true, Ordering::SeqCst);
             // One that was listed just before has found it awake.
-            let listed = shared.first_look().is_some() && shared.listed() > 0;
+            let listed = registry.first_look().is_some() && registry.listed() > 0;
             if listed && asleep.swap(false, Ordering::SeqCst) {
                 continue;
             }
@@ -93,7 +96,9 @@ fn keep_deadlines(shared: &Shared, watch: &Watch, done: &AtomicBool, asleep: &At
         }
         match watch.hear() {
             Ok(Heard::Bell) => {}
-            Ok(Heard::Orphaned) => shared.stop(shared.drain_timeout()),
+            Ok(Heard::Orphaned) => registry
+                .lifecycle()
+                .stop(registry.lifecycle().drain_timeout()),
             Err(_) => thread::park_timeout(RETRY),
         }
     }
@@ -102,7 +107,7 @@ fn keep_deadlines(shared: &Shared, watch: &Watch, done: &AtomicBool, asleep: &At
 impl Drop for Cutter {
     fn drop(&mut self) {
         self.done.store(true, Ordering::Release);
-        self.shared.bell().ring();
+        self.registry.lifecycle().bell().ring();
         if let Some(thread) = self.thread.take() {
             // It cannot panic but for a bug, which the panic hook has told.
             let _ = thread.join();

@@ -1,0 +1,7 @@
+//! One connection, or datagram, from its admission to its end.
+
+pub(crate) mod life;
+#[cfg(feature = "coroutines")]
+pub(crate) mod outbox;
+pub(crate) mod parking;
+pub(crate) mod session;
