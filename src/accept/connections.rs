@@ -80,7 +80,7 @@ impl<T: Transport, M: Dispatch> Acceptor<'_, T, M> {
                 self.parked.exhaust(Interest::Read);
             }
             for Parked { request, lease, .. } in ready {
-                if service.hooks.whole.is_some() && !request.context().session().is_over() {
+                if service.hooks.whole.is_some() {
                     let service = Arc::clone(&service);
                     self.park_again(Job {
                         request,
