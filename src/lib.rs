@@ -16,7 +16,7 @@
 //!
 //! | noun | here | in Python |
 //! |---|---|---|
-//! | transport: where requests come from | [`Tcp`], [`Udp`], [`UnixStream`], [`UnixDatagram`], [`Either`] of two | `TCPServer`, `UDPServer`, … |
+//! | transport: where requests come from | [`Tcp`], [`Udp`], [`UnixStream`], [`UnixDatagram`], [`Either`] of two, [`net::Layered`] over another | `TCPServer`, `UDPServer`, … |
 //! | model: where each request runs | [`Sequential`], [`Threading`], [`ThreadPool`], [`Forking`], [`Prefork`], `Coroutines` (feature `coroutines`) | `ThreadingMixIn`, `ForkingMixIn` |
 //! | handler: what is done with it | a closure, a [`Handler`], a [`RequestHandler`] | `BaseRequestHandler`, … |
 //!
