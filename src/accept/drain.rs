@@ -121,8 +121,9 @@ impl<T: Transport, M: Dispatch> Acceptor<'_, T, M> {
     pub(super) fn drain(&mut self) -> Report {
         self.enter(State::Draining);
         self.abort_backlog();
-        self.serving.listeners.clear();
-        self.accepting.clear();
+        (0..self.serving.listeners.len())
+            .rev()
+            .for_each(|index| self.close_listener(index));
         self.mode = Mode::Draining;
         let (mut cut_at, mut end) = (None, None);
         loop {

@@ -12,7 +12,7 @@ use crate::admission::permits::Lease;
 use crate::counters::count;
 use crate::observe::events::{Event, Limit, RefuseReason};
 use crate::registry::table::{Activity, CutReason};
-use crate::transport::{Request, Transport};
+use crate::transport::{Managed, Request, Transport};
 
 /// How long a handler must have read in vain to be shed, and how often one looks for such.
 const IDLE_MIN: u64 = 1000;

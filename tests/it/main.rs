@@ -20,6 +20,7 @@ mod coroutines_uring;
 mod datagrams;
 mod handle_request;
 mod handshake;
+mod layers;
 mod link_local;
 mod regression;
 mod shutdown;

@@ -3,7 +3,7 @@
 //!
 //! `bench-load requests|echo|packets URL --in-flight N [--warm-up SECONDS] [--seconds SECONDS]`: says `ready` once it is
 //! connected, begins when it is sent a line, says how it went, and stays connected until its standard input ends.
-//! `requests` ends after `--count N` of them, if that is given.
+//! With `--asleep PID` each operation waits until that process, the server, and its children sleep. It ends after `--count N` operations, if that is given, and fails if the time is over before.
 //!
 //! `bench-load offered-echo|offered-requests URL --in-flight N --rate R`: the same with a timetable of R operations a second,
 //! which does not wait for answers. `offered-echo` has N connections, and beside them others with heavy requests, if
@@ -52,6 +52,7 @@ struct Options {
     first: u64,
     shape: Shape,
     count: Option<u64>,
+    asleep: Option<u32>,
     rate: f64,
     heavy: Option<(u64, Flow)>,
     warm_up: Duration,
@@ -61,7 +62,7 @@ struct Options {
 
 fn main() -> Result<()> {
     let options = parse()?;
-    let target = Target::parse(&options.url)?;
+    let target = Target::parse(&options.url, options.asleep)?;
     raise_descriptor_limit()?;
     run(&options, &target).with_context(|| format!("{} load on {}", options.load, options.url))
 }
@@ -72,9 +73,9 @@ fn run(options: &Options, target: &Target) -> Result<()> {
         return hold::run(target, in_flight, options.first, options.at_most);
     }
     end_in_any_case(CONNECT_TIME + options.warm_up + options.seconds + offered::PATIENCE);
-    let mut meter = Meter::new(options.warm_up, options.seconds)?;
+    let mut meter = Meter::new(options.warm_up, options.seconds, options.count)?;
     match options.load.as_str() {
-        "requests" => requests::run(target, in_flight, options.count, &mut meter)?,
+        "requests" => requests::run(target, in_flight, &mut meter)?,
         "echo" => streams::run(target, in_flight, options.shape, &mut meter)?,
         "offered-echo" => {
             let (rate, heavy) = (options.rate, options.heavy);
@@ -97,7 +98,7 @@ fn parse() -> Result<Options> {
     let mut words = Vec::new();
     let (mut in_flight, mut first, mut size, mut depth) = (1, 0, SIZE, 1);
     let (mut warm_up, mut seconds, mut at_most) = (0.1, 1.0, 300.0);
-    let (mut count, mut rate) = (None, 1000.0);
+    let (mut count, mut asleep, mut rate) = (None, None, 1000.0);
     let (mut heavy, mut heavy_in_flight, mut heavy_rate) = (None, 8, 10.0);
     let mut args = Parser::from_env();
     while let Some(arg) = args.next()? {
@@ -108,6 +109,7 @@ fn parse() -> Result<Options> {
             Arg::Long("size") => size = args.value()?.parse()?,
             Arg::Long("depth") => depth = args.value()?.parse()?,
             Arg::Long("count") => count = Some(args.value()?.parse()?),
+            Arg::Long("asleep") => asleep = Some(args.value()?.parse()?),
             Arg::Long("rate") => rate = args.value()?.parse()?,
             Arg::Long("heavy") => heavy = Some(offered_echo::kind(&args.value()?.string()?)?),
             Arg::Long("heavy-in-flight") => heavy_in_flight = args.value()?.parse()?,
@@ -136,6 +138,7 @@ fn parse() -> Result<Options> {
         first,
         shape: Shape::new(size, depth)?,
         count,
+        asleep,
         rate,
         heavy: heavy.map(|kind| (kind, heavy_flow)),
         warm_up: Duration::try_from_secs_f64(warm_up)?,

@@ -3,7 +3,7 @@
 use std::fs;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use bench_load::Summary;
 use hdrhistogram::Histogram;
 use nix::sys::resource::{UsageWho, getrusage};
@@ -13,6 +13,8 @@ use nix::sys::time::{TimeVal, TimeValLike};
 pub(crate) struct Meter {
     warm_up: Duration,
     seconds: Duration,
+    /// How many operations end it, if the time does not before.
+    most: Option<u64>,
     start: Instant,
     /// What this process had used until then.
     used: Used,
@@ -34,10 +36,11 @@ struct Used {
 }
 
 impl Meter {
-    pub(crate) fn new(warm_up: Duration, seconds: Duration) -> Result<Self> {
+    pub(crate) fn new(warm_up: Duration, seconds: Duration, most: Option<u64>) -> Result<Self> {
         Ok(Self {
             warm_up,
             seconds,
+            most,
             start: Instant::now(),
             used: Used::until_now()?,
             latencies: Histogram::new_with_bounds(1, 60_000_000_000, 3)?,
@@ -54,7 +57,12 @@ impl Meter {
         Ok(())
     }
 
-    /// Counts an operation that began at `began` and has just ended. Says whether the time is over.
+    /// How many operations there are, if that is known.
+    pub(crate) fn most(&self) -> Option<u64> {
+        self.most
+    }
+
+    /// Counts an operation that began at `began` and has just ended. Says whether it was the last, or the time is over.
     pub(crate) fn ended(&mut self, began: Instant) -> bool {
         let now = Instant::now();
         self.total += 1;
@@ -92,10 +100,17 @@ impl Meter {
     }
 
     fn is_end(&self, passed: Duration) -> bool {
-        passed >= self.warm_up + self.seconds
+        passed >= self.warm_up + self.seconds || self.most.is_some_and(|most| self.total >= most)
     }
 
     pub(crate) fn summary(&self) -> Result<Summary> {
+        if let Some(most) = self.most {
+            ensure!(
+                self.total >= most,
+                "{} of {most} have ended in time",
+                self.total
+            );
+        }
         let total = self.start.elapsed().as_secs_f64();
         let (before, after) = (self.used, Used::until_now()?);
         let share = |used: fn(Used) -> Duration| (used(after) - used(before)).as_secs_f64() / total;

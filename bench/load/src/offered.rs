@@ -126,7 +126,7 @@ mod tests {
 
     /// A meter that has just begun, and its timetable of two operations.
     fn begun() -> (Meter, Timetable) {
-        let mut meter = Meter::new(Duration::ZERO, Duration::from_millis(2)).unwrap();
+        let mut meter = Meter::new(Duration::ZERO, Duration::from_millis(2), None).unwrap();
         meter.start().unwrap();
         let timetable = Timetable::new(1000.0, &meter).unwrap();
         (meter, timetable)

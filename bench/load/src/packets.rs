@@ -1,5 +1,5 @@
-//! Packets: four sockets, each with a window of packets that are sent again as they are answered. A packet that is not
-//! answered in time counts as lost, and a new one takes its place.
+//! Packets: four sockets, but no more than packets in flight, each with a window of packets that are sent again as they are
+//! answered. A packet that is not answered in time counts as lost, and a new one takes its place.
 
 use std::io::{IoSlice, IoSliceMut};
 use std::os::fd::AsRawFd;
@@ -37,12 +37,14 @@ struct Place {
 
 pub(crate) fn run(target: &Target, in_flight: usize, meter: &mut Meter) -> Result<()> {
     let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
-    let mut windows = (0..SOCKETS)
-        .map(|index| Window::connect(target, &epoll, index, in_flight.div_ceil(SOCKETS)))
+    let sockets = SOCKETS.min(in_flight);
+    let mut windows = (0..sockets)
+        .map(|index| Window::connect(target, &epoll, index, in_flight.div_ceil(sockets)))
         .collect::<Result<Vec<_>>>()?;
     wait_for_start()?;
     meter.start()?;
     for window in &mut windows {
+        target.settle()?;
         window.send()?;
     }
     let mut look = Instant::now() + LOOK_EVERY;
@@ -52,7 +54,10 @@ pub(crate) fn run(target: &Target, in_flight: usize, meter: &mut Meter) -> Resul
         for event in &events[..count] {
             let window = &mut windows[event.data() as usize];
             window.receive(meter)?;
-            window.send()?;
+            if !meter.is_over() {
+                target.settle()?;
+                window.send()?;
+            }
         }
         if Instant::now() >= look {
             look = Instant::now() + LOOK_EVERY;

@@ -72,6 +72,7 @@ pub(crate) fn run(
     wait_for_start()?;
     meter.start()?;
     for pinger in &mut pingers {
+        target.settle()?;
         pinger.send(shape.depth, Instant::now(), &mut buffers)?;
     }
     let mut events = [EpollEvent::empty(); EVENTS];
@@ -82,6 +83,7 @@ pub(crate) fn run(
             let mut is_over = false;
             let answered = pinger.receive(&mut buffers, |began| is_over |= meter.ended(began))?;
             if answered > 0 && !is_over {
+                target.settle()?;
                 pinger.send(answered, Instant::now(), &mut buffers)?;
             }
         }

@@ -1,6 +1,10 @@
 //! Where a load goes, and sockets that are connected to it.
 
+use std::fs;
+use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::thread;
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use nix::sys::socket::{setsockopt, sockopt};
@@ -13,17 +17,23 @@ pub(crate) struct Target {
     domain: Domain,
     kind: Type,
     addr: SockAddr,
+    /// The process that each operation must find asleep, if it must.
+    sleeper: Option<u32>,
 }
+
+/// How often a process is looked at that is still awake.
+const LOOK_EVERY: Duration = Duration::from_micros(20);
 
 impl Target {
     /// Takes `tcp://ADDRESS:PORT`, `udp://ADDRESS:PORT`, `unix:///PATH`, `unix:@NAME` or `unixgram:@NAME`.
-    pub(crate) fn parse(url: &str) -> Result<Self> {
+    pub(crate) fn parse(url: &str, sleeper: Option<u32>) -> Result<Self> {
         for (scheme, kind) in [("unix:@", Type::STREAM), ("unixgram:@", Type::DGRAM)] {
             if let Some(name) = url.strip_prefix(scheme) {
                 return Ok(Self {
                     domain: Domain::UNIX,
                     kind,
                     addr: SockAddr::unix(format!("\0{name}"))?,
+                    sleeper,
                 });
             }
         }
@@ -43,7 +53,12 @@ impl Target {
             "unix" => (Type::STREAM, (Domain::UNIX, SockAddr::unix(rest)?)),
             _ => bail!("{url}: tcp, udp, unix and unixgram are known"),
         };
-        Ok(Self { domain, kind, addr })
+        Ok(Self {
+            domain,
+            kind,
+            addr,
+            sleeper,
+        })
     }
 
     /// Connects the socket of operation or connection `number`. It blocks, and calls on it must say when they may not.
@@ -64,7 +79,41 @@ impl Target {
         Ok(socket)
     }
 
+    /// Before an operation: waits until the server sleeps, if it must, so that it has to be woken for each.
+    pub(crate) fn settle(&self) -> Result<()> {
+        let Some(pid) = self.sleeper else {
+            return Ok(());
+        };
+        while !sleeps(pid).with_context(|| format!("look at process {pid}"))? {
+            thread::sleep(LOOK_EVERY);
+        }
+        Ok(())
+    }
+
     pub(crate) fn is_tcp(&self) -> bool {
         self.domain != Domain::UNIX && self.kind == Type::STREAM
     }
+}
+
+/// Whether all threads of a process, and of its children, wait in the kernel (proc_pid_stat(5)).
+fn sleeps(pid: u32) -> io::Result<bool> {
+    for task in fs::read_dir(format!("/proc/{pid}/task"))? {
+        let task = task?.path();
+        // A thread, or a child, may end meanwhile, and sleeps then.
+        let stat = fs::read_to_string(task.join("stat")).unwrap_or_default();
+        let state = stat
+            .rsplit_once(") ")
+            .and_then(|(_, rest)| rest.chars().next());
+        if !matches!(state, None | Some('S' | 'Z')) {
+            return Ok(false);
+        }
+        let children = fs::read_to_string(task.join("children")).unwrap_or_default();
+        let mut children = children
+            .split_whitespace()
+            .filter_map(|pid| pid.parse().ok());
+        if !children.all(|pid| sleeps(pid).unwrap_or(true)) {
+            return Ok(false);
+        }
+    }
+    Ok(true)
 }

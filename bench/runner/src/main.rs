@@ -4,6 +4,7 @@
 //! `cargo run --release --manifest-path bench/Cargo.toml -- --help`
 
 mod charts;
+mod counts;
 mod endurance;
 mod idle;
 mod load;
@@ -37,7 +38,7 @@ Measures socketserver against what one would write by hand.
 
 Usage: bench-runner [OPTIONS]
 
-  --scenario NAME     measure only this scenario; may be given several times
+  --scenario NAME     measure only this scenario, or group of scenarios; may be given several times
   --rounds N          how often each server is measured [default: 3]
   --seconds S         how long each time [default: 1]
   --quick             some scenarios, 1 round of 0.25 s, unless they are given otherwise
@@ -117,12 +118,21 @@ impl Options {
     /// The scenarios to measure, and the names of those that are left out though nobody has chosen.
     fn choose(&self) -> Result<(Vec<Scenario>, Vec<String>)> {
         let all = scenarios::all();
-        let is_known = |name: &&String| all.iter().any(|known| known.name == **name);
-        if let Some(name) = self.names.iter().find(|name| !is_known(name)) {
-            bail!("no such scenario: {name} (--list prints them)");
+        let mut named = Vec::new();
+        for name in &self.names {
+            let is_name = all.iter().any(|known| known.name == *name);
+            let is_meant = |known: &&Scenario| match is_name {
+                true => known.name == *name,
+                false => known.group == *name,
+            };
+            let before = named.len();
+            named.extend(all.iter().filter(is_meant).map(|known| known.name.clone()));
+            if named.len() == before {
+                bail!("no such scenario, or group: {name} (--list prints them)");
+            }
         }
         let is_chosen = |scenario: &Scenario| match scenario.when {
-            _ if !self.names.is_empty() => self.names.contains(&scenario.name),
+            _ if !self.names.is_empty() => named.contains(&scenario.name),
             When::Always => true,
             When::Unhurried => !self.quick,
             When::Named => self.record.is_some(),

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Result, bail};
 use bench_load::Summary;
 
+use crate::counts;
 use crate::endurance;
 use crate::idle;
 use crate::load::Load as Client;
@@ -58,7 +59,7 @@ pub(crate) struct Row {
     /// Why it was given up.
     pub(crate) failure: Option<String>,
     pub(crate) rounds: Vec<Round>,
-    /// What is measured once.
+    /// What is measured beside what a round has: once, or in each round.
     pub(crate) figures: Vec<(Metric, f64)>,
     /// What should be known of them.
     pub(crate) notes: Vec<String>,
@@ -132,7 +133,8 @@ impl Bench<'_> {
             | Load::Echo(_)
             | Load::Packets(_)
             | Load::Http(_)
-            | Load::Offered(_) => self.effort.rounds,
+            | Load::Offered(_)
+            | Load::Counts(_) => self.effort.rounds,
             Load::Idle
             | Load::Memory(_)
             | Load::Stop(_)
@@ -142,7 +144,10 @@ impl Bench<'_> {
     }
 
     fn missing(&self, load: Load, subject: &Subject) -> Option<&'static str> {
-        let tool = load.tool().and_then(|tool| self.programs.lacks(tool));
+        let tool = load
+            .tools()
+            .iter()
+            .find_map(|tool| self.programs.lacks(tool));
         tool.or_else(|| self.programs.missing(&subject.program))
     }
 
@@ -174,6 +179,7 @@ impl Bench<'_> {
                 }
                 Load::Stop(stop) => stop::measure(self, row, subject, stop),
                 Load::Growth(count) => endurance::growth(self, row, subject, count),
+                Load::Counts(operation) => counts::measure(self, row, subject, operation),
                 load => {
                     row.rounds.push(self.undisturbed(subject, load)?);
                     Ok(())
@@ -311,6 +317,7 @@ impl Bench<'_> {
             | Load::Memory(_)
             | Load::Stop(_)
             | Load::Growth(_)
+            | Load::Counts(_)
             | Load::Beside { .. } => ("none", 0),
         };
         command.args([kind, &server.url]);

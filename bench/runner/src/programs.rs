@@ -63,7 +63,7 @@ impl Programs {
         };
         ensure!(server.is_file(), "{} is no program", server.display());
         cargo(bench(), &["-p", "bench-load", "-p", "bench-peers"])?;
-        let tools = ["cc", "go", "python3", "nginx", "wrk"].into_iter();
+        let tools = ["cc", "go", "python3", "nginx", "wrk", "valgrind", "strace"].into_iter();
         let mut programs = Self {
             target: target.to_owned(),
             server,

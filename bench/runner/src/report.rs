@@ -7,7 +7,7 @@ use serde::Serialize;
 
 use crate::machine::Machine;
 use crate::measure::{Round, Row};
-use crate::scenarios::{Metric, Overall, Scenario};
+use crate::scenarios::{self, Load, Metric, Overall, Scenario};
 use crate::verdict::{Spread, Verdict};
 
 pub(crate) struct Outcome {
@@ -51,6 +51,13 @@ struct Record<'a> {
     threads_grown: Option<f64>,
     processes_grown: Option<f64>,
     private_bytes_grown: Option<f64>,
+    /// What an operation takes: instructions outside of the kernel, and system calls.
+    instructions_per_op: Option<Spread>,
+    calls_per_op: Option<Spread>,
+    instructions_ratio: Option<Spread>,
+    calls_ratio: Option<Spread>,
+    instructions_ratio_to_tokio: Option<Spread>,
+    calls_ratio_to_tokio: Option<Spread>,
     /// Relative to the baseline, round by round.
     throughput_ratio: Option<Spread>,
     cpu_ratio: Option<Spread>,
@@ -146,6 +153,7 @@ impl Outcome {
 
     fn record<'a>(&'a self, row: &Row, machine: &'a Machine) -> Record<'a> {
         let baseline = self.row(self.scenario.baseline);
+        let tokio = self.row(scenarios::TOKIO);
         let mut promises = self.verdicts();
         promises.retain(|verdict| verdict.subject == row.subject);
         let resident = row.figure(Metric::Resident);
@@ -177,6 +185,13 @@ impl Outcome {
             threads_grown: row.figure(Metric::Threads),
             processes_grown: row.figure(Metric::Processes),
             private_bytes_grown: row.figure(Metric::Grown),
+            instructions_per_op: row.spread(Metric::Instructions),
+            calls_per_op: row.spread(Metric::Calls),
+            instructions_ratio: baseline.and_then(|base| row.ratio(base, Metric::Instructions)),
+            calls_ratio: baseline.and_then(|base| row.ratio(base, Metric::Calls)),
+            instructions_ratio_to_tokio: tokio
+                .and_then(|tokio| row.ratio(tokio, Metric::Instructions)),
+            calls_ratio_to_tokio: tokio.and_then(|tokio| row.ratio(tokio, Metric::Calls)),
             throughput_ratio: baseline.and_then(|base| row.ratio(base, Metric::Throughput)),
             cpu_ratio: baseline.and_then(|base| row.ratio(base, Metric::Cpu)),
             server_cpu_share: row.median(|round| round.server_share),
@@ -203,7 +218,10 @@ pub(crate) fn json(outcomes: &[Outcome], machine: &Machine) -> Result<String> {
 pub(crate) fn text(outcomes: &[Outcome], overall: &[Overall], machine: &Machine) -> Result<String> {
     let mut out = machine.text();
     for outcome in outcomes {
-        table(&mut out, outcome, machine)?;
+        match outcome.scenario.load {
+            Load::Counts(_) => counts(&mut out, outcome, machine)?,
+            _ => table(&mut out, outcome, machine)?,
+        }
         for verdict in outcome.verdicts() {
             writeln!(out, "  {verdict}")?;
         }
@@ -262,6 +280,46 @@ fn table(out: &mut String, outcome: &Outcome, machine: &Machine) -> Result<()> {
             spread(record.cpu_ratio),
             percent(record.server_cpu_share),
             percent(record.load_cpu_share),
+            record.notes.join("; ")
+        )?;
+    }
+    Ok(())
+}
+
+/// What is counted is compared with the baseline, and with tokio.
+fn counts(out: &mut String, outcome: &Outcome, machine: &Machine) -> Result<()> {
+    let scenario = &outcome.scenario;
+    writeln!(out, "\n{}: {}", scenario.name, scenario.about)?;
+    let heads = ["", "instructions", "x", "x tokio", "calls", "x", "x tokio"];
+    let [
+        name,
+        instructions,
+        ratio,
+        to_tokio,
+        calls,
+        calls_ratio,
+        calls_to_tokio,
+    ] = heads;
+    writeln!(
+        out,
+        "  {name:34} {instructions:22} {ratio:>7} {to_tokio:>7} {calls:>7} {calls_ratio:>7} {calls_to_tokio:>7}"
+    )?;
+    let median = |spread: Option<Spread>| number(spread.map(|spread| spread.median), 2);
+    for row in &outcome.rows {
+        let record = outcome.record(row, machine);
+        let instructions = record.instructions_per_op.map_or_else(
+            || "-".to_owned(),
+            |Spread { median, min, max }| format!("{median:.0} ({min:.0}-{max:.0})"),
+        );
+        writeln!(
+            out,
+            "  {:34} {instructions:22} {:>7} {:>7} {:>7} {:>7} {:>7}  {}",
+            record.subject,
+            median(record.instructions_ratio),
+            median(record.instructions_ratio_to_tokio),
+            median(record.calls_per_op),
+            median(record.calls_ratio),
+            median(record.calls_ratio_to_tokio),
             record.notes.join("; ")
         )?;
     }

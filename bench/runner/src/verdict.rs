@@ -39,15 +39,17 @@ impl Row {
         Some(Spread::of(self.rounds.iter().filter_map(value))?.median)
     }
 
-    /// What was measured once, or else in each round.
+    /// What was measured, once or in each round.
     fn values(&self, metric: Metric) -> Vec<f64> {
-        match self.figure(metric) {
-            Some(value) => vec![value],
-            None => {
-                let rounds = self.rounds.iter();
-                rounds.filter_map(|round| round.value(metric)).collect()
-            }
-        }
+        let figures = self.figures.iter();
+        let figures = figures.filter_map(|&(known, value)| (known == metric).then_some(value));
+        let rounds = self.rounds.iter();
+        let rounds = rounds.filter_map(|round| round.value(metric));
+        figures.chain(rounds).collect()
+    }
+
+    pub(crate) fn spread(&self, metric: Metric) -> Option<Spread> {
+        Spread::of(self.values(metric))
     }
 
     /// The ratio of a metric to that of another row.
@@ -57,10 +59,8 @@ impl Row {
 
     /// Round by round.
     fn ratios(&self, other: &Self, metric: Metric) -> Vec<f64> {
-        let pairs = self.rounds.iter().zip(&other.rounds);
-        pairs
-            .filter_map(|(this, other)| Some(this.value(metric)? / other.value(metric)?))
-            .collect()
+        let pairs = self.values(metric).into_iter().zip(other.values(metric));
+        pairs.map(|(this, other)| this / other).collect()
     }
 }
 

@@ -20,7 +20,7 @@ pub(super) const URING: &str = "socketserver/coroutines+uring";
 pub(super) const EPOLL_LOOP: &str = "epoll loop in C";
 const URING_LOOPS: [&str; 2] = ["uring loop, single", "uring loop, multi"];
 pub(super) const THREADS: &str = "thread per connection";
-pub(super) const TOKIO: &str = "tokio";
+pub(crate) const TOKIO: &str = "tokio";
 const MAY: &str = "may";
 
 #[derive(Clone, Copy, PartialEq, Eq)]

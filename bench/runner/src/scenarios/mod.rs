@@ -1,6 +1,7 @@
 //! What is measured: scenarios, each with its load, its servers and what is promised of them.
 
 mod coroutines;
+mod counts;
 mod endurance;
 mod http;
 mod latency;
@@ -10,6 +11,7 @@ mod table;
 
 use std::time::Duration;
 
+pub(crate) use self::coroutines::TOKIO;
 use crate::programs::Program;
 
 pub(crate) struct Scenario {
@@ -56,6 +58,8 @@ pub(crate) enum Load {
     Stop(Stop),
     /// So many connections with a request each, and what is left of them.
     Growth(u32),
+    /// Operations one after the other, of which nothing but the cost is looked at.
+    Counts(Operation),
     /// An echo load, alone and then beside connections that are idle.
     Beside { echo: Echo, processes: u32 },
 }
@@ -67,6 +71,17 @@ pub(crate) struct Echo {
     pub(crate) size: u32,
     /// How many messages each connection keeps in flight.
     pub(crate) depth: u32,
+}
+
+/// What instructions and system calls are counted for.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Operation {
+    /// A message of 64 bytes, sent back, on a connection that stays.
+    Message,
+    /// A connection for one message, which its client ends.
+    Connection,
+    /// A datagram of 64 bytes, sent back.
+    Datagram,
 }
 
 /// What is sent by a timetable, at `rate` a second.
@@ -108,6 +123,8 @@ pub(crate) struct Subject {
     pub(crate) connections_max: u32,
     /// For how long a stop lets idle connections be.
     pub(crate) drain: Duration,
+    /// Why valgrind cannot run it, if so.
+    pub(crate) not_under_valgrind: Option<&'static str>,
 }
 
 /// A statement about one subject: a metric of it, or the ratio to that of another subject.
@@ -159,6 +176,9 @@ pub(crate) enum Metric {
     Threads,
     Processes,
     Grown,
+    /// What an operation takes: instructions outside of the kernel, and system calls.
+    Instructions,
+    Calls,
 }
 
 impl Metric {
@@ -181,6 +201,8 @@ impl Metric {
             Self::Threads => "threads that are left",
             Self::Processes => "processes that are left",
             Self::Grown => "private bytes that are left",
+            Self::Instructions => "instructions per operation",
+            Self::Calls => "system calls per operation",
         }
     }
 }
@@ -198,6 +220,7 @@ pub(crate) fn all() -> Vec<Scenario> {
     all.extend(coroutines::scenarios());
     all.extend(http::scenarios());
     all.extend(latency::scenarios());
+    all.extend(counts::scenarios());
     all.extend(endurance::scenarios());
     all.extend(memory::scenarios());
     all.extend(table::scenarios());
@@ -223,6 +246,7 @@ impl Scenario {
                 Load::Offered(_) => "offered",
                 Load::Stop(_) => "stop",
                 Load::Growth(_) => "growth",
+                Load::Counts(_) => "counts",
                 Load::Idle | Load::Memory(_) | Load::Beside { .. } => "idle",
             },
             load,
@@ -235,11 +259,12 @@ impl Scenario {
 }
 
 impl Load {
-    /// A tool that it needs.
-    pub(crate) fn tool(self) -> Option<&'static str> {
+    /// The tools that it needs.
+    pub(crate) fn tools(self) -> &'static [&'static str] {
         match self {
-            Self::Http(_) => Some("wrk"),
-            _ => None,
+            Self::Http(_) => &["wrk"],
+            Self::Counts(_) => &["valgrind", "strace"],
+            _ => &[],
         }
     }
 }
@@ -251,6 +276,13 @@ impl Subject {
             ..self
         }
     }
+
+    fn not_under_valgrind(self, why: &'static str) -> Self {
+        Self {
+            not_under_valgrind: Some(why),
+            ..self
+        }
+    }
 }
 
 fn subject(name: &'static str, program: Program) -> Subject {
@@ -259,6 +291,7 @@ fn subject(name: &'static str, program: Program) -> Subject {
         program,
         connections_max: u32::MAX,
         drain: Duration::ZERO,
+        not_under_valgrind: None,
     }
 }
 

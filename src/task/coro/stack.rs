@@ -21,9 +21,10 @@ use std::slice;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use corosensei::stack::valgrind::ValgrindStackRegistration;
 use corosensei::stack::{Stack, StackPointer};
 
-use crate::coro::overflow;
+use crate::task::coro::overflow;
 
 /// What a stack must not grow into. rustc probes each page of a large frame, C code may skip a few.
 pub(crate) const GUARD: usize = 16 * 1024;
@@ -61,10 +62,12 @@ struct Pool {
 }
 
 /// One mapping.
-#[derive(Clone, Copy, Debug)]
+#[derive(Debug)]
 struct Slab {
     start: NonNull<u8>,
     slots: usize,
+    /// Valgrind would take a switch to a stack nearby for a large frame, and report what lies between.
+    _known: ValgrindStackRegistration,
 }
 
 /// How deep the stacks of coroutines have been used: the most that any of them was, in bytes.
@@ -146,10 +149,15 @@ impl Pool {
             let slots = existing.clamp(SLOTS, SLOTS_MAX);
             let start = map(self.slot * slots)?;
             overflow::register(start.as_ptr() as usize, self.slot * slots, self.slot);
-            self.slabs.push(Slab { start, slots });
+            let known = ValgrindStackRegistration::new(start.as_ptr(), self.slot * slots);
+            self.slabs.push(Slab {
+                start,
+                slots,
+                _known: known,
+            });
             self.fresh = slots;
         }
-        let Some(&Slab { start, slots }) = self.slabs.last() else {
+        let Some(&Slab { start, slots, .. }) = self.slabs.last() else {
             return Err(io::ErrorKind::OutOfMemory.into());
         };
         // SAFETY: the slab has `slots` slots, and `fresh` is from 1 to that.
@@ -224,7 +232,7 @@ fn map(bytes: usize) -> io::Result<NonNull<u8>> {
 impl Drop for Pool {
     fn drop(&mut self) {
         // Each stack holds the pool: none is in use.
-        for Slab { start, slots } in &self.slabs {
+        for Slab { start, slots, .. } in &self.slabs {
             overflow::unregister(start.as_ptr() as usize);
             // SAFETY: the slab was mapped in `map` with this length, and nothing in it is in use.
             unsafe { libc::munmap(start.as_ptr().cast(), self.slot * slots) };
