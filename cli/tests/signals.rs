@@ -234,7 +234,7 @@ fn on_a_terminal_the_first_interrupt_says_what_is_waited_for() {
         );
         keyboard.write_all(CTRL_C).expect("press a key");
         let exit = process.exit();
-        assert_eq!(exit.code, Some(3), "{model}: {exit:?}");
+        assert_eq!(exit.code, Some(0), "{model}: {exit:?}");
     }
 }
 

@@ -11,7 +11,7 @@ use crate::accept::mode::Mode;
 use crate::accept::report::Report;
 use crate::connection::parking::Parking;
 use crate::counters::Ended;
-use crate::lifecycle::State;
+use crate::lifecycle::{Idle, State};
 use crate::transport::{Intake, Transport};
 
 /// How often a stop looks for connections whose handshake had begun before it, how long it waits
@@ -93,27 +93,57 @@ impl<T: Transport, M: Dispatch> Acceptor<'_, T, M> {
         }
     }
 
-    /// Ends the grace where nobody has one: others wait in the backlog, and there is no room for them.
-    /// Ends idle connections once their grace is over.
-    fn tend_idle(&self) {
-        if self.is_crowded() && !self.shared.lifecycle.is_grace_over() {
-            self.shared.lifecycle.end_grace();
+    /// Ends the grace where nobody has one: others wait for what idle connections have. Ends idle
+    /// connections whose grace is over.
+    fn tend_idle(&mut self) {
+        let lifecycle = Arc::clone(&self.shared.lifecycle);
+        let has_grace = |idle| lifecycle.closing() && !lifecycle.is_grace_over(idle);
+        if has_grace(Idle::Parked) && self.is_out_of_permits() {
+            lifecycle.end_grace(Idle::Parked);
+            lifecycle.end_grace(Idle::Held);
         }
-        if self.shared.lifecycle.is_grace_over() {
+        if has_grace(Idle::Held) && self.is_behind() {
+            lifecycle.end_grace(Idle::Held);
+        }
+        if lifecycle.is_grace_over(Idle::Parked) {
             let service = Arc::clone(&self.serving.service);
             let idle = service.parking().map(Parking::close).unwrap_or_default();
             for parked in idle {
                 service.dismiss(parked);
             }
         }
+        if lifecycle.is_grace_over(Idle::Held) {
+            self.end_idle();
+        }
     }
 
-    /// Whether others wait in the backlog for what idle connections hold.
-    fn is_crowded(&self) -> bool {
+    /// Ends connections between messages. Those that become idle from now on see the stop.
+    fn end_idle(&mut self) {
+        let now = Instant::now();
+        if self.idle_at.is_none_or(|at| now < at) {
+            return;
+        }
+        let found = self.shared.registry.end_idle();
+        for id in found.elsewhere {
+            self.shared.registry.note_end(id);
+            self.model.end_one(id);
+        }
+        self.idle_at = found.again.map(|left| now + left);
+    }
+
+    /// Whether others wait in the backlog for a permit.
+    fn is_out_of_permits(&self) -> bool {
         let admission = &self.shared.admission;
-        let full = admission.is_full() || admission.is_full_here() || self.model.room() == 0;
-        let backlog = matches!(self.mode, Mode::Backlog { .. });
-        backlog && full && (0..self.serving.listeners.len()).any(|index| self.is_ready(index))
+        (admission.is_full() || admission.is_full_here()) && self.has_backlog()
+    }
+
+    /// Whether others wait, in the backlog or after it, for what they are served with.
+    fn is_behind(&self) -> bool {
+        self.model.is_behind() || self.model.room() == 0 && self.has_backlog()
+    }
+
+    fn has_backlog(&self) -> bool {
+        (0..self.serving.listeners.len()).any(|index| self.is_ready(index))
     }
 
     /// Waits until every request has ended, or the deadline has come and cuts them. Closes the

@@ -30,7 +30,7 @@ use crate::accept::report::{Handled, Report};
 use crate::connection::parking::Parking;
 use crate::counters::count;
 use crate::error::{Error, Tried};
-use crate::lifecycle::State;
+use crate::lifecycle::{Idle, State};
 use crate::observe::events::Limit;
 use crate::observe::hooks::{self, AcceptError, Reaction, Step};
 use crate::registry::keeper::Cutter;
@@ -66,6 +66,8 @@ pub(crate) struct Acceptor<'a, T: Transport, M> {
     look_at: Option<Instant>,
     /// How often connections were asked to be cut when it was last looked.
     asked: u64,
+    /// When idle connections are ended whose grace is over; `None` once all of them were.
+    idle_at: Option<Instant>,
     /// Keeps the deadlines while this thread serves.
     cutter: Option<Cutter>,
     /// The limit that was reached when it was last looked.
@@ -114,6 +116,7 @@ impl<'a, T: Transport, M: Dispatch> Acceptor<'a, T, M> {
             sources,
             parked: Source::default(),
             look_at: None,
+            idle_at: Some(Instant::now()),
             asked: 0,
             cutter: None,
             limit: None,
@@ -124,8 +127,14 @@ impl<'a, T: Transport, M: Dispatch> Acceptor<'a, T, M> {
     /// Serves until the server is asked to stop, then drains.
     pub(crate) fn serve(mut self) -> Result<Report, Error> {
         // A model that serves on this thread keeps it from seeing deadlines.
-        let lifeline = self.serving.lifeline.as_ref().map(AsFd::as_fd);
-        let cutter = M::SERVES_HERE.then(|| Cutter::start(&self.shared.registry, lifeline));
+        let Serving {
+            lifeline,
+            listeners,
+            ..
+        } = &self.serving;
+        let lifeline = lifeline.as_ref().map(AsFd::as_fd);
+        let cutter =
+            M::SERVES_HERE.then(|| Cutter::start(&self.shared.registry, lifeline, listeners));
         self.cutter = cutter.transpose()?;
         if !self.shared.lifecycle.acknowledge() && !self.shared.lifecycle.stopping() {
             self.serving.service.hooks.ready();
@@ -359,7 +368,7 @@ impl<'a, T: Transport, M: Dispatch> Acceptor<'a, T, M> {
         let pauses = self.accepting.iter().chain([&self.dispatching]);
         let pauses = pauses.filter_map(|pause| pause.backoff.left(now));
         let lifecycle = &self.shared.lifecycle;
-        let phases = [lifecycle.lame_left(), lifecycle.grace_left()];
+        let graces = [Idle::Parked, Idle::Held].map(|idle| lifecycle.grace_left(idle));
         // What waits in the backlog is there already, or comes soon: also where room was found only
         // just now.
         let takes_backlog = accepting && matches!(self.mode, Mode::Backlog { .. });
@@ -369,7 +378,18 @@ impl<'a, T: Transport, M: Dispatch> Acceptor<'a, T, M> {
             .chain(self.look_at.map(left))
             .chain(self.limits_change_in())
             .chain(self.model.tends_in(now))
-            .chain(phases.into_iter().flatten().filter(|left| !left.is_zero()))
+            .chain(
+                self.idle_at
+                    .filter(|_| lifecycle.is_grace_over(Idle::Held))
+                    .map(left),
+            )
+            .chain(
+                [lifecycle.lame_left()]
+                    .into_iter()
+                    .chain(graces)
+                    .flatten()
+                    .filter(|left| !left.is_zero()),
+            )
             .chain(period)
             .chain(backlog)
             .min()

@@ -109,7 +109,9 @@ impl<R: Managed> Service<R> {
         // Before the close, which the client sees: who has seen a reply knows that this is noted.
         self.shared.lifecycle.processes().note_served();
         let ended = match outcome {
-            Ok(Next::Park) if self.parks && !is_last => return Ended::Parked,
+            Ok(Next::Park) if self.parks && (!is_last || has_more(request)) => {
+                return Ended::Parked;
+            }
             Ok(Next::Close | Next::Park) => Ended::Completed,
             Ok(Next::Stop) => {
                 self.shared.lifecycle.shutdown();
@@ -337,6 +339,11 @@ impl<R: Managed> Service<R> {
             counters: &self.shared.counters,
         });
     }
+}
+
+/// Whether the client has sent what a handler can still answer.
+fn has_more(request: &impl Managed) -> bool {
+    request.context().cut_reason().is_none() && request.has_input()
 }
 
 /// The event of a request's end.

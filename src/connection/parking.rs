@@ -82,7 +82,12 @@ impl<R: Managed> Parking<R> {
         // event is seen.
         let mut state = self.state();
         if state.closed {
-            return Err(Stays::Over(request, lease));
+            let stays = if request.has_input() {
+                Stays::Ready
+            } else {
+                Stays::Over
+            };
+            return Err(stays(request, lease));
         }
         let watched = match request.wait() {
             Ok(Waits::For(fd)) => self.watch(fd, id),

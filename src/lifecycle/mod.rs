@@ -295,22 +295,22 @@ impl Lifecycle {
         asked.filter_map(|stop| self.left(&stop.lame_end)).min()
     }
 
-    /// How long idle connections still stay in a stop; `None` while nobody has asked for one.
-    pub(crate) fn grace_left(&self) -> Option<Duration> {
-        let graces = self.stops().filter_map(|stop| self.left(&stop.grace_end));
-        graces.min()
+    /// How long such idle connections still stay in a stop; `None` while nobody has asked for one.
+    pub(crate) fn grace_left(&self, idle: Idle) -> Option<Duration> {
+        let graces = self.stops().map(|stop| &stop.grace_ends[idle as usize]);
+        graces.filter_map(|end| self.left(end)).min()
     }
 
-    /// Whether idle connections are to end.
-    pub(crate) fn is_grace_over(&self) -> bool {
-        self.grace_left().is_some_and(|left| left.is_zero())
+    /// Whether such idle connections are to end.
+    pub(crate) fn is_grace_over(&self, idle: Idle) -> bool {
+        self.grace_left(idle).is_some_and(|left| left.is_zero())
     }
 
-    /// Ends the grace of a stop early, in all of its processes.
-    pub(crate) fn end_grace(&self) {
+    /// Ends the grace of such idle connections early, in all processes of the server.
+    pub(crate) fn end_grace(&self, idle: Idle) {
         let now = deadline(self.origin.elapsed());
         for stop in self.stops().filter(|stop| stop.is_asked()) {
-            stop.grace_end.fetch_min(now, AcqRel);
+            stop.grace_ends[idle as usize].fetch_min(now, AcqRel);
         }
         self.bell.ring();
     }
@@ -340,21 +340,30 @@ impl Lifecycle {
     }
 }
 
+/// What an idle connection has while it waits for its client.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Idle {
+    /// A permit.
+    Parked,
+    /// Also what serves it: a thread, a process, a coroutine.
+    Held,
+}
+
 /// When a stop ends what, in nanoseconds since `Lifecycle::origin`, plus one; zero while nobody has asked
 /// for it.
 #[derive(Debug, Default)]
 struct Stop {
     /// Nothing more is accepted.
     lame_end: AtomicU64,
-    /// Idle connections end.
-    grace_end: AtomicU64,
+    /// Idle connections end, of each kind.
+    grace_ends: [AtomicU64; 2],
     /// The drain is over.
     end: AtomicU64,
 }
 
 shareable!(Stop {
     lame_end,
-    grace_end,
+    grace_ends,
     end
 });
 
@@ -376,7 +385,8 @@ impl Stop {
         // That of the drain last: it says that the stop was asked for.
         let deadlines = [
             (&self.lame_end, deadline(lame_end)),
-            (&self.grace_end, deadline(grace_end)),
+            (&self.grace_ends[0], deadline(grace_end)),
+            (&self.grace_ends[1], deadline(grace_end)),
             (&self.end, deadline(end)),
         ];
         for (place, deadline) in deadlines {
@@ -430,7 +440,8 @@ mod tests {
 
     /// The seconds that are left until idle connections end, rounded up.
     fn grace(lifecycle: &Lifecycle) -> Option<u64> {
-        let left = lifecycle.grace_left()?;
+        let left = lifecycle.grace_left(Idle::Held)?;
+        assert!(lifecycle.grace_left(Idle::Parked) >= Some(left));
         Some(left.as_secs() + u64::from(left.subsec_nanos() > 0))
     }
 
@@ -458,12 +469,15 @@ mod tests {
     #[test]
     fn the_grace_ends_early_where_it_is_asked_to() {
         let lifecycle = Lifecycle::new(Times::default()).unwrap();
-        lifecycle.end_grace();
-        assert!(!lifecycle.is_grace_over(), "there is no stop yet");
+        let is_over = || [Idle::Parked, Idle::Held].map(|idle| lifecycle.is_grace_over(idle));
+        lifecycle.end_grace(Idle::Held);
+        assert_eq!(is_over(), [false, false], "there is no stop yet");
         lifecycle.shutdown();
-        lifecycle.end_grace();
-        assert!(lifecycle.is_grace_over());
+        lifecycle.end_grace(Idle::Held);
+        assert_eq!(is_over(), [false, true]);
         lifecycle.shutdown();
-        assert!(lifecycle.is_grace_over(), "it does not begin anew");
+        assert_eq!(is_over(), [false, true], "it does not begin anew");
+        lifecycle.end_grace(Idle::Parked);
+        assert_eq!(is_over(), [true, true]);
     }
 }

@@ -18,6 +18,7 @@ use crate::connection::life::{Job, Service, Tally};
 use crate::connection::parking::{Parked, Parking};
 use crate::counters::Ended;
 use crate::error::{Error, HandlerError};
+use crate::lifecycle::Idle;
 use crate::model::serve_here;
 use crate::model::watching::Watching;
 use crate::observe::hooks::{Failure, Step};
@@ -229,6 +230,13 @@ impl Dispatch for Forking {
         }
     }
 
+    fn end_one(&mut self, id: u64) {
+        if let Some(Serves { child, request }) = self.child_of(id) {
+            // Where this is not allowed, it stays until the drain deadline.
+            let _ = child.end_input(request.socket);
+        }
+    }
+
     fn unsent(&self, id: u64) -> Option<u64> {
         let Serves { child, request } = self.child_of(id)?;
         // Where this is not allowed, what the child itself has noted of its writes has to do.
@@ -382,7 +390,7 @@ fn wait<R: Managed>(request: &mut R, shared: &Shared) -> io::Result<Wakes> {
     };
     loop {
         let now = Instant::now();
-        let grace = shared.lifecycle.grace_left();
+        let grace = shared.lifecycle.grace_left(Idle::Held);
         let grace_end = grace.and_then(|left| now.checked_add(left));
         let end = deadline.into_iter().chain(grace_end).min();
         let woken = wakeup.wait(&[Awaited::readable(fd, &source)], end)?;
