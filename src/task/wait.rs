@@ -139,6 +139,7 @@ impl Source {
     }
 }
 
+#[cfg(feature = "coroutines")]
 fn after(limit: Option<Duration>) -> Option<Instant> {
     limit.and_then(|limit| Instant::now().checked_add(limit))
 }
@@ -316,8 +317,22 @@ impl Wakeup {
 
 /// Lets time pass where something that failed would fail again at once.
 pub(crate) fn pause(time: Duration) {
-    // Without descriptors there is nothing that could fail, nor anything to find.
-    let _ = any(&[], after(Some(time)));
+    #[cfg(feature = "coroutines")]
+    if let Some(current) = current() {
+        // Also while the worker ends what is left; and what wakes it early does no harm.
+        current.park_always(Instant::now().checked_add(time));
+        return;
+    }
+    block(time);
+}
+
+/// Blocks the thread, also where poll(2) fails.
+#[expect(
+    clippy::disallowed_methods,
+    reason = "the end of a wait that has no event"
+)]
+fn block(time: Duration) {
+    std::thread::sleep(time);
 }
 
 /// Whether a wait waits: not in a coroutine that is being ended.
@@ -346,11 +361,7 @@ pub fn sleep(time: Duration) {
     if let Some(current) = current() {
         return current.sleep_until(Instant::now() + time);
     }
-    #[expect(
-        clippy::disallowed_methods,
-        reason = "this is the sleep that handlers call"
-    )]
-    std::thread::sleep(time);
+    block(time);
 }
 
 /// Lets the other coroutines of this worker run, or the other threads where there is none.
