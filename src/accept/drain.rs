@@ -143,7 +143,7 @@ impl<T: Transport, M: Dispatch> Acceptor<'_, T, M> {
     }
 
     fn has_backlog(&self) -> bool {
-        (0..self.serving.listeners.len()).any(|index| self.is_ready(index))
+        (0..self.serving.listeners.len()).any(|index| self.has_waiting(index) == Some(true))
     }
 
     /// Waits until every request has ended, or the deadline has come and cuts them. Closes the

@@ -198,15 +198,15 @@ impl<'a, T: Transport, M: Dispatch> Acceptor<'a, T, M> {
             if let Some(err) = self.failure() {
                 return Err(err);
             }
-            let ready = self.turn(deadline);
-            if !ready && self.mode.accepts() && deadline.is_some_and(|end| Instant::now() >= end) {
+            self.turn(deadline);
+            if self.mode.accepts() && deadline.is_some_and(|end| Instant::now() >= end) {
                 return Ok(Handled::TimedOut);
             }
         }
     }
 
-    /// Waits once, then takes what is ready. Says whether anything was.
-    fn turn(&mut self, deadline: Option<Instant>) -> bool {
+    /// Waits once, then takes what is ready.
+    fn turn(&mut self, deadline: Option<Instant>) {
         self.dispatch();
         self.tend_parked();
         self.tend_model();
@@ -226,7 +226,6 @@ impl<'a, T: Transport, M: Dispatch> Acceptor<'a, T, M> {
         for index in broken.into_iter().rev() {
             self.close_listener(index);
         }
-        !ready.is_empty()
     }
 
     fn close_listener(&mut self, index: usize) {
@@ -316,7 +315,13 @@ impl<'a, T: Transport, M: Dispatch> Acceptor<'a, T, M> {
             Err(err) => {
                 drop(waiting);
                 self.pause(err);
-                return Woken::default();
+                // What cannot be watched is tried.
+                let ready = open;
+                return Woken {
+                    ready,
+                    by_edge: true,
+                    heard: None,
+                };
             }
         };
         let ready = take(&mut woken.ready);

@@ -143,6 +143,7 @@ impl Source {
 /// What a thread that waits for input has room for on its stack.
 const LANDING: usize = 1024;
 
+#[cfg(feature = "coroutines")]
 fn after(limit: Option<Duration>) -> Option<Instant> {
     limit.and_then(|limit| Instant::now().checked_add(limit))
 }
@@ -320,8 +321,22 @@ impl Wakeup {
 
 /// Lets time pass where something that failed would fail again at once.
 pub(crate) fn pause(time: Duration) {
-    // Without descriptors there is nothing that could fail, nor anything to find.
-    let _ = any(&[], after(Some(time)));
+    #[cfg(feature = "coroutines")]
+    if let Some(current) = current() {
+        // Also while the worker ends what is left; and what wakes it early does no harm.
+        current.park_always(Instant::now().checked_add(time));
+        return;
+    }
+    block(time);
+}
+
+/// Blocks the thread, also where poll(2) fails.
+#[expect(
+    clippy::disallowed_methods,
+    reason = "the end of a wait that has no event"
+)]
+fn block(time: Duration) {
+    std::thread::sleep(time);
 }
 
 /// Whether a wait waits: not in a coroutine that is being ended.
@@ -350,11 +365,7 @@ pub fn sleep(time: Duration) {
     if let Some(current) = current() {
         return current.sleep_until(Instant::now() + time);
     }
-    #[expect(
-        clippy::disallowed_methods,
-        reason = "this is the sleep that handlers call"
-    )]
-    std::thread::sleep(time);
+    block(time);
 }
 
 /// Lets the other coroutines of this worker run, or the other threads where there is none.

@@ -357,7 +357,7 @@ fn the_drain_deadline_drops_the_sessions_of_parked_connections() {
     let make = move || Session(drops.clone());
     let handler = per_connection(make, move |conn: &mut TcpConnection, _| {
         let mut line = String::new();
-        conn.read_line(&mut line, 100)?;
+        conn.read_line_max(&mut line, 100)?;
         if line == "hold\n" {
             held.send(()).unwrap();
             let _ = released.lock().unwrap().recv();
