@@ -2,7 +2,7 @@
 
 mod support;
 
-use std::io::{Read, Write};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
@@ -42,6 +42,18 @@ const SCENARIOS: &[(&str, Check)] = &[
         an_idle_connection_ends_with_the_grace,
     ),
     ("a_full_server_gives_no_grace", a_full_server_gives_no_grace),
+    (
+        "a_message_in_the_grace_is_answered",
+        a_message_in_the_grace_is_answered,
+    ),
+    (
+        "a_handler_between_messages_ends_with_the_grace",
+        a_handler_between_messages_ends_with_the_grace,
+    ),
+    (
+        "a_handler_between_messages_makes_way",
+        a_handler_between_messages_makes_way,
+    ),
     (
         "a_backlog_at_the_deadline_is_counted",
         a_backlog_at_the_deadline_is_counted,
@@ -269,6 +281,92 @@ fn a_full_server_gives_no_grace(model: &str) {
         drop(at_gate);
     }
     assert_eq!(Pending::Stream(busy).answer(), "");
+    assert_eq!(
+        server.ended(),
+        "cut=0 live=0 accepted=3 refused=0 completed=3 failed=0"
+    );
+}
+
+/// A client whose handler answers messages, and has answered one.
+fn talk(server: &ServerProcess) -> BufReader<Box<dyn Client>> {
+    let mut client = BufReader::new(server.target().connect());
+    client.get_mut().write_all(b"talk\n").expect("send");
+    say(&mut client, "say it", "it");
+    client
+}
+
+fn say(client: &mut BufReader<Box<dyn Client>>, message: &str, answer: &str) {
+    let message = format!("{message}\n");
+    client
+        .get_mut()
+        .write_all(message.as_bytes())
+        .expect("send");
+    let mut line = String::new();
+    client.read_line(&mut line).expect("an answer");
+    assert_eq!(line.trim_end(), answer);
+}
+
+/// Waits for the end of the stream.
+fn ends(mut client: BufReader<Box<dyn Client>>) {
+    let mut rest = String::new();
+    client.read_to_string(&mut rest).expect("the end");
+    assert_eq!(rest, "");
+}
+
+fn a_message_in_the_grace_is_answered(model: &str) {
+    let grace = format!("grace_ms={HOUR}");
+    let mut server = ServerProcess::start("tcp", model, &["drain_ms=3600000", &grace]);
+    let mut client = talk(&server);
+    say(&mut client, "stopping", "false");
+    // This one began before the stop.
+    say(&mut client, "halt", "ok");
+    say(&mut client, "stopping", "true");
+    ends(client);
+    assert_eq!(
+        server.ended(),
+        "cut=0 live=0 accepted=1 refused=0 completed=1 failed=0"
+    );
+}
+
+fn a_handler_between_messages_ends_with_the_grace(model: &str) {
+    let ends_of_it = [
+        ["grace_ms=300", "drain_ms=3600000", "lame_ms=0"],
+        ["grace_ms=3600000", "drain_ms=300", "lame_ms=0"],
+        ["grace_ms=0", "drain_ms=3600000", "lame_ms=300"],
+    ];
+    for options in ends_of_it {
+        let mut server = ServerProcess::start("tcp", model, &options);
+        let mut client = talk(&server);
+        let start = Instant::now();
+        say(&mut client, "halt", "ok");
+        ends(client);
+        let waited = start.elapsed();
+        assert!(
+            waited >= Duration::from_millis(300),
+            "{options:?}: {waited:?}"
+        );
+        assert_eq!(
+            server.ended(),
+            "cut=0 live=0 accepted=1 refused=0 completed=1 failed=0"
+        );
+    }
+}
+
+fn a_handler_between_messages_makes_way(model: &str) {
+    if model.contains("coroutines") {
+        // A coroutine keeps nobody from another.
+        return;
+    }
+    let grace = format!("grace_ms={HOUR}");
+    let one = ["workers=1", "max_threads=1", "threads=1", "max_children=1"];
+    let options = [&one[..], &["queue=1", "drain_ms=3600000", &grace]].concat();
+    let mut server = ServerProcess::start("tcp", model, &options);
+    let mut client = talk(&server);
+    // One may wait in the queue of a pool, the others in the backlog.
+    let waiting = ["one", "other"].map(|text| server.target().send(&format!("echo {text}")));
+    say(&mut client, "halt", "ok");
+    ends(client);
+    assert_eq!(waiting.map(Pending::answer), ["one", "other"]);
     assert_eq!(
         server.ended(),
         "cut=0 live=0 accepted=3 refused=0 completed=3 failed=0"

@@ -37,6 +37,12 @@ const SCENARIOS: &[(&str, Check)] = &[
         "shed_parked",
         the_connection_that_is_parked_for_longest_makes_room,
     ),
+    ("idle_between", between_messages_the_idle_timeout_counts),
+    (
+        "request_within",
+        the_request_timeout_counts_for_each_message,
+    ),
+    ("shed_between", a_connection_between_messages_makes_room),
     ("shed_reading", a_connection_that_is_read_in_vain_makes_room),
     ("per_address", an_address_has_as_many_as_it_may),
     ("rate_waits", those_that_come_too_fast_wait),
@@ -370,6 +376,56 @@ fn the_connection_that_is_parked_for_longest_makes_room(transport: &str, model: 
     server.target().ask("shutdown");
     server.wait_for("ended ");
     assert_eq!(over("shed=", &server.wait_for("limits ")), 1);
+}
+
+/// A client whose handler answers messages, and has answered one.
+fn talking(server: &ServerProcess) -> Box<dyn Client> {
+    let mut client = server.target().connect();
+    client.write_all(b"talk\nsay it\n").expect("send");
+    let mut answer = [0; 3];
+    client.read_exact(&mut answer).expect("an answer");
+    assert_eq!(&answer, b"it\n");
+    client
+}
+
+fn between_messages_the_idle_timeout_counts(transport: &str, model: &str) {
+    // The request timeout would be over before.
+    let options = ["idle_ms=400", "request_ms=100"];
+    let mut server = ServerProcess::start(transport, model, &options);
+    assert_eq!(rest(talking(&server)), "");
+    assert_eq!(
+        server.wait_for("error "),
+        "no input came within the idle timeout panic=false"
+    );
+}
+
+fn the_request_timeout_counts_for_each_message(transport: &str, model: &str) {
+    let mut server = ServerProcess::start(transport, model, &["request_ms=100"]);
+    let mut client = talking(&server);
+    let start = Instant::now();
+    // Its second line is missing.
+    client.write_all(b"more\n").expect("send");
+    assert_eq!(rest(client), "");
+    let elapsed = start.elapsed();
+    assert!(elapsed >= Duration::from_millis(100), "{elapsed:?}");
+    assert_eq!(
+        server.wait_for("error "),
+        "the request took longer than the request timeout panic=false"
+    );
+}
+
+fn a_connection_between_messages_makes_room(transport: &str, model: &str) {
+    if model.ends_with("sequential") {
+        // Nothing is accepted while a handler waits.
+        return;
+    }
+    let options = ["max_connections=2", "workers=1", "at_limit=3"];
+    let server = ServerProcess::start(transport, model, &options);
+    let first = talking(&server);
+    let second = talking(&server);
+    assert_eq!(server.target().ask("echo in"), "in");
+    assert_eq!(rest(first), "", "the first has made room");
+    assert_eq!(over("shed=", &end(server, second)), 1);
 }
 
 fn a_connection_that_is_read_in_vain_makes_room(transport: &str, model: &str) {

@@ -148,6 +148,7 @@ impl<R: Managed> Parking<R> {
         let mut over = Vec::new();
         for (id, parked) in idle {
             if parked.request.context().session().end() {
+                parked.request.context().end();
                 state.ready.push(id);
                 state.parked.insert(id, parked);
             } else {

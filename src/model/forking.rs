@@ -400,6 +400,7 @@ fn wait<R: Managed>(request: &mut R, shared: &Shared) -> io::Result<Wakes> {
         }
         // Nothing had come by then.
         if grace.is_some_and(|left| left.is_zero()) {
+            request.context().end();
             return Ok(Wakes::Over);
         }
         if deadline.is_some_and(|deadline| now >= deadline) {

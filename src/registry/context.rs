@@ -212,6 +212,11 @@ impl Context {
         }
     }
 
+    /// Notes that the server ends the connection, which is idle. Before it is anything else.
+    pub(crate) fn end(&self) {
+        let _ = self.slot().map(Slot::end);
+    }
+
     /// Whether the server has ended the connection while it was idle.
     pub(crate) fn is_ended(&self) -> bool {
         self.slot().is_some_and(Slot::is_ended)

@@ -295,8 +295,8 @@ impl Registry {
     pub(crate) fn notice(&self) -> Duration {
         let mine = self.lifecycle.processes().number();
         let mut slots = self.table.used().map(|(_, slot)| slot);
-        let is_idle = |slot: &Slot| slot.id() != 0 && slot.worker() == mine && slot.is_idle();
-        if slots.any(is_idle) {
+        let leaves = |slot: &Slot| slot.id() != 0 && slot.worker() == mine && slot.is_leaving();
+        if slots.any(leaves) {
             NOTICE
         } else {
             Duration::ZERO

@@ -4,7 +4,7 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6};
 use std::sync::atomic::Ordering::{Acquire, Relaxed, Release};
-use std::sync::atomic::{AtomicU8, AtomicU16, AtomicU32, AtomicU64};
+use std::sync::atomic::{AtomicU8, AtomicU16, AtomicU32, AtomicU64, fence};
 
 use crate::address::{Address, UnixAddress};
 use crate::sys::clock::Millis;
@@ -318,6 +318,15 @@ impl Slot {
     /// Notes that the server ends it, because it is idle and the grace of a stop is over.
     pub(crate) fn end(&self) {
         self.ended.store(1, Release);
+        // Before what it does next.
+        fence(Release);
+    }
+
+    /// Whether it is idle, or was until the server has ended it.
+    pub(crate) fn is_leaving(&self) -> bool {
+        let idle = self.is_idle();
+        fence(Acquire);
+        idle || self.is_ended()
     }
 
     pub(crate) fn is_ended(&self) -> bool {

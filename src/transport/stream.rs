@@ -246,8 +246,7 @@ impl<T: 'static> Stream<T> {
     fn await_message(&mut self) -> io::Result<()> {
         if self.is_last {
             // One that has come is answered; the last answer leaves with the end of the stream.
-            let more = self.gather(&|_| true);
-            return more.map(drop);
+            return self.gather(&|_| true).map(drop);
         }
         self.send_pending()?;
         self.output.pending = Vec::new();
@@ -265,17 +264,22 @@ impl<T: 'static> Stream<T> {
                 count
             })
         };
+        let over = match &received {
+            Ok(count) => *count == 0 && self.context.is_ended(),
+            Err(err) => {
+                let grace_over = grace.is_some() && limit == grace;
+                grace_over && err.kind() == io::ErrorKind::TimedOut || self.context.is_ended()
+            }
+        };
+        if over {
+            self.context.end();
+        }
         self.context.end_idle(self.input.bytes().len());
         match received {
-            Ok(0) if self.context.is_ended() => Ok(()),
+            // What has come all the same is answered.
+            _ if over => self.gather(&|_| true).map(drop),
             Ok(count) => self.note(count),
-            Err(_) if self.context.is_ended() => Ok(()),
-            Err(err) => {
-                let is_over = err.kind() == io::ErrorKind::TimedOut && grace.is_some();
-                let over = (is_over && limit == grace).then_some(());
-                over.filter(|()| self.cut_off().is_none())
-                    .ok_or_else(|| self.cause(err))
-            }
+            Err(err) => Err(self.cause(err)),
         }
     }
 
