@@ -35,10 +35,10 @@ impl Room {
     }
 
     fn talk(&self, conn: &mut TcpConnection) -> io::Result<()> {
-        let mut line = String::new();
-        while conn.read_line_max(&mut line, 4096)? > 0 {
-            self.tell(&format!("{}: {line}", conn.id()));
-            line.clear();
+        while conn.next_message()? {
+            let mut line = format!("{}: ", conn.id());
+            conn.read_line_max(&mut line, 4096)?;
+            self.tell(&line);
         }
         Ok(())
     }

@@ -1,5 +1,5 @@
-//! Stops without breaking off an answer: whoever sends `stop` ends the server, and the others have
-//! two seconds to finish. `ServerHandle::shutdown` may be called from a signal handler as well.
+//! Stops without breaking off an answer: whoever sends `stop` ends the server. Who was asked for a line
+//! has a second to send it, and answers have two to finish. `ServerHandle::shutdown` may be called from a signal handler as well.
 #![expect(clippy::print_stderr, reason = "an example speaks to its user")]
 
 use std::io;
@@ -12,9 +12,12 @@ fn shout(conn: &mut impl Connection, server: &ServerHandle) -> io::Result<()> {
     // Who has been asked for a line gets its answer; a server that stops asks for no other.
     while !conn.stopping() {
         conn.write_all(b"your line?\n")?;
-        match conn.read_line_max(&mut line, 4096)? {
-            0 => break,
-            _ if line == "stop\n" => server.shutdown(),
+        if !conn.next_message()? {
+            break;
+        }
+        conn.read_line_max(&mut line, 4096)?;
+        match &*line {
+            "stop\n" => server.shutdown(),
             _ => conn.write_all(line.to_uppercase().as_bytes())?,
         }
         line.clear();

@@ -41,6 +41,31 @@ fn children_are_waited_for_where_their_signal_was_ignored() {
 }
 
 #[test]
+fn an_idle_client_does_not_fail_a_stop() {
+    let models = [
+        "sequential",
+        "threading",
+        "pool",
+        "forking",
+        "coroutines --driver epoll",
+        "prefork:sequential --workers 2",
+        "prefork --workers 2",
+        "prefork:pool --workers 2",
+        "prefork:forking --workers 2",
+        "prefork:coroutines --workers 2 --driver epoll",
+    ];
+    for model in models {
+        for options in ["", "--idle-grace none --drain-timeout 0.2"] {
+            let server = serve(&format!("echo --model {model} {options}"), &[LOCAL]);
+            let mut client = Client::connect(&server.urls[0]);
+            client.echo("served");
+            server.stop();
+            assert_eq!(client.receive(1), b"", "{model} {options}");
+        }
+    }
+}
+
+#[test]
 fn signals_that_were_blocked_stop_the_server() {
     for signal in [Signal::TERM, Signal::INT] {
         let mut env = Command::new("env");

@@ -22,6 +22,7 @@ use crate::lifecycle::Idle;
 use crate::model::serve_here;
 use crate::model::watching::Watching;
 use crate::observe::hooks::{Failure, Step};
+use crate::registry::SETTLE;
 use crate::registry::context::Listed;
 use crate::registry::table::Activity;
 use crate::shared::Shared;
@@ -388,10 +389,12 @@ fn wait<R: Managed>(request: &mut R, shared: &Shared) -> io::Result<Wakes> {
         Waits::Never => return Ok(Wakes::Over),
         Waits::For(fd) => fd,
     };
+    let settled = Instant::now() + SETTLE;
     loop {
         let now = Instant::now();
         let grace = shared.lifecycle.grace_left(Idle::Held);
         let grace_end = grace.and_then(|left| now.checked_add(left));
+        let grace_end = grace_end.map(|end| end.max(settled));
         let end = deadline.into_iter().chain(grace_end).min();
         let woken = wakeup.wait(&[Awaited::readable(fd, &source)], end)?;
         if !woken.ready.is_empty() {
@@ -399,7 +402,7 @@ fn wait<R: Managed>(request: &mut R, shared: &Shared) -> io::Result<Wakes> {
             return Ok(cut.map_or(Wakes::Input, |_| Wakes::Aborted));
         }
         // Nothing had come by then.
-        if grace.is_some_and(|left| left.is_zero()) {
+        if grace_end.is_some_and(|end| now >= end) {
             request.context().end();
             return Ok(Wakes::Over);
         }

@@ -55,7 +55,7 @@ pub(crate) struct Ended {
 
 /// How long a connection that has just been answered, or accepted, is left alone when the grace is
 /// over: its client may be about to send.
-pub(crate) const SETTLE: Duration = Duration::from_millis(20);
+pub(crate) const SETTLE: Duration = Duration::from_millis(50);
 
 /// How long idle connections that end at the drain deadline have for it.
 const NOTICE: Duration = Duration::from_millis(250);

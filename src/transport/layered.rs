@@ -41,7 +41,8 @@ use crate::transport::{Bind, Connection, Intake, Managed, Request, Transport, Wa
 ///
 /// fn shout(conn: &mut impl Connection) -> io::Result<()> {
 ///     let mut line = String::new();
-///     while conn.read_line_max(&mut line, 1024)? > 0 {
+///     while conn.next_message()? {
+///         conn.read_line_max(&mut line, 1024)?;
 ///         conn.write_all(line.to_uppercase().as_bytes())?;
 ///         line.clear();
 ///     }

@@ -302,7 +302,8 @@ pub trait Managed: Request {
 ///
 /// fn shout(conn: &mut impl Connection) -> std::io::Result<()> {
 ///     let mut line = String::new();
-///     while conn.read_line_max(&mut line, 1024)? > 0 {
+///     while conn.next_message()? {
+///         conn.read_line_max(&mut line, 1024)?;
 ///         conn.write_all(line.to_uppercase().as_bytes())?;
 ///         line.clear();
 ///     }
@@ -390,7 +391,7 @@ pub trait Connection: Request + BufRead + Write {
     /// fn shout(conn: &mut impl Connection) -> std::io::Result<()> {
     ///     let mut line = String::new();
     ///     while conn.next_message()? {
-    ///         conn.read_line(&mut line, 1024)?;
+    ///         conn.read_line_max(&mut line, 1024)?;
     ///         conn.write_all(line.to_uppercase().as_bytes())?;
     ///         line.clear();
     ///     }

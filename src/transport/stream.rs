@@ -137,7 +137,8 @@ impl<T: 'static> Stream<T> {
     ///
     /// fn relay(conn: &mut TcpConnection) -> io::Result<()> {
     ///     let mut line = String::new();
-    ///     while conn.read_line_max(&mut line, 1024)? > 0 {
+    ///     while conn.next_message()? {
+    ///         conn.read_line_max(&mut line, 1024)?;
     ///         // Copied, so that nobody waits for the lock while a client is slow to read.
     ///         let clients: Vec<_> = CLIENTS.lock().unwrap().values().cloned().collect();
     ///         for mut client in clients {
@@ -324,13 +325,11 @@ impl<T: 'static> Stream<T> {
         // The common case: the peer waits for our end, or has closed, and nothing is unread. Who
         // sends more than the handler wanted has begun to, and may go on.
         match recv(self.socket(), &mut scratch, RecvFlags::DONTWAIT) {
-            Ok((count, _)) if count > 0 => {
-                self.context.note_crossing();
-                left -= count;
-            }
+            Ok((count, _)) if count > 0 => left -= count,
             Err(Errno::AGAIN) if !self.input.is_empty() || self.input.left => {}
             _ => return,
         }
+        self.context.note_crossing();
         let deadline = Instant::now() + LINGER_TIME;
         while left > 0 {
             let wait = deadline.saturating_duration_since(Instant::now());

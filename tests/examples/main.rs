@@ -82,7 +82,7 @@ const ROWS: [Row; 21] = rows! {
     http_hello serves_its_page_and_turns_nonsense_down, except [("sequential", ONE_AT_A_TIME)];
     request_handler knows_its_user_and_finishes_in_any_case, except [];
     two_transports reverses_lines_on_both, except [("sequential", ONE_AT_A_TIME)];
-    graceful_stop lets_clients_finish_and_cuts_the_silent, except [("sequential", ONE_AT_A_TIME)];
+    graceful_stop lets_clients_finish_and_ends_the_silent, except [("sequential", ONE_AT_A_TIME)];
     background counts_its_clients_and_stops_at_the_end_of_input, except [
         ("forking prefork", THREADS),
     ];

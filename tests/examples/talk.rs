@@ -142,7 +142,7 @@ pub(crate) fn graceful_stop(program: Program) {
     busy.send("late\n");
     assert_eq!(busy.rest(), "LATE\n", "an answer, and no other question");
     assert_eq!(silent.rest(), "");
-    assert_eq!(example.errors.next(), "1 of 3 clients were cut");
+    assert_eq!(example.errors.next(), "0 of 3 clients were cut");
     assert!(example.end().success());
 }
 

@@ -381,3 +381,70 @@ fn the_drain_deadline_drops_the_sessions_of_parked_connections() {
     drop(release);
     guard.join().unwrap();
 }
+
+/// What the client has sent beyond the last message has no answer, and is counted, whether it was
+/// received or not.
+#[test]
+fn what_a_stop_leaves_unread_is_counted() {
+    for unread in ["", "more\n"] {
+        let guard = Server::<Tcp, Threading>::bind("127.0.0.1:0").unwrap();
+        let stop = guard.handle();
+        let guard = guard
+            .spawn(move |conn| {
+                let mut line = String::new();
+                conn.read_line_max(&mut line, 100)?;
+                stop.shutdown();
+                conn.write_all(line.as_bytes())
+            })
+            .unwrap();
+        let handle = guard.handle().clone();
+        let mut client = connect(&format!("tcp://{}", handle.local_addrs()[0]));
+        client
+            .write_all(format!("one\n{unread}").as_bytes())
+            .unwrap();
+        let mut answer = String::new();
+        client.read_to_string(&mut answer).unwrap();
+        assert_eq!(answer, "one\n");
+        drop(client);
+        guard.join().unwrap();
+        assert_eq!(handle.totals().crossed, u64::from(!unread.is_empty()));
+    }
+}
+
+/// The end of the stream is there as soon as the last answer is: they are one segment. A client that
+/// looks for it before it sends again finds it.
+#[test]
+fn the_last_answer_comes_with_the_end() {
+    let server = ThreadingTcpServer::bind("127.0.0.1:0").unwrap();
+    let stop = server.handle();
+    let guard = server
+        .spawn(move |conn| {
+            conn.set_write_buffer(100)?;
+            while conn.next_message()? {
+                let mut line = String::new();
+                conn.read_line_max(&mut line, 100)?;
+                if line == "stop\n" {
+                    stop.shutdown();
+                }
+                writeln!(conn, "{}", conn.stopping())?;
+            }
+            Ok::<_, std::io::Error>(())
+        })
+        .unwrap();
+    let addr = guard.handle().local_addrs()[0].socket_addr().unwrap();
+    let mut client = TcpStream::connect(addr).unwrap();
+    client.set_read_timeout(Some(DEADLINE)).unwrap();
+    for (message, answer) in [
+        ("go\n", "false\n"),
+        ("stop\n", "true\n"),
+        ("go\n", "true\n"),
+    ] {
+        client.write_all(message.as_bytes()).unwrap();
+        let mut received = vec![0; answer.len()];
+        client.read_exact(&mut received).unwrap();
+        assert_eq!(received, answer.as_bytes());
+    }
+    client.set_nonblocking(true).unwrap();
+    assert_eq!(client.read(&mut [0]).unwrap(), 0);
+    guard.join().unwrap();
+}
