@@ -10,7 +10,7 @@ use socketserver::{Connection, Model, Server, Tcp, ThreadingTcpServer};
 fn greet(conn: &mut impl Connection) -> io::Result<()> {
     conn.write_all(b"who are you?\n")?;
     let mut name = String::new();
-    conn.read_line(&mut name, 80)?;
+    conn.read_line_max(&mut name, 80)?;
     conn.write_all(format!("hello {name}").as_bytes())
 }
 

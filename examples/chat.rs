@@ -36,7 +36,7 @@ impl Room {
 
     fn talk(&self, conn: &mut TcpConnection) -> io::Result<()> {
         let mut line = String::new();
-        while conn.read_line(&mut line, 4096)? > 0 {
+        while conn.read_line_max(&mut line, 4096)? > 0 {
             self.tell(&format!("{}: {line}", conn.id()));
             line.clear();
         }

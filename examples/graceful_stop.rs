@@ -12,7 +12,7 @@ fn shout(conn: &mut impl Connection, server: &ServerHandle) -> io::Result<()> {
     // Who has been asked for a line gets its answer; a server that stops asks for no other.
     while !conn.stopping() {
         conn.write_all(b"your line?\n")?;
-        match conn.read_line(&mut line, 4096)? {
+        match conn.read_line_max(&mut line, 4096)? {
             0 => break,
             _ if line == "stop\n" => server.shutdown(),
             _ => conn.write_all(line.to_uppercase().as_bytes())?,

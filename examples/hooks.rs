@@ -8,7 +8,7 @@ use socketserver::{Builder, Connection, HandlerError, Server, Tcp, Threading};
 
 pub(crate) fn double(conn: &mut impl Connection) -> Result<(), HandlerError> {
     let mut line = String::new();
-    conn.read_line(&mut line, 80)?;
+    conn.read_line_max(&mut line, 80)?;
     let number: i64 = line.trim().parse()?;
     writeln!(conn, "{}", number.checked_mul(2).ok_or("too large")?)?;
     Ok(())

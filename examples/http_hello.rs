@@ -10,7 +10,7 @@ use socketserver::{Connection, Server, Tcp, ThreadPool};
 /// Reads a request line and its headers, and returns the path that is asked for.
 fn read_request(conn: &mut impl Connection) -> io::Result<String> {
     let (mut head, mut start) = (String::new(), 0);
-    while conn.read_line(&mut head, 8192 - start)? > 0 {
+    while conn.read_line_max(&mut head, 8192 - start)? > 0 {
         if head[start..].trim_end().is_empty() {
             let path = head.split(' ').nth(1).ok_or(ErrorKind::InvalidData)?;
             return Ok(path.to_owned());

@@ -29,7 +29,7 @@ impl Store {
 impl<C: Connection> Handler<C> for Store {
     fn handle(&self, conn: &mut C) -> Outcome {
         let mut line = String::new();
-        if conn.read_line(&mut line, LINE_MAX)? == 0 {
+        if conn.read_line_max(&mut line, LINE_MAX)? == 0 {
             return Ok(Next::Close);
         }
         let answer = self.answer(line.trim_end()) + "\n";

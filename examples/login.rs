@@ -19,7 +19,7 @@ pub(crate) struct Session {
 
 pub(crate) fn answer(conn: &mut TcpConnection, session: &mut Session) -> io::Result<Next> {
     let mut line = String::new();
-    if conn.read_line(&mut line, LINE_MAX)? == 0 {
+    if conn.read_line_max(&mut line, LINE_MAX)? == 0 {
         return Ok(Next::Close);
     }
     let line = line.trim_end();

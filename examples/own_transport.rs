@@ -4,9 +4,8 @@
 use std::{env, io, io::Read, os::fd::AsFd, os::fd::BorrowedFd};
 
 use socket2::{Domain, SockAddr, Socket, Type};
-use socketserver::{
-    Address, Context, Intake, Next, Request, Server, Threading, Transport, UnixAddress, Waits,
-};
+use socketserver::net::{Intake, Managed, Waits};
+use socketserver::{Address, Context, Next, Request, Server, Threading, Transport, UnixAddress};
 
 pub(crate) struct SeqPacket(Socket, String);
 pub(crate) struct Session(Socket, Context);
@@ -37,11 +36,11 @@ impl Request for Session {
     fn peer(&self) -> Address {
         UnixAddress::Unnamed.into()
     }
+}
+
+impl Managed for Session {
     fn wait(&mut self) -> io::Result<Waits<'_>> {
-        Ok(Waits::For(self.0.as_fd()))
-    }
-    fn close(&mut self) -> io::Result<()> {
-        Ok(()) // Dropping it closes it.
+        Ok(Waits::For(self.0.as_fd())) // Dropping it closes it.
     }
 }
 

@@ -17,7 +17,7 @@ pub(crate) fn relay(client: &mut impl Connection, server: &str) -> Result<(), Ha
 /// Passes one line on, and says whether there was one.
 fn pass_line(from: &mut impl Connection, to: &mut impl Connection) -> io::Result<bool> {
     let mut line = String::new();
-    let length = from.read_line(&mut line, 4096)?;
+    let length = from.read_line_max(&mut line, 4096)?;
     to.write_all(line.as_bytes())?;
     Ok(length > 0)
 }

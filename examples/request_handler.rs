@@ -28,7 +28,7 @@ impl RequestHandler<UnixConnection> for Session {
 
     fn handle(&mut self, conn: &mut UnixConnection) -> Outcome {
         let mut line = String::new();
-        while conn.read_line(&mut line, 4096)? > 0 {
+        while conn.read_line_max(&mut line, 4096)? > 0 {
             conn.write_all(line.to_uppercase().as_bytes())?;
             self.lines += 1;
             line.clear();

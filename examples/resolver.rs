@@ -10,7 +10,7 @@ use socketserver::{Connection, Coroutines, Server, Tcp, offload};
 
 pub(crate) fn resolve(conn: &mut impl Connection) -> io::Result<()> {
     let mut line = String::new();
-    while conn.read_line(&mut line, 256)? > 0 {
+    while conn.read_line_max(&mut line, 256)? > 0 {
         let name = line.trim_end().to_owned();
         // Name servers may take seconds; the other coroutines of this thread run meanwhile.
         match offload(move || (name, 0).to_socket_addrs()) {

@@ -7,7 +7,7 @@ use socketserver::{Bind, Connection, Either, Server, Tcp, Threading, UnixStream}
 
 pub(crate) fn reverse(conn: &mut impl Connection) -> io::Result<()> {
     let mut line = String::new();
-    while conn.read_line(&mut line, 4096)? > 0 {
+    while conn.read_line_max(&mut line, 4096)? > 0 {
         let reversed: String = line.trim_end().chars().rev().chain(['\n']).collect();
         conn.write_all(reversed.as_bytes())?;
         line.clear();

@@ -168,7 +168,7 @@ where
 ///
 /// impl<C: Connection> RequestHandler<C> for Counter {
 ///     fn handle(&mut self, conn: &mut C) -> Outcome {
-///         if conn.read_line(&mut String::new(), 1024)? == 0 {
+///         if conn.read_line_max(&mut String::new(), 1024)? == 0 {
 ///             return Ok(Next::Close);
 ///         }
 ///         self.lines += 1;

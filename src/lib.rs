@@ -16,7 +16,7 @@
 //!
 //! | noun | here | in Python |
 //! |---|---|---|
-//! | transport: where requests come from | [`Tcp`], [`Udp`], [`UnixStream`], [`UnixDatagram`], [`Either`] of two | `TCPServer`, `UDPServer`, … |
+//! | transport: where requests come from | [`Tcp`], [`Udp`], [`UnixStream`], [`UnixDatagram`], [`Either`] of two, [`net::Layered`] over another | `TCPServer`, `UDPServer`, … |
 //! | model: where each request runs | [`Sequential`], [`Threading`], [`ThreadPool`], [`Forking`], [`Prefork`], `Coroutines` (feature `coroutines`) | `ThreadingMixIn`, `ForkingMixIn` |
 //! | handler: what is done with it | a closure, a [`Handler`], a [`RequestHandler`] | `BaseRequestHandler`, … |
 //!
@@ -54,11 +54,6 @@ mod address;
 mod admission;
 mod builder;
 mod connection;
-#[cfg(feature = "coroutines")]
-mod coro;
-#[cfg(not(feature = "coroutines"))]
-#[path = "coro_disabled.rs"]
-mod coro;
 mod counters;
 mod error;
 mod handle;
@@ -71,7 +66,7 @@ mod server;
 mod shared;
 mod spare;
 mod sys;
-mod threads;
+mod task;
 mod transport;
 
 pub use accept::dispatch::{Dispatch, Model};
@@ -80,10 +75,6 @@ pub use address::{Address, UnixAddress};
 pub use admission::policy::{AtLimit, Limits, Rate};
 pub use builder::Builder;
 pub use connection::session::{per_connection, per_request};
-#[cfg(feature = "coroutines")]
-pub use coro::stack::StackGauge;
-#[cfg(feature = "coroutines")]
-pub use coro::{offload, sleep, yield_now};
 pub use counters::Totals;
 pub use error::{Error, HandlerError};
 pub use handle::ServerHandle;
@@ -100,10 +91,13 @@ pub use observe::events::{EndReason, Event, Limit, Observer, RefuseReason};
 pub use observe::hooks::{AcceptError, Failure, Reaction, Stall, Step};
 #[cfg(feature = "tracing")]
 pub use observe::tracing::Tracing;
-pub use registry::context::{Context, Cut};
+pub use registry::context::Context;
 pub use registry::info::{ConnectionInfo, Traffic};
 pub use registry::table::{Activity, CutReason};
 pub use server::{Server, ServerGuard};
+#[cfg(feature = "coroutines")]
+pub use task::coro::stack::StackGauge;
+pub use task::{offload, sleep, yield_now};
 pub use transport::datagram::Datagram;
 pub use transport::either::Either;
 pub use transport::stream::{Stream, Writer};
@@ -112,7 +106,15 @@ pub use transport::udp::{Udp, UdpDatagram, UdpOptions};
 pub use transport::unix_datagram::{UnixDatagram, UnixPacket};
 pub use transport::unix_path::UnixOptions;
 pub use transport::unix_stream::{BoundUnixStream, Credentials, UnixConnection, UnixStream};
-pub use transport::{Bind, Connection, Intake, Packet, Request, Transport, Waits};
+pub use transport::{Bind, Connection, Packet, Request, Transport};
+
+/// For transports of your own, and for what stands between a transport and its handlers.
+pub mod net {
+    pub use crate::registry::context::Cut;
+    pub use crate::transport::dialed::Dialed;
+    pub use crate::transport::layered::{Layer, Layered, LayeredConnection};
+    pub use crate::transport::{Intake, Managed, Waits};
+}
 
 /// Serves TCP, one connection after the other.
 #[doc(alias = "TCPServer")]

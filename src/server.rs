@@ -61,7 +61,7 @@ pub struct Server<T: Transport, M = Sequential> {
     shared: Shared,
     closing: Closing,
     /// Readable while one of the listeners is.
-    ready: Arc<OwnedFd>,
+    ready: OwnedFd,
 }
 
 impl<T: Transport, M: Model> Server<T, M> {
@@ -92,7 +92,7 @@ impl<T: Transport, M: Model> Server<T, M> {
             hooks: Arc::new(hooks),
             closing: Closing(Arc::clone(&shared.lifecycle)),
             shared,
-            ready: Arc::new(ready),
+            ready,
         })
     }
 
@@ -136,11 +136,11 @@ impl<T: Transport, M: Model> Server<T, M> {
             hooks,
             shared,
             closing,
-            ready,
+            ready: _,
             addresses: _,
         } = self;
         let service = Service::new(boxed(handler), Arc::clone(&hooks), shared.clone());
-        let result = model.serve(Serving::new(listeners, ready, Arc::new(service)));
+        let result = model.serve(Serving::new(listeners, Arc::new(service)));
         hooks.enter(&shared.lifecycle, State::Closed);
         drop(closing);
         result
@@ -210,7 +210,7 @@ impl<T: Transport, M: Model + Dispatch> Server<T, M> {
         let service = Service::new(boxed(handler), hooks, shared).without_parking();
         let service = Arc::new(service);
         let listeners = std::mem::take(&mut self.listeners);
-        let mut serving = Serving::new(listeners, Arc::clone(&self.ready), service);
+        let mut serving = Serving::new(listeners, service);
         let handled = Acceptor::new(&mut serving, &mut self.model, M::NAME)
             .and_then(|acceptor| acceptor.serve_one(deadline));
         self.listeners = serving.listeners;

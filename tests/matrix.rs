@@ -15,7 +15,8 @@ use support::{Gate, ServerProcess, poll_until};
 #[path = "support/server.rs"]
 mod server;
 
-const TRANSPORTS: [&str; 4] = ["tcp", "udp", "unix", "unixgram"];
+/// `counted` is a transport that wraps another one: that of `examples/counting.rs`.
+const TRANSPORTS: [&str; 5] = ["tcp", "udp", "unix", "unixgram", "counted"];
 
 /// A model, how many of its requests run at once in a test server, and whether they share memory.
 #[derive(Clone, Copy)]
@@ -165,7 +166,7 @@ fn main() -> ExitCode {
     let mut trials = Vec::new();
     for transport in TRANSPORTS {
         for &model in MODELS {
-            let streams = if matches!(transport, "tcp" | "unix") {
+            let streams = if matches!(transport, "tcp" | "unix" | "counted") {
                 &STREAM_SCENARIOS[..]
             } else {
                 &[]

@@ -21,7 +21,7 @@ use support::{Client, DEADLINE, ServerProcess, Target, is_available, poll_until}
 
 type Check = fn(&str);
 
-const SCENARIOS: [(&str, Check); 8] = [
+const SCENARIOS: [(&str, Check); 9] = [
     ("three_lines_are_one_session", three_lines_are_one_session),
     (
         "a_reset_is_handled_and_finished",
@@ -40,6 +40,10 @@ const SCENARIOS: [(&str, Check); 8] = [
         "a_stop_waits_for_those_that_finish",
         a_stop_waits_for_those_that_finish,
     ),
+    (
+        "a_worker_that_retires_finishes_what_is_parked",
+        a_worker_that_retires_finishes_what_is_parked,
+    ),
     ("who_is_cut_is_dropped", who_is_cut_is_dropped),
     (
         "who_is_idle_for_too_long_is_dropped",
@@ -57,8 +61,15 @@ fn main() -> ExitCode {
     let mut trials = Vec::new();
     for model in NAMES {
         for &(name, check) in &SCENARIOS {
-            // What a child of forking waits for is the next byte.
-            if name == "a_stop_finishes_a_part_of_a_request" && model.ends_with("forking") {
+            let (forks, has_workers) = (model.ends_with("forking"), model.starts_with("prefork"));
+            let applies = match name {
+                // What a child waits for is the next byte.
+                "a_stop_finishes_a_part_of_a_request" => !forks,
+                // A child would retire itself.
+                "a_worker_that_retires_finishes_what_is_parked" => has_workers && !forks,
+                _ => true,
+            };
+            if !applies {
                 continue;
             }
             let trial = Trial::test(format!("{model}::{name}"), move || {
@@ -114,7 +125,7 @@ impl RequestHandler<TcpConnection> for Session {
     fn handle(&mut self, conn: &mut TcpConnection) -> Outcome {
         self.say("handle");
         let mut line = String::new();
-        conn.read_line(&mut line, 1024)?;
+        conn.read_line_max(&mut line, 1024)?;
         self.lines += 1;
         match line.trim_end() {
             // The end of the stream.
@@ -127,6 +138,10 @@ impl RequestHandler<TcpConnection> for Session {
                 self.handle.cut(1);
                 return Ok(Next::Close);
             }
+            "retire" => {
+                self.handle.retire();
+                return Ok(Next::Close);
+            }
             "list" => {
                 for connection in self.handle.connections() {
                     writeln!(conn, "{connection}")?;
@@ -136,7 +151,7 @@ impl RequestHandler<TcpConnection> for Session {
             // Asks the server to stop, and keeps its thread.
             "outlive" => {
                 self.handle.shutdown();
-                conn.read_line(&mut line, 1024)?;
+                conn.read_line_max(&mut line, 1024)?;
             }
             _ => {}
         }
@@ -149,7 +164,7 @@ impl RequestHandler<TcpConnection> for Session {
         if self.asks {
             conn.write_all(b"done?\n")?;
             let mut line = String::new();
-            conn.read_line(&mut line, 1024)?;
+            conn.read_line_max(&mut line, 1024)?;
             self.say(line.trim_end());
         }
         Ok(())
@@ -181,7 +196,7 @@ fn serve(model: &str, options: &[String]) -> ExitCode {
         threading: Threading::default(),
         pool: ThreadPool::new(if has("one") { 1 } else { 3 }),
         forking: Forking::default(),
-        workers: 2,
+        workers: if has("one") { 1 } else { 2 },
         breaker: 10,
     };
     let listeners = Tcp::options().bind("127.0.0.1:0").expect("bind");
@@ -383,6 +398,16 @@ fn a_stop_waits_for_those_that_finish(model: &str) {
     assert_eq!(steps(&mut server, 1), expected);
 }
 
+/// It leaves the queue to the others, and goes on to its drain at once.
+fn a_worker_that_retires_finishes_what_is_parked(model: &str) {
+    let server = ServerProcess::start("tcp", model, &["one"]);
+    let mut client = parked(&server, "one");
+    assert_eq!(server.target().ask("retire"), "");
+    expect_end(&mut *client);
+    let steps = stop(server);
+    assert_eq!(steps, ["setup", "handle", "finish", "dropped"]);
+}
+
 fn who_is_cut_is_dropped(model: &str) {
     let server = ServerProcess::start("tcp", model, &[]);
     let mut client = parked(&server, "one");
@@ -402,15 +427,23 @@ fn who_is_idle_for_too_long_is_dropped(model: &str) {
 /// The only thread is taken: one waits in its queue, the others are parked still.
 fn the_drain_deadline_drops_what_finds_no_thread() {
     let mut server = ServerProcess::start("tcp", "pool", &["one", "short"]);
-    let mut first = parked(&server, "one");
-    let mut others = [(), ()].map(|()| server.target().connect());
-    for other in &mut others {
-        ask(&mut **other, "one", "1");
+    let numbers = [1, 2, 3];
+    let mut clients = numbers.map(|_| {
+        let mut client = server.target().connect();
+        ask(&mut *client, "one", "1");
+        client
+    });
+    for id in numbers {
+        wait_until_parked(&server, id, 4);
     }
     let mut outlives = server.target().connect();
     outlives.write_all(b"outlive\n").expect("send");
-    expect_end(&mut *outlives);
-    expect_end(&mut *first);
+    for client in clients.iter_mut().chain([&mut outlives]) {
+        expect_end(&mut **client);
+    }
     assert_eq!(server.ended(), "cut=4 live=0");
-    assert_eq!(steps(&mut server, 1), ["setup", "handle", "dropped"]);
+    for id in numbers {
+        let steps = steps(&mut server, id);
+        assert_eq!(steps, ["setup", "handle", "dropped"], "session {id}");
+    }
 }

@@ -10,6 +10,7 @@ use crate::connection::life::Job;
 use crate::connection::parking::{Parked, Stays};
 use crate::counters::count;
 use crate::registry::table::CutReason;
+use crate::sys::poll::Interest;
 use crate::transport::{Request, Transport};
 
 impl<T: Transport, M: Dispatch> Acceptor<'_, T, M> {
@@ -74,8 +75,12 @@ impl<T: Transport, M: Dispatch> Acceptor<'_, T, M> {
             return;
         };
         if self.can_dispatch(Instant::now()) {
-            for Parked { request, lease, .. } in parking.take_ready(self.model.room()) {
-                if service.hooks.whole.is_some() && !request.context().session().is_over() {
+            let ready = parking.take_ready(self.model.room());
+            if ready.is_empty() {
+                self.parked.exhaust(Interest::Read);
+            }
+            for Parked { request, lease, .. } in ready {
+                if service.hooks.whole.is_some() {
                     let service = Arc::clone(&service);
                     self.park_again(Job {
                         request,

@@ -3,11 +3,9 @@
 
 use std::fmt::Debug;
 use std::io::{self, PipeReader};
-use std::os::fd::OwnedFd;
+use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
-
-use rustix::event::PollFd;
 
 use crate::accept::batch::Batch;
 use crate::accept::report::Report;
@@ -71,7 +69,7 @@ pub trait Dispatch: Debug {
 
     /// Adds the descriptors of the children that [`reap`](Self::reap) looks after.
     #[doc(hidden)]
-    fn watch<'a>(&'a self, fds: &mut Vec<PollFd<'a>>) {
+    fn watch<'a>(&'a self, fds: &mut Vec<BorrowedFd<'a>>) {
         let _ = fds;
     }
 
@@ -139,8 +137,6 @@ pub trait Dispatch: Debug {
 #[expect(unnameable_types, reason = "models are sealed by it")]
 pub struct Serving<T: Transport> {
     pub(crate) listeners: Vec<T>,
-    /// Polls as readable while one of the listeners does.
-    pub(crate) ready: Arc<OwnedFd>,
     pub(crate) service: Arc<Service<T::Request>>,
     /// In a worker process: the pipe that ends when the parent does. The listeners are shared with
     /// others then.
@@ -152,14 +148,9 @@ pub struct Serving<T: Transport> {
 }
 
 impl<T: Transport> Serving<T> {
-    pub(crate) const fn new(
-        listeners: Vec<T>,
-        ready: Arc<OwnedFd>,
-        service: Arc<Service<T::Request>>,
-    ) -> Self {
+    pub(crate) const fn new(listeners: Vec<T>, service: Arc<Service<T::Request>>) -> Self {
         Self {
             listeners,
-            ready,
             service,
             lifeline: None,
             #[cfg(feature = "coroutines")]

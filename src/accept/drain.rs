@@ -94,8 +94,9 @@ impl<T: Transport, M: Dispatch> Acceptor<'_, T, M> {
     /// listeners first.
     pub(super) fn drain(&mut self) -> Report {
         self.enter(State::Draining);
-        self.serving.listeners.clear();
-        self.accepting.clear();
+        (0..self.serving.listeners.len())
+            .rev()
+            .for_each(|index| self.close_listener(index));
         self.budget = 0;
         self.draining = true;
         self.dismiss_parked(Parking::close);

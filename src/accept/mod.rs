@@ -21,15 +21,11 @@ use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use rustix::event::{PollFd, PollFlags, poll};
-
 use crate::accept::batch::Batch;
 use crate::accept::dispatch::{Dispatch, Serving};
 use crate::accept::errors::Pause;
 use crate::accept::report::{Handled, Report};
 use crate::connection::parking::Parking;
-use crate::coro::net::{Interest, Source, wait_any};
-use crate::coro::worker::{Current, current};
 use crate::counters::count;
 use crate::error::{Error, Tried};
 use crate::lifecycle::State;
@@ -37,20 +33,9 @@ use crate::observe::events::Limit;
 use crate::observe::hooks::{self, AcceptError, Reaction, Step};
 use crate::registry::keeper::Cutter;
 use crate::shared::Shared;
-use crate::sys::bell::{Heard, Watch};
-use crate::sys::timespec;
+use crate::sys::bell::Heard;
+use crate::task::wait::{self, Awaited, Source, Wakeup, Woken};
 use crate::transport::Transport;
-
-/// What a coroutine knows of its listeners: edges tell it what else would have to be asked.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-enum Known {
-    #[default]
-    Nothing,
-    /// One of them was the reason to wake up.
-    Ready,
-    /// Nothing was left in any that was ready; an edge says when something is.
-    Drained,
-}
 
 /// The accept loop of one thread.
 #[derive(Debug)]
@@ -58,7 +43,7 @@ pub(crate) struct Acceptor<'a, T: Transport, M> {
     serving: &'a mut Serving<T>,
     model: &'a mut M,
     shared: Shared,
-    watch: Watch,
+    wakeup: Wakeup,
     batch: Batch<T::Request>,
     /// What keeps requests that were taken from being sent on their way.
     dispatching: Pause,
@@ -75,12 +60,9 @@ pub(crate) struct Acceptor<'a, T: Transport, M> {
     /// How many requests are taken at once: more while they are served quickly, so that none waits
     /// long behind another that was taken with it.
     appetite: usize,
-    /// Where a coroutine waits for the bell, the listeners, and the parked connections.
-    watched: Source,
-    readable: Source,
+    /// Where it waits for each listener, and for the parked connections.
+    sources: Vec<Source>,
     parked: Source,
-    /// In a coroutine: what is known of the listeners without asking.
-    known: Known,
     /// When deadlines of connections are looked at; `None` without connections.
     look_at: Option<Instant>,
     /// How often connections were asked to be cut when it was last looked.
@@ -110,19 +92,21 @@ impl<'a, T: Transport, M: Dispatch> Acceptor<'a, T, M> {
             .tried(|| "create an epoll instance".to_owned())?;
         let shared = serving.service.shared.clone();
         let lifeline = serving.lifeline.as_ref().map(AsFd::as_fd);
-        let watch = Watch::new(shared.lifecycle.bell(), lifeline)
-            .tried(|| "create an epoll instance".to_owned())?;
+        let wakeup = Wakeup::new(shared.lifecycle.bell(), lifeline);
+        let wakeup = wakeup.tried(|| "create an epoll instance".to_owned())?;
         let batch = Batch {
             requests: VecDeque::new(),
             lease: shared.admission.lease(0),
         };
         let mut accepting = Vec::new();
         accepting.resize_with(serving.listeners.len(), Pause::default);
+        let mut sources = Vec::new();
+        sources.resize_with(serving.listeners.len(), Source::default);
         Ok(Self {
             serving,
             model,
             shared,
-            watch,
+            wakeup,
             batch,
             dispatching: Pause::default(),
             accepting,
@@ -131,10 +115,8 @@ impl<'a, T: Transport, M: Dispatch> Acceptor<'a, T, M> {
             budget: usize::MAX,
             turned_away: false,
             appetite: 1,
-            watched: Source::default(),
-            readable: Source::default(),
+            sources,
             parked: Source::default(),
-            known: Known::default(),
             look_at: None,
             asked: 0,
             cutter: None,
@@ -216,38 +198,40 @@ impl<'a, T: Transport, M: Dispatch> Acceptor<'a, T, M> {
             if let Some(err) = self.failure() {
                 return Err(err);
             }
-            let ready = self.turn(deadline);
-            if !ready && self.budget > 0 && deadline.is_some_and(|end| Instant::now() >= end) {
+            self.turn(deadline);
+            if self.budget > 0 && deadline.is_some_and(|end| Instant::now() >= end) {
                 return Ok(Handled::TimedOut);
             }
         }
     }
 
-    /// Waits once, then takes what is ready. Says whether anything was.
-    fn turn(&mut self, deadline: Option<Instant>) -> bool {
+    /// Waits once, then takes what is ready.
+    fn turn(&mut self, deadline: Option<Instant>) {
         self.dispatch();
         self.tend_parked();
         self.tend_model();
-        let mut ready = self.wait(deadline);
+        let Woken {
+            mut ready, by_edge, ..
+        } = self.wait(deadline);
         // None of several busy listeners is always the first to find room.
         let count = ready.len().max(1);
-        let hinted = self.known == Known::Ready;
-        if !ready.is_empty() {
-            self.known = Known::Drained;
-        }
         self.first = self.first.wrapping_add(1);
         ready.rotate_left(self.first % count);
         let mut broken: Vec<_> = ready
             .iter()
             .copied()
-            .filter(|&index| self.accept_from(index, hinted) == Reaction::Abandon)
+            .filter(|&index| self.accept_from(index, by_edge) == Reaction::Abandon)
             .collect();
         broken.sort_unstable();
         for index in broken.into_iter().rev() {
-            self.serving.listeners.remove(index);
-            self.accepting.remove(index);
+            self.close_listener(index);
         }
-        !ready.is_empty()
+    }
+
+    fn close_listener(&mut self, index: usize) {
+        let listener = self.serving.listeners.remove(index);
+        self.sources.remove(index).release(listener.as_fd());
+        self.accepting.remove(index);
     }
 
     fn service_actions(&self) {
@@ -286,9 +270,9 @@ impl<'a, T: Transport, M: Dispatch> Acceptor<'a, T, M> {
         self.accepting.iter_mut().chain([&mut self.dispatching])
     }
 
-    /// Waits until a listener can be accepted from, and returns which; or until anything else has
+    /// Waits until a listener can be accepted from, and says which; or until anything else has
     /// happened.
-    fn wait(&mut self, deadline: Option<Instant>) -> Vec<usize> {
+    fn wait(&mut self, deadline: Option<Instant>) -> Woken {
         // One reading of the clock decides what is paused and how long to wait for it.
         let now = Instant::now();
         self.look(now);
@@ -298,12 +282,12 @@ impl<'a, T: Transport, M: Dispatch> Acceptor<'a, T, M> {
         let waits = !self.has_room(now) || paused || self.draining;
         let waiting = waits.then(|| admission.announce_waiting());
         if waits && self.look_again() {
-            return Vec::new();
+            return Woken::default();
         }
         let ready = service.parking().is_some_and(Parking::has_ready);
         let leftover = (ready || !self.batch.requests.is_empty()) && self.model.room() > 0;
         if leftover && self.dispatching.backoff.left(now).is_none() {
-            return Vec::new();
+            return Woken::default();
         }
         // Who has not announced itself is not woken for room: what was there has to be used.
         let accepting = !waits || self.has_room(now);
@@ -312,57 +296,45 @@ impl<'a, T: Transport, M: Dispatch> Acceptor<'a, T, M> {
         let open: Vec<_> = (0..self.serving.listeners.len()).filter(is_open).collect();
         let parking = service.parking().filter(|_| self.can_dispatch(now));
         let timeout = self.timeout(deadline, now, accepting);
-        let coroutine = current();
-        let known = take(&mut self.known);
-        let knows = coroutine
-            .as_ref()
-            .filter(|_| !waits && parking.is_none() && known != Known::Nothing);
-        if let Some(current) = knows {
-            return self.wait_knowing(known, current, open, timeout);
-        }
-        let poll_timeout = coroutine.as_ref().map_or(timeout, |_| Some(Duration::ZERO));
+        let end = timeout.and_then(|timeout| now.checked_add(timeout));
 
-        let mut fds = Vec::with_capacity(2 + open.len());
-        fds.push(PollFd::new(&self.watch, PollFlags::IN));
-        let listeners = open
-            .iter()
-            .map(|&index| self.serving.listeners[index].as_fd());
-        let waited = listeners.chain(parking.iter().map(|parking| parking.as_fd()));
-        fds.extend(waited.map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN)));
-        self.model.watch(&mut fds);
-        match poll(&mut fds, poll_timeout.map(timespec).as_ref()) {
-            Ok(0) if coroutine.is_some() => {
-                drop(fds);
-                if let Some(current) = coroutine {
-                    self.park(&current, !open.is_empty(), parking, timeout);
-                }
-                return Vec::new();
-            }
-            Ok(0) | Err(rustix::io::Errno::INTR) => return Vec::new(),
-            Ok(_) => {}
+        let listener = |&index: &usize| {
+            let listener = &self.serving.listeners[index];
+            Awaited::readable(listener.as_fd(), &self.sources[index])
+        };
+        let mut fds: Vec<_> = open.iter().map(listener).collect();
+        fds.extend(parking.map(|parking| Awaited::readable(parking.as_fd(), &self.parked)));
+        let others = fds.len();
+        let mut children = Vec::new();
+        self.model.watch(&mut children);
+        fds.extend(children.into_iter().map(Awaited::ended));
+        let woken = self.wakeup.wait(&fds, end);
+        drop(fds);
+        let mut woken = match woken {
+            Ok(woken) => woken,
             Err(err) => {
-                drop((fds, waiting));
-                self.pause(err.into());
-                return Vec::new();
+                drop(waiting);
+                self.pause(err);
+                // What cannot be watched is tried.
+                let ready = open;
+                return Woken {
+                    ready,
+                    by_edge: true,
+                    heard: None,
+                };
             }
+        };
+        let ready = take(&mut woken.ready);
+        let children = ready.iter().filter_map(|place| place.checked_sub(others));
+        self.model.reap(&children.collect::<Vec<_>>());
+        if woken.heard == Some(Heard::Orphaned) {
+            let lifecycle = &self.shared.lifecycle;
+            lifecycle.stop(lifecycle.drain_timeout());
         }
-        let is_ready = |(at, fd): (usize, &PollFd<'_>)| (!fd.revents().is_empty()).then_some(at);
-        let (heard, fds) = (!fds[0].revents().is_empty(), &fds[1..]);
-        let (listeners, fds) = fds.split_at(open.len());
         // Parked connections are taken out at the next turn.
-        let children = &fds[parking.iter().count()..];
-        let ready = listeners
-            .iter()
-            .enumerate()
-            .filter_map(is_ready)
-            .map(|at| open[at])
-            .collect();
-        let ended: Vec<_> = children.iter().enumerate().filter_map(is_ready).collect();
-        self.model.reap(&ended);
-        if heard {
-            self.hear();
-        }
-        ready
+        let listeners = ready.iter().filter_map(|place| open.get(*place));
+        woken.ready = listeners.copied().collect();
+        woken
     }
 
     /// Has the model look after what is short.
@@ -372,22 +344,6 @@ impl<'a, T: Transport, M: Dispatch> Acceptor<'a, T, M> {
             let reaction = Reaction::Retry(delay.unwrap_or(Duration::from_secs(1)));
             self.report(step, reaction, err, None);
         }
-    }
-
-    /// As [`wait`](Self::wait), where edges have told what poll(2) would be asked.
-    fn wait_knowing(
-        &mut self,
-        known: Known,
-        current: &Current,
-        open: Vec<usize>,
-        timeout: Option<Duration>,
-    ) -> Vec<usize> {
-        if known == Known::Ready {
-            self.known = known;
-            return open;
-        }
-        self.park(current, true, None, timeout);
-        Vec::new()
     }
 
     /// Looks for what is waited for after waiting was announced: it may have come just before. Says
@@ -435,53 +391,12 @@ impl<'a, T: Transport, M: Dispatch> Acceptor<'a, T, M> {
             .min()
     }
 
-    /// Waits in a coroutine, where the next turn then finds what has come.
-    fn park(
-        &mut self,
-        current: &Current,
-        accepting: bool,
-        parking: Option<&Parking<T::Request>>,
-        timeout: Option<Duration>,
-    ) {
-        let deadline = timeout.and_then(|timeout| Instant::now().checked_add(timeout));
-        let mut sources = vec![(&self.watched, self.watch.as_fd())];
-        sources.extend(accepting.then(|| (&self.readable, self.serving.ready.as_fd())));
-        sources.extend(parking.map(|parking| (&self.parked, parking.as_fd())));
-        // It ends at the deadline, or because something has come.
-        let woken = wait_any(current, &sources, Interest::Read, deadline);
-        match woken {
-            Ok(1) if accepting => self.known = Known::Ready,
-            Ok(_) => {}
-            Err(err) => match err.kind() {
-                io::ErrorKind::TimedOut | io::ErrorKind::ConnectionAborted => {}
-                // A descriptor could not be watched.
-                _ => self.pause(err),
-            },
-        }
-    }
-
     /// Lets time pass when the kernel has no memory to wait with.
     fn pause(&mut self, err: io::Error) {
         let reaction = self.dispatching.begin(self.shared.admission.releases());
         self.report(Step::Wait, reaction, err, None);
-        match (reaction, current()) {
-            (Reaction::Retry(delay), Some(current)) => {
-                let end = Instant::now().checked_add(delay);
-                let _ = wait_any(&current, &[], Interest::Read, end);
-            }
-            (Reaction::Retry(delay), None) => std::thread::park_timeout(delay),
-            _ => {}
-        }
-    }
-
-    fn hear(&mut self) {
-        match self.watch.hear() {
-            Ok(Heard::Bell) => {}
-            Ok(Heard::Orphaned) => self
-                .shared
-                .lifecycle
-                .stop(self.shared.lifecycle.drain_timeout()),
-            Err(err) => self.pause(err),
+        if let Reaction::Retry(delay) = reaction {
+            wait::pause(delay);
         }
     }
 

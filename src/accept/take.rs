@@ -9,7 +9,8 @@ use crate::accept::dispatch::Dispatch;
 use crate::accept::errors::{Class, classify};
 use crate::accept::{Acceptor, drain};
 use crate::observe::hooks::{Reaction, Step};
-use crate::transport::{Intake, Request, Transport};
+use crate::sys::poll::Interest;
+use crate::transport::{Intake, Managed, Transport};
 
 /// How many times one listener is asked in a row before the others, the children and the stop get
 /// their turn.
@@ -26,9 +27,8 @@ const FRUITLESS_MAX: u32 = 64;
 impl<T: Transport, M: Dispatch> Acceptor<'_, T, M> {
     /// Takes requests from one listener and gives them to the model, until there are no more, or no
     /// room.
-    pub(super) fn accept_from(&mut self, index: usize, hinted: bool) -> Reaction {
-        let mut fruitful = false;
-        let (known, mut drained) = (take(&mut self.known), false);
+    pub(super) fn accept_from(&mut self, index: usize, by_edge: bool) -> Reaction {
+        let (mut fruitful, mut drained) = (false, false);
         for _ in 0..TURN_MAX {
             let listener = &self.serving.listeners[index];
             let batch = listener.batch().max(1);
@@ -38,15 +38,16 @@ impl<T: Transport, M: Dispatch> Acceptor<'_, T, M> {
                 .min(self.appetite.min(batch))
                 .min(self.budget);
             let releases = self.shared.admission.releases();
-            let late = self
-                .shared
-                .lifecycle
-                .drain_left()
-                .is_some_and(|left| left.is_zero());
+            let left = self.shared.lifecycle.drain_left();
+            let late = left.is_some_and(|left| left.is_zero());
             if want == 0 || !self.batch.requests.is_empty() || late {
                 return Reaction::Continue;
             }
             let Some(taking) = self.taking(want as u64, index) else {
+                // What an edge has reported another process may have taken.
+                if by_edge && self.has_waiting(index) == Some(false) {
+                    self.sources[index].exhaust(Interest::Read);
+                }
                 if self.shared.admission.limits().refuses() {
                     // It is no room that is waited for.
                     break;
@@ -88,11 +89,12 @@ impl<T: Transport, M: Dispatch> Acceptor<'_, T, M> {
                 },
             }
             if drained {
-                self.known = known;
+                self.sources[index].exhaust(Interest::Read);
                 break;
             }
         }
-        if fruitful || hinted {
+        // What is reported once cannot keep a processor busy.
+        if fruitful || drained && by_edge {
             self.accepting[index].fruitless = 0;
             return Reaction::Continue;
         }

@@ -17,7 +17,7 @@ use crate::observe::hooks::{self, Failure, Hooks};
 use crate::registry::info::Traffic;
 use crate::registry::table::{Activity, CutReason, Slot};
 use crate::shared::Shared;
-use crate::transport::Request;
+use crate::transport::{Managed, Request};
 
 type DynHandler<R> = Box<dyn Fn(&mut R) -> Outcome + Send + Sync>;
 
@@ -34,7 +34,7 @@ pub(crate) struct Service<R> {
     parks: bool,
 }
 
-impl<R: Request> Service<R> {
+impl<R: Managed> Service<R> {
     pub(crate) fn new(handler: DynHandler<R>, hooks: Arc<Hooks<R>>, shared: Shared) -> Self {
         Self {
             handler,
@@ -100,7 +100,8 @@ impl<R: Request> Service<R> {
         }
         request.context().begin_request();
         self.hooks.tell(|| Event::Started { id: request.id() });
-        let outcome = self.call(request);
+        let opened = hooks::call(|| request.open()).and_then(|opened| opened.map_err(Into::into));
+        let outcome = opened.and_then(|()| self.call(request));
         request.context().end_request();
         // Before the close, which the client sees: who has seen a reply knows that this is noted.
         self.shared.lifecycle.processes().note_served();
@@ -348,7 +349,7 @@ pub(crate) trait Tally: fmt::Debug + Send + Sync {
     fn counters(&self) -> &Counters;
 }
 
-impl<R: Request> Tally for Service<R> {
+impl<R: Managed> Tally for Service<R> {
     fn tally(&self, id: u64, peer: &Address, slot: Option<&Slot>, ended: Ended) {
         self.hooks.tell(|| end_of(id, peer.clone(), slot, ended));
         self.shared.counters.tally(ended, 1);
@@ -385,7 +386,7 @@ pub(crate) struct Job<R> {
     pub(crate) lease: Lease,
 }
 
-impl<R: Request> Job<R> {
+impl<R: Managed> Job<R> {
     /// Serves the request on this thread, until it has ended or is parked.
     pub(crate) fn run(self) {
         let Self {

@@ -5,18 +5,17 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::admission::permits::Lease;
 use crate::connection::life::{Job, Service};
-use crate::coro::inbox::Message;
-use crate::coro::team::Team;
-use crate::coro::worker::current;
 use crate::counters::Ended;
-use crate::transport::Request;
+use crate::task::coro::inbox::Message;
+use crate::task::coro::team::Team;
+use crate::transport::Managed;
 
 /// The label of coroutines that serve no request; those of requests begin with 1.
 pub(crate) const NOBODY: u64 = 0;
 
 /// Requests of one server whose handlers are done, for each worker.
 #[derive(Debug)]
-pub(crate) struct Outbox<R: Request> {
+pub(crate) struct Outbox<R: Managed> {
     team: Arc<Team>,
     done: Vec<Mutex<Done<R>>>,
 }
@@ -42,19 +41,19 @@ impl<R> Default for Done<R> {
 
 /// What sends the replies of a round when it is dropped: in the next round, or because the worker has
 /// failed.
-struct Round<R: Request> {
+struct Round<R: Managed> {
     outbox: Arc<Outbox<R>>,
     place: usize,
     service: Arc<Service<R>>,
 }
 
-impl<R: Request> Drop for Round<R> {
+impl<R: Managed> Drop for Round<R> {
     fn drop(&mut self) {
         self.outbox.send(self.place, &self.service);
     }
 }
 
-impl<R: Request> Outbox<R> {
+impl<R: Managed> Outbox<R> {
     pub(crate) fn new(team: &Arc<Team>) -> Arc<Self> {
         let done = team.inboxes.iter().map(|_| Mutex::default()).collect();
         Arc::new(Self {
@@ -66,7 +65,7 @@ impl<R: Request> Outbox<R> {
     /// Serves a request in the coroutine that calls, and leaves its end to the next round: by then
     /// those that run in this one are done too.
     pub(crate) fn serve(self: Arc<Self>, job: Job<R>) {
-        let Some(place) = current().map(|current| current.worker().place()) else {
+        let Some(place) = self.team.place_here() else {
             return job.run();
         };
         let Job {

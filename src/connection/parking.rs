@@ -15,7 +15,7 @@ use rustix::time::Timespec;
 
 use crate::admission::permits::Lease;
 use crate::registry::table::Activity;
-use crate::transport::{Request, Waits};
+use crate::transport::{Managed, Waits};
 
 /// How many connections are taken out at once.
 const EVENTS: usize = 64;
@@ -53,7 +53,7 @@ pub(crate) enum Stays<R> {
     Failed(R, Lease, io::Error),
 }
 
-impl<R: Request> Parking<R> {
+impl<R: Managed> Parking<R> {
     pub(crate) fn new() -> io::Result<Self> {
         let state = State {
             parked: HashMap::new(),

@@ -50,7 +50,7 @@ where
 /// use socketserver::{Connection, Next, TcpConnection, ThreadingTcpServer, per_connection};
 ///
 /// let count = per_connection(u32::default, |conn: &mut TcpConnection, lines| {
-///     if conn.read_line(&mut String::new(), 1024)? == 0 {
+///     if conn.read_line_max(&mut String::new(), 1024)? == 0 {
 ///         return Ok::<_, io::Error>(Next::Close);
 ///     }
 ///     *lines += 1;
@@ -128,7 +128,6 @@ fn call<R: Request, S: Send + 'static>(
 
 #[cfg(test)]
 mod tests {
-    use std::io;
     use std::sync::Arc;
 
     use super::*;
@@ -149,9 +148,6 @@ mod tests {
         }
         fn peer(&self) -> Address {
             Address::Named("test".to_owned())
-        }
-        fn close(&mut self) -> io::Result<()> {
-            Ok(())
         }
     }
 

@@ -5,19 +5,14 @@ pub(crate) mod processes;
 
 use std::fmt;
 use std::io;
-use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::{AcqRel, Acquire, SeqCst};
 use std::sync::atomic::{AtomicU32, AtomicU64};
 use std::time::{Duration, Instant};
 
-use rustix::event::{PollFd, PollFlags, poll};
-
-use crate::coro::net::{Interest, Source, wait_any};
-use crate::coro::worker::current;
-use crate::sys::bell::{Bell, Watch};
+use crate::sys::bell::Bell;
 use crate::sys::memory::{SharedMemory, shareable};
-use crate::sys::timespec;
+use crate::task::wait::{Wakeup, can_wait};
 
 use processes::Processes;
 
@@ -183,33 +178,15 @@ impl Lifecycle {
     /// Waits until the server is at `state` or further; says whether it is.
     pub(crate) fn wait_for(&self, state: State, timeout: Duration) -> bool {
         let deadline = Instant::now().checked_add(timeout);
-        let Ok(watch) = Watch::new(&self.bell, None) else {
+        let Ok(wakeup) = Wakeup::new(&self.bell, None) else {
             return self.state() >= state;
         };
-        let source = Source::default();
-        loop {
-            if watch.hear().is_err() {
-                break;
-            }
-            let left = deadline.map(|end| end.saturating_duration_since(Instant::now()));
-            if self.state() >= state || left.is_some_and(|left| left.is_zero()) {
-                break;
-            }
-            if let Some(current) = current() {
-                // One that is being ended must not wait for what is left to end with it.
-                if !current.may_park() {
-                    break;
-                }
-                let sources = [(&source, watch.as_fd())];
-                // It ends at the deadline, or because something has come.
-                let _ = wait_any(&current, &sources, Interest::Read, deadline);
-            } else {
-                let mut fds = [PollFd::new(&watch, PollFlags::IN)];
-                // An error (only EINTR is possible) is a reason to look again.
-                let _ = poll(&mut fds, left.map(timespec).as_ref());
-            }
-        }
-        source.release(watch.as_fd());
+        while self.state() < state
+            // A coroutine that is being ended must not wait for what is left to end with it.
+            && can_wait()
+            && deadline.is_none_or(|end| Instant::now() < end)
+            && wakeup.wait(&[], deadline).is_ok()
+        {}
         self.state() >= state
     }
 

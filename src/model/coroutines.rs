@@ -13,18 +13,19 @@ use crate::accept::dispatch::{Dispatch, Serving};
 use crate::accept::report::Report;
 use crate::connection::life::Service;
 use crate::connection::outbox::{NOBODY, Outbox};
-use crate::coro::driver::Kind;
-use crate::coro::inbox::Message;
-use crate::coro::stack::{self, StackGauge};
-use crate::coro::team::Team;
-use crate::coro::uring;
-use crate::coro::watchdog::Watchdog;
-use crate::coro::worker::{Failed, Worker};
 use crate::error::{Error, Tried};
 use crate::model::on_room;
 use crate::observe::hooks::{AcceptError, Reaction, Stall, Step};
 use crate::registry::table::CutReason;
-use crate::transport::{Request, Transport};
+use crate::task::coro::driver::Kind;
+use crate::task::coro::inbox::Message;
+use crate::task::coro::overflow;
+use crate::task::coro::stack::{self, StackGauge};
+use crate::task::coro::team::Team;
+use crate::task::coro::uring;
+use crate::task::coro::watchdog::Watchdog;
+use crate::task::coro::worker::{Failed, Worker};
+use crate::transport::{Managed, Request, Transport};
 
 /// Serves each request in a coroutine: the handler blocks as in any model, but what blocks is not a
 /// thread.
@@ -57,7 +58,7 @@ use crate::transport::{Request, Transport};
 /// ```
 ///
 /// What a handler makes itself stays on its thread, so that may belong to it. The connection is
-/// lent to the handler, and cannot be given to another thread:
+/// lent to the handler, so no thread that outlives the handler can have it:
 ///
 /// ```compile_fail,E0521
 /// # use socketserver::{Coroutines, Server, Tcp, TcpConnection};
@@ -231,12 +232,20 @@ impl Coroutines {
     }
 }
 
+/// What waiting fails with once what is left is cut.
+const CUT: &str = "the server has cut what was left";
+
+/// What is said of a stack that was too small.
+const LARGER_STACKS: &str =
+    "raise it with Coroutines::stack_size, or keep large values on the heap";
+
 impl Model for Coroutines {
     const NAME: &'static str = "coroutines";
 
     fn serve<T: Transport>(self, mut serving: Serving<T>) -> Result<Report, Error> {
         let start = || "start the coroutines model".to_owned();
         let driver = self.driver.kind()?;
+        overflow::set_remedy(LARGER_STACKS);
         let service = Arc::clone(&serving.service);
         let on_shortage = on_room(&service.shared);
         let team = Team::new(
@@ -270,7 +279,7 @@ impl Model for Coroutines {
             workers.failure.note(failed, &service);
             // The accept loop was one of its coroutines: nobody keeps the drain deadline.
             service.shared.registry.cut_all();
-            team.cancel();
+            team.cancel(CUT);
         }
         let ran = workers.join();
         drop(watchdog);
@@ -294,7 +303,7 @@ struct Workers {
 
 impl Workers {
     /// Starts them, and waits until each has what it needs.
-    fn start<R: Request>(team: &Arc<Team>, service: &Arc<Service<R>>) -> io::Result<Self> {
+    fn start<R: Managed>(team: &Arc<Team>, service: &Arc<Service<R>>) -> io::Result<Self> {
         let mut workers = Self {
             team: Arc::clone(team),
             threads: Vec::new(),
@@ -366,7 +375,7 @@ struct Failure(Mutex<Option<io::Error>>);
 impl Failure {
     /// Fails the server: its other workers drain, and the clients of this one learn at once that
     /// nobody serves them.
-    fn note<R: Request>(&self, failed: Failed, service: &Service<R>) {
+    fn note<R: Managed>(&self, failed: Failed, service: &Service<R>) {
         let Failed { error, labels } = failed;
         let shared = &service.shared;
         let stranded = labels.into_iter().filter(|label| *label != NOBODY);
@@ -389,7 +398,7 @@ impl Failure {
 }
 
 /// Starts the watchdog, if there is a hook to tell.
-fn watch<R: Request>(team: &Arc<Team>, service: &Arc<Service<R>>) -> io::Result<Option<Watchdog>> {
+fn watch<R: Managed>(team: &Arc<Team>, service: &Arc<Service<R>>) -> io::Result<Option<Watchdog>> {
     if service.hooks.stall.is_none() {
         return Ok(None);
     }
@@ -443,6 +452,6 @@ impl Dispatch for Spread {
     }
 
     fn cut(&mut self) {
-        self.0.cancel();
+        self.0.cancel(CUT);
     }
 }

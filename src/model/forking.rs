@@ -2,11 +2,10 @@
 
 use std::io;
 use std::mem::{ManuallyDrop, forget};
-use std::os::fd::RawFd;
+use std::os::fd::{BorrowedFd, RawFd};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use rustix::event::{PollFd, PollFlags, poll};
 use rustix::process::{Pid, getpid};
 
 use crate::accept::batch::Batch;
@@ -25,11 +24,10 @@ use crate::observe::hooks::{Failure, Step};
 use crate::registry::context::Listed;
 use crate::registry::table::Activity;
 use crate::shared::Shared;
-use crate::sys::bell::Watch;
 use crate::sys::child::{Child, Exit};
 use crate::sys::fork::{Fork, end_with, exit, fork, guard, thread_count};
-use crate::sys::timespec;
-use crate::transport::{Request, Transport, Waits};
+use crate::task::wait::{Awaited, Source, Wakeup};
+use crate::transport::{Managed, Request, Transport, Waits};
 
 /// Serves each request in a process of its own, forked from the one that accepts.
 ///
@@ -174,12 +172,12 @@ impl Dispatch for Forking {
         Ok(())
     }
 
-    fn watch<'a>(&'a self, fds: &mut Vec<PollFd<'a>>) {
+    fn watch<'a>(&'a self, fds: &mut Vec<BorrowedFd<'a>>) {
         let pidfds = self
             .children
             .iter()
             .filter_map(|serves| serves.child.pidfd());
-        fds.extend(pidfds.map(|pidfd| PollFd::from_borrowed_fd(pidfd, PollFlags::IN)));
+        fds.extend(pidfds);
     }
 
     fn reap(&mut self, ready: &[usize]) {
@@ -331,13 +329,13 @@ fn serve_and_exit<T: Transport>(
 }
 
 /// Closes this process's copy of a request, which lives on in the parent.
-fn leave_to_parent<R: Request>(request: R) {
+fn leave_to_parent<R: Managed>(request: R) {
     forget(request.context().hand_over());
 }
 
 /// Serves a request to its end. A connection that wants to be parked has nobody to leave it to: the
 /// child waits.
-fn serve<R: Request>(service: &Service<R>, request: &mut R) -> Ended {
+fn serve<R: Managed>(service: &Service<R>, request: &mut R) -> Ended {
     loop {
         match service.serve(request) {
             Ended::Parked => {}
@@ -368,8 +366,9 @@ enum Wakes {
 }
 
 /// Waits until there is input, or no use in waiting.
-fn wait<R: Request>(request: &mut R, shared: &Shared) -> io::Result<Wakes> {
-    let watch = Watch::new(shared.lifecycle.bell(), None)?;
+fn wait<R: Managed>(request: &mut R, shared: &Shared) -> io::Result<Wakes> {
+    let wakeup = Wakeup::new(shared.lifecycle.bell(), None)?;
+    let source = Source::default();
     request.context().enter(Activity::Parked);
     let deadline = shared
         .registry
@@ -382,23 +381,18 @@ fn wait<R: Request>(request: &mut R, shared: &Shared) -> io::Result<Wakes> {
         Waits::For(fd) => fd,
     };
     while !shared.lifecycle.closing() {
-        let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
-        let timeout = left.into_iter().chain(shared.lifecycle.lame_left()).min();
-        let mut fds = [
-            PollFd::from_borrowed_fd(fd, PollFlags::IN),
-            PollFd::new(&watch, PollFlags::IN),
-        ];
-        match poll(&mut fds, timeout.map(timespec).as_ref()) {
-            Ok(0) if timeout == left => return Ok(Wakes::Aborted),
-            Ok(0) | Err(rustix::io::Errno::INTR) => {}
-            Err(err) => return Err(err.into()),
-            Ok(_) if !fds[0].revents().is_empty() => {
-                let cut = request.context().cut_reason();
-                return Ok(cut.map_or(Wakes::Input, |_| Wakes::Aborted));
-            }
-            Ok(_) => {
-                watch.hear()?;
-            }
+        let now = Instant::now();
+        if deadline.is_some_and(|deadline| now >= deadline) {
+            return Ok(Wakes::Aborted);
+        }
+        // That of a lame duck is the end of the loop.
+        let lame_left = shared.lifecycle.lame_left();
+        let lame_end = lame_left.and_then(|left| now.checked_add(left));
+        let end = deadline.into_iter().chain(lame_end).min();
+        let woken = wakeup.wait(&[Awaited::readable(fd, &source)], end)?;
+        if !woken.ready.is_empty() {
+            let cut = request.context().cut_reason();
+            return Ok(cut.map_or(Wakes::Input, |_| Wakes::Aborted));
         }
     }
     Ok(Wakes::Over)

@@ -21,7 +21,7 @@ use crate::accept::dispatch::{Dispatch, Model, Serving};
 use crate::accept::report::Report;
 use crate::error::Error;
 use crate::shared::Shared;
-use crate::threads::Threads;
+use crate::task::threads::Threads;
 use crate::transport::Transport;
 
 /// What `serve` is in a model that accepts on the calling thread.

@@ -4,7 +4,6 @@ use std::io::{self, PipeReader, PipeWriter};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use rustix::event::{PollFd, PollFlags, poll};
 use rustix::process::Pid;
 
 use crate::accept::dispatch::Model;
@@ -20,10 +19,9 @@ use crate::model::watching::Watching;
 use crate::observe::events::Event;
 use crate::observe::hooks::{AcceptError, Reaction, Step};
 use crate::shared::Shared;
-use crate::sys::bell::Watch;
 use crate::sys::child::{Child, Exit};
 use crate::sys::fork::{self, Fork, exit, fork};
-use crate::sys::timespec;
+use crate::task::wait::{self, Awaited, Wakeup};
 use crate::transport::Transport;
 
 /// Serves requests in worker processes that are forked beforehand and share the listeners; each
@@ -116,9 +114,9 @@ impl<M: Model + Clone> Model for Prefork<M> {
             let processes = shared.lifecycle.processes();
             processes.make_slots(self.workers)?;
             shared.admission.addresses().share()?;
-            Ok::<_, io::Error>((Watch::new(shared.lifecycle.bell(), None)?, io::pipe()?))
+            Ok::<_, io::Error>((Wakeup::new(shared.lifecycle.bell(), None)?, io::pipe()?))
         };
-        let (watch, (lifeline, alive)) = start().tried(|| "start the prefork model".to_owned())?;
+        let (wakeup, (lifeline, alive)) = start().tried(|| "start the prefork model".to_owned())?;
         let new_worker = |index| Worker {
             slot: SLOTS_OF_WORKER * index,
             ..Worker::default()
@@ -130,7 +128,7 @@ impl<M: Model + Clone> Model for Prefork<M> {
             lifeline,
             alive: Some(alive),
             workers,
-            watch,
+            wakeup,
             watching: Watching::default(),
         };
         supervisor.supervise()
@@ -146,7 +144,7 @@ struct Supervisor<'a, T: Transport, M> {
     lifeline: PipeReader,
     alive: Option<PipeWriter>,
     workers: Vec<Worker>,
-    watch: Watch,
+    wakeup: Wakeup,
     watching: Watching,
 }
 
@@ -276,7 +274,6 @@ impl<T: Transport, M: Model + Clone> Supervisor<'_, T, M> {
         let served = fork::guard(|| {
             let mut serving = Serving::new(
                 std::mem::take(&mut self.serving.listeners),
-                Arc::clone(&self.serving.ready),
                 Arc::clone(&self.serving.service),
             );
             serving.lifeline = Some(self.lifeline.try_clone()?);
@@ -339,22 +336,14 @@ impl<T: Transport, M: Model + Clone> Supervisor<'_, T, M> {
             let reaction = Reaction::Retry(self.watching.due(now).unwrap_or_default());
             self.report_failure(Step::Watch, reaction, err);
         }
-        let left = until.map(|until| until.saturating_duration_since(now));
-        let timeout = left.into_iter().chain(self.watching.due(now)).min();
-        let mut fds = vec![PollFd::new(&self.watch, PollFlags::IN)];
+        let due = self.watching.due(now).and_then(|due| now.checked_add(due));
+        let end = until.into_iter().chain(due).min();
         let pidfds = self.workers.iter().flat_map(Worker::children);
         let pidfds = pidfds.filter_map(Child::pidfd);
-        fds.extend(pidfds.map(|pidfd| PollFd::from_borrowed_fd(pidfd, PollFlags::IN)));
-        let waited = poll(&mut fds, timeout.map(timespec).as_ref());
-        drop(fds);
-        let heard = match waited {
-            Ok(_) | Err(rustix::io::Errno::INTR) => self.watch.hear().map(drop),
-            // The kernel has no memory to wait with.
-            Err(err) => Err(err.into()),
-        };
-        if let Err(err) = heard {
+        let fds: Vec<_> = pidfds.map(Awaited::ended).collect();
+        if let Err(err) = self.wakeup.wait(&fds, end) {
             self.report_failure(Step::Wait, Reaction::Retry(BACKOFF_MIN), err);
-            std::thread::park_timeout(BACKOFF_MIN);
+            wait::pause(BACKOFF_MIN);
         }
     }
 

@@ -7,7 +7,7 @@ use crate::accept::dispatch::{Dispatch, Model, Serving};
 use crate::accept::report::Report;
 use crate::error::Error;
 use crate::model::serve_here;
-use crate::transport::{Request, Transport};
+use crate::transport::{Managed, Transport};
 
 /// Serves one request after the other on the thread that accepts them.
 ///
@@ -44,7 +44,7 @@ impl Dispatch for Sequential {
         batch: &mut Batch<T::Request>,
         serving: &mut Serving<T>,
     ) -> io::Result<()> {
-        if batch.requests.len() > 1 && batch.requests.iter().all(Request::ends_with_others) {
+        if batch.requests.len() > 1 && batch.requests.iter().all(Managed::ends_with_others) {
             serving.service.serve_all(&mut batch.requests);
             batch.lease.keep(0);
         }

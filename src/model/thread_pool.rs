@@ -9,7 +9,7 @@ use crate::accept::report::Report;
 use crate::error::Error;
 use crate::model::{dispatch_to, on_room, serve_here};
 use crate::shared::Shared;
-use crate::threads::{Limits, Threads};
+use crate::task::threads::{Limits, Threads};
 use crate::transport::Transport;
 
 /// Serves requests on a fixed number of threads. Those that find all threads busy wait in a queue;

@@ -10,7 +10,7 @@ use crate::accept::report::Report;
 use crate::error::Error;
 use crate::model::{dispatch_to, on_room, serve_here};
 use crate::shared::Shared;
-use crate::threads::{Limits, Threads};
+use crate::task::threads::{Limits, Threads};
 use crate::transport::Transport;
 
 /// Serves each request on a thread of its own, for as long as it takes.

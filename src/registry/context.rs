@@ -1,6 +1,6 @@
 //! What a request knows of its server, and how the server reaches it to cut it.
 
-use std::os::fd::RawFd;
+use std::os::fd::BorrowedFd;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Weak};
 
@@ -32,9 +32,9 @@ pub trait Cut: Send + Sync {
         None
     }
 
-    /// The number of the socket that shutdown(2) cuts, so that it can be cut from another process
-    /// that serves it ([`Forking`](crate::Forking)). Default: none, and that process is killed.
-    fn socket(&self) -> Option<RawFd> {
+    /// The socket that shutdown(2) cuts, so that it can be cut from another process that serves it
+    /// ([`Forking`](crate::Forking)). Default: none, and that process is killed.
+    fn socket(&self) -> Option<BorrowedFd<'_>> {
         None
     }
 }

@@ -4,14 +4,12 @@ use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{self, JoinHandle};
-use std::time::Duration;
-
-use rustix::event::{PollFd, PollFlags, poll};
+use std::time::{Duration, Instant};
 
 use crate::error::{Error, Tried};
 use crate::registry::Registry;
-use crate::sys::bell::{Heard, Watch};
-use crate::sys::timespec;
+use crate::sys::bell::Heard;
+use crate::task::wait::{self, Wakeup};
 
 /// Sleeps until a connection's deadline may have come, or that of a stop, and cuts what is over.
 /// Without connections, it sleeps until it is woken. Ends when dropped.
@@ -35,8 +33,8 @@ impl Cutter {
         registry: &Arc<Registry>,
         lifeline: Option<BorrowedFd<'_>>,
     ) -> Result<Self, Error> {
-        let watch = Watch::new(registry.lifecycle().bell(), lifeline);
-        let watch = watch.tried(|| "create an epoll instance".to_owned())?;
+        let wakeup = Wakeup::new(registry.lifecycle().bell(), lifeline);
+        let wakeup = wakeup.tried(|| "create an epoll instance".to_owned())?;
         let done = Arc::new(AtomicBool::new(false));
         let asleep = Arc::new(AtomicBool::new(true));
         let thread = thread::Builder::new()
@@ -45,7 +43,7 @@ impl Cutter {
         let run = {
             let (registry, done) = (Arc::clone(registry), Arc::clone(&done));
             let asleep = Arc::clone(&asleep);
-            move || keep_deadlines(&registry, &watch, &done, &asleep)
+            move || keep_deadlines(&registry, &wakeup, &done, &asleep)
         };
         let thread = thread
             .spawn(run)
@@ -67,7 +65,12 @@ impl Cutter {
     }
 }
 
-fn keep_deadlines(registry: &Arc<Registry>, watch: &Watch, done: &AtomicBool, asleep: &AtomicBool) {
+fn keep_deadlines(
+    registry: &Arc<Registry>,
+    wakeup: &Wakeup,
+    done: &AtomicBool,
+    asleep: &AtomicBool,
+) {
     while !done.load(Ordering::Acquire) {
         let left = registry.lifecycle().drain_left();
         if left.is_some_and(|left| left.is_zero()) {
@@ -88,18 +91,14 @@ fn keep_deadlines(registry: &Arc<Registry>, watch: &Watch, done: &AtomicBool, as
             }
         }
         let timeout = left.into_iter().chain(again).min();
-        let mut fds = [PollFd::new(watch, PollFlags::IN)];
-        // An error is a reason to look again: at once after EINTR, else (ENOMEM) a little later.
-        let waited = poll(&mut fds, timeout.map(timespec).as_ref());
-        if waited.is_err_and(|err| err != rustix::io::Errno::INTR) {
-            thread::park_timeout(RETRY);
-        }
-        match watch.hear() {
-            Ok(Heard::Bell) => {}
-            Ok(Heard::Orphaned) => registry
+        let end = timeout.and_then(|timeout| Instant::now().checked_add(timeout));
+        match wakeup.wait(&[], end).map(|woken| woken.heard) {
+            Ok(Some(Heard::Orphaned)) => registry
                 .lifecycle()
                 .stop(registry.lifecycle().drain_timeout()),
-            Err(_) => thread::park_timeout(RETRY),
+            Ok(_) => {}
+            // The kernel has no memory to wait with.
+            Err(_) => wait::pause(RETRY),
         }
     }
 }

@@ -11,7 +11,7 @@ pub(crate) mod table;
 use std::collections::HashMap;
 use std::io;
 use std::net::IpAddr;
-use std::os::fd::RawFd;
+use std::os::fd::{AsRawFd, RawFd};
 use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering::{Relaxed, SeqCst};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
@@ -183,9 +183,10 @@ impl Registry {
         self.listed.load(SeqCst)
     }
 
-    /// The socket of a connection of this process, where it has one.
+    /// The number of the socket of a connection of this process, where it has one.
     pub(crate) fn socket(&self, id: u64) -> Option<RawFd> {
-        self.cuttable_of(id)?.upgrade()?.socket()
+        let request = self.cuttable_of(id)?.upgrade()?;
+        request.socket().map(|socket| socket.as_raw_fd())
     }
 
     /// How a connection of this process is cut.

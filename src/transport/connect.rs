@@ -1,9 +1,10 @@
-//! Connecting out: a handler that is a client of another server, or a proxy. The connections are of
-//! the type that handlers are given, and park in a coroutine as those do.
+//! Connecting out: a handler that is a client of another server, or a proxy. The connections block as
+//! those that handlers are given do, and in a coroutine park as they do.
 
+use std::any::Any;
 use std::fmt::Debug;
 use std::io;
-use std::net::{SocketAddr, ToSocketAddrs};
+use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
 use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
@@ -11,24 +12,22 @@ use rustix::io::Errno;
 use socket2::{Domain, SockAddr, Socket, Type};
 
 use crate::address::UnixAddress;
-use crate::coro::net::{Interest, Source};
-use crate::coro::offload;
-use crate::coro::worker::{Current, current};
 use crate::error::{Error, Tried};
 use crate::registry::context::Context;
+use crate::sys::poll::Interest;
+use crate::task::offload;
+use crate::task::wait::Source;
+use crate::transport::dialed::Dialed;
 use crate::transport::tcp::TcpConnection;
 use crate::transport::unix_stream::UnixConnection;
-
-/// How often a coroutine looks whether a Unix server has room for it, which epoll does not say.
-const RETRY: Duration = Duration::from_millis(5);
 
 impl TcpConnection {
     /// Connects to a server, trying each address that `addr` resolves to, each for at most
     /// `timeout`.
     ///
-    /// Where it blocks, a coroutine parks; names are resolved on a helper thread then (`offload`).
-    /// The connection has the number 0, and its owner closes it: dropping it sends what the kernel
-    /// has and ends it. `TCP_NODELAY` is on.
+    /// Where it blocks, a coroutine is suspended; a name is resolved on a helper thread then
+    /// ([`offload`](crate::offload)). A socket address, also as text, takes no thread.
+    /// The connection has the number 0, and its owner ends it: see [`Dialed`]. `TCP_NODELAY` is on.
     ///
     /// # Errors
     ///
@@ -45,11 +44,11 @@ impl TcpConnection {
     /// ThreadingTcpServer::bind("127.0.0.1:8080")?.serve_forever(|client| {
     ///     let mut upstream = TcpConnection::connect("127.0.0.1:9090", Duration::from_secs(5))?;
     ///     let mut line = String::new();
-    ///     while client.read_line(&mut line, 4096)? > 0 {
+    ///     while client.read_line_max(&mut line, 4096)? > 0 {
     ///         use std::io::Write;
     ///         upstream.write_all(line.as_bytes())?;
     ///         line.clear();
-    ///         upstream.read_line(&mut line, 4096)?;
+    ///         upstream.read_line_max(&mut line, 4096)?;
     ///         client.write_all(line.as_bytes())?;
     ///         line.clear();
     ///     }
@@ -60,10 +59,15 @@ impl TcpConnection {
     pub fn connect(
         addr: impl ToSocketAddrs + Debug + Send + 'static,
         timeout: Duration,
-    ) -> Result<Self, Error> {
+    ) -> Result<Dialed<Self>, Error> {
         let shown = format!("connect to {addr:?}");
-        let resolve = move || addr.to_socket_addrs().map(Iterator::collect::<Vec<_>>);
-        let addrs = offload(resolve).tried(|| shown.clone())?;
+        let addrs = match known(&addr) {
+            Some(addr) => vec![addr],
+            None => {
+                let resolve = move || addr.to_socket_addrs().map(Iterator::collect::<Vec<_>>);
+                offload(resolve).tried(|| shown.clone())?
+            }
+        };
         let mut last = io::Error::new(io::ErrorKind::AddrNotAvailable, "the name has no address");
         for addr in addrs {
             match connect_to(addr, timeout) {
@@ -75,32 +79,28 @@ impl TcpConnection {
     }
 }
 
-fn connect_to(addr: SocketAddr, timeout: Duration) -> io::Result<TcpConnection> {
-    let socket = Socket::new(Domain::for_address(addr), Type::STREAM, None)?;
-    socket.set_tcp_nodelay(true)?;
-    let addr = SockAddr::from(addr);
-    match current() {
-        None => socket.connect_timeout(&addr, timeout)?,
-        Some(current) => connect_parked(&current, &socket, &addr, Instant::now() + timeout)?,
-    }
-    Ok(TcpConnection::new(socket, &addr, Context::detached()))
+/// The address itself, where nothing has to be looked up for it.
+fn known(addr: &dyn Any) -> Option<SocketAddr> {
+    let parsed = |text: &str| text.parse().ok();
+    let text = addr.downcast_ref::<&str>().copied();
+    let text = text.or_else(|| addr.downcast_ref::<String>().map(String::as_str));
+    let pair = addr.downcast_ref::<(IpAddr, u16)>().copied();
+    addr.downcast_ref::<SocketAddr>()
+        .copied()
+        .or_else(|| pair.map(SocketAddr::from))
+        .or_else(|| text.and_then(parsed))
 }
 
-/// Connects in a coroutine. The descriptor is in blocking mode again afterwards.
-fn connect_parked(
-    current: &Current,
-    socket: &Socket,
-    addr: &SockAddr,
-    deadline: Instant,
-) -> io::Result<()> {
-    let errno = |err: io::Error| Errno::from_io_error(&err).unwrap_or(Errno::IO);
-    socket.set_nonblocking(true)?;
-    let source = Source::default();
+fn connect_to(addr: SocketAddr, timeout: Duration) -> io::Result<Dialed<TcpConnection>> {
+    let domain = Domain::for_address(addr);
+    let socket = Socket::new(domain, Type::STREAM.nonblocking(), None)?;
+    socket.set_tcp_nodelay(true)?;
+    let addr = SockAddr::from(addr);
     let mut begun = false;
     let attempt = || {
         if !begun {
             begun = true;
-            return match socket.connect(addr).map_err(errno) {
+            return match socket.connect(&addr).map_err(errno) {
                 Ok(()) => Ok(((), false)),
                 Err(Errno::INPROGRESS) => Err(Errno::AGAIN),
                 Err(err) => Err(err),
@@ -112,59 +112,87 @@ fn connect_parked(
             None => Err(Errno::AGAIN),
         }
     };
-    source.complete(
-        current,
-        socket.as_fd(),
-        Interest::Write,
-        || Some(deadline),
-        attempt,
-    )?;
+    let deadline = Instant::now() + timeout;
+    let source = Source::default();
+    source.complete(socket.as_fd(), Interest::Write, || Some(deadline), attempt)?;
     // The connection gets a source of its own.
     source.release(socket.as_fd());
-    socket.set_nonblocking(false)
+    socket.set_nonblocking(false)?;
+    let connection = TcpConnection::new(socket, &addr, Context::detached());
+    Ok(Dialed(connection))
+}
+
+fn errno(err: io::Error) -> Errno {
+    Errno::from_io_error(&err).unwrap_or(Errno::IO)
 }
 
 impl UnixConnection {
     /// Connects to a server on a Unix stream socket, waiting for at most `timeout` where its queue
     /// is full.
     ///
-    /// The connection has the number 0, and its owner closes it.
+    /// A coroutine that finds it full connects on a helper thread ([`offload`](crate::offload)): Linux has
+    /// no event for the room. The connection has the number 0, and its owner ends it: see [`Dialed`].
     ///
     /// # Errors
     ///
     /// What connect(2) says: `NotFound`, `ConnectionRefused`, `TimedOut`, and so on.
-    pub fn connect(addr: impl Into<UnixAddress>, timeout: Duration) -> Result<Self, Error> {
+    pub fn connect(addr: impl Into<UnixAddress>, timeout: Duration) -> Result<Dialed<Self>, Error> {
         let addr = addr.into();
         connect_unix(&addr, timeout).tried(|| format!("connect to {addr}"))
     }
 }
 
-fn connect_unix(addr: &UnixAddress, timeout: Duration) -> io::Result<UnixConnection> {
+fn connect_unix(addr: &UnixAddress, timeout: Duration) -> io::Result<Dialed<UnixConnection>> {
     let unnamed = || io::Error::new(io::ErrorKind::InvalidInput, "an unnamed address");
     let addr = addr.to_sock_addr().ok_or_else(unnamed)??;
-    let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
     let deadline = Instant::now() + timeout;
-    // The kernel waits for room in the queue of the server as long as the send timeout says
-    // (unix(7)).
-    let limit = if current().is_some() {
-        RETRY
-    } else {
-        timeout.max(Duration::from_millis(1))
+    let socket = Socket::new(Domain::UNIX, Type::STREAM.nonblocking(), None)?;
+    let connected = socket.connect(&addr);
+    socket.set_nonblocking(false)?;
+    let socket = match connected {
+        // Its queue is full, of which no event tells (unix_stream_connect in net/unix/af_unix.c): only a
+        // call that blocks waits for room.
+        Err(err) if err.kind() == io::ErrorKind::WouldBlock => {
+            let addr = addr.clone();
+            offload(move || connect_blocking(socket, &addr, deadline))?
+        }
+        connected => connected.map(|()| socket)?,
     };
-    socket.set_write_timeout(Some(limit))?;
+    let connection = UnixConnection::new(socket, &addr, Context::detached());
+    Ok(Dialed(connection))
+}
+
+/// Connects on a thread, for as long as the send timeout says (unix(7)).
+fn connect_blocking(socket: Socket, addr: &SockAddr, deadline: Instant) -> io::Result<Socket> {
     loop {
-        match socket.connect(&addr) {
-            // Nothing has begun yet: io_uring interrupts a wait when something completes.
+        let left = deadline.saturating_duration_since(Instant::now());
+        socket.set_write_timeout(Some(left.max(Duration::from_millis(1))))?;
+        match socket.connect(addr) {
             Err(err) if err.kind() == io::ErrorKind::Interrupted => {}
-            Err(err) if err.kind() == io::ErrorKind::WouldBlock => match current() {
-                Some(current) if Instant::now() < deadline => {
-                    current.sleep_until(Instant::now() + RETRY);
-                }
-                _ => return Err(io::ErrorKind::TimedOut.into()),
-            },
-            connected => break connected?,
+            Err(err) if err.kind() == io::ErrorKind::WouldBlock => {
+                return Err(io::ErrorKind::TimedOut.into());
+            }
+            connected => {
+                connected?;
+                socket.set_write_timeout(None)?;
+                return Ok(socket);
+            }
         }
     }
-    socket.set_write_timeout(None)?;
-    Ok(UnixConnection::new(socket, &addr, Context::detached()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_address_is_looked_up_for_names_alone() {
+        let address = SocketAddr::from(([127, 0, 0, 1], 80));
+        assert_eq!(known(&address), Some(address));
+        assert_eq!(known(&"127.0.0.1:80"), Some(address));
+        assert_eq!(known(&"127.0.0.1:80".to_owned()), Some(address));
+        assert_eq!(known(&(address.ip(), 80_u16)), Some(address));
+        assert_eq!(known(&"localhost:80"), None);
+        assert_eq!(known(&("127.0.0.1", 80_u16)), None);
+    }
 }

@@ -9,14 +9,17 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use rustix::io::Errno;
 use socket2::Socket;
 
 use crate::address::Address;
-use crate::coro::worker::current;
 use crate::error::Gone;
 use crate::registry::context::Context;
 use crate::sys::mmsg::{self, Bundling, Outgoing, RawAddr, Room};
-use crate::transport::{Intake, Packet, Request};
+use crate::sys::poll::Interest;
+use crate::task::offload;
+use crate::task::wait::complete_shared;
+use crate::transport::{Intake, Managed, Packet, Request};
 
 /// The largest datagram that is received whole unless an option says otherwise: the most that IPv4
 /// can carry.
@@ -25,9 +28,6 @@ pub(crate) const MAX_DATAGRAM: usize = 65_535;
 /// How long a reply waits for room in the socket, or in the queue of a Unix peer, before it fails
 /// with `TimedOut`.
 const SEND_TIMEOUT: Duration = Duration::from_secs(1);
-
-/// How often a coroutine looks whether there is room.
-const SEND_RETRY: Duration = Duration::from_millis(5);
 
 /// A datagram that a transport `T` received.
 ///
@@ -250,27 +250,43 @@ impl DatagramSocket {
     }
 
     /// Sends a datagram, and waits for room; the error is the kernel's own.
-    fn send(&self, data: &[u8], to: &RawAddr, from: Option<IpAddr>) -> io::Result<()> {
-        let send = |room| self.send_one(Outgoing { data, to, from }, room);
-        let Some(current) = current() else {
-            if let Some(adopted) = &self.adopted {
-                // Another program that adopted it too may have ended meanwhile, and restored it.
-                adopted.set_timeout(&self.socket)?;
-            }
-            return send(Room::WaitFor);
-        };
-        // epoll says nothing of the queue of a Unix peer, so a coroutine looks again now and then.
-        let deadline = Instant::now() + SEND_TIMEOUT;
-        loop {
-            match send(Room::Need) {
-                Err(err)
-                    if err.kind() == io::ErrorKind::WouldBlock && Instant::now() < deadline =>
-                {
-                    current.sleep_until(Instant::now() + SEND_RETRY);
+    fn send(self: &Arc<Self>, data: &[u8], to: &RawAddr, from: Option<IpAddr>) -> io::Result<()> {
+        let send = || self.send_one(Outgoing { data, to, from }, Room::Need);
+        if self.kind == Kind::Unix {
+            return match send() {
+                Err(err) if err.kind() == io::ErrorKind::WouldBlock => {
+                    self.send_offloaded(data, to)
                 }
-                result => return result,
-            }
+                sent => sent,
+            };
         }
+        let errno = |err: io::Error| Errno::from_io_error(&err).unwrap_or(Errno::IO);
+        let deadline = Instant::now() + SEND_TIMEOUT;
+        complete_shared(
+            self.as_fd(),
+            Interest::Write,
+            || Some(deadline),
+            || send().map_err(errno),
+        )
+    }
+
+    /// Sends to a Unix peer whose queue is full. Linux tells of its room only a socket that is
+    /// connected to it (`unix_dgram_poll` in net/unix/af_unix.c), so a thread blocks: in a coroutine, one
+    /// of those for that.
+    fn send_offloaded(self: &Arc<Self>, data: &[u8], to: &RawAddr) -> io::Result<()> {
+        if let Some(adopted) = &self.adopted {
+            // Another program that adopted it too may have ended meanwhile, and restored it.
+            adopted.set_timeout(&self.socket)?;
+        }
+        let (socket, data, to) = (Arc::clone(self), data.to_vec(), *to);
+        offload(move || {
+            let datagram = Outgoing {
+                data: &data,
+                to: &to,
+                from: None,
+            };
+            socket.send_one(datagram, Room::WaitFor)
+        })
     }
 }
 
@@ -354,7 +370,9 @@ impl<T: 'static> Request for Datagram<T> {
         let inet = sender.inet().map(Address::Inet);
         inet.unwrap_or_else(|| Address::from_sock_addr(&sender.to_sock_addr()))
     }
+}
 
+impl<T: 'static> Managed for Datagram<T> {
     fn admit(&self) -> io::Result<()> {
         let packet = self.received();
         if packet.is_truncated() {

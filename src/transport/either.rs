@@ -1,14 +1,14 @@
 //! Two transports that feed one server.
 
 use std::collections::VecDeque;
-use std::io::{self, Read, Write};
+use std::io::{self, BufRead, Read, Write};
 use std::net::Shutdown;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::time::Duration;
 
 use crate::address::Address;
 use crate::registry::context::Context;
-use crate::transport::{Connection, Intake, Packet, Request, Transport, Waits};
+use crate::transport::{Connection, Intake, Managed, Packet, Request, Transport, Waits};
 
 /// A listener, or a request, of one of two transports, so that both can feed one server. Nest it
 /// for more.
@@ -107,9 +107,15 @@ impl<L: Request, R: Request> Request for Either<L, R> {
     fn peer(&self) -> Address {
         both!(self, side => side.peer())
     }
+}
 
+impl<L: Managed, R: Managed> Managed for Either<L, R> {
     fn admit(&self) -> io::Result<()> {
         both!(self, side => side.admit())
+    }
+
+    fn open(&mut self) -> io::Result<()> {
+        both!(self, side => side.open())
     }
 
     fn wait(&mut self) -> io::Result<Waits<'_>> {
@@ -118,6 +124,10 @@ impl<L: Request, R: Request> Request for Either<L, R> {
 
     fn gather(&mut self, is_whole: &dyn Fn(&[u8]) -> bool) -> io::Result<bool> {
         both!(self, side => side.gather(is_whole))
+    }
+
+    fn leave_unread(&mut self) {
+        both!(self, side => side.leave_unread());
     }
 
     fn refuse(&mut self) {
@@ -150,14 +160,6 @@ impl<L: Request, R: Request> Request for Either<L, R> {
 }
 
 impl<L: Connection, R: Connection> Connection for Either<L, R> {
-    fn fill_buf(&mut self) -> io::Result<&[u8]> {
-        both!(self, side => side.fill_buf())
-    }
-
-    fn consume(&mut self, count: usize) {
-        both!(self, side => side.consume(count));
-    }
-
     fn set_write_buffer(&mut self, capacity: usize) -> io::Result<()> {
         both!(self, side => side.set_write_buffer(capacity))
     }
@@ -204,6 +206,16 @@ impl<L: Packet, R: Packet> Packet for Either<L, R> {
 impl<L: Read, R: Read> Read for Either<L, R> {
     fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
         both!(self, side => side.read(buf))
+    }
+}
+
+impl<L: BufRead, R: BufRead> BufRead for Either<L, R> {
+    fn fill_buf(&mut self) -> io::Result<&[u8]> {
+        both!(self, side => side.fill_buf())
+    }
+
+    fn consume(&mut self, count: usize) {
+        both!(self, side => side.consume(count));
     }
 }
 

@@ -6,7 +6,9 @@
 
 pub(crate) mod connect;
 pub(crate) mod datagram;
+pub(crate) mod dialed;
 pub(crate) mod either;
+pub(crate) mod layered;
 pub(crate) mod listener;
 pub(crate) mod options;
 pub(crate) mod stream;
@@ -18,7 +20,7 @@ pub(crate) mod unix_path;
 pub(crate) mod unix_stream;
 
 use std::collections::VecDeque;
-use std::io::{self, Read, Write};
+use std::io::{self, BufRead, Write};
 use std::net::Shutdown;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::time::Duration;
@@ -41,7 +43,8 @@ use crate::shared::Shared;
 /// ```
 /// use std::io::{self, PipeReader, Read};
 /// use std::os::fd::{AsFd, BorrowedFd};
-/// use socketserver::{Address, Context, Intake, Request, Transport};
+/// use socketserver::net::{Intake, Managed};
+/// use socketserver::{Address, Context, Request, Transport};
 ///
 /// struct Bytes(PipeReader);
 /// struct Byte(u8, Context);
@@ -75,14 +78,13 @@ use crate::shared::Shared;
 ///     fn peer(&self) -> Address {
 ///         Address::Named("writer".to_owned())
 ///     }
-///     fn close(&mut self) -> io::Result<()> {
-///         Ok(())
-///     }
 /// }
+///
+/// impl Managed for Byte {}
 /// ```
 pub trait Transport: AsFd + Send + Sync + Sized + 'static {
     /// What is accepted, and given to the handler.
-    type Request: Request;
+    type Request: Managed;
 
     /// What the address of a listener is shown with: `tcp` in `tcp://127.0.0.1:80`.
     const SCHEME: &'static str;
@@ -159,6 +161,8 @@ pub trait Bind<A>: Transport {
 }
 
 /// What a handler is given: a connection or a datagram.
+///
+/// What the server does with it besides is in [`Managed`].
 pub trait Request: Send + 'static {
     /// What the request knows of its server, as [`Intake::push`] gave it.
     fn context(&self) -> &Context;
@@ -166,7 +170,8 @@ pub trait Request: Send + 'static {
     /// Who sent it.
     fn peer(&self) -> Address;
 
-    /// The number of the request: unique and ascending within its server, from 1.
+    /// The number of the request: unique and ascending within its server, from 1; 0 for a connection
+    /// that was dialed.
     fn id(&self) -> u64 {
         self.context().id()
     }
@@ -176,7 +181,15 @@ pub trait Request: Send + 'static {
     fn stopping(&self) -> bool {
         self.context().stopping()
     }
+}
 
+/// What a server does with a request before and after its handler: admits or refuses it, parks it,
+/// closes it.
+///
+/// Transports implement it for what they accept; handlers have no use for it, so it is not at the
+/// root of the crate. Every method has a default, so `impl Managed for Mine {}` is enough for a request
+/// that is over once its handler has returned, and whose drop closes it.
+pub trait Managed: Request {
     /// Whether the request is fit to be handled; asked once, before the `verify` hook. Default:
     /// yes.
     ///
@@ -184,6 +197,16 @@ pub trait Request: Send + 'static {
     ///
     /// Why it is not: it is dropped, and reported as a failed request.
     fn admit(&self) -> io::Result<()> {
+        Ok(())
+    }
+
+    /// Gets ready for the handler: called where the handler runs, each time before it is called, so it
+    /// may wait for the peer. Default: nothing to do.
+    ///
+    /// # Errors
+    ///
+    /// Why it cannot be handled: the handler is not called, and the request has failed.
+    fn open(&mut self) -> io::Result<()> {
         Ok(())
     }
 
@@ -210,13 +233,20 @@ pub trait Request: Send + 'static {
         Ok(true)
     }
 
+    /// Notes that the handler has left input unread which this request has given to one that wraps it:
+    /// [`close`](Self::close) then takes more care that no reply is lost. Default: nothing to do.
+    fn leave_unread(&mut self) {}
+
     /// Ends the request in good order after its handler returned: delivers what is still buffered,
-    /// tells the peer. A request that is dropped without it ends in whatever way is quickest.
+    /// tells the peer. A request that is dropped without it ends in whatever way is quickest. Default:
+    /// nothing; the request is dropped.
     ///
     /// # Errors
     ///
     /// What could not be delivered. The request is over all the same.
-    fn close(&mut self) -> io::Result<()>;
+    fn close(&mut self) -> io::Result<()> {
+        Ok(())
+    }
 
     /// Ends a request that the `verify` hook has turned away. Runs on the accepting thread and must
     /// not wait. Default: nothing; the request is dropped.
@@ -255,8 +285,9 @@ pub trait Request: Send + 'static {
 /// serves them all.
 ///
 /// `Read` and `Write` block until the peer is ready, and never fail with `WouldBlock` or
-/// `Interrupted`. Reading goes straight into the caller's buffer, unless a method of this trait has
-/// buffered input before. Writing is unbuffered until [`set_write_buffer`](Self::set_write_buffer).
+/// `Interrupted`; `TimedOut` says that a timeout has passed. `Read` goes straight into the caller's
+/// buffer, unless `BufRead` has buffered input before. Writing is unbuffered until
+/// [`set_write_buffer`](Self::set_write_buffer).
 ///
 /// # Examples
 ///
@@ -265,37 +296,29 @@ pub trait Request: Send + 'static {
 ///
 /// fn shout(conn: &mut impl Connection) -> std::io::Result<()> {
 ///     let mut line = String::new();
-///     while conn.read_line(&mut line, 1024)? > 0 {
+///     while conn.read_line_max(&mut line, 1024)? > 0 {
 ///         conn.write_all(line.to_uppercase().as_bytes())?;
 ///         line.clear();
 ///     }
 ///     Ok(())
 /// }
 /// ```
-pub trait Connection: Request + Read + Write {
-    /// Waits for input unless some is buffered, and returns what is there; empty at the end of the
-    /// stream.
-    ///
-    /// # Errors
-    ///
-    /// As [`Read::read`]; `TimedOut` after the read timeout.
-    fn fill_buf(&mut self) -> io::Result<&[u8]>;
-
-    /// Takes `count` bytes out of what [`fill_buf`](Self::fill_buf) returned.
-    ///
-    /// # Panics
-    ///
-    /// Panics if `count` is larger than what is buffered.
-    fn consume(&mut self, count: usize);
-
+pub trait Connection: Request + BufRead + Write {
     /// Appends bytes to `out` up to and with the next `delimiter`, or to the end of the stream, and
     /// says how many.
+    ///
+    /// [`BufRead::read_until`] has no limit, so that a peer can fill the memory; this one does.
     ///
     /// # Errors
     ///
     /// `InvalidData` when `limit` bytes have come without a delimiter (they have been taken); else
-    /// as [`fill_buf`](Self::fill_buf).
-    fn read_until(&mut self, delimiter: u8, out: &mut Vec<u8>, limit: usize) -> io::Result<usize> {
+    /// as [`BufRead::fill_buf`].
+    fn read_until_max(
+        &mut self,
+        delimiter: u8,
+        out: &mut Vec<u8>,
+        limit: usize,
+    ) -> io::Result<usize> {
         let mut taken = 0;
         while taken < limit {
             let input = self.fill_buf()?;
@@ -320,16 +343,15 @@ pub trait Connection: Request + Read + Write {
     /// Appends the next line to `line`, with its `\n`, and says how many bytes it has: 0 at the end
     /// of the stream.
     ///
-    /// Unlike [`io::BufRead::read_line`] it has a limit, because the peer decides how long a line
-    /// is.
+    /// [`BufRead::read_line`] has no limit, and the peer decides how long a line is; this one does.
     ///
     /// # Errors
     ///
     /// `InvalidData` when the line is longer than `limit` bytes or is not UTF-8; else as
-    /// [`Read::read`].
-    fn read_line(&mut self, line: &mut String, limit: usize) -> io::Result<usize> {
+    /// [`BufRead::fill_buf`].
+    fn read_line_max(&mut self, line: &mut String, limit: usize) -> io::Result<usize> {
         let mut bytes = Vec::new();
-        let count = self.read_until(b'\n', &mut bytes, limit)?;
+        let count = self.read_until_max(b'\n', &mut bytes, limit)?;
         let text = String::from_utf8(bytes)
             .map_err(|err| io::Error::new(io::ErrorKind::InvalidData, err))?;
         line.push_str(&text);
@@ -462,8 +484,30 @@ impl<'a, R> Intake<'a, R> {
         self.room
     }
 
-    /// Lets another transport take requests, and wraps each.
-    pub(crate) fn through<Q>(
+    /// Lets another transport take requests, and wraps each: for a transport that wraps another one
+    /// and is no [`Layered`](crate::net::Layered).
+    ///
+    /// # Errors
+    ///
+    /// What `accept` returns; the requests that it has pushed before are wrapped all the same.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::io;
+    /// use socketserver::net::{Intake, Managed};
+    /// use socketserver::Transport;
+    ///
+    /// /// Takes requests of `inner`, which `wrap` makes requests of the type `R` of.
+    /// fn accept<T: Transport, R: Managed>(
+    ///     inner: &T,
+    ///     wrap: fn(T::Request) -> R,
+    ///     intake: &mut Intake<'_, R>,
+    /// ) -> io::Result<()> {
+    ///     intake.through(wrap, |intake| inner.accept(intake))
+    /// }
+    /// ```
+    pub fn through<Q>(
         &mut self,
         wrap: impl Fn(Q) -> R,
         accept: impl FnOnce(&mut Intake<'_, Q>) -> io::Result<()>,

@@ -1,33 +1,33 @@
 //! A connected stream socket, of whatever transport: reading, writing, and an end that loses no
 //! reply.
 
+use std::cell::Cell;
 use std::fmt;
-use std::io::{self, Read, Write};
+use std::io::{self, BufRead, Read, Write};
 use std::marker::PhantomData;
 use std::mem::take;
 use std::net::Shutdown;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
+use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
 use rustix::net::{RecvFlags, SendFlags, recv, send};
 use socket2::{SockAddr, Socket};
 
 use crate::address::Address;
-use crate::coro::net::{Interest, Source};
-use crate::coro::worker::current;
 use crate::registry::context::{Context, Cut};
 use crate::registry::table::{Activity, CutReason};
 use crate::spare;
-use crate::sys::{sockopt, timespec};
-use crate::transport::{Connection, Request, Waits};
+use crate::sys::poll::Interest;
+use crate::sys::sockopt;
+use crate::task::wait::{Source, complete_shared};
+use crate::transport::{Connection, Managed, Request, Waits};
 
 /// A connection that a stream transport `T` accepted.
 ///
-/// Its methods are those of [`Connection`] and [`Request`], of [`Read`] and [`Write`]; what only
+/// Its methods are those of [`Connection`] and [`Request`], of [`BufRead`] and [`Write`]; what only
 /// one transport has is here. The descriptor ([`AsFd`]) is in blocking mode.
 ///
 /// # Dropping
@@ -68,13 +68,12 @@ struct Connected {
 #[derive(Clone)]
 pub struct Writer(Arc<Connected>);
 
-/// How long a [`Writer`] waits for a peer that takes nothing, and how often it looks.
+/// How long a [`Writer`] waits for a peer that takes nothing.
 const WRITER_TIMEOUT: Duration = Duration::from_secs(1);
-const WRITER_RETRY: Duration = Duration::from_millis(5);
 
 /// Bytes that were received and not yet read. Has no buffer when there are none.
 #[derive(Default)]
-struct Input {
+pub(super) struct Input {
     buffer: Box<[u8]>,
     start: usize,
     end: usize,
@@ -82,6 +81,8 @@ struct Input {
     ended: bool,
     /// It is a part of a request, of which more is waited for.
     partial: bool,
+    /// A connection that wraps this one has taken input that its handler has left.
+    left: bool,
 }
 
 /// Bytes that were written and not yet sent.
@@ -131,7 +132,7 @@ impl<T: 'static> Stream<T> {
     ///
     /// fn relay(conn: &mut TcpConnection) -> io::Result<()> {
     ///     let mut line = String::new();
-    ///     while conn.read_line(&mut line, 1024)? > 0 {
+    ///     while conn.read_line_max(&mut line, 1024)? > 0 {
     ///         // Copied, so that nobody waits for the lock while a client is slow to read.
     ///         let clients: Vec<_> = CLIENTS.lock().unwrap().values().cloned().collect();
     ///         for mut client in clients {
@@ -180,35 +181,17 @@ impl<T: 'static> Stream<T> {
         let flags = SendFlags::NOSIGNAL | SendFlags::DONTWAIT;
         let attempt = || send(self.socket(), data, flags).map(|count| (count, false));
         let deadline = || self.write_timeout.map(|limit| Instant::now() + limit);
-        let Some(current) = current() else {
-            return loop {
-                match attempt() {
-                    Err(Errno::INTR) => {}
-                    Err(Errno::AGAIN) => wait_for_room(self.as_fd(), deadline())?,
-                    sent => break Ok(sent?.0),
-                }
-            };
-        };
         self.source
-            .complete(&current, self.as_fd(), Interest::Write, deadline, attempt)
+            .complete(self.as_fd(), Interest::Write, deadline, attempt)
     }
 
     /// Receives what is there, without the buffer. Waits until something is.
     fn recv(&self, buf: &mut [u8]) -> io::Result<usize> {
         self.context.enter(Activity::Reading);
-        let received = self.recv_now(buf);
+        let received = self.source.receive(self.as_fd(), buf, self.read_timeout);
         self.context
             .leave(Activity::Reading, *received.as_ref().unwrap_or(&0));
         received.map_err(|err| self.cause(err))
-    }
-
-    fn recv_now(&self, buf: &mut [u8]) -> io::Result<usize> {
-        let Some(current) = current() else {
-            let receive = || recv(self.socket(), &mut *buf, RecvFlags::empty());
-            return retry(receive).map(|(count, _)| count);
-        };
-        let deadline = || self.read_timeout.map(|limit| Instant::now() + limit);
-        self.source.receive(&current, self.as_fd(), buf, deadline)
     }
 
     fn send_pending(&mut self) -> io::Result<()> {
@@ -236,27 +219,14 @@ impl<T: 'static> Stream<T> {
         Ok(count)
     }
 
-    /// Receives into a buffer of this connection, which has none: a coroutine that waits takes one
-    /// only when there is input.
+    /// Receives into a buffer of this connection, which has none.
     fn receive_input(&mut self) -> io::Result<()> {
         self.send_pending()?;
-        let (buffer, count) = if let Some(current) = current() {
-            let deadline = || self.read_timeout.map(|limit| Instant::now() + limit);
-            self.context.enter(Activity::Reading);
-            let received = self.source.receive_late(&current, self.as_fd(), deadline);
-            let count = received.as_ref().map_or(0, |(_, count)| *count);
-            self.context.leave(Activity::Reading, count);
-            received.map_err(|err| self.cause(err))?
-        } else {
-            let mut buffer = spare::take();
-            match self.recv(&mut buffer) {
-                Ok(count) => (buffer, count),
-                Err(err) => {
-                    spare::give(buffer);
-                    return Err(err);
-                }
-            }
-        };
+        self.context.enter(Activity::Reading);
+        let received = self.source.receive_pooled(self.as_fd(), self.read_timeout);
+        let count = received.as_ref().map_or(0, |(_, count)| *count);
+        self.context.leave(Activity::Reading, count);
+        let (buffer, count) = received.map_err(|err| self.cause(err))?;
         self.input.fill(buffer, count);
         self.note(count)
     }
@@ -293,45 +263,20 @@ impl<T: 'static> Stream<T> {
         // sends more than the handler wanted has begun to, and may go on.
         match recv(self.socket(), &mut scratch, RecvFlags::DONTWAIT) {
             Ok((count, _)) if count > 0 => left -= count,
-            Err(Errno::AGAIN) if !self.input.is_empty() => {}
+            Err(Errno::AGAIN) if !self.input.is_empty() || self.input.left => {}
             _ => return,
         }
         let deadline = Instant::now() + LINGER_TIME;
         while left > 0 {
             let wait = deadline.saturating_duration_since(Instant::now());
-            if wait.is_zero() || self.set_read_timeout(Some(wait)).is_err() {
+            if wait.is_zero() {
                 return;
             }
+            self.read_timeout = Some(wait);
             match self.recv(&mut scratch) {
                 Ok(count) if count > 0 => left = left.saturating_sub(count),
                 _ => return,
             }
-        }
-    }
-}
-
-/// Waits on a thread until the peer has taken so much that the kernel takes more, or the connection
-/// has ended.
-fn wait_for_room(fd: BorrowedFd<'_>, deadline: Option<Instant>) -> io::Result<()> {
-    loop {
-        let left = deadline.map(|end| end.saturating_duration_since(Instant::now()));
-        let mut fds = [PollFd::from_borrowed_fd(fd, PollFlags::OUT)];
-        match poll(&mut fds, left.map(timespec).as_ref()) {
-            Ok(0) => return Err(io::ErrorKind::TimedOut.into()),
-            Err(Errno::INTR) => {}
-            waited => return Ok(waited.map(drop)?),
-        }
-    }
-}
-
-/// Repeats a call that a signal interrupted, and names a socket timeout what it is.
-fn retry<R>(mut call: impl FnMut() -> rustix::io::Result<R>) -> io::Result<R> {
-    loop {
-        match call() {
-            Err(Errno::INTR) => {}
-            // A blocking socket says so only when SO_RCVTIMEO has passed (socket(7)).
-            Err(Errno::AGAIN) => return Err(io::ErrorKind::TimedOut.into()),
-            result => return Ok(result?),
         }
     }
 }
@@ -344,7 +289,9 @@ impl<T: 'static> Request for Stream<T> {
     fn peer(&self) -> Address {
         self.socket.peer.clone()
     }
+}
 
+impl<T: 'static> Managed for Stream<T> {
     fn wait(&mut self) -> io::Result<Waits<'_>> {
         self.send_pending()?;
         let has_input = !self.input.is_empty() && !self.input.partial;
@@ -381,6 +328,10 @@ impl<T: 'static> Request for Stream<T> {
         Ok(whole)
     }
 
+    fn leave_unread(&mut self) {
+        self.input.left = true;
+    }
+
     fn close(&mut self) -> io::Result<()> {
         let sent = self.send_pending();
         // Where the peer has ended too, the descriptor's end is the stream's, and nothing is unread.
@@ -413,7 +364,7 @@ impl<T: 'static> Request for Stream<T> {
     }
 }
 
-impl<T: 'static> Connection for Stream<T> {
+impl<T: 'static> BufRead for Stream<T> {
     fn fill_buf(&mut self) -> io::Result<&[u8]> {
         if self.input.is_empty() && !self.input.ended {
             self.input.release();
@@ -423,11 +374,11 @@ impl<T: 'static> Connection for Stream<T> {
     }
 
     fn consume(&mut self, count: usize) {
-        let left = self.input.bytes().len();
-        assert!(count <= left, "consume({count}) with {left} bytes buffered");
-        self.input.start += count;
+        self.input.consume(count);
     }
+}
 
+impl<T: 'static> Connection for Stream<T> {
     fn set_write_buffer(&mut self, capacity: usize) -> io::Result<()> {
         self.output.capacity = capacity;
         self.send_pending()
@@ -435,12 +386,7 @@ impl<T: 'static> Connection for Stream<T> {
 
     fn set_read_timeout(&mut self, timeout: Option<Duration>) -> io::Result<()> {
         self.read_timeout = not_zero(timeout)?;
-        // A coroutine keeps its deadlines itself.
-        if current().is_some() {
-            Ok(())
-        } else {
-            self.socket().set_read_timeout(timeout)
-        }
+        Ok(())
     }
 
     fn set_write_timeout(&mut self, timeout: Option<Duration>) -> io::Result<()> {
@@ -474,10 +420,7 @@ impl<T: 'static> Read for Stream<T> {
         if self.input.is_empty() {
             return self.receive(buf);
         }
-        let count = self.input.bytes().len().min(buf.len());
-        buf[..count].copy_from_slice(&self.input.bytes()[..count]);
-        self.input.start += count;
-        Ok(count)
+        Ok(self.input.take(buf))
     }
 }
 
@@ -525,39 +468,31 @@ impl<T> fmt::Debug for Stream<T> {
 
 impl Write for Writer {
     fn write(&mut self, buf: &[u8]) -> io::Result<usize> {
-        let deadline = || Instant::now() + WRITER_TIMEOUT;
+        let Connected { socket, .. } = &*self.0;
         let flags = SendFlags::NOSIGNAL | SendFlags::DONTWAIT;
-        let (mut end, mut unsent) = (deadline(), None);
+        let deadline = || Some(Instant::now() + WRITER_TIMEOUT);
+        let unsent = Cell::new(None);
+        let attempt = || {
+            let sent = send(socket, buf, flags);
+            if sent == Err(Errno::AGAIN) {
+                unsent.set(self.0.unsent());
+            }
+            sent
+        };
         loop {
-            match send(&self.0.socket, buf, flags) {
-                Err(Errno::INTR) => {}
-                // The descriptor may wait in another worker's epoll instance already, so a writer
-                // looks now and then.
-                Err(Errno::AGAIN) if Instant::now() < end => {
-                    let left = self.0.unsent();
-                    // The kernel has room only once the peer has taken much: it reads all the same.
-                    if unsent.is_some() && left < unsent {
-                        end = deadline();
-                    }
-                    unsent = left;
-                    pause(WRITER_RETRY);
-                }
-                Err(Errno::AGAIN) => return Err(io::ErrorKind::TimedOut.into()),
-                sent => return Ok(sent?),
+            let sent = complete_shared(socket.as_fd(), Interest::Write, deadline, attempt);
+            let timed_out = |err: &io::Error| err.kind() == io::ErrorKind::TimedOut;
+            // The kernel has room only once the peer has taken much: it reads all the same.
+            let took = |(before, now)| now < before;
+            let progress = || unsent.get().zip(self.0.unsent()).is_some_and(took);
+            if !sent.as_ref().is_err_and(timed_out) || !progress() {
+                return sent;
             }
         }
     }
 
     fn flush(&mut self) -> io::Result<()> {
         Ok(())
-    }
-}
-
-/// Waits in a coroutine or on a thread.
-fn pause(time: Duration) {
-    match current() {
-        Some(current) => current.sleep_until(Instant::now() + time),
-        None => std::thread::park_timeout(time),
     }
 }
 
@@ -587,18 +522,32 @@ impl Cut for Connected {
         sockopt::unsent(self.socket.as_fd()).ok()
     }
 
-    fn socket(&self) -> Option<RawFd> {
-        Some(self.socket.as_raw_fd())
+    fn socket(&self) -> Option<BorrowedFd<'_>> {
+        Some(self.socket.as_fd())
     }
 }
 
 impl Input {
-    fn bytes(&self) -> &[u8] {
+    pub(super) fn bytes(&self) -> &[u8] {
         &self.buffer[self.start..self.end]
     }
 
-    const fn is_empty(&self) -> bool {
+    pub(super) const fn is_empty(&self) -> bool {
         self.start == self.end
+    }
+
+    pub(super) fn consume(&mut self, count: usize) {
+        let left = self.bytes().len();
+        assert!(count <= left, "consume({count}) with {left} bytes buffered");
+        self.start += count;
+    }
+
+    /// Copies what there is and fits, and says how much.
+    pub(super) fn take(&mut self, buf: &mut [u8]) -> usize {
+        let count = self.bytes().len().min(buf.len());
+        buf[..count].copy_from_slice(&self.bytes()[..count]);
+        self.start += count;
+        count
     }
 
     /// Makes room for more behind what is there; says whether there is some.
@@ -613,12 +562,12 @@ impl Input {
         self.end < self.buffer.len()
     }
 
-    fn fill(&mut self, buffer: Box<[u8]>, count: usize) {
+    pub(super) fn fill(&mut self, buffer: Box<[u8]>, count: usize) {
         (self.buffer, self.start, self.end) = (buffer, 0, count);
     }
 
     /// Gives the buffer back, once all of it has been read.
-    fn release(&mut self) {
+    pub(super) fn release(&mut self) {
         (self.start, self.end) = (0, 0);
         if !self.buffer.is_empty() {
             spare::give(take(&mut self.buffer));

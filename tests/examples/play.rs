@@ -119,6 +119,11 @@ fn listeners(example: &str, model: &str, addr: &str) -> Option<ExitCode> {
             let builder = builder.listen([listener]);
             serve(model, builder, examples::own_transport::echo)
         }
+        "counting" => serve(
+            model,
+            on::<examples::counting::CountedTcp>(addr),
+            examples::counting::echo,
+        ),
         _ => return None,
     })
 }

@@ -26,6 +26,14 @@ pub(crate) fn chat(program: Program) {
     assert_eq!(first.line(), "2: hello");
 }
 
+pub(crate) fn counting(program: Program) {
+    let (_example, addr) = program.on_tcp();
+    let (mut first, mut second) = (connect(addr), connect(addr));
+    assert_eq!(first.ask("one"), "4 received, 0 sent: one");
+    assert_eq!(second.ask("three"), "6 received, 0 sent: three");
+    assert_eq!(first.ask(""), "5 received, 24 sent: ");
+}
+
 pub(crate) fn hello(program: Program) {
     let (_example, addr) = program.on_tcp();
     assert_eq!(connect(addr).rest(), "hello world\n");

@@ -368,10 +368,10 @@ fn a_handler_connects_out_and_is_a_proxy() {
     let (_guard, target, results) = serve(1, move |client| {
         let mut upstream = TcpConnection::connect(addr, DEADLINE)?;
         let mut line = String::new();
-        client.read_line(&mut line, 100)?;
+        client.read_line_max(&mut line, 100)?;
         upstream.write_all(line.as_bytes())?;
         line.clear();
-        upstream.read_line(&mut line, 100)?;
+        upstream.read_line_max(&mut line, 100)?;
         client.write_all(line.as_bytes())?;
         Ok::<_, Box<dyn std::error::Error + Send + Sync>>((upstream.id(), upstream.stopping()))
     });
@@ -444,7 +444,7 @@ fn a_writer_reaches_a_connection_from_another_handler() {
         writers.lock().unwrap().push(conn.writer());
         let mut line = String::new();
         conn.write_all(b"!").unwrap();
-        while conn.read_line(&mut line, 100).unwrap_or(0) > 0 {
+        while conn.read_line_max(&mut line, 100).unwrap_or(0) > 0 {
             let all = writers.lock().unwrap().clone();
             for mut writer in all {
                 let _ = writer.write_all(line.as_bytes());

@@ -6,8 +6,9 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use socketserver::net::{Cut, Intake, Managed};
 use socketserver::{
-    Activity, Address, Context, Cut, Intake, Request, Server, ServerGuard, Threading, Transport,
+    Activity, Address, Context, Request, Server, ServerGuard, Threading, Transport,
 };
 
 use crate::support::DEADLINE;
@@ -66,11 +67,9 @@ impl Request for Hand {
     fn peer(&self) -> Address {
         self.socket.peer()
     }
-
-    fn close(&mut self) -> io::Result<()> {
-        Ok(())
-    }
 }
+
+impl Managed for Hand {}
 
 fn listener() -> TcpListener {
     let listener = TcpListener::bind("127.0.0.1:0").expect("bind");

@@ -20,8 +20,16 @@ mod coroutines_uring;
 mod datagrams;
 mod handle_request;
 mod handshake;
+mod layers;
 mod link_local;
 mod regression;
 mod shutdown;
 mod streams;
 mod unix_files;
+#[cfg(feature = "coroutines")]
+#[path = "waits.rs"]
+mod waits_epoll;
+#[cfg(feature = "coroutines")]
+#[path = "waits.rs"]
+#[expect(clippy::duplicate_mod, reason = "see above")]
+mod waits_uring;

@@ -1,14 +1,15 @@
 //! One test for each defect that was found and mended; each failed before.
 
 use std::fs;
-use std::io::{self, PipeReader, PipeWriter, Read, Write};
+use std::io::{self, BufRead, PipeReader, PipeWriter, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 use std::sync::mpsc::channel;
 use std::time::{Duration, Instant};
 
+use socketserver::net::{Intake, Managed};
 use socketserver::{
-    Address, Bind, Connection, Context, Intake, Next, Packet, Request, Server, Tcp, TcpConnection,
+    Address, Bind, Connection, Context, Next, Packet, Request, Server, Tcp, TcpConnection,
     TcpServer, Threading, Transport, UnixAddress, UnixDatagram,
 };
 
@@ -54,11 +55,9 @@ impl Request for Nothing {
     fn peer(&self) -> Address {
         Address::Named("nobody".to_owned())
     }
-
-    fn close(&mut self) -> io::Result<()> {
-        Ok(())
-    }
 }
+
+impl Managed for Nothing {}
 
 /// It kept a processor busy: a socket that is shut down polls as readable for ever.
 #[test]
@@ -213,7 +212,7 @@ fn parked_connections_that_speak_at_once_are_parked_again() {
     let released = std::sync::Mutex::new(released);
     let handler = move |conn: &mut TcpConnection| {
         let mut line = String::new();
-        if conn.read_line(&mut line, 100)? == 0 {
+        if conn.read_line_max(&mut line, 100)? == 0 {
             return Ok(Next::Close);
         }
         if line == "hold\n" {

@@ -1,15 +1,15 @@
 //! Stopping: before, during, after and from inside serving.
 
-use std::io::{Read, Write};
+use std::io::{BufRead, Read, Write};
 use std::net::TcpStream;
 use std::sync::Mutex;
-use std::sync::mpsc::{channel, sync_channel};
+use std::sync::mpsc::{Sender, channel, sync_channel};
 use std::thread;
 use std::time::Duration;
 
 use socketserver::{
     Bind, Connection, Event, Model, Next, Request, Sequential, Server, State, Tcp, TcpConnection,
-    TcpServer, ThreadPool, Threading, ThreadingTcpServer,
+    TcpServer, ThreadPool, Threading, ThreadingTcpServer, per_connection,
 };
 
 use crate::support::{DEADLINE, Gate, Target, hold_at, waits_of_this_thread};
@@ -263,7 +263,7 @@ fn gives_its_place_to_the_queue(model: impl Model) {
     let target = Target::parse(&server.urls()[0]);
     let handler = |conn: &mut TcpConnection| {
         let mut line = String::new();
-        conn.read_line(&mut line, 100)?;
+        conn.read_line_max(&mut line, 100)?;
         conn.write_all(line.as_bytes())?;
         Ok::<_, std::io::Error>(Next::Park)
     };
@@ -303,7 +303,7 @@ fn a_stop_serves_parked_connections_whose_clients_have_spoken() {
     let target = Target::parse(&server.urls()[0]);
     let handler = move |conn: &mut TcpConnection| {
         let mut line = String::new();
-        conn.read_line(&mut line, 100)?;
+        conn.read_line_max(&mut line, 100)?;
         if line == "hold\n" {
             held.send(()).unwrap();
             let _ = released.lock().unwrap().recv();
@@ -333,4 +333,51 @@ fn a_stop_serves_parked_connections_whose_clients_have_spoken() {
         assert_eq!(answer, "again\n");
     }
     assert_eq!(guard.join().unwrap().cut, 0);
+}
+
+/// Its handler takes no notice of the deadline: those that are parked do not wait for it.
+#[test]
+fn the_drain_deadline_drops_the_sessions_of_parked_connections() {
+    struct Session(Sender<()>);
+    impl Drop for Session {
+        fn drop(&mut self) {
+            let _ = self.0.send(());
+        }
+    }
+    let (drops, dropped) = channel();
+    let (held, wait) = channel();
+    let (release, released) = sync_channel::<()>(0);
+    let released = Mutex::new(released);
+    let server = Server::<Tcp>::builder()
+        .model(ThreadPool::new(1).queue(0))
+        .drain_timeout(Duration::from_millis(100))
+        .bind("127.0.0.1:0")
+        .unwrap();
+    let target = Target::parse(&server.urls()[0]);
+    let make = move || Session(drops.clone());
+    let handler = per_connection(make, move |conn: &mut TcpConnection, _| {
+        let mut line = String::new();
+        conn.read_line_max(&mut line, 100)?;
+        if line == "hold\n" {
+            held.send(()).unwrap();
+            let _ = released.lock().unwrap().recv();
+        }
+        conn.write_all(line.as_bytes())?;
+        Ok::<_, std::io::Error>(Next::Park)
+    });
+    let guard = server.spawn(handler).unwrap();
+    let mut parked = [(); 2].map(|()| target.connect());
+    for client in &mut parked {
+        client.write_all(b"first\n").unwrap();
+        client.read_exact(&mut [0; 6]).unwrap();
+    }
+    let _holds = target.send("hold");
+    wait.recv_timeout(DEADLINE).unwrap();
+    guard.handle().shutdown();
+    for mut client in parked {
+        assert_eq!(client.read(&mut [0]).unwrap(), 0);
+        dropped.recv_timeout(DEADLINE).unwrap();
+    }
+    drop(release);
+    guard.join().unwrap();
 }

@@ -1,6 +1,6 @@
 //! What a handler can do with a connection.
 
-use std::io::{self, Read, Write};
+use std::io::{self, BufRead, Read, Write};
 use std::net::Shutdown;
 use std::sync::mpsc::{Receiver, channel};
 use std::time::Duration;
@@ -31,7 +31,7 @@ fn lines_have_a_limit_and_end_with_the_stream() {
         let mut lines = Vec::new();
         loop {
             let mut line = String::new();
-            let result = conn.read_line(&mut line, 8);
+            let result = conn.read_line_max(&mut line, 8);
             lines.push((line, result.map_err(|err| err.kind())));
             if !matches!(lines.last(), Some((_, Ok(1..)))) {
                 return lines;
@@ -58,8 +58,8 @@ fn lines_have_a_limit_and_end_with_the_stream() {
 fn a_line_that_is_too_long_or_no_text_is_an_error() {
     let (_guard, mut client, results) = serve(|conn| {
         let mut line = String::new();
-        let too_long = conn.read_line(&mut line, 8).unwrap_err().kind();
-        let no_text = conn.read_line(&mut line, 100).unwrap_err().kind();
+        let too_long = conn.read_line_max(&mut line, 8).unwrap_err().kind();
+        let no_text = conn.read_line_max(&mut line, 100).unwrap_err().kind();
         (too_long, no_text, line)
     });
     client.write_all(b"12345678\xff\n").unwrap();
@@ -71,10 +71,48 @@ fn a_line_that_is_too_long_or_no_text_is_an_error() {
 }
 
 #[test]
+fn what_reads_from_a_buf_read_reads_from_a_connection() {
+    let (_guard, mut client, results) = serve(|conn| conn.lines().collect::<Result<Vec<_>, _>>());
+    client.write_all(b"one\ntwo\nthree").unwrap();
+    client.end_of_input();
+    let lines = results.recv_timeout(DEADLINE).unwrap().unwrap();
+    assert_eq!(lines, ["one", "two", "three"]);
+}
+
+#[test]
+fn a_dialed_connection_is_one_like_any_other() {
+    fn ask(conn: &mut impl Connection, question: &str) -> io::Result<String> {
+        conn.set_write_buffer(1024)?;
+        writeln!(conn, "{question}")?;
+        let mut answer = String::new();
+        conn.read_line_max(&mut answer, 100)?;
+        Ok(answer)
+    }
+    let server = ThreadingTcpServer::bind("127.0.0.1:0").unwrap();
+    let address = server.local_addrs()[0].socket_addr().unwrap();
+    let (results, wait) = channel();
+    let accepted = move |conn: &mut TcpConnection| {
+        let answer = ask(conn, "who?").unwrap();
+        let rest: Vec<_> = conn.lines().map(Result::unwrap).collect();
+        results.send((answer, rest)).unwrap();
+    };
+    let _guard = server.spawn(accepted).unwrap();
+    let mut dialed = TcpConnection::connect(address, DEADLINE).unwrap();
+    assert_eq!(ask(&mut dialed, "me").unwrap(), "who?\n");
+    assert_eq!((dialed.id(), dialed.stopping()), (0, false));
+    assert_eq!(dialed.peer_addr(), address);
+    // What is in the write buffer is sent at a close.
+    dialed.write_all(b"bye").unwrap();
+    dialed.close().unwrap();
+    let seen = wait.recv_timeout(DEADLINE).unwrap();
+    assert_eq!(seen, ("me\n".to_owned(), vec!["bye".to_owned()]));
+}
+
+#[test]
 fn buffered_and_direct_reads_see_one_stream() {
     let (_guard, mut client, results) = serve(|conn| {
         let mut line = String::new();
-        conn.read_line(&mut line, 100)?;
+        conn.read_line_max(&mut line, 100)?;
         let mut rest = Vec::new();
         conn.read_to_end(&mut rest)?;
         Ok::<_, io::Error>((line, rest.len(), conn.fill_buf()?.len()))

@@ -8,7 +8,8 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::Instant;
 
-use socketserver::{Address, Context, Intake, Next, Request, Transport};
+use socketserver::net::{Intake, Managed};
+use socketserver::{Address, Context, Next, Request, Transport};
 
 use crate::support::{DEADLINE, waits_of_this_thread};
 
@@ -161,7 +162,9 @@ impl Request for Line {
     fn peer(&self) -> Address {
         Address::Named("script".to_owned())
     }
+}
 
+impl Managed for Line {
     fn close(&mut self) -> io::Result<()> {
         if self.text == "cannot be closed" {
             Err(io::ErrorKind::BrokenPipe.into())

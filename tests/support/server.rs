@@ -9,13 +9,18 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use socketserver::{
-    AtLimit, Builder, Connection, Event, Forking, Model, Next, Outcome, Packet, Rate, Report,
+    AtLimit, Bind, Builder, Connection, Event, Forking, Model, Next, Outcome, Packet, Rate, Report,
     Request, Server, ServerHandle, Tcp, ThreadPool, Threading, Transport, Udp, UnixDatagram,
-    UnixStream,
+    UnixStream, offload,
 };
 
 use crate::support::hold_at;
 use crate::support::models::{Models, UnderModel};
+
+/// A transport that wraps another one.
+#[path = "../../examples/counting.rs"]
+#[expect(dead_code, reason = "its server is not used here")]
+mod counting;
 
 /// A request whose first line is a command.
 pub(crate) trait Command: Request + Write {
@@ -27,7 +32,7 @@ macro_rules! commands {
         $(impl Command for $stream {
             fn command(&mut self) -> io::Result<String> {
                 let mut line = String::new();
-                self.read_line(&mut line, 4096)?;
+                self.read_line_max(&mut line, 4096)?;
                 Ok(line.trim_end().to_owned())
             }
         })*
@@ -39,7 +44,7 @@ macro_rules! commands {
     };
 }
 
-commands!(socketserver::TcpConnection, socketserver::UnixConnection; socketserver::UdpDatagram, socketserver::UnixPacket);
+commands!(socketserver::TcpConnection, socketserver::UnixConnection, counting::CountedConnection; socketserver::UdpDatagram, socketserver::UnixPacket);
 
 /// State that requests share, unless each has a process of its own.
 #[derive(Debug)]
@@ -198,6 +203,11 @@ pub(crate) fn main(args: &[String]) -> ExitCode {
             &options,
             Tcp::options().bind("[::1]:0").expect("bind"),
         ),
+        "counted" => with_model(
+            model,
+            &options,
+            counting::CountedTcp::bind("127.0.0.1:0").expect("bind"),
+        ),
         "udp" => with_model(
             model,
             &options,
@@ -249,18 +259,6 @@ impl<T: Transport<Request: Command>> UnderModel for Obeying<'_, T> {
     fn run<M: Model>(self, model: M) -> ExitCode {
         serve(self.options, self.builder.model(model))
     }
-}
-
-/// Runs what blocks in its own way where it does no harm.
-#[cfg(feature = "coroutines")]
-fn offload<R: Send + 'static>(work: impl FnOnce() -> R + Send + 'static) -> R {
-    socketserver::offload(work)
-}
-
-/// Without coroutines that is anywhere.
-#[cfg(not(feature = "coroutines"))]
-fn offload<R: Send + 'static>(work: impl FnOnce() -> R + Send + 'static) -> R {
-    work()
 }
 
 /// Prints a line at once and whole, also when several processes print.

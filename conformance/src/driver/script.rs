@@ -54,7 +54,7 @@ impl<T: Send + 'static> Peer for Stream<T> {
             }
             return Ok(line);
         }
-        self.read_until(b'\n', &mut line, 65_536)?;
+        self.read_until_max(b'\n', &mut line, 65_536)?;
         Ok(line)
     }
 

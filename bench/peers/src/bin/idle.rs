@@ -53,7 +53,7 @@ where
 
 fn lines(conn: &mut TcpConnection) -> io::Result<()> {
     let mut line = String::new();
-    while conn.read_line(&mut line, LINE)? > 0 {
+    while conn.read_line_max(&mut line, LINE)? > 0 {
         conn.write_all(line.as_bytes())?;
         line = String::new();
     }
@@ -72,7 +72,7 @@ fn stack(conn: &mut TcpConnection) -> io::Result<()> {
 
 fn park(conn: &mut TcpConnection) -> io::Result<Next> {
     let mut line = String::new();
-    if conn.read_line(&mut line, LINE)? == 0 {
+    if conn.read_line_max(&mut line, LINE)? == 0 {
         return Ok(Next::Close);
     }
     conn.write_all(line.as_bytes())?;

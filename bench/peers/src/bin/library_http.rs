@@ -61,7 +61,7 @@ fn hello(conn: &mut TcpConnection) -> io::Result<()> {
 fn read_head(conn: &mut TcpConnection, head: &mut Vec<u8>) -> io::Result<bool> {
     loop {
         let start = head.len();
-        if conn.read_until(b'\n', head, HEAD.saturating_sub(start))? == 0 {
+        if conn.read_until_max(b'\n', head, HEAD.saturating_sub(start))? == 0 {
             return Ok(false);
         }
         if head[start..] == *b"\r\n" {

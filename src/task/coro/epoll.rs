@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use rustix::event::epoll;
 
-use crate::coro::driver::{Directions, Drive, Edge, Event, Waker};
 use crate::sys::timespec;
+use crate::task::coro::driver::{Directions, Drive, Edge, Event, Waker};
 
 /// How many events one wait takes.
 const EVENTS: usize = 256;

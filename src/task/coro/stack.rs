@@ -24,7 +24,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use corosensei::stack::valgrind::ValgrindStackRegistration;
 use corosensei::stack::{Stack, StackPointer};
 
-use crate::coro::overflow;
+use crate::task::coro::overflow;
 
 /// What a stack must not grow into. rustc probes each page of a large frame, C code may skip a few.
 pub(crate) const GUARD: usize = 16 * 1024;

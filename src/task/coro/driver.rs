@@ -6,9 +6,9 @@ use std::time::Duration;
 
 use rustix::event::{EventfdFlags, eventfd};
 
-use crate::coro::epoll::Epoll;
-use crate::coro::inbox::Wake;
-use crate::coro::uring::{Lent, Uring};
+use crate::task::coro::epoll::Epoll;
+use crate::task::coro::inbox::Wake;
+use crate::task::coro::uring::{Lent, Uring};
 
 /// Waits for descriptors, and, where the kernel can, receives.
 pub(crate) trait Drive {

@@ -6,12 +6,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicI32, AtomicUsize, Ordering};
 use std::time::Duration;
 
-use crate::coro::driver;
-use crate::coro::inbox::{Inbox, Message, Start};
-use crate::coro::stack::{self, StackGauge};
-use crate::coro::watchdog::Kennel;
-use crate::coro::worker::current;
-use crate::threads::{Limits, Threads};
+use crate::task::coro::driver;
+use crate::task::coro::inbox::{Inbox, Message, Start};
+use crate::task::coro::stack::{self, StackGauge};
+use crate::task::coro::watchdog::Kennel;
+use crate::task::coro::worker::current;
+use crate::task::threads::{Limits, Threads};
 
 /// The most threads that the coroutines of one runtime offload to. Further calls wait for one.
 const HELPERS: usize = 64;
@@ -90,6 +90,12 @@ impl Team {
         }
     }
 
+    /// Which worker the coroutine that calls runs on, if that is one of these.
+    pub(crate) fn place_here(&self) -> Option<usize> {
+        let current = current()?;
+        current.is_of(self).then(|| current.worker().place())
+    }
+
     /// Lets what was started run before the coroutine that calls goes on, where no other worker has
     /// to wait for that.
     pub(crate) fn hand_over(&self) {
@@ -131,11 +137,11 @@ impl Team {
         (errno != 0).then(|| io::Error::from_raw_os_error(errno))
     }
 
-    /// Ends what is left: parking fails from now on.
-    pub(crate) fn cancel(&self) {
+    /// Ends what is left: parking fails from now on, and says `why`.
+    pub(crate) fn cancel(&self, why: &'static str) {
         self.inboxes
             .iter()
-            .for_each(|inbox| inbox.send(Message::Cancel));
+            .for_each(|inbox| inbox.send(Message::Cancel(why)));
     }
 
     /// Ends each worker when its last coroutine has.

@@ -9,8 +9,8 @@
 
 use std::mem::{MaybeUninit, zeroed};
 use std::ptr::{from_ref, null_mut};
-use std::sync::Once;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Once, OnceLock};
 
 use libc::{c_int, c_void, siginfo_t};
 
@@ -37,6 +37,15 @@ impl Range {
 
 /// What the handler falls back to. Written once, before the handler is installed.
 static mut PREVIOUS: [MaybeUninit<libc::sigaction>; 2] = [const { MaybeUninit::uninit() }; 2];
+
+/// How its owner says that stacks are made larger.
+static REMEDY: OnceLock<&'static str> = OnceLock::new();
+
+/// Sets what the message says after the size of the stack that was too small: how to have larger ones.
+/// The first one in a process stays.
+pub(crate) fn set_remedy(text: &'static str) {
+    let _ = REMEDY.set(text);
+}
 
 const SIGNALS: [c_int; 2] = [libc::SIGSEGV, libc::SIGBUS];
 
@@ -98,9 +107,9 @@ extern "C" fn on_fault(signal: c_int, info: *mut siginfo_t, _context: *mut c_voi
         let mut line = Line::default();
         line.push(b"\nsocketserver: a coroutine has overflowed its stack of ");
         line.push_number(size / 1024);
-        line.push(
-            b" KiB; raise it with Coroutines::stack_size, or keep large values on the heap\n",
-        );
+        line.push(b" KiB; ");
+        line.push(REMEDY.get().unwrap_or(&"it needs a larger one").as_bytes());
+        line.push(b"\n");
         say(&line.bytes[..line.len]);
     }
     let index = usize::from(signal == libc::SIGBUS);
@@ -134,8 +143,8 @@ fn overflowed(address: usize) -> Option<usize> {
         let start = range.start.load(Ordering::Relaxed);
         let slot = range.slot.load(Ordering::Relaxed);
         let inside = end > 1 && (start..end).contains(&address);
-        (inside && (address - start) % slot < crate::coro::stack::GUARD)
-            .then(|| slot - crate::coro::stack::GUARD)
+        (inside && (address - start) % slot < crate::task::coro::stack::GUARD)
+            .then(|| slot - crate::task::coro::stack::GUARD)
     })
 }
 
@@ -178,7 +187,7 @@ mod tests {
     fn only_guards_of_known_mappings_count() {
         let (start, slot) = (usize::MAX / 2, 64 * 1024);
         register(start, 4 * slot, slot);
-        let guard = crate::coro::stack::GUARD;
+        let guard = crate::task::coro::stack::GUARD;
         for stack in 0..4 {
             let limit = start + stack * slot;
             assert_eq!(overflowed(limit), Some(slot - guard));

@@ -3,29 +3,15 @@
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use crate::coro::worker::{Wake, current};
+use crate::task::coro::worker::{Current, Wake};
 
-/// Runs a call that blocks in another way than this crate's, without blocking the worker: in a
-/// coroutine it runs on one of up to 64 helper threads while the coroutine waits; where there is no
-/// coroutine it runs right here.
-///
-/// A panic of `work` goes on in the caller. If the server cuts the handler meanwhile, the handler
-/// is unwound and the result of `work` is dropped when it is done.
-///
-/// # Errors
-///
-/// Returns what `work` returns. Where no helper thread can be started it runs right here, and
-/// blocks the worker.
-///
-/// # Examples
-///
-/// ```
-/// let hosts = socketserver::offload(|| std::fs::read_to_string("/etc/hostname"));
-/// ```
-pub fn offload<R: Send + 'static>(work: impl FnOnce() -> R + Send + 'static) -> R {
-    let Some(current) = current() else {
-        return work();
-    };
+/// Runs `work` on a helper thread while the coroutine that calls waits; right here where no helper thread
+/// can be started. Its panic goes on in the caller. Where the caller is cancelled meanwhile it is unwound,
+/// and the result is dropped when it is done.
+pub(crate) fn offload<R: Send + 'static>(
+    current: &Current,
+    work: impl FnOnce() -> R + Send + 'static,
+) -> R {
     let team = current.team();
     let Ok(place) = team.helpers.reserve() else {
         return work();

@@ -14,8 +14,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 #[cfg(not(loom))]
 use std::sync::{Mutex, MutexGuard};
 
-use crate::coro::driver::Waker;
-use crate::coro::worker::TaskId;
+use crate::task::coro::driver::Waker;
+use crate::task::coro::worker::TaskId;
 
 /// What a coroutine runs. Made on any thread, run on the worker that it is sent to.
 pub(crate) type Start = Box<dyn FnOnce() + Send>;
@@ -25,8 +25,8 @@ pub(crate) enum Message {
     Start(Start, u64),
     /// This coroutine may go on.
     Wake(TaskId),
-    /// All coroutines are to end: parking fails from now on.
-    Cancel,
+    /// All coroutines are to end, for this reason: parking fails from now on.
+    Cancel(&'static str),
     /// End when the last coroutine has.
     Close,
 }

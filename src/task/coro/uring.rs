@@ -13,14 +13,14 @@ use std::time::Duration;
 use io_uring::types::{Fd, SubmitArgs, Timespec};
 use io_uring::{EnterFlags, IoUring, Probe, cqueue, opcode, squeue};
 
-use crate::coro::driver::{Directions, Drive, Edge, Event, Waker};
+use crate::task::coro::driver::{Directions, Drive, Edge, Event, Waker};
 
 /// Entries of the submission queue; the completion queue has four times as many. A full one only
 /// costs one more system call.
 const ENTRIES: u32 = 1024;
 
 /// What a completion belongs to, in the two highest bits of its name. Tokens of watches have none
-/// of them (see [`Worker::next_source`](crate::coro::worker::Worker)).
+/// of them (see [`Worker::next_source`](crate::task::coro::worker::Worker)).
 const RECEIVE: u64 = 1 << 62;
 const WAKE: u64 = 2 << 62;
 /// Of a request that only asks to end another one.
@@ -149,9 +149,10 @@ impl Drive for Uring {
         self.poll(fd.as_raw_fd(), events, token)
     }
 
-    /// A poll keeps the socket open behind a closed descriptor, so it is ended at once.
+    /// A poll keeps the socket open behind a closed descriptor, so it is ended at once. A removal of the
+    /// poll would fail with `EALREADY` where an event of it is on its way (`io_poll_disarm`).
     fn forget(&mut self, token: u64) {
-        self.end(opcode::PollRemove::new(token).build());
+        self.end(opcode::AsyncCancel::new(token).build());
     }
 
     fn wait(
@@ -279,7 +280,6 @@ fn check(ring: &IoUring) -> io::Result<()> {
     ring.submitter().register_probe(&mut probe)?;
     let operations = [
         (opcode::PollAdd::CODE, "POLL_ADD"),
-        (opcode::PollRemove::CODE, "POLL_REMOVE"),
         (opcode::Recv::CODE, "RECV"),
         (opcode::AsyncCancel::CODE, "ASYNC_CANCEL"),
     ];

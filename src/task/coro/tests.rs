@@ -6,15 +6,17 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::rc::Rc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
+use std::task::{Poll, Wake, Waker};
 use std::time::{Duration, Instant};
 
-use crate::coro::driver::{Directions, Drive, Edge, Event, Kind};
-use crate::coro::inbox::{Message, Start};
-use crate::coro::net::{Interest, Source, wait_any};
-use crate::coro::team::Team;
-use crate::coro::uring::Lent;
-use crate::coro::worker::{RUNS_MAX, Worker, current};
-use crate::coro::yield_now;
+use crate::sys::poll::Interest;
+use crate::task::coro::driver::{Directions, Drive, Edge, Event, Kind};
+use crate::task::coro::inbox::{Message, Start};
+use crate::task::coro::net::{Place, wait_any};
+use crate::task::coro::team::Team;
+use crate::task::coro::uring::Lent;
+use crate::task::coro::worker::{RUNS_MAX, Worker, current, here};
+use crate::task::yield_now;
 
 /// A world in which nothing happens until every coroutine waits, and then everything.
 struct Fake<F> {
@@ -67,11 +69,24 @@ fn run(stack_size: usize, starts: impl Iterator<Item = Start>, quiet: fn()) {
 fn run_with(driver: Box<dyn Drive>, stack_size: usize, starts: impl Iterator<Item = Start>) {
     let team = Team::new(1, stack_size, None, Kind::Epoll, || {}).unwrap();
     let worker = Worker::with_driver(Arc::clone(&team), 0, driver);
-    for (label, start) in (1..).zip(starts) {
-        team.start(start, label);
+    let (mut count, ended) = (0, Arc::new(AtomicUsize::new(0)));
+    for start in starts {
+        count += 1;
+        let ended = Arc::clone(&ended);
+        let start = move || {
+            start();
+            ended.fetch_add(1, Ordering::Relaxed);
+        };
+        team.start(Box::new(start), count);
     }
     team.inboxes[0].send(Message::Close);
     assert!(worker.run().is_ok());
+    // A panic ends its own coroutine, and nobody else is told.
+    assert_eq!(
+        ended.load(Ordering::Relaxed) as u64,
+        count,
+        "have not panicked"
+    );
     // What a worker leaves would be memory that is lost.
     assert_eq!(Rc::strong_count(&worker), 1);
 }
@@ -93,9 +108,10 @@ fn park(count: usize) -> usize {
         let null = Arc::clone(&null);
         let start: Start = Box::new(move || {
             HERE.fetch_add(1, Ordering::Relaxed);
-            let source = Source::default();
+            let place = Place::default();
             let current = current().unwrap();
-            wait_any(&current, &[(&source, null.as_fd())], Interest::Read, None).unwrap();
+            let source = (&place, null.as_fd(), Interest::Read);
+            assert_eq!(wait_any(&current, [source].into_iter(), None).unwrap(), [0]);
             HERE.fetch_sub(1, Ordering::Relaxed);
         });
         start
@@ -113,6 +129,160 @@ fn park(count: usize) -> usize {
 #[test]
 fn ten_thousand_wait_at_once_and_all_of_them_go_on() {
     park(10_000);
+}
+
+/// What a future that was woken does with its worker: it waits again, and drops a source.
+struct Eager {
+    place: Place,
+    null: File,
+    /// How often it is still to wait.
+    left: AtomicUsize,
+}
+
+impl Wake for Eager {
+    fn wake(self: Arc<Self>) {
+        let other = Place::default();
+        let silent = other.poll(Waker::noop(), self.null.as_fd(), Interest::Write);
+        assert!(silent.is_pending());
+        drop(other);
+        if self.left.fetch_sub(1, Ordering::Relaxed) == 1 {
+            panic!("a panic of a waker ends nothing");
+        }
+        let waker = Waker::from(Arc::clone(&self));
+        self.place.exhaust(&here().unwrap(), Interest::Read);
+        assert!(self.wait(&waker).is_pending());
+    }
+}
+
+impl Eager {
+    fn wait(&self, waker: &Waker) -> Poll<()> {
+        let polled = self.place.poll(waker, self.null.as_fd(), Interest::Read);
+        polled.map(|polled| polled.unwrap())
+    }
+}
+
+#[test]
+fn wakers_wait_beside_coroutines_and_are_called_when_nothing_is_borrowed() {
+    let eager = Arc::new(Eager {
+        place: Place::default(),
+        null: File::open("/dev/null").unwrap(),
+        left: AtomicUsize::new(3),
+    });
+    let waits = |eager: &Arc<Eager>, how: fn(&Eager)| -> Start {
+        let eager = Arc::clone(eager);
+        Box::new(move || how(&eager))
+    };
+    let polls = |eager: &Eager| {
+        let (waker, woken) = counter();
+        assert!(eager.wait(&waker).is_pending());
+        assert!(eager.wait(&waker).is_pending(), "it waits once");
+        park_on(&eager.place, &eager.null);
+        assert_eq!(woken.0.load(Ordering::Relaxed), 1);
+        let own = Place::default();
+        let poll = || own.poll(&waker, eager.null.as_fd(), Interest::Read);
+        assert!(poll().is_pending());
+        park_on(&eager.place, &eager.null);
+        assert_eq!(woken.0.load(Ordering::Relaxed), 2);
+        // Nobody has found the descriptor to be exhausted.
+        assert!(poll().is_ready());
+    };
+    let begins = Arc::clone(&eager);
+    let begin: Start = Box::new(move || {
+        let waker = Waker::from(Arc::clone(&begins));
+        assert!(begins.wait(&waker).is_pending());
+        drop(waker);
+        park_on(&begins.place, &begins.null);
+        // The other waits are its own.
+        let until = Instant::now() + Duration::from_secs(30);
+        while begins.left.load(Ordering::Relaxed) > 0 && Instant::now() < until {
+            park_on(&Place::default(), &begins.null);
+        }
+    });
+    let parks = waits(&eager, |eager| park_on(&eager.place, &eager.null));
+    let starts = [begin, waits(&eager, polls), parks];
+    run_again(starts.into_iter());
+    assert_eq!(eager.left.load(Ordering::Relaxed), 0);
+    assert_eq!(Arc::strong_count(&eager), 1, "no waker is left");
+}
+
+#[test]
+fn a_waker_finds_no_worker_on_a_thread_and_is_dropped_with_its_source() {
+    let null = File::open("/dev/null").unwrap();
+    let (waker, woken) = counter();
+    let poll = Place::default().poll(&waker, null.as_fd(), Interest::Write);
+    assert!(matches!(poll, Poll::Ready(Err(err)) if err.kind() == io::ErrorKind::Unsupported));
+    let start: Start = Box::new(move || {
+        let place = Place::default();
+        assert!(
+            place
+                .poll(&waker, null.as_fd(), Interest::Write)
+                .is_pending()
+        );
+        place.release(null.as_fd());
+        park_on(&Place::default(), &null);
+        assert_eq!(woken.0.load(Ordering::Relaxed), 0);
+        // The place has dropped its own.
+        drop(waker);
+        assert_eq!(Arc::strong_count(&woken), 1);
+    });
+    run(64 * 1024, [start].into_iter(), || {});
+}
+
+/// Parks the coroutine until an edge comes.
+fn park_on(place: &Place, file: &File) {
+    let current = current().unwrap();
+    let soon = Instant::now() + Duration::from_secs(30);
+    place.exhaust(current.worker(), Interest::Read);
+    place
+        .wait(&current, file.as_fd(), Interest::Read, Some(soon))
+        .unwrap();
+}
+
+/// How often a waker was called.
+#[derive(Default)]
+struct Woken(AtomicUsize);
+
+impl Wake for Woken {
+    fn wake(self: Arc<Self>) {
+        self.0.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+fn counter() -> (Waker, Arc<Woken>) {
+    let woken = Arc::new(Woken::default());
+    (Waker::from(Arc::clone(&woken)), woken)
+}
+
+/// As [`run`], in a world where everything happens each time that all wait.
+fn run_again(starts: impl Iterator<Item = Start>) {
+    struct Again(Fake<fn()>);
+
+    impl Drive for Again {
+        fn watch(
+            &mut self,
+            fd: BorrowedFd<'_>,
+            token: u64,
+            now: Directions,
+            before: Directions,
+        ) -> io::Result<()> {
+            self.0.watch(fd, token, now, before)
+        }
+
+        fn wait(
+            &mut self,
+            timeout: Option<Duration>,
+            on_event: &mut dyn FnMut(Event),
+        ) -> io::Result<()> {
+            let watched = self.0.watched.clone();
+            let waited = self.0.wait(timeout, on_event);
+            self.0.watched = watched;
+            waited
+        }
+    }
+
+    let (watched, quiet): (_, fn()) = (Vec::new(), || {});
+    let driver = Box::new(Again(Fake { watched, quiet }));
+    run_with(driver, 64 * 1024, starts);
 }
 
 /// A world that is looked at in vain.
@@ -219,9 +389,9 @@ fn receive_late(result: i32, deadline: Duration, disturb: Option<Message>) -> io
         if let Some(disturb) = disturb {
             mates.inboxes[0].send(disturb);
         }
-        let (source, mut buffer) = (Source::default(), [0; 8]);
+        let (place, mut buffer) = (Place::default(), [0; 8]);
         let current = current().unwrap();
-        let end = source.receive(&current, null.as_fd(), &mut buffer, || Some(deadline));
+        let end = place.receive(&current, null.as_fd(), &mut buffer, || Some(deadline));
         assert!(
             !lent.load(Ordering::Relaxed),
             "the kernel still has the buffer"
@@ -242,7 +412,7 @@ fn a_receive_ends_only_when_the_kernel_says_so_and_what_has_come_counts() {
     let (timed_out, aborted) = (io::ErrorKind::TimedOut, io::ErrorKind::ConnectionAborted);
     assert_eq!(kind(receive_late(cancelled, soon, None)), Err(timed_out));
     assert_eq!(kind(receive_late(3, soon, None)), Ok(3));
-    let cut = || Some(Message::Cancel);
+    let cut = || Some(Message::Cancel("as asked"));
     assert_eq!(kind(receive_late(cancelled, long, cut())), Err(aborted));
     assert_eq!(kind(receive_late(3, long, cut())), Ok(3));
     let reset = receive_late(-libc::ECONNRESET, soon, None);
@@ -330,7 +500,7 @@ fn a_worker_whose_driver_fails_names_what_it_leaves_behind() {
     let team = Team::new(2, 64 * 1024, None, Kind::Epoll, || {}).unwrap();
     let worker = Worker::with_driver(Arc::clone(&team), 0, Box::new(Broken));
     let wait: Start = Box::new(|| {
-        let _ = wait_any(&current().unwrap(), &[], Interest::Read, None);
+        let _ = wait_any(&current().unwrap(), std::iter::empty(), None);
     });
     team.inboxes[0].send(Message::Start(wait, 7));
     let failed = worker.run().err().unwrap();

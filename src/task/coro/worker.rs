@@ -1,6 +1,8 @@
 //! One worker: the thread that runs coroutines, one at a time, until all of them wait.
 #![expect(unsafe_code, reason = "reaching the yielder of the running coroutine")]
 
+mod shortage;
+
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::fmt;
@@ -9,27 +11,24 @@ use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::ptr::null;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::task::Waker;
 use std::time::{Duration, Instant};
 
 use corosensei::{Coroutine, CoroutineResult, Yielder};
 use slab::Slab;
 
-use crate::coro::ahead;
-use crate::coro::driver::{self, Drive, Event};
-use crate::coro::inbox::{Inbox, Message, Start};
-use crate::coro::net::{SourceKey, SourceState};
-use crate::coro::stack::{PooledStack, StackPool};
-use crate::coro::team::Team;
-use crate::coro::timers::Timers;
+use crate::task::coro::ahead;
+use crate::task::coro::driver::{self, Drive, Event};
+use crate::task::coro::inbox::{Inbox, Message, Start};
+use crate::task::coro::net::{SourceState, Waiter};
+use crate::task::coro::stack::{PooledStack, StackPool};
+use crate::task::coro::team::Team;
+use crate::task::coro::timers::Timers;
+use crate::task::coro::worker::shortage::Shortage;
 
 /// How many reads and writes a coroutine may do before the others get their turn.
 const BUDGET: u32 = 128;
-
-/// How long a worker waits before it tries again to get memory for a stack, unless a coroutine ends:
-/// longer each time.
-const STACK_PAUSE_MIN: Duration = Duration::from_millis(10);
-const STACK_PAUSE_MAX: Duration = Duration::from_secs(1);
 
 /// Names a coroutine of a worker. An old name never fits a new coroutine.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -87,7 +86,7 @@ type Queue = VecDeque<(TaskId, Wake)>;
 
 /// The state of one worker. Only its own thread ever touches it.
 pub(crate) struct Worker {
-    id: u64,
+    id: u32,
     /// Which of the team it is.
     place: usize,
     tasks: RefCell<Slab<Task>>,
@@ -98,6 +97,8 @@ pub(crate) struct Worker {
     /// How many have run since the last one.
     runs: Cell<usize>,
     timers: RefCell<Timers<TaskId>>,
+    /// Those of edges that have come, called when nothing is borrowed.
+    wakers: RefCell<Vec<Waker>>,
     pub(crate) driver: RefCell<Box<dyn Drive>>,
     stacks: StackPool,
     team: Arc<Team>,
@@ -106,16 +107,9 @@ pub(crate) struct Worker {
     shortage: Cell<Option<Shortage>>,
     next_generation: Cell<u64>,
     next_source: Cell<u32>,
-    cancelled: Cell<bool>,
+    /// Why what is left is being ended, once it is.
+    cancelled: Cell<Option<&'static str>>,
     closed: Cell<bool>,
-}
-
-/// There was no memory for a stack.
-#[derive(Clone, Copy)]
-struct Shortage {
-    pause: Duration,
-    /// When it is tried again.
-    until: Instant,
 }
 
 /// A worker whose driver has failed.
@@ -128,6 +122,30 @@ pub(crate) struct Failed {
 thread_local! {
     /// The coroutine that runs on this thread now.
     static RUNNING: RefCell<Option<Rc<Running>>> = const { RefCell::new(None) };
+    /// The worker that runs on it, in a coroutine or between two.
+    static HERE: RefCell<Option<Rc<Worker>>> = const { RefCell::new(None) };
+}
+
+/// The worker that runs on this thread, in a coroutine or between two.
+pub(crate) fn here() -> Option<Rc<Worker>> {
+    // A thread-local of this thread may be dropped after that one.
+    HERE.try_with(|here| here.borrow().clone()).ok().flatten()
+}
+
+/// Makes a worker the one that runs here, until this is dropped.
+struct Here(Option<Rc<Worker>>);
+
+impl Here {
+    fn enter(worker: &Rc<Worker>) -> Self {
+        // A runtime may itself run in a coroutine of another one.
+        Self(HERE.replace(Some(Rc::clone(worker))))
+    }
+}
+
+impl Drop for Here {
+    fn drop(&mut self) {
+        HERE.set(self.0.take());
+    }
 }
 
 /// The coroutine that calls.
@@ -154,9 +172,10 @@ impl Worker {
     }
 
     pub(crate) fn with_driver(team: Arc<Team>, place: usize, driver: Box<dyn Drive>) -> Rc<Self> {
-        static LAST: AtomicU64 = AtomicU64::new(0);
+        // Zero is none.
+        static NEXT: AtomicU32 = AtomicU32::new(1);
         Rc::new(Self {
-            id: LAST.fetch_add(1, Ordering::Relaxed),
+            id: NEXT.fetch_add(1, Ordering::Relaxed),
             place,
             tasks: RefCell::default(),
             sources: RefCell::default(),
@@ -164,6 +183,7 @@ impl Worker {
             later: RefCell::default(),
             runs: Cell::new(0),
             timers: RefCell::default(),
+            wakers: RefCell::default(),
             driver: RefCell::new(driver),
             stacks: StackPool::new(team.stack_size, team.gauge.clone()),
             team,
@@ -171,12 +191,12 @@ impl Worker {
             shortage: Cell::new(None),
             next_generation: Cell::new(0),
             next_source: Cell::new(0),
-            cancelled: Cell::new(false),
+            cancelled: Cell::new(None),
             closed: Cell::new(false),
         })
     }
 
-    pub(crate) const fn id(&self) -> u64 {
+    pub(crate) const fn id(&self) -> u32 {
         self.id
     }
 
@@ -199,6 +219,7 @@ impl Worker {
 
     /// Runs coroutines until the inbox is closed and the last one has ended.
     pub(crate) fn run(self: &Rc<Self>) -> Result<(), Failed> {
+        let _here = Here::enter(self);
         loop {
             self.receive();
             self.start_waiting();
@@ -246,7 +267,7 @@ impl Worker {
             match message {
                 Message::Start(start, label) => self.starts.borrow_mut().push_back((start, label)),
                 Message::Wake(id) => self.wake(id, Wake::Ready),
-                Message::Cancel => self.cancel(),
+                Message::Cancel(why) => self.cancel(why),
                 Message::Close => self.closed.set(true),
             }
         }
@@ -254,8 +275,8 @@ impl Worker {
 
     /// Ends what is left: each parked coroutine goes on, and cannot park again. What waits for memory
     /// never begins.
-    fn cancel(&self) {
-        self.cancelled.set(true);
+    fn cancel(&self, why: &'static str) {
+        self.cancelled.set(Some(why));
         let starts = self.starts.take();
         starts.iter().for_each(|_| self.inbox().ended_one());
         drop(starts);
@@ -267,52 +288,6 @@ impl Worker {
             .collect();
         for id in ids {
             self.wake(id, Wake::Cancelled);
-        }
-    }
-
-    /// Makes coroutines of what was sent to start, as long as there are stacks.
-    fn start_waiting(self: &Rc<Self>) {
-        loop {
-            if self.starts.borrow().is_empty() {
-                return;
-            }
-            let shortage = self.shortage.get();
-            if shortage.is_some_and(|shortage| Instant::now() < shortage.until) {
-                return;
-            }
-            // Without memory for another one they wait.
-            let stack = match self.stacks.take() {
-                Ok(stack) => stack,
-                Err(err) => return self.fall_short(shortage, &err),
-            };
-            if self.shortage.take().is_some() {
-                self.team.is_short_no_more();
-            }
-            let Some((start, label)) = self.starts.borrow_mut().pop_front() else {
-                return;
-            };
-            self.start(stack, start, label);
-        }
-    }
-
-    /// Waits for memory, longer than `before`.
-    fn fall_short(&self, before: Option<Shortage>, err: &io::Error) {
-        let pause = before.map_or(STACK_PAUSE_MIN, |before| {
-            (before.pause * 2).min(STACK_PAUSE_MAX)
-        });
-        let until = Instant::now() + pause;
-        self.shortage.set(Some(Shortage { pause, until }));
-        // Told of at once, and then about once a second.
-        if before.is_none() || pause == STACK_PAUSE_MAX {
-            self.team.is_short(err, before.is_none());
-        }
-    }
-
-    /// Tries again at once to get memory: a coroutine has left its stack.
-    fn hurry(&self) {
-        if let Some(shortage) = self.shortage.get() {
-            let until = Instant::now();
-            self.shortage.set(Some(Shortage { until, ..shortage }));
         }
     }
 
@@ -368,7 +343,7 @@ impl Worker {
         running.budget.set(BUDGET);
         let pulse = &self.team.kennel.pulses[self.place];
         pulse.resume(running.label);
-        // A server of coroutines may itself run in a coroutine of another one.
+        // A runtime may itself run in a coroutine of another one.
         let outer = RUNNING.replace(Some(running));
         let result = body.resume(wake);
         RUNNING.set(outer);
@@ -426,6 +401,7 @@ impl Worker {
         if may_block {
             self.team.kennel.work(self.place);
         }
+        self.call_wakers();
         self.runs.set(0);
         self.expire();
         let mut later = self.later.borrow_mut();
@@ -433,13 +409,26 @@ impl Worker {
         waited
     }
 
+    /// Calls the wakers of the edges that have come. They run code of others, which may do anything but
+    /// unwind into the worker.
+    fn call_wakers(&self) {
+        for waker in self.wakers.take() {
+            // The panic hook has told of it.
+            let _ = catch_unwind(AssertUnwindSafe(|| waker.wake()));
+        }
+    }
+
     fn on_event(&self, event: Event) {
         match event {
             Event::Edge(edge) => {
-                let woken = SourceState::update(&mut self.sources.borrow_mut(), edge);
-                for id in woken.into_iter().flatten() {
-                    self.wake(id, Wake::Ready);
-                }
+                SourceState::update(
+                    &mut self.sources.borrow_mut(),
+                    edge,
+                    |waiter| match waiter {
+                        Waiter::Task(id) => self.wake(id, Wake::Ready),
+                        Waiter::Waker(waker) => self.wakers.borrow_mut().push(waker),
+                    },
+                );
             }
             Event::Done { task, result } => {
                 let index = task as usize;
@@ -552,7 +541,7 @@ impl Current {
 
     /// Whether [`park`](Self::park) parks.
     pub(crate) fn may_park(&self) -> bool {
-        !self.worker().cancelled.get() && !std::thread::panicking()
+        self.worker().cancelled.get().is_none() && !std::thread::panicking()
     }
 
     /// Parks the coroutine until it is woken, whatever the worker has been told: for what the driver
@@ -599,6 +588,11 @@ impl Current {
         self.suspend();
     }
 
+    /// Whether its worker is one of `team`.
+    pub(crate) fn is_of(&self, team: &Team) -> bool {
+        std::ptr::eq(&raw const *self.0.worker.team, team)
+    }
+
     /// Starts a coroutine on the worker at `place` of `team`, if that is the one that runs here.
     pub(crate) fn start(
         &self,
@@ -608,7 +602,7 @@ impl Current {
         label: u64,
     ) -> Result<(), Start> {
         let worker = &self.0.worker;
-        if worker.place != place || !std::ptr::eq(&raw const *worker.team, team) {
+        if worker.place != place || !self.is_of(team) {
             return Err(start);
         }
         worker.inbox().began_one();
@@ -638,7 +632,13 @@ impl Current {
 
     /// Unwinds a coroutine that has been cancelled: as a panic does, but nobody is told.
     pub(crate) fn unwind(&self) -> ! {
-        resume_unwind(Box::new("cut by the server at its drain deadline"))
+        resume_unwind(Box::new(self.why_cancelled()))
+    }
+
+    /// Why waiting fails: what was given with the order to end what is left.
+    pub(crate) fn why_cancelled(&self) -> &'static str {
+        let why = self.worker().cancelled.get();
+        why.unwrap_or("nothing can be waited for while a panic unwinds")
     }
 
     pub(crate) fn team(&self) -> Arc<Team> {
@@ -659,16 +659,5 @@ impl fmt::Debug for Worker {
             .field("id", &self.id)
             .field("tasks", &tasks)
             .finish_non_exhaustive()
-    }
-}
-
-impl SourceKey {
-    /// The worker that a source belongs to, if it is the one that runs here.
-    pub(crate) fn with_worker(self, then: impl FnOnce(&Worker)) {
-        if let Some(current) = current() {
-            if current.worker().id() == self.worker {
-                then(current.worker());
-            }
-        }
     }
 }

@@ -1,0 +1,576 @@
+//! Waiting for descriptors in a coroutine: an attempt first, then the edge that the driver reports;
+//! or, with a driver that receives, its completion.
+#![expect(unsafe_code, reason = "the kernel is lent a buffer")]
+
+use std::fmt;
+use std::io;
+use std::mem::forget;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::task::{Poll, Waker};
+use std::time::Instant;
+
+use rustix::net::{RecvFlags, recv};
+use slab::Slab;
+
+use crate::spare;
+use crate::sys::poll::Interest;
+use crate::task::coro::driver::{Directions, Drive, Edge};
+use crate::task::coro::uring::Lent;
+use crate::task::coro::worker::{Current, TaskId, Wake, Worker, here};
+
+/// Where the state of a descriptor is: the worker in the upper half, from 1, and the index in the
+/// lower. Zero until the descriptor first has to wait.
+///
+/// Each worker acts on its own number alone, so what another one stores meanwhile is never followed.
+#[derive(Default)]
+pub(crate) struct Place(AtomicU64);
+
+/// The state of a descriptor on the worker that runs here.
+#[derive(Clone, Copy, Debug)]
+struct Key {
+    index: u32,
+    generation: u32,
+}
+
+/// What a worker knows of a descriptor.
+#[derive(Debug)]
+pub(crate) struct SourceState {
+    generation: u32,
+    hung_up: bool,
+    /// What the driver reports.
+    watched: Directions,
+    reading: Direction,
+    writing: Direction,
+}
+
+/// One direction of a descriptor.
+#[derive(Debug, Default)]
+struct Direction {
+    /// An edge has come since the last attempt that found nothing.
+    ready: bool,
+    first: Option<Waiter>,
+    /// Where several wait.
+    more: Vec<Waiter>,
+}
+
+/// Who waits for an edge.
+#[derive(Debug)]
+pub(crate) enum Waiter {
+    Task(TaskId),
+    /// It runs code of others when it is called, cloned or dropped: never while a part of the worker is
+    /// borrowed.
+    Waker(Waker),
+}
+
+/// What a driver that receives is lent while a connection has no buffer.
+const LANDING: usize = 512;
+
+impl Directions {
+    const fn with(self, interest: Interest) -> Self {
+        match interest {
+            Interest::Read => Self { read: true, ..self },
+            Interest::Write => Self {
+                write: true,
+                ..self
+            },
+        }
+    }
+}
+
+impl Waiter {
+    fn is(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Task(one), Self::Task(other)) => one == other,
+            (Self::Waker(one), Self::Waker(other)) => one.will_wake(other),
+            _ => false,
+        }
+    }
+}
+
+impl Direction {
+    /// Adds a waiter, and returns it where it waits already.
+    fn add(&mut self, waiter: Waiter) -> Option<Waiter> {
+        if self.waiters().any(|other| other.is(&waiter)) {
+            return Some(waiter);
+        }
+        match &mut self.first {
+            first @ None => *first = Some(waiter),
+            Some(_) => self.more.push(waiter),
+        }
+        None
+    }
+
+    fn waiters(&self) -> impl Iterator<Item = &Waiter> {
+        self.first.iter().chain(&self.more)
+    }
+
+    fn remove_task(&mut self, id: TaskId) {
+        let is_other = |waiter: &Waiter| !matches!(waiter, Waiter::Task(task) if *task == id);
+        self.first = self.first.take().filter(is_other);
+        self.more.retain(is_other);
+    }
+
+    /// Notes an edge, and passes on who waited for it.
+    fn update(&mut self, wake: &mut impl FnMut(Waiter)) {
+        self.ready = true;
+        self.first.take().into_iter().for_each(&mut *wake);
+        self.more.drain(..).for_each(wake);
+    }
+}
+
+impl SourceState {
+    fn new(generation: u32) -> Self {
+        Self {
+            generation,
+            hung_up: false,
+            watched: Directions::default(),
+            reading: Direction::default(),
+            writing: Direction::default(),
+        }
+    }
+
+    const fn token(&self, index: u32) -> u64 {
+        (self.generation as u64) << 32 | index as u64
+    }
+
+    fn find(sources: &mut Slab<Self>, key: Key) -> Option<&mut Self> {
+        let source = sources.get_mut(key.index as usize);
+        source.filter(|source| source.generation == key.generation)
+    }
+
+    /// Notes an edge, and passes on who waited for it.
+    pub(crate) fn update(sources: &mut Slab<Self>, edge: Edge, mut wake: impl FnMut(Waiter)) {
+        let (index, generation) = (edge.token as u32, (edge.token >> 32) as u32);
+        let Some(source) = Self::find(sources, Key { index, generation }) else {
+            return;
+        };
+        source.hung_up |= edge.hung_up;
+        if edge.last {
+            source.watched = Directions::default();
+        }
+        if edge.readable {
+            source.reading.update(&mut wake);
+        }
+        if edge.writable {
+            source.writing.update(&mut wake);
+        }
+    }
+
+    const fn direction(&mut self, interest: Interest) -> &mut Direction {
+        match interest {
+            Interest::Read => &mut self.reading,
+            Interest::Write => &mut self.writing,
+        }
+    }
+}
+
+impl Place {
+    /// Receives what is there into `buf`, waiting until something is, from a socket in blocking mode.
+    pub(crate) fn receive(
+        &self,
+        current: &Current,
+        fd: BorrowedFd<'_>,
+        buf: &mut [u8],
+        deadline: impl Fn() -> Option<Instant>,
+    ) -> io::Result<usize> {
+        if let Some(received) = complete_receive(current, fd, buf, deadline()) {
+            return received;
+        }
+        let len = buf.len();
+        let attempt = || {
+            let (count, _) = recv(fd, &mut *buf, RecvFlags::DONTWAIT)?;
+            // Less than there was room for is all there was (epoll(7), question 9).
+            Ok((count, count < len))
+        };
+        self.complete(current, fd, Interest::Read, deadline, attempt)
+    }
+
+    /// Receives what is there into a spare buffer, which is taken only once something is.
+    pub(crate) fn receive_late(
+        &self,
+        current: &Current,
+        fd: BorrowedFd<'_>,
+        deadline: impl Fn() -> Option<Instant>,
+    ) -> io::Result<(Box<[u8]>, usize)> {
+        // While it waits, the kernel has a part of the stack: that is resident anyway.
+        let mut landing = [0; LANDING];
+        if let Some(received) = complete_receive(current, fd, &mut landing, deadline()) {
+            let count = received?;
+            let mut buffer = spare::take();
+            buffer[..count].copy_from_slice(&landing[..count]);
+            if count < LANDING {
+                return Ok((buffer, count));
+            }
+            // There may be more. An error shows again when the next one is received.
+            let more = recv(fd, &mut buffer[count..], RecvFlags::DONTWAIT);
+            return Ok((buffer, count + more.map_or(0, |(count, _)| count)));
+        }
+        self.complete(current, fd, Interest::Read, deadline, || {
+            let mut buffer = spare::take();
+            match recv(fd, &mut *buffer, RecvFlags::DONTWAIT) {
+                Ok((count, _)) => {
+                    let all = count < buffer.len();
+                    Ok(((buffer, count), all))
+                }
+                Err(err) => {
+                    spare::give(buffer);
+                    Err(err)
+                }
+            }
+        })
+    }
+
+    /// Repeats `attempt`, which must not block, until it has something else to say than `EAGAIN`.
+    ///
+    /// `attempt` also says whether it has taken all there was: then the next one waits for an edge
+    /// first.
+    pub(crate) fn complete<R>(
+        &self,
+        current: &Current,
+        fd: BorrowedFd<'_>,
+        interest: Interest,
+        deadline: impl Fn() -> Option<Instant>,
+        mut attempt: impl FnMut() -> rustix::io::Result<(R, bool)>,
+    ) -> io::Result<R> {
+        // A write is tried first in any case: it finds room nearly always.
+        if interest == Interest::Read && self.is_exhausted(current.worker()) {
+            self.wait(current, fd, interest, deadline())?;
+        }
+        loop {
+            match attempt() {
+                Err(rustix::io::Errno::INTR) => {}
+                Err(rustix::io::Errno::AGAIN) => {
+                    self.exhaust(current.worker(), interest);
+                    self.wait(current, fd, interest, deadline())?;
+                }
+                Err(err) => return Err(err.into()),
+                Ok((result, all)) => {
+                    if all {
+                        self.exhaust(current.worker(), interest);
+                    }
+                    current.spend();
+                    return Ok(result);
+                }
+            }
+        }
+    }
+
+    /// Parks the coroutine until an edge comes.
+    pub(crate) fn wait(
+        &self,
+        current: &Current,
+        fd: BorrowedFd<'_>,
+        interest: Interest,
+        deadline: Option<Instant>,
+    ) -> io::Result<()> {
+        let key = [(self.key(current.worker(), fd, interest)?, interest)];
+        let waiting = Waiting::begin(current, &key);
+        if waiting.is_ready(0) {
+            return Ok(());
+        }
+        current.park(deadline).into_result(current)
+    }
+
+    /// Whether an edge has come since the last attempt that found nothing; where none has, wakes `waker`
+    /// once one does. On a thread that runs no worker there is nothing to wait with: `Unsupported`.
+    #[cfg_attr(not(test), expect(dead_code, reason = "nothing polls futures yet"))]
+    pub(crate) fn poll(
+        &self,
+        waker: &Waker,
+        fd: BorrowedFd<'_>,
+        interest: Interest,
+    ) -> Poll<io::Result<()>> {
+        let Some(worker) = here() else {
+            return Poll::Ready(Err(io::ErrorKind::Unsupported.into()));
+        };
+        // Cloned here and dropped below: nothing is borrowed.
+        let mut waiter = Some(Waiter::Waker(waker.clone()));
+        let key = self.key(&worker, fd, interest)?;
+        let mut sources = worker.sources.borrow_mut();
+        let Some(source) = SourceState::find(&mut sources, key) else {
+            return Poll::Ready(Ok(()));
+        };
+        let direction = source.direction(interest);
+        let ready = direction.ready;
+        if !ready {
+            waiter = waiter.and_then(|waiter| direction.add(waiter));
+        }
+        drop(sources);
+        drop(waiter);
+        if ready {
+            Poll::Ready(Ok(()))
+        } else {
+            Poll::Pending
+        }
+    }
+
+    /// The key on this worker, after having its driver watch the descriptor if need be.
+    fn key(&self, worker: &Worker, fd: BorrowedFd<'_>, interest: Interest) -> io::Result<Key> {
+        let mut sources = worker.sources.borrow_mut();
+        let index = match self.index(worker) {
+            Some(index) => index,
+            None => {
+                let entry = sources.vacant_entry();
+                let index = u32::try_from(entry.key()).map_err(|_| io::ErrorKind::OutOfMemory)?;
+                entry.insert(SourceState::new(worker.next_source()));
+                let place = u64::from(worker.id()) << 32 | u64::from(index);
+                self.0.store(place, Ordering::Relaxed);
+                index
+            }
+        };
+        let state = &mut sources[index as usize];
+        let directions = state.watched.with(interest);
+        if directions != state.watched {
+            let token = state.token(index);
+            let mut driver = worker.driver.borrow_mut();
+            driver.watch(fd, token, directions, state.watched)?;
+            state.watched = directions;
+        }
+        let generation = state.generation;
+        Ok(Key { index, generation })
+    }
+
+    /// Where its state is, if that is on this worker.
+    fn index(&self, worker: &Worker) -> Option<u32> {
+        let place = self.0.load(Ordering::Relaxed);
+        ((place >> 32) as u32 == worker.id()).then_some(place as u32)
+    }
+
+    /// Whether an attempt to read is known to find nothing.
+    fn is_exhausted(&self, worker: &Worker) -> bool {
+        let Some(index) = self.index(worker) else {
+            return false;
+        };
+        let sources = worker.sources.borrow();
+        let source = sources.get(index as usize);
+        source.is_some_and(|source| !source.hung_up && !source.reading.ready)
+    }
+
+    /// Notes that an attempt has found nothing: the next one waits for an edge.
+    pub(crate) fn exhaust(&self, worker: &Worker, interest: Interest) {
+        let Some(index) = self.index(worker) else {
+            return;
+        };
+        if let Some(source) = worker.sources.borrow_mut().get_mut(index as usize) {
+            source.direction(interest).ready = false;
+        }
+    }
+}
+
+/// A coroutine that is among those who wait for descriptors, until this is dropped.
+struct Waiting<'a> {
+    current: &'a Current,
+    keys: &'a [(Key, Interest)],
+}
+
+impl<'a> Waiting<'a> {
+    fn begin(current: &'a Current, keys: &'a [(Key, Interest)]) -> Self {
+        let waiting = Self { current, keys };
+        waiting.each(|direction, id| drop(direction.add(Waiter::Task(id))));
+        waiting
+    }
+
+    fn each(&self, mut then: impl FnMut(&mut Direction, TaskId)) {
+        let mut sources = self.current.worker().sources.borrow_mut();
+        for (key, interest) in self.keys {
+            if let Some(source) = SourceState::find(&mut sources, *key) {
+                then(source.direction(*interest), self.current.id());
+            }
+        }
+    }
+
+    /// Whether an edge has come at one of them; also where its owner has left this worker.
+    fn is_ready(&self, place: usize) -> bool {
+        let (key, interest) = self.keys[place];
+        let mut sources = self.current.worker().sources.borrow_mut();
+        let source = SourceState::find(&mut sources, key);
+        source.is_none_or(|source| source.direction(interest).ready)
+    }
+
+    fn ready(&self) -> Vec<usize> {
+        let places = 0..self.keys.len();
+        places.filter(|place| self.is_ready(*place)).collect()
+    }
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.each(Direction::remove_task);
+    }
+}
+
+/// Parks the coroutine until an edge has come at one of several descriptors, and says at which: none at
+/// the deadline, or where something else has woken it. Parks also once its worker ends what is left.
+///
+/// They stay ready until they are [exhausted](Place::exhaust).
+pub(crate) fn wait_any<'a>(
+    current: &Current,
+    sources: impl Iterator<Item = (&'a Place, BorrowedFd<'a>, Interest)>,
+    deadline: Option<Instant>,
+) -> io::Result<Vec<usize>> {
+    let key = |(place, fd, interest): (&Place, _, _)| {
+        let key = place.key(current.worker(), fd, interest)?;
+        Ok((key, interest))
+    };
+    let keys = sources.map(key).collect::<io::Result<Vec<_>>>()?;
+    let waiting = Waiting::begin(current, &keys);
+    let ready = waiting.ready();
+    if !ready.is_empty() {
+        // Who finds something each time must not keep the others waiting.
+        current.spend();
+        return Ok(ready);
+    }
+    current.park_always(deadline);
+    Ok(waiting.ready())
+}
+
+/// A copy of a descriptor, watched apart from what others wait for at it: an epoll instance takes each
+/// number once.
+pub(crate) struct Visit {
+    place: Place,
+    fd: OwnedFd,
+}
+
+impl Visit {
+    pub(crate) fn new(fd: BorrowedFd<'_>) -> io::Result<Self> {
+        let fd = fd.try_clone_to_owned()?;
+        let place = Place::default();
+        Ok(Self { place, fd })
+    }
+
+    /// Parks the coroutine until an edge comes; what is there at first is one.
+    pub(crate) fn wait(
+        &self,
+        current: &Current,
+        interest: Interest,
+        deadline: Option<Instant>,
+    ) -> io::Result<()> {
+        self.place.exhaust(current.worker(), interest);
+        self.place
+            .wait(current, self.fd.as_fd(), interest, deadline)
+    }
+}
+
+impl Drop for Visit {
+    fn drop(&mut self) {
+        // Closing the copy would not do: the other descriptors keep it in the epoll instance.
+        self.place.release(self.fd.as_fd());
+    }
+}
+
+impl Wake {
+    fn into_result(self, current: &Current) -> io::Result<()> {
+        match self {
+            Self::Ready => Ok(()),
+            Self::TimedOut => Err(io::ErrorKind::TimedOut.into()),
+            Self::Cancelled => Err(io::Error::new(
+                io::ErrorKind::ConnectionAborted,
+                current.why_cancelled(),
+            )),
+        }
+    }
+}
+
+/// Lets the driver receive. `None` where it does not, or where the coroutine must not park.
+fn complete_receive(
+    current: &Current,
+    fd: BorrowedFd<'_>,
+    buf: &mut [u8],
+    deadline: Option<Instant>,
+) -> Option<io::Result<usize>> {
+    if !current.may_park() {
+        return None;
+    }
+    let worker = current.worker();
+    let task = current.id().index();
+    let until_completion = AbortOnUnwind;
+    // SAFETY: this function returns only after the completion, and does not unwind before it, which
+    // the guard makes sure of; a coroutine that is parked is not dropped while its driver may have
+    // something to tell it (see `Worker::run`). Until then nobody else has the buffer, and whoever
+    // owns the descriptor has lent it.
+    let lent = unsafe { Lent::new(fd, buf) };
+    let begun = worker.driver.borrow_mut().receive(lent, task);
+    if !begun {
+        forget(until_completion);
+        return None;
+    }
+    let mut woken = Wake::Ready;
+    let result = loop {
+        if let Some(result) = current.take_completion() {
+            break result;
+        }
+        if woken == Wake::Ready {
+            woken = current.park(deadline);
+            if woken != Wake::Ready {
+                worker.driver.borrow_mut().cancel(task);
+            }
+        } else {
+            // Nothing but the completion ends this: the buffer is the kernel's.
+            current.park_through();
+        }
+    };
+    forget(until_completion);
+    match usize::try_from(result) {
+        // What has come counts, whatever happened meanwhile.
+        Ok(count) => Some(Ok(count)),
+        Err(_) => match -result {
+            libc::ECANCELED => woken.into_result(current).err().map(Err),
+            // The descriptor is not in blocking mode, or a signal came: the other way knows both.
+            libc::EAGAIN | libc::EINTR => None,
+            errno => Some(Err(io::Error::from_raw_os_error(errno))),
+        },
+    }
+}
+
+/// Ends the process if it is dropped, which a panic would do: the kernel writes into a buffer on a
+/// stack that would be gone.
+struct AbortOnUnwind;
+
+impl Drop for AbortOnUnwind {
+    fn drop(&mut self) {
+        std::process::abort();
+    }
+}
+
+impl Place {
+    /// Leaves the worker that runs here, so that the descriptor can wait elsewhere.
+    pub(crate) fn release(&self, fd: BorrowedFd<'_>) {
+        self.leave(|driver, token| driver.unwatch(fd, token));
+    }
+
+    /// Leaves the worker, if it is the one that runs here; `end` is what its driver is told.
+    fn leave(&self, end: impl FnOnce(&mut dyn Drive, u64)) {
+        let (Some(worker), true) = (here(), self.0.load(Ordering::Relaxed) != 0) else {
+            return;
+        };
+        let Some(index) = self.index(&worker) else {
+            return;
+        };
+        self.0.store(0, Ordering::Relaxed);
+        let removed = worker.sources.borrow_mut().try_remove(index as usize);
+        if let Some(source) = &removed {
+            if source.watched != Directions::default() {
+                end(&mut **worker.driver.borrow_mut(), source.token(index));
+            }
+        }
+        // Nothing is borrowed when wakers are dropped.
+        drop(removed);
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.leave(|driver, token| driver.forget(token));
+    }
+}
+
+impl fmt::Debug for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let place = self.0.load(Ordering::Relaxed);
+        f.debug_struct("Place")
+            .field("worker", &(place >> 32))
+            .field("index", &(place as u32))
+            .finish()
+    }
+}

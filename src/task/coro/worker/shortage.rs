@@ -1,0 +1,68 @@
+//! What was sent to start waits while there is no memory for a stack.
+
+use std::io;
+use std::rc::Rc;
+use std::time::{Duration, Instant};
+
+use crate::task::coro::worker::Worker;
+
+/// How long a worker waits before it tries again to get memory for a stack, unless a coroutine ends:
+/// longer each time.
+const STACK_PAUSE_MIN: Duration = Duration::from_millis(10);
+const STACK_PAUSE_MAX: Duration = Duration::from_secs(1);
+
+/// There was no memory for a stack.
+#[derive(Clone, Copy)]
+pub(super) struct Shortage {
+    pause: Duration,
+    /// When it is tried again.
+    pub(super) until: Instant,
+}
+
+impl Worker {
+    /// Makes coroutines of what was sent to start, as long as there are stacks.
+    pub(super) fn start_waiting(self: &Rc<Self>) {
+        loop {
+            if self.starts.borrow().is_empty() {
+                return;
+            }
+            let shortage = self.shortage.get();
+            if shortage.is_some_and(|shortage| Instant::now() < shortage.until) {
+                return;
+            }
+            // Without memory for another one they wait.
+            let stack = match self.stacks.take() {
+                Ok(stack) => stack,
+                Err(err) => return self.fall_short(shortage, &err),
+            };
+            if self.shortage.take().is_some() {
+                self.team.is_short_no_more();
+            }
+            let Some((start, label)) = self.starts.borrow_mut().pop_front() else {
+                return;
+            };
+            self.start(stack, start, label);
+        }
+    }
+
+    /// Waits for memory, longer than `before`.
+    fn fall_short(&self, before: Option<Shortage>, err: &io::Error) {
+        let pause = before.map_or(STACK_PAUSE_MIN, |before| {
+            (before.pause * 2).min(STACK_PAUSE_MAX)
+        });
+        let until = Instant::now() + pause;
+        self.shortage.set(Some(Shortage { pause, until }));
+        // Told of at once, and then about once a second.
+        if before.is_none() || pause == STACK_PAUSE_MAX {
+            self.team.is_short(err, before.is_none());
+        }
+    }
+
+    /// Tries again at once to get memory: a coroutine has left its stack.
+    pub(super) fn hurry(&self) {
+        if let Some(shortage) = self.shortage.get() {
+            let until = Instant::now();
+            self.shortage.set(Some(Shortage { until, ..shortage }));
+        }
+    }
+}

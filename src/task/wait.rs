@@ -1,0 +1,412 @@
+//! The one wait: the only place that knows whether its caller is a thread, which then blocks, or a
+//! coroutine, which then parks.
+//!
+//! Who expects to succeed attempts first and waits after `EAGAIN` ([`Source::complete`]); who waits for
+//! one of several things waits for all of them at once ([`any`], [`Wakeup::wait`]). A signal ends none of
+//! these waits, and what poll(2) fails with is their error.
+
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use rustix::event::PollFd;
+use rustix::io::Errno;
+use rustix::net::sockopt::{Timeout, set_socket_timeout};
+use rustix::net::{RecvFlags, recv};
+
+use crate::spare;
+use crate::sys::bell::{Bell, Heard, Watch};
+use crate::sys::poll::{Interest, poll};
+#[cfg(feature = "coroutines")]
+use crate::task::coro::net::{self, Place, Visit};
+#[cfg(feature = "coroutines")]
+use crate::task::coro::worker::{current, here};
+
+/// Where an owner waits for its descriptor, as often as it likes: in a coroutine the descriptor stays
+/// with the driver of the worker, so that a wait takes no system call of its own. Threads and
+/// coroutines of several workers may use it, one after the other.
+#[derive(Debug, Default)]
+pub(crate) struct Source {
+    #[cfg(feature = "coroutines")]
+    place: Place,
+    /// The receive timeout that the kernel has for threads, in nanoseconds; zero for none.
+    kernel_timeout: AtomicU64,
+}
+
+impl Source {
+    /// Repeats `attempt`, which must not block, until it has something else to say than `EAGAIN`.
+    ///
+    /// `attempt` also says whether it has taken all there was, which saves a coroutine the next one.
+    ///
+    /// # Errors
+    ///
+    /// `TimedOut` at the deadline, which begins with each wait; in a coroutine `ConnectionAborted` when
+    /// its worker ends what is left.
+    pub(crate) fn complete<R>(
+        &self,
+        fd: BorrowedFd<'_>,
+        interest: Interest,
+        deadline: impl Fn() -> Option<Instant>,
+        attempt: impl FnMut() -> rustix::io::Result<(R, bool)>,
+    ) -> io::Result<R> {
+        #[cfg(feature = "coroutines")]
+        if let Some(current) = current() {
+            return self
+                .place
+                .complete(&current, fd, interest, deadline, attempt);
+        }
+        complete_blocking(fd, interest, deadline, attempt)
+    }
+
+    /// Receives what is there from a socket in blocking mode; waits until something is, for `limit` at
+    /// most.
+    ///
+    /// # Errors
+    ///
+    /// As [`complete`](Self::complete).
+    pub(crate) fn receive(
+        &self,
+        fd: BorrowedFd<'_>,
+        buf: &mut [u8],
+        limit: Option<Duration>,
+    ) -> io::Result<usize> {
+        #[cfg(feature = "coroutines")]
+        if let Some(current) = current() {
+            return self.place.receive(&current, fd, buf, || after(limit));
+        }
+        self.keep_timeout(fd, limit)?;
+        loop {
+            match recv(fd, &mut *buf, RecvFlags::empty()) {
+                Err(Errno::INTR) => {}
+                // A blocking socket says so only when SO_RCVTIMEO has passed (socket(7)).
+                Err(Errno::AGAIN) => return Err(io::ErrorKind::TimedOut.into()),
+                received => return Ok(received?.0),
+            }
+        }
+    }
+
+    /// As [`receive`](Self::receive), into a buffer of the pool, which a coroutine takes only once
+    /// there is input.
+    pub(crate) fn receive_pooled(
+        &self,
+        fd: BorrowedFd<'_>,
+        limit: Option<Duration>,
+    ) -> io::Result<(Box<[u8]>, usize)> {
+        #[cfg(feature = "coroutines")]
+        if let Some(current) = current() {
+            return self.place.receive_late(&current, fd, || after(limit));
+        }
+        let mut buffer = spare::take();
+        match self.receive(fd, &mut buffer, limit) {
+            Ok(count) => Ok((buffer, count)),
+            Err(err) => {
+                spare::give(buffer);
+                Err(err)
+            }
+        }
+    }
+
+    /// Has the kernel keep the timeout of a thread that receives: a system call only where it changes.
+    fn keep_timeout(&self, fd: BorrowedFd<'_>, limit: Option<Duration>) -> io::Result<()> {
+        let nanos = |limit: Duration| u64::try_from(limit.as_nanos()).unwrap_or(u64::MAX);
+        let wanted = limit.map_or(0, nanos);
+        if self.kernel_timeout.load(Ordering::Relaxed) != wanted {
+            set_socket_timeout(fd, Timeout::Recv, limit)?;
+            self.kernel_timeout.store(wanted, Ordering::Relaxed);
+        }
+        Ok(())
+    }
+
+    /// Notes that nothing is left of what [`any`] has reported: the next wait is for more. What is not
+    /// noted is reported again.
+    pub(crate) fn exhaust(&self, interest: Interest) {
+        #[cfg(feature = "coroutines")]
+        if let Some(worker) = here() {
+            self.place.exhaust(&worker, interest);
+        }
+        #[cfg(not(feature = "coroutines"))]
+        let _ = interest;
+    }
+
+    /// Leaves the worker, so that the descriptor can wait elsewhere, or be closed while other processes
+    /// have it.
+    pub(crate) fn release(&self, fd: BorrowedFd<'_>) {
+        #[cfg(feature = "coroutines")]
+        self.place.release(fd);
+        #[cfg(not(feature = "coroutines"))]
+        let _ = fd;
+    }
+}
+
+#[cfg(feature = "coroutines")]
+fn after(limit: Option<Duration>) -> Option<Instant> {
+    limit.and_then(|limit| Instant::now().checked_add(limit))
+}
+
+/// As [`Source::complete`], for a descriptor whose source is another's: of a connection that someone
+/// else serves, or of a socket that many send from.
+///
+/// # Errors
+///
+/// Also `EMFILE` in a coroutine, which waits with a copy of the descriptor.
+pub(crate) fn complete_shared<R>(
+    fd: BorrowedFd<'_>,
+    interest: Interest,
+    deadline: impl Fn() -> Option<Instant>,
+    mut attempt: impl FnMut() -> rustix::io::Result<R>,
+) -> io::Result<R> {
+    #[cfg(feature = "coroutines")]
+    if let Some(current) = current() {
+        let mut visit = None;
+        return loop {
+            match attempt() {
+                Err(Errno::INTR) => {}
+                Err(Errno::AGAIN) => {
+                    let visit = match &mut visit {
+                        Some(visit) => visit,
+                        none => none.insert(Visit::new(fd)?),
+                    };
+                    visit.wait(&current, interest, deadline())?;
+                }
+                done => break Ok(done?),
+            }
+        };
+    }
+    complete_blocking(fd, interest, deadline, || {
+        attempt().map(|result| (result, false))
+    })
+}
+
+fn complete_blocking<R>(
+    fd: BorrowedFd<'_>,
+    interest: Interest,
+    deadline: impl Fn() -> Option<Instant>,
+    mut attempt: impl FnMut() -> rustix::io::Result<(R, bool)>,
+) -> io::Result<R> {
+    loop {
+        match attempt() {
+            Err(Errno::INTR) => {}
+            Err(Errno::AGAIN) => {
+                let mut fds = [PollFd::from_borrowed_fd(fd, interest.into())];
+                if poll(&mut fds, deadline())? == 0 {
+                    return Err(io::ErrorKind::TimedOut.into());
+                }
+            }
+            done => return Ok(done?.0),
+        }
+    }
+}
+
+/// A descriptor that is waited for, among others.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Awaited<'a> {
+    fd: BorrowedFd<'a>,
+    interest: Interest,
+    /// What a coroutine needs.
+    #[cfg_attr(
+        not(feature = "coroutines"),
+        expect(dead_code, reason = "threads do without")
+    )]
+    source: Option<&'a Source>,
+}
+
+impl<'a> Awaited<'a> {
+    /// Waits until there is something to read.
+    pub(crate) const fn readable(fd: BorrowedFd<'a>, source: &'a Source) -> Self {
+        Self {
+            fd,
+            interest: Interest::Read,
+            source: Some(source),
+        }
+    }
+
+    /// Waits until the process of a pidfd has ended. For threads: a coroutine does not wait for it.
+    pub(crate) const fn ended(pidfd: BorrowedFd<'a>) -> Self {
+        Self {
+            fd: pidfd,
+            interest: Interest::Read,
+            source: None,
+        }
+    }
+
+    fn poll_fd(&self) -> PollFd<'a> {
+        PollFd::from_borrowed_fd(self.fd, self.interest.into())
+    }
+}
+
+/// What a wait has found.
+#[derive(Debug, Default)]
+pub(crate) struct Woken {
+    /// The places of the descriptors that are ready: none at the deadline, or where something else has
+    /// woken a coroutine.
+    pub(crate) ready: Vec<usize>,
+    /// They were reported as they became ready, and are not again once they are
+    /// [exhausted](Source::exhaust); else it is their state that was asked for.
+    pub(crate) by_edge: bool,
+    /// What the wake-up event has said.
+    pub(crate) heard: Option<Heard>,
+}
+
+/// Waits until one of several descriptors is ready, or until `deadline`. In a coroutine it does so also
+/// while the worker ends what is left.
+///
+/// # Errors
+///
+/// What poll(2), or the driver of a worker, fails with: there is no memory to wait with.
+pub(crate) fn any(fds: &[Awaited<'_>], deadline: Option<Instant>) -> io::Result<Woken> {
+    #[cfg(feature = "coroutines")]
+    if let Some(current) = current() {
+        let watched = fds.iter().filter_map(|awaited| {
+            let source = awaited.source?;
+            Some((&source.place, awaited.fd, awaited.interest))
+        });
+        let ready = net::wait_any(&current, watched, deadline)?;
+        return Ok(Woken {
+            ready,
+            by_edge: true,
+            heard: None,
+        });
+    }
+    let mut polled: Vec<_> = fds.iter().map(Awaited::poll_fd).collect();
+    poll(&mut polled, deadline)?;
+    let ready = polled.iter().enumerate();
+    let ready = ready.filter_map(|(place, fd)| (!fd.revents().is_empty()).then_some(place));
+    Ok(Woken {
+        ready: ready.collect(),
+        by_edge: false,
+        heard: None,
+    })
+}
+
+/// One waiter's view of the wake-up event that all of a server share.
+#[derive(Debug)]
+pub(crate) struct Wakeup {
+    source: Source,
+    watch: Watch,
+}
+
+impl Wakeup {
+    /// Watches `bell` and, in a worker process, the pipe whose other end only the parent holds.
+    pub(crate) fn new(bell: &Bell, lifeline: Option<BorrowedFd<'_>>) -> io::Result<Self> {
+        Ok(Self {
+            source: Source::default(),
+            watch: Watch::new(bell, lifeline)?,
+        })
+    }
+
+    /// As [`any`], also until the wake-up event comes, which is taken.
+    ///
+    /// # Errors
+    ///
+    /// Also that the wake-up event cannot be taken: without a [`pause`] its waiter would spin.
+    pub(crate) fn wait(&self, fds: &[Awaited<'_>], deadline: Option<Instant>) -> io::Result<Woken> {
+        let mut all = Vec::with_capacity(1 + fds.len());
+        all.push(Awaited::readable(self.watch.as_fd(), &self.source));
+        all.extend(fds);
+        let mut woken = any(&all, deadline)?;
+        if woken.ready.first() == Some(&0) {
+            woken.ready.remove(0);
+            woken.heard = Some(self.watch.hear()?);
+            self.source.exhaust(Interest::Read);
+        }
+        woken.ready.iter_mut().for_each(|place| *place -= 1);
+        Ok(woken)
+    }
+}
+
+/// Lets time pass where something that failed would fail again at once.
+pub(crate) fn pause(time: Duration) {
+    #[cfg(feature = "coroutines")]
+    if let Some(current) = current() {
+        // Also while the worker ends what is left; and what wakes it early does no harm.
+        current.park_always(Instant::now().checked_add(time));
+        return;
+    }
+    block(time);
+}
+
+/// Blocks the thread, also where poll(2) fails.
+#[expect(
+    clippy::disallowed_methods,
+    reason = "the end of a wait that has no event"
+)]
+fn block(time: Duration) {
+    std::thread::sleep(time);
+}
+
+/// Whether a wait waits: not in a coroutine that is being ended.
+pub(crate) fn can_wait() -> bool {
+    #[cfg(feature = "coroutines")]
+    if let Some(current) = current() {
+        return current.may_park();
+    }
+    true
+}
+
+/// Waits for `time`: suspends the coroutine that calls, or blocks the thread where there is none.
+///
+/// In a coroutine whose server has cut what is left (see [`Server`](crate::Server)), it unwinds the
+/// handler instead, as a panic does but without a message, so that its destructors run.
+///
+/// # Examples
+///
+/// ```
+/// use std::time::Duration;
+///
+/// socketserver::sleep(Duration::from_millis(1));
+/// ```
+pub fn sleep(time: Duration) {
+    #[cfg(feature = "coroutines")]
+    if let Some(current) = current() {
+        return current.sleep_until(Instant::now() + time);
+    }
+    block(time);
+}
+
+/// Lets the other coroutines of this worker run, or the other threads where there is none.
+///
+/// Reading and writing do so now and then by themselves; a handler that computes for long should
+/// call this.
+///
+/// # Examples
+///
+/// ```
+/// for number in 0..1000_u32 {
+///     if number % 100 == 0 {
+///         socketserver::yield_now();
+///     }
+/// }
+/// ```
+pub fn yield_now() {
+    #[cfg(feature = "coroutines")]
+    if let Some(current) = current() {
+        return current.yield_now();
+    }
+    std::thread::yield_now();
+}
+
+/// Runs a call that blocks in another way than this crate's, without blocking the worker: in a
+/// coroutine it runs on one of up to 64 helper threads while the coroutine waits; where there is no
+/// coroutine it runs right here.
+///
+/// A panic of `work` goes on in the caller. If the server cuts the handler meanwhile, the handler
+/// is unwound and the result of `work` is dropped when it is done.
+///
+/// # Errors
+///
+/// Returns what `work` returns. Where no helper thread can be started it runs right here, and
+/// blocks the worker.
+///
+/// # Examples
+///
+/// ```
+/// let hosts = socketserver::offload(|| std::fs::read_to_string("/etc/hostname"));
+/// ```
+pub fn offload<R: Send + 'static>(work: impl FnOnce() -> R + Send + 'static) -> R {
+    #[cfg(feature = "coroutines")]
+    if let Some(current) = current() {
+        return crate::task::coro::offload::offload(&current, work);
+    }
+    work()
+}

@@ -1,0 +1,215 @@
+//! Transports that wrap others.
+
+use std::io::{self, BufRead, Read, Write};
+use std::net::Shutdown;
+use std::sync::mpsc::channel;
+use std::time::Duration;
+
+use socketserver::net::{Layer, Layered, LayeredConnection};
+use socketserver::{
+    Address, Bind, Builder, Connection, CutReason, IntoOutcome, Model, Next, Request, Server,
+    ServerGuard, Tcp, TcpConnection, ThreadPool, Threading, Transport,
+};
+
+use crate::support::{Client, DEADLINE, Target};
+
+/// A layer that changes nothing.
+#[derive(Default)]
+struct Plain;
+
+impl<C: Connection> Layer<C> for Plain {}
+
+/// A layer that takes all that has come, and gives it line by line, as a cipher does its records.
+#[derive(Default)]
+struct Records(Vec<u8>);
+
+impl<C: Connection> Layer<C> for Records {
+    fn read(&mut self, below: &mut C, buf: &mut [u8]) -> io::Result<usize> {
+        if self.0.is_empty() {
+            let came = below.fill_buf()?;
+            self.0.extend_from_slice(came);
+            let count = came.len();
+            below.consume(count);
+        }
+        let length = self.0.iter().position(|&byte| byte == b'\n');
+        let count = length.map_or(self.0.len(), |at| at + 1).min(buf.len());
+        buf[..count].copy_from_slice(&self.0[..count]);
+        self.0.drain(..count);
+        Ok(count)
+    }
+
+    fn has_input(&self) -> bool {
+        !self.0.is_empty()
+    }
+}
+
+/// A layer that wants a name before the handler is called, and says good-bye.
+#[derive(Default)]
+struct Polite(Option<String>);
+
+impl<C: Connection> Layer<C> for Polite {
+    fn open(&mut self, below: &mut C) -> io::Result<()> {
+        let mut name = String::new();
+        below.read_line_max(&mut name, 100)?;
+        let name = name.trim_end();
+        if name.is_empty() {
+            return Err(io::Error::other("no name"));
+        }
+        self.0 = Some(name.to_owned());
+        Ok(())
+    }
+
+    fn finish(&mut self, below: &mut C) -> io::Result<()> {
+        below.write_all(b"bye")
+    }
+
+    fn peer(&self, below: &C) -> Address {
+        self.0.clone().map_or_else(|| below.peer(), Address::Named)
+    }
+}
+
+/// Sends one line back, and waits for the next one without a thread.
+fn echo(conn: &mut impl Connection) -> io::Result<Next> {
+    let mut line = String::new();
+    if conn.read_line_max(&mut line, 100)? == 0 {
+        return Ok(Next::Close);
+    }
+    conn.write_all(line.as_bytes())?;
+    Ok(Next::Park)
+}
+
+fn builder<T: Bind<&'static str>>() -> Builder<T> {
+    Server::builder().listen(T::bind("127.0.0.1:0").expect("bind"))
+}
+
+fn spawn<T: Transport, M: Model, O: IntoOutcome>(
+    builder: Builder<T, M>,
+    handler: impl Fn(&mut T::Request) -> O + Send + Sync + 'static,
+) -> (ServerGuard, Target) {
+    let server = builder.build().expect("build");
+    let target = Target::parse(&server.urls()[0]);
+    (server.spawn(handler).expect("spawn"), target)
+}
+
+/// Reads until as much has come.
+fn take(client: &mut dyn Client, expected: &str) {
+    let mut answer = vec![0; expected.len()];
+    client.read_exact(&mut answer).expect("an answer");
+    assert_eq!(String::from_utf8_lossy(&answer), expected);
+}
+
+#[test]
+fn a_connection_whose_layer_has_input_left_is_not_parked() {
+    let builder = builder::<Layered<Tcp, Records>>();
+    let (guard, target) = spawn(builder.model(ThreadPool::new(1)), echo);
+    let mut client = target.connect();
+    // The layer has taken all of it when the first line is handled.
+    client.write_all(b"one\ntwo\nthree\n").unwrap();
+    take(&mut *client, "one\ntwo\nthree\n");
+    // And then it is parked: another client gets the only thread.
+    let mut other = target.connect();
+    other.write_all(b"other\n").unwrap();
+    take(&mut *other, "other\n");
+    guard.stop().unwrap();
+}
+
+#[test]
+fn layers_can_be_stacked() {
+    type Below = LayeredConnection<TcpConnection, Polite>;
+    let builder = builder::<Layered<Layered<Tcp, Polite>, Records>>();
+    let (_guard, target) = spawn(
+        builder.model(Threading::default()),
+        |conn: &mut LayeredConnection<Below, Records>| {
+            write!(conn, "hello {}, ", conn.peer())?;
+            echo(conn)
+        },
+    );
+    let mut client = target.connect();
+    client.write_all(b"joe\none\ntwo\n").unwrap();
+    take(&mut *client, "hello joe, one\nhello joe, two\n");
+    client.end_of_input();
+    take(&mut *client, "hello joe, bye");
+}
+
+#[test]
+fn a_layer_speaks_before_the_handler_and_last() {
+    let (guard, target) = spawn(builder::<Layered<Tcp, Polite>>(), |conn| {
+        write!(conn, "hello {}, ", conn.peer())?;
+        // The last words come before the end of the stream, and once.
+        conn.shutdown(Shutdown::Write)
+    });
+    assert_eq!(target.ask("joe"), "hello joe, bye");
+    // Whoever says no name is not handled, and nothing is said to it.
+    assert_eq!(target.ask(""), "");
+    let handle = guard.handle().clone();
+    guard.stop().unwrap();
+    let totals = handle.totals();
+    assert_eq!((totals.completed, totals.failed), (1, 1));
+}
+
+#[test]
+fn what_a_layer_says_first_has_the_deadline_of_a_handshake() {
+    let (reasons, wait) = channel();
+    let builder = builder::<Layered<Tcp, Polite>>()
+        .model(Threading::default())
+        .handshake_timeout(Duration::from_millis(100))
+        .on_error(move |failure| reasons.send(failure.cut()).expect("the test waits"));
+    let (_guard, target) = spawn(builder, |_| -> Next { unreachable!("nobody said a name") });
+    assert_eq!(target.connect().read(&mut [0]).unwrap(), 0);
+    let reason = wait.recv_timeout(DEADLINE).unwrap();
+    assert_eq!(reason, Some(CutReason::Handshake));
+}
+
+#[test]
+fn what_a_layer_has_taken_is_a_part_of_a_whole_request() {
+    let builder = builder::<Layered<Tcp, Plain>>();
+    let builder = builder.whole_request(|input| input.contains(&b'\n'));
+    let (_guard, target) = spawn(builder.model(ThreadPool::new(1)), echo);
+    let mut slow = target.connect();
+    slow.write_all(b"one\ntw").unwrap();
+    take(&mut *slow, "one\n");
+    // The part of a line that was read with the first one holds no thread.
+    let mut other = target.connect();
+    other.write_all(b"other\n").unwrap();
+    take(&mut *other, "other\n");
+    slow.write_all(b"o\nthree\nfo").unwrap();
+    take(&mut *slow, "two\nthree\n");
+    slow.write_all(b"ur\n").unwrap();
+    take(&mut *slow, "four\n");
+}
+
+#[test]
+fn input_that_a_layer_has_taken_and_nobody_has_read_resets_no_reply() {
+    let (_guard, target) = spawn(builder::<Layered<Tcp, Plain>>(), |conn| {
+        let mut line = String::new();
+        conn.read_line_max(&mut line, 100)?;
+        conn.write_all(line.as_bytes())
+    });
+    let mut client = target.connect();
+    client.write_all(b"line\nmore").unwrap();
+    let mut reply = String::new();
+    client.read_to_string(&mut reply).unwrap();
+    assert_eq!(reply, "line\n");
+    // The server takes what still comes; over a connection that it has closed, the second would fail.
+    client.write_all(b"and more").unwrap();
+    client.write_all(b"and more").unwrap();
+}
+
+#[test]
+fn buffered_and_direct_reads_of_a_layer_see_one_stream() {
+    let (results, wait) = channel();
+    let (_guard, target) = spawn(builder::<Layered<Tcp, Records>>(), move |conn| {
+        let mut first = String::new();
+        conn.read_line_max(&mut first, 100).unwrap();
+        let mut byte = [0];
+        conn.read_exact(&mut byte).unwrap();
+        let rest: Vec<_> = conn.lines().map(Result::unwrap).collect();
+        results.send((first, byte, rest)).unwrap();
+    });
+    let mut client = target.connect();
+    client.write_all(b"one\ntwo\nthree").unwrap();
+    client.end_of_input();
+    let seen = wait.recv_timeout(DEADLINE).unwrap();
+    let rest = vec!["wo".to_owned(), "three".to_owned()];
+    assert_eq!(seen, ("one\n".to_owned(), [b't'], rest));
+}
