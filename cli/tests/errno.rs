@@ -75,7 +75,7 @@ rows! {
         "accept on URL: Operation not permitted (os error 1)";
 }
 
-// ppoll(2), which all models wait in, and epoll_pwait(2). poll(2) itself is called by the runtime
+// ppoll(2), which all models but coroutines wait in, and epoll_pwait(2). poll(2) itself is called by the runtime
 // alone, before `main`.
 rows! {
     poll_eintr: "threading", "tcp", "ppoll:error=EINTR:when=1..6" x 6, IsServed, "";
@@ -83,8 +83,6 @@ rows! {
     poll_eintr_beside_children: "forking", "tcp", "ppoll:error=EINTR:when=1..6" x 6, IsServed, "";
     poll_eintr_in_parent_and_worker: "prefork --workers 1", "tcp", "ppoll:error=EINTR:when=1..6" x 6, IsServed, "";
     poll_enomem: "threading", "tcp", "ppoll:error=ENOMEM:when=1..6" x 6, IsServed,
-        "wait for requests: Cannot allocate memory (os error 12); trying again within 5 ms";
-    poll_enomem_in_a_coroutine: "coroutines --driver epoll", "tcp", "ppoll:error=ENOMEM:when=1..6" x 6, IsServed,
         "wait for requests: Cannot allocate memory (os error 12); trying again within 5 ms";
     poll_enomem_in_the_parent: "prefork --workers 1", "tcp", "ppoll:error=ENOMEM:when=2..3" x 2, IsServed,
         "wait for requests: Cannot allocate memory (os error 12); trying again within * ms";

@@ -158,7 +158,7 @@ impl<T: Transport, M: Dispatch> Acceptor<'_, T, M> {
         let shared = &self.shared;
         // Another worker is about to accept, and has taken the last place for that; or it was faster.
         if shared.admission.live() < shared.admission.limits().max_connections()
-            || !self.is_ready(index)
+            || self.has_waiting(index) != Some(true)
         {
             return None;
         }
@@ -182,12 +182,12 @@ impl<T: Transport, M: Dispatch> Acceptor<'_, T, M> {
         None
     }
 
-    /// Whether a request waits at a listener.
-    fn is_ready(&self, index: usize) -> bool {
+    /// Whether a request waits at a listener; `None` where the kernel cannot tell.
+    pub(super) fn has_waiting(&self, index: usize) -> Option<bool> {
         let listener = &self.serving.listeners[index];
         let mut fds = [PollFd::new(listener, PollFlags::IN)];
-        // An error says that nothing is known to wait.
-        poll(&mut fds, Some(&Timespec::default())).is_ok_and(|ready| ready > 0)
+        let ready = poll(&mut fds, Some(&Timespec::default()));
+        ready.ok().map(|ready| ready > 0)
     }
 
     /// Closes a connection that this process has parked. Says whether it was one.

@@ -198,15 +198,15 @@ impl<'a, T: Transport, M: Dispatch> Acceptor<'a, T, M> {
             if let Some(err) = self.failure() {
                 return Err(err);
             }
-            let ready = self.turn(deadline);
-            if !ready && self.budget > 0 && deadline.is_some_and(|end| Instant::now() >= end) {
+            self.turn(deadline);
+            if self.budget > 0 && deadline.is_some_and(|end| Instant::now() >= end) {
                 return Ok(Handled::TimedOut);
             }
         }
     }
 
-    /// Waits once, then takes what is ready. Says whether anything was.
-    fn turn(&mut self, deadline: Option<Instant>) -> bool {
+    /// Waits once, then takes what is ready.
+    fn turn(&mut self, deadline: Option<Instant>) {
         self.dispatch();
         self.tend_parked();
         self.tend_model();
@@ -226,7 +226,6 @@ impl<'a, T: Transport, M: Dispatch> Acceptor<'a, T, M> {
         for index in broken.into_iter().rev() {
             self.close_listener(index);
         }
-        !ready.is_empty()
     }
 
     fn close_listener(&mut self, index: usize) {
@@ -310,15 +309,17 @@ impl<'a, T: Transport, M: Dispatch> Acceptor<'a, T, M> {
         self.model.watch(&mut children);
         fds.extend(children.into_iter().map(Awaited::ended));
         let woken = self.wakeup.wait(&fds, end);
-        drop(fds);
+        drop((fds, waiting));
         let mut woken = match woken {
             Ok(woken) => woken,
             Err(err) => {
-                drop(waiting);
                 self.pause(err);
                 return Woken::default();
             }
         };
+        if let Some(err) = woken.unwatched.take() {
+            self.pause(err);
+        }
         let ready = take(&mut woken.ready);
         let children = ready.iter().filter_map(|place| place.checked_sub(others));
         self.model.reap(&children.collect::<Vec<_>>());

@@ -38,15 +38,16 @@ impl<T: Transport, M: Dispatch> Acceptor<'_, T, M> {
                 .min(self.appetite.min(batch))
                 .min(self.budget);
             let releases = self.shared.admission.releases();
-            let late = self
-                .shared
-                .lifecycle
-                .drain_left()
-                .is_some_and(|left| left.is_zero());
+            let left = self.shared.lifecycle.drain_left();
+            let late = left.is_some_and(|left| left.is_zero());
             if want == 0 || !self.batch.requests.is_empty() || late {
                 return Reaction::Continue;
             }
             let Some(taking) = self.taking(want as u64, index) else {
+                // What an edge has reported another process may have taken.
+                if by_edge && self.has_waiting(index) == Some(false) {
+                    self.sources[index].exhaust(Interest::Read);
+                }
                 if self.shared.admission.limits().refuses() {
                     // It is no room that is waited for.
                     break;

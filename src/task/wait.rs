@@ -139,6 +139,7 @@ impl Source {
     }
 }
 
+#[cfg(feature = "coroutines")]
 fn after(limit: Option<Duration>) -> Option<Instant> {
     limit.and_then(|limit| Instant::now().checked_add(limit))
 }
@@ -245,6 +246,9 @@ pub(crate) struct Woken {
     pub(crate) by_edge: bool,
     /// What the wake-up event has said.
     pub(crate) heard: Option<Heard>,
+    /// Why something could not be watched: then all are said to be ready, at once, to be tried. Without a
+    /// [`pause`] that would go on and on.
+    pub(crate) unwatched: Option<io::Error>,
 }
 
 /// Waits until one of several descriptors is ready, or until `deadline`. In a coroutine it does so also
@@ -252,7 +256,7 @@ pub(crate) struct Woken {
 ///
 /// # Errors
 ///
-/// What poll(2), or the driver of a worker, fails with: there is no memory to wait with.
+/// What poll(2) fails with: there is no memory to wait with.
 pub(crate) fn any(fds: &[Awaited<'_>], deadline: Option<Instant>) -> io::Result<Woken> {
     #[cfg(feature = "coroutines")]
     if let Some(current) = current() {
@@ -260,11 +264,15 @@ pub(crate) fn any(fds: &[Awaited<'_>], deadline: Option<Instant>) -> io::Result<
             let source = awaited.source?;
             Some((&source.place, awaited.fd, awaited.interest))
         });
-        let ready = net::wait_any(&current, watched, deadline)?;
+        let (ready, unwatched) = match net::wait_any(&current, watched, deadline) {
+            Ok(ready) => (ready, None),
+            Err(err) => ((0..fds.len()).collect(), Some(err)),
+        };
         return Ok(Woken {
             ready,
             by_edge: true,
             heard: None,
+            unwatched,
         });
     }
     let mut polled: Vec<_> = fds.iter().map(Awaited::poll_fd).collect();
@@ -275,6 +283,7 @@ pub(crate) fn any(fds: &[Awaited<'_>], deadline: Option<Instant>) -> io::Result<
         ready: ready.collect(),
         by_edge: false,
         heard: None,
+        unwatched: None,
     })
 }
 
@@ -316,8 +325,22 @@ impl Wakeup {
 
 /// Lets time pass where something that failed would fail again at once.
 pub(crate) fn pause(time: Duration) {
-    // Without descriptors there is nothing that could fail, nor anything to find.
-    let _ = any(&[], after(Some(time)));
+    #[cfg(feature = "coroutines")]
+    if let Some(current) = current() {
+        // Also while the worker ends what is left; and what wakes it early does no harm.
+        current.park_always(Instant::now().checked_add(time));
+        return;
+    }
+    block(time);
+}
+
+/// Blocks the thread, also where poll(2) fails.
+#[expect(
+    clippy::disallowed_methods,
+    reason = "the end of a wait that has no event"
+)]
+fn block(time: Duration) {
+    std::thread::sleep(time);
 }
 
 /// Whether a wait waits: not in a coroutine that is being ended.
@@ -346,11 +369,7 @@ pub fn sleep(time: Duration) {
     if let Some(current) = current() {
         return current.sleep_until(Instant::now() + time);
     }
-    #[expect(
-        clippy::disallowed_methods,
-        reason = "this is the sleep that handlers call"
-    )]
-    std::thread::sleep(time);
+    block(time);
 }
 
 /// Lets the other coroutines of this worker run, or the other threads where there is none.

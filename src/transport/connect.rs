@@ -178,3 +178,19 @@ fn connect_blocking(socket: Socket, addr: &SockAddr, deadline: Instant) -> io::R
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_address_is_looked_up_for_names_alone() {
+        let address = SocketAddr::from(([127, 0, 0, 1], 80));
+        assert_eq!(known(&address), Some(address));
+        assert_eq!(known(&"127.0.0.1:80"), Some(address));
+        assert_eq!(known(&"127.0.0.1:80".to_owned()), Some(address));
+        assert_eq!(known(&(address.ip(), 80_u16)), Some(address));
+        assert_eq!(known(&"localhost:80"), None);
+        assert_eq!(known(&("127.0.0.1", 80_u16)), None);
+    }
+}

@@ -25,3 +25,10 @@ mod regression;
 mod shutdown;
 mod streams;
 mod unix_files;
+#[cfg(feature = "coroutines")]
+#[path = "waits.rs"]
+mod waits_epoll;
+#[cfg(feature = "coroutines")]
+#[path = "waits.rs"]
+#[expect(clippy::duplicate_mod, reason = "see above")]
+mod waits_uring;

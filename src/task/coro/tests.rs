@@ -69,11 +69,24 @@ fn run(stack_size: usize, starts: impl Iterator<Item = Start>, quiet: fn()) {
 fn run_with(driver: Box<dyn Drive>, stack_size: usize, starts: impl Iterator<Item = Start>) {
     let team = Team::new(1, stack_size, None, Kind::Epoll, || {}).unwrap();
     let worker = Worker::with_driver(Arc::clone(&team), 0, driver);
-    for (label, start) in (1..).zip(starts) {
-        team.start(start, label);
+    let (mut count, ended) = (0, Arc::new(AtomicUsize::new(0)));
+    for start in starts {
+        count += 1;
+        let ended = Arc::clone(&ended);
+        let start = move || {
+            start();
+            ended.fetch_add(1, Ordering::Relaxed);
+        };
+        team.start(Box::new(start), count);
     }
     team.inboxes[0].send(Message::Close);
     assert!(worker.run().is_ok());
+    // A panic ends its own coroutine, and nobody else is told.
+    assert_eq!(
+        ended.load(Ordering::Relaxed) as u64,
+        count,
+        "have not panicked"
+    );
     // What a worker leaves would be memory that is lost.
     assert_eq!(Rc::strong_count(&worker), 1);
 }
@@ -165,8 +178,13 @@ fn wakers_wait_beside_coroutines_and_are_called_when_nothing_is_borrowed() {
         assert!(eager.wait(&waker).is_pending(), "it waits once");
         park_on(&eager.place, &eager.null);
         assert_eq!(woken.0.load(Ordering::Relaxed), 1);
+        let own = Place::default();
+        let poll = || own.poll(&waker, eager.null.as_fd(), Interest::Read);
+        assert!(poll().is_pending());
+        park_on(&eager.place, &eager.null);
+        assert_eq!(woken.0.load(Ordering::Relaxed), 2);
         // Nobody has found the descriptor to be exhausted.
-        assert!(eager.wait(&waker).is_ready());
+        assert!(poll().is_ready());
     };
     let begins = Arc::clone(&eager);
     let begin: Start = Box::new(move || {
@@ -202,10 +220,12 @@ fn a_waker_finds_no_worker_on_a_thread_and_is_dropped_with_its_source() {
         );
         place.release(null.as_fd());
         park_on(&Place::default(), &null);
+        assert_eq!(woken.0.load(Ordering::Relaxed), 0);
+        // The place has dropped its own.
+        drop(waker);
+        assert_eq!(Arc::strong_count(&woken), 1);
     });
     run(64 * 1024, [start].into_iter(), || {});
-    assert_eq!(woken.0.load(Ordering::Relaxed), 0);
-    assert_eq!(Arc::strong_count(&woken), 1);
 }
 
 /// Parks the coroutine until an edge comes.

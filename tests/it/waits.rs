@@ -1,0 +1,200 @@
+//! Several coroutines wait for one descriptor, and for what only a thread can wait for, and leave their
+//! worker to the others.
+
+#![expect(unsafe_code, reason = "the contract of coroutines")]
+
+use std::io::{self, Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::os::linux::net::SocketAddrExt;
+use std::os::unix::net::{SocketAddr as Name, UnixDatagram as Socket};
+use std::sync::Mutex;
+use std::sync::mpsc::{Receiver, channel};
+use std::time::{Duration, Instant};
+
+use socketserver::{
+    Coroutines, Driver, Packet, Request, Server, ServerGuard, Tcp, TcpConnection, UnixAddress,
+    UnixConnection, UnixDatagram, UnixStream, Writer,
+};
+
+use crate::support::{DEADLINE, Target};
+
+/// The handlers of these tests restore no thread-local after they have blocked.
+fn coroutines(workers: usize) -> Coroutines {
+    let driver = match module_path!().ends_with("epoll") {
+        true => Driver::Epoll,
+        false => Driver::Auto,
+    };
+    // SAFETY: as said above.
+    let coroutines = unsafe { Coroutines::new() };
+    coroutines.workers(workers).driver(driver)
+}
+
+/// A name that no other test has.
+fn name(what: &str) -> String {
+    format!("{what}-{}-{}", module_path!(), std::process::id())
+}
+
+/// More than the sockets hold.
+const MUCH: usize = 8 << 20;
+
+/// The highest number that is written. Above, clients are answered.
+const NUMBERS: u8 = 3;
+
+/// A server whose first client, which sends a zero, is written to by what later ones start that send a
+/// number. Says how their writes have ended.
+fn written_to_by(
+    workers: usize,
+    write: fn(Writer, u8) -> io::Result<()>,
+) -> (ServerGuard, SocketAddr, Receiver<io::Result<()>>) {
+    let first: Mutex<Option<Writer>> = Mutex::new(None);
+    let server = Server::<Tcp>::builder().model(coroutines(workers));
+    let server = server.bind("127.0.0.1:0").expect("bind");
+    let addr = server.local_addrs()[0].socket_addr().expect("an address");
+    let (ends, ended) = channel();
+    let serve = move |conn: &mut TcpConnection| {
+        let mut byte = [0];
+        conn.read_exact(&mut byte)?;
+        match byte[0] {
+            0 => {
+                *first.lock().expect("no panic") = Some(conn.writer());
+                conn.write_all(b"!")?;
+                // It waits to read while others wait to write.
+                conn.read_exact(&mut byte)?;
+                conn.write_all(b".")?;
+            }
+            number @ 1..=NUMBERS => {
+                let writer = first.lock().expect("no panic").clone();
+                let written = write(writer.expect("the first is there"), number);
+                ends.send(written).expect("the test waits");
+            }
+            _ => conn.write_all(b"?")?,
+        }
+        Ok::<_, io::Error>(())
+    };
+    (server.spawn(serve).expect("spawn"), addr, ended)
+}
+
+fn ask(addr: SocketAddr, byte: u8) -> TcpStream {
+    let mut client = TcpStream::connect(addr).expect("connect");
+    client.set_read_timeout(Some(DEADLINE)).expect("a timeout");
+    client.write_all(&[byte]).expect("write");
+    client
+}
+
+#[track_caller]
+fn answers(mut client: &TcpStream, with: u8) {
+    let mut byte = [0];
+    client.read_exact(&mut byte).expect("an answer");
+    assert_eq!(byte, [with]);
+}
+
+fn write(mut writer: Writer, number: u8) -> io::Result<()> {
+    writer.write_all(&vec![number; MUCH])
+}
+
+#[test]
+fn several_writers_and_a_reader_wait_for_one_connection() {
+    for workers in [1, 3] {
+        let (_guard, addr, ended) = written_to_by(workers, write);
+        let mut reader = ask(addr, 0);
+        answers(&reader, b'!');
+        let _others: Vec<_> = (1..=NUMBERS).map(|number| ask(addr, number)).collect();
+        answers(&ask(addr, b'?'), b'?');
+        let mut counts = [0; 256];
+        let mut buffer = vec![0; 1 << 16];
+        while counts.iter().sum::<usize>() < usize::from(NUMBERS) * MUCH {
+            let count = reader.read(&mut buffer).unwrap();
+            assert_ne!(count, 0);
+            let read = buffer[..count].iter();
+            read.for_each(|byte| counts[usize::from(*byte)] += 1);
+        }
+        let counted = &counts[1..=usize::from(NUMBERS)];
+        assert!(counted.iter().all(|count| *count == MUCH));
+        (1..=NUMBERS).for_each(|_| ended.recv_timeout(DEADLINE).unwrap().unwrap());
+        reader.write_all(b"x").unwrap();
+        answers(&reader, b'.');
+    }
+}
+
+#[test]
+fn a_writer_gives_up_a_peer_that_takes_nothing_for_a_second() {
+    let (_guard, addr, ended) = written_to_by(1, |writer, number| {
+        let start = Instant::now();
+        let written = write(writer, number);
+        assert!(start.elapsed() >= Duration::from_secs(1));
+        written
+    });
+    let reader = ask(addr, 0);
+    answers(&reader, b'!');
+    let _other = ask(addr, 1);
+    answers(&ask(addr, b'?'), b'?');
+    let given_up = ended.recv_timeout(DEADLINE).unwrap().unwrap_err();
+    assert_eq!(given_up.kind(), io::ErrorKind::TimedOut);
+}
+
+#[test]
+fn a_unix_server_makes_room_for_one_that_waits() {
+    let name = UnixAddress::Abstract(name("waits-room").into_bytes());
+    let listener = UnixStream::options().backlog(0).bind(&name).unwrap();
+    let server = Server::<Tcp>::builder().model(coroutines(1));
+    let server = server.bind("127.0.0.1:0").unwrap();
+    let target = Target::parse(&server.urls()[0]);
+    let (begins, begun) = channel();
+    let (ends, ended) = channel();
+    let _guard = server
+        .spawn(move |conn| {
+            if conn.id() > 1 {
+                return conn.write_all(b"served");
+            }
+            let queued = UnixConnection::connect(name.clone(), DEADLINE).unwrap();
+            begins.send(()).unwrap();
+            let second = UnixConnection::connect(name.clone(), DEADLINE).map(drop);
+            ends.send(second.map_err(|err| err.to_string())).unwrap();
+            drop(queued);
+            Ok(())
+        })
+        .unwrap();
+    let _first = target.connect();
+    begun.recv_timeout(DEADLINE).unwrap();
+    assert_eq!(target.ask(""), "served");
+    let upstream = Server::<UnixStream>::builder().listen([listener]);
+    let _upstream = upstream.build().unwrap().spawn(|_| ()).unwrap();
+    ended.recv_timeout(DEADLINE).unwrap().unwrap();
+}
+
+#[test]
+fn a_unix_datagram_waits_for_room_in_the_queue_of_its_peer() {
+    const MANY: u16 = 2000;
+    let address = |what: &str| Name::from_abstract_name(name(what)).unwrap();
+    let server = Server::<UnixDatagram>::builder().model(coroutines(1));
+    let server = server
+        .bind(UnixAddress::Abstract(name("waits-peers").into_bytes()))
+        .unwrap();
+    let (begins, begun) = channel();
+    let _guard = server
+        .spawn(move |datagram| {
+            if datagram.packet() == b"?" {
+                datagram.set_reply(b"!");
+                return Ok(());
+            }
+            begins.send(()).unwrap();
+            (0..MANY).try_for_each(|number| datagram.send(&number.to_ne_bytes()))
+        })
+        .unwrap();
+    let client = |what| {
+        let client = Socket::bind_addr(&address(what)).unwrap();
+        client.set_read_timeout(Some(DEADLINE)).unwrap();
+        client
+    };
+    let (full, other) = (client("waits-full"), client("waits-other"));
+    let (server, mut bytes) = (address("waits-peers"), [0; 2]);
+    full.send_to_addr(b"many", &server).unwrap();
+    begun.recv_timeout(DEADLINE).unwrap();
+    other.send_to_addr(b"?", &server).unwrap();
+    other.recv(&mut bytes).unwrap();
+    assert_eq!(bytes[0], b'!');
+    for number in 0..MANY {
+        full.recv(&mut bytes).unwrap();
+        assert_eq!(u16::from_ne_bytes(bytes), number);
+    }
+}
