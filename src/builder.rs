@@ -8,6 +8,7 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use crate::accept::dispatch::Model;
 use crate::admission::policy::{AtLimit, Limits, Rate};
 use crate::error::{Error, Tried};
+use crate::lifecycle::Times;
 use crate::model::sequential::Sequential;
 use crate::observe::events::Observer;
 use crate::observe::hooks::{AcceptError, Failure, Hooks, Stall};
@@ -69,8 +70,7 @@ impl<T: Transport, M: Model> Builder<T, M> {
                     at_limit: AtLimit::Wait,
                 },
                 raise_descriptors: false,
-                drain_timeout: Duration::from_secs(25),
-                lame_duck: Duration::ZERO,
+                times: Times::default(),
                 deadlines: Deadlines::default(),
             },
         }
@@ -142,7 +142,7 @@ impl<T: Transport, M: Model> Builder<T, M> {
     /// How long a stop waits for live requests before it cuts them. Default: 25 s, within the 30 s
     /// that service managers and Kubernetes give.
     pub const fn drain_timeout(mut self, limit: Duration) -> Self {
-        self.options.drain_timeout = limit;
+        self.options.times.drain = limit;
         self
     }
 
@@ -151,7 +151,20 @@ impl<T: Transport, M: Model> Builder<T, M> {
     /// [`Request::stopping`](crate::Request::stopping)). The drain begins after it. Default: not at
     /// all. Kubernetes takes 5 s to 15 s to send no more.
     pub const fn lame_duck(mut self, time: Duration) -> Self {
-        self.options.lame_duck = time;
+        self.options.times.lame_duck = time;
+        self
+    }
+
+    /// How long idle connections stay in a stop, from when nothing more is accepted: those that are
+    /// parked, so that a request which is on its way is answered. What comes meanwhile is
+    /// handled, with [`Request::stopping`](crate::Request::stopping), and its connection closed
+    /// afterwards. Then those that are left get the end of the stream, which is no abort, and sessions
+    /// finish. `None`: until the drain deadline, which ends the grace in any case. Zero: not at all.
+    /// Default: 1 s.
+    ///
+    /// Nobody has a grace while others wait to be accepted and there is no room for them.
+    pub fn idle_grace(mut self, time: impl Into<Option<Duration>>) -> Self {
+        self.options.times.idle_grace = time.into();
         self
     }
 
@@ -236,7 +249,8 @@ impl<T: Transport, M: Model> Builder<T, M> {
     /// Clients that send slowly then hold no thread of a pool, however many there are; the deadlines
     /// of connections end them: [`request_timeout`](Self::request_timeout) counts from the first
     /// byte. A handler that returns [`Next::Park`](crate::Next::Park) after each request gives the
-    /// next one the same treatment. A stop closes those of which a part has come. Includes
+    /// next one the same treatment. A stop closes those of which a part has come when
+    /// the grace of idle connections is over. Includes
     /// [`client_speaks_first`](Self::client_speaks_first). Datagrams are whole. Asked on the accepting thread, and when a handler parks. Default: none.
     ///
     /// # Examples

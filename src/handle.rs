@@ -122,7 +122,8 @@ impl ServerHandle {
         &self.addresses
     }
 
-    /// How many requests are being served or wait for a thread, in all processes of the server.
+    /// How many requests are being served, wait for a thread or are parked, in all processes of the
+    /// server. Async-signal-safe.
     #[must_use]
     pub fn live(&self) -> u64 {
         self.shared.admission.live()

@@ -6,8 +6,6 @@ use std::sync::Arc;
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use rustix::event::epoll;
-
 use crate::accept::Acceptor;
 use crate::accept::dispatch::Model;
 use crate::accept::dispatch::{Dispatch, Serving};
@@ -21,6 +19,7 @@ use crate::lifecycle::{Closing, State};
 use crate::model::sequential::Sequential;
 use crate::observe::hooks::Hooks;
 use crate::shared::Shared;
+use crate::sys::poll::any_of;
 use crate::transport::Transport;
 
 /// A server: it takes requests from the listeners of transport `T` and serves them under model `M`.
@@ -71,19 +70,7 @@ impl<T: Transport, M: Model> Server<T, M> {
         hooks: Hooks<T::Request>,
         shared: Shared,
     ) -> Result<Self, Error> {
-        let watch = || {
-            let ready = epoll::create(epoll::CreateFlags::CLOEXEC)?;
-            for listener in &listeners {
-                epoll::add(
-                    &ready,
-                    listener,
-                    epoll::EventData::new_u64(0),
-                    epoll::EventFlags::IN,
-                )?;
-            }
-            Ok::<_, rustix::io::Errno>(ready)
-        };
-        let ready = watch().tried(|| "watch the listeners with epoll".to_owned())?;
+        let ready = any_of(&listeners).tried(|| "watch the listeners with epoll".to_owned())?;
         let addresses = listeners.iter().map(Transport::local_addr).collect();
         Ok(Self {
             addresses,

@@ -2,12 +2,11 @@
 
 use std::io;
 use std::sync::Arc;
-use std::time::Duration;
 
 use crate::admission::Admission;
 use crate::admission::policy::Limits;
 use crate::counters::Counters;
-use crate::lifecycle::Lifecycle;
+use crate::lifecycle::{Lifecycle, Times};
 use crate::registry::Registry;
 use crate::registry::deadlines::Deadlines;
 
@@ -17,8 +16,7 @@ pub(crate) struct Options {
     pub(crate) limits: Limits,
     /// Whether the process's limit on descriptors was to be raised.
     pub(crate) raise_descriptors: bool,
-    pub(crate) drain_timeout: Duration,
-    pub(crate) lame_duck: Duration,
+    pub(crate) times: Times,
     pub(crate) deadlines: Deadlines,
 }
 
@@ -44,7 +42,7 @@ const TABLE_MAX: u64 = 1024 * 1024;
 /// Makes the owners of a new server.
 pub(crate) fn share(options: &Options) -> io::Result<Shared> {
     let capacity = table_size(options.limits.max_connections);
-    let lifecycle = Arc::new(Lifecycle::new(options.drain_timeout, options.lame_duck)?);
+    let lifecycle = Arc::new(Lifecycle::new(options.times)?);
     let admission = Admission::new(Arc::clone(&lifecycle), &options.limits, capacity)?;
     let admission = Arc::new(admission);
     let counters = Arc::new(Counters::new(Arc::clone(&lifecycle))?);

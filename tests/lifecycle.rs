@@ -33,6 +33,19 @@ const SCENARIOS: &[(&str, Check)] = &[
     ),
     ("a_second_stop_cuts", a_second_stop_cuts),
     ("workers_are_told_of", workers_are_told_of),
+    (
+        "a_request_in_the_grace_is_answered",
+        a_request_in_the_grace_is_answered,
+    ),
+    (
+        "an_idle_connection_ends_with_the_grace",
+        an_idle_connection_ends_with_the_grace,
+    ),
+    ("a_full_server_gives_no_grace", a_full_server_gives_no_grace),
+    (
+        "a_backlog_at_the_deadline_is_counted",
+        a_backlog_at_the_deadline_is_counted,
+    ),
 ];
 
 fn main() -> ExitCode {
@@ -188,6 +201,90 @@ fn a_second_stop_cuts(model: &str) {
     let _waiting = server.target().send("twice");
     let ended = server.wait_for("ended ");
     assert!(ended.starts_with("cut=1 "), "{ended}");
+}
+
+const HOUR: &str = "3600000";
+
+fn a_request_in_the_grace_is_answered(model: &str) {
+    let grace = format!("grace_ms={HOUR}");
+    let mut server = ServerProcess::start("tcp", model, &["log=1", "drain_ms=3600000", &grace]);
+    let [mut one, mut other] = ["one", "other"].map(|text| park(&server, text));
+    assert_eq!(server.target().ask("shutdown"), "ok");
+    server.wait_for("event draining");
+    assert!(!server.has_said("ended "), "two are idle");
+    one.write_all(b"stopping\n").expect("send");
+    assert_eq!(Pending::Stream(one).answer(), "true");
+    // One that would be parked is closed.
+    other.write_all(b"keep it\n").expect("send");
+    assert_eq!(Pending::Stream(other).answer(), "it\n");
+    assert_eq!(
+        server.ended(),
+        "cut=0 live=0 accepted=3 refused=0 completed=3 failed=0"
+    );
+}
+
+fn an_idle_connection_ends_with_the_grace(model: &str) {
+    let ends = [
+        ["grace_ms=300", "drain_ms=3600000", "lame_ms=0"],
+        ["grace_ms=3600000", "drain_ms=300", "lame_ms=0"],
+        ["grace_ms=0", "drain_ms=3600000", "lame_ms=300"],
+    ];
+    for options in ends {
+        let mut server = ServerProcess::start("tcp", model, &options);
+        let idle = park(&server, "it");
+        let start = Instant::now();
+        assert_eq!(server.target().ask("shutdown"), "ok");
+        assert_eq!(Pending::Stream(idle).answer(), "", "{options:?}");
+        let waited = start.elapsed();
+        assert!(
+            waited >= Duration::from_millis(300),
+            "{options:?}: {waited:?}"
+        );
+        assert_eq!(
+            server.ended(),
+            "cut=0 live=0 accepted=2 refused=0 completed=2 failed=0"
+        );
+    }
+}
+
+fn a_full_server_gives_no_grace(model: &str) {
+    let grace = format!("grace_ms={HOUR}");
+    let options = ["workers=1", "max_connections=2", "drain_ms=3600000", &grace];
+    let mut server = ServerProcess::start("tcp", model, &options);
+    let [idle, mut busy] = ["idle", "busy"].map(|text| park(&server, text));
+    let waiting = server.target().send("echo served");
+    let gate = Gate::new();
+    let hold = gate.hold().replace("hold", "outlive");
+    busy.write_all(format!("{hold}\n").as_bytes())
+        .expect("send");
+    let at_gate = gate.wait();
+    if serves_where_it_accepts(model) {
+        // It accepts nothing meanwhile, and there is room afterwards.
+        drop(at_gate);
+        assert_eq!(waiting.answer(), "served");
+        drop(idle);
+    } else {
+        assert_eq!(Pending::Stream(idle).answer(), "", "it made room");
+        assert_eq!(waiting.answer(), "served");
+        drop(at_gate);
+    }
+    assert_eq!(Pending::Stream(busy).answer(), "");
+    assert_eq!(
+        server.ended(),
+        "cut=0 live=0 accepted=3 refused=0 completed=3 failed=0"
+    );
+}
+
+fn a_backlog_at_the_deadline_is_counted(model: &str) {
+    let options = ["workers=1", "max_connections=1", "drain_ms=300"];
+    let mut server = ServerProcess::start("tcp", model, &options);
+    let mut first = park(&server, "it");
+    let _waiting = ["one", "other"].map(|text| server.target().send(&format!("echo {text}")));
+    first.write_all(b"outlive\n").expect("send");
+    assert_eq!(
+        server.ended(),
+        "cut=3 live=0 accepted=3 refused=0 completed=0 failed=3"
+    );
 }
 
 fn workers_are_told_of(model: &str) {

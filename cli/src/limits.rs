@@ -6,6 +6,7 @@ use clap::Args;
 use socketserver::{AtLimit, Builder, Model, Rate, Transport};
 
 use crate::args::seconds;
+use crate::signals::Patience;
 
 /// How many connections there may be, and how long they may take.
 #[derive(Args, Clone, Debug)]
@@ -56,6 +57,10 @@ pub(crate) struct Limits {
     /// How long a server that was asked to stop still accepts
     #[arg(long, value_name = "SECONDS", default_value = "0", value_parser = seconds)]
     lame_duck: Duration,
+    /// How long idle connections stay after that, before they get the end of the stream; seconds, or
+    /// none, which is as long as the drain
+    #[arg(long, value_name = "SECONDS", default_value = "1", value_parser = grace)]
+    idle_grace: Timeout,
 }
 
 /// A limit of time, or none.
@@ -63,6 +68,15 @@ pub(crate) struct Limits {
 pub(crate) struct Timeout(Option<Duration>);
 
 impl Limits {
+    /// How long a stop waits for connections, whose drain takes as long at most.
+    pub(crate) fn patience(&self, drain: Duration) -> Patience {
+        let after = |time: Duration| self.lame_duck.saturating_add(time);
+        Patience {
+            most: after(drain),
+            idle: self.idle_grace.0.map(after),
+        }
+    }
+
     /// Sets them all.
     pub(crate) fn apply<T: Transport, M: Model>(&self, builder: Builder<T, M>) -> Builder<T, M> {
         let rate = self.rate.map(|connections| {
@@ -79,7 +93,8 @@ impl Limits {
             .write_timeout(self.write_timeout.0)
             .lifetime(self.lifetime.0)
             .client_speaks_first(self.client_speaks_first)
-            .lame_duck(self.lame_duck);
+            .lame_duck(self.lame_duck)
+            .idle_grace(self.idle_grace.0);
         if let Some(max) = self.max_connections {
             builder = builder.max_connections(max).raise_descriptor_limit(true);
         }
@@ -99,6 +114,14 @@ fn timeout(text: &str) -> Result<Timeout, String> {
         return Err("a time of 0 is over at once; none is for no limit".to_owned());
     }
     Ok(Timeout(Some(time)))
+}
+
+/// As a timeout, but that none at all is possible.
+fn grace(text: &str) -> Result<Timeout, String> {
+    if seconds(text).is_ok_and(|time| time.is_zero()) {
+        return Ok(Timeout(Some(Duration::ZERO)));
+    }
+    timeout(text)
 }
 
 fn policy(text: &str) -> Result<AtLimit, String> {
@@ -164,5 +187,10 @@ mod tests {
         );
         assert_eq!(timeout("none").map(|time| time.0), Ok(None));
         assert!(timeout("0").is_err() && timeout("-1").is_err() && timeout("").is_err());
+        for (text, time) in [("0", Some(0)), ("2", Some(2)), ("none", None)] {
+            let time = time.map(Duration::from_secs);
+            assert_eq!(grace(text).map(|grace| grace.0), Ok(time), "{text}");
+        }
+        assert!(grace("-1").is_err() && grace("").is_err());
     }
 }

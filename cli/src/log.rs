@@ -28,6 +28,15 @@ pub(crate) fn say(line: fmt::Arguments<'_>) {
     log().say(&line.to_string());
 }
 
+/// Writes lines as they are, in a signal handler: without an allocation or a lock. What there is no room
+/// for is dropped.
+pub(crate) fn say_in_handler(lines: &[u8]) {
+    if let Some(log) = LOG.get() {
+        // Nobody is left to tell.
+        let _ = log.output.write(lines);
+    }
+}
+
 /// Opens standard error. Without this the first line does, in whatever process that is: a process
 /// that was forked before would not share the count of dropped lines.
 pub(crate) fn start() {

@@ -124,7 +124,10 @@ fn serve<M: ServerModel>(task: Task, options: Options, model: M) -> anyhow::Resu
     let notes = notes(&options);
     let server = builder.on_ready(move || announce(&urls, &notes)).build()?;
     let handle = server.handle();
-    signals::stop(handle.clone());
+    signals::stop(
+        handle.clone(),
+        options.limits.patience(options.drain_timeout),
+    );
     if let Some(note) = short_of_descriptors(&options, handle.limits().max_connections) {
         say(format_args!("socketserver: {note}"));
     }

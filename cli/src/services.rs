@@ -9,6 +9,9 @@ use socketserver::{Connection, Either, Packet, Transport};
 use crate::args::Service;
 use crate::listen::Any;
 
+/// The size of a buffer for a client that sends much.
+const LARGE: usize = 16 * 1024;
+
 /// Seconds from 1900, where RFC 868 begins, to 1970.
 const SECONDS_1900_TO_1970: u64 = 2_208_988_800;
 
@@ -100,33 +103,32 @@ fn stream(service: Service, conn: &mut impl Connection) -> io::Result<()> {
         Service::Echo => {
             // An idle client costs little memory, a busy one few system calls.
             let (mut small, mut large) = ([0; 1024], Vec::new());
-            loop {
+            while conn.next_message()? {
+                if conn.stopping() {
+                    // The last answer leaves with the end of the stream.
+                    conn.set_write_buffer(LARGE)?;
+                }
                 let buf = if large.is_empty() {
                     &mut small[..]
                 } else {
                     &mut large[..]
                 };
                 let count = conn.read(buf)?;
-                if count == 0 {
-                    return Ok(());
-                }
                 conn.write_all(&buf[..count])?;
-                // A full buffer is a sign of more: what the client has sent is answered before a
-                // stop.
-                let full = count == buf.len();
-                if conn.stopping() && !full {
-                    return Ok(());
-                }
-                if full {
-                    large.resize(16 * 1024, 0);
+                if count == buf.len() {
+                    large.resize(LARGE, 0);
                 } else if count < small.len() / 2 {
                     large = Vec::new();
                 }
             }
+            Ok(())
         }
         Service::Discard => {
             let mut buf = [0; 1024];
-            while conn.read(&mut buf)? > 0 && !conn.stopping() {}
+            while conn.next_message()? {
+                // Whatever it was.
+                let _ = conn.read(&mut buf)?;
+            }
             Ok(())
         }
         Service::Chargen => {

@@ -2,6 +2,8 @@
 //! anything is bound they end the program. And what `init` needs, which waits for signals.
 #![expect(unsafe_code, reason = "signal handlers, masks and waits")]
 
+use std::fmt;
+use std::io::{self, Cursor, IsTerminal, Write};
 use std::mem::MaybeUninit;
 use std::process;
 use std::ptr;
@@ -16,6 +18,8 @@ use signal_hook::consts::{SIGCHLD, SIGHUP, SIGINT, SIGTERM};
 use signal_hook::low_level::{exit, register, unregister};
 use socketserver::ServerHandle;
 
+use crate::log;
+
 /// The signals that a program may have been started with blocked, and that this one relies on.
 pub(crate) const USED: [i32; 4] = [SIGTERM, SIGINT, SIGHUP, SIGCHLD];
 
@@ -23,7 +27,24 @@ pub(crate) const USED: [i32; 4] = [SIGTERM, SIGINT, SIGHUP, SIGCHLD];
 static PRESSES: AtomicU32 = AtomicU32::new(0);
 /// Whether there may be sockets, and files of sockets, to leave in order.
 static MAY_BE_BOUND: AtomicBool = AtomicBool::new(false);
-static SERVER: OnceLock<ServerHandle> = OnceLock::new();
+static SERVER: OnceLock<Stopping> = OnceLock::new();
+
+/// What a signal stops.
+#[derive(Debug)]
+struct Stopping {
+    server: ServerHandle,
+    /// How long it then waits. On a terminal, where somebody can read it.
+    patience: Option<Patience>,
+}
+
+/// How long a stop waits for connections.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Patience {
+    /// For any of them.
+    pub(crate) most: Duration,
+    /// For idle ones.
+    pub(crate) idle: Option<Duration>,
+}
 
 /// Handlers that are in place.
 #[derive(Debug)]
@@ -59,10 +80,12 @@ pub(crate) fn before_binding() {
 }
 
 /// From now on signals stop `server`; those that came before do so now.
-pub(crate) fn stop(server: ServerHandle) {
-    let server = SERVER.get_or_init(|| server);
+pub(crate) fn stop(server: ServerHandle, patience: Patience) {
+    let on_terminal = io::stderr().is_terminal();
+    let patience = Some(patience).filter(|_| on_terminal);
+    let stopping = SERVER.get_or_init(|| Stopping { server, patience });
     // The handler counts first and looks for the server then.
-    stop_for(server, PRESSES.load(SeqCst));
+    stop_for(&stopping.server, PRESSES.load(SeqCst));
 }
 
 /// The action of the handler, in whatever process.
@@ -74,9 +97,14 @@ fn on_stop_signal(signal: i32, main: u32) {
     }
     let presses = PRESSES.fetch_add(1, SeqCst) + 1;
     match SERVER.get() {
-        Some(server) if in_main => stop_for(server, presses),
+        Some(stopping) if in_main => {
+            if signal == SIGINT && presses == 1 {
+                stopping.say();
+            }
+            stop_for(&stopping.server, presses);
+        }
         // One worker or child was picked, by a guard of memory perhaps.
-        Some(server) => server.retire(),
+        Some(stopping) => stopping.server.retire(),
         None if MAY_BE_BOUND.load(SeqCst) => {}
         None => exit(0),
     }
@@ -87,6 +115,40 @@ fn stop_for(server: &ServerHandle, presses: u32) {
         0 => {}
         1 => server.shutdown(),
         _ => server.shutdown_within(Duration::ZERO),
+    }
+}
+
+impl Stopping {
+    /// Says what is waited for, to whoever has pressed Ctrl-C. Async-signal-safe.
+    fn say(&self) {
+        let live = self.server.live();
+        if let Some(patience) = self.patience.filter(|_| live > 0) {
+            // The terminal has shown the key on the last line.
+            let mut text = Cursor::new([0; 256]);
+            // It is long enough.
+            let _ = write!(text, "\n{}\n", Waits { live, patience });
+            let length = text.position() as usize;
+            log::say_in_handler(&text.get_ref()[..length]);
+        }
+    }
+}
+
+/// The line that says what is waited for.
+struct Waits {
+    live: u64,
+    patience: Patience,
+}
+
+impl fmt::Display for Waits {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Patience { most, idle } = self.patience;
+        let s = if self.live == 1 { "" } else { "s" };
+        write!(f, "socketserver: waiting for {} connection{s}", self.live)?;
+        write!(f, ", for {} s at most", most.as_secs_f64())?;
+        if let Some(idle) = idle.filter(|idle| *idle < most) {
+            write!(f, ", for idle ones {} s", idle.as_secs_f64())?;
+        }
+        f.write_str("; Ctrl-C again ends them now")
     }
 }
 
@@ -147,4 +209,30 @@ pub(crate) fn ended_child() -> Option<Pid> {
     }
     // SAFETY: waitid(2) fills it in, or leaves the zero that says that no child has ended.
     Pid::from_raw(unsafe { info.si_pid() })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_line_says_what_is_waited_for() {
+        let line = |live, most, idle| {
+            let [most, idle] = [most, idle].map(Duration::from_secs_f64);
+            let idle = Some(idle);
+            let patience = Patience { most, idle };
+            Waits { live, patience }.to_string()
+        };
+        assert_eq!(
+            line(1, 25.0, 25.0),
+            "socketserver: waiting for 1 connection, for 25 s at most; Ctrl-C again ends them now"
+        );
+        assert_eq!(
+            line(3, 25.5, 1.0),
+            "socketserver: waiting for 3 connections, for 25.5 s at most, for idle ones 1 s; \
+             Ctrl-C again ends them now"
+        );
+        let longest = line(u64::MAX, f64::from(u32::MAX) + 0.123_456_789, 0.123_456_789);
+        assert!(longest.len() < 250, "{longest}");
+    }
 }

@@ -5,16 +5,17 @@
 mod support;
 
 use std::fs;
+use std::io::Write;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
-use std::process::Command;
+use std::process::{Command, Stdio};
 
 use rustix::fs::{Mode, mkfifoat};
 use rustix::process::{Pid, Signal, kill_process};
 
 use support::{
-    Client, DEADLINE, Process, Server, ask, assert_echoes, children, command_under, poll_until,
-    serve,
+    Client, DEADLINE, Process, Server, ask, assert_echoes, children, command, command_under,
+    poll_until, serve,
 };
 
 const LOCAL: &str = "tcp://127.0.0.1:0";
@@ -198,6 +199,42 @@ fn a_worker_or_child_that_is_asked_to_end_drains_alone() {
         }
         drop(others);
         server.stop();
+    }
+}
+
+/// The key that a terminal makes SIGINT of.
+const CTRL_C: &[u8] = b"\x03";
+
+/// script(1) has a terminal of its own, and types what it reads.
+#[test]
+fn on_a_terminal_the_first_interrupt_says_what_is_waited_for() {
+    for model in ["threading", "sequential", "forking", "prefork --workers 2"] {
+        let words = format!("serve echo --model {model} --drain-timeout 3600 --idle-grace none");
+        let served = command(&words, &[LOCAL]);
+        let words = std::iter::once(served.get_program()).chain(served.get_args());
+        let words: Vec<_> = words.map(|word| word.to_string_lossy()).collect();
+        let (keys, mut keyboard) = std::io::pipe().expect("a pipe");
+        let mut script = Command::new("script");
+        script.args(["-qec", &format!("exec {}", words.join(" ")), "/dev/null"]);
+        script.stdin(Stdio::from(keys)).env("SHELL", "/bin/sh");
+        let mut process = Process::start(script);
+        let announced = process.next_output();
+        let url = announced
+            .strip_prefix("listening on ")
+            .expect("an announcement");
+        let mut client = Client::connect(url);
+        client.echo("served");
+        keyboard.write_all(CTRL_C).expect("press a key");
+        // The terminal shows the key.
+        assert_eq!(process.next_output(), "^C", "{model}");
+        assert_eq!(
+            process.next_output(),
+            "socketserver: waiting for 1 connection, for 3600 s at most; Ctrl-C again ends them now",
+            "{model}"
+        );
+        keyboard.write_all(CTRL_C).expect("press a key");
+        let exit = process.exit();
+        assert_eq!(exit.code, Some(0), "{model}: {exit:?}");
     }
 }
 

@@ -58,6 +58,12 @@ pub trait Dispatch: Debug {
         usize::MAX
     }
 
+    /// Whether requests that it was given wait until others end.
+    #[doc(hidden)]
+    fn is_behind(&self) -> bool {
+        false
+    }
+
     /// Serves what was accepted, or sends it on its way. What could not be is left in `batch` for
     /// another try.
     #[doc(hidden)]
@@ -113,6 +119,13 @@ pub trait Dispatch: Debug {
     /// deadline of it has passed.
     #[doc(hidden)]
     fn cut_one(&mut self, id: u64) {
+        let _ = id;
+    }
+
+    /// Ends the input of a connection that is idle in another process, unless its client has sent
+    /// something.
+    #[doc(hidden)]
+    fn end_one(&mut self, id: u64) {
         let _ = id;
     }
 

@@ -1,18 +1,18 @@
-//! How serving ends: the queue is taken, what is live is waited for, and at the deadline it is cut.
+//! How serving ends: the backlog is taken, idle connections have their grace, what is live is waited
+//! for, and at the deadline it is cut.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::accept::Acceptor;
 use crate::accept::dispatch::Dispatch;
+use crate::accept::mode::Mode;
 use crate::accept::report::Report;
-use crate::connection::parking::{Parked, Parking};
+use crate::connection::parking::Parking;
 use crate::counters::Ended;
-use crate::lifecycle::State;
-use crate::transport::Transport;
-
-/// A budget that a stop never spends. While serving goes on there is more.
-pub(super) const NO_END: usize = usize::MAX / 2 - 1;
+use crate::lifecycle::{Idle, State};
+use crate::transport::{Intake, Transport};
 
 /// How often a stop looks for connections whose handshake had begun before it, how long it waits
 /// for them where it cannot look, and how long at most: more than a round trip takes.
@@ -23,6 +23,9 @@ const ARRIVAL_MAX: Duration = Duration::from_secs(1);
 /// How many requests a stop takes from a listener that cannot say how many wait: the longest queue
 /// that Linux has unless `net.core.somaxconn` was raised.
 const QUEUE_MAX: usize = 4096;
+
+/// How many connections are aborted together.
+const ABORTED: u64 = 64;
 
 /// How long, after the drain deadline has cut all requests, their handlers are given to notice.
 const CUT_GRACE: Duration = Duration::from_secs(2);
@@ -39,20 +42,19 @@ impl<T: Transport, M: Dispatch> Acceptor<'_, T, M> {
             .count();
         // Of the others, what comes later is not counted, so that a flood does not keep the server
         // from stopping.
-        self.budget = if lossless == listeners.len() {
-            NO_END
-        } else {
+        let left = (lossless < listeners.len()).then(|| {
             let waiting = listeners.iter().map(Transport::waiting);
             waiting.map(|count| count.unwrap_or(QUEUE_MAX)).sum()
-        };
+        });
+        self.mode = Mode::Backlog { left, accepted: 0 };
         let give_up = Instant::now() + ARRIVAL_MAX;
         let mut quiet: Option<Instant> = None;
-        while self.budget > 0 {
-            self.dismiss_parked(Parking::close);
+        while self.mode.accepts() {
+            self.tend_idle();
             let left = self.shared.lifecycle.drain_left().unwrap_or_default();
             let now = Instant::now();
             let room = self.has_room(now);
-            let before = self.budget;
+            let before = self.mode.taken();
             // Where there is no room, a request has to end first; where there is, what waits is
             // there already, or comes soon.
             let pause = match (room, lossless) {
@@ -61,10 +63,11 @@ impl<T: Transport, M: Dispatch> Acceptor<'_, T, M> {
                 (true, _) => left.min(ARRIVAL_LOOK),
             };
             self.turn(Some(now + pause));
-            if left.is_zero() || lossless == 0 && room && self.budget == before {
+            let accepted = self.mode.taken() > before;
+            if left.is_zero() || lossless == 0 && room && !accepted {
                 break;
             }
-            if !room || self.budget < before {
+            if !room || accepted {
                 quiet = None;
             } else if self.is_quiet(now, &mut quiet) || now >= give_up {
                 break;
@@ -90,34 +93,92 @@ impl<T: Transport, M: Dispatch> Acceptor<'_, T, M> {
         }
     }
 
+    /// Ends the grace where nobody has one: others wait for what idle connections have. Ends idle
+    /// connections whose grace is over.
+    fn tend_idle(&mut self) {
+        let lifecycle = Arc::clone(&self.shared.lifecycle);
+        let has_grace = |idle| lifecycle.closing() && !lifecycle.is_grace_over(idle);
+        if has_grace(Idle::Parked) && self.is_out_of_permits() {
+            lifecycle.end_grace(Idle::Parked);
+            lifecycle.end_grace(Idle::Held);
+        }
+        if has_grace(Idle::Held) && self.is_behind() {
+            lifecycle.end_grace(Idle::Held);
+        }
+        if lifecycle.is_grace_over(Idle::Parked) {
+            let service = Arc::clone(&self.serving.service);
+            let idle = service.parking().map(Parking::close).unwrap_or_default();
+            for parked in idle {
+                service.dismiss(parked);
+            }
+        }
+        if lifecycle.is_grace_over(Idle::Held) {
+            self.end_idle();
+        }
+    }
+
+    /// Ends connections between messages. Those that become idle from now on see the stop.
+    fn end_idle(&mut self) {
+        let now = Instant::now();
+        if self.idle_at.is_none_or(|at| now < at) {
+            return;
+        }
+        let found = self.shared.registry.end_idle();
+        for id in found.elsewhere {
+            self.shared.registry.note_end(id);
+            self.model.end_one(id);
+        }
+        self.idle_at = found.again.map(|left| now + left);
+    }
+
+    /// Whether others wait in the backlog for a permit.
+    fn is_out_of_permits(&self) -> bool {
+        let admission = &self.shared.admission;
+        (admission.is_full() || admission.is_full_here()) && self.has_backlog()
+    }
+
+    /// Whether others wait, in the backlog or after it, for what they are served with.
+    fn is_behind(&self) -> bool {
+        self.model.is_behind() || self.model.room() == 0 && self.has_backlog()
+    }
+
+    fn has_backlog(&self) -> bool {
+        (0..self.serving.listeners.len()).any(|index| self.has_waiting(index) == Some(true))
+    }
+
     /// Waits until every request has ended, or the deadline has come and cuts them. Closes the
     /// listeners first.
     pub(super) fn drain(&mut self) -> Report {
         self.enter(State::Draining);
+        self.abort_backlog();
         (0..self.serving.listeners.len())
             .rev()
             .for_each(|index| self.close_listener(index));
-        self.budget = 0;
-        self.draining = true;
-        self.dismiss_parked(Parking::close);
-        let mut grace = None;
+        self.mode = Mode::Draining;
+        let (mut cut_at, mut end) = (None, None);
         loop {
+            let left = self.shared.lifecycle.drain_left().unwrap_or_default();
+            if left.is_zero() && cut_at.is_none() {
+                cut_at = Some(Instant::now() + self.shared.registry.notice());
+            }
+            self.tend_idle();
             self.dispatch();
             self.tend_parked();
             self.tend_model();
             if self.is_drained() {
                 break;
             }
-            let left = self.shared.lifecycle.drain_left().unwrap_or_default();
-            if left.is_zero() && grace.is_none() {
-                self.cut();
-                grace = Some(Instant::now() + CUT_GRACE);
-                continue;
+            let now = Instant::now();
+            match (cut_at, end) {
+                (_, Some(end)) if now >= end => break,
+                (Some(at), None) if now >= at => {
+                    self.cut();
+                    end = Some(now + CUT_GRACE);
+                }
+                _ => {
+                    self.wait(end.or(cut_at).or_else(|| now.checked_add(left)));
+                }
             }
-            if grace.is_some_and(|end| Instant::now() >= end) {
-                break;
-            }
-            self.wait(Some(grace.unwrap_or_else(|| Instant::now() + left)));
         }
         self.model.finish(self.shared.admission.live_here() > 0);
         Report {
@@ -125,13 +186,30 @@ impl<T: Transport, M: Dispatch> Acceptor<'_, T, M> {
         }
     }
 
-    /// Ends parked connections without their handlers. Those that wait for their clients go first:
-    /// nothing is lost with them, and those who are in the queue may need their places.
-    fn dismiss_parked(&self, take: impl Fn(&Parking<T::Request>) -> Vec<Parked<T::Request>>) {
-        let service = Arc::clone(&self.serving.service);
-        let parked = service.parking().map(take).unwrap_or_default();
-        for parked in parked {
-            service.dismiss(parked);
+    /// Aborts the clients that are left in the backlog at the drain deadline. What is left in one that
+    /// other programs share is theirs.
+    fn abort_backlog(&self) {
+        let lifecycle = &self.shared.lifecycle;
+        let late = lifecycle.drain_left().is_some_and(|left| left.is_zero());
+        if !late || lifecycle.retires() {
+            return;
+        }
+        // What is accepted from now on is cut, and counted as that.
+        self.shared.registry.close();
+        let listeners = self.serving.listeners.iter();
+        for listener in listeners.filter(|listener| listener.stop_intake().unwrap_or(false)) {
+            loop {
+                let mut left = VecDeque::new();
+                let mut intake = Intake::new(&mut left, ABORTED, &self.shared);
+                // An error ends it: what cannot be accepted cannot be counted.
+                let accepted = listener.accept(&mut intake);
+                if accepted.is_err() || left.is_empty() {
+                    break;
+                }
+                for request in left {
+                    self.serving.service.abort(request);
+                }
+            }
         }
     }
 
@@ -146,7 +224,10 @@ impl<T: Transport, M: Dispatch> Acceptor<'_, T, M> {
         let cut = self.shared.registry.cut_all();
         self.shared.counters.count_cut(live.saturating_sub(cut));
         self.model.cut();
-        self.dismiss_parked(Parking::take_all);
+        let service = Arc::clone(&self.serving.service);
+        for parked in service.parking().map(Parking::take_all).unwrap_or_default() {
+            service.dismiss(parked);
+        }
         self.shared
             .counters
             .tally(Ended::Failed, self.batch.requests.len() as u64);

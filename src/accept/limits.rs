@@ -130,8 +130,7 @@ impl<T: Transport, M: Dispatch> Acceptor<'_, T, M> {
             self.serving.service.refused(&request, RefuseReason::Limit);
             request.refuse_with(&message);
         }
-        self.budget = self.budget.saturating_sub(taken as usize);
-        self.turned_away = taken > 0;
+        self.mode.note(taken as usize, 0);
     }
 
     /// Whether a request is within the limits on addresses and on the rate; counts it, or why not.
@@ -207,9 +206,7 @@ impl<T: Transport, M: Dispatch> Acceptor<'_, T, M> {
     /// Whether a connection that was cut to make room is still there, or none can be.
     pub(super) fn is_shedding(&self, now: Instant) -> bool {
         let shared = &self.shared;
-        if !shared.admission.limits().sheds()
-            || !shared.admission.is_full()
-            || shared.lifecycle.closing() && self.budget == 0
+        if !shared.admission.limits().sheds() || !shared.admission.is_full() || !self.mode.accepts()
         {
             return false;
         }

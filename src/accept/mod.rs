@@ -11,6 +11,7 @@ pub(crate) mod dispatch;
 mod drain;
 pub(crate) mod errors;
 mod limits;
+mod mode;
 pub(crate) mod report;
 mod take;
 
@@ -24,11 +25,12 @@ use std::time::{Duration, Instant};
 use crate::accept::batch::Batch;
 use crate::accept::dispatch::{Dispatch, Serving};
 use crate::accept::errors::Pause;
+use crate::accept::mode::Mode;
 use crate::accept::report::{Handled, Report};
 use crate::connection::parking::Parking;
 use crate::counters::count;
 use crate::error::{Error, Tried};
-use crate::lifecycle::State;
+use crate::lifecycle::{Idle, State};
 use crate::observe::events::Limit;
 use crate::observe::hooks::{self, AcceptError, Reaction, Step};
 use crate::registry::keeper::Cutter;
@@ -53,10 +55,7 @@ pub(crate) struct Acceptor<'a, T: Transport, M> {
     first: usize,
     /// Why serving cannot go on.
     fatal: Option<io::Error>,
-    /// How many requests may still be taken.
-    budget: usize,
-    /// Whether the last request that was taken was turned away.
-    turned_away: bool,
+    mode: Mode,
     /// How many requests are taken at once: more while they are served quickly, so that none waits
     /// long behind another that was taken with it.
     appetite: usize,
@@ -67,14 +66,14 @@ pub(crate) struct Acceptor<'a, T: Transport, M> {
     look_at: Option<Instant>,
     /// How often connections were asked to be cut when it was last looked.
     asked: u64,
+    /// When idle connections are ended whose grace is over; `None` once all of them were.
+    idle_at: Option<Instant>,
     /// Keeps the deadlines while this thread serves.
     cutter: Option<Cutter>,
     /// The limit that was reached when it was last looked.
     limit: Option<Limit>,
     /// Until when no other connection is looked for that makes room.
     shedding: Option<Instant>,
-    /// Whether the listeners are closed and the last requests are waited for.
-    draining: bool,
 }
 
 impl<'a, T: Transport, M: Dispatch> Acceptor<'a, T, M> {
@@ -112,25 +111,30 @@ impl<'a, T: Transport, M: Dispatch> Acceptor<'a, T, M> {
             accepting,
             first: 0,
             fatal: None,
-            budget: usize::MAX,
-            turned_away: false,
+            mode: Mode::Serving,
             appetite: 1,
             sources,
             parked: Source::default(),
             look_at: None,
+            idle_at: Some(Instant::now()),
             asked: 0,
             cutter: None,
             limit: None,
             shedding: None,
-            draining: false,
         })
     }
 
     /// Serves until the server is asked to stop, then drains.
     pub(crate) fn serve(mut self) -> Result<Report, Error> {
         // A model that serves on this thread keeps it from seeing deadlines.
-        let lifeline = self.serving.lifeline.as_ref().map(AsFd::as_fd);
-        let cutter = M::SERVES_HERE.then(|| Cutter::start(&self.shared.registry, lifeline));
+        let Serving {
+            lifeline,
+            listeners,
+            ..
+        } = &self.serving;
+        let lifeline = lifeline.as_ref().map(AsFd::as_fd);
+        let cutter =
+            M::SERVES_HERE.then(|| Cutter::start(&self.shared.registry, lifeline, listeners));
         self.cutter = cutter.transpose()?;
         if !self.shared.lifecycle.acknowledge() && !self.shared.lifecycle.stopping() {
             self.serving.service.hooks.ready();
@@ -182,15 +186,11 @@ impl<'a, T: Transport, M: Dispatch> Acceptor<'a, T, M> {
 
     /// Serves one request, if one comes before `deadline`.
     pub(crate) fn serve_one(mut self, deadline: Option<Instant>) -> Result<Handled, Error> {
-        self.budget = 1;
+        self.mode = Mode::One(None);
         loop {
-            if self.budget == 0 && self.batch.requests.is_empty() {
-                let refused = self.turned_away;
-                return Ok(if refused {
-                    Handled::Refused
-                } else {
-                    Handled::Served
-                });
+            match self.mode {
+                Mode::One(Some(handled)) if self.batch.requests.is_empty() => return Ok(handled),
+                _ => {}
             }
             if self.shared.lifecycle.stopping() {
                 return Ok(Handled::Stopping);
@@ -199,7 +199,7 @@ impl<'a, T: Transport, M: Dispatch> Acceptor<'a, T, M> {
                 return Err(err);
             }
             self.turn(deadline);
-            if self.budget > 0 && deadline.is_some_and(|end| Instant::now() >= end) {
+            if self.mode.accepts() && deadline.is_some_and(|end| Instant::now() >= end) {
                 return Ok(Handled::TimedOut);
             }
         }
@@ -260,7 +260,7 @@ impl<'a, T: Transport, M: Dispatch> Acceptor<'a, T, M> {
 
     /// Whether another request can be accepted.
     fn has_room(&self, now: Instant) -> bool {
-        self.budget > 0
+        self.mode.accepts()
             && self.shared.admission.takes()
             && !self.is_shedding(now)
             && self.can_dispatch(now)
@@ -279,7 +279,7 @@ impl<'a, T: Transport, M: Dispatch> Acceptor<'a, T, M> {
         let admission = Arc::clone(&self.shared.admission);
         let service = Arc::clone(&self.serving.service);
         let paused = self.pauses().any(|pause| pause.backoff.left(now).is_some());
-        let waits = !self.has_room(now) || paused || self.draining;
+        let waits = !self.has_room(now) || paused || self.mode == Mode::Draining;
         let waiting = waits.then(|| admission.announce_waiting());
         if waits && self.look_again() {
             return Woken::default();
@@ -354,7 +354,7 @@ impl<'a, T: Transport, M: Dispatch> Acceptor<'a, T, M> {
         let releases = self.shared.admission.releases();
         self.pauses()
             .for_each(|pause| pause.end_if_released(releases));
-        self.draining && self.is_drained()
+        self.mode == Mode::Draining && self.is_drained()
     }
 
     /// How long a wait may last: until the deadline, the next service actions, the end of a pause,
@@ -374,22 +374,31 @@ impl<'a, T: Transport, M: Dispatch> Acceptor<'a, T, M> {
         let left = |end: Instant| end.saturating_duration_since(now);
         let pauses = self.accepting.iter().chain([&self.dispatching]);
         let pauses = pauses.filter_map(|pause| pause.backoff.left(now));
-        // While a stop takes the queue, what waits is there already, or comes soon: also where room
-        // was found only just now.
-        let queue = (accepting && self.shared.lifecycle.closing()).then_some(drain::ARRIVAL_LOOK);
+        let lifecycle = &self.shared.lifecycle;
+        let graces = [Idle::Parked, Idle::Held].map(|idle| lifecycle.grace_left(idle));
+        // What waits in the backlog is there already, or comes soon: also where room was found only
+        // just now.
+        let takes_backlog = accepting && matches!(self.mode, Mode::Backlog { .. });
+        let backlog = takes_backlog.then_some(drain::ARRIVAL_LOOK);
         pauses
             .chain(deadline.map(left))
             .chain(self.look_at.map(left))
             .chain(self.limits_change_in())
             .chain(self.model.tends_in(now))
             .chain(
-                self.shared
-                    .lifecycle
-                    .lame_left()
+                self.idle_at
+                    .filter(|_| lifecycle.is_grace_over(Idle::Held))
+                    .map(left),
+            )
+            .chain(
+                [lifecycle.lame_left()]
+                    .into_iter()
+                    .chain(graces)
+                    .flatten()
                     .filter(|left| !left.is_zero()),
             )
             .chain(period)
-            .chain(queue)
+            .chain(backlog)
             .min()
     }
 

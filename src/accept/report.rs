@@ -4,7 +4,8 @@
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Report {
-    /// How many requests were cut because they had not ended by the drain deadline.
+    /// How many requests were cut because they had not ended by the drain deadline, and how many
+    /// clients were aborted that nobody had accepted by then.
     pub cut: u64,
 }
 

@@ -5,9 +5,9 @@ use std::mem::take;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
 
+use crate::accept::Acceptor;
 use crate::accept::dispatch::Dispatch;
 use crate::accept::errors::{Class, classify};
-use crate::accept::{Acceptor, drain};
 use crate::observe::hooks::{Reaction, Step};
 use crate::sys::poll::Interest;
 use crate::transport::{Intake, Managed, Transport};
@@ -36,7 +36,7 @@ impl<T: Transport, M: Dispatch> Acceptor<'_, T, M> {
                 .model
                 .room()
                 .min(self.appetite.min(batch))
-                .min(self.budget);
+                .min(self.mode.room());
             let releases = self.shared.admission.releases();
             let left = self.shared.lifecycle.drain_left();
             let late = left.is_some_and(|left| left.is_zero());
@@ -149,13 +149,12 @@ impl<T: Transport, M: Dispatch> Acceptor<'_, T, M> {
         let admitted = requests.len() as u64;
         self.batch.requests = requests;
         self.batch.lease.keep(admitted);
-        self.budget -= accepted as usize;
-        self.turned_away = admitted < accepted;
+        self.mode.note(accepted as usize, admitted as usize);
     }
 
-    /// Lets new connections wait for their first byte, unless one request is all that is wanted.
+    /// Lets new connections wait for their first byte, where they may.
     fn hold(&mut self) {
-        if self.budget <= drain::NO_END {
+        if !self.mode.parks_new() {
             return;
         }
         for _ in 0..self.batch.requests.len() {

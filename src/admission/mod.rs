@@ -259,9 +259,10 @@ impl Admission {
 mod tests {
     use super::*;
     use crate::admission::policy::AtLimit;
+    use crate::lifecycle::Times;
 
     fn admission(max_connections: u64) -> Arc<Admission> {
-        let lifecycle = Lifecycle::new(Duration::ZERO, Duration::ZERO).unwrap();
+        let lifecycle = Lifecycle::new(Times::default()).unwrap();
         let limits = Limits {
             max_connections,
             per_address: None,

@@ -98,6 +98,9 @@ impl<R: Managed> Service<R> {
         if request.context().session().is_over() {
             return self.finish(request, Ended::Completed);
         }
+        // One that comes in a stop is the last one of its connection. One that was there before may have
+        // been answered, and its client may have sent another: that is what the grace is for.
+        let is_last = self.shared.lifecycle.stopping();
         request.context().begin_request();
         self.hooks.tell(|| Event::Started { id: request.id() });
         let opened = hooks::call(|| request.open()).and_then(|opened| opened.map_err(Into::into));
@@ -105,9 +108,10 @@ impl<R: Managed> Service<R> {
         request.context().end_request();
         // Before the close, which the client sees: who has seen a reply knows that this is noted.
         self.shared.lifecycle.processes().note_served();
-        let stopping = self.shared.lifecycle.stopping();
         let ended = match outcome {
-            Ok(Next::Park) if self.parks && !stopping => return Ended::Parked,
+            Ok(Next::Park) if self.parks && (!is_last || has_more(request)) => {
+                return Ended::Parked;
+            }
             Ok(Next::Close | Next::Park) => Ended::Completed,
             Ok(Next::Stop) => {
                 self.shared.lifecycle.shutdown();
@@ -232,6 +236,18 @@ impl<R: Managed> Service<R> {
         self.over(request, Ended::Completed, lease);
     }
 
+    /// Aborts a connection that was left in the backlog at the drain deadline.
+    pub(crate) fn abort(&self, request: R) {
+        count(&self.shared.counters.counts().accepted);
+        self.hooks.tell(|| Event::Accepted {
+            id: request.id(),
+            peer: request.peer(),
+        });
+        let slot = request.context().slot();
+        let _ = slot.map(|slot| slot.cut(CutReason::Drain));
+        self.ended(&request, Ended::Failed);
+    }
+
     /// Serves requests that were accepted together, one after the other, and answers them together.
     pub(crate) fn serve_all(&self, requests: &mut VecDeque<R>) {
         let mut failed = Vec::new();
@@ -323,6 +339,11 @@ impl<R: Managed> Service<R> {
             counters: &self.shared.counters,
         });
     }
+}
+
+/// Whether the client has sent what a handler can still answer.
+fn has_more(request: &impl Managed) -> bool {
+    request.context().cut_reason().is_none() && request.has_input()
 }
 
 /// The event of a request's end.

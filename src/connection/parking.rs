@@ -1,7 +1,7 @@
 //! Connections that wait for their client without a thread: handlers that returned `Next::Park`.
 //!
 //! Whoever served a connection puts it here; the accept loop takes it out when it is readable and
-//! sends it on its way again. At a stop those that wait are closed first.
+//! sends it on its way again. In a stop they wait until the grace of idle connections is over.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -32,7 +32,7 @@ struct State<R> {
     /// Those that go on: they have input, as far as it was looked for, or a stop has ended them and
     /// their sessions are to finish. Some may not be here any more.
     ready: Vec<u64>,
-    /// A stop has closed the place.
+    /// The grace of a stop is over.
     closed: bool,
 }
 
@@ -47,7 +47,7 @@ pub(crate) struct Parked<R> {
 pub(crate) enum Stays<R> {
     /// There is input already.
     Ready(R, Lease),
-    /// It is over: it is no connection, or the server stops.
+    /// It is over: it is no connection, or the grace of a stop is.
     Over(R, Lease),
     /// It could not be watched.
     Failed(R, Lease, io::Error),
@@ -82,7 +82,12 @@ impl<R: Managed> Parking<R> {
         // event is seen.
         let mut state = self.state();
         if state.closed {
-            return Err(Stays::Over(request, lease));
+            let stays = if request.has_input() {
+                Stays::Ready
+            } else {
+                Stays::Over
+            };
+            return Err(stays(request, lease));
         }
         let watched = match request.wait() {
             Ok(Waits::For(fd)) => self.watch(fd, id),

@@ -40,6 +40,9 @@ pub struct Totals {
     /// Connections that were cut because a deadline had passed; each is `completed` or `failed` too,
     /// as its handler says.
     pub timed_out: u64,
+    /// Connections that a stop has ended while their clients had sent more than their handlers have
+    /// read, as far as that was seen.
+    pub crossed: u64,
     /// Failures to accept, to start a thread or to fork; each is retried.
     pub accept_errors: u64,
 }
@@ -67,6 +70,7 @@ pub(crate) struct Counts {
     pub(crate) completed: AtomicU64,
     pub(crate) failed: AtomicU64,
     pub(crate) timed_out: AtomicU64,
+    pub(crate) crossed: AtomicU64,
     pub(crate) accept_errors: AtomicU64,
     /// Requests that the drain deadline has cut.
     cut: AtomicU64,
@@ -86,6 +90,7 @@ shareable!(Counts {
     completed,
     failed,
     timed_out,
+    crossed,
     accept_errors,
     cut,
     accept_errors_throttle,
@@ -155,6 +160,7 @@ impl Counters {
             completed,
             failed,
             timed_out,
+            crossed,
             accept_errors,
             ..
         } = self.counts();
@@ -171,6 +177,7 @@ impl Counters {
             completed: load(completed),
             failed: load(failed),
             timed_out: load(timed_out),
+            crossed: load(crossed),
             accept_errors: load(accept_errors),
         }
     }

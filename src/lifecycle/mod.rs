@@ -33,7 +33,8 @@ pub enum State {
     LameDuck,
     /// It takes in nothing new and accepts what is in the queue.
     TakingQueue,
-    /// Its listeners are closed, parked connections too, and it waits for live requests.
+    /// Its listeners are closed. It waits for live requests, and for the grace of idle connections
+    /// ([`Builder::idle_grace`](crate::Builder::idle_grace)).
     Draining,
     /// The drain deadline has come: what is left is cut.
     Cutting,
@@ -94,23 +95,42 @@ pub(crate) struct Lifecycle {
     bell: Bell,
     /// When it was made: times in shared memory count from then.
     origin: Instant,
-    drain_timeout: Duration,
-    lame_duck: Duration,
+    times: Times,
+}
+
+/// How long each part of a stop takes at most.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Times {
+    /// It still accepts.
+    pub(crate) lame_duck: Duration,
+    /// Idle connections stay, after that; `None`: for as long as the drain.
+    pub(crate) idle_grace: Option<Duration>,
+    /// Live requests are waited for, after the lame duck.
+    pub(crate) drain: Duration,
+}
+
+impl Default for Times {
+    fn default() -> Self {
+        Self {
+            lame_duck: Duration::ZERO,
+            idle_grace: Some(Duration::from_secs(1)),
+            drain: Duration::from_secs(25),
+        }
+    }
 }
 
 /// How long a wait for a state rests where there is no memory to wait with.
 const RETRY: Duration = Duration::from_millis(100);
 
 impl Lifecycle {
-    pub(crate) fn new(drain_timeout: Duration, lame_duck: Duration) -> io::Result<Self> {
+    pub(crate) fn new(times: Times) -> io::Result<Self> {
         Ok(Self {
             page: SharedMemory::new(1)?,
             retirement: Stop::default(),
             processes: Processes::default(),
             bell: Bell::new()?,
             origin: Instant::now(),
-            drain_timeout,
-            lame_duck,
+            times,
         })
     }
 
@@ -132,7 +152,7 @@ impl Lifecycle {
     }
 
     pub(crate) const fn drain_timeout(&self) -> Duration {
-        self.drain_timeout
+        self.times.drain
     }
 
     /// Makes this process the worker whose slot is `index`.
@@ -203,16 +223,22 @@ impl Lifecycle {
     ///
     /// Async-signal-safe, as [`stop`](Self::stop).
     pub(crate) fn shutdown(&self) {
-        self.stop_after(self.lame_duck, self.drain_timeout);
+        self.stop_with(self.times);
     }
 
-    /// Asks the server to stop accepting after `lame_duck`, and to drain for `drain` at most; earlier
-    /// deadlines that were set before stay.
-    fn stop_after(&self, lame_duck: Duration, drain: Duration) {
-        self.page()
-            .stop
-            .ask(self.origin.elapsed(), lame_duck, drain);
+    /// Asks the server to stop within these times; earlier deadlines that were set before stay.
+    fn stop_with(&self, times: Times) {
+        self.page().stop.ask(self.origin.elapsed(), times);
         self.bell.ring();
+    }
+
+    /// The times of a stop that has to be over sooner than others.
+    const fn at_once(&self, drain: Duration) -> Times {
+        Times {
+            lame_duck: Duration::ZERO,
+            idle_grace: self.times.idle_grace,
+            drain,
+        }
     }
 
     /// Asks the server to stop, with a drain of at most `drain`; an earlier deadline that was set
@@ -220,7 +246,7 @@ impl Lifecycle {
     ///
     /// Async-signal-safe: it reads the clock, stores an atomic and writes to a descriptor.
     pub(crate) fn stop(&self, drain: Duration) {
-        self.stop_after(Duration::ZERO, drain);
+        self.stop_with(self.at_once(drain));
     }
 
     /// Asks this process alone to stop, if it is a worker or a child; else the server.
@@ -247,15 +273,14 @@ impl Lifecycle {
             self.bell.ring();
         } else {
             self.fail();
-            self.stop(self.drain_timeout);
+            self.stop(self.times.drain);
         }
     }
 
     /// Asks this process alone to stop. The caller rings.
     fn stop_here(&self) {
-        let now = self.origin.elapsed();
-        let drain = self.drain_timeout;
-        self.retirement.ask(now, Duration::ZERO, drain);
+        let times = self.at_once(self.times.drain);
+        self.retirement.ask(self.origin.elapsed(), times);
     }
 
     /// Whether this process is to end and the server is not.
@@ -277,6 +302,26 @@ impl Lifecycle {
     pub(crate) fn lame_left(&self) -> Option<Duration> {
         let asked = self.stops().filter(|stop| stop.is_asked());
         asked.filter_map(|stop| self.left(&stop.lame_end)).min()
+    }
+
+    /// How long such idle connections still stay in a stop; `None` while nobody has asked for one.
+    pub(crate) fn grace_left(&self, idle: Idle) -> Option<Duration> {
+        let graces = self.stops().map(|stop| &stop.grace_ends[idle as usize]);
+        graces.filter_map(|end| self.left(end)).min()
+    }
+
+    /// Whether such idle connections are to end.
+    pub(crate) fn is_grace_over(&self, idle: Idle) -> bool {
+        self.grace_left(idle).is_some_and(|left| left.is_zero())
+    }
+
+    /// Ends the grace of such idle connections early, in all processes of the server.
+    pub(crate) fn end_grace(&self, idle: Idle) {
+        let now = deadline(self.origin.elapsed());
+        for stop in self.stops().filter(|stop| stop.is_asked()) {
+            stop.grace_ends[idle as usize].fetch_min(now, AcqRel);
+        }
+        self.bell.ring();
     }
 
     /// That of the server, and that of this process.
@@ -304,28 +349,54 @@ impl Lifecycle {
     }
 }
 
+/// What an idle connection has while it waits for its client.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Idle {
+    /// A permit.
+    Parked,
+    /// Also what serves it: a thread, a process, a coroutine.
+    Held,
+}
+
 /// When a stop ends what, in nanoseconds since `Lifecycle::origin`, plus one; zero while nobody has asked
 /// for it.
 #[derive(Debug, Default)]
 struct Stop {
     /// Nothing more is accepted.
     lame_end: AtomicU64,
+    /// Idle connections end, of each kind.
+    grace_ends: [AtomicU64; 2],
     /// The drain is over.
     end: AtomicU64,
 }
 
-shareable!(Stop { lame_end, end });
+shareable!(Stop {
+    lame_end,
+    grace_ends,
+    end
+});
+
+/// A time as a deadline, of which zero is none.
+fn deadline(time: Duration) -> u64 {
+    u64::try_from(time.as_nanos())
+        .unwrap_or(u64::MAX)
+        .min(u64::MAX - 1)
+        + 1
+}
 
 impl Stop {
     /// Asks for it at `now`. Async-signal-safe.
-    fn ask(&self, now: Duration, lame_duck: Duration, drain: Duration) {
-        let nanos = |time: Duration| u64::try_from(time.as_nanos()).unwrap_or(u64::MAX - 1);
-        // Zero is no deadline.
-        let deadline = |time| nanos(time).min(u64::MAX - 1) + 1;
-        let lame_end = now.saturating_add(lame_duck);
+    fn ask(&self, now: Duration, times: Times) {
+        let lame_end = now.saturating_add(times.lame_duck);
+        let end = lame_end.saturating_add(times.drain);
+        let grace = times.idle_grace.unwrap_or(times.drain);
+        let grace_end = lame_end.saturating_add(grace).min(end);
+        // That of the drain last: it says that the stop was asked for.
         let deadlines = [
             (&self.lame_end, deadline(lame_end)),
-            (&self.end, deadline(lame_end.saturating_add(drain))),
+            (&self.grace_ends[0], deadline(grace_end)),
+            (&self.grace_ends[1], deadline(grace_end)),
+            (&self.end, deadline(end)),
         ];
         for (place, deadline) in deadlines {
             let earlier = |current: u64| (current == 0 || deadline < current).then_some(deadline);
@@ -355,7 +426,11 @@ mod tests {
 
     #[test]
     fn an_earlier_deadline_wins() {
-        let lifecycle = Lifecycle::new(Duration::MAX, Duration::ZERO).unwrap();
+        let lifecycle = Lifecycle::new(Times {
+            drain: Duration::MAX,
+            ..Times::default()
+        })
+        .unwrap();
         assert_eq!(
             (lifecycle.stopping(), lifecycle.drain_left()),
             (false, None)
@@ -370,5 +445,48 @@ mod tests {
         assert!(won >= Duration::from_secs(4_000) && late - early >= Duration::from_secs(4_000));
         lifecycle.stop(Duration::ZERO);
         assert_eq!(lifecycle.drain_left(), Some(Duration::ZERO));
+    }
+
+    /// The seconds that are left until idle connections end, rounded up.
+    fn grace(lifecycle: &Lifecycle) -> Option<u64> {
+        let left = lifecycle.grace_left(Idle::Held)?;
+        assert!(lifecycle.grace_left(Idle::Parked) >= Some(left));
+        Some(left.as_secs() + u64::from(left.subsec_nanos() > 0))
+    }
+
+    #[test]
+    fn the_grace_begins_when_nothing_more_is_accepted_and_ends_with_the_drain() {
+        let seconds = |thousands: u64| Duration::from_secs(1000 * thousands);
+        let asked = |idle_grace, lame_duck, drain| {
+            let times = Times {
+                lame_duck: seconds(lame_duck),
+                idle_grace,
+                drain: seconds(drain),
+            };
+            let lifecycle = Lifecycle::new(times).unwrap();
+            assert_eq!(grace(&lifecycle), None);
+            lifecycle.shutdown();
+            grace(&lifecycle)
+        };
+        assert_eq!(asked(Some(seconds(1)), 0, 25), Some(1000));
+        assert_eq!(asked(Some(seconds(1)), 10, 25), Some(11_000));
+        assert_eq!(asked(Some(seconds(30)), 0, 25), Some(25_000));
+        assert_eq!(asked(None, 5, 25), Some(30_000));
+        assert_eq!(asked(Some(Duration::ZERO), 0, 25), Some(0));
+    }
+
+    #[test]
+    fn the_grace_ends_early_where_it_is_asked_to() {
+        let lifecycle = Lifecycle::new(Times::default()).unwrap();
+        let is_over = || [Idle::Parked, Idle::Held].map(|idle| lifecycle.is_grace_over(idle));
+        lifecycle.end_grace(Idle::Held);
+        assert_eq!(is_over(), [false, false], "there is no stop yet");
+        lifecycle.shutdown();
+        lifecycle.end_grace(Idle::Held);
+        assert_eq!(is_over(), [false, true]);
+        lifecycle.shutdown();
+        assert_eq!(is_over(), [false, true], "it does not begin anew");
+        lifecycle.end_grace(Idle::Parked);
+        assert_eq!(is_over(), [true, true]);
     }
 }

@@ -18,6 +18,7 @@ use crate::connection::life::{Job, Service, Tally};
 use crate::connection::parking::{Parked, Parking};
 use crate::counters::Ended;
 use crate::error::{Error, HandlerError};
+use crate::lifecycle::Idle;
 use crate::model::serve_here;
 use crate::model::watching::Watching;
 use crate::observe::hooks::{Failure, Step};
@@ -229,6 +230,13 @@ impl Dispatch for Forking {
         }
     }
 
+    fn end_one(&mut self, id: u64) {
+        if let Some(Serves { child, request }) = self.child_of(id) {
+            // Where this is not allowed, it stays until the drain deadline.
+            let _ = child.end_input(request.socket);
+        }
+    }
+
     fn unsent(&self, id: u64) -> Option<u64> {
         let Serves { child, request } = self.child_of(id)?;
         // Where this is not allowed, what the child itself has noted of its writes has to do.
@@ -359,7 +367,7 @@ fn serve<R: Managed>(service: &Service<R>, request: &mut R) -> Ended {
 enum Wakes {
     /// There is input, or the end of it.
     Input,
-    /// It is no connection, or the server stops.
+    /// It is no connection, or the grace of a stop is over.
     Over,
     /// The client was silent for too long, or the server has cut the connection.
     Aborted,
@@ -380,20 +388,22 @@ fn wait<R: Managed>(request: &mut R, shared: &Shared) -> io::Result<Wakes> {
         Waits::Never => return Ok(Wakes::Over),
         Waits::For(fd) => fd,
     };
-    while !shared.lifecycle.closing() {
+    loop {
         let now = Instant::now();
-        if deadline.is_some_and(|deadline| now >= deadline) {
-            return Ok(Wakes::Aborted);
-        }
-        // That of a lame duck is the end of the loop.
-        let lame_left = shared.lifecycle.lame_left();
-        let lame_end = lame_left.and_then(|left| now.checked_add(left));
-        let end = deadline.into_iter().chain(lame_end).min();
+        let grace = shared.lifecycle.grace_left(Idle::Held);
+        let grace_end = grace.and_then(|left| now.checked_add(left));
+        let end = deadline.into_iter().chain(grace_end).min();
         let woken = wakeup.wait(&[Awaited::readable(fd, &source)], end)?;
         if !woken.ready.is_empty() {
             let cut = request.context().cut_reason();
             return Ok(cut.map_or(Wakes::Input, |_| Wakes::Aborted));
         }
+        // Nothing had come by then.
+        if grace.is_some_and(|left| left.is_zero()) {
+            return Ok(Wakes::Over);
+        }
+        if deadline.is_some_and(|deadline| now >= deadline) {
+            return Ok(Wakes::Aborted);
+        }
     }
-    Ok(Wakes::Over)
 }

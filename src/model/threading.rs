@@ -102,6 +102,10 @@ impl Dispatch for Threading {
         self.threads.as_ref().map_or(0, Threads::room)
     }
 
+    fn is_behind(&self) -> bool {
+        self.threads.as_ref().is_some_and(Threads::is_behind)
+    }
+
     fn dispatch<T: Transport>(
         &mut self,
         batch: &mut Batch<T::Request>,

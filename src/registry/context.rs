@@ -1,13 +1,15 @@
 //! What a request knows of its server, and how the server reaches it to cut it.
 
 use std::os::fd::BorrowedFd;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicU32, Ordering, fence};
 use std::sync::{Arc, Weak};
+use std::time::Duration;
 
 use crate::address::Address;
-use crate::registry::Registry;
+use crate::lifecycle::Idle;
 use crate::registry::session::SessionSlot;
 use crate::registry::table::{Activity, CutReason, Slot};
+use crate::registry::{Registry, SETTLE};
 use crate::sys::clock::Millis;
 
 /// Something that ends a request's input and output from another thread.
@@ -24,6 +26,11 @@ pub trait Cut: Send + Sync {
     fn has_input(&self) -> bool {
         false
     }
+
+    /// Makes a wait for input end, because the connection is idle and its server stops: later reads find
+    /// what has come before, and then the end. Default: nothing, and the connection stays until the
+    /// drain deadline.
+    fn end_input(&self) {}
 
     /// How many bytes were sent that the peer has not taken, as the system knows it: a write deadline
     /// runs from the last moment at which that became less. Default: unknown, and it runs from the
@@ -182,6 +189,38 @@ impl Context {
             let now = Millis::now();
             slot.begin_request(now);
             slot.enter(Activity::Running, now);
+        }
+    }
+
+    /// Notes that the connection is between messages. Says how long it may be, if the server stops.
+    pub(crate) fn begin_idle(&self) -> Option<Duration> {
+        self.end_request();
+        self.enter(Activity::Idle);
+        // Who ends idle connections has seen the stop before it looks for them: either it finds this
+        // one, or this one sees the stop.
+        fence(Ordering::SeqCst);
+        let left = self.registry.as_ref()?.lifecycle().grace_left(Idle::Held)?;
+        Some(left.max(SETTLE))
+    }
+
+    /// Notes that a message has come, or the end of the stream.
+    pub(crate) fn end_idle(&self, bytes: usize) {
+        if let Some(slot) = self.slot() {
+            let now = Millis::now();
+            slot.add_received(bytes);
+            slot.enter(Activity::Running, now);
+        }
+    }
+
+    /// Whether the server has ended the connection while it was idle.
+    pub(crate) fn is_ended(&self) -> bool {
+        self.slot().is_some_and(Slot::is_ended)
+    }
+
+    /// Notes that the client has sent something over a connection that the server was ending.
+    pub(crate) fn note_crossing(&self) {
+        if let Some(registry) = self.registry.as_ref().filter(|_| self.stopping()) {
+            registry.count_crossing();
         }
     }
 

@@ -85,10 +85,10 @@ impl Deadlines {
     pub(super) fn check(&self, slot: &Slot, now: Millis) -> Result<Option<u64>, CutReason> {
         let (activity, since) = slot.activity();
         let waiting = match activity {
-            Activity::Reading | Activity::Parked if slot.received() == 0 => {
+            Activity::Reading | Activity::Idle | Activity::Parked if slot.received() == 0 => {
                 (self.first_byte, CutReason::FirstByte)
             }
-            Activity::Reading | Activity::Parked => (self.idle, CutReason::Idle),
+            Activity::Reading | Activity::Idle | Activity::Parked => (self.idle, CutReason::Idle),
             Activity::Writing => (self.write, CutReason::Write),
             Activity::Handshake => (self.handshake, CutReason::Handshake),
             Activity::Running | Activity::Queued => (None, CutReason::Idle),
@@ -184,6 +184,7 @@ mod tests {
         let slot = Slot::default();
         cut_at(&slot, Activity::Reading, 11_000, CutReason::FirstByte);
         cut_at(&slot, Activity::Parked, 11_000, CutReason::FirstByte);
+        cut_at(&slot, Activity::Idle, 11_000, CutReason::FirstByte);
         cut_at(&slot, Activity::Handshake, 6_000, CutReason::Handshake);
         cut_at(&slot, Activity::Writing, 31_000, CutReason::Write);
         cut_at(&slot, Activity::Queued, 1_000_000, CutReason::Lifetime);

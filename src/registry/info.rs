@@ -105,6 +105,7 @@ impl fmt::Display for Activity {
             Self::Running => "running",
             Self::Reading => "reading",
             Self::Writing => "writing",
+            Self::Idle => "idle",
             Self::Parked => "parked",
             Self::Queued => "queued",
             Self::Handshake => "shaking hands",

@@ -1,15 +1,19 @@
 //! A thread that keeps deadlines for an accept loop which serves requests itself.
 
-use std::os::fd::BorrowedFd;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
+use rustix::event::{PollFd, PollFlags};
+
 use crate::error::{Error, Tried};
-use crate::registry::Registry;
+use crate::lifecycle::Idle;
+use crate::registry::{Registry, SETTLE};
 use crate::sys::bell::Heard;
-use crate::task::wait::{self, Wakeup};
+use crate::sys::poll::{any_of, poll};
+use crate::task::wait::{self, Awaited, Source, Wakeup};
 
 /// Sleeps until a connection's deadline may have come, or that of a stop, and cuts what is over.
 /// Without connections, it sleeps until it is woken. Ends when dropped.
@@ -28,13 +32,17 @@ const RETRY: Duration = Duration::from_millis(100);
 const STACK: usize = 64 * 1024;
 
 impl Cutter {
-    /// Starts the thread. In a worker process it watches the lifeline too.
+    /// Starts the thread. In a worker process it watches the lifeline too; in `listeners` others may
+    /// wait for the thread that serves.
     pub(crate) fn start(
         registry: &Arc<Registry>,
         lifeline: Option<BorrowedFd<'_>>,
+        listeners: &[impl AsFd],
     ) -> Result<Self, Error> {
         let wakeup = Wakeup::new(registry.lifecycle().bell(), lifeline);
         let wakeup = wakeup.tried(|| "create an epoll instance".to_owned())?;
+        let backlog = any_of(listeners);
+        let backlog = backlog.tried(|| "watch the listeners with epoll".to_owned())?;
         let done = Arc::new(AtomicBool::new(false));
         let asleep = Arc::new(AtomicBool::new(true));
         let thread = thread::Builder::new()
@@ -43,7 +51,7 @@ impl Cutter {
         let run = {
             let (registry, done) = (Arc::clone(registry), Arc::clone(&done));
             let asleep = Arc::clone(&asleep);
-            move || keep_deadlines(&registry, &wakeup, &done, &asleep)
+            move || keep_deadlines(&registry, &wakeup, &backlog, &done, &asleep)
         };
         let thread = thread
             .spawn(run)
@@ -68,14 +76,22 @@ impl Cutter {
 fn keep_deadlines(
     registry: &Arc<Registry>,
     wakeup: &Wakeup,
+    backlog: &OwnedFd,
     done: &AtomicBool,
     asleep: &AtomicBool,
 ) {
+    let (mut cut_at, mut crowd) = (None, Crowd::default());
+    let source = Source::default();
     while !done.load(Ordering::Acquire) {
-        let left = registry.lifecycle().drain_left();
+        let mut left = registry.lifecycle().drain_left();
         if left.is_some_and(|left| left.is_zero()) {
-            registry.cut_all();
-            return;
+            let now = Instant::now();
+            let cut_at = *cut_at.get_or_insert_with(|| now + registry.notice());
+            if now >= cut_at {
+                registry.cut_all();
+                return;
+            }
+            left = Some(cut_at - now);
         }
         // The loop itself ends what is parked; a handler runs here while this thread looks.
         let again = registry
@@ -90,15 +106,62 @@ fn keep_deadlines(
                 continue;
             }
         }
-        let timeout = left.into_iter().chain(again).min();
+        let look = crowd.tend(registry, backlog);
+        let idle = match registry.lifecycle().grace_left(Idle::Held) {
+            Some(left) if left.is_zero() => registry.end_idle().again,
+            left => left,
+        };
+        let timeout = [left, again, look.left, idle].into_iter().flatten().min();
         let end = timeout.and_then(|timeout| Instant::now().checked_add(timeout));
-        match wakeup.wait(&[], end).map(|woken| woken.heard) {
+        let backlog = Awaited::readable(backlog.as_fd(), &source);
+        let others: Vec<_> = look.is_watched.then_some(backlog).into_iter().collect();
+        match wakeup.wait(&others, end).map(|woken| woken.heard) {
             Ok(Some(Heard::Orphaned)) => registry
                 .lifecycle()
                 .stop(registry.lifecycle().drain_timeout()),
             Ok(_) => {}
             // The kernel has no memory to wait with.
             Err(_) => wait::pause(RETRY),
+        }
+    }
+}
+
+/// Others who wait in the backlog of a stop for the thread that serves an idle connection.
+#[derive(Debug, Default)]
+struct Crowd {
+    /// Since when there is somebody.
+    since: Option<Instant>,
+}
+
+/// What to wait for.
+#[derive(Debug, Default)]
+struct Look {
+    is_watched: bool,
+    /// How long somebody may still wait.
+    left: Option<Duration>,
+}
+
+impl Crowd {
+    /// Ends the grace if somebody has waited for a while, whom no other process has accepted.
+    fn tend(&mut self, registry: &Registry, backlog: &OwnedFd) -> Look {
+        let lifecycle = registry.lifecycle();
+        if !lifecycle.closing() || lifecycle.is_grace_over(Idle::Held) {
+            return Look::default();
+        }
+        let now = Instant::now();
+        let mut fds = [PollFd::new(backlog, PollFlags::IN)];
+        // An error says that nobody is known to wait.
+        let waits = poll(&mut fds, Some(now)).is_ok_and(|ready| ready > 0);
+        self.since = self.since.or(Some(now)).filter(|_| waits);
+        let left = self
+            .since
+            .map(|since| SETTLE.saturating_sub(since.elapsed()));
+        if left.is_some_and(|left| left.is_zero()) {
+            lifecycle.end_grace(Idle::Held);
+        }
+        Look {
+            is_watched: left.is_none(),
+            left: left.filter(|left| !left.is_zero()),
         }
     }
 }

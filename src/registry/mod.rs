@@ -12,20 +12,20 @@ use std::collections::HashMap;
 use std::io;
 use std::net::IpAddr;
 use std::os::fd::{AsRawFd, RawFd};
-use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering::{Relaxed, SeqCst};
+use std::sync::atomic::{AtomicU64, fence};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
 use crate::address::Address;
 use crate::admission::Admission;
-use crate::counters::Counters;
+use crate::counters::{Counters, count};
 use crate::lifecycle::Lifecycle;
 use crate::registry::context::{Context, Cut};
 use crate::registry::deadlines::{Deadlines, Found, look_step, millis};
 use crate::registry::info::ConnectionInfo;
 use crate::registry::table::{Activity, CutReason, Slot, Table};
-use crate::sys::clock::Millis;
+use crate::sys::clock::{Millis, TICK};
 use crate::sys::memory::{SharedMemory, shareable};
 
 /// What all processes of a server share, beside the table. All zero when made.
@@ -43,6 +43,22 @@ shareable!(Page {
     cuts_asked,
     shed
 });
+
+/// What ending idle connections has left.
+#[derive(Debug, Default)]
+pub(crate) struct Ended {
+    /// The numbers of those whose sockets are in a child.
+    pub(crate) elsewhere: Vec<u64>,
+    /// After how long to look again: some have only just become idle.
+    pub(crate) again: Option<Duration>,
+}
+
+/// How long a connection that has just been answered, or accepted, is left alone when the grace is
+/// over: its client may be about to send.
+pub(crate) const SETTLE: Duration = Duration::from_millis(20);
+
+/// How long idle connections that end at the drain deadline have for it.
+const NOTICE: Duration = Duration::from_millis(250);
 
 /// The requests of a process that can be cut.
 #[derive(Default)]
@@ -94,6 +110,10 @@ impl Registry {
 
     pub(super) const fn lifecycle(&self) -> &Arc<Lifecycle> {
         &self.lifecycle
+    }
+
+    pub(super) fn count_crossing(&self) {
+        count(&self.counters.counts().crossed);
     }
 
     pub(super) fn slot(&self, index: u32) -> &Slot {
@@ -228,6 +248,61 @@ impl Registry {
         cuttable.len() as u64
     }
 
+    /// Has requests that are registered from now on be cut at once.
+    pub(crate) fn close(&self) {
+        self.cuttable().over = true;
+    }
+
+    /// Ends the connections of this process whose handlers wait for a next message, once the grace of
+    /// a stop is over: but for those that have sent one.
+    pub(crate) fn end_idle(&self) -> Ended {
+        // Seen after the stop: who is not idle yet sees the stop when it is.
+        fence(SeqCst);
+        let now = Millis::now();
+        let mine = self.lifecycle.processes().number();
+        let mut found = Ended::default();
+        for (_, slot) in self.table.used() {
+            let (activity, since) = slot.activity();
+            let is_mine = slot.id() != 0 && slot.worker() == mine;
+            if !is_mine || activity != Activity::Idle || slot.is_ended() {
+                continue;
+            }
+            let settled = since.0 + millis(SETTLE) + TICK;
+            if now.0 < settled {
+                let left = Duration::from_millis(settled - now.0);
+                found.again = Some(found.again.map_or(left, |again| again.min(left)));
+                continue;
+            }
+            match self.cuttable_of(slot.id()).as_ref().and_then(Weak::upgrade) {
+                Some(request) if request.has_input() => {}
+                Some(request) => {
+                    slot.end();
+                    request.end_input();
+                }
+                None => found.elsewhere.push(slot.id()),
+            }
+        }
+        found
+    }
+
+    /// Notes that the server ends an idle connection, which another process of it serves.
+    pub(crate) fn note_end(&self, id: u64) {
+        let _ = self.slot_of(id).map(Slot::end);
+    }
+
+    /// How long what is live is left alone at the drain deadline: idle connections that end with it
+    /// are given a while to notice.
+    pub(crate) fn notice(&self) -> Duration {
+        let mine = self.lifecycle.processes().number();
+        let mut slots = self.table.used().map(|(_, slot)| slot);
+        let is_idle = |slot: &Slot| slot.id() != 0 && slot.worker() == mine && slot.is_idle();
+        if slots.any(is_idle) {
+            NOTICE
+        } else {
+            Duration::ZERO
+        }
+    }
+
     fn cuttable(&self) -> MutexGuard<'_, Cuttable> {
         // A map is whole after any panic of its own methods, and no other code runs under this
         // lock.
@@ -335,18 +410,17 @@ impl Registry {
         }
     }
 
-    /// The connection of the server that has been idle for longest: one that is parked, or else one
-    /// whose handler has read for `reading` milliseconds at least.
+    /// The connection of the server that has been idle for longest: one that is parked or between
+    /// messages, or else one whose handler has read for `reading` milliseconds at least.
     pub(crate) fn oldest_idle(&self, reading: u64) -> Option<(u64, Activity)> {
         let now = Millis::now();
         let slots = self.table.used().map(|(_, slot)| slot);
         let live = slots.filter(|slot| slot.id() != 0);
         let idle = live.filter_map(|slot| {
             let (activity, since) = slot.activity();
-            let parked = activity == Activity::Parked;
             let reads = activity == Activity::Reading && now.since(since) >= reading;
-            ((parked || reads) && slot.cut_reason().is_none())
-                .then(|| (!parked, since, slot.id(), activity))
+            ((slot.is_idle() || reads) && slot.cut_reason().is_none())
+                .then(|| (reads, since, slot.id(), activity))
         });
         idle.min_by_key(|(reads, since, ..)| (*reads, *since))
             .map(|(.., id, activity)| (id, activity))

@@ -20,6 +20,9 @@ pub enum Activity {
     Reading,
     /// Its handler waits until the peer takes output.
     Writing,
+    /// Its handler waits for the next message
+    /// ([`Connection::next_message`](crate::Connection::next_message)).
+    Idle,
     /// It waits for its peer without a handler.
     Parked,
     /// It was accepted and waits for a thread, or for whatever its model serves it with.
@@ -28,13 +31,14 @@ pub enum Activity {
     Handshake,
 }
 
-const ACTIVITIES: [Activity; 6] = [
+const ACTIVITIES: [Activity; 7] = [
     Activity::Queued,
     Activity::Running,
     Activity::Reading,
     Activity::Writing,
     Activity::Parked,
     Activity::Handshake,
+    Activity::Idle,
 ];
 
 /// Why a connection was cut.
@@ -127,6 +131,8 @@ pub(crate) struct Slot {
     next: AtomicU32,
     /// Whether its address was counted.
     pub(crate) counted: AtomicU8,
+    /// Non-zero once the server has ended it while it was idle.
+    ended: AtomicU8,
 }
 
 /// What a connection does, and since when, in one word.
@@ -175,7 +181,8 @@ shareable!(Slot {
     unsent,
     worker,
     next,
-    counted
+    counted,
+    ended
 });
 shareable!(Free { first, fresh });
 
@@ -210,6 +217,7 @@ impl Table {
         slot.end_request();
         slot.cut.store(0, Relaxed);
         slot.counted.store(0, Relaxed);
+        slot.ended.store(0, Relaxed);
         slot.accepted.store(now.0, Relaxed);
         slot.worker.store(worker, Relaxed);
         slot.enter(Activity::Queued, now);
@@ -300,6 +308,20 @@ impl Slot {
             activity.copied().unwrap_or(Activity::Running),
             Millis(packed >> 3),
         )
+    }
+
+    /// Whether it waits for its client's next request.
+    pub(crate) fn is_idle(&self) -> bool {
+        matches!(self.activity().0, Activity::Parked | Activity::Idle)
+    }
+
+    /// Notes that the server ends it, because it is idle and the grace of a stop is over.
+    pub(crate) fn end(&self) {
+        self.ended.store(1, Release);
+    }
+
+    pub(crate) fn is_ended(&self) -> bool {
+        self.ended.load(Acquire) != 0
     }
 
     /// Only the process that serves the connection calls this, from one thread at a time.

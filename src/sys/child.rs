@@ -7,7 +7,7 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd, RawFd};
 
 use rustix::io::Errno;
-use rustix::net::Shutdown;
+use rustix::net::{RecvFlags, Shutdown, recv};
 use rustix::process::{
     Pid, PidfdFlags, PidfdGetfdFlags, Signal, WaitId, WaitIdOptions, WaitIdStatus, getpid,
     kill_process, pidfd_getfd, pidfd_open, pidfd_send_signal, waitid,
@@ -109,6 +109,20 @@ impl Child {
             Err(Errno::NOTCONN) => Ok(()),
             result => Ok(result?),
         }
+    }
+
+    /// Shuts down the input of a socket of the child, unless there is some.
+    ///
+    /// # Errors
+    ///
+    /// As [`shut_down`](Self::shut_down).
+    pub(crate) fn end_input(&self, socket: Option<RawFd>) -> io::Result<()> {
+        let socket = self.copy_of(socket)?;
+        let flags = RecvFlags::PEEK | RecvFlags::DONTWAIT;
+        if recv(&socket, &mut [0], flags).is_ok() {
+            return Ok(());
+        }
+        Ok(rustix::net::shutdown(socket, Shutdown::Read)?)
     }
 
     /// How many bytes a socket of the child has sent that its peer has not taken yet.

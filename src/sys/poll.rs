@@ -1,8 +1,10 @@
 //! poll(2), until a deadline.
 
 use std::io;
+use std::os::fd::{AsFd, OwnedFd};
 use std::time::Instant;
 
+use rustix::event::epoll::{self, CreateFlags, EventData, EventFlags};
 use rustix::event::{PollFd, PollFlags};
 
 use crate::sys::timespec;
@@ -37,4 +39,17 @@ pub(crate) fn poll(fds: &mut [PollFd<'_>], deadline: Option<Instant>) -> io::Res
             polled => return Ok(polled?),
         }
     }
+}
+
+/// A descriptor that polls as readable while one of the others does.
+///
+/// # Errors
+///
+/// What epoll_create(2) and epoll_ctl(2) fail with: no descriptor or no memory is left.
+pub(crate) fn any_of<F: AsFd>(fds: &[F]) -> io::Result<OwnedFd> {
+    let any = epoll::create(CreateFlags::CLOEXEC)?;
+    for fd in fds {
+        epoll::add(&any, fd, EventData::new_u64(0), EventFlags::IN)?;
+    }
+    Ok(any)
 }

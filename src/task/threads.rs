@@ -86,6 +86,12 @@ impl Threads {
         free.saturating_add(queue).saturating_sub(state.queue.len())
     }
 
+    /// Whether tasks wait until others end.
+    pub(crate) fn is_behind(&self) -> bool {
+        let state = self.pool.state();
+        state.queue.len() > state.idle.len() + state.starting
+    }
+
     /// Starts threads until there are `count`.
     pub(crate) fn start(&self, count: usize) -> io::Result<()> {
         let mut state = self.pool.state();

@@ -86,8 +86,7 @@ impl Source {
         }
     }
 
-    /// As [`receive`](Self::receive), into a buffer of the pool, which a coroutine takes only once
-    /// there is input.
+    /// As [`receive`](Self::receive), into a buffer of the pool, which is taken only once there is input.
     pub(crate) fn receive_pooled(
         &self,
         fd: BorrowedFd<'_>,
@@ -97,14 +96,16 @@ impl Source {
         if let Some(current) = current() {
             return self.place.receive_late(&current, fd, || after(limit));
         }
+        let mut landing = [0; LANDING];
+        let count = self.receive(fd, &mut landing, limit)?;
         let mut buffer = spare::take();
-        match self.receive(fd, &mut buffer, limit) {
-            Ok(count) => Ok((buffer, count)),
-            Err(err) => {
-                spare::give(buffer);
-                Err(err)
-            }
+        buffer[..count].copy_from_slice(&landing[..count]);
+        if count < LANDING {
+            return Ok((buffer, count));
         }
+        // There may be more. An error shows again when the next one is received.
+        let more = recv(fd, &mut buffer[count..], RecvFlags::DONTWAIT);
+        Ok((buffer, count + more.map_or(0, |(count, _)| count)))
     }
 
     /// Has the kernel keep the timeout of a thread that receives: a system call only where it changes.
@@ -138,6 +139,9 @@ impl Source {
         let _ = fd;
     }
 }
+
+/// What a thread that waits for input has room for on its stack.
+const LANDING: usize = 1024;
 
 #[cfg(feature = "coroutines")]
 fn after(limit: Option<Duration>) -> Option<Instant> {

@@ -122,6 +122,10 @@ impl<L: Managed, R: Managed> Managed for Either<L, R> {
         both!(self, side => side.wait())
     }
 
+    fn has_input(&self) -> bool {
+        both!(self, side => side.has_input())
+    }
+
     fn gather(&mut self, is_whole: &dyn Fn(&[u8]) -> bool) -> io::Result<bool> {
         both!(self, side => side.gather(is_whole))
     }
@@ -160,6 +164,10 @@ impl<L: Managed, R: Managed> Managed for Either<L, R> {
 }
 
 impl<L: Connection, R: Connection> Connection for Either<L, R> {
+    fn next_message(&mut self) -> io::Result<bool> {
+        both!(self, side => side.next_message())
+    }
+
     fn set_write_buffer(&mut self, capacity: usize) -> io::Result<()> {
         both!(self, side => side.set_write_buffer(capacity))
     }

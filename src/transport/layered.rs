@@ -312,7 +312,7 @@ impl<C: Connection, L: Layer<C>> LayeredConnection<C, L> {
         &mut self.layer
     }
 
-    fn has_input(&self) -> bool {
+    fn holds_input(&self) -> bool {
         !self.input.is_empty() || self.layer.has_input()
     }
 
@@ -375,13 +375,17 @@ impl<C: Connection + Managed, L: Layer<C>> Managed for LayeredConnection<C, L> {
 
     fn wait(&mut self) -> io::Result<Waits<'_>> {
         self.layer.flush(&mut self.below)?;
-        if self.has_input() && !self.partial {
+        if self.holds_input() && !self.partial {
             return Ok(Waits::Ready);
         }
         if self.input.is_empty() {
             self.input.release();
         }
         self.below.wait()
+    }
+
+    fn has_input(&self) -> bool {
+        self.holds_input() && !self.partial || self.below.has_input()
     }
 
     fn gather(&mut self, is_whole: &dyn Fn(&[u8]) -> bool) -> io::Result<bool> {
@@ -399,7 +403,7 @@ impl<C: Connection + Managed, L: Layer<C>> Managed for LayeredConnection<C, L> {
 
     fn close(&mut self) -> io::Result<()> {
         let finished = self.finish();
-        if self.has_input() {
+        if self.holds_input() {
             self.below.leave_unread();
         }
         let closed = self.below.close();
@@ -416,6 +420,17 @@ impl<C: Connection + Managed, L: Layer<C>> Managed for LayeredConnection<C, L> {
 }
 
 impl<C: Connection, L: Layer<C>> Connection for LayeredConnection<C, L> {
+    fn next_message(&mut self) -> io::Result<bool> {
+        if self.holds_input() {
+            self.below.context().end_request();
+            self.below.context().begin_request();
+            return Ok(true);
+        }
+        self.input.release();
+        self.layer.flush(&mut self.below)?;
+        self.below.next_message()
+    }
+
     fn set_write_buffer(&mut self, capacity: usize) -> io::Result<()> {
         self.below.set_write_buffer(capacity)
     }

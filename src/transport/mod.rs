@@ -221,6 +221,12 @@ pub trait Managed: Request {
         Ok(Waits::Never)
     }
 
+    /// Whether the client has sent what the handler has not read: a stop does not end such a
+    /// connection. Default: it is not known to have.
+    fn has_input(&self) -> bool {
+        false
+    }
+
     /// Takes what has come, without waiting, for the hook
     /// [`whole_request`](crate::Builder::whole_request); says whether the handler is to be called.
     /// Where it says no, [`wait`](Self::wait) waits for more. Default: it is.
@@ -356,6 +362,44 @@ pub trait Connection: Request + BufRead + Write {
             .map_err(|err| io::Error::new(io::ErrorKind::InvalidData, err))?;
         line.push_str(&text);
         Ok(count)
+    }
+
+    /// Waits between two messages for the next one, and says whether there is one: `false` at the end
+    /// of the stream, and when the server has ended the connection because it stops. Call it before
+    /// each message, the first one too.
+    ///
+    /// Here the connection is idle, as it is where a handler returns
+    /// [`Next::Park`](crate::Next::Park): the idle timeout counts, it may be closed to make room for
+    /// others, and it holds up a stop for no longer than the
+    /// [`idle_grace`](crate::Builder::idle_grace). A message, for which the request timeout counts,
+    /// begins when this says `true` and ends when it is called again. After a message that has begun
+    /// in a stop it says `false`, unless the client has sent another. What is buffered for writing is
+    /// sent before it waits; the last answer leaves with the end of the stream.
+    ///
+    /// The default waits for input, and knows of no stop.
+    ///
+    /// # Errors
+    ///
+    /// As [`Read::read`]; `TimedOut` after the read timeout.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use socketserver::Connection;
+    ///
+    /// fn shout(conn: &mut impl Connection) -> std::io::Result<()> {
+    ///     let mut line = String::new();
+    ///     while conn.next_message()? {
+    ///         conn.read_line(&mut line, 1024)?;
+    ///         conn.write_all(line.to_uppercase().as_bytes())?;
+    ///         line.clear();
+    ///     }
+    ///     Ok(())
+    /// }
+    /// ```
+    fn next_message(&mut self) -> io::Result<bool> {
+        self.flush()?;
+        Ok(!self.fill_buf()?.is_empty())
     }
 
     /// Gathers writes into `capacity` bytes and sends them when the buffer is full, on flush,

@@ -46,6 +46,8 @@ pub struct Stream<T> {
     /// Where a coroutine waits for the socket.
     source: Source,
     context: Context,
+    /// The server stops after this message.
+    is_last: bool,
     transport: PhantomData<fn() -> T>,
 }
 
@@ -81,6 +83,8 @@ pub(super) struct Input {
     ended: bool,
     /// It is a part of a request, of which more is waited for.
     partial: bool,
+    /// The last one filled its buffer: much more may come, and is better received where it is wanted.
+    bulk: bool,
     /// A connection that wraps this one has taken input that its handler has left.
     left: bool,
 }
@@ -113,6 +117,7 @@ impl<T: 'static> Stream<T> {
             write_timeout: None,
             source: Source::default(),
             context,
+            is_last: false,
             transport: PhantomData,
         }
     }
@@ -163,22 +168,23 @@ impl<T: 'static> Stream<T> {
 
     /// Sends of `data` what the kernel takes, without the buffer. Waits until it takes some.
     fn send(&self, data: &[u8]) -> io::Result<usize> {
-        self.transmit(data).map_err(|err| self.cause(err))
+        let sent = self.transmit(data, SendFlags::empty());
+        sent.map_err(|err| self.cause(err))
     }
 
-    fn transmit(&self, data: &[u8]) -> io::Result<usize> {
+    fn transmit(&self, data: &[u8], more: SendFlags) -> io::Result<usize> {
         self.context.enter(Activity::Writing);
-        let sent = self.transmit_now(data);
+        let sent = self.transmit_now(data, more);
         self.context
             .leave(Activity::Writing, *sent.as_ref().unwrap_or(&0));
         sent
     }
 
-    fn transmit_now(&self, data: &[u8]) -> io::Result<usize> {
+    fn transmit_now(&self, data: &[u8], more: SendFlags) -> io::Result<usize> {
         // NOSIGNAL: a peer that is gone is an error, whatever the process does with SIGPIPE. DONTWAIT:
         // each part that the kernel takes is noted; a call that waits would say nothing before all
         // of it is taken.
-        let flags = SendFlags::NOSIGNAL | SendFlags::DONTWAIT;
+        let flags = SendFlags::NOSIGNAL | SendFlags::DONTWAIT | more;
         let attempt = || send(self.socket(), data, flags).map(|count| (count, false));
         let deadline = || self.write_timeout.map(|limit| Instant::now() + limit);
         self.source
@@ -195,14 +201,18 @@ impl<T: 'static> Stream<T> {
     }
 
     fn send_pending(&mut self) -> io::Result<()> {
+        self.send_all_pending(SendFlags::empty())
+    }
+
+    fn send_all_pending(&mut self, more: SendFlags) -> io::Result<()> {
         let mut sent = 0;
         let result = loop {
             if sent == self.output.pending.len() {
                 break Ok(());
             }
-            match self.send(&self.output.pending[sent..]) {
+            match self.transmit(&self.output.pending[sent..], more) {
                 Ok(count) => sent += count,
-                Err(err) => break Err(err),
+                Err(err) => break Err(self.cause(err)),
             }
         };
         self.output.pending.drain(..sent);
@@ -213,6 +223,7 @@ impl<T: 'static> Stream<T> {
         // Who waits for an answer must have asked the question.
         self.send_pending()?;
         let count = self.recv(buf)?;
+        self.input.bulk &= count == buf.len();
         if !buf.is_empty() {
             self.note(count)?;
         }
@@ -229,6 +240,53 @@ impl<T: 'static> Stream<T> {
         let (buffer, count) = received.map_err(|err| self.cause(err))?;
         self.input.fill(buffer, count);
         self.note(count)
+    }
+
+    /// Waits for a message while the connection is idle, until the server ends that.
+    fn await_message(&mut self) -> io::Result<()> {
+        if self.is_last {
+            // One that has come is answered; the last answer leaves with the end of the stream.
+            let more = self.gather(&|_| true);
+            return more.map(drop);
+        }
+        self.send_pending()?;
+        self.output.pending = Vec::new();
+        let grace = self.context.begin_idle();
+        let limit = self.read_timeout.into_iter().chain(grace).min();
+        let received = if self.input.bulk {
+            let count = self.peek(limit);
+            self.input.bulk = count.as_ref().is_ok_and(|count| *count > 0);
+            count
+        } else {
+            let received = self.source.receive_pooled(self.as_fd(), limit);
+            received.map(|(buffer, count)| {
+                self.input.bulk = count == buffer.len();
+                self.input.fill(buffer, count);
+                count
+            })
+        };
+        self.context.end_idle(self.input.bytes().len());
+        match received {
+            Ok(0) if self.context.is_ended() => Ok(()),
+            Ok(count) => self.note(count),
+            Err(_) if self.context.is_ended() => Ok(()),
+            Err(err) => {
+                let is_over = err.kind() == io::ErrorKind::TimedOut && grace.is_some();
+                let over = (is_over && limit == grace).then_some(());
+                over.filter(|()| self.cut_off().is_none())
+                    .ok_or_else(|| self.cause(err))
+            }
+        }
+    }
+
+    /// Waits for input, and leaves it to whoever reads it.
+    fn peek(&self, limit: Option<Duration>) -> io::Result<usize> {
+        let deadline = || limit.map(|limit| Instant::now() + limit);
+        let flags = RecvFlags::PEEK | RecvFlags::DONTWAIT;
+        self.source
+            .complete(self.as_fd(), Interest::Read, deadline, || {
+                recv(self.socket(), &mut [0], flags).map(|(count, _)| (count, false))
+            })
     }
 
     /// Notes what receiving into a buffer with room says of the connection.
@@ -262,7 +320,10 @@ impl<T: 'static> Stream<T> {
         // The common case: the peer waits for our end, or has closed, and nothing is unread. Who
         // sends more than the handler wanted has begun to, and may go on.
         match recv(self.socket(), &mut scratch, RecvFlags::DONTWAIT) {
-            Ok((count, _)) if count > 0 => left -= count,
+            Ok((count, _)) if count > 0 => {
+                self.context.note_crossing();
+                left -= count;
+            }
             Err(Errno::AGAIN) if !self.input.is_empty() || self.input.left => {}
             _ => return,
         }
@@ -333,9 +394,12 @@ impl<T: 'static> Managed for Stream<T> {
     }
 
     fn close(&mut self) -> io::Result<()> {
-        let sent = self.send_pending();
+        // MORE: the end of the stream follows, in the same segment: a client that looks for it before it
+        // sends again finds it.
+        let sent = self.send_all_pending(SendFlags::MORE);
+        let ended = self.input.ended && !self.context.is_ended();
         // Where the peer has ended too, the descriptor's end is the stream's, and nothing is unread.
-        if sent.is_ok() && self.input.ended && Arc::strong_count(&self.socket) == 1 {
+        if sent.is_ok() && ended && Arc::strong_count(&self.socket) == 1 {
             return Ok(());
         }
         // The end of the stream reaches the peer now, even where a writer, or another process,
@@ -360,7 +424,14 @@ impl<T: 'static> Managed for Stream<T> {
         // The end of the stream, and no reset over the first bytes of a request. Both may fail: the
         // peer is gone.
         let _ = self.socket().shutdown(Shutdown::Write);
-        let _ = recv(self.socket(), &mut [0; 4096], RecvFlags::DONTWAIT);
+        let unread = recv(self.socket(), &mut [0; 4096], RecvFlags::DONTWAIT);
+        if unread.is_ok_and(|(count, _)| count > 0) {
+            self.context.note_crossing();
+        }
+    }
+
+    fn has_input(&self) -> bool {
+        !self.input.is_empty() && !self.input.partial || self.socket.has_input()
     }
 }
 
@@ -379,6 +450,20 @@ impl<T: 'static> BufRead for Stream<T> {
 }
 
 impl<T: 'static> Connection for Stream<T> {
+    fn next_message(&mut self) -> io::Result<bool> {
+        self.context.end_request();
+        if self.input.is_empty() && !self.input.ended {
+            self.input.release();
+            self.await_message()?;
+        }
+        let comes = !self.input.is_empty() || self.input.bulk;
+        if comes {
+            self.context.begin_request();
+            self.is_last = self.context.stopping();
+        }
+        Ok(comes)
+    }
+
     fn set_write_buffer(&mut self, capacity: usize) -> io::Result<()> {
         self.output.capacity = capacity;
         self.send_pending()
@@ -516,6 +601,11 @@ impl Cut for Connected {
     fn has_input(&self) -> bool {
         let flags = RecvFlags::PEEK | RecvFlags::DONTWAIT;
         recv(&self.socket, &mut [0], flags).is_ok_and(|(count, _)| count > 0)
+    }
+
+    fn end_input(&self) {
+        // What is there can still be received. ENOTCONN says that the peer was faster.
+        let _ = self.socket.shutdown(Shutdown::Read);
     }
 
     fn unsent(&self) -> Option<u64> {

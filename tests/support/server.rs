@@ -25,6 +25,16 @@ mod counting;
 /// A request whose first line is a command.
 pub(crate) trait Command: Request + Write {
     fn command(&mut self) -> io::Result<String>;
+
+    /// Whether there is another one. A datagram has one.
+    fn next_message(&mut self) -> io::Result<bool> {
+        Ok(false)
+    }
+
+    /// Buffers what is written.
+    fn buffer(&mut self) -> io::Result<()> {
+        Ok(())
+    }
 }
 
 macro_rules! commands {
@@ -34,6 +44,12 @@ macro_rules! commands {
                 let mut line = String::new();
                 self.read_line_max(&mut line, 4096)?;
                 Ok(line.trim_end().to_owned())
+            }
+            fn next_message(&mut self) -> io::Result<bool> {
+                Connection::next_message(self)
+            }
+            fn buffer(&mut self) -> io::Result<()> {
+                self.set_write_buffer(4096)
             }
         })*
         $(impl Command for $datagram {
@@ -114,10 +130,33 @@ fn obey<R: Command>(request: &mut R, shared: &Shared) -> Outcome {
                 offload(move || hold_at(&gate))?;
             }
         }
+        "talk" => talk(request, &shared.handle)?,
         "big" => request.write_all(&vec![b'x'; argument.parse()?])?,
         _ => return manage(request, &shared.handle, command, argument),
     }
     Ok(Next::Close)
+}
+
+/// Answers each message with a line, until there are no more.
+fn talk<R: Command>(request: &mut R, handle: &ServerHandle) -> io::Result<()> {
+    while request.next_message()? {
+        let line = request.command()?;
+        let (command, argument) = line.split_once(' ').unwrap_or((&line, ""));
+        match command {
+            "halt" => {
+                handle.shutdown();
+                writeln!(request, "ok")?;
+            }
+            "stopping" => writeln!(request, "{}", request.stopping())?,
+            // Has a second line.
+            "more" => {
+                let more = request.command()?;
+                writeln!(request, "{more}")?;
+            }
+            _ => writeln!(request, "{argument}")?,
+        }
+    }
+    Ok(())
 }
 
 /// Does what the request says to the server.
@@ -135,6 +174,10 @@ fn manage<R: Command>(
             }
         }
         "cut" => write!(request, "{}", handle.cut(argument.parse()?))?,
+        "halt" => {
+            handle.shutdown();
+            writeln!(request, "ok")?;
+        }
         "pause" => handle.pause(),
         "errors" => write!(request, "{}", handle.totals().accept_errors)?,
         // Asks to stop without a time as a lame duck.
@@ -268,11 +311,14 @@ fn say(line: impl Debug + std::fmt::Display) {
     let _ = out.flush();
 }
 
-/// Sets the deadlines and limits that are asked for.
+/// Sets the times and limits that are asked for.
 fn limits<T: Transport, M: Model>(options: &Options, mut builder: Builder<T, M>) -> Builder<T, M> {
     let time = |name| options.number(name).map(Duration::from_millis);
     type Set<T, M> = fn(Builder<T, M>, Duration) -> Builder<T, M>;
-    let deadlines: [(&str, Set<T, M>); 6] = [
+    let times: [(&str, Set<T, M>); 9] = [
+        ("drain_ms", |builder, time| builder.drain_timeout(time)),
+        ("lame_ms", |builder, time| builder.lame_duck(time)),
+        ("grace_ms", |builder, time| builder.idle_grace(time)),
         ("first_byte_ms", |builder, time| {
             builder.first_byte_timeout(time)
         }),
@@ -282,7 +328,7 @@ fn limits<T: Transport, M: Model>(options: &Options, mut builder: Builder<T, M>)
         ("lifetime_ms", |builder, time| builder.lifetime(time)),
         ("slow_ms", |builder, time| builder.min_rate(1000, time)),
     ];
-    for (name, set) in deadlines {
+    for (name, set) in times {
         if let Some(time) = time(name) {
             builder = set(builder, time);
         }
@@ -336,18 +382,12 @@ where
         })
         .on_accept_error(|err| say(format!("accept error {err}")))
         .on_stall(|stall| say(format!("stall {stall}")));
-    if let Some(millis) = options.number("drain_ms") {
-        builder = builder.drain_timeout(Duration::from_millis(millis));
-    }
     builder = limits(options, builder);
     if options.number("whole") == Some(1) {
         builder = builder.whole_request(|input| input.contains(&b'\n'));
     }
     if options.number("log") == Some(1) {
         builder = builder.observer(|event: &Event<'_>| say(format!("event {event}")));
-    }
-    if let Some(millis) = options.number("lame_ms") {
-        builder = builder.lame_duck(Duration::from_millis(millis));
     }
     if options.number("client_speaks_first") == Some(1) {
         builder = builder.client_speaks_first(true);
@@ -379,7 +419,14 @@ where
         let child = process::Command::new("/bin/sh").args(["-c", &exit]).spawn();
         child.expect("start a child")
     });
-    match server.serve_forever(move |request| obey(request, &shared)) {
+    let buffers = options.number("write_buffer") == Some(1);
+    let handler = move |request: &mut T::Request| {
+        if buffers {
+            request.buffer()?;
+        }
+        obey(request, &shared)
+    };
+    match server.serve_forever(handler) {
         Ok(report) => {
             if let Some(mut foreign) = foreign {
                 let status = foreign.wait().expect("nobody else has waited for it");

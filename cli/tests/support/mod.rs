@@ -101,6 +101,14 @@ impl Process {
         line.expect("a line on standard error within the deadline")
     }
 
+    /// A line on standard output, where a terminal may be that ends lines in its own way.
+    #[track_caller]
+    pub(crate) fn next_output(&self) -> String {
+        let line = self.stdout.recv_timeout(DEADLINE);
+        let line = line.expect("a line on standard output within the deadline");
+        line.trim_end_matches('\r').to_owned()
+    }
+
     /// A line, if there is one within `time`.
     pub(crate) fn line_within(&self, time: Duration) -> Option<String> {
         self.stderr.recv_timeout(time).ok()
