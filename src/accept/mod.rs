@@ -314,13 +314,7 @@ impl<'a, T: Transport, M: Dispatch> Acceptor<'a, T, M> {
             Ok(woken) => woken,
             Err(err) => {
                 self.pause(err);
-                // What cannot be watched is tried.
-                let ready = open;
-                return Woken {
-                    ready,
-                    by_edge: true,
-                    heard: None,
-                };
+                return Woken::default();
             }
         };
         if let Some(err) = woken.unwatched.take() {
