@@ -82,8 +82,7 @@ rows! {
     poll_eintr_beside_a_cutter: "sequential", "udp", "ppoll:error=EINTR:when=1..6" x 6, IsServed, "";
     poll_eintr_beside_children: "forking", "tcp", "ppoll:error=EINTR:when=1..6" x 6, IsServed, "";
     poll_eintr_in_parent_and_worker: "prefork --workers 1", "tcp", "ppoll:error=EINTR:when=1..6" x 6, IsServed, "";
-    // A listener that cannot be watched is tried after each pause.
-    poll_enomem: "threading", "tcp", "ppoll:error=ENOMEM:when=1..6" x 1, IsServed,
+    poll_enomem: "threading", "tcp", "ppoll:error=ENOMEM:when=1..6" x 6, IsServed,
         "wait for requests: Cannot allocate memory (os error 12); trying again within 5 ms";
     poll_enomem_in_the_parent: "prefork --workers 1", "tcp", "ppoll:error=ENOMEM:when=2..3" x 2, IsServed,
         "wait for requests: Cannot allocate memory (os error 12); trying again within * ms";

@@ -309,21 +309,17 @@ impl<'a, T: Transport, M: Dispatch> Acceptor<'a, T, M> {
         self.model.watch(&mut children);
         fds.extend(children.into_iter().map(Awaited::ended));
         let woken = self.wakeup.wait(&fds, end);
-        drop(fds);
+        drop((fds, waiting));
         let mut woken = match woken {
             Ok(woken) => woken,
             Err(err) => {
-                drop(waiting);
                 self.pause(err);
-                // What cannot be watched is tried.
-                let ready = open;
-                return Woken {
-                    ready,
-                    by_edge: true,
-                    heard: None,
-                };
+                return Woken::default();
             }
         };
+        if let Some(err) = woken.unwatched.take() {
+            self.pause(err);
+        }
         let ready = take(&mut woken.ready);
         let children = ready.iter().filter_map(|place| place.checked_sub(others));
         self.model.reap(&children.collect::<Vec<_>>());

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use crate::sys::bell::Bell;
 use crate::sys::memory::{SharedMemory, shareable};
-use crate::task::wait::{Wakeup, can_wait};
+use crate::task::wait::{self, Wakeup};
 
 use processes::Processes;
 
@@ -119,6 +119,9 @@ impl Default for Times {
     }
 }
 
+/// How long a wait for a state rests where there is no memory to wait with.
+const RETRY: Duration = Duration::from_millis(100);
+
 impl Lifecycle {
     pub(crate) fn new(times: Times) -> io::Result<Self> {
         Ok(Self {
@@ -201,12 +204,18 @@ impl Lifecycle {
         let Ok(wakeup) = Wakeup::new(&self.bell, None) else {
             return self.state() >= state;
         };
+        // A coroutine that is being ended must not wait for what is left to end with it.
         while self.state() < state
-            // A coroutine that is being ended must not wait for what is left to end with it.
-            && can_wait()
+            && wait::can_wait()
             && deadline.is_none_or(|end| Instant::now() < end)
-            && wakeup.wait(&[], deadline).is_ok()
-        {}
+        {
+            let woken = wakeup.wait(&[], deadline);
+            if woken.is_ok_and(|woken| woken.unwatched.is_none()) {
+                continue;
+            }
+            // The kernel has no memory to wait with.
+            wait::pause(RETRY);
+        }
         self.state() >= state
     }
 

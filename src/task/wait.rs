@@ -250,6 +250,9 @@ pub(crate) struct Woken {
     pub(crate) by_edge: bool,
     /// What the wake-up event has said.
     pub(crate) heard: Option<Heard>,
+    /// Why something could not be watched: then all are said to be ready, at once, to be tried. Without a
+    /// [`pause`] that would go on and on.
+    pub(crate) unwatched: Option<io::Error>,
 }
 
 /// Waits until one of several descriptors is ready, or until `deadline`. In a coroutine it does so also
@@ -257,7 +260,7 @@ pub(crate) struct Woken {
 ///
 /// # Errors
 ///
-/// What poll(2), or the driver of a worker, fails with: there is no memory to wait with.
+/// What poll(2) fails with: there is no memory to wait with.
 pub(crate) fn any(fds: &[Awaited<'_>], deadline: Option<Instant>) -> io::Result<Woken> {
     #[cfg(feature = "coroutines")]
     if let Some(current) = current() {
@@ -265,11 +268,15 @@ pub(crate) fn any(fds: &[Awaited<'_>], deadline: Option<Instant>) -> io::Result<
             let source = awaited.source?;
             Some((&source.place, awaited.fd, awaited.interest))
         });
-        let ready = net::wait_any(&current, watched, deadline)?;
+        let (ready, unwatched) = match net::wait_any(&current, watched, deadline) {
+            Ok(ready) => (ready, None),
+            Err(err) => ((0..fds.len()).collect(), Some(err)),
+        };
         return Ok(Woken {
             ready,
             by_edge: true,
             heard: None,
+            unwatched,
         });
     }
     let mut polled: Vec<_> = fds.iter().map(Awaited::poll_fd).collect();
@@ -280,6 +287,7 @@ pub(crate) fn any(fds: &[Awaited<'_>], deadline: Option<Instant>) -> io::Result<
         ready: ready.collect(),
         by_edge: false,
         heard: None,
+        unwatched: None,
     })
 }
 

@@ -404,6 +404,10 @@ impl Drop for Waiting<'_> {
 /// the deadline, or where something else has woken it. Parks also once its worker ends what is left.
 ///
 /// They stay ready until they are [exhausted](Place::exhaust).
+///
+/// # Errors
+///
+/// One could not be watched; nothing was waited for.
 pub(crate) fn wait_any<'a>(
     current: &Current,
     sources: impl Iterator<Item = (&'a Place, BorrowedFd<'a>, Interest)>,
