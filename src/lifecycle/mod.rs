@@ -449,8 +449,9 @@ mod tests {
 
     /// The seconds that are left until idle connections end, rounded up.
     fn grace(lifecycle: &Lifecycle) -> Option<u64> {
+        let parked = lifecycle.grace_left(Idle::Parked);
         let left = lifecycle.grace_left(Idle::Held)?;
-        assert!(lifecycle.grace_left(Idle::Parked) >= Some(left));
+        assert!(parked >= Some(left), "both begin at once");
         Some(left.as_secs() + u64::from(left.subsec_nanos() > 0))
     }
 
