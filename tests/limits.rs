@@ -425,7 +425,9 @@ fn a_connection_between_messages_makes_room(transport: &str, model: &str) {
     let second = talking(&server);
     assert_eq!(server.target().ask("echo in"), "in");
     assert_eq!(rest(first), "", "the first has made room");
-    assert_eq!(over("shed=", &end(server, second)), 1);
+    // The second one too, where its handler has not seen its end yet.
+    let shed = over("shed=", &end(server, second));
+    assert!((1..=2).contains(&shed), "{shed}");
 }
 
 fn a_connection_that_is_read_in_vain_makes_room(transport: &str, model: &str) {
