@@ -23,9 +23,8 @@ pub(crate) type Seen = Vec<String>;
 /// poll interval of four seconds, which has begun when it is asked to stop, is later than that.
 const SLACK: u128 = 3000;
 
-/// How long is waited to say that something does not end, or does not come: longer than anything takes
-/// that does, on a machine that is busy.
-const STILL: Duration = Duration::from_millis(1500);
+/// How long is waited to say that something does not end, or does not come.
+const STILL: Duration = Duration::from_millis(350);
 
 /// A driver, its clients, and what has been seen so far.
 struct Stage<'a> {
