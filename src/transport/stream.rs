@@ -83,7 +83,7 @@ pub(super) struct Input {
     ended: bool,
     /// It is a part of a request, of which more is waited for.
     partial: bool,
-    /// The last one filled its buffer: much more may come, and is better received where it is wanted.
+    /// The last message was no small one: the next one is received at once.
     bulk: bool,
     /// A connection that wraps this one has taken input that its handler has left.
     left: bool,
@@ -95,6 +95,10 @@ struct Output {
     pending: Vec<u8>,
     capacity: usize,
 }
+
+/// A message that a wait without a buffer can take at once, and the buffer of a wait for a larger one.
+const SMALL: usize = 1024;
+const BULK: usize = 16 * 1024;
 
 /// How long, and how much, a close takes of what the handler left unread.
 const LINGER_TIME: Duration = Duration::from_secs(2);
@@ -224,7 +228,6 @@ impl<T: 'static> Stream<T> {
         // Who waits for an answer must have asked the question.
         self.send_pending()?;
         let count = self.recv(buf)?;
-        self.input.bulk &= count == buf.len();
         if !buf.is_empty() {
             self.note(count)?;
         }
@@ -254,17 +257,17 @@ impl<T: 'static> Stream<T> {
         let grace = self.context.begin_idle();
         let limit = self.read_timeout.into_iter().chain(grace).min();
         let received = if self.input.bulk {
-            let count = self.peek(limit);
-            self.input.bulk = count.as_ref().is_ok_and(|count| *count > 0);
-            count
+            let mut buffer = vec![0; BULK].into_boxed_slice();
+            let count = self.source.receive(self.as_fd(), &mut buffer, limit);
+            count.map(|count| (buffer, count))
         } else {
-            let received = self.source.receive_pooled(self.as_fd(), limit);
-            received.map(|(buffer, count)| {
-                self.input.bulk = count == buffer.len();
-                self.input.fill(buffer, count);
-                count
-            })
+            self.source.receive_pooled(self.as_fd(), limit)
         };
+        let received = received.map(|(buffer, count)| {
+            self.input.bulk = count > SMALL;
+            self.input.fill(buffer, count);
+            count
+        });
         let over = match &received {
             Ok(count) => *count == 0 && self.context.is_ended(),
             Err(err) => {
@@ -282,16 +285,6 @@ impl<T: 'static> Stream<T> {
             Ok(count) => self.note(count),
             Err(err) => Err(self.cause(err)),
         }
-    }
-
-    /// Waits for input, and leaves it to whoever reads it.
-    fn peek(&self, limit: Option<Duration>) -> io::Result<usize> {
-        let deadline = || limit.map(|limit| Instant::now() + limit);
-        let flags = RecvFlags::PEEK | RecvFlags::DONTWAIT;
-        self.source
-            .complete(self.as_fd(), Interest::Read, deadline, || {
-                recv(self.socket(), &mut [0], flags).map(|(count, _)| (count, false))
-            })
     }
 
     /// Notes what receiving into a buffer with room says of the connection.
@@ -459,7 +452,7 @@ impl<T: 'static> Connection for Stream<T> {
             self.input.release();
             self.await_message()?;
         }
-        let comes = !self.input.is_empty() || self.input.bulk;
+        let comes = !self.input.is_empty();
         if comes {
             self.context.begin_request();
             self.is_last = self.context.stopping();
