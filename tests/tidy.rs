@@ -144,6 +144,16 @@ fn every_arrow_points_downwards() {
     );
 }
 
+/// What it says of servers its owner passes in.
+#[test]
+fn a_runtime_names_no_server() {
+    for (name, text) in sources(&["src/task"]) {
+        let code = code(&text).replace("socketserver", "");
+        let line = code.lines().find(|line| line.contains("server"));
+        assert_eq!(line, None, "{name} speaks of servers");
+    }
+}
+
 #[test]
 fn a_model_knows_no_transport() {
     for (name, text) in sources(&["src/model"]) {

@@ -39,7 +39,7 @@ pub trait Model: Debug + Send + Sized + 'static {
 /// A model whose requests are accepted on the calling thread, so that `Server::handle_request` can
 /// serve just one: all but [`Prefork`](crate::Prefork) and `Coroutines`.
 ///
-/// Sealed, like [`Model`](crate::Model).
+/// Sealed, like [`Model`].
 pub trait Dispatch: Debug {
     /// Whether `dispatch` serves requests itself, so that the accept loop stands still meanwhile.
     #[doc(hidden)]

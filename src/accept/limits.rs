@@ -4,14 +4,13 @@
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
 
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
-
 use crate::accept::Acceptor;
 use crate::accept::dispatch::Dispatch;
 use crate::admission::permits::Lease;
 use crate::counters::count;
 use crate::observe::events::{Event, Limit, RefuseReason};
 use crate::registry::table::{Activity, CutReason};
+use crate::sys::poll::is_readable;
 use crate::transport::{Managed, Request, Transport};
 
 /// How long a handler must have read in vain to be shed, and how often one looks for such.
@@ -184,9 +183,7 @@ impl<T: Transport, M: Dispatch> Acceptor<'_, T, M> {
     /// Whether a request waits at a listener; `None` where the kernel cannot tell.
     pub(super) fn has_waiting(&self, index: usize) -> Option<bool> {
         let listener = &self.serving.listeners[index];
-        let mut fds = [PollFd::new(listener, PollFlags::IN)];
-        let ready = poll(&mut fds, Some(&Timespec::default()));
-        ready.ok().map(|ready| ready > 0)
+        is_readable(listener).ok()
     }
 
     /// Closes a connection that this process has parked. Says whether it was one.

@@ -6,13 +6,11 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use rustix::event::{PollFd, PollFlags};
-
 use crate::error::{Error, Tried};
 use crate::lifecycle::Idle;
 use crate::registry::{Registry, SETTLE};
 use crate::sys::bell::Heard;
-use crate::sys::poll::{any_of, poll};
+use crate::sys::poll::{any_of, is_readable};
 use crate::task::wait::{self, Awaited, Source, Wakeup};
 
 /// Sleeps until a connection's deadline may have come, or that of a stop, and cuts what is over.
@@ -149,9 +147,8 @@ impl Crowd {
             return Look::default();
         }
         let now = Instant::now();
-        let mut fds = [PollFd::new(backlog, PollFlags::IN)];
         // An error says that nobody is known to wait.
-        let waits = poll(&mut fds, Some(now)).is_ok_and(|ready| ready > 0);
+        let waits = is_readable(backlog).is_ok_and(|readable| readable);
         self.since = self.since.or(Some(now)).filter(|_| waits);
         let left = self
             .since

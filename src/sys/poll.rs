@@ -41,6 +41,16 @@ pub(crate) fn poll(fds: &mut [PollFd<'_>], deadline: Option<Instant>) -> io::Res
     }
 }
 
+/// Whether a descriptor is readable now. Does not wait.
+///
+/// # Errors
+///
+/// As [`poll`]: then nothing is known.
+pub(crate) fn is_readable(fd: &impl AsFd) -> io::Result<bool> {
+    let mut fds = [PollFd::new(fd, PollFlags::IN)];
+    Ok(poll(&mut fds, Some(Instant::now()))? > 0)
+}
+
 /// A descriptor that polls as readable while one of the others does.
 ///
 /// # Errors

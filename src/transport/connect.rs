@@ -26,7 +26,7 @@ impl TcpConnection {
     /// `timeout`.
     ///
     /// Where it blocks, a coroutine is suspended; a name is resolved on a helper thread then
-    /// ([`offload`](crate::offload)). A socket address, also as text, takes no thread.
+    /// ([`offload`]). A socket address, also as text, takes no thread.
     /// The connection has the number 0, and its owner ends it: see [`Dialed`]. `TCP_NODELAY` is on.
     ///
     /// # Errors
@@ -130,7 +130,7 @@ impl UnixConnection {
     /// Connects to a server on a Unix stream socket, waiting for at most `timeout` where its queue
     /// is full.
     ///
-    /// A coroutine that finds it full connects on a helper thread ([`offload`](crate::offload)): Linux has
+    /// A coroutine that finds it full connects on a helper thread ([`offload`]): Linux has
     /// no event for the room. The connection has the number 0, and its owner ends it: see [`Dialed`].
     ///
     /// # Errors

@@ -381,7 +381,7 @@ pub trait Connection: Request + BufRead + Write {
     ///
     /// # Errors
     ///
-    /// As [`Read::read`]; `TimedOut` after the read timeout.
+    /// As [`Read::read`](std::io::Read::read); `TimedOut` after the read timeout.
     ///
     /// # Examples
     ///
