@@ -422,7 +422,7 @@ impl Registry {
             ((slot.is_idle() || reads) && slot.cut_reason().is_none())
                 .then(|| (reads, since, slot.id(), activity))
         });
-        // Many become idle within one tick of the clock.
+        // The clock is coarse: of two that are idle since the same tick, the first one came first.
         idle.min_by_key(|(reads, since, id, _)| (*reads, *since, *id))
             .map(|(.., id, activity)| (id, activity))
     }
