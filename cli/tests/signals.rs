@@ -259,7 +259,9 @@ fn on_a_terminal_the_first_interrupt_says_what_is_waited_for() {
         );
         keyboard.write_all(CTRL_C).expect("press a key");
         let exit = process.exit();
-        assert_eq!(exit.code, Some(0), "{model}: {exit:?}");
+        // Nothing is cut, unless its handler is still on its way to the next message.
+        let ended = matches!(exit.code, Some(0 | 3));
+        assert!(ended, "{model}: {exit:?}");
     }
 }
 
