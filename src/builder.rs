@@ -156,13 +156,16 @@ impl<T: Transport, M: Model> Builder<T, M> {
     }
 
     /// How long idle connections stay in a stop, from when nothing more is accepted: those that are
-    /// parked, so that a request which is on its way is answered. What comes meanwhile is
-    /// handled, with [`Request::stopping`](crate::Request::stopping), and its connection closed
+    /// parked or between messages ([`Connection::next_message`](crate::Connection::next_message)), so
+    /// that a request which is on its way is answered. What comes meanwhile is handled, with [`Request::stopping`](crate::Request::stopping), and its connection closed
     /// afterwards. Then those that are left get the end of the stream, which is no abort, and sessions
     /// finish. `None`: until the drain deadline, which ends the grace in any case. Zero: not at all.
     /// Default: 1 s.
     ///
-    /// Nobody has a grace while others wait to be accepted and there is no room for them.
+    /// Nobody has a grace while others wait to be accepted, and all of
+    /// [`max_connections`](Self::max_connections) are there. Handlers between messages have none while
+    /// others wait for their threads or processes; but each is left alone for 50 ms after its last
+    /// answer.
     pub fn idle_grace(mut self, time: impl Into<Option<Duration>>) -> Self {
         self.options.times.idle_grace = time.into();
         self

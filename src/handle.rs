@@ -50,7 +50,7 @@ impl ServerHandle {
     }
 
     /// As [`shutdown`](Self::shutdown), with a drain of at most `drain` and no time as a lame duck;
-    /// zero cuts every request at once.
+    /// zero cuts every request at once. Idle connections get the end of the stream even then.
     pub fn shutdown_within(&self, drain: Duration) {
         self.shared.lifecycle.stop(drain);
     }

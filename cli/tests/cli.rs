@@ -16,7 +16,7 @@ use tempfile::TempDir;
 
 use support::{
     Client, DEADLINE, Process, Server, ask, assert_echoes, command, command_after, command_with,
-    serve, uninterrupted, unique_name,
+    poll_until, serve, uninterrupted, unique_name,
 };
 
 const LOCAL: &str = "tcp://127.0.0.1:0";
@@ -454,12 +454,31 @@ fn clients_that_are_served_or_wait_are_answered_after_the_stop() {
     }
 }
 
+/// A server that sends without end, and a client that reads nothing: its handler waits to write.
+#[track_caller]
+fn stuck(options: &str) -> (Server, Client, TempDir) {
+    let directory = temp();
+    let server = serve(
+        &format!("chargen {options}"),
+        &[&url("unix", &directory, "socket")],
+    );
+    let client = Client::connect(&server.urls[0]);
+    let mut before = 0;
+    poll_until("the socket is full", DEADLINE, || {
+        let unread = client.unread();
+        // What Linux gives a socket by default is more (net.core.wmem_default).
+        let is_full = unread > 64 * 1024 && unread == before;
+        before = unread;
+        is_full.then_some(())
+    });
+    (server, client, directory)
+}
+
 #[test]
-fn the_drain_deadline_cuts_an_idle_client() {
+fn the_drain_deadline_cuts_a_client_that_does_not_read() {
     for model in MODELS {
-        let words = format!("echo --drain-timeout 0.2 --model {model}");
-        let mut server = serve(&words, &[LOCAL]);
-        let _idle = server.accepted_client();
+        let (mut server, _stuck, _directory) =
+            stuck(&format!("--drain-timeout 0.2 --model {model}"));
         server.process.signal(Signal::TERM);
         assert!(has_cut(&mut server, model).starts_with("1 "), "{model}");
     }
@@ -468,9 +487,8 @@ fn the_drain_deadline_cuts_an_idle_client() {
 #[test]
 fn a_second_signal_cuts_what_is_left() {
     for model in MODELS {
-        let words = format!("echo --drain-timeout 1000 --model {model}");
-        let mut server = serve(&words, &[LOCAL]);
-        let _idle = server.accepted_client();
+        let (mut server, _stuck, _directory) =
+            stuck(&format!("--drain-timeout 1000 --model {model}"));
         // Two signals of one kind could arrive as one.
         server.process.signal(Signal::TERM);
         server.process.signal(Signal::INT);
@@ -480,12 +498,11 @@ fn a_second_signal_cuts_what_is_left() {
 
 #[test]
 fn the_same_signal_again_cuts_what_is_left() {
-    let mut server = serve("echo --drain-timeout 1000", &[LOCAL]);
-    let _idle = server.accepted_client();
-    let busy = Client::connect(&server.urls[0]);
+    let (mut server, _stuck, _directory) = stuck("--drain-timeout 1000");
+    let mut reads = Client::connect(&server.urls[0]);
     server.process.signal(Signal::TERM);
-    // The end of its conversation shows that the first signal has been seen.
-    busy.talk_to_the_end();
+    // The end of its lines shows that the first signal has been seen.
+    while !reads.receive(1024).is_empty() {}
     server.process.signal(Signal::TERM);
     has_cut(&mut server, "threading");
 }

@@ -194,7 +194,6 @@ impl Context {
 
     /// Notes that the connection is between messages. Says how long it may be, if the server stops.
     pub(crate) fn begin_idle(&self) -> Option<Duration> {
-        self.end_request();
         self.enter(Activity::Idle);
         // Who ends idle connections has seen the stop before it looks for them: either it finds this
         // one, or this one sees the stop.

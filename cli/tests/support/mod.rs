@@ -340,6 +340,11 @@ impl Client {
         }
     }
 
+    /// How many bytes have come that were not read.
+    pub(crate) fn unread(&self) -> u64 {
+        rustix::io::ioctl_fionread(&self.socket).expect("count what is unread")
+    }
+
     pub(crate) fn end_of_input(&self) {
         self.socket.shutdown(Shutdown::Write).expect("half-close");
     }
