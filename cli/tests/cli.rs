@@ -16,7 +16,7 @@ use tempfile::TempDir;
 
 use support::{
     Client, DEADLINE, Process, Server, ask, assert_echoes, command, command_after, command_with,
-    poll_until, serve, uninterrupted, unique_name,
+    serve, uninterrupted, unique_name,
 };
 
 const LOCAL: &str = "tcp://127.0.0.1:0";
@@ -463,14 +463,7 @@ fn stuck(options: &str) -> (Server, Client, TempDir) {
         &[&url("unix", &directory, "socket")],
     );
     let client = Client::connect(&server.urls[0]);
-    let mut before = 0;
-    poll_until("the socket is full", DEADLINE, || {
-        let unread = client.unread();
-        // What Linux gives a socket by default is more (net.core.wmem_default).
-        let is_full = unread > 64 * 1024 && unread == before;
-        before = unread;
-        is_full.then_some(())
-    });
+    client.await_full();
     (server, client, directory)
 }
 

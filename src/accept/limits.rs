@@ -58,13 +58,6 @@ impl Taking {
 }
 
 impl<T: Transport, M: Dispatch> Acceptor<'_, T, M> {
-    pub(super) fn tell_accepted(&self, request: &T::Request) {
-        self.serving.service.hooks.tell(|| Event::Accepted {
-            id: request.id(),
-            peer: request.peer(),
-        });
-    }
-
     /// Says when a limit becomes reached.
     pub(super) fn tell_limits(&mut self) {
         let hooks = &self.serving.service.hooks;
@@ -125,7 +118,7 @@ impl<T: Transport, M: Dispatch> Acceptor<'_, T, M> {
             .fetch_add(taken, Relaxed);
         let message = self.shared.admission.limits().refusal();
         for mut request in std::mem::take(&mut self.batch.requests) {
-            self.tell_accepted(&request);
+            self.serving.service.tell_accepted(&request);
             self.serving.service.refused(&request, RefuseReason::Limit);
             request.refuse_with(&message);
         }

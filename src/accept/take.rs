@@ -135,7 +135,7 @@ impl<T: Transport, M: Dispatch> Acceptor<'_, T, M> {
         let counts = self.shared.counters.counts();
         counts.accepted.fetch_add(accepted, Relaxed);
         requests.retain_mut(|request| {
-            self.tell_accepted(request);
+            self.serving.service.tell_accepted(request);
             if !self.is_within(request) {
                 request.refuse_with(&self.shared.admission.limits().refusal());
                 return false;

@@ -239,10 +239,7 @@ impl<R: Managed> Service<R> {
     /// Aborts a connection that was left in the backlog at the drain deadline.
     pub(crate) fn abort(&self, request: R) {
         count(&self.shared.counters.counts().accepted);
-        self.hooks.tell(|| Event::Accepted {
-            id: request.id(),
-            peer: request.peer(),
-        });
+        self.tell_accepted(&request);
         let slot = request.context().slot();
         let _ = slot.map(|slot| slot.cut(CutReason::Drain));
         self.ended(&request, Ended::Failed);
@@ -316,6 +313,13 @@ impl<R: Managed> Service<R> {
     fn ended(&self, request: &R, ended: Ended) {
         self.tell_end(request, ended);
         self.shared.counters.tally(ended, 1);
+    }
+
+    pub(crate) fn tell_accepted(&self, request: &R) {
+        self.hooks.tell(|| Event::Accepted {
+            id: request.id(),
+            peer: request.peer(),
+        });
     }
 
     fn tell_end(&self, request: &R, ended: Ended) {

@@ -3,7 +3,7 @@
 use std::io::{BufRead, Read, Write};
 use std::net::TcpStream;
 use std::sync::Mutex;
-use std::sync::mpsc::{Sender, channel, sync_channel};
+use std::sync::mpsc::{Receiver, Sender, channel, sync_channel};
 use std::thread;
 use std::time::Duration;
 
@@ -289,6 +289,23 @@ fn a_stop_gives_the_places_of_parked_connections_to_the_queue() {
     gives_its_place_to_the_queue(ThreadPool::new(1));
 }
 
+/// Echoes a line and parks. Where the line is `hold` it first says so, and waits until the sender for
+/// `released` is dropped.
+fn echo_or_hold(
+    conn: &mut TcpConnection,
+    held: &Sender<()>,
+    released: &Mutex<Receiver<()>>,
+) -> std::io::Result<Next> {
+    let mut line = String::new();
+    conn.read_line_max(&mut line, 100)?;
+    if line == "hold\n" {
+        held.send(()).expect("the test listens");
+        let _ = released.lock().expect("no panic").recv();
+    }
+    conn.write_all(line.as_bytes())?;
+    Ok(Next::Park)
+}
+
 /// Its client has spoken, and no thread was free: it is not idle.
 #[test]
 fn a_stop_serves_parked_connections_whose_clients_have_spoken() {
@@ -301,16 +318,7 @@ fn a_stop_serves_parked_connections_whose_clients_have_spoken() {
         .bind("127.0.0.1:0")
         .unwrap();
     let target = Target::parse(&server.urls()[0]);
-    let handler = move |conn: &mut TcpConnection| {
-        let mut line = String::new();
-        conn.read_line_max(&mut line, 100)?;
-        if line == "hold\n" {
-            held.send(()).unwrap();
-            let _ = released.lock().unwrap().recv();
-        }
-        conn.write_all(line.as_bytes())?;
-        Ok::<_, std::io::Error>(Next::Park)
-    };
+    let handler = move |conn: &mut TcpConnection| echo_or_hold(conn, &held, &released);
     let guard = server.spawn(handler).unwrap();
     let mut parked: Vec<_> = (0..3).map(|_| target.connect()).collect();
     for client in &mut parked {
@@ -356,14 +364,7 @@ fn the_drain_deadline_drops_the_sessions_of_parked_connections() {
     let target = Target::parse(&server.urls()[0]);
     let make = move || Session(drops.clone());
     let handler = per_connection(make, move |conn: &mut TcpConnection, _| {
-        let mut line = String::new();
-        conn.read_line_max(&mut line, 100)?;
-        if line == "hold\n" {
-            held.send(()).unwrap();
-            let _ = released.lock().unwrap().recv();
-        }
-        conn.write_all(line.as_bytes())?;
-        Ok::<_, std::io::Error>(Next::Park)
+        echo_or_hold(conn, &held, &released)
     });
     let guard = server.spawn(handler).unwrap();
     let mut parked = [(); 2].map(|()| target.connect());

@@ -340,9 +340,17 @@ impl Client {
         }
     }
 
-    /// How many bytes have come that were not read.
-    pub(crate) fn unread(&self) -> u64 {
-        rustix::io::ioctl_fionread(&self.socket).expect("count what is unread")
+    /// Waits until a server that sends without end has filled the Unix socket of a client that reads
+    /// nothing: its handler waits to write.
+    pub(crate) fn await_full(&self) {
+        let mut before = 0;
+        poll_until("the socket is full", DEADLINE, || {
+            let unread = rustix::io::ioctl_fionread(&self.socket).expect("count what is unread");
+            // What Linux gives a socket by default is more (net.core.wmem_default).
+            let is_full = unread > 64 * 1024 && unread == before;
+            before = unread;
+            is_full.then_some(())
+        });
     }
 
     pub(crate) fn end_of_input(&self) {
