@@ -463,7 +463,7 @@ fn stuck(options: &str) -> (Server, Client, TempDir) {
         &[&url("unix", &directory, "socket")],
     );
     let client = Client::connect(&server.urls[0]);
-    client.await_full();
+    client.await_full(&server.process);
     (server, client, directory)
 }
 

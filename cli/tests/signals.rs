@@ -247,7 +247,7 @@ fn on_a_terminal_the_first_interrupt_says_what_is_waited_for() {
         let mut process = Process::start(script);
         assert_eq!(process.next_output(), format!("listening on {url}"));
         let client = Client::connect(&url);
-        client.await_full();
+        client.await_full(&process);
         keyboard.write_all(CTRL_C).expect("press a key");
         // The terminal shows the key.
         assert_eq!(process.next_output(), "^C", "{model}");

@@ -257,6 +257,22 @@ pub(crate) fn children(pid: u32) -> Vec<u32> {
         .collect()
 }
 
+/// Whether no thread of a process or of one below it runs, or would if it had a processor.
+fn is_asleep(pid: u32) -> bool {
+    let threads = fs::read_dir(format!("/proc/{pid}/task"))
+        .into_iter()
+        .flatten();
+    let mut stats = threads
+        .flatten()
+        .map(|thread| fs::read_to_string(thread.path().join("stat")));
+    // The state follows the name, which is in parentheses (proc_pid_stat(5)).
+    let sleeps = |stat: String| {
+        stat.rsplit_once(") ")
+            .is_some_and(|(_, rest)| rest.starts_with('S'))
+    };
+    stats.all(|stat| stat.is_ok_and(sleeps)) && children(pid).into_iter().all(is_asleep)
+}
+
 /// A client of any transport.
 pub(crate) struct Client {
     socket: Socket,
@@ -340,16 +356,12 @@ impl Client {
         }
     }
 
-    /// Waits until a server that sends without end has filled the Unix socket of a client that reads
-    /// nothing: its handler waits to write.
-    pub(crate) fn await_full(&self) {
-        let mut before = 0;
+    /// Waits until `server`, which sends without end, has filled the Unix socket of a client that
+    /// reads nothing: it has sent something, and all of it is asleep.
+    pub(crate) fn await_full(&self, server: &Process) {
         poll_until("the socket is full", DEADLINE, || {
             let unread = rustix::io::ioctl_fionread(&self.socket).expect("count what is unread");
-            // What Linux gives a socket by default is more (net.core.wmem_default).
-            let is_full = unread > 64 * 1024 && unread == before;
-            before = unread;
-            is_full.then_some(())
+            (unread > 0 && is_asleep(server.id())).then_some(())
         });
     }
 
