@@ -186,6 +186,15 @@ impl<'a, T: Transport, M: Dispatch> Acceptor<'a, T, M> {
 
     /// Serves one request, if one comes before `deadline`.
     pub(crate) fn serve_one(mut self, deadline: Option<Instant>) -> Result<Handled, Error> {
+        let handled = self.take_one(deadline);
+        // The server goes on with them, and the next one waits anew.
+        for (listener, source) in self.serving.listeners.iter().zip(&self.sources) {
+            source.release(listener.as_fd());
+        }
+        handled
+    }
+
+    fn take_one(&mut self, deadline: Option<Instant>) -> Result<Handled, Error> {
         self.mode = Mode::One(None);
         loop {
             match self.mode {

@@ -161,11 +161,14 @@ impl Context {
         let ((current, since), now) = (slot.activity(), Millis::now());
         if activity == Activity::Reading {
             slot.add_received(bytes);
-            slot.add_waited(now.since(since));
         } else {
             slot.add_sent(bytes);
         }
+        // A handshake goes on.
         if current == activity {
+            if activity == Activity::Reading {
+                slot.add_waited(now.since(since));
+            }
             slot.enter(Activity::Running, now);
         }
     }
@@ -278,5 +281,53 @@ impl Listed {
 impl Drop for Listed {
     fn drop(&mut self) {
         self.registry.unlist(self.index);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::SocketAddr;
+    use std::time::Duration;
+
+    use super::*;
+    use crate::admission::policy::{AtLimit, Limits};
+    use crate::lifecycle::Times;
+    use crate::registry::deadlines::Deadlines;
+    use crate::shared::{Options, share};
+
+    #[test]
+    fn what_a_handshake_reads_is_no_waiting_of_a_request() {
+        let options = Options {
+            limits: Limits {
+                max_connections: 1,
+                per_address: None,
+                rate: None,
+                at_limit: AtLimit::Wait,
+            },
+            raise_descriptors: false,
+            times: Times::default(),
+            deadlines: Deadlines::default(),
+        };
+        let shared = share(&options).unwrap();
+        let context = shared.registry.context();
+        context.list(&Address::from(SocketAddr::from(([127, 0, 0, 1], 9))));
+        let slot = context.slot().unwrap();
+        let long_ago = Millis(Millis::now().0.saturating_sub(1000));
+        slot.enter(Activity::Handshake, long_ago);
+        for _ in 0..3 {
+            context.enter(Activity::Reading);
+            context.leave(Activity::Reading, 1);
+        }
+        assert_eq!(slot.progress(), (3, 0));
+        assert_eq!(slot.activity(), (Activity::Handshake, long_ago));
+        context.end_handshake();
+        assert_eq!(slot.activity().0, Activity::Running);
+        slot.enter(Activity::Reading, long_ago);
+        context.leave(Activity::Reading, 0);
+        let waited = slot.progress().1;
+        assert!(
+            waited >= Duration::from_secs(1).as_millis() as u64,
+            "{waited} ms"
+        );
     }
 }

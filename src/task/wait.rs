@@ -143,8 +143,8 @@ impl Source {
 /// What a thread that waits for input has room for on its stack.
 const LANDING: usize = 1024;
 
-#[cfg(feature = "coroutines")]
-fn after(limit: Option<Duration>) -> Option<Instant> {
+/// The end of a wait that begins now; `None` where it has no limit, or one beyond the clock's reach.
+pub(crate) fn after(limit: Option<Duration>) -> Option<Instant> {
     limit.and_then(|limit| Instant::now().checked_add(limit))
 }
 

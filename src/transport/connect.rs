@@ -16,7 +16,7 @@ use crate::error::{Error, Tried};
 use crate::registry::context::Context;
 use crate::sys::poll::Interest;
 use crate::task::offload;
-use crate::task::wait::Source;
+use crate::task::wait::{Source, after};
 use crate::transport::dialed::Dialed;
 use crate::transport::tcp::TcpConnection;
 use crate::transport::unix_stream::UnixConnection;
@@ -112,9 +112,9 @@ fn connect_to(addr: SocketAddr, timeout: Duration) -> io::Result<Dialed<TcpConne
             None => Err(Errno::AGAIN),
         }
     };
-    let deadline = Instant::now() + timeout;
+    let deadline = after(Some(timeout));
     let source = Source::default();
-    source.complete(socket.as_fd(), Interest::Write, || Some(deadline), attempt)?;
+    source.complete(socket.as_fd(), Interest::Write, || deadline, attempt)?;
     // The connection gets a source of its own.
     source.release(socket.as_fd());
     socket.set_nonblocking(false)?;
@@ -145,7 +145,7 @@ impl UnixConnection {
 fn connect_unix(addr: &UnixAddress, timeout: Duration) -> io::Result<Dialed<UnixConnection>> {
     let unnamed = || io::Error::new(io::ErrorKind::InvalidInput, "an unnamed address");
     let addr = addr.to_sock_addr().ok_or_else(unnamed)??;
-    let deadline = Instant::now() + timeout;
+    let deadline = after(Some(timeout));
     let socket = Socket::new(Domain::UNIX, Type::STREAM.nonblocking(), None)?;
     let connected = socket.connect(&addr);
     socket.set_nonblocking(false)?;
@@ -163,10 +163,16 @@ fn connect_unix(addr: &UnixAddress, timeout: Duration) -> io::Result<Dialed<Unix
 }
 
 /// Connects on a thread, for as long as the send timeout says (unix(7)).
-fn connect_blocking(socket: Socket, addr: &SockAddr, deadline: Instant) -> io::Result<Socket> {
+fn connect_blocking(
+    socket: Socket,
+    addr: &SockAddr,
+    deadline: Option<Instant>,
+) -> io::Result<Socket> {
+    // The kernel would take zero as "no timeout" (socket(7)).
+    let least = Duration::from_millis(1);
     loop {
-        let left = deadline.saturating_duration_since(Instant::now());
-        socket.set_write_timeout(Some(left.max(Duration::from_millis(1))))?;
+        let left = deadline.map(|end| end.saturating_duration_since(Instant::now()));
+        socket.set_write_timeout(left.map(|left| left.max(least)))?;
         match socket.connect(addr) {
             Err(err) if err.kind() == io::ErrorKind::Interrupted => {}
             Err(err) if err.kind() == io::ErrorKind::WouldBlock => {

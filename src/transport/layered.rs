@@ -424,8 +424,12 @@ impl<C: Connection, L: Layer<C>> Connection for LayeredConnection<C, L> {
     fn next_message(&mut self) -> io::Result<bool> {
         if self.holds_input() {
             self.below.context().end_request();
-            self.below.context().begin_request();
-            return Ok(true);
+            // It may be the end of the input that the layer has.
+            let comes = !self.fill_buf()?.is_empty();
+            if comes {
+                self.below.context().begin_request();
+            }
+            return Ok(comes);
         }
         self.input.release();
         self.layer.flush(&mut self.below)?;

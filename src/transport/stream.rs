@@ -22,7 +22,7 @@ use crate::registry::table::{Activity, CutReason};
 use crate::spare;
 use crate::sys::poll::Interest;
 use crate::sys::sockopt;
-use crate::task::wait::{Source, complete_shared};
+use crate::task::wait::{Source, after, complete_shared};
 use crate::transport::{Connection, Managed, Request, Waits};
 
 /// A connection that a stream transport `T` accepted.
@@ -191,7 +191,7 @@ impl<T: 'static> Stream<T> {
         // of it is taken.
         let flags = SendFlags::NOSIGNAL | SendFlags::DONTWAIT | more;
         let attempt = || send(self.socket(), data, flags).map(|count| (count, false));
-        let deadline = || self.write_timeout.map(|limit| Instant::now() + limit);
+        let deadline = || after(self.write_timeout);
         self.source
             .complete(self.as_fd(), Interest::Write, deadline, attempt)
     }

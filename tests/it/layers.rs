@@ -43,6 +43,28 @@ impl<C: Connection> Layer<C> for Records {
     }
 }
 
+/// A layer whose peer says that nothing more comes, as one of TLS does: with a point on a line.
+#[derive(Default)]
+struct Ending {
+    records: Records,
+    ended: bool,
+}
+
+impl<C: Connection> Layer<C> for Ending {
+    fn read(&mut self, below: &mut C, buf: &mut [u8]) -> io::Result<usize> {
+        if self.ended {
+            return Ok(0);
+        }
+        let count = self.records.read(below, buf)?;
+        self.ended = self.records.0 == b".\n";
+        Ok(count)
+    }
+
+    fn has_input(&self) -> bool {
+        self.ended || <Records as Layer<C>>::has_input(&self.records)
+    }
+}
+
 /// A layer that wants a name before the handler is called, and says good-bye.
 #[derive(Default)]
 struct Polite(Option<String>);
@@ -212,4 +234,22 @@ fn buffered_and_direct_reads_of_a_layer_see_one_stream() {
     let seen = wait.recv_timeout(DEADLINE).unwrap();
     let rest = vec!["wo".to_owned(), "three".to_owned()];
     assert_eq!(seen, ("one\n".to_owned(), [b't'], rest));
+}
+
+#[test]
+fn the_end_that_a_layer_has_is_no_message() {
+    let handler = |conn: &mut LayeredConnection<TcpConnection, Ending>| {
+        let mut messages = 0;
+        // One more would be none.
+        while messages < 2 && conn.next_message()? {
+            conn.read_line_max(&mut String::new(), 100)?;
+            messages += 1;
+        }
+        write!(conn, "{messages}")
+    };
+    let builder = builder::<Layered<Tcp, Ending>>().model(Threading::default());
+    let (_guard, target) = spawn(builder, handler);
+    let mut client = target.connect();
+    client.write_all(b"one\n.\n").expect("send");
+    take(&mut *client, "1");
 }

@@ -319,3 +319,31 @@ fn a_unix_peer_shows_its_credentials() {
     );
     assert_eq!(shown, "(unnamed)");
 }
+
+#[test]
+fn a_timeout_may_be_beyond_the_reach_of_the_clock() {
+    let (_guard, mut client, results) = serve(|conn| {
+        let mut byte = [0];
+        conn.set_write_timeout(Some(Duration::MAX))?;
+        conn.read_exact(&mut byte)?;
+        // More than the sockets hold: it waits.
+        conn.write_all(&vec![0; 16 << 20])
+    });
+    client.write_all(b"x").expect("send");
+    let received = io::copy(&mut client, &mut io::sink()).expect("receive");
+    assert_eq!(received, 16 << 20);
+    results
+        .recv_timeout(DEADLINE)
+        .expect("a result")
+        .expect("written");
+
+    let server = ThreadingTcpServer::bind("127.0.0.1:0").expect("bind");
+    let addr = server.local_addrs()[0].socket_addr().expect("an address");
+    let _guard = server
+        .spawn(|conn| conn.write_all(b"hello"))
+        .expect("spawn");
+    let mut out = TcpConnection::connect(addr, Duration::MAX).expect("connect");
+    let mut answer = String::new();
+    out.read_to_string(&mut answer).expect("an answer");
+    assert_eq!(answer, "hello");
+}

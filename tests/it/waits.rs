@@ -12,8 +12,8 @@ use std::sync::mpsc::{Receiver, channel};
 use std::time::{Duration, Instant};
 
 use socketserver::{
-    Coroutines, Driver, Packet, Request, Server, ServerGuard, Tcp, TcpConnection, UnixAddress,
-    UnixConnection, UnixDatagram, UnixStream, Writer,
+    Coroutines, Driver, Handled, Packet, Request, Server, ServerGuard, Tcp, TcpConnection,
+    TcpServer, UnixAddress, UnixConnection, UnixDatagram, UnixStream, Writer,
 };
 
 use crate::support::{DEADLINE, Target};
@@ -197,4 +197,28 @@ fn a_unix_datagram_waits_for_room_in_the_queue_of_its_peer() {
         full.recv(&mut bytes).unwrap();
         assert_eq!(u16::from_ne_bytes(bytes), number);
     }
+}
+
+/// Each call waits for the listener anew.
+#[test]
+fn a_coroutine_serves_one_request_after_the_other() {
+    let server = Server::<Tcp>::builder().model(coroutines(1));
+    let server = server.bind("127.0.0.1:0").expect("bind");
+    let addr = server.local_addrs()[0].socket_addr().expect("an address");
+    let _guard = server
+        .spawn(|conn| {
+            let mut inner = TcpServer::bind("127.0.0.1:0").map_err(io::Error::from)?;
+            for _ in 0..3 {
+                let handled = inner.handle_request(Some(Duration::from_millis(1)), |_| ());
+                assert_eq!(handled.map_err(io::Error::from)?, Handled::TimedOut);
+            }
+            let errors = inner.handle().totals().accept_errors;
+            write!(conn, "{errors} errors")
+        })
+        .expect("spawn");
+    let mut client = TcpStream::connect(addr).expect("connect");
+    client.set_read_timeout(Some(DEADLINE)).expect("a deadline");
+    let mut said = String::new();
+    client.read_to_string(&mut said).expect("an answer");
+    assert_eq!(said, "0 errors");
 }
