@@ -13,7 +13,8 @@ use crate::registry::table::{Activity, CutReason};
 use crate::sys::poll::is_readable;
 use crate::transport::{Managed, Request, Transport};
 
-/// How long a handler must have read in vain to be shed, and how often one looks for such.
+/// How long a handler must have waited in vain for input to be shed, in milliseconds, and how often
+/// the accept loop looks for such.
 const IDLE_MIN: u64 = 1000;
 const SHED_LOOK: Duration = Duration::from_millis(250);
 

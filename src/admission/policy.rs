@@ -83,7 +83,8 @@ pub enum AtLimit {
     /// its address gets them too. Datagrams get no answer.
     RefuseWith(Vec<u8>),
     /// The connection that has been idle for longest makes room: one that is parked, or else one
-    /// whose handler has read in vain for a second at least. Without such, it waits.
+    /// whose handler has waited for a message, or read, in vain for a second at least. Without such,
+    /// it waits.
     /// It may be in any process of the server.
     ShedOldestIdle,
 }

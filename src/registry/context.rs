@@ -295,8 +295,8 @@ mod tests {
     use crate::registry::deadlines::Deadlines;
     use crate::shared::{Options, share};
 
-    #[test]
-    fn what_a_handshake_reads_is_no_waiting_of_a_request() {
+    /// A connection that is listed, of a server with nothing but defaults.
+    fn listed() -> (Arc<Registry>, Context) {
         let options = Options {
             limits: Limits {
                 max_connections: 1,
@@ -308,9 +308,29 @@ mod tests {
             times: Times::default(),
             deadlines: Deadlines::default(),
         };
-        let shared = share(&options).unwrap();
-        let context = shared.registry.context();
+        let registry = share(&options).unwrap().registry;
+        let context = registry.context();
         context.list(&Address::from(SocketAddr::from(([127, 0, 0, 1], 9))));
+        (registry, context)
+    }
+
+    #[test]
+    fn a_handler_that_has_just_begun_to_wait_is_not_shed() {
+        let (registry, context) = listed();
+        let slot = context.slot().unwrap();
+        let shed = |waiting| registry.oldest_idle(waiting).map(|(_, activity)| activity);
+        for activity in [Activity::Idle, Activity::Reading] {
+            slot.enter(activity, Millis::now());
+            assert_eq!(shed(u64::MAX), None);
+            assert_eq!(shed(0), Some(activity));
+        }
+        slot.enter(Activity::Parked, Millis::now());
+        assert_eq!(shed(u64::MAX), Some(Activity::Parked));
+    }
+
+    #[test]
+    fn what_a_handshake_reads_is_no_waiting_of_a_request() {
+        let (_registry, context) = listed();
         let slot = context.slot().unwrap();
         let long_ago = Millis(Millis::now().0.saturating_sub(1000));
         slot.enter(Activity::Handshake, long_ago);

@@ -114,9 +114,7 @@ fn keep_deadlines(
         let backlog = Awaited::readable(backlog.as_fd(), &source);
         let others: Vec<_> = look.is_watched.then_some(backlog).into_iter().collect();
         match wakeup.wait(&others, end).map(|woken| woken.heard) {
-            Ok(Some(Heard::Orphaned)) => registry
-                .lifecycle()
-                .stop(registry.lifecycle().drain_timeout()),
+            Ok(Some(Heard::Orphaned)) => registry.lifecycle().stop_now(),
             Ok(_) => {}
             // The kernel has no memory to wait with.
             Err(_) => wait::pause(RETRY),

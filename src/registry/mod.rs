@@ -131,13 +131,12 @@ impl Registry {
 
     /// Has a request be cut by `cut` from now on: at once, if the drain deadline has come.
     pub(super) fn register(&self, id: u64, cut: Weak<dyn Cut>) {
-        let late = cut.upgrade();
         let over = {
             let mut cuttable = self.cuttable();
             cuttable.requests.insert(id, cut);
             cuttable.over
         };
-        if let Some(late) = late.filter(|_| over) {
+        if let Some(late) = over.then(|| self.cuttable_of(id)).flatten() {
             self.counters.count_cut(1);
             late.cut();
         }
@@ -189,13 +188,20 @@ impl Registry {
 
     /// Forgets the connections of the worker whose slot is `index`, which is dead.
     pub(crate) fn forget_worker(&self, index: usize) {
-        let dead = index as u16 + 1;
-        for (index, slot) in self.table.used() {
-            if slot.id() != 0 && slot.worker() == dead {
-                self.uncount_address(index);
-                self.table.release(index);
-            }
+        for (index, _) in self.slots_of(index as u16 + 1) {
+            self.uncount_address(index);
+            self.table.release(index);
         }
+    }
+
+    /// The slots of the live connections of this process.
+    fn slots_here(&self) -> impl Iterator<Item = (u32, &Slot)> {
+        self.slots_of(self.lifecycle.processes().number())
+    }
+
+    fn slots_of(&self, process: u16) -> impl Iterator<Item = (u32, &Slot)> {
+        let is_of = move |slot: &Slot| slot.id() != 0 && slot.worker() == process;
+        self.table.used().filter(move |(_, slot)| is_of(slot))
     }
 
     /// How many connections this process has listed.
@@ -205,30 +211,25 @@ impl Registry {
 
     /// The number of the socket of a connection of this process, where it has one.
     pub(crate) fn socket(&self, id: u64) -> Option<RawFd> {
-        let request = self.cuttable_of(id)?.upgrade()?;
+        let request = self.cuttable_of(id)?;
         request.socket().map(|socket| socket.as_raw_fd())
     }
 
     /// How a connection of this process is cut.
-    fn cuttable_of(&self, id: u64) -> Option<Weak<dyn Cut>> {
-        self.cuttable().requests.get(&id).cloned()
+    fn cuttable_of(&self, id: u64) -> Option<Arc<dyn Cut>> {
+        self.cuttable().requests.get(&id)?.upgrade()
     }
 
     /// Who sent a request of this process that can be cut.
     #[cfg(feature = "coroutines")]
     pub(crate) fn peer(&self, id: u64) -> Option<Address> {
-        self.cuttable()
-            .requests
-            .get(&id)
-            .and_then(Weak::upgrade)
-            .map(|request| request.peer())
+        let request = self.cuttable_of(id)?;
+        Some(request.peer())
     }
 
     /// Cuts every live request of this process that can be cut, and counts them.
     pub(crate) fn cut_all(&self) -> u64 {
-        let mine = self.lifecycle.processes().number();
-        let slots = self.table.used().map(|(_, slot)| slot);
-        for slot in slots.filter(|slot| slot.id() != 0 && slot.worker() == mine) {
+        for (_, slot) in self.slots_here() {
             slot.cut(CutReason::Drain);
         }
         let cuttable: Vec<_> = {
@@ -259,12 +260,10 @@ impl Registry {
         // Seen after the stop: who is not idle yet sees the stop when it is.
         fence(SeqCst);
         let now = Millis::now();
-        let mine = self.lifecycle.processes().number();
         let mut found = Ended::default();
-        for (_, slot) in self.table.used() {
+        for (_, slot) in self.slots_here() {
             let (activity, since) = slot.activity();
-            let is_mine = slot.id() != 0 && slot.worker() == mine;
-            if !is_mine || activity != Activity::Idle || slot.is_ended() {
+            if activity != Activity::Idle || slot.is_ended() {
                 continue;
             }
             let settled = since.0 + millis(SETTLE) + TICK;
@@ -273,7 +272,7 @@ impl Registry {
                 found.again = Some(found.again.map_or(left, |again| again.min(left)));
                 continue;
             }
-            match self.cuttable_of(slot.id()).as_ref().and_then(Weak::upgrade) {
+            match self.cuttable_of(slot.id()) {
                 Some(request) if request.has_input() => {}
                 Some(request) => {
                     slot.end();
@@ -293,10 +292,7 @@ impl Registry {
     /// How long what is live is left alone at the drain deadline: idle connections that end with it
     /// are given a while to notice.
     pub(crate) fn notice(&self) -> Duration {
-        let mine = self.lifecycle.processes().number();
-        let mut slots = self.table.used().map(|(_, slot)| slot);
-        let leaves = |slot: &Slot| slot.id() != 0 && slot.worker() == mine && slot.is_leaving();
-        if slots.any(leaves) {
+        if self.slots_here().any(|(_, slot)| slot.is_leaving()) {
             NOTICE
         } else {
             Duration::ZERO
@@ -322,14 +318,10 @@ impl Registry {
     /// `unsent` says of one that is served in another process what its peer has not taken.
     pub(crate) fn look(&self, unsent: &dyn Fn(u64) -> Option<u64>) -> Found {
         let now = Millis::now();
-        let mine = self.lifecycle.processes().number();
         let mut found = Found::default();
         let mut next: Option<u64> = None;
-        for (_, slot) in self.table.used() {
+        for (_, slot) in self.slots_here() {
             let id = slot.id();
-            if id == 0 || slot.worker() != mine {
-                continue;
-            }
             let reason = match slot.cut_reason() {
                 // Another process may have noted that, and only this one can do it.
                 Some(reason @ (CutReason::Asked | CutReason::Shed)) => reason,
@@ -378,7 +370,7 @@ impl Registry {
         if slot.unsent().is_none() && now.since(since) < step {
             return Some(since.0 + step);
         }
-        let own = self.cuttable_of(id).as_ref().and_then(Weak::upgrade);
+        let own = self.cuttable_of(id);
         let left = own.map_or_else(|| unsent(id), |request| request.unsent());
         if let Some(left) = left {
             slot.note_unsent(left, since, now);
@@ -388,7 +380,7 @@ impl Registry {
 
     /// Cuts a connection, or says who has to.
     fn cut_one(&self, slot: &Slot, id: u64, reason: CutReason, found: &mut Found) {
-        let request = self.cuttable_of(id).as_ref().and_then(Weak::upgrade);
+        let request = self.cuttable_of(id);
         let waits_for_peer = matches!(
             reason,
             CutReason::FirstByte | CutReason::Idle | CutReason::MinRate
@@ -402,7 +394,7 @@ impl Registry {
             return;
         }
         if slot.cut(reason) {
-            self.counters.counts().timed_out.fetch_add(1, Relaxed);
+            count(&self.counters.counts().timed_out);
         }
         match request {
             Some(request) => request.cut(),
@@ -410,20 +402,22 @@ impl Registry {
         }
     }
 
-    /// The connection of the server that has been idle for longest: one that is parked or between
-    /// messages, or else one whose handler has read for `reading` milliseconds at least.
-    pub(crate) fn oldest_idle(&self, reading: u64) -> Option<(u64, Activity)> {
+    /// The connection of the server that has been idle for longest: one that is parked, or else one
+    /// whose handler has waited for a message, or read, for `waiting` milliseconds at least. A
+    /// handler that has just begun to wait may not have come to a message that is there.
+    pub(crate) fn oldest_idle(&self, waiting: u64) -> Option<(u64, Activity)> {
         let now = Millis::now();
         let slots = self.table.used().map(|(_, slot)| slot);
         let live = slots.filter(|slot| slot.id() != 0);
         let idle = live.filter_map(|slot| {
             let (activity, since) = slot.activity();
-            let reads = activity == Activity::Reading && now.since(since) >= reading;
-            ((slot.is_idle() || reads) && slot.cut_reason().is_none())
-                .then(|| (reads, since, slot.id(), activity))
+            let parked = activity == Activity::Parked;
+            let waits = matches!(activity, Activity::Idle | Activity::Reading);
+            let is_idle = parked || waits && now.since(since) >= waiting;
+            (is_idle && slot.cut_reason().is_none()).then(|| (!parked, since, slot.id(), activity))
         });
         // The clock is coarse: of two that are idle since the same tick, the first one came first.
-        idle.min_by_key(|(reads, since, id, _)| (*reads, *since, *id))
+        idle.min_by_key(|(waits, since, id, _)| (*waits, *since, *id))
             .map(|(.., id, activity)| (id, activity))
     }
 
@@ -434,7 +428,7 @@ impl Registry {
 
     /// Cuts a connection of this process, if it can be.
     pub(crate) fn cut_for(&self, id: u64, reason: CutReason) -> bool {
-        let Some(request) = self.cuttable_of(id).as_ref().and_then(Weak::upgrade) else {
+        let Some(request) = self.cuttable_of(id) else {
             return false;
         };
         self.note_cut(id, reason) && {
@@ -444,8 +438,11 @@ impl Registry {
     }
 
     fn slot_of(&self, id: u64) -> Option<&Slot> {
+        if id == 0 {
+            return None;
+        }
         let mut used = self.table.used().map(|(_, slot)| slot);
-        used.find(|slot| slot.id() == id && id != 0)
+        used.find(|slot| slot.id() == id)
     }
 
     /// Asks whoever has the connection to cut it. Says whether there is such a connection.

@@ -310,11 +310,6 @@ impl Slot {
         )
     }
 
-    /// Whether it waits for its client's next request.
-    pub(crate) fn is_idle(&self) -> bool {
-        matches!(self.activity().0, Activity::Parked | Activity::Idle)
-    }
-
     /// Notes that the server ends it, because it is idle and the grace of a stop is over.
     pub(crate) fn end(&self) {
         self.ended.store(1, Release);
@@ -324,7 +319,7 @@ impl Slot {
 
     /// Whether it is idle, or was until the server has ended it.
     pub(crate) fn is_leaving(&self) -> bool {
-        let idle = self.is_idle();
+        let idle = matches!(self.activity().0, Activity::Parked | Activity::Idle);
         fence(Acquire);
         idle || self.is_ended()
     }
