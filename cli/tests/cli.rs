@@ -15,7 +15,7 @@ use rustix::process::Signal;
 use tempfile::TempDir;
 
 use support::{
-    Client, DEADLINE, Process, Server, ask, assert_echoes, command, command_after, command_with,
+    Client, DEADLINE, Process, Server, ask, assert_echoes, command, command_under, command_with,
     serve, uninterrupted, unique_name,
 };
 
@@ -385,9 +385,19 @@ fn a_path_that_cannot_be_bound_is_an_error() {
 
 #[test]
 fn a_model_that_cannot_start_is_an_error() {
-    let words = "serve echo --model pool --workers 100000";
-    let little_memory = command_after("ulimit -v 1000000", words, &[LOCAL]);
-    fails(little_memory, 1, &["start the pool model: "]);
+    // Not by a limit on memory: what is left then is not always enough for the error.
+    let mut strace = Command::new("strace");
+    strace.args([
+        "-D",
+        "-f",
+        "-qq",
+        "-o",
+        "/dev/null",
+        "-e",
+        "inject=clone3:error=EAGAIN:when=5+",
+    ]);
+    let few_threads = command_under(strace, "serve echo --model pool --workers 8", &[LOCAL]);
+    fails(few_threads, 1, &["start the pool model: "]);
 }
 
 #[test]
