@@ -216,8 +216,7 @@ impl<T: Transport, M: Model + Dispatch> Server<T, M> {
     /// As [`serve_forever`](Self::serve_forever).
     #[doc(alias = "server_close")]
     pub fn close(mut self) -> Result<Report, Error> {
-        self.handle()
-            .shutdown_within(self.shared.lifecycle.drain_timeout());
+        self.shared.lifecycle.stop_now();
         // Nobody is there to serve those who wait in the queue.
         self.listeners.clear();
         self.serve_forever(|_| ())

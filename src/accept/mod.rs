@@ -146,9 +146,7 @@ impl<'a, T: Transport, M: Dispatch> Acceptor<'a, T, M> {
             }
             if let Some(err) = self.failure() {
                 self.shared.lifecycle.fail();
-                self.shared
-                    .lifecycle
-                    .stop(self.shared.lifecycle.drain_timeout());
+                self.shared.lifecycle.stop_now();
                 self.drain();
                 return Err(err);
             }
@@ -333,8 +331,7 @@ impl<'a, T: Transport, M: Dispatch> Acceptor<'a, T, M> {
         let children = ready.iter().filter_map(|place| place.checked_sub(others));
         self.model.reap(&children.collect::<Vec<_>>());
         if woken.heard == Some(Heard::Orphaned) {
-            let lifecycle = &self.shared.lifecycle;
-            lifecycle.stop(lifecycle.drain_timeout());
+            self.shared.lifecycle.stop_now();
         }
         // Parked connections are taken out at the next turn.
         let listeners = ready.iter().filter_map(|place| open.get(*place));

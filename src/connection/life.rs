@@ -56,6 +56,9 @@ impl<R: Managed> Service<R> {
 
     /// Gets ready to park connections, so that none is lost when descriptors run out.
     pub(crate) fn prepare_parking(&self) -> io::Result<()> {
+        if !self.parks {
+            return Ok(());
+        }
         let mut unused = self.unused_parking();
         if unused.is_none() && self.parking.get().is_none() {
             *unused = Some(Parking::new()?);

@@ -151,8 +151,11 @@ impl Lifecycle {
         u64::try_from(self.origin.elapsed().as_nanos()).unwrap_or(u64::MAX)
     }
 
-    pub(crate) const fn drain_timeout(&self) -> Duration {
-        self.times.drain
+    /// Asks the server to stop at once, with the drain that it was built with: no lame duck.
+    ///
+    /// Async-signal-safe, as [`stop`](Self::stop).
+    pub(crate) fn stop_now(&self) {
+        self.stop(self.times.drain);
     }
 
     /// Makes this process the worker whose slot is `index`.
@@ -200,6 +203,9 @@ impl Lifecycle {
 
     /// Waits until the server is at `state` or further; says whether it is.
     pub(crate) fn wait_for(&self, state: State, timeout: Duration) -> bool {
+        if self.state() >= state {
+            return true;
+        }
         let deadline = Instant::now().checked_add(timeout);
         let Ok(wakeup) = Wakeup::new(&self.bell, None) else {
             return self.state() >= state;
@@ -273,7 +279,7 @@ impl Lifecycle {
             self.bell.ring();
         } else {
             self.fail();
-            self.stop(self.times.drain);
+            self.stop_now();
         }
     }
 

@@ -24,7 +24,7 @@ use crate::model::watching::Watching;
 use crate::observe::hooks::{Failure, Step};
 use crate::registry::SETTLE;
 use crate::registry::context::Listed;
-use crate::registry::table::Activity;
+use crate::registry::table::{Activity, Slot};
 use crate::shared::Shared;
 use crate::sys::child::{Child, Exit};
 use crate::sys::fork::{Fork, end_with, exit, fork, guard, thread_count};
@@ -265,6 +265,7 @@ impl Forking {
 impl Forked {
     /// Counts how the child ended, and reports what it could not report itself.
     fn end(self, pid: Pid, exit: Exit) {
+        let slot = self.listed.as_ref().map(Listed::slot);
         let ended = match exit {
             Exit::Status(0) => Ended::Completed,
             Exit::Status(1) => Ended::Failed,
@@ -274,16 +275,12 @@ impl Forked {
                     id: self.id,
                     peer: self.peer.clone(),
                     error: &*HandlerError::from(error),
-                    cut: self
-                        .listed
-                        .as_ref()
-                        .and_then(|listed| listed.slot().cut_reason()),
+                    cut: slot.and_then(Slot::cut_reason),
                     counters: self.service.counters(),
                 });
                 Ended::Failed
             }
         };
-        let slot = self.listed.as_ref().map(Listed::slot);
         self.service.tally(self.id, &self.peer, slot, ended);
     }
 }

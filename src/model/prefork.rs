@@ -167,15 +167,15 @@ struct Worker {
 
 impl<T: Transport, M: Model + Clone> Supervisor<'_, T, M> {
     fn slot(&self, index: usize) -> &WorkerSlot {
-        &self.serving.service.shared.lifecycle.processes().slots()[index]
+        &self.shared().lifecycle.processes().slots()[index]
     }
 
-    fn shared(&self) -> Shared {
-        self.serving.service.shared.clone()
+    fn shared(&self) -> &Shared {
+        &self.serving.service.shared
     }
 
     fn supervise(&mut self) -> Result<Report, Error> {
-        let shared = self.shared();
+        let shared = self.shared().clone();
         let mut announced = false;
         // One that was stopped before it serves still serves those who are in the queue.
         if shared.lifecycle.closing() && !self.serving.listeners.is_empty() {
@@ -199,7 +199,7 @@ impl<T: Transport, M: Model + Clone> Supervisor<'_, T, M> {
             self.wait(due);
             self.relieve();
             if let Some(err) = self.reap() {
-                shared.lifecycle.stop(shared.lifecycle.drain_timeout());
+                shared.lifecycle.stop_now();
                 self.drain();
                 return Err(err);
             }
@@ -383,7 +383,7 @@ impl<T: Transport, M: Model + Clone> Supervisor<'_, T, M> {
     /// Returns what a worker process held that has ended.
     fn bury(&mut self, index: usize, slot: usize, pid: Pid, exit: Exit) {
         self.watching.hurry();
-        let shared = self.shared();
+        let shared = self.shared().clone();
         shared.registry.forget_worker(slot);
         self.slot(slot).clear();
         shared.admission.release();
@@ -426,7 +426,7 @@ impl<T: Transport, M: Model + Clone> Supervisor<'_, T, M> {
         // A client that comes now must not wait for nobody. Adopted listeners stay: dropping one
         // restores its blocking mode, while the workers still accept what is in its queue.
         self.serving.listeners.retain(Transport::is_adopted);
-        let shared = self.shared();
+        let shared = self.shared().clone();
         let mut kill_at = None;
         loop {
             self.reap();
@@ -458,7 +458,7 @@ impl<T: Transport, M: Model + Clone> Supervisor<'_, T, M> {
 
     /// Kills the workers that are left, and with them the requests that they could not cut.
     fn kill(&self) {
-        let shared = self.shared();
+        let shared = self.shared().clone();
         shared
             .counters
             .count_cut(shared.admission.live_in_workers());

@@ -15,6 +15,11 @@ use std::time::Duration;
 
 use rustix::time::Timespec;
 
+/// The number of an error that a system call has returned, for what expects one.
+pub(crate) fn errno(err: std::io::Error) -> rustix::io::Errno {
+    rustix::io::Errno::from_io_error(&err).unwrap_or(rustix::io::Errno::IO)
+}
+
 /// Turns a duration into what poll(2) takes; a duration too long for it becomes the longest it can
 /// take.
 pub(crate) fn timespec(duration: Duration) -> Timespec {

@@ -98,14 +98,7 @@ impl Source {
         }
         let mut landing = [0; LANDING];
         let count = self.receive(fd, &mut landing, limit)?;
-        let mut buffer = spare::take();
-        buffer[..count].copy_from_slice(&landing[..count]);
-        if count < LANDING {
-            return Ok((buffer, count));
-        }
-        // There may be more. An error shows again when the next one is received.
-        let more = recv(fd, &mut buffer[count..], RecvFlags::DONTWAIT);
-        Ok((buffer, count + more.map_or(0, |(count, _)| count)))
+        Ok(land(fd, &landing, count))
     }
 
     /// Has the kernel keep the timeout of a thread that receives: a system call only where it changes.
@@ -142,6 +135,18 @@ impl Source {
 
 /// What a thread that waits for input has room for on its stack.
 const LANDING: usize = 1024;
+
+/// Moves what has landed in a smaller buffer into one of the pool, with what more there is.
+pub(super) fn land(fd: BorrowedFd<'_>, landing: &[u8], count: usize) -> (Box<[u8]>, usize) {
+    let mut buffer = spare::take();
+    buffer[..count].copy_from_slice(&landing[..count]);
+    if count < landing.len() {
+        return (buffer, count);
+    }
+    // There may be more. An error shows again when the next one is received.
+    let more = recv(fd, &mut buffer[count..], RecvFlags::DONTWAIT);
+    (buffer, count + more.map_or(0, |(count, _)| count))
+}
 
 /// The end of a wait that begins now; `None` where it has no limit, or one beyond the clock's reach.
 pub(crate) fn after(limit: Option<Duration>) -> Option<Instant> {

@@ -14,6 +14,7 @@ use socket2::{Domain, SockAddr, Socket, Type};
 use crate::address::UnixAddress;
 use crate::error::{Error, Tried};
 use crate::registry::context::Context;
+use crate::sys::errno;
 use crate::sys::poll::Interest;
 use crate::task::offload;
 use crate::task::wait::{Source, after};
@@ -120,10 +121,6 @@ fn connect_to(addr: SocketAddr, timeout: Duration) -> io::Result<Dialed<TcpConne
     socket.set_nonblocking(false)?;
     let connection = TcpConnection::new(socket, &addr, Context::detached());
     Ok(Dialed(connection))
-}
-
-fn errno(err: io::Error) -> Errno {
-    Errno::from_io_error(&err).unwrap_or(Errno::IO)
 }
 
 impl UnixConnection {

@@ -9,12 +9,12 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use rustix::io::Errno;
 use socket2::Socket;
 
 use crate::address::Address;
 use crate::error::Gone;
 use crate::registry::context::Context;
+use crate::sys::errno;
 use crate::sys::mmsg::{self, Bundling, Outgoing, RawAddr, Room};
 use crate::sys::poll::Interest;
 use crate::task::offload;
@@ -260,7 +260,6 @@ impl DatagramSocket {
                 sent => sent,
             };
         }
-        let errno = |err: io::Error| Errno::from_io_error(&err).unwrap_or(Errno::IO);
         let deadline = Instant::now() + SEND_TIMEOUT;
         complete_shared(
             self.as_fd(),

@@ -392,8 +392,11 @@ impl<C: Connection + Managed, L: Layer<C>> Managed for LayeredConnection<C, L> {
     fn gather(&mut self, is_whole: &dyn Fn(&[u8]) -> bool) -> io::Result<bool> {
         let held = self.input.bytes();
         let judge = |more: &[u8]| is_whole(&[held, more].concat());
-        let whole =
-            !held.is_empty() && is_whole(held) || self.layer.gather(&mut self.below, &judge)?;
+        let whole = if held.is_empty() {
+            self.layer.gather(&mut self.below, is_whole)?
+        } else {
+            is_whole(held) || self.layer.gather(&mut self.below, &judge)?
+        };
         self.partial = !whole;
         Ok(whole)
     }

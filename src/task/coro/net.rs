@@ -18,6 +18,7 @@ use crate::sys::poll::Interest;
 use crate::task::coro::driver::{Directions, Drive, Edge};
 use crate::task::coro::uring::Lent;
 use crate::task::coro::worker::{Current, TaskId, Wake, Worker, here};
+use crate::task::wait::land;
 
 /// Where the state of a descriptor is: the worker in the upper half, from 1, and the index in the
 /// lower. Zero until the descriptor first has to wait.
@@ -196,15 +197,7 @@ impl Place {
         // While it waits, the kernel has a part of the stack: that is resident anyway.
         let mut landing = [0; LANDING];
         if let Some(received) = complete_receive(current, fd, &mut landing, deadline()) {
-            let count = received?;
-            let mut buffer = spare::take();
-            buffer[..count].copy_from_slice(&landing[..count]);
-            if count < LANDING {
-                return Ok((buffer, count));
-            }
-            // There may be more. An error shows again when the next one is received.
-            let more = recv(fd, &mut buffer[count..], RecvFlags::DONTWAIT);
-            return Ok((buffer, count + more.map_or(0, |(count, _)| count)));
+            return Ok(land(fd, &landing, received?));
         }
         self.complete(current, fd, Interest::Read, deadline, || {
             let mut buffer = spare::take();
