@@ -26,7 +26,7 @@ pub(crate) fn serve_until_end_of_input<M: Model>(
     }
     let report = guard.stop()?;
     let served = handle.totals().completed;
-    writeln!(io::stdout(), "{served} served, {} cut", report.cut)?;
+    writeln!(io::stdout(), "{served} served, {} aborted", report.aborted)?;
     Ok(())
 }
 

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use std::io::{self, Write};
 use std::sync::{Mutex, PoisonError};
 
-use socketserver::{Connection, Coroutines, Request, Server, Tcp, TcpConnection, Writer};
+use socketserver::{Accepted, Connection, Coroutines, Server, Tcp, TcpConnection, Writer};
 
 /// Who is here, by the numbers of their connections.
 #[derive(Default)]

@@ -30,7 +30,7 @@ pub(crate) fn serve<M: Model>(server: Server<Tcp, M>) -> Result<(), Error> {
     let stop = handle.clone();
     let report = server.serve_forever(move |conn| shout(conn, &stop))?;
     let clients = handle.totals().accepted;
-    eprintln!("{} of {clients} clients were cut", report.cut);
+    eprintln!("{} of {clients} clients were aborted", report.aborted);
     Ok(())
 }
 

@@ -24,7 +24,7 @@ use crate::shared::Shared;
 /// handle.shutdown();
 /// // It was stopped before it began, so it returns at once.
 /// let report = server.serve_forever(|_conn| ())?;
-/// assert_eq!(report.cut, 0);
+/// assert_eq!(report.aborted, 0);
 /// # Ok::<(), socketserver::Error>(())
 /// ```
 #[derive(Clone, Debug)]
@@ -50,7 +50,7 @@ impl ServerHandle {
     }
 
     /// As [`shutdown`](Self::shutdown), with a drain of at most `drain` and no time as a lame duck;
-    /// zero cuts every request at once. Idle connections get the end of the stream even then.
+    /// zero aborts every request at once. Idle connections get the end of the stream even then.
     pub fn shutdown_within(&self, drain: Duration) {
         self.shared.lifecycle.stop(drain);
     }
@@ -79,7 +79,7 @@ impl ServerHandle {
     }
 
     /// Waits until the server is at `state` or further, for `timeout` at most; says whether it is.
-    /// In a coroutine the others of its worker run meanwhile, and a cut ends the wait.
+    /// In a coroutine the others of its worker run meanwhile, and an abort ends the wait.
     ///
     /// # Examples
     ///
@@ -155,7 +155,7 @@ impl ServerHandle {
     }
 
     /// Changes the limits, in all processes of the server, for what comes from now on: no live
-    /// connection is cut.
+    /// connection is aborted.
     ///
     /// # Errors
     ///
@@ -167,8 +167,8 @@ impl ServerHandle {
 
     /// Cuts one connection, by its number, in whatever process it is: its handler's reads and writes
     /// fail with `TimedOut`. Says whether there is one. Returns before it has ended.
-    pub fn cut(&self, id: u64) -> bool {
-        self.shared.registry.ask_to_cut(id)
+    pub fn abort(&self, id: u64) -> bool {
+        self.shared.registry.request_abort(id)
     }
 
     /// What the server has done since it was bound, in all its processes.

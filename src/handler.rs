@@ -145,7 +145,7 @@ where
 /// | `handle` returns `Park`, and parking fails | `finish`; the request has failed |
 /// | the client ends the stream, or resets it, while it is parked | `handle`, which reads that, and then `finish` |
 /// | the server stops while it is parked | `finish` |
-/// | the server aborts it while it is parked: a deadline, room for others, [`ServerHandle::cut`](crate::ServerHandle::cut), the drain deadline | nothing |
+/// | the server aborts it while it is parked: a deadline, room for others, [`ServerHandle::abort`](crate::ServerHandle::abort), the drain deadline | nothing |
 /// | the server aborts it while `handle` runs, whose reads and writes then fail | `finish`, when `handle` has returned |
 ///
 /// `finish` runs where `handle` would: on a thread, in a child, or in a coroutine of the model, which

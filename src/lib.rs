@@ -21,7 +21,7 @@
 //! | handler: what is done with it | a closure, a [`Handler`], a [`RequestHandler`] | `BaseRequestHandler`, … |
 //!
 //! Every transport runs under every model. A handler that is generic over [`Connection`] runs on
-//! every stream transport, one generic over [`Packet`] on every datagram transport.
+//! every stream transport, one generic over [`Datagram`] on every datagram transport.
 //!
 //! The names that Python users look for are aliases: [`TcpServer`] is `Server<Tcp>`,
 //! [`ThreadingTcpServer`] is `Server<Tcp, Threading>`, [`ForkingUnixDatagramServer`] is
@@ -52,6 +52,7 @@ compile_error!("socketserver runs on Linux: it is built on eventfd, epoll, pidfd
 mod accept;
 mod address;
 mod admission;
+mod buffers;
 mod builder;
 mod connection;
 mod counters;
@@ -64,7 +65,6 @@ mod observe;
 mod registry;
 mod server;
 mod shared;
-mod spare;
 mod sys;
 mod task;
 mod transport;
@@ -93,27 +93,27 @@ pub use observe::hooks::{AcceptError, Failure, Reaction, Stall, Step};
 pub use observe::tracing::Tracing;
 pub use registry::context::Context;
 pub use registry::info::{ConnectionInfo, Traffic};
-pub use registry::table::{Activity, CutReason};
+pub use registry::table::{AbortReason, Activity};
 pub use server::{Server, ServerGuard};
 #[cfg(feature = "coroutines")]
 pub use task::coro::stack::StackGauge;
 pub use task::{offload, sleep, yield_now};
-pub use transport::datagram::Datagram;
+pub use transport::datagram::Packet;
 pub use transport::either::Either;
 pub use transport::stream::{Stream, Writer};
 pub use transport::tcp::{BoundTcp, Tcp, TcpConnection, TcpOptions};
-pub use transport::udp::{Udp, UdpDatagram, UdpOptions};
+pub use transport::udp::{Udp, UdpOptions, UdpPacket};
 pub use transport::unix_datagram::{UnixDatagram, UnixPacket};
 pub use transport::unix_path::UnixOptions;
 pub use transport::unix_stream::{BoundUnixStream, Credentials, UnixConnection, UnixStream};
-pub use transport::{Bind, Connection, Packet, Request, Transport};
+pub use transport::{Accepted, Bind, Connection, Datagram, Transport};
 
 /// For transports of your own, and for what stands between a transport and its handlers.
 pub mod net {
-    pub use crate::registry::context::Cut;
+    pub use crate::registry::context::Abort;
     pub use crate::transport::dialed::Dialed;
     pub use crate::transport::layered::{Layer, Layered, LayeredConnection};
-    pub use crate::transport::{Intake, Managed, Waits};
+    pub use crate::transport::{AcceptBatch, Managed, Waits};
 }
 
 /// Serves TCP, one connection after the other.

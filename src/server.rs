@@ -32,7 +32,7 @@ use crate::transport::Transport;
 /// [`ServerHandle::shutdown`], from anywhere, or [`Next::Stop`](crate::Next::Stop) from a handler:
 /// the server stops accepting, serves what the kernel has accepted for it already, closes its
 /// listeners, and waits for the requests that are being served, at most for the drain timeout; then
-/// it cuts those that are left. It returns the moment the last one has ended.
+/// it aborts those that are left. It returns the moment the last one has ended.
 ///
 /// # Dropping
 ///
@@ -56,7 +56,7 @@ pub struct Server<T: Transport, M = Sequential> {
     listeners: Vec<T>,
     addresses: Arc<[Address]>,
     model: M,
-    hooks: Arc<Hooks<T::Request>>,
+    hooks: Arc<Hooks<T::Accepted>>,
     shared: Shared,
     closing: Closing,
     /// Readable while one of the listeners is.
@@ -67,7 +67,7 @@ impl<T: Transport, M: Model> Server<T, M> {
     pub(crate) fn new(
         listeners: Vec<T>,
         model: M,
-        hooks: Hooks<T::Request>,
+        hooks: Hooks<T::Accepted>,
         shared: Shared,
     ) -> Result<Self, Error> {
         let ready = any_of(&listeners).tried(|| "watch the listeners with epoll".to_owned())?;
@@ -114,7 +114,7 @@ impl<T: Transport, M: Model> Server<T, M> {
     /// - The worker processes of [`Prefork`](crate::Prefork) keep dying.
     pub fn serve_forever<F, O>(self, handler: F) -> Result<Report, Error>
     where
-        F: Fn(&mut T::Request) -> O + Send + Sync + 'static,
+        F: Fn(&mut T::Accepted) -> O + Send + Sync + 'static,
         O: IntoOutcome,
     {
         let Self {
@@ -141,7 +141,7 @@ impl<T: Transport, M: Model> Server<T, M> {
     /// from [`ServerGuard::join`].
     pub fn spawn<F, O>(self, handler: F) -> Result<ServerGuard, Error>
     where
-        F: Fn(&mut T::Request) -> O + Send + Sync + 'static,
+        F: Fn(&mut T::Accepted) -> O + Send + Sync + 'static,
         O: IntoOutcome,
     {
         let handle = self.handle();
@@ -174,7 +174,7 @@ impl<T: Transport, M: Model + Dispatch> Server<T, M> {
     ///
     /// ```
     /// use std::time::Duration;
-    /// use socketserver::{Handled, Packet, UdpServer};
+    /// use socketserver::{Handled, Datagram, UdpServer};
     ///
     /// let mut server = UdpServer::bind("127.0.0.1:0")?;
     /// let client = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
@@ -189,7 +189,7 @@ impl<T: Transport, M: Model + Dispatch> Server<T, M> {
         handler: F,
     ) -> Result<Handled, Error>
     where
-        F: Fn(&mut T::Request) -> O + Send + Sync + 'static,
+        F: Fn(&mut T::Accepted) -> O + Send + Sync + 'static,
         O: IntoOutcome,
     {
         let deadline = timeout.and_then(|timeout| Instant::now().checked_add(timeout));
@@ -209,7 +209,7 @@ impl<T: Transport, M: Model + Dispatch> Server<T, M> {
 
     /// Stops: closes the listeners and waits for the requests that
     /// [`handle_request`](Self::handle_request) has started, at most for the drain timeout, then
-    /// cuts them.
+    /// aborts them.
     ///
     /// # Errors
     ///

@@ -20,7 +20,7 @@ use std::time::{Duration, Instant};
 use libtest_mimic::{Arguments, Trial};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use socketserver::{
-    Forking, Next, Prefork, Request, Sequential, Server, Step, Tcp, TcpServer, Threading,
+    Accepted, Forking, Next, Prefork, Sequential, Server, Step, Tcp, TcpServer, Threading,
     UnixStreamServer,
 };
 use support::{DEADLINE, Gate, Pending, ServerProcess, Target, Watched, poll_until};
@@ -375,7 +375,7 @@ fn exhausted(model: &str) {
     let late = server.target().send("echo served");
     drop(idle);
     assert_eq!(late.answer(), "served");
-    assert!(server.stop().starts_with("cut=0"));
+    assert!(server.stop().starts_with("aborted=0"));
 }
 
 fn a_crashed_worker_comes_back() {
@@ -398,7 +398,7 @@ fn a_crashed_worker_comes_back() {
     assert_ne!(server.target().ask("pid"), first);
     let report = server.stop();
     assert!(
-        report.starts_with("cut=0 live=0 "),
+        report.starts_with("aborted=0 live=0 "),
         "the places of the dead are free again: {report}"
     );
 }
@@ -455,7 +455,7 @@ fn a_child_does_not_keep_the_listener() {
     });
     drop(held);
     assert_eq!(pending.answer(), "held, stopping true");
-    server.wait_for("ended cut=0");
+    server.wait_for("ended aborted=0");
 }
 
 fn a_child_that_crashes_is_reported() {
@@ -470,7 +470,7 @@ fn a_child_that_crashes_is_reported() {
     );
     assert_eq!(
         server.stop(),
-        "cut=0 live=0 accepted=3 refused=0 completed=1 failed=2"
+        "aborted=0 live=0 accepted=3 refused=0 completed=1 failed=2"
     );
 }
 

@@ -223,7 +223,7 @@ fn serves(transport: &str, model: &str) {
     }
     assert_eq!(
         server.stop(),
-        "cut=0 live=0 accepted=4 refused=0 completed=4 failed=0"
+        "aborted=0 live=0 accepted=4 refused=0 completed=4 failed=0"
     );
     if model == "forking" {
         run_case(&format!("foreign_child_{transport}"));
@@ -231,7 +231,7 @@ fn serves(transport: &str, model: &str) {
 }
 
 /// The exit status of a child that is not the server's can still be asked for.
-fn foreign_child<T: Transport<Request: server::Command>>(
+fn foreign_child<T: Transport<Accepted: server::Command>>(
     listeners: Result<Vec<T>, socketserver::Error>,
 ) {
     let foreign = Command::new("sh").args(["-c", "exit 72"]).spawn();
@@ -261,7 +261,7 @@ fn test_shutdown() {
             .unwrap()
             .spawn(|_| ())
             .unwrap();
-        assert_eq!(guard.stop().unwrap().cut, 0);
+        assert_eq!(guard.stop().unwrap().aborted, 0);
     }
 }
 
@@ -378,7 +378,7 @@ fn test_basics() {
 /// More than the buffers of a socket take.
 const LARGE: usize = 16 * 1024 * 1024;
 
-/// A write says how much it wrote, the client has it at once, and signals do not cut a large one
+/// A write says how much it wrote, the client has it at once, and signals do not cut short a large one
 /// short.
 fn write() {
     let signalled = Arc::new(AtomicBool::new(false));
@@ -422,14 +422,14 @@ fn write() {
 const EXPORTS: &str = "
     EndReason Event Limit Observer RefuseReason State Tracing Traffic
     AcceptError Activity Address AtLimit Bind BoundTcp BoundUnixStream Builder Connection ConnectionInfo Context
-    Coroutines CutReason
+    Coroutines AbortReason
     Credentials Datagram Dispatch Either Error Failure Forking ForkingTcpServer
     Driver ForkingUdpServer ForkingUnixDatagramServer ForkingUnixStreamServer Handled Handler
-    HandlerError IntoOutcome Limits Model Next Outcome Packet Prefork Rate Reaction Report Request
+    HandlerError IntoOutcome Limits Model Next Outcome Datagram Prefork Rate Reaction Report Accepted
     RequestHandler Sequential Server ServerGuard ServerHandle StackGauge Stall Step Stream Tcp
     TcpConnection TcpOptions TcpServer ThreadPool Threading ThreadingTcpServer
     ThreadingUdpServer ThreadingUnixDatagramServer ThreadingUnixStreamServer Totals Transport
-    Udp UdpDatagram UdpOptions UdpServer UnixAddress UnixConnection UnixDatagram
+    Udp UdpPacket UdpOptions UdpServer UnixAddress UnixConnection UnixDatagram
     UnixDatagramServer UnixOptions UnixPacket UnixStream UnixStreamServer Writer offload
     per_connection per_request sleep yield_now";
 

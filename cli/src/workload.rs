@@ -28,7 +28,7 @@ pub(crate) fn run(work: Work) -> anyhow::Result<Report> {
 /// Serves one connection. Nobody listens for datagrams.
 pub(crate) fn serve(
     workload: &Workload,
-    request: &mut <Any as Transport>::Request,
+    request: &mut <Any as Transport>::Accepted,
 ) -> io::Result<()> {
     match request {
         Either::Left(conn) => stream(workload, conn),

@@ -7,7 +7,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 
 use crate::error::HandlerError;
 use crate::handler::{IntoOutcome, Next, Outcome, RequestHandler};
-use crate::transport::Request;
+use crate::transport::Accepted;
 
 /// Turns a [`RequestHandler`] into the closure that the server takes: `make` makes one for each
 /// connection. That goes from thread to thread with its connection, so it is `Send`.
@@ -17,7 +17,7 @@ use crate::transport::Request;
 /// handler's type fails.
 pub fn per_request<R, H, F>(make: F) -> impl Fn(&mut R) -> Outcome + Send + Sync + 'static
 where
-    R: Request,
+    R: Accepted,
     H: RequestHandler<R> + Send + 'static,
     F: Fn() -> H + Send + Sync + 'static,
 {
@@ -82,7 +82,7 @@ pub fn per_connection<R, S, M, F, O>(
     handle: F,
 ) -> impl Fn(&mut R) -> Outcome + Send + Sync + 'static
 where
-    R: Request,
+    R: Accepted,
     S: Send + 'static,
     M: Fn() -> S + Send + Sync + 'static,
     F: Fn(&mut R, &mut S) -> O + Send + Sync + 'static,
@@ -96,7 +96,7 @@ where
 
 /// One call of a handler that has sessions of type `S`: the first one of a connection, a later one,
 /// or the one that is left when the server has ended the connection.
-fn call<R: Request, S: Send + 'static>(
+fn call<R: Accepted, S: Send + 'static>(
     request: &mut R,
     make: impl FnOnce(&mut R) -> Result<S, HandlerError>,
     handle: impl FnOnce(&mut S, &mut R) -> Outcome,
@@ -142,7 +142,7 @@ mod tests {
         }
     }
 
-    impl Request for Log {
+    impl Accepted for Log {
         fn context(&self) -> &Context {
             &self.1
         }

@@ -36,7 +36,7 @@ fn serve_here<T: Transport, M: Model + Dispatch>(
 /// be started.
 fn dispatch_to<T: Transport>(
     threads: &Threads,
-    batch: &mut Batch<T::Request>,
+    batch: &mut Batch<T::Accepted>,
     serving: &Serving<T>,
 ) -> io::Result<()> {
     while !batch.requests.is_empty() {

@@ -9,7 +9,7 @@ use crate::observe::events::{EndReason, Event, Observer};
 /// An observer that emits a `tracing` event for each event of the server, with the target
 /// `socketserver`.
 ///
-/// Requests that come and go are `DEBUG`; those that fail, are refused or are cut, and limits that
+/// Requests that come and go are `DEBUG`; those that fail, are refused or are aborted, and limits that
 /// are reached, `WARN`; failures to accept and workers that end `ERROR`; states and workers that
 /// start `INFO`. Fields: `id`, `peer`, `received` and `sent` in bytes, `age_ms`.
 ///

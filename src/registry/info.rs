@@ -8,7 +8,7 @@ use crate::lifecycle::processes::SLOTS_OF_WORKER;
 use crate::registry::table::{Activity, Slot};
 use crate::sys::clock::Millis;
 
-/// A live connection of a server, as it was when it was listed. See
+/// A live connection of a server, as it was when it was registered. See
 /// [`ServerHandle::connections`](crate::ServerHandle::connections).
 #[derive(Clone, Debug)]
 #[non_exhaustive]

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use crate::address::Address;
 use crate::registry::context::Context;
-use crate::transport::{Connection, Managed, Request};
+use crate::transport::{Accepted, Connection, Managed};
 
 /// A connection to another server, made by [`TcpConnection::connect`](crate::TcpConnection::connect)
 /// or [`UnixConnection::connect`](crate::UnixConnection::connect).
@@ -78,7 +78,7 @@ impl<C> Deref for Dialed<C> {
     }
 }
 
-impl<C: Request> Request for Dialed<C> {
+impl<C: Accepted> Accepted for Dialed<C> {
     fn context(&self) -> &Context {
         self.0.context()
     }

@@ -11,9 +11,9 @@ use socket2::{Domain, Socket, Type};
 use crate::address::Address;
 use crate::error::{Error, Tried};
 use crate::sys::mmsg;
-use crate::transport::datagram::{Datagram, DatagramSocket, Kind, MAX_DATAGRAM, Whose};
+use crate::transport::datagram::{DatagramSocket, Kind, MAX_DATAGRAM, Packet, Whose};
 use crate::transport::options::{self, Expected, InetOptions};
-use crate::transport::{Bind, Intake, Request, Transport};
+use crate::transport::{AcceptBatch, Accepted, Bind, Transport};
 
 /// A bound UDP socket: each datagram is a request.
 ///
@@ -36,7 +36,7 @@ pub struct Udp {
 }
 
 /// A datagram that [`Udp`] received.
-pub type UdpDatagram = Datagram<Udp>;
+pub type UdpPacket = Packet<Udp>;
 
 impl Udp {
     /// Options to bind with. See [`UdpOptions`] for each and its default.
@@ -84,7 +84,7 @@ impl Udp {
 }
 
 impl Transport for Udp {
-    type Request = UdpDatagram;
+    type Accepted = UdpPacket;
 
     const SCHEME: &'static str = "udp";
 
@@ -100,8 +100,8 @@ impl Transport for Udp {
         self.socket.is_shared()
     }
 
-    fn accept(&self, intake: &mut Intake<'_, UdpDatagram>) -> io::Result<()> {
-        self.socket.accept(intake)
+    fn accept(&self, batch: &mut AcceptBatch<'_, UdpPacket>) -> io::Result<()> {
+        self.socket.accept(batch)
     }
 
     fn batch(&self) -> usize {
@@ -121,7 +121,7 @@ impl AsFd for Udp {
     }
 }
 
-impl UdpDatagram {
+impl UdpPacket {
     /// The sender's socket address.
     #[must_use]
     #[expect(

@@ -9,10 +9,10 @@ use socket2::{Domain, Type};
 use crate::address::{Address, UnixAddress};
 use crate::error::{Error, Tried};
 use crate::sys::mmsg;
-use crate::transport::datagram::{Datagram, DatagramSocket, Kind, MAX_DATAGRAM, Whose};
+use crate::transport::datagram::{DatagramSocket, Kind, MAX_DATAGRAM, Packet, Whose};
 use crate::transport::options::Expected;
 use crate::transport::unix_path::{UnixBinding, UnixOptions};
-use crate::transport::{Bind, Intake, Transport};
+use crate::transport::{AcceptBatch, Bind, Transport};
 
 /// A bound Unix datagram socket: each datagram is a request.
 ///
@@ -44,7 +44,7 @@ pub struct UnixDatagram {
 }
 
 /// A datagram that [`UnixDatagram`] received.
-pub type UnixPacket = Datagram<UnixDatagram>;
+pub type UnixPacket = Packet<UnixDatagram>;
 
 impl UnixDatagram {
     /// Options to bind with. See [`UnixOptions`] for each and its default.
@@ -80,7 +80,7 @@ impl UnixDatagram {
 }
 
 impl Transport for UnixDatagram {
-    type Request = UnixPacket;
+    type Accepted = UnixPacket;
 
     const SCHEME: &'static str = "unixgram";
 
@@ -88,8 +88,8 @@ impl Transport for UnixDatagram {
         self.local.clone()
     }
 
-    fn accept(&self, intake: &mut Intake<'_, UnixPacket>) -> io::Result<()> {
-        self.socket.accept(intake)
+    fn accept(&self, batch: &mut AcceptBatch<'_, UnixPacket>) -> io::Result<()> {
+        self.socket.accept(batch)
     }
 
     fn is_adopted(&self) -> bool {

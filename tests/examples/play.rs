@@ -185,7 +185,7 @@ fn build<T: Transport, M: Model>(builder: Builder<T>, model: M) -> Server<T, M> 
 fn serve<T, F, O>(model: &str, builder: Builder<T>, handler: F) -> ExitCode
 where
     T: Transport,
-    F: Fn(&mut T::Request) -> O + Send + Sync + 'static,
+    F: Fn(&mut T::Accepted) -> O + Send + Sync + 'static,
     O: IntoOutcome,
 {
     models().run(model, Serve(builder, handler))
@@ -196,7 +196,7 @@ struct Serve<T: Transport, F>(Builder<T>, F);
 impl<T, F, O> UnderModel for Serve<T, F>
 where
     T: Transport,
-    F: Fn(&mut T::Request) -> O + Send + Sync + 'static,
+    F: Fn(&mut T::Accepted) -> O + Send + Sync + 'static,
     O: IntoOutcome,
 {
     fn run<M: Model>(self, model: M) -> ExitCode {

@@ -5,7 +5,7 @@ use std::net::{IpAddr, UdpSocket};
 use std::sync::mpsc::channel;
 
 use socketserver::{
-    Address, Bind, Packet, Request, Server, Udp, UdpServer, UnixAddress, UnixDatagram,
+    Accepted, Address, Bind, Datagram, Server, Udp, UdpServer, UnixAddress, UnixDatagram,
 };
 
 use crate::support::{DEADLINE, Target};

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, poll};
 use socketserver::{
-    Either, Handled, HandlerError, Next, Outcome, Packet, Request, RequestHandler, Server, Tcp,
+    Accepted, Datagram, Either, Handled, HandlerError, Next, Outcome, RequestHandler, Server, Tcp,
     TcpServer, Threading, Udp, UdpServer, per_request,
 };
 
@@ -203,7 +203,7 @@ fn one_server_has_listeners_of_two_transports() {
 /// A session that is never over by itself, and says goodbye.
 struct Polite;
 
-impl<R: Request + Write> RequestHandler<R> for Polite {
+impl<R: Accepted + Write> RequestHandler<R> for Polite {
     fn handle(&mut self, _: &mut R) -> Outcome {
         Ok(Next::Park)
     }

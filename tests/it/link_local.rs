@@ -4,7 +4,7 @@ use std::io::{Read, Write};
 use std::net::{SocketAddr, SocketAddrV6, UdpSocket};
 use std::time::Duration;
 
-use socketserver::{Packet, Server, Tcp, TcpConnection, Transport, Udp};
+use socketserver::{Datagram, Server, Tcp, TcpConnection, Transport, Udp};
 
 use crate::support::{DEADLINE, Target};
 

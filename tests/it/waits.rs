@@ -12,7 +12,7 @@ use std::sync::mpsc::{Receiver, channel};
 use std::time::{Duration, Instant};
 
 use socketserver::{
-    Coroutines, Driver, Handled, Packet, Request, Server, ServerGuard, Tcp, TcpConnection,
+    Accepted, Coroutines, Datagram, Driver, Handled, Server, ServerGuard, Tcp, TcpConnection,
     TcpServer, UnixAddress, UnixConnection, UnixDatagram, UnixStream, Writer,
 };
 

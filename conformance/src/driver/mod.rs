@@ -126,7 +126,7 @@ fn coroutines(waiting: Waiting) -> Coroutines {
     unsafe { Coroutines::new() }.workers(2).driver(waiting)
 }
 
-type Request<T, M> = fn(&mut Server<T, M>) -> Result<Handled, Error>;
+type Accepted<T, M> = fn(&mut Server<T, M>) -> Result<Handled, Error>;
 type Close<T, M> = fn(Server<T, M>) -> Result<Report, Error>;
 
 /// One server and what the runner makes of it.
@@ -139,7 +139,7 @@ struct Driver<T: Place, M: Model> {
     foreign: Option<Child>,
     console: Console,
     /// What only models have that accept on the calling thread.
-    request: Option<Request<T, M>>,
+    request: Option<Accepted<T, M>>,
     close: Option<Close<T, M>>,
 }
 
@@ -151,7 +151,7 @@ impl<T: Place, M: Model + Dispatch> Driver<T, M> {
                 .millis("socket_timeout")
                 .or_else(|| spec().millis("timeout"));
             if by_closure() {
-                return server.handle_request(timeout, script::serve::<T::Request>);
+                return server.handle_request(timeout, script::serve::<T::Accepted>);
             }
             server.handle_request(timeout, per_request(Script::new))
         });
@@ -214,7 +214,7 @@ impl<T: Place, M: Model> Driver<T, M> {
             "activate" => self.activate().and(returned),
             "serve" => match self.server.take() {
                 Some(server) if by_closure() => {
-                    server.serve_forever(script::serve::<T::Request>)?;
+                    server.serve_forever(script::serve::<T::Accepted>)?;
                     returned
                 }
                 Some(server) => server.serve_forever(per_request(Script::new)).and(returned),
@@ -357,7 +357,7 @@ fn with_hooks<T: Place, M: Model>(mut builder: Builder<T, M>, polled: bool) -> B
         .on_error(on_error)
 }
 
-fn request_id(request: &impl socketserver::Request) -> u64 {
+fn request_id(request: &impl socketserver::Accepted) -> u64 {
     request.id()
 }
 

@@ -11,7 +11,7 @@ use rustix::fs::{OFlags, fcntl_getfl};
 use rustix::net::{RecvFlags, recv};
 use socket2::SockRef;
 use socketserver::{
-    Connection, Datagram, HandlerError, Next, Outcome, Packet, Request, RequestHandler, Stream,
+    Accepted, Connection, Datagram, HandlerError, Next, Outcome, Packet, RequestHandler, Stream,
 };
 
 use super::place::peer_name;
@@ -22,7 +22,7 @@ use super::trace::{kind, note, place, shown};
 static COUNTED: AtomicU64 = AtomicU64::new(0);
 
 /// A request as scripts use it.
-pub(super) trait Peer: Request + Write {
+pub(super) trait Peer: Accepted + Write {
     /// The next line with its end; what is left, if that is no line.
     fn line(&mut self, at: &mut usize) -> io::Result<Vec<u8>>;
 
@@ -109,7 +109,7 @@ impl<T: Send + 'static> Peer for Stream<T> {
     }
 }
 
-impl<T: Send + 'static> Peer for Datagram<T> {
+impl<T: Send + 'static> Peer for Packet<T> {
     fn line(&mut self, at: &mut usize) -> io::Result<Vec<u8>> {
         let rest = &self.packet()[*at..];
         let end = rest.iter().position(|&byte| byte == b'\n');
