@@ -5,7 +5,9 @@
 use std::error::Error;
 use std::io::{self, Write};
 
-use socketserver::{Connection, Model, Server, Tcp, ThreadingTcpServer};
+use socketserver::model::Model;
+use socketserver::python::ThreadingTcpServer;
+use socketserver::{Connection, Server, Tcp};
 
 fn greet(conn: &mut impl Connection) -> io::Result<()> {
     conn.write_all(b"who are you?\n")?;

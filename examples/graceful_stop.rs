@@ -5,7 +5,9 @@
 use std::io;
 use std::time::Duration;
 
-use socketserver::{Connection, Error, Model, Server, ServerHandle, Tcp, ThreadingTcpServer};
+use socketserver::model::Model;
+use socketserver::python::ThreadingTcpServer;
+use socketserver::{Connection, Error, Server, ServerHandle, Tcp};
 
 fn shout(conn: &mut impl Connection, server: &ServerHandle) -> io::Result<()> {
     let mut line = String::new();

@@ -5,7 +5,8 @@ use std::{env, io, io::Read, os::fd::AsFd, os::fd::BorrowedFd};
 
 use socket2::{Domain, SockAddr, Socket, Type};
 use socketserver::net::{AcceptBatch, Managed, Waits};
-use socketserver::{Accepted, Address, Context, Next, Server, Threading, Transport, UnixAddress};
+use socketserver::net::{Accepted, Address, Context, Transport, UnixAddress};
+use socketserver::{Next, Server, Threading};
 
 pub(crate) struct SeqPacket(Socket, String);
 pub(crate) struct Session(Socket, Context);

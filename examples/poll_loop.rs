@@ -7,7 +7,8 @@ use std::io::{self, Write};
 use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, poll};
-use socketserver::{Datagram, Next, ServerHandle, TcpServer, UdpServer};
+use socketserver::python::{TcpServer, UdpServer};
+use socketserver::{Datagram, Next, ServerHandle};
 
 pub(crate) fn answer(datagram: &mut impl Datagram, greeter: &ServerHandle) -> io::Result<Next> {
     writeln!(datagram, "{} greeted", greeter.totals().accepted)?;

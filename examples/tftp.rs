@@ -6,7 +6,9 @@ use std::net::UdpSocket;
 use std::path::Path;
 use std::time::Duration;
 
-use socketserver::{Datagram, ThreadingUdpServer, UdpPacket};
+use socketserver::Datagram;
+use socketserver::net::UdpPacket;
+use socketserver::python::ThreadingUdpServer;
 
 /// What a read request wants: after opcode 1 comes a name, which a zero byte ends.
 fn wanted(packet: &[u8], directory: &Path) -> Option<Vec<u8>> {

@@ -2,7 +2,8 @@
 //! transport.
 #![expect(clippy::print_stderr, reason = "an example speaks to its user")]
 
-use socketserver::{Datagram, UdpServer};
+use socketserver::Datagram;
+use socketserver::python::UdpServer;
 
 pub(crate) fn echo(datagram: &mut impl Datagram) {
     datagram.echo();

@@ -4,7 +4,8 @@
 
 use std::io::{self, Write};
 
-use socketserver::{Datagram, UnixDatagram, UnixDatagramServer};
+use socketserver::python::UnixDatagramServer;
+use socketserver::{Datagram, UnixDatagram};
 
 pub(crate) fn log(datagram: &mut impl Datagram) -> io::Result<()> {
     let text = String::from_utf8_lossy(datagram.packet());

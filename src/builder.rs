@@ -10,12 +10,12 @@ use crate::admission::policy::{AtLimit, Limits, Rate};
 use crate::error::{Error, Tried};
 use crate::lifecycle::Times;
 use crate::model::sequential::Sequential;
+use crate::net::{Bind, Transport};
 use crate::observe::events::Observer;
 use crate::observe::hooks::{AcceptError, Failure, Hooks, Stall};
 use crate::registry::deadlines::{Deadlines, MinRate};
 use crate::server::Server;
 use crate::shared::{Options, share};
-use crate::transport::{Bind, Transport};
 
 /// Options of a [`Server`]. Those of a listener belong to its transport:
 /// [`Tcp::options`](crate::Tcp::options) and its like; those of a model to the model.
@@ -24,7 +24,8 @@ use crate::transport::{Bind, Transport};
 ///
 /// ```
 /// use std::time::Duration;
-/// use socketserver::{Bind, Server, Tcp, ThreadPool};
+/// use socketserver::net::Bind;
+/// use socketserver::{Server, Tcp, ThreadPool};
 ///
 /// let server = Server::<Tcp>::builder()
 ///     .model(ThreadPool::new(8))
@@ -92,7 +93,7 @@ impl<T: Transport, M: Model> Builder<T, M> {
         }
     }
 
-    /// Adds listeners. Several may feed one server; [`Either`](crate::Either) makes one type of two
+    /// Adds listeners. Several may feed one server; [`Either`](crate::net::Either) makes one type of two
     /// transports.
     pub fn listen(mut self, listeners: impl IntoIterator<Item = T>) -> Self {
         self.listeners.extend(listeners);
@@ -148,7 +149,7 @@ impl<T: Transport, M: Model> Builder<T, M> {
 
     /// How long a server that was asked to stop goes on accepting: load balancers notice meanwhile
     /// that it is about to go ([`ServerHandle::state`](crate::ServerHandle::state),
-    /// [`Accepted::stopping`](crate::Accepted::stopping)). The drain begins after it. Default: not at
+    /// [`Accepted::stopping`](crate::net::Accepted::stopping)). The drain begins after it. Default: not at
     /// all. Kubernetes takes 5 s to 15 s to send no more.
     pub const fn lame_duck(mut self, time: Duration) -> Self {
         self.options.times.lame_duck = time;
@@ -157,7 +158,7 @@ impl<T: Transport, M: Model> Builder<T, M> {
 
     /// How long idle connections stay in a stop, from when nothing more is accepted: those that are
     /// parked or between messages ([`Connection::next_message`](crate::Connection::next_message)), so
-    /// that a request which is on its way is answered. What comes meanwhile is handled, with [`Accepted::stopping`](crate::Accepted::stopping), and its connection closed
+    /// that a request which is on its way is answered. What comes meanwhile is handled, with [`Accepted::stopping`](crate::net::Accepted::stopping), and its connection closed
     /// afterwards. Then those that are left get the end of the stream, which is no abort, and sessions
     /// finish. `None`: until the drain deadline, which ends the grace in any case. Zero: not at all.
     /// Default: 1 s.
@@ -184,7 +185,7 @@ impl<T: Transport, M: Model> Builder<T, M> {
     }
 
     /// How long a transport that shakes hands may take for it
-    /// ([`Context::begin_handshake`](crate::Context::begin_handshake)); `None`: for ever. Default:
+    /// ([`Context::begin_handshake`](crate::net::Context::begin_handshake)); `None`: for ever. Default:
     /// 5 s. The transports of this crate have no handshake of their own.
     pub fn handshake_timeout(mut self, limit: impl Into<Option<Duration>>) -> Self {
         self.options.deadlines.handshake = limit.into();

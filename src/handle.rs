@@ -17,7 +17,7 @@ use crate::shared::Shared;
 /// # Examples
 ///
 /// ```
-/// use socketserver::TcpServer;
+/// use socketserver::python::TcpServer;
 ///
 /// let server = TcpServer::bind("127.0.0.1:0")?;
 /// let handle = server.handle();
@@ -85,7 +85,8 @@ impl ServerHandle {
     ///
     /// ```
     /// use std::time::Duration;
-    /// use socketserver::{State, ThreadingTcpServer};
+    /// use socketserver::observe::State;
+    /// use socketserver::python::ThreadingTcpServer;
     ///
     /// let guard = ThreadingTcpServer::bind("127.0.0.1:0")?.spawn(|_conn| ())?;
     /// assert!(guard.handle().wait_for(State::Running, Duration::from_secs(5)));
@@ -135,7 +136,7 @@ impl ServerHandle {
     /// # Examples
     ///
     /// ```
-    /// use socketserver::ThreadingTcpServer;
+    /// use socketserver::python::ThreadingTcpServer;
     ///
     /// let guard = ThreadingTcpServer::bind("127.0.0.1:0")?.spawn(|_conn| ())?;
     /// for connection in guard.handle().connections() {

@@ -14,13 +14,13 @@ use crate::address::Address;
 use crate::connection::life::Service;
 use crate::error::{Error, Tried};
 use crate::handle::ServerHandle;
-use crate::handler::{IntoOutcome, Outcome};
+use crate::handler::{Handler, IntoOutcome, Outcome};
 use crate::lifecycle::{Closing, State};
 use crate::model::sequential::Sequential;
+use crate::net::Transport;
 use crate::observe::hooks::Hooks;
 use crate::shared::Shared;
 use crate::sys::poll::any_of;
-use crate::transport::Transport;
 
 /// A server: it takes requests from the listeners of transport `T` and serves them under model `M`.
 ///
@@ -43,7 +43,7 @@ use crate::transport::Transport;
 ///
 /// ```no_run
 /// use std::io::Write;
-/// use socketserver::ThreadingTcpServer;
+/// use socketserver::python::ThreadingTcpServer;
 ///
 /// ThreadingTcpServer::bind("127.0.0.1:8080")?
 ///     .serve_forever(|conn| conn.write_all(b"hello world\n"))?;
@@ -133,6 +133,19 @@ impl<T: Transport, M: Model> Server<T, M> {
         result
     }
 
+    /// As [`serve_forever`](Self::serve_forever), with a handler that is a type of its own.
+    ///
+    /// # Errors
+    ///
+    /// As [`serve_forever`](Self::serve_forever).
+    ///
+    /// # Examples
+    ///
+    /// See [`Handler`].
+    pub fn serve_handler(self, handler: impl Handler<T::Accepted>) -> Result<Report, Error> {
+        self.serve_forever(move |request| handler.handle(request))
+    }
+
     /// Serves on a thread of its own.
     ///
     /// # Errors
@@ -154,6 +167,19 @@ impl<T: Transport, M: Model> Server<T, M> {
             thread: Some(thread),
         })
     }
+
+    /// As [`spawn`](Self::spawn), with a handler that is a type of its own.
+    ///
+    /// # Errors
+    ///
+    /// As [`spawn`](Self::spawn).
+    ///
+    /// # Examples
+    ///
+    /// See [`Handler`].
+    pub fn spawn_handler(self, handler: impl Handler<T::Accepted>) -> Result<ServerGuard, Error> {
+        self.spawn(move |request| handler.handle(request))
+    }
 }
 
 impl<T: Transport, M: Model + Dispatch> Server<T, M> {
@@ -174,7 +200,8 @@ impl<T: Transport, M: Model + Dispatch> Server<T, M> {
     ///
     /// ```
     /// use std::time::Duration;
-    /// use socketserver::{Handled, Datagram, UdpServer};
+    /// use socketserver::python::UdpServer;
+    /// use socketserver::{Handled, Datagram};
     ///
     /// let mut server = UdpServer::bind("127.0.0.1:0")?;
     /// let client = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();

@@ -11,7 +11,8 @@ use std::sync::Arc;
 use std::sync::mpsc::{Receiver, channel};
 use std::time::{Duration, Instant};
 
-use socketserver::{Builder, Reaction, Server, Step, Threading, Totals};
+use socketserver::observe::{Reaction, Step, Totals};
+use socketserver::{Builder, Server, Threading};
 
 use script::{Call, Event, Script, until_stop};
 use support::{DEADLINE, Gate, hold_at};

@@ -19,10 +19,10 @@ use std::time::{Duration, Instant};
 
 use libtest_mimic::{Arguments, Trial};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
-use socketserver::{
-    Accepted, Forking, Next, Prefork, Sequential, Server, Step, Tcp, TcpServer, Threading,
-    UnixStreamServer,
-};
+use socketserver::net::Accepted;
+use socketserver::observe::Step;
+use socketserver::python::{TcpServer, UnixStreamServer};
+use socketserver::{Forking, Next, Prefork, Sequential, Server, Tcp, Threading};
 use support::{DEADLINE, Gate, Pending, ServerProcess, Target, Watched, poll_until};
 
 #[path = "support/server.rs"]
@@ -173,11 +173,11 @@ fn failed_binds_leave_no_descriptor_open() {
 
 /// Runs a server whose first requests cannot be dispatched until its accept error hook has lifted
 /// the limit.
-fn tried_again<M: socketserver::Model>(model: M, resource: Resource, limit: u64) {
+fn tried_again<M: socketserver::model::Model>(model: M, resource: Resource, limit: u64) {
     let full = getrlimit(resource);
     let reports = Arc::new(AtomicU32::new(0));
     let count = Arc::clone(&reports);
-    let lift = move |err: &socketserver::AcceptError| {
+    let lift = move |err: &socketserver::observe::AcceptError| {
         assert_eq!(err.step(), Step::Dispatch);
         count.fetch_add(1, Ordering::SeqCst);
         setrlimit(resource, full).expect("lift the limit");
@@ -289,8 +289,8 @@ fn children_of_others_are_left_alone() {
 fn descriptors_that_a_peer_sends_are_discarded() {
     use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
     let name = format!("socketserver-rights-{}", std::process::id());
-    let address = socketserver::UnixAddress::Abstract(name.clone().into_bytes());
-    let mut server = socketserver::UnixDatagramServer::bind(address).expect("bind");
+    let address = socketserver::net::UnixAddress::Abstract(name.clone().into_bytes());
+    let mut server = socketserver::python::UnixDatagramServer::bind(address).expect("bind");
     let client = std::os::unix::net::UnixDatagram::unbound().expect("a socket");
     let target = std::os::unix::net::SocketAddr::from_abstract_name(name).expect("a name");
     client.connect_addr(&target).expect("connect");
@@ -533,7 +533,7 @@ fn an_idle_server_does_not_wake_up() {
 /// Coroutines over io_uring, or once more over epoll where that cannot be used.
 #[cfg(feature = "coroutines")]
 fn coroutines_uring() -> &'static str {
-    if socketserver::Driver::Auto.pick().0 == socketserver::Driver::Uring {
+    if socketserver::model::Driver::Auto.pick().0 == socketserver::model::Driver::Uring {
         "coroutines_uring"
     } else {
         "coroutines_epoll"

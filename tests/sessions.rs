@@ -12,9 +12,11 @@ use std::thread;
 use std::time::Duration;
 
 use libtest_mimic::{Arguments, Trial};
+use socketserver::model::Model;
+use socketserver::net::{Accepted, TcpConnection};
 use socketserver::{
-    Accepted, Connection, Forking, HandlerError, Model, Next, Outcome, RequestHandler, Server,
-    ServerHandle, Tcp, TcpConnection, ThreadPool, Threading, per_request,
+    Connection, Forking, HandlerError, Next, Outcome, RequestHandler, Server, ServerHandle, Tcp,
+    ThreadPool, Threading, per_request,
 };
 use support::models::{Models, NAMES, UnderModel};
 use support::{Client, DEADLINE, ServerProcess, Target, is_available, poll_until};

@@ -3,9 +3,11 @@
 use std::io;
 use std::net::SocketAddr;
 
+use socketserver::model::{Driver, Model as ServerModel};
+use socketserver::net::{Either, Transport};
+use socketserver::observe::{Event, Failure};
 use socketserver::{
-    Coroutines, Driver, Either, Event, Failure, Forking, Model as ServerModel, Prefork, Report,
-    Sequential, Server, ThreadPool, Threading, Transport,
+    Coroutines, Forking, Prefork, Report, Sequential, Server, ThreadPool, Threading,
 };
 
 use crate::args::{self, Inner, Model, Options, Service, Workload};

@@ -4,7 +4,8 @@ use std::io;
 use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use socketserver::{Connection, Datagram, Either, Transport};
+use socketserver::net::{Either, Transport};
+use socketserver::{Connection, Datagram};
 
 use crate::args::Service;
 use crate::listen::Any;

@@ -12,7 +12,7 @@ use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
-use socketserver::Driver;
+use socketserver::model::Driver;
 
 use support::{Client, DEADLINE, Process, ask, assert_echoes, command_under, poll_until};
 

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use crate::accept::dispatch::Serving;
 use crate::admission::permits::Permits;
 use crate::connection::life::Job;
-use crate::transport::Transport;
+use crate::net::Transport;
 
 /// Requests that were accepted and not yet given to the model.
 #[derive(Debug)]

@@ -9,9 +9,9 @@ use crate::accept::dispatch::Dispatch;
 use crate::connection::life::Job;
 use crate::connection::parking::{Parked, Stays};
 use crate::counters::count;
+use crate::net::{Accepted, Transport};
 use crate::registry::table::AbortReason;
 use crate::sys::poll::Interest;
-use crate::transport::{Accepted, Transport};
 
 impl<T: Transport, M: Dispatch> Acceptor<'_, T, M> {
     /// Looks at the limits, and for connections whose time is over when it is time to.

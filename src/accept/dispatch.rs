@@ -13,9 +13,9 @@ use crate::connection::life::Service;
 #[cfg(feature = "coroutines")]
 use crate::connection::outbox;
 use crate::error::Error;
+use crate::net::Transport;
 use crate::observe::hooks::Step;
 use crate::shared::Shared;
-use crate::transport::Transport;
 
 /// Where the requests of a server run: [`Sequential`], [`Threading`], [`ThreadPool`], [`Forking`],
 /// [`Prefork`].

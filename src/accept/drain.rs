@@ -12,7 +12,7 @@ use crate::accept::report::Report;
 use crate::connection::parking::Parking;
 use crate::counters::Ended;
 use crate::lifecycle::{Idle, State};
-use crate::transport::{AcceptBatch, Transport};
+use crate::net::{AcceptBatch, Transport};
 
 /// How often a stop looks for connections whose handshake had begun before it, how long it waits
 /// for them where it cannot look, and how long at most: more than a round trip takes.

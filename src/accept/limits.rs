@@ -8,10 +8,10 @@ use crate::accept::Acceptor;
 use crate::accept::dispatch::Dispatch;
 use crate::admission::permits::Permits;
 use crate::counters::count;
+use crate::net::{Accepted, Managed, Transport};
 use crate::observe::events::{Event, Limit, RefuseReason};
 use crate::registry::table::{AbortReason, Activity};
 use crate::sys::poll::is_readable;
-use crate::transport::{Accepted, Managed, Transport};
 
 /// How long a handler must have waited in vain for input to be shed, in milliseconds, and how often
 /// the accept loop looks for such.

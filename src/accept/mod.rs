@@ -31,13 +31,13 @@ use crate::connection::parking::Parking;
 use crate::counters::count;
 use crate::error::{Error, Tried};
 use crate::lifecycle::{Idle, State};
+use crate::net::Transport;
 use crate::observe::events::Limit;
 use crate::observe::hooks::{self, AcceptError, Reaction, Step};
 use crate::registry::keeper::DeadlineKeeper;
 use crate::shared::Shared;
 use crate::sys::wakeup::WokenBy;
 use crate::task::wait::{self, Awaited, Source, Wakeup, Woken};
-use crate::transport::Transport;
 
 /// The accept loop of one thread.
 #[derive(Debug)]

@@ -8,9 +8,9 @@ use std::time::{Duration, Instant};
 use crate::accept::Acceptor;
 use crate::accept::dispatch::Dispatch;
 use crate::accept::errors::{Class, classify};
+use crate::net::{AcceptBatch, Managed, Transport};
 use crate::observe::hooks::{Reaction, Step};
 use crate::sys::poll::Interest;
-use crate::transport::{AcceptBatch, Managed, Transport};
 
 /// How many times one listener is asked in a row before the others, the children and the stop get
 /// their turn.

@@ -12,12 +12,12 @@ use crate::connection::parking::{Parked, Parking, Stays};
 use crate::counters::{Counters, Ended, count};
 use crate::error::HandlerError;
 use crate::handler::{Next, Outcome};
+use crate::net::{Accepted, Managed};
 use crate::observe::events::{EndReason, Event, RefuseReason};
 use crate::observe::hooks::{self, Failure, Hooks};
 use crate::registry::info::Traffic;
 use crate::registry::table::{AbortReason, Activity, Slot};
 use crate::shared::Shared;
-use crate::transport::{Accepted, Managed};
 
 type DynHandler<R> = Box<dyn Fn(&mut R) -> Outcome + Send + Sync>;
 

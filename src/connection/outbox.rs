@@ -6,9 +6,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use crate::admission::permits::Permits;
 use crate::connection::life::{Job, Service};
 use crate::counters::Ended;
+use crate::net::Managed;
 use crate::task::coro::inbox::Message;
 use crate::task::coro::runtime::Runtime;
-use crate::transport::Managed;
 
 /// The label of coroutines that serve no request; those of requests begin with 1.
 pub(crate) const NOBODY: u64 = 0;

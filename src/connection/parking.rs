@@ -14,8 +14,8 @@ use rustix::event::epoll::{self, EventData, EventFlags};
 use rustix::time::Timespec;
 
 use crate::admission::permits::Permits;
+use crate::net::{Managed, Waits};
 use crate::registry::table::Activity;
-use crate::transport::{Managed, Waits};
 
 /// How many connections are taken out at once.
 const EVENTS: usize = 64;
@@ -212,8 +212,8 @@ mod tests {
     use std::sync::Weak;
 
     use super::*;
-    use crate::TcpConnection;
     use crate::address::Address;
+    use crate::net::TcpConnection;
     use crate::registry::context::Abort;
     use crate::registry::table::Slot;
 

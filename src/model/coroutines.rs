@@ -15,6 +15,7 @@ use crate::connection::life::Service;
 use crate::connection::outbox::{NOBODY, Outbox};
 use crate::error::{Error, Tried};
 use crate::model::on_room;
+use crate::net::{Accepted, Managed, Transport};
 use crate::observe::hooks::{AcceptError, Reaction, Stall, Step};
 use crate::registry::table::AbortReason;
 use crate::task::coro::driver::Kind;
@@ -25,14 +26,13 @@ use crate::task::coro::stack::{self, StackGauge};
 use crate::task::coro::uring;
 use crate::task::coro::watchdog::Watchdog;
 use crate::task::coro::worker::{Failed, Worker};
-use crate::transport::{Accepted, Managed, Transport};
 
 /// Serves each request in a coroutine: the handler blocks as in any model, but what blocks is not a
 /// thread.
 ///
 /// There is a worker thread for each processor; serving fails if one of them cannot start, or fails
 /// later. A coroutine runs on one of them for its whole life;
-/// where a read, a write or [`sleep`](crate::sleep) would block, the worker runs another one.
+/// where a read, a write or [`sleep`](crate::task::sleep) would block, the worker runs another one.
 /// Requests go to the worker that has the fewest. The calling thread is the first worker, and
 /// accepts.
 ///
@@ -61,7 +61,8 @@ use crate::transport::{Accepted, Managed, Transport};
 /// lent to the handler, so no thread that outlives the handler can have it:
 ///
 /// ```compile_fail,E0521
-/// # use socketserver::{Coroutines, Server, Tcp, TcpConnection};
+/// # use socketserver::net::TcpConnection;
+/// # use socketserver::{Coroutines, Server, Tcp};
 /// # let model = unsafe { Coroutines::new() };
 /// Server::<Tcp>::builder().model(model).bind("127.0.0.1:0")?.serve_forever(|conn: &mut TcpConnection| {
 ///     std::thread::spawn(move || conn);
@@ -128,7 +129,7 @@ impl Driver {
     /// # Examples
     ///
     /// ```
-    /// let (driver, fallback) = socketserver::Driver::Auto.pick();
+    /// let (driver, fallback) = socketserver::model::Driver::Auto.pick();
     /// if let Some(why) = fallback {
     ///     eprintln!("coroutines over {driver}: {why}");
     /// }
@@ -208,7 +209,8 @@ impl Coroutines {
     /// # Examples
     ///
     /// ```
-    /// use socketserver::{Coroutines, Server, StackGauge, Tcp};
+    /// use socketserver::model::StackGauge;
+    /// use socketserver::{Coroutines, Server, Tcp};
     ///
     /// let gauge = StackGauge::default();
     /// // SAFETY: the handler calls nothing that restores a thread-local after a read or a write.

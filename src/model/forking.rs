@@ -21,6 +21,7 @@ use crate::error::{Error, HandlerError};
 use crate::lifecycle::Idle;
 use crate::model::serve_here;
 use crate::model::watching::Watching;
+use crate::net::{Accepted, Managed, Transport, Waits};
 use crate::observe::hooks::{Failure, Step};
 use crate::registry::SETTLE;
 use crate::registry::context::Registered;
@@ -29,7 +30,6 @@ use crate::shared::Shared;
 use crate::sys::child::{Child, Exit};
 use crate::sys::fork::{Fork, end_with, exit, fork, guard, thread_count};
 use crate::task::wait::{Awaited, Source, Wakeup};
-use crate::transport::{Accepted, Managed, Transport, Waits};
 
 /// Serves each request in a process of its own, forked from the one that accepts.
 ///
@@ -55,7 +55,7 @@ use crate::transport::{Accepted, Managed, Transport, Waits};
 ///
 /// ```no_run
 /// use std::io::Write;
-/// use socketserver::ForkingTcpServer;
+/// use socketserver::python::ForkingTcpServer;
 ///
 /// ForkingTcpServer::bind("127.0.0.1:8080")?
 ///     .serve_forever(|conn| writeln!(conn, "served by process {}", std::process::id()))?;

@@ -16,13 +16,13 @@ use crate::lifecycle::processes::{SLOTS_OF_WORKER, WorkerSlot};
 use crate::model::forking::single_threaded;
 use crate::model::threading::Threading;
 use crate::model::watching::Watching;
+use crate::net::Transport;
 use crate::observe::events::Event;
 use crate::observe::hooks::{AcceptError, Reaction, Step};
 use crate::shared::Shared;
 use crate::sys::child::{Child, Exit};
 use crate::sys::fork::{self, Fork, exit, fork};
 use crate::task::wait::{self, Awaited, Wakeup};
-use crate::transport::Transport;
 
 /// Serves requests in worker processes that are forked beforehand and share the listeners; each
 /// worker runs model `M`.
@@ -46,7 +46,8 @@ use crate::transport::Transport;
 ///
 /// ```no_run
 /// use std::io::Write;
-/// use socketserver::{Bind, Prefork, Server, Tcp, ThreadPool};
+/// use socketserver::net::Bind;
+/// use socketserver::{Prefork, Server, Tcp, ThreadPool};
 ///
 /// Server::<Tcp>::builder()
 ///     .model(Prefork::new(4, ThreadPool::new(16)))

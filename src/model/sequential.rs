@@ -7,7 +7,7 @@ use crate::accept::dispatch::{Dispatch, Model, Serving};
 use crate::accept::report::Report;
 use crate::error::Error;
 use crate::model::serve_here;
-use crate::transport::{Managed, Transport};
+use crate::net::{Managed, Transport};
 
 /// Serves one request after the other on the thread that accepts them.
 ///
@@ -19,7 +19,8 @@ use crate::transport::{Managed, Transport};
 /// # Examples
 ///
 /// ```
-/// use socketserver::{Datagram, UdpServer};
+/// use socketserver::python::UdpServer;
+/// use socketserver::Datagram;
 ///
 /// let guard = UdpServer::bind("127.0.0.1:0")?.spawn(|datagram| datagram.echo())?;
 /// # Ok::<(), socketserver::Error>(())

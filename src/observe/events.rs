@@ -19,7 +19,8 @@ use crate::registry::table::AbortReason;
 /// # Examples
 ///
 /// ```
-/// use socketserver::{Event, Server, Tcp, Threading};
+/// use socketserver::observe::Event;
+/// use socketserver::{Server, Tcp, Threading};
 ///
 /// let server = Server::<Tcp, Threading>::builder()
 ///     .observer(|event: &Event<'_>| {

@@ -16,7 +16,8 @@ use crate::observe::events::{EndReason, Event, Observer};
 /// # Examples
 ///
 /// ```
-/// use socketserver::{Server, Tcp, Threading, Tracing};
+/// use socketserver::observe::Tracing;
+/// use socketserver::{Server, Tcp, Threading};
 ///
 /// let server = Server::<Tcp, Threading>::builder()
 ///     .observer(Tracing::default())
@@ -83,7 +84,7 @@ mod tests {
     use tracing::{Metadata, Subscriber};
 
     use super::*;
-    use crate::TcpServer;
+    use crate::python::TcpServer;
 
     /// Writes each event down.
     #[derive(Clone, Default)]

@@ -13,7 +13,7 @@ use crate::sys::clock::Millis;
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct ConnectionInfo {
-    /// Its number: [`Context::id`](crate::Context::id).
+    /// Its number: [`Context::id`](crate::net::Context::id).
     pub id: u64,
     /// Who it is from. Of a Unix socket the name is not known here, of a transport of your own
     /// nothing is.

@@ -27,7 +27,7 @@ pub enum Activity {
     Parked,
     /// It was accepted and waits for a thread, or for whatever its model serves it with.
     Queued,
-    /// It shakes hands; see [`Context::begin_handshake`](crate::Context::begin_handshake).
+    /// It shakes hands; see [`Context::begin_handshake`](crate::net::Context::begin_handshake).
     Handshake,
 }
 

@@ -374,7 +374,7 @@ pub(crate) fn can_wait() -> bool {
 /// ```
 /// use std::time::Duration;
 ///
-/// socketserver::sleep(Duration::from_millis(1));
+/// socketserver::task::sleep(Duration::from_millis(1));
 /// ```
 pub fn sleep(time: Duration) {
     #[cfg(feature = "coroutines")]
@@ -394,7 +394,7 @@ pub fn sleep(time: Duration) {
 /// ```
 /// for number in 0..1000_u32 {
 ///     if number % 100 == 0 {
-///         socketserver::yield_now();
+///         socketserver::task::yield_now();
 ///     }
 /// }
 /// ```
@@ -421,7 +421,7 @@ pub fn yield_now() {
 /// # Examples
 ///
 /// ```
-/// let hosts = socketserver::offload(|| std::fs::read_to_string("/etc/hostname"));
+/// let hosts = socketserver::task::offload(|| std::fs::read_to_string("/etc/hostname"));
 /// ```
 pub fn offload<R: Send + 'static>(work: impl FnOnce() -> R + Send + 'static) -> R {
     #[cfg(feature = "coroutines")]

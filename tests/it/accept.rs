@@ -5,7 +5,8 @@ use std::io;
 use std::sync::mpsc::channel;
 use std::time::Duration;
 
-use socketserver::{Event as Observed, Next, Server, Step, ThreadPool, Threading};
+use socketserver::observe::{Event as Observed, Step};
+use socketserver::{Next, Server, ThreadPool, Threading};
 
 use crate::script::{Event, Script, errno, until_stop};
 use crate::support::{DEADLINE, Gate, hold_at};

@@ -12,10 +12,11 @@ use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use socketserver::{
-    Accepted, Connection, Coroutines, Driver, Server, ServerGuard, State, Tcp, TcpConnection,
-    UnixAddress, UnixConnection, UnixStream, offload, sleep, yield_now,
-};
+use socketserver::model::Driver;
+use socketserver::net::{Accepted, TcpConnection, UnixAddress, UnixConnection};
+use socketserver::observe::State;
+use socketserver::task::{offload, sleep, yield_now};
+use socketserver::{Connection, Coroutines, Server, ServerGuard, Tcp, UnixStream};
 
 use crate::support::{DEADLINE, Target};
 
@@ -470,7 +471,9 @@ fn a_handler_that_blocks_its_worker_is_reported_by_name() {
     let server = Server::<Tcp>::builder()
         .model(coroutines(2))
         .on_stall(move |stall| {
-            let peer = stall.peer().and_then(socketserver::Address::socket_addr);
+            let peer = stall
+                .peer()
+                .and_then(socketserver::net::Address::socket_addr);
             stalls.send((stall.id(), peer, stall.time())).unwrap();
         })
         .bind("127.0.0.1:0")

@@ -6,9 +6,11 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, poll};
+use socketserver::net::{Accepted, Either};
+use socketserver::python::{TcpServer, UdpServer};
 use socketserver::{
-    Accepted, Datagram, Either, Handled, HandlerError, Next, Outcome, RequestHandler, Server, Tcp,
-    TcpServer, Threading, Udp, UdpServer, per_request,
+    Datagram, Handled, HandlerError, Next, Outcome, RequestHandler, Server, Tcp, Threading, Udp,
+    per_request,
 };
 
 use crate::support::Target;

@@ -7,9 +7,9 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use socketserver::net::{Abort, AcceptBatch, Managed};
-use socketserver::{
-    Accepted, Activity, Address, Context, Server, ServerGuard, Threading, Transport,
-};
+use socketserver::net::{Accepted, Address, Context, Transport};
+use socketserver::observe::Activity;
+use socketserver::{Server, ServerGuard, Threading};
 
 use crate::support::DEADLINE;
 

@@ -5,10 +5,12 @@ use std::net::Shutdown;
 use std::sync::mpsc::channel;
 use std::time::Duration;
 
+use socketserver::model::Model;
+use socketserver::net::{Accepted, Address, Bind, TcpConnection, Transport};
 use socketserver::net::{Layer, Layered, LayeredConnection};
+use socketserver::observe::AbortReason;
 use socketserver::{
-    AbortReason, Accepted, Address, Bind, Builder, Connection, IntoOutcome, Model, Next, Server,
-    ServerGuard, Tcp, TcpConnection, ThreadPool, Threading, Transport,
+    Builder, Connection, IntoOutcome, Next, Server, ServerGuard, Tcp, ThreadPool, Threading,
 };
 
 use crate::support::{Client, DEADLINE, Target};
@@ -178,7 +180,7 @@ fn what_a_layer_says_first_has_the_deadline_of_a_handshake() {
         .on_error(move |failure| {
             reasons
                 .send(failure.abort_reason())
-                .expect("the test waits")
+                .expect("the test waits");
         });
     let (_guard, target) = spawn(builder, |_| -> Next { unreachable!("nobody said a name") });
     assert_eq!(target.connect().read(&mut [0]).unwrap(), 0);

@@ -8,10 +8,9 @@ use std::sync::mpsc::channel;
 use std::time::{Duration, Instant};
 
 use socketserver::net::{AcceptBatch, Managed};
-use socketserver::{
-    Accepted, Address, Bind, Connection, Context, Datagram, Next, Server, Tcp, TcpConnection,
-    TcpServer, Threading, Transport, UnixAddress, UnixDatagram,
-};
+use socketserver::net::{Accepted, Address, Bind, Context, TcpConnection, Transport, UnixAddress};
+use socketserver::python::TcpServer;
+use socketserver::{Connection, Datagram, Next, Server, Tcp, Threading, UnixDatagram};
 
 use crate::script::Calls;
 use crate::support::{Client, DEADLINE, Target};

@@ -7,9 +7,12 @@ use std::sync::mpsc::{Receiver, Sender, channel, sync_channel};
 use std::thread;
 use std::time::Duration;
 
+use socketserver::model::Model;
+use socketserver::net::{Accepted, Bind, TcpConnection};
+use socketserver::observe::{Event, State};
+use socketserver::python::{TcpServer, ThreadingTcpServer};
 use socketserver::{
-    Accepted, Bind, Connection, Event, Model, Next, Sequential, Server, State, Tcp, TcpConnection,
-    TcpServer, ThreadPool, Threading, ThreadingTcpServer, per_connection,
+    Connection, Next, Sequential, Server, Tcp, ThreadPool, Threading, per_connection,
 };
 
 use crate::support::{DEADLINE, Gate, Target, hold_at, waits_of_this_thread};

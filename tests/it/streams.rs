@@ -5,10 +5,9 @@ use std::net::Shutdown;
 use std::sync::mpsc::{Receiver, channel};
 use std::time::Duration;
 
-use socketserver::{
-    Accepted, Bind, Connection, Server, ServerGuard, Tcp, TcpConnection, ThreadingTcpServer,
-    UnixAddress, UnixStream,
-};
+use socketserver::net::{Accepted, Bind, TcpConnection, UnixAddress};
+use socketserver::python::ThreadingTcpServer;
+use socketserver::{Connection, Server, ServerGuard, Tcp, UnixStream};
 
 use crate::support::{Client, DEADLINE, Target};
 

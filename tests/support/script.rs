@@ -8,8 +8,9 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::Instant;
 
+use socketserver::Next;
 use socketserver::net::{AcceptBatch, Managed};
-use socketserver::{Accepted, Address, Context, Next, Transport};
+use socketserver::net::{Accepted, Address, Context, Transport};
 
 use crate::support::{DEADLINE, waits_of_this_thread};
 

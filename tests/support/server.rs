@@ -8,10 +8,14 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use socketserver::limits::{AtLimit, Rate};
+use socketserver::model::Model;
+use socketserver::net::{Accepted, Bind, Transport};
+use socketserver::observe::Event;
+use socketserver::task::offload;
 use socketserver::{
-    Accepted, AtLimit, Bind, Builder, Connection, Datagram, Event, Forking, Model, Next, Outcome,
-    Rate, Report, Server, ServerHandle, Tcp, ThreadPool, Threading, Transport, Udp, UnixDatagram,
-    UnixStream, offload,
+    Builder, Connection, Datagram, Forking, Next, Outcome, Report, Server, ServerHandle, Tcp,
+    ThreadPool, Threading, Udp, UnixDatagram, UnixStream,
 };
 
 use crate::support::hold_at;
@@ -60,7 +64,7 @@ macro_rules! commands {
     };
 }
 
-commands!(socketserver::TcpConnection, socketserver::UnixConnection, counting::CountedConnection; socketserver::UdpPacket, socketserver::UnixPacket);
+commands!(socketserver::net::TcpConnection, socketserver::net::UnixConnection, counting::CountedConnection; socketserver::net::UdpPacket, socketserver::net::UnixPacket);
 
 /// State that requests share, unless each has a process of its own.
 #[derive(Debug)]

@@ -12,10 +12,11 @@ use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::process::{Resource, Rlimit, Signal, getpid, getrlimit, kill_process, setrlimit};
+use socketserver::model::{Dispatch, Driver as Waiting, Model};
+use socketserver::observe::Failure;
 use socketserver::{
-    Builder, Coroutines, Dispatch, Driver as Waiting, Error, Failure, Forking, Handled, Model,
-    Prefork, Report, Sequential, Server, ServerHandle, Tcp, ThreadPool, Threading, Udp,
-    UnixDatagram, UnixStream, per_request,
+    Builder, Coroutines, Error, Forking, Handled, Prefork, Report, Sequential, Server,
+    ServerHandle, Tcp, ThreadPool, Threading, Udp, UnixDatagram, UnixStream, per_request,
 };
 
 use console::{Console, say};
@@ -357,7 +358,7 @@ fn with_hooks<T: Place, M: Model>(mut builder: Builder<T, M>, polled: bool) -> B
         .on_error(on_error)
 }
 
-fn request_id(request: &impl socketserver::Accepted) -> u64 {
+fn request_id(request: &impl socketserver::net::Accepted) -> u64 {
     request.id()
 }
 

@@ -2,10 +2,8 @@
 
 use std::fmt::Debug;
 
-use socketserver::{
-    Accepted, Address, BoundTcp, BoundUnixStream, Error, Tcp, Transport, Udp, UnixAddress,
-    UnixDatagram, UnixStream,
-};
+use socketserver::net::{Accepted, Address, BoundTcp, BoundUnixStream, Transport, UnixAddress};
+use socketserver::{Error, Tcp, Udp, UnixDatagram, UnixStream};
 
 use super::script::Peer;
 use super::spec;

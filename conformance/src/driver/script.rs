@@ -10,9 +10,8 @@ use std::time::Duration;
 use rustix::fs::{OFlags, fcntl_getfl};
 use rustix::net::{RecvFlags, recv};
 use socket2::SockRef;
-use socketserver::{
-    Accepted, Connection, Datagram, HandlerError, Next, Outcome, Packet, RequestHandler, Stream,
-};
+use socketserver::net::{Accepted, Packet, Stream};
+use socketserver::{Connection, Datagram, HandlerError, Next, Outcome, RequestHandler};
 
 use super::place::peer_name;
 use super::spec;
@@ -231,7 +230,7 @@ impl Script {
             }
             "gate" => {
                 let gate = argument.to_owned();
-                socketserver::offload(move || at_gate(&gate))?;
+                socketserver::task::offload(move || at_gate(&gate))?;
             }
             "shutdown" => {
                 if let Some(handle) = &*super::lock() {

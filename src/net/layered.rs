@@ -9,9 +9,9 @@ use std::time::Duration;
 use crate::address::Address;
 use crate::buffers;
 use crate::error::Error;
+use crate::net::stream::Input;
+use crate::net::{AcceptBatch, Accepted, Bind, Connection, Managed, Transport, Waits};
 use crate::registry::context::Context;
-use crate::transport::stream::Input;
-use crate::transport::{AcceptBatch, Accepted, Bind, Connection, Managed, Transport, Waits};
 
 /// What a [`Layered`] transport does with the bytes of one connection: counts, limits, encrypts them.
 ///
@@ -164,7 +164,8 @@ pub trait Layer<C: Connection>: Send + 'static {
 /// use std::sync::Arc;
 /// use std::sync::atomic::{AtomicU64, Ordering};
 /// use socketserver::net::{Layer, Layered};
-/// use socketserver::{Bind, Connection, Server, Threading, UnixAddress, UnixStream};
+/// use socketserver::net::{Bind, UnixAddress};
+/// use socketserver::{Connection, Server, Threading, UnixStream};
 ///
 /// struct Sum(Arc<AtomicU64>);
 ///

@@ -13,13 +13,13 @@ use socket2::Socket;
 
 use crate::address::Address;
 use crate::error::Gone;
+use crate::net::{AcceptBatch, Accepted, Datagram, Managed};
 use crate::registry::context::Context;
 use crate::sys::errno;
 use crate::sys::mmsg::{self, Bundling, Outgoing, RawAddr, Room};
 use crate::sys::poll::Interest;
 use crate::task::offload;
 use crate::task::wait::complete_shared;
-use crate::transport::{AcceptBatch, Accepted, Datagram, Managed};
 
 /// The largest datagram that is received whole unless an option says otherwise: the most that IPv4
 /// can carry.

@@ -19,15 +19,26 @@ pub(crate) mod unix_lock;
 pub(crate) mod unix_path;
 pub(crate) mod unix_stream;
 
+pub use crate::address::{Address, UnixAddress};
+pub use crate::registry::context::{Abort, Context};
+pub use datagram::Packet;
+pub use dialed::Dialed;
+pub use either::Either;
+pub use layered::{Layer, Layered, LayeredConnection};
+pub use stream::{Stream, Writer};
+pub use tcp::{BoundTcp, Tcp, TcpConnection, TcpOptions};
+pub use udp::{Udp, UdpOptions, UdpPacket};
+pub use unix_datagram::{UnixDatagram, UnixPacket};
+pub use unix_path::UnixOptions;
+pub use unix_stream::{BoundUnixStream, Credentials, UnixConnection, UnixStream};
+
 use std::collections::VecDeque;
 use std::io::{self, BufRead, Write};
 use std::net::Shutdown;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::time::Duration;
 
-use crate::address::Address;
 use crate::error::Error;
-use crate::registry::context::Context;
 use crate::shared::Shared;
 
 /// A source of requests: a bound listener.
@@ -44,7 +55,7 @@ use crate::shared::Shared;
 /// use std::io::{self, PipeReader, Read};
 /// use std::os::fd::{AsFd, BorrowedFd};
 /// use socketserver::net::{AcceptBatch, Managed};
-/// use socketserver::{Address, Context, Accepted, Transport};
+/// use socketserver::net::{Accepted, Address, Context, Transport};
 ///
 /// struct Bytes(PipeReader);
 /// struct Byte(u8, Context);
@@ -541,7 +552,7 @@ impl<'a, R> AcceptBatch<'a, R> {
     /// ```
     /// use std::io;
     /// use socketserver::net::{AcceptBatch, Managed};
-    /// use socketserver::Transport;
+    /// use socketserver::net::Transport;
     ///
     /// /// Takes requests of `inner`, which `wrap` makes requests of the type `R` of.
     /// fn accept<T: Transport, R: Managed>(

@@ -18,12 +18,12 @@ use socket2::{SockAddr, Socket};
 
 use crate::address::Address;
 use crate::buffers;
+use crate::net::{Accepted, Connection, Managed, Waits};
 use crate::registry::context::{Abort, Context};
 use crate::registry::table::{AbortReason, Activity};
 use crate::sys::poll::Interest;
 use crate::sys::sockopt;
 use crate::task::wait::{Source, after, complete_shared};
-use crate::transport::{Accepted, Connection, Managed, Waits};
 
 /// A connection that a stream transport `T` accepted.
 ///
@@ -135,7 +135,9 @@ impl<T: 'static> Stream<T> {
     /// use std::collections::BTreeMap;
     /// use std::io::{self, Write};
     /// use std::sync::Mutex;
-    /// use socketserver::{Connection, Accepted, TcpConnection, ThreadingTcpServer, Writer};
+    /// use socketserver::net::{Accepted, TcpConnection, Writer};
+    /// use socketserver::python::ThreadingTcpServer;
+    /// use socketserver::Connection;
     ///
     /// static CLIENTS: Mutex<BTreeMap<u64, Writer>> = Mutex::new(BTreeMap::new());
     ///

@@ -10,18 +10,19 @@ use socket2::{Domain, Socket, TcpKeepalive, Type};
 
 use crate::address::Address;
 use crate::error::Error;
+use crate::net::listener::Listener;
+use crate::net::options::{self, Expected, InetOptions};
+use crate::net::stream::Stream;
+use crate::net::{AcceptBatch, Accepted, Bind, Transport};
 use crate::sys::{sock_diag, sockopt};
-use crate::transport::listener::Listener;
-use crate::transport::options::{self, Expected, InetOptions};
-use crate::transport::stream::Stream;
-use crate::transport::{AcceptBatch, Accepted, Bind, Transport};
 
 /// A TCP listener.
 ///
 /// # Examples
 ///
 /// ```
-/// use socketserver::{Bind, Tcp, Transport};
+/// use socketserver::net::{Bind, Transport};
+/// use socketserver::Tcp;
 ///
 /// // "localhost" has an IPv4 and, on most hosts, an IPv6 address: one listener for each, on one port.
 /// let listeners = Tcp::bind("localhost:0")?;

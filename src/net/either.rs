@@ -7,8 +7,8 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::time::Duration;
 
 use crate::address::Address;
+use crate::net::{AcceptBatch, Accepted, Connection, Datagram, Managed, Transport, Waits};
 use crate::registry::context::Context;
-use crate::transport::{AcceptBatch, Accepted, Connection, Datagram, Managed, Transport, Waits};
 
 /// A listener, or a request, of one of two transports, so that both can feed one server. Nest it
 /// for more.
@@ -19,7 +19,8 @@ use crate::transport::{AcceptBatch, Accepted, Connection, Datagram, Managed, Tra
 /// # Examples
 ///
 /// ```
-/// use socketserver::{Bind, Connection, Either, Server, Tcp, Threading, UnixAddress, UnixStream};
+/// use socketserver::net::{Bind, Either, UnixAddress};
+/// use socketserver::{Connection, Server, Tcp, Threading, UnixStream};
 ///
 /// fn hello(conn: &mut impl Connection) -> std::io::Result<()> {
 ///     conn.write_all(b"hello world\n")

@@ -7,12 +7,12 @@ use socket2::{Domain, Socket, Type};
 
 use crate::address::{Address, UnixAddress};
 use crate::error::{Error, Tried};
+use crate::net::listener::Listener;
+use crate::net::options::Expected;
+use crate::net::stream::Stream;
+use crate::net::unix_path::{UnixBinding, UnixOptions};
+use crate::net::{AcceptBatch, Bind, Transport};
 use crate::sys::sockopt;
-use crate::transport::listener::Listener;
-use crate::transport::options::Expected;
-use crate::transport::stream::Stream;
-use crate::transport::unix_path::{UnixBinding, UnixOptions};
-use crate::transport::{AcceptBatch, Bind, Transport};
 
 /// A Unix stream listener.
 ///
@@ -24,7 +24,8 @@ use crate::transport::{AcceptBatch, Bind, Transport};
 /// # Examples
 ///
 /// ```
-/// use socketserver::{Bind, Transport, UnixAddress, UnixStream};
+/// use socketserver::net::{Bind, Transport, UnixAddress};
+/// use socketserver::UnixStream;
 ///
 /// let listener = UnixStream::bind(UnixAddress::Abstract(b"socketserver-doc-stream".to_vec()))?;
 /// assert_eq!(listener[0].url(), "unix:@socketserver-doc-stream");

@@ -8,11 +8,11 @@ use socket2::{Domain, Type};
 
 use crate::address::{Address, UnixAddress};
 use crate::error::{Error, Tried};
+use crate::net::datagram::{DatagramSocket, Kind, MAX_DATAGRAM, Packet, Whose};
+use crate::net::options::Expected;
+use crate::net::unix_path::{UnixBinding, UnixOptions};
+use crate::net::{AcceptBatch, Bind, Transport};
 use crate::sys::mmsg;
-use crate::transport::datagram::{DatagramSocket, Kind, MAX_DATAGRAM, Packet, Whose};
-use crate::transport::options::Expected;
-use crate::transport::unix_path::{UnixBinding, UnixOptions};
-use crate::transport::{AcceptBatch, Bind, Transport};
 
 /// A bound Unix datagram socket: each datagram is a request.
 ///
@@ -30,7 +30,8 @@ use crate::transport::{AcceptBatch, Bind, Transport};
 /// # Examples
 ///
 /// ```
-/// use socketserver::{Bind, Transport, UnixAddress, UnixDatagram};
+/// use socketserver::net::{Bind, Transport, UnixAddress};
+/// use socketserver::UnixDatagram;
 ///
 /// let socket = UnixDatagram::bind(UnixAddress::Abstract(b"socketserver-doc-datagram".to_vec()))?;
 /// assert_eq!(socket[0].url(), "unixgram:@socketserver-doc-datagram");

@@ -10,10 +10,10 @@ use socket2::{Domain, Socket, Type};
 
 use crate::address::Address;
 use crate::error::{Error, Tried};
+use crate::net::datagram::{DatagramSocket, Kind, MAX_DATAGRAM, Packet, Whose};
+use crate::net::options::{self, Expected, InetOptions};
+use crate::net::{AcceptBatch, Accepted, Bind, Transport};
 use crate::sys::mmsg;
-use crate::transport::datagram::{DatagramSocket, Kind, MAX_DATAGRAM, Packet, Whose};
-use crate::transport::options::{self, Expected, InetOptions};
-use crate::transport::{AcceptBatch, Accepted, Bind, Transport};
 
 /// A bound UDP socket: each datagram is a request.
 ///
@@ -23,7 +23,8 @@ use crate::transport::{AcceptBatch, Accepted, Bind, Transport};
 /// # Examples
 ///
 /// ```
-/// use socketserver::{Bind, Transport, Udp};
+/// use socketserver::net::{Bind, Transport};
+/// use socketserver::Udp;
 ///
 /// let socket = Udp::options().max_datagram(1472).receive_buffer(1 << 20).bind("127.0.0.1:0")?;
 /// assert!(socket[0].url().starts_with("udp://127.0.0.1:"));
