@@ -95,6 +95,11 @@ pub mod limits {
 #[doc = include_str!("../README.md")]
 struct ReadmeDoctests;
 
+/// So do the first programs.
+#[cfg(doctest)]
+#[doc = include_str!("../docs/first-programs.md")]
+struct FirstProgramsDoctests;
+
 /// So do those for people who come from Python.
 #[cfg(doctest)]
 #[doc = include_str!("../docs/coming-from-python.md")]
