@@ -51,7 +51,8 @@ Signals:
   are left. Idle connections are served during --idle-grace, and then get the end of the stream.
 
 Exit status:
-  0 everything was served, 1 failure, 2 wrong usage, 3 connections were aborted at the drain deadline")]
+  0 everything was served, 1 failure, 2 wrong usage,
+  3 connections were aborted, at the drain deadline or by a second signal")]
     Serve(Serve),
     /// Runs a workload under each model, measures, and recommends a model
     #[command(after_help = "\

@@ -26,7 +26,7 @@ pub(crate) struct Limits {
     /// How many new connections or datagrams are accepted a second [default: no limit]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     rate: Option<u32>,
-    /// How many are accepted at once after a quiet time [default: a second's worth]
+    /// How many connections or datagrams are accepted at once after a quiet time [default: a second's worth]
     #[arg(long, value_name = "N", requires = "rate", value_parser = clap::value_parser!(u32).range(1..))]
     rate_burst: Option<u32>,
     /// What happens to connections beyond --max-connections or --rate: wait (in the backlog), refuse,
@@ -61,7 +61,7 @@ pub(crate) struct Limits {
     /// How long a server still accepts after it was asked to stop
     #[arg(long, value_name = "SECONDS", default_value = "0", value_parser = seconds)]
     lame_duck: Duration,
-    /// How long idle connections stay after that, before they get the end of the stream; seconds, or
+    /// How long idle connections stay in a stop, before they get the end of the stream; seconds, or
     /// none: as long as the drain
     #[arg(long, value_name = "SECONDS", default_value = "1", value_parser = grace)]
     idle_grace: Timeout,
