@@ -68,7 +68,7 @@ waits for the answer, checks it, and sends the next request. The columns of the 
   CPU/req      processor time of all processes of the server, for each request, system time included
   mem/conn     memory of all processes of the server with all clients connected, less that of the idle
                server, for each client served; shared pages count once, kernel memory does not count
-  served       how many clients were answered at least once: some models leave the others waiting
+  served       how many clients were answered at least once: some models leave other clients waiting
 
 The recommendation: of the models that served every client, the one with the most requests a second;
 of those within 5 % of that, the one with the least CPU time, and then the one with the lowest p99.")]
@@ -257,7 +257,7 @@ fn parse_from(args: impl IntoIterator<Item = OsString>) -> Result<Command, clap:
             let silent = options.limits.client_speaks_first && service.speaks_first();
             silent
                 .then_some(
-                    "--client-speaks-first is for the services echo and discard; the others speak first",
+                    "--client-speaks-first is for the services echo and discard; every other service speaks first",
                 )
                 .or_else(|| options.conflict())
         }
