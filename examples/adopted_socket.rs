@@ -6,7 +6,9 @@ use std::error::Error;
 use std::io::{self, Write};
 use std::os::fd::AsFd;
 
-use socketserver::{Bind, Tcp, ThreadingTcpServer};
+use socketserver::Tcp;
+use socketserver::net::Bind;
+use socketserver::python::ThreadingTcpServer;
 
 pub(crate) fn listeners(addr: Option<String>) -> Result<Vec<Tcp>, Box<dyn Error>> {
     Ok(match addr {

@@ -5,7 +5,9 @@
 use std::error::Error;
 use std::io::{self, Write};
 
-use socketserver::{Connection, Model, Server, Tcp, ThreadingTcpServer};
+use socketserver::model::Model;
+use socketserver::python::ThreadingTcpServer;
+use socketserver::{Connection, Server, Tcp};
 
 fn greet(conn: &mut impl Connection) -> io::Result<()> {
     conn.write_all(b"who are you?\n")?;
@@ -26,7 +28,7 @@ pub(crate) fn serve_until_end_of_input<M: Model>(
     }
     let report = guard.stop()?;
     let served = handle.totals().completed;
-    writeln!(io::stdout(), "{served} served, {} cut", report.cut)?;
+    writeln!(io::stdout(), "{served} served, {} aborted", report.aborted)?;
     Ok(())
 }
 

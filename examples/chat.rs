@@ -6,7 +6,8 @@ use std::collections::BTreeMap;
 use std::io::{self, Write};
 use std::sync::{Mutex, PoisonError};
 
-use socketserver::{Connection, Coroutines, Request, Server, Tcp, TcpConnection, Writer};
+use socketserver::net::{Accepted, TcpConnection, Writer};
+use socketserver::{Connection, Coroutines, Server, Tcp};
 
 /// Who is here, by the numbers of their connections.
 #[derive(Default)]

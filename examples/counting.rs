@@ -4,8 +4,9 @@
 
 use std::io::{self, Write};
 
+use socketserver::net::TcpConnection;
 use socketserver::net::{Layer, Layered, LayeredConnection};
-use socketserver::{Connection, Next, Server, Tcp, TcpConnection, Threading};
+use socketserver::{Connection, Next, Server, Tcp, Threading};
 
 /// The bytes of one connection.
 #[derive(Default)]

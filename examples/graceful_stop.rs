@@ -5,7 +5,9 @@
 use std::io;
 use std::time::Duration;
 
-use socketserver::{Connection, Error, Model, Server, ServerHandle, Tcp, ThreadingTcpServer};
+use socketserver::model::Model;
+use socketserver::python::ThreadingTcpServer;
+use socketserver::{Connection, Error, Server, ServerHandle, Tcp};
 
 fn shout(conn: &mut impl Connection, server: &ServerHandle) -> io::Result<()> {
     let mut line = String::new();
@@ -30,7 +32,7 @@ pub(crate) fn serve<M: Model>(server: Server<Tcp, M>) -> Result<(), Error> {
     let stop = handle.clone();
     let report = server.serve_forever(move |conn| shout(conn, &stop))?;
     let clients = handle.totals().accepted;
-    eprintln!("{} of {clients} clients were cut", report.cut);
+    eprintln!("{} of {clients} clients were aborted", report.aborted);
     Ok(())
 }
 

@@ -3,7 +3,7 @@
 
 use std::io::Write;
 
-use socketserver::ThreadingTcpServer;
+use socketserver::python::ThreadingTcpServer;
 
 fn main() -> Result<(), socketserver::Error> {
     let addr = std::env::args().nth(1);

@@ -6,7 +6,8 @@ use std::os::fd::AsFd;
 use std::os::unix::process::CommandExt;
 use std::process::Command;
 
-use socketserver::{ForkingTcpServer, TcpConnection};
+use socketserver::net::TcpConnection;
+use socketserver::python::ForkingTcpServer;
 
 pub(crate) fn become_program(
     conn: &TcpConnection,

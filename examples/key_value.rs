@@ -4,7 +4,8 @@
 use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
 
-use socketserver::{Connection, Handler, Next, Outcome, ThreadingTcpServer};
+use socketserver::python::ThreadingTcpServer;
+use socketserver::{Connection, Handler, Next, Outcome};
 
 /// The longest line that a client may send.
 const LINE_MAX: usize = 4096;
@@ -45,6 +46,6 @@ fn main() -> Result<(), socketserver::Error> {
     for url in server.urls() {
         eprintln!("listening on {url}");
     }
-    server.serve_forever(Store::default().into_fn())?;
+    server.serve_handler(Store::default())?;
     Ok(())
 }

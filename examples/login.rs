@@ -4,7 +4,8 @@
 
 use std::io::{self, Write};
 
-use socketserver::{Connection, Next, Server, Tcp, TcpConnection, ThreadPool, per_connection};
+use socketserver::net::TcpConnection;
+use socketserver::{Connection, Next, Server, Tcp, ThreadPool, per_connection};
 
 /// The longest line that a client may send, and how often it may say no name.
 const LINE_MAX: usize = 1024;

@@ -4,8 +4,9 @@
 use std::{env, io, io::Read, os::fd::AsFd, os::fd::BorrowedFd};
 
 use socket2::{Domain, SockAddr, Socket, Type};
-use socketserver::net::{Intake, Managed, Waits};
-use socketserver::{Address, Context, Next, Request, Server, Threading, Transport, UnixAddress};
+use socketserver::net::{AcceptBatch, Managed, Waits};
+use socketserver::net::{Accepted, Address, Context, Transport, UnixAddress};
+use socketserver::{Next, Server, Threading};
 
 pub(crate) struct SeqPacket(Socket, String);
 pub(crate) struct Session(Socket, Context);
@@ -17,19 +18,19 @@ impl AsFd for SeqPacket {
 }
 
 impl Transport for SeqPacket {
-    type Request = Session;
+    type Accepted = Session;
     const SCHEME: &'static str = "seqpacket";
     fn local_addr(&self) -> Address {
         UnixAddress::Abstract(self.1.clone().into_bytes()).into()
     }
-    fn accept(&self, intake: &mut Intake<'_, Session>) -> io::Result<()> {
+    fn accept(&self, batch: &mut AcceptBatch<'_, Session>) -> io::Result<()> {
         let (socket, _) = self.0.accept()?; // It does not block, and must not.
-        intake.push(|context| Session(socket, context));
+        batch.push(|context| Session(socket, context));
         Ok(())
     }
 }
 
-impl Request for Session {
+impl Accepted for Session {
     fn context(&self) -> &Context {
         &self.1
     }

@@ -7,9 +7,10 @@ use std::io::{self, Write};
 use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, poll};
-use socketserver::{Next, Packet, ServerHandle, TcpServer, UdpServer};
+use socketserver::python::{TcpServer, UdpServer};
+use socketserver::{Datagram, Next, ServerHandle};
 
-pub(crate) fn answer(datagram: &mut impl Packet, greeter: &ServerHandle) -> io::Result<Next> {
+pub(crate) fn answer(datagram: &mut impl Datagram, greeter: &ServerHandle) -> io::Result<Next> {
     writeln!(datagram, "{} greeted", greeter.totals().accepted)?;
     let stop = datagram.packet().trim_ascii() == b"stop";
     Ok(if stop { Next::Stop } else { Next::Close })

@@ -5,7 +5,9 @@
 use std::io;
 use std::time::Duration;
 
-use socketserver::{Connection, HandlerError, TcpConnection, ThreadingTcpServer};
+use socketserver::net::TcpConnection;
+use socketserver::python::ThreadingTcpServer;
+use socketserver::{Connection, HandlerError};
 
 pub(crate) fn relay(client: &mut impl Connection, server: &str) -> Result<(), HandlerError> {
     // Connected from here, and yet of the type that clients have: it blocks as they do.

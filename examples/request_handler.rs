@@ -5,10 +5,9 @@
 use std::io::Write;
 use std::time::Duration;
 
-use socketserver::{
-    Connection, HandlerError, Next, Outcome, RequestHandler, ThreadingUnixStreamServer,
-    UnixConnection, per_request,
-};
+use socketserver::net::UnixConnection;
+use socketserver::python::ThreadingUnixStreamServer;
+use socketserver::{Connection, HandlerError, Next, Outcome, RequestHandler, per_request};
 
 #[derive(Default)]
 pub(crate) struct Session {

@@ -6,7 +6,8 @@
 use std::io;
 use std::net::ToSocketAddrs;
 
-use socketserver::{Connection, Coroutines, Server, Tcp, offload};
+use socketserver::task::offload;
+use socketserver::{Connection, Coroutines, Server, Tcp};
 
 pub(crate) fn resolve(conn: &mut impl Connection) -> io::Result<()> {
     let mut line = String::new();

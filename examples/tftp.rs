@@ -6,7 +6,9 @@ use std::net::UdpSocket;
 use std::path::Path;
 use std::time::Duration;
 
-use socketserver::{Packet, ThreadingUdpServer, UdpDatagram};
+use socketserver::Datagram;
+use socketserver::net::UdpPacket;
+use socketserver::python::ThreadingUdpServer;
 
 /// What a read request wants: after opcode 1 comes a name, which a zero byte ends.
 fn wanted(packet: &[u8], directory: &Path) -> Option<Vec<u8>> {
@@ -16,7 +18,7 @@ fn wanted(packet: &[u8], directory: &Path) -> Option<Vec<u8>> {
     is_here.then(|| std::fs::read(directory.join(name)).ok())?
 }
 
-pub(crate) fn transfer(datagram: &mut UdpDatagram, directory: &Path) -> io::Result<()> {
+pub(crate) fn transfer(datagram: &mut UdpPacket, directory: &Path) -> io::Result<()> {
     let Some(data) = wanted(datagram.packet(), directory) else {
         return datagram.write_all(b"\0\x05\0\x01no such file\0");
     };

@@ -3,7 +3,8 @@
 
 use std::io;
 
-use socketserver::{Bind, Connection, Either, Server, Tcp, Threading, UnixStream};
+use socketserver::net::{Bind, Either};
+use socketserver::{Connection, Server, Tcp, Threading, UnixStream};
 
 pub(crate) fn reverse(conn: &mut impl Connection) -> io::Result<()> {
     let mut line = String::new();

@@ -2,9 +2,10 @@
 //! transport.
 #![expect(clippy::print_stderr, reason = "an example speaks to its user")]
 
-use socketserver::{Packet, UdpServer};
+use socketserver::Datagram;
+use socketserver::python::UdpServer;
 
-pub(crate) fn echo(datagram: &mut impl Packet) {
+pub(crate) fn echo(datagram: &mut impl Datagram) {
     datagram.echo();
 }
 

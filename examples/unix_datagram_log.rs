@@ -4,9 +4,10 @@
 
 use std::io::{self, Write};
 
-use socketserver::{Packet, UnixDatagram, UnixDatagramServer};
+use socketserver::python::UnixDatagramServer;
+use socketserver::{Datagram, UnixDatagram};
 
-pub(crate) fn log(datagram: &mut impl Packet) -> io::Result<()> {
+pub(crate) fn log(datagram: &mut impl Datagram) -> io::Result<()> {
     let text = String::from_utf8_lossy(datagram.packet());
     writeln!(io::stdout(), "{:04} {}", datagram.id(), text.trim_end())
 }

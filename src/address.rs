@@ -13,7 +13,7 @@ use socket2::SockAddr;
 /// # Examples
 ///
 /// ```
-/// use socketserver::Address;
+/// use socketserver::net::Address;
 ///
 /// let address = Address::from(std::net::SocketAddr::from(([127, 0, 0, 1], 80)));
 /// assert_eq!(address.to_string(), "127.0.0.1:80");

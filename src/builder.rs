@@ -10,12 +10,12 @@ use crate::admission::policy::{AtLimit, Limits, Rate};
 use crate::error::{Error, Tried};
 use crate::lifecycle::Times;
 use crate::model::sequential::Sequential;
+use crate::net::{Bind, Transport};
 use crate::observe::events::Observer;
 use crate::observe::hooks::{AcceptError, Failure, Hooks, Stall};
 use crate::registry::deadlines::{Deadlines, MinRate};
 use crate::server::Server;
 use crate::shared::{Options, share};
-use crate::transport::{Bind, Transport};
 
 /// Options of a [`Server`]. Those of a listener belong to its transport:
 /// [`Tcp::options`](crate::Tcp::options) and its like; those of a model to the model.
@@ -24,7 +24,8 @@ use crate::transport::{Bind, Transport};
 ///
 /// ```
 /// use std::time::Duration;
-/// use socketserver::{Bind, Server, Tcp, ThreadPool};
+/// use socketserver::net::Bind;
+/// use socketserver::{Server, Tcp, ThreadPool};
 ///
 /// let server = Server::<Tcp>::builder()
 ///     .model(ThreadPool::new(8))
@@ -45,7 +46,7 @@ use crate::transport::{Bind, Transport};
 pub struct Builder<T: Transport, M = Sequential> {
     listeners: Vec<T>,
     model: M,
-    hooks: Hooks<T::Request>,
+    hooks: Hooks<T::Accepted>,
     options: Options,
 }
 
@@ -92,7 +93,7 @@ impl<T: Transport, M: Model> Builder<T, M> {
         }
     }
 
-    /// Adds listeners. Several may feed one server; [`Either`](crate::Either) makes one type of two
+    /// Adds listeners. Several may feed one server; [`Either`](crate::net::Either) makes one type of two
     /// transports.
     pub fn listen(mut self, listeners: impl IntoIterator<Item = T>) -> Self {
         self.listeners.extend(listeners);
@@ -139,7 +140,7 @@ impl<T: Transport, M: Model> Builder<T, M> {
         self
     }
 
-    /// How long a stop waits for live requests before it cuts them. Default: 25 s, within the 30 s
+    /// How long a stop waits for live requests before it aborts them. Default: 25 s, within the 30 s
     /// that service managers and Kubernetes give.
     pub const fn drain_timeout(mut self, limit: Duration) -> Self {
         self.options.times.drain = limit;
@@ -148,7 +149,7 @@ impl<T: Transport, M: Model> Builder<T, M> {
 
     /// How long a server that was asked to stop goes on accepting: load balancers notice meanwhile
     /// that it is about to go ([`ServerHandle::state`](crate::ServerHandle::state),
-    /// [`Request::stopping`](crate::Request::stopping)). The drain begins after it. Default: not at
+    /// [`Accepted::stopping`](crate::net::Accepted::stopping)). The drain begins after it. Default: not at
     /// all. Kubernetes takes 5 s to 15 s to send no more.
     pub const fn lame_duck(mut self, time: Duration) -> Self {
         self.options.times.lame_duck = time;
@@ -157,7 +158,7 @@ impl<T: Transport, M: Model> Builder<T, M> {
 
     /// How long idle connections stay in a stop, from when nothing more is accepted: those that are
     /// parked or between messages ([`Connection::next_message`](crate::Connection::next_message)), so
-    /// that a request which is on its way is answered. What comes meanwhile is handled, with [`Request::stopping`](crate::Request::stopping), and its connection closed
+    /// that a request which is on its way is answered. What comes meanwhile is handled, with [`Accepted::stopping`](crate::net::Accepted::stopping), and its connection closed
     /// afterwards. Then those that are left get the end of the stream, which is no abort, and sessions
     /// finish. `None`: until the drain deadline, which ends the grace in any case. Zero: not at all.
     /// Default: 1 s.
@@ -184,7 +185,7 @@ impl<T: Transport, M: Model> Builder<T, M> {
     }
 
     /// How long a transport that shakes hands may take for it
-    /// ([`Context::begin_handshake`](crate::Context::begin_handshake)); `None`: for ever. Default:
+    /// ([`Context::begin_handshake`](crate::net::Context::begin_handshake)); `None`: for ever. Default:
     /// 5 s. The transports of this crate have no handshake of their own.
     pub fn handshake_timeout(mut self, limit: impl Into<Option<Duration>>) -> Self {
         self.options.deadlines.handshake = limit.into();
@@ -276,7 +277,7 @@ impl<T: Transport, M: Model> Builder<T, M> {
     /// Asked of each request before it is served, on the accepting thread; `false` closes it
     /// unserved. A panic is a failed request. Default: all are served. (Python's `verify_request`.)
     #[doc(alias = "verify_request")]
-    pub fn verify(mut self, hook: impl Fn(&T::Request) -> bool + Send + Sync + 'static) -> Self {
+    pub fn verify(mut self, hook: impl Fn(&T::Accepted) -> bool + Send + Sync + 'static) -> Self {
         self.hooks.verify = Some(Box::new(hook));
         self
     }

@@ -12,7 +12,7 @@ use std::io;
 /// # Examples
 ///
 /// ```
-/// use socketserver::TcpServer;
+/// use socketserver::python::TcpServer;
 ///
 /// let first = TcpServer::bind("127.0.0.1:0")?;
 /// let taken = first.local_addrs()[0].socket_addr().unwrap();

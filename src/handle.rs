@@ -17,14 +17,14 @@ use crate::shared::Shared;
 /// # Examples
 ///
 /// ```
-/// use socketserver::TcpServer;
+/// use socketserver::python::TcpServer;
 ///
 /// let server = TcpServer::bind("127.0.0.1:0")?;
 /// let handle = server.handle();
 /// handle.shutdown();
 /// // It was stopped before it began, so it returns at once.
 /// let report = server.serve_forever(|_conn| ())?;
-/// assert_eq!(report.cut, 0);
+/// assert_eq!(report.aborted, 0);
 /// # Ok::<(), socketserver::Error>(())
 /// ```
 #[derive(Clone, Debug)]
@@ -50,7 +50,7 @@ impl ServerHandle {
     }
 
     /// As [`shutdown`](Self::shutdown), with a drain of at most `drain` and no time as a lame duck;
-    /// zero cuts every request at once. Idle connections get the end of the stream even then.
+    /// zero aborts every request at once. Idle connections get the end of the stream even then.
     pub fn shutdown_within(&self, drain: Duration) {
         self.shared.lifecycle.stop(drain);
     }
@@ -79,13 +79,14 @@ impl ServerHandle {
     }
 
     /// Waits until the server is at `state` or further, for `timeout` at most; says whether it is.
-    /// In a coroutine the others of its worker run meanwhile, and a cut ends the wait.
+    /// In a coroutine the others of its worker run meanwhile, and an abort ends the wait.
     ///
     /// # Examples
     ///
     /// ```
     /// use std::time::Duration;
-    /// use socketserver::{State, ThreadingTcpServer};
+    /// use socketserver::observe::State;
+    /// use socketserver::python::ThreadingTcpServer;
     ///
     /// let guard = ThreadingTcpServer::bind("127.0.0.1:0")?.spawn(|_conn| ())?;
     /// assert!(guard.handle().wait_for(State::Running, Duration::from_secs(5)));
@@ -135,7 +136,7 @@ impl ServerHandle {
     /// # Examples
     ///
     /// ```
-    /// use socketserver::ThreadingTcpServer;
+    /// use socketserver::python::ThreadingTcpServer;
     ///
     /// let guard = ThreadingTcpServer::bind("127.0.0.1:0")?.spawn(|_conn| ())?;
     /// for connection in guard.handle().connections() {
@@ -155,7 +156,7 @@ impl ServerHandle {
     }
 
     /// Changes the limits, in all processes of the server, for what comes from now on: no live
-    /// connection is cut.
+    /// connection is aborted.
     ///
     /// # Errors
     ///
@@ -167,8 +168,8 @@ impl ServerHandle {
 
     /// Cuts one connection, by its number, in whatever process it is: its handler's reads and writes
     /// fail with `TimedOut`. Says whether there is one. Returns before it has ended.
-    pub fn cut(&self, id: u64) -> bool {
-        self.shared.registry.ask_to_cut(id)
+    pub fn abort(&self, id: u64) -> bool {
+        self.shared.registry.request_abort(id)
     }
 
     /// What the server has done since it was bound, in all its processes.

@@ -76,14 +76,16 @@ impl From<()> for Next {
 
 /// A handler that is a type of its own, with the state that its requests share.
 ///
-/// Every `Fn(&mut R) -> impl IntoOutcome` is one. [`into_fn`](Self::into_fn) turns a handler into
-/// the closure that the server takes.
+/// Every `Fn(&mut R) -> impl IntoOutcome` is one. A server serves with it through
+/// [`Server::serve_handler`](crate::Server::serve_handler) or
+/// [`Server::spawn_handler`](crate::Server::spawn_handler).
 ///
 /// # Examples
 ///
 /// ```
 /// use std::sync::atomic::{AtomicU64, Ordering};
-/// use socketserver::{Connection, Handler, Next, Outcome, ThreadingTcpServer};
+/// use socketserver::python::ThreadingTcpServer;
+/// use socketserver::{Connection, Handler, Next, Outcome};
 ///
 /// #[derive(Default)]
 /// struct Counter(AtomicU64);
@@ -97,7 +99,7 @@ impl From<()> for Next {
 /// }
 ///
 /// let server = ThreadingTcpServer::bind("127.0.0.1:0")?;
-/// let guard = server.spawn(Counter::default().into_fn())?;
+/// let guard = server.spawn_handler(Counter::default())?;
 /// # Ok::<(), socketserver::Error>(())
 /// ```
 pub trait Handler<R>: Send + Sync + 'static {
@@ -107,14 +109,6 @@ pub trait Handler<R>: Send + Sync + 'static {
     ///
     /// Why the request failed; the error hook is told, and the server goes on.
     fn handle(&self, request: &mut R) -> Outcome;
-
-    /// The closure that the server takes.
-    fn into_fn(self) -> impl Fn(&mut R) -> Outcome + Send + Sync + 'static
-    where
-        Self: Sized,
-    {
-        move |request| self.handle(request)
-    }
 }
 
 impl<R, F, O> Handler<R> for F
@@ -145,7 +139,7 @@ where
 /// | `handle` returns `Park`, and parking fails | `finish`; the request has failed |
 /// | the client ends the stream, or resets it, while it is parked | `handle`, which reads that, and then `finish` |
 /// | the server stops while it is parked | `finish` |
-/// | the server aborts it while it is parked: a deadline, room for others, [`ServerHandle::cut`](crate::ServerHandle::cut), the drain deadline | nothing |
+/// | the server aborts it while it is parked: a deadline, room for others, [`ServerHandle::abort`](crate::ServerHandle::abort), the drain deadline | nothing |
 /// | the server aborts it while `handle` runs, whose reads and writes then fail | `finish`, when `handle` has returned |
 ///
 /// `finish` runs where `handle` would: on a thread, in a child, or in a coroutine of the model, which
@@ -161,7 +155,8 @@ where
 /// ```
 /// use std::io::{BufRead, BufReader, Write};
 /// use std::net::TcpStream;
-/// use socketserver::{Connection, HandlerError, Next, Outcome, RequestHandler, ThreadingTcpServer, per_request};
+/// use socketserver::python::ThreadingTcpServer;
+/// use socketserver::{Connection, HandlerError, Next, Outcome, RequestHandler, per_request};
 ///
 /// #[derive(Default)]
 /// struct Counter { lines: u32 }

@@ -3,7 +3,7 @@
 //!
 //! ```no_run
 //! use std::io::Write;
-//! use socketserver::ThreadingTcpServer;
+//! use socketserver::python::ThreadingTcpServer;
 //!
 //! fn main() -> Result<(), socketserver::Error> {
 //!     ThreadingTcpServer::bind("127.0.0.1:8080")?
@@ -21,7 +21,7 @@
 //! | handler: what is done with it | a closure, a [`Handler`], a [`RequestHandler`] | `BaseRequestHandler`, … |
 //!
 //! Every transport runs under every model. A handler that is generic over [`Connection`] runs on
-//! every stream transport, one generic over [`Packet`] on every datagram transport.
+//! every stream transport, one generic over [`Datagram`] on every datagram transport.
 //!
 //! The names that Python users look for are aliases: [`TcpServer`] is `Server<Tcp>`,
 //! [`ThreadingTcpServer`] is `Server<Tcp, Threading>`, [`ForkingUnixDatagramServer`] is
@@ -54,6 +54,7 @@ compile_error!("socketserver runs on Linux: it is built on eventfd, epoll, pidfd
 mod accept;
 mod address;
 mod admission;
+mod buffers;
 mod builder;
 mod connection;
 mod counters;
@@ -61,95 +62,35 @@ mod error;
 mod handle;
 mod handler;
 mod lifecycle;
-mod model;
-mod observe;
+pub mod model;
+pub mod net;
+pub mod observe;
+pub mod python;
 mod registry;
 mod server;
 mod shared;
-mod spare;
 mod sys;
-mod task;
-mod transport;
+pub mod task;
+pub mod testing;
 
-pub use accept::dispatch::{Dispatch, Model};
 pub use accept::report::{Handled, Report};
-pub use address::{Address, UnixAddress};
-pub use admission::policy::{AtLimit, Limits, Rate};
 pub use builder::Builder;
 pub use connection::session::{per_connection, per_request};
-pub use counters::Totals;
 pub use error::{Error, HandlerError};
 pub use handle::ServerHandle;
 pub use handler::{Handler, IntoOutcome, Next, Outcome, RequestHandler};
-pub use lifecycle::State;
 #[cfg(feature = "coroutines")]
-pub use model::coroutines::{Coroutines, Driver};
-pub use model::forking::Forking;
-pub use model::prefork::Prefork;
-pub use model::sequential::Sequential;
-pub use model::thread_pool::ThreadPool;
-pub use model::threading::Threading;
-pub use observe::events::{EndReason, Event, Limit, Observer, RefuseReason};
-pub use observe::hooks::{AcceptError, Failure, Reaction, Stall, Step};
-#[cfg(feature = "tracing")]
-pub use observe::tracing::Tracing;
-pub use registry::context::Context;
-pub use registry::info::{ConnectionInfo, Traffic};
-pub use registry::table::{Activity, CutReason};
+pub use model::Coroutines;
+pub use model::{Forking, Prefork, Sequential, ThreadPool, Threading};
+pub use net::{Connection, Datagram, Tcp, Udp, UnixDatagram, UnixStream};
 pub use server::{Server, ServerGuard};
-#[cfg(feature = "coroutines")]
-pub use task::coro::stack::StackGauge;
-pub use task::{offload, sleep, yield_now};
-pub use transport::datagram::Datagram;
-pub use transport::either::Either;
-pub use transport::stream::{Stream, Writer};
-pub use transport::tcp::{BoundTcp, Tcp, TcpConnection, TcpOptions};
-pub use transport::udp::{Udp, UdpDatagram, UdpOptions};
-pub use transport::unix_datagram::{UnixDatagram, UnixPacket};
-pub use transport::unix_path::UnixOptions;
-pub use transport::unix_stream::{BoundUnixStream, Credentials, UnixConnection, UnixStream};
-pub use transport::{Bind, Connection, Packet, Request, Transport};
 
-/// For transports of your own, and for what stands between a transport and its handlers.
-pub mod net {
-    pub use crate::registry::context::Cut;
-    pub use crate::transport::dialed::Dialed;
-    pub use crate::transport::layered::{Layer, Layered, LayeredConnection};
-    pub use crate::transport::{Intake, Managed, Waits};
+/// How many connections may be live, how fast new ones may come, and what becomes of those beyond.
+///
+/// The [`Builder`] sets them, [`ServerHandle::set_limits`] changes them while the server serves.
+pub mod limits {
+    pub use crate::admission::policy::{AtLimit, Limits, Rate};
 }
-
-/// Serves TCP, one connection after the other.
-#[doc(alias = "TCPServer")]
-pub type TcpServer = Server<Tcp>;
-/// Serves UDP, one datagram after the other.
-#[doc(alias = "UDPServer")]
-pub type UdpServer = Server<Udp>;
-/// Serves a Unix stream socket, one connection after the other.
-pub type UnixStreamServer = Server<UnixStream>;
-/// Serves a Unix datagram socket, one datagram after the other.
-pub type UnixDatagramServer = Server<UnixDatagram>;
-
-/// Serves TCP, each connection on a thread.
-#[doc(alias = "ThreadingTCPServer")]
-pub type ThreadingTcpServer = Server<Tcp, Threading>;
-/// Serves UDP, each datagram on a thread.
-#[doc(alias = "ThreadingUDPServer")]
-pub type ThreadingUdpServer = Server<Udp, Threading>;
-/// Serves a Unix stream socket, each connection on a thread.
-pub type ThreadingUnixStreamServer = Server<UnixStream, Threading>;
-/// Serves a Unix datagram socket, each datagram on a thread.
-pub type ThreadingUnixDatagramServer = Server<UnixDatagram, Threading>;
-
-/// Serves TCP, each connection in a process.
-#[doc(alias = "ForkingTCPServer")]
-pub type ForkingTcpServer = Server<Tcp, Forking>;
-/// Serves UDP, each datagram in a process.
-#[doc(alias = "ForkingUDPServer")]
-pub type ForkingUdpServer = Server<Udp, Forking>;
-/// Serves a Unix stream socket, each connection in a process.
-pub type ForkingUnixStreamServer = Server<UnixStream, Forking>;
-/// Serves a Unix datagram socket, each datagram in a process.
-pub type ForkingUnixDatagramServer = Server<UnixDatagram, Forking>;
 
 /// The README's examples compile.
 #[cfg(doctest)]

@@ -14,13 +14,13 @@ use crate::address::Address;
 use crate::connection::life::Service;
 use crate::error::{Error, Tried};
 use crate::handle::ServerHandle;
-use crate::handler::{IntoOutcome, Outcome};
+use crate::handler::{Handler, IntoOutcome, Outcome};
 use crate::lifecycle::{Closing, State};
 use crate::model::sequential::Sequential;
+use crate::net::Transport;
 use crate::observe::hooks::Hooks;
 use crate::shared::Shared;
 use crate::sys::poll::any_of;
-use crate::transport::Transport;
 
 /// A server: it takes requests from the listeners of transport `T` and serves them under model `M`.
 ///
@@ -32,7 +32,7 @@ use crate::transport::Transport;
 /// [`ServerHandle::shutdown`], from anywhere, or [`Next::Stop`](crate::Next::Stop) from a handler:
 /// the server stops accepting, serves what the kernel has accepted for it already, closes its
 /// listeners, and waits for the requests that are being served, at most for the drain timeout; then
-/// it cuts those that are left. It returns the moment the last one has ended.
+/// it aborts those that are left. It returns the moment the last one has ended.
 ///
 /// # Dropping
 ///
@@ -43,7 +43,7 @@ use crate::transport::Transport;
 ///
 /// ```no_run
 /// use std::io::Write;
-/// use socketserver::ThreadingTcpServer;
+/// use socketserver::python::ThreadingTcpServer;
 ///
 /// ThreadingTcpServer::bind("127.0.0.1:8080")?
 ///     .serve_forever(|conn| conn.write_all(b"hello world\n"))?;
@@ -56,7 +56,7 @@ pub struct Server<T: Transport, M = Sequential> {
     listeners: Vec<T>,
     addresses: Arc<[Address]>,
     model: M,
-    hooks: Arc<Hooks<T::Request>>,
+    hooks: Arc<Hooks<T::Accepted>>,
     shared: Shared,
     closing: Closing,
     /// Readable while one of the listeners is.
@@ -67,7 +67,7 @@ impl<T: Transport, M: Model> Server<T, M> {
     pub(crate) fn new(
         listeners: Vec<T>,
         model: M,
-        hooks: Hooks<T::Request>,
+        hooks: Hooks<T::Accepted>,
         shared: Shared,
     ) -> Result<Self, Error> {
         let ready = any_of(&listeners).tried(|| "watch the listeners with epoll".to_owned())?;
@@ -114,7 +114,7 @@ impl<T: Transport, M: Model> Server<T, M> {
     /// - The worker processes of [`Prefork`](crate::Prefork) keep dying.
     pub fn serve_forever<F, O>(self, handler: F) -> Result<Report, Error>
     where
-        F: Fn(&mut T::Request) -> O + Send + Sync + 'static,
+        F: Fn(&mut T::Accepted) -> O + Send + Sync + 'static,
         O: IntoOutcome,
     {
         let Self {
@@ -133,6 +133,19 @@ impl<T: Transport, M: Model> Server<T, M> {
         result
     }
 
+    /// As [`serve_forever`](Self::serve_forever), with a handler that is a type of its own.
+    ///
+    /// # Errors
+    ///
+    /// As [`serve_forever`](Self::serve_forever).
+    ///
+    /// # Examples
+    ///
+    /// See [`Handler`].
+    pub fn serve_handler(self, handler: impl Handler<T::Accepted>) -> Result<Report, Error> {
+        self.serve_forever(move |request| handler.handle(request))
+    }
+
     /// Serves on a thread of its own.
     ///
     /// # Errors
@@ -141,7 +154,7 @@ impl<T: Transport, M: Model> Server<T, M> {
     /// from [`ServerGuard::join`].
     pub fn spawn<F, O>(self, handler: F) -> Result<ServerGuard, Error>
     where
-        F: Fn(&mut T::Request) -> O + Send + Sync + 'static,
+        F: Fn(&mut T::Accepted) -> O + Send + Sync + 'static,
         O: IntoOutcome,
     {
         let handle = self.handle();
@@ -153,6 +166,19 @@ impl<T: Transport, M: Model> Server<T, M> {
             handle,
             thread: Some(thread),
         })
+    }
+
+    /// As [`spawn`](Self::spawn), with a handler that is a type of its own.
+    ///
+    /// # Errors
+    ///
+    /// As [`spawn`](Self::spawn).
+    ///
+    /// # Examples
+    ///
+    /// See [`Handler`].
+    pub fn spawn_handler(self, handler: impl Handler<T::Accepted>) -> Result<ServerGuard, Error> {
+        self.spawn(move |request| handler.handle(request))
     }
 }
 
@@ -174,7 +200,8 @@ impl<T: Transport, M: Model + Dispatch> Server<T, M> {
     ///
     /// ```
     /// use std::time::Duration;
-    /// use socketserver::{Handled, Packet, UdpServer};
+    /// use socketserver::python::UdpServer;
+    /// use socketserver::{Handled, Datagram};
     ///
     /// let mut server = UdpServer::bind("127.0.0.1:0")?;
     /// let client = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
@@ -189,7 +216,7 @@ impl<T: Transport, M: Model + Dispatch> Server<T, M> {
         handler: F,
     ) -> Result<Handled, Error>
     where
-        F: Fn(&mut T::Request) -> O + Send + Sync + 'static,
+        F: Fn(&mut T::Accepted) -> O + Send + Sync + 'static,
         O: IntoOutcome,
     {
         let deadline = timeout.and_then(|timeout| Instant::now().checked_add(timeout));
@@ -209,7 +236,7 @@ impl<T: Transport, M: Model + Dispatch> Server<T, M> {
 
     /// Stops: closes the listeners and waits for the requests that
     /// [`handle_request`](Self::handle_request) has started, at most for the drain timeout, then
-    /// cuts them.
+    /// aborts them.
     ///
     /// # Errors
     ///

@@ -11,7 +11,8 @@ use std::sync::Arc;
 use std::sync::mpsc::{Receiver, channel};
 use std::time::{Duration, Instant};
 
-use socketserver::{Builder, Reaction, Server, Step, Threading, Totals};
+use socketserver::observe::{Reaction, Step, Totals};
+use socketserver::{Builder, Server, Threading};
 
 use script::{Call, Event, Script, until_stop};
 use support::{DEADLINE, Gate, hold_at};
@@ -168,7 +169,7 @@ fn play(events: Vec<Event>) -> Played {
 }
 
 fn requests(texts: &[&'static str]) -> Vec<Event> {
-    texts.iter().copied().map(Event::Request).collect()
+    texts.iter().copied().map(Event::Accepted).collect()
 }
 
 /// The same error so many times in a row.
@@ -278,7 +279,7 @@ const ENDING: usize = 40;
 /// pause.
 fn is_tried_again_when_a_request_ends(error: fn() -> io::Error) {
     let script = [
-        (0..ENDING).map(|_| Event::Request("hold")).collect(),
+        (0..ENDING).map(|_| Event::Accepted("hold")).collect(),
         repeated(error, 9 + ENDING - 1),
         requests(&["one"]),
     ];
@@ -315,8 +316,8 @@ fn the_listener_is_broken(error: fn() -> io::Error) {
     let sound = Script::named("sound", []);
     let (calls, queue) = (Arc::clone(&broken.calls), sound.queue());
     let (builder, reports) = told(move || {
-        queue.push(Event::Request("one"));
-        queue.push(Event::Request("stop"));
+        queue.push(Event::Accepted("one"));
+        queue.push(Event::Accepted("stop"));
     });
     let server = builder.listen([broken, sound]).build().expect("a server");
     let handle = server.handle();

@@ -91,7 +91,7 @@ fn stop_in_conversation(model: &str, waits: Waits, seed: u64) {
     let report = server.ended();
     assert_eq!(
         report,
-        format!("cut=0 live=0 accepted={CLIENTS} refused=0 completed={CLIENTS} failed=0")
+        format!("aborted=0 live=0 accepted={CLIENTS} refused=0 completed={CLIENTS} failed=0")
     );
 }
 

@@ -176,7 +176,7 @@ fn clients_that_drip_hold_no_thread() {
     drop(drip);
     server.target().ask("shutdown");
     let ended = server.ended();
-    assert!(ended.starts_with("cut=0 live=0 "), "{ended}");
+    assert!(ended.starts_with("aborted=0 live=0 "), "{ended}");
 }
 
 fn without_whole_requests_they_do() {
@@ -317,7 +317,7 @@ fn nothing_is_left(server: &mut ServerProcess, killed: &[i32]) {
     let workers = children(server.pid());
     server.target().ask("shutdown");
     let ended = server.ended();
-    assert!(ended.starts_with("cut=0 live=0 "), "{ended}");
+    assert!(ended.starts_with("aborted=0 live=0 "), "{ended}");
     for pid in workers.iter().chain(killed) {
         assert!(!is_running(&pid.to_string()), "process {pid} is left");
     }

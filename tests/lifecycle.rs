@@ -153,7 +153,7 @@ fn a_lame_duck_still_serves(model: &str) {
     assert_eq!(server.target().ask("drain"), "");
     assert_eq!(
         server.ended(),
-        "cut=0 live=0 accepted=4 refused=0 completed=4 failed=0"
+        "aborted=0 live=0 accepted=4 refused=0 completed=4 failed=0"
     );
 }
 
@@ -212,7 +212,7 @@ fn a_second_stop_cuts(model: &str) {
     let mut server = ServerProcess::start("tcp", model, &["drain_ms=3600000"]);
     let _waiting = server.target().send("twice");
     let ended = server.wait_for("ended ");
-    assert!(ended.starts_with("cut=1 "), "{ended}");
+    assert!(ended.starts_with("aborted=1 "), "{ended}");
 }
 
 const HOUR: &str = "3600000";
@@ -231,7 +231,7 @@ fn a_request_in_the_grace_is_answered(model: &str) {
     assert_eq!(Pending::Stream(other).answer(), "it\n");
     assert_eq!(
         server.ended(),
-        "cut=0 live=0 accepted=3 refused=0 completed=3 failed=0"
+        "aborted=0 live=0 accepted=3 refused=0 completed=3 failed=0"
     );
 }
 
@@ -258,7 +258,7 @@ fn assert_ends_with_the_grace(
             "{options:?}: {waited:?}"
         );
         let ended = format!(
-            "cut=0 live=0 accepted={connections} refused=0 completed={connections} failed=0"
+            "aborted=0 live=0 accepted={connections} refused=0 completed={connections} failed=0"
         );
         assert_eq!(server.ended(), ended, "{options:?}");
     }
@@ -298,7 +298,7 @@ fn a_full_server_gives_no_grace(model: &str) {
     assert_eq!(Pending::Stream(busy).answer(), "");
     assert_eq!(
         server.ended(),
-        "cut=0 live=0 accepted=3 refused=0 completed=3 failed=0"
+        "aborted=0 live=0 accepted=3 refused=0 completed=3 failed=0"
     );
 }
 
@@ -339,7 +339,7 @@ fn a_message_in_the_grace_is_answered(model: &str) {
     ends(client);
     assert_eq!(
         server.ended(),
-        "cut=0 live=0 accepted=1 refused=0 completed=1 failed=0"
+        "aborted=0 live=0 accepted=1 refused=0 completed=1 failed=0"
     );
 }
 
@@ -370,7 +370,7 @@ fn a_handler_between_messages_makes_way(model: &str) {
     assert_eq!(waiting.map(Pending::answer), ["one", "other"]);
     assert_eq!(
         server.ended(),
-        "cut=0 live=0 accepted=3 refused=0 completed=3 failed=0"
+        "aborted=0 live=0 accepted=3 refused=0 completed=3 failed=0"
     );
 }
 
@@ -382,7 +382,7 @@ fn a_backlog_at_the_deadline_is_counted(model: &str) {
     first.write_all(b"outlive\n").expect("send");
     assert_eq!(
         server.ended(),
-        "cut=3 live=0 accepted=3 refused=0 completed=0 failed=3"
+        "aborted=3 live=0 accepted=3 refused=0 completed=0 failed=3"
     );
 }
 

@@ -17,20 +17,23 @@ mod server;
 type Check = fn(&str, &str);
 
 const SCENARIOS: &[(&str, Check)] = &[
-    ("first_byte", a_silent_client_is_cut),
+    ("first_byte", a_silent_client_is_aborted),
     (
         "first_byte_before_the_handler",
         a_silent_client_is_closed_before_a_handler_has_it,
     ),
-    ("idle", a_client_that_falls_silent_is_cut),
-    ("request", a_request_that_takes_too_long_is_cut),
-    ("write", a_client_that_does_not_read_is_cut),
-    ("lifetime", a_connection_that_is_open_for_too_long_is_cut),
-    ("min_rate", a_client_that_drips_is_cut),
+    ("idle", a_client_that_falls_silent_is_aborted),
+    ("request", a_request_that_takes_too_long_is_aborted),
+    ("write", a_client_that_does_not_read_is_aborted),
+    (
+        "lifetime",
+        a_connection_that_is_open_for_too_long_is_aborted,
+    ),
+    ("min_rate", a_client_that_drips_is_aborted),
     ("a_good_client_is_left_alone", a_good_client_is_left_alone),
     ("whole_request", those_that_send_slowly_hold_nobody),
-    ("part_of_a_request", those_that_send_slowly_are_cut),
-    ("list_and_cut", connections_are_listed_and_cut),
+    ("part_of_a_request", those_that_send_slowly_are_aborted),
+    ("list_and_aborted", connections_are_listed_and_aborted),
     ("refuse", those_beyond_the_limit_are_refused),
     ("refuse_with", those_beyond_the_limit_are_told_why),
     (
@@ -84,8 +87,8 @@ fn rest(mut client: Box<dyn Client>) -> String {
     String::from_utf8(answer).expect("UTF-8")
 }
 
-/// Lets the server cut a connection with this deadline, and checks what its handler was told.
-fn is_cut(
+/// Lets the server abort a connection with this deadline, and checks what its handler was told.
+fn is_aborted(
     transport: &str,
     model: &str,
     option: &str,
@@ -100,7 +103,7 @@ fn is_cut(
     assert_eq!(error, format!("{told} panic=false"));
     assert!(
         elapsed >= Duration::from_millis(100),
-        "cut after {elapsed:?}"
+        "aborted after {elapsed:?}"
     );
     assert_eq!(server.target().ask("echo on"), "on", "the others go on");
     server.target().ask("shutdown");
@@ -111,9 +114,9 @@ fn is_cut(
     );
 }
 
-fn a_silent_client_is_cut(transport: &str, model: &str) {
+fn a_silent_client_is_aborted(transport: &str, model: &str) {
     let told = "no first byte came within the first-byte timeout";
-    is_cut(transport, model, "first_byte_ms", told, |client| {
+    is_aborted(transport, model, "first_byte_ms", told, |client| {
         assert_eq!(rest(client), "");
     });
 }
@@ -127,46 +130,46 @@ fn a_silent_client_is_closed_before_a_handler_has_it(transport: &str, model: &st
     server.target().ask("shutdown");
     assert_eq!(
         server.wait_for("ended "),
-        "cut=0 live=0 accepted=2 refused=0 completed=2 failed=0"
+        "aborted=0 live=0 accepted=2 refused=0 completed=2 failed=0"
     );
 }
 
-fn a_client_that_falls_silent_is_cut(transport: &str, model: &str) {
+fn a_client_that_falls_silent_is_aborted(transport: &str, model: &str) {
     let told = "no input came within the idle timeout";
-    is_cut(transport, model, "idle_ms", told, |mut client| {
+    is_aborted(transport, model, "idle_ms", told, |mut client| {
         client.write_all(b"wait\n").expect("send");
         assert_eq!(rest(client), "");
     });
 }
 
-fn a_request_that_takes_too_long_is_cut(transport: &str, model: &str) {
+fn a_request_that_takes_too_long_is_aborted(transport: &str, model: &str) {
     let told = "the request took longer than the request timeout";
-    is_cut(transport, model, "request_ms", told, |mut client| {
+    is_aborted(transport, model, "request_ms", told, |mut client| {
         client.write_all(b"wait\n").expect("send");
         assert_eq!(rest(client), "");
     });
 }
 
-fn a_client_that_does_not_read_is_cut(transport: &str, model: &str) {
+fn a_client_that_does_not_read_is_aborted(transport: &str, model: &str) {
     let mut kept = None;
     let told = "the peer took no output within the write timeout";
-    is_cut(transport, model, "write_ms", told, |mut client| {
+    is_aborted(transport, model, "write_ms", told, |mut client| {
         client.write_all(b"big 50000000\n").expect("send");
         kept = Some(client);
     });
 }
 
-fn a_connection_that_is_open_for_too_long_is_cut(transport: &str, model: &str) {
+fn a_connection_that_is_open_for_too_long_is_aborted(transport: &str, model: &str) {
     let told = "the connection was open for its whole lifetime";
-    is_cut(transport, model, "lifetime_ms", told, |mut client| {
+    is_aborted(transport, model, "lifetime_ms", told, |mut client| {
         client.write_all(b"wait\n").expect("send");
         assert_eq!(rest(client), "");
     });
 }
 
-fn a_client_that_drips_is_cut(transport: &str, model: &str) {
+fn a_client_that_drips_is_aborted(transport: &str, model: &str) {
     let told = "input came more slowly than the minimum rate";
-    is_cut(transport, model, "slow_ms", told, |client| {
+    is_aborted(transport, model, "slow_ms", told, |client| {
         drip(client);
     });
 }
@@ -226,7 +229,7 @@ fn those_that_send_slowly_hold_nobody(transport: &str, model: &str) {
     assert_eq!(over("timed_out=", &server.wait_for("limits ")), 0);
 }
 
-fn those_that_send_slowly_are_cut(transport: &str, model: &str) {
+fn those_that_send_slowly_are_aborted(transport: &str, model: &str) {
     let options = ["whole=1", "request_ms=100", "threads=1", "workers=1"];
     let mut server = ServerProcess::start(transport, model, &options);
     let start = Instant::now();
@@ -256,7 +259,7 @@ fn park(server: &ServerProcess, text: &str) -> Box<dyn Client> {
     client
 }
 
-fn connections_are_listed_and_cut(transport: &str, model: &str) {
+fn connections_are_listed_and_aborted(transport: &str, model: &str) {
     let mut server = ServerProcess::start(transport, model, &["workers=1"]);
     let parked = park(&server, "parked");
     // Its answer comes before it is parked, and those who asked before may not be gone.
@@ -277,8 +280,8 @@ fn connections_are_listed_and_cut(transport: &str, model: &str) {
         model.starts_with("prefork"),
         "{list}"
     );
-    assert_eq!(server.target().ask("cut 1000"), "false");
-    assert_eq!(server.target().ask("cut 1"), "true");
+    assert_eq!(server.target().ask("abort 1000"), "false");
+    assert_eq!(server.target().ask("abort 1"), "true");
     assert_eq!(rest(parked), "");
     if serves_one(model) {
         return;
@@ -293,11 +296,11 @@ fn connections_are_listed_and_cut(transport: &str, model: &str) {
             break line.split_once(' ').expect("a number").0.to_owned();
         }
     };
-    assert_eq!(server.target().ask(&format!("cut {id}")), "true");
+    assert_eq!(server.target().ask(&format!("abort {id}")), "true");
     assert_eq!(rest(waiting), "");
     assert_eq!(
         server.wait_for("error "),
-        "the connection was cut through the server's handle panic=false"
+        "the connection was aborted through the server's handle panic=false"
     );
 }
 
@@ -470,7 +473,7 @@ fn those_that_come_too_fast_wait(transport: &str, model: &str) {
     assert!(elapsed >= Duration::from_millis(4 * 50), "{elapsed:?}");
     assert_eq!(
         server.stop(),
-        "cut=0 live=0 accepted=6 refused=0 completed=6 failed=0"
+        "aborted=0 live=0 accepted=6 refused=0 completed=6 failed=0"
     );
 }
 

@@ -116,7 +116,7 @@ fn stop_under_load(transport: &str, model: &str) {
     let accepted = answered.load(Ordering::Relaxed) + 1;
     assert_eq!(
         report,
-        format!("cut=0 live=0 accepted={accepted} refused=0 completed={accepted} failed=0")
+        format!("aborted=0 live=0 accepted={accepted} refused=0 completed={accepted} failed=0")
     );
 }
 

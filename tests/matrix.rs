@@ -130,8 +130,8 @@ const SCENARIOS: [(&str, Check); 14] = [
     ),
     ("a_stop_serves_what_is_queued", a_stop_serves_what_is_queued),
     (
-        "the_deadline_cuts_what_is_left",
-        the_deadline_cuts_what_is_left,
+        "the_deadline_aborts_what_is_left",
+        the_deadline_aborts_what_is_left,
     ),
     ("the_limit_holds_and_waits", the_limit_holds_and_waits),
 ];
@@ -192,7 +192,7 @@ fn serves_three_clients_in_turn(transport: &str, model: Model) {
     }
     assert_eq!(
         server.stop(),
-        "cut=0 live=0 accepted=4 refused=0 completed=4 failed=0"
+        "aborted=0 live=0 accepted=4 refused=0 completed=4 failed=0"
     );
 }
 
@@ -216,7 +216,7 @@ fn serves_as_many_at_once_as_the_model_says(transport: &str, model: Model) {
     }
     assert_eq!(
         server.stop(),
-        "cut=0 live=0 accepted=4 refused=0 completed=4 failed=0"
+        "aborted=0 live=0 accepted=4 refused=0 completed=4 failed=0"
     );
 }
 
@@ -243,7 +243,7 @@ fn a_failing_handler_ends_its_own_request(transport: &str, model: Model) {
     assert_eq!(server.target().ask("echo on"), "on");
     assert_eq!(
         server.stop(),
-        "cut=0 live=0 accepted=3 refused=0 completed=2 failed=1"
+        "aborted=0 live=0 accepted=3 refused=0 completed=2 failed=1"
     );
 }
 
@@ -257,7 +257,7 @@ fn a_panicking_handler_ends_its_own_request(transport: &str, model: Model) {
     assert_eq!(server.target().ask("echo on"), "on");
     assert_eq!(
         server.stop(),
-        "cut=0 live=0 accepted=3 refused=0 completed=2 failed=1"
+        "aborted=0 live=0 accepted=3 refused=0 completed=2 failed=1"
     );
 }
 
@@ -278,7 +278,7 @@ fn no_descriptor_is_left(transport: &str, model: Model) {
     });
     assert_eq!(
         server.stop(),
-        "cut=0 live=0 accepted=24 refused=0 completed=24 failed=0"
+        "aborted=0 live=0 accepted=24 refused=0 completed=24 failed=0"
     );
 }
 
@@ -291,7 +291,7 @@ fn a_foreign_child_is_left_alone(transport: &str, model: Model) {
     assert_eq!(server.wait_for("foreign "), "exit status: 72");
     assert_eq!(
         server.ended(),
-        "cut=0 live=0 accepted=4 refused=0 completed=4 failed=0"
+        "aborted=0 live=0 accepted=4 refused=0 completed=4 failed=0"
     );
 }
 
@@ -324,7 +324,7 @@ fn verify_turns_one_away(transport: &str, model: Model) {
     assert_eq!(server.target().ask("echo second"), "second");
     assert_eq!(
         server.stop(),
-        "cut=0 live=0 accepted=3 refused=1 completed=2 failed=0"
+        "aborted=0 live=0 accepted=3 refused=1 completed=2 failed=0"
     );
 }
 
@@ -339,7 +339,7 @@ fn a_handler_can_stop_the_server_by_its_value(transport: &str, model: Model) {
     assert_eq!(server.target().ask("stop"), "ok");
     assert_eq!(
         server.ended(),
-        "cut=0 live=0 accepted=1 refused=0 completed=1 failed=0"
+        "aborted=0 live=0 accepted=1 refused=0 completed=1 failed=0"
     );
 }
 
@@ -361,7 +361,7 @@ fn a_stop_waits_for_what_is_being_served(transport: &str, model: Model) {
     }
     assert_eq!(
         server.ended(),
-        "cut=0 live=0 accepted=2 refused=0 completed=2 failed=0"
+        "aborted=0 live=0 accepted=2 refused=0 completed=2 failed=0"
     );
 }
 
@@ -391,16 +391,16 @@ fn a_stop_serves_what_is_queued(transport: &str, model: Model) {
     }
     assert_eq!(
         server.ended(),
-        "cut=0 live=0 accepted=5 refused=0 completed=5 failed=0"
+        "aborted=0 live=0 accepted=5 refused=0 completed=5 failed=0"
     );
 }
 
-fn the_deadline_cuts_what_is_left(transport: &str, model: Model) {
+fn the_deadline_aborts_what_is_left(transport: &str, model: Model) {
     let mut server = ServerProcess::start(transport, model.name, &["drain_ms=50"]);
     if server.target().is_stream() {
         let mut client = server.target().connect();
         client.write_all(b"outlive\n").expect("send");
-        assert!(server.wait_for("ended ").starts_with("cut=1 "));
+        assert!(server.wait_for("ended ").starts_with("aborted=1 "));
         let mut reply = Vec::new();
         client
             .read_to_end(&mut reply)
@@ -415,9 +415,9 @@ fn the_deadline_cuts_what_is_left(transport: &str, model: Model) {
         let held = gate.wait();
         if model.name == "sequential" {
             drop(held);
-            assert!(server.wait_for("ended ").starts_with("cut=0 "));
+            assert!(server.wait_for("ended ").starts_with("aborted=0 "));
         } else {
-            assert!(server.wait_for("ended ").starts_with("cut=1 "));
+            assert!(server.wait_for("ended ").starts_with("aborted=1 "));
         }
     }
     assert!(server.exit_status().success());
@@ -439,7 +439,7 @@ fn the_limit_holds_and_waits(transport: &str, model: Model) {
     );
     assert_eq!(
         server.stop(),
-        "cut=0 live=0 accepted=3 refused=0 completed=3 failed=0"
+        "aborted=0 live=0 accepted=3 refused=0 completed=3 failed=0"
     );
 }
 
@@ -509,7 +509,7 @@ fn a_parked_connection_holds_nothing_and_comes_back(transport: &str, model: Mode
     );
     assert_eq!(
         server.stop(),
-        "cut=0 live=0 accepted=5 refused=0 completed=5 failed=0"
+        "aborted=0 live=0 accepted=5 refused=0 completed=5 failed=0"
     );
 }
 
@@ -532,7 +532,7 @@ fn a_silent_client_holds_nothing_where_it_speaks_first(transport: &str, model: M
     // Those that have said nothing when the server stops are closed.
     assert_eq!(
         server.stop(),
-        "cut=0 live=0 accepted=5 refused=0 completed=5 failed=0"
+        "aborted=0 live=0 accepted=5 refused=0 completed=5 failed=0"
     );
     for mut client in silent {
         assert_eq!(client.read(&mut [0]).expect("an end"), 0);
@@ -546,7 +546,7 @@ fn a_stop_closes_what_is_parked(transport: &str, model: Model) {
     assert_eq!(line(&mut kept), "it");
     assert_eq!(
         server.stop(),
-        "cut=0 live=0 accepted=2 refused=0 completed=2 failed=0"
+        "aborted=0 live=0 accepted=2 refused=0 completed=2 failed=0"
     );
     assert_eq!(support::Pending::Stream(kept).answer(), "");
 }
@@ -566,6 +566,6 @@ fn a_parked_connection_may_not_be_silent_for_ever(transport: &str, model: Model)
     );
     assert_eq!(
         server.stop(),
-        "cut=0 live=0 accepted=2 refused=0 completed=2 failed=0"
+        "aborted=0 live=0 accepted=2 refused=0 completed=2 failed=0"
     );
 }

@@ -19,10 +19,10 @@ use std::time::{Duration, Instant};
 
 use libtest_mimic::{Arguments, Trial};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
-use socketserver::{
-    Forking, Next, Prefork, Request, Sequential, Server, Step, Tcp, TcpServer, Threading,
-    UnixStreamServer,
-};
+use socketserver::net::Accepted;
+use socketserver::observe::Step;
+use socketserver::python::{TcpServer, UnixStreamServer};
+use socketserver::{Forking, Next, Prefork, Sequential, Server, Tcp, Threading};
 use support::{DEADLINE, Gate, Pending, ServerProcess, Target, Watched, poll_until};
 
 #[path = "support/server.rs"]
@@ -173,11 +173,11 @@ fn failed_binds_leave_no_descriptor_open() {
 
 /// Runs a server whose first requests cannot be dispatched until its accept error hook has lifted
 /// the limit.
-fn tried_again<M: socketserver::Model>(model: M, resource: Resource, limit: u64) {
+fn tried_again<M: socketserver::model::Model>(model: M, resource: Resource, limit: u64) {
     let full = getrlimit(resource);
     let reports = Arc::new(AtomicU32::new(0));
     let count = Arc::clone(&reports);
-    let lift = move |err: &socketserver::AcceptError| {
+    let lift = move |err: &socketserver::observe::AcceptError| {
         assert_eq!(err.step(), Step::Dispatch);
         count.fetch_add(1, Ordering::SeqCst);
         setrlimit(resource, full).expect("lift the limit");
@@ -289,8 +289,8 @@ fn children_of_others_are_left_alone() {
 fn descriptors_that_a_peer_sends_are_discarded() {
     use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
     let name = format!("socketserver-rights-{}", std::process::id());
-    let address = socketserver::UnixAddress::Abstract(name.clone().into_bytes());
-    let mut server = socketserver::UnixDatagramServer::bind(address).expect("bind");
+    let address = socketserver::net::UnixAddress::Abstract(name.clone().into_bytes());
+    let mut server = socketserver::python::UnixDatagramServer::bind(address).expect("bind");
     let client = std::os::unix::net::UnixDatagram::unbound().expect("a socket");
     let target = std::os::unix::net::SocketAddr::from_abstract_name(name).expect("a name");
     client.connect_addr(&target).expect("connect");
@@ -375,7 +375,7 @@ fn exhausted(model: &str) {
     let late = server.target().send("echo served");
     drop(idle);
     assert_eq!(late.answer(), "served");
-    assert!(server.stop().starts_with("cut=0"));
+    assert!(server.stop().starts_with("aborted=0"));
 }
 
 fn a_crashed_worker_comes_back() {
@@ -398,7 +398,7 @@ fn a_crashed_worker_comes_back() {
     assert_ne!(server.target().ask("pid"), first);
     let report = server.stop();
     assert!(
-        report.starts_with("cut=0 live=0 "),
+        report.starts_with("aborted=0 live=0 "),
         "the places of the dead are free again: {report}"
     );
 }
@@ -455,7 +455,7 @@ fn a_child_does_not_keep_the_listener() {
     });
     drop(held);
     assert_eq!(pending.answer(), "held, stopping true");
-    server.wait_for("ended cut=0");
+    server.wait_for("ended aborted=0");
 }
 
 fn a_child_that_crashes_is_reported() {
@@ -470,7 +470,7 @@ fn a_child_that_crashes_is_reported() {
     );
     assert_eq!(
         server.stop(),
-        "cut=0 live=0 accepted=3 refused=0 completed=1 failed=2"
+        "aborted=0 live=0 accepted=3 refused=0 completed=1 failed=2"
     );
 }
 
@@ -533,7 +533,7 @@ fn an_idle_server_does_not_wake_up() {
 /// Coroutines over io_uring, or once more over epoll where that cannot be used.
 #[cfg(feature = "coroutines")]
 fn coroutines_uring() -> &'static str {
-    if socketserver::Driver::Auto.pick().0 == socketserver::Driver::Uring {
+    if socketserver::model::Driver::Auto.pick().0 == socketserver::model::Driver::Uring {
         "coroutines_uring"
     } else {
         "coroutines_epoll"

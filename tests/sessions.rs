@@ -12,9 +12,11 @@ use std::thread;
 use std::time::Duration;
 
 use libtest_mimic::{Arguments, Trial};
+use socketserver::model::Model;
+use socketserver::net::{Accepted, TcpConnection};
 use socketserver::{
-    Connection, Forking, HandlerError, Model, Next, Outcome, Request, RequestHandler, Server,
-    ServerHandle, Tcp, TcpConnection, ThreadPool, Threading, per_request,
+    Connection, Forking, HandlerError, Next, Outcome, RequestHandler, Server, ServerHandle, Tcp,
+    ThreadPool, Threading, per_request,
 };
 use support::models::{Models, NAMES, UnderModel};
 use support::{Client, DEADLINE, ServerProcess, Target, is_available, poll_until};
@@ -44,7 +46,7 @@ const SCENARIOS: [(&str, Check); 9] = [
         "a_worker_that_retires_finishes_what_is_parked",
         a_worker_that_retires_finishes_what_is_parked,
     ),
-    ("who_is_cut_is_dropped", who_is_cut_is_dropped),
+    ("who_is_aborted_is_dropped", who_is_aborted_is_dropped),
     (
         "who_is_idle_for_too_long_is_dropped",
         who_is_idle_for_too_long_is_dropped,
@@ -134,8 +136,8 @@ impl RequestHandler<TcpConnection> for Session {
             "fail" => return Err("failed as asked".into()),
             "panic" => panic!("panicked as asked"),
             "stop" => return Ok(Next::Stop),
-            "cut" => {
-                self.handle.cut(1);
+            "abort" => {
+                self.handle.abort(1);
                 return Ok(Next::Close);
             }
             "retire" => {
@@ -223,7 +225,7 @@ impl UnderModel for Serves {
         };
         let report = server.serve_forever(per_request(make)).expect("serve");
         let live = handle.live();
-        say(format!("ended cut={} live={live}", report.cut));
+        say(format!("ended aborted={} live={live}", report.aborted));
         ExitCode::SUCCESS
     }
 }
@@ -274,7 +276,7 @@ fn wait_until_parked(server: &ServerProcess, id: u64, bytes: usize) {
 /// Stops the server, and returns the steps of the first session, without where they were.
 fn stop(mut server: ServerProcess) -> Vec<String> {
     assert_eq!(server.target().ask("stop"), "");
-    assert_eq!(server.ended(), "cut=0 live=0");
+    assert_eq!(server.ended(), "aborted=0 live=0");
     steps(&mut server, 1)
 }
 
@@ -346,7 +348,7 @@ fn a_stop_finishes_what_is_parked(model: &str) {
     assert_eq!(server.target().ask("stop"), "");
     expect_end(&mut *client);
     let finished = server.wait_for("session 1 finish");
-    assert_eq!(server.ended(), "cut=0 live=0");
+    assert_eq!(server.ended(), "aborted=0 live=0");
     assert_eq!(steps(&mut server, 1), ["handle", "dropped"]);
 
     let split = |place: &str| {
@@ -393,7 +395,7 @@ fn a_stop_waits_for_those_that_finish(model: &str) {
         client.write_all(b"yes\n").expect("send");
         expect_end(&mut **client);
     }
-    assert_eq!(server.ended(), "cut=0 live=0");
+    assert_eq!(server.ended(), "aborted=0 live=0");
     let expected = ["setup", "handle", "finish", "yes", "dropped"];
     assert_eq!(steps(&mut server, 1), expected);
 }
@@ -408,10 +410,10 @@ fn a_worker_that_retires_finishes_what_is_parked(model: &str) {
     assert_eq!(steps, ["setup", "handle", "finish", "dropped"]);
 }
 
-fn who_is_cut_is_dropped(model: &str) {
+fn who_is_aborted_is_dropped(model: &str) {
     let server = ServerProcess::start("tcp", model, &[]);
     let mut client = parked(&server, "one");
-    assert_eq!(server.target().ask("cut"), "");
+    assert_eq!(server.target().ask("abort"), "");
     expect_end(&mut *client);
     assert_eq!(stop(server), ["setup", "handle", "dropped"]);
 }
@@ -441,7 +443,7 @@ fn the_drain_deadline_drops_what_finds_no_thread() {
     for client in clients.iter_mut().chain([&mut outlives]) {
         expect_end(&mut **client);
     }
-    assert_eq!(server.ended(), "cut=4 live=0");
+    assert_eq!(server.ended(), "aborted=4 live=0");
     for id in numbers {
         let steps = steps(&mut server, id);
         assert_eq!(steps, ["setup", "handle", "dropped"], "session {id}");

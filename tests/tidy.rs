@@ -158,7 +158,7 @@ fn a_runtime_names_no_server() {
 fn a_model_knows_no_transport() {
     for (name, text) in sources(&["src/model"]) {
         for transport in ["tcp", "udp", "unix", "stream", "datagram"] {
-            let named = code(&text).contains(&format!("transport::{transport}"));
+            let named = code(&text).contains(&format!("net::{transport}"));
             assert!(!named, "{name} names the transport {transport}");
         }
     }

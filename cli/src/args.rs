@@ -47,11 +47,11 @@ Options of one listener, the query of its URL: tcp://[::]:7?v6only&backlog=128
   mode=OCTAL  unix, unixgram   the permissions of the socket file, whatever the umask: mode=660
 
 Signals:
-  SIGTERM and SIGINT drain and stop; a second one cuts what is left. What idle connections send
+  SIGTERM and SIGINT drain and stop; a second one aborts what is left. What idle connections send
   within --idle-grace is answered, and then they get the end of the stream.
 
 Exit status:
-  0 everything was served, 1 failure, 2 wrong usage, 3 the drain deadline cut something")]
+  0 everything was served, 1 failure, 2 wrong usage, 3 the drain deadline aborted something")]
     Serve(Serve),
     /// Tells which model suits a workload: runs it under each and measures
     #[command(after_help = "\

@@ -4,7 +4,8 @@
 use std::os::fd::{BorrowedFd, FromRawFd, OwnedFd};
 
 use anyhow::{Context, bail};
-use socketserver::{Either, Tcp, Udp, UnixDatagram, UnixStream};
+use socketserver::net::Either;
+use socketserver::{Tcp, Udp, UnixDatagram, UnixStream};
 
 use crate::listen::Any;
 

@@ -3,7 +3,10 @@
 use std::time::Duration;
 
 use clap::Args;
-use socketserver::{AtLimit, Builder, Model, Rate, Transport};
+use socketserver::Builder;
+use socketserver::limits::{AtLimit, Rate};
+use socketserver::model::Model;
+use socketserver::net::Transport;
 
 use crate::args::seconds;
 use crate::signals::Patience;

@@ -9,7 +9,8 @@ use std::str::FromStr;
 use std::vec;
 
 use anyhow::{Context, bail};
-use socketserver::{Either, Tcp, Udp, UnixAddress, UnixDatagram, UnixStream};
+use socketserver::net::{Either, UnixAddress};
+use socketserver::{Tcp, Udp, UnixDatagram, UnixStream};
 
 use crate::resolve::Resolved;
 use crate::{inherited, signals};

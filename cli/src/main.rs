@@ -47,11 +47,11 @@ fn main() -> ExitCode {
         }
     });
     let code = match result {
-        Ok(Report { cut: 0, .. }) => ExitCode::SUCCESS,
-        Ok(Report { cut, .. }) => {
-            let requests = if cut == 1 { "request" } else { "requests" };
+        Ok(Report { aborted: 0, .. }) => ExitCode::SUCCESS,
+        Ok(Report { aborted, .. }) => {
+            let requests = if aborted == 1 { "request" } else { "requests" };
             say(format_args!(
-                "socketserver: the drain deadline has cut {cut} {requests}"
+                "socketserver: the drain deadline has aborted {aborted} {requests}"
             ));
             ExitCode::from(3)
         }

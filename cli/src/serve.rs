@@ -3,9 +3,11 @@
 use std::io;
 use std::net::SocketAddr;
 
+use socketserver::model::{Driver, Model as ServerModel};
+use socketserver::net::{Either, Transport};
+use socketserver::observe::{Event, Failure};
 use socketserver::{
-    Coroutines, Driver, Either, Event, Failure, Forking, Model as ServerModel, Prefork, Report,
-    Sequential, Server, ThreadPool, Threading, Transport,
+    Coroutines, Forking, Prefork, Report, Sequential, Server, ThreadPool, Threading,
 };
 
 use crate::args::{self, Inner, Model, Options, Service, Workload};
@@ -24,7 +26,7 @@ pub(crate) enum Task {
 }
 
 impl Task {
-    fn serve(&self, peers: &Peers, request: &mut <Any as Transport>::Request) -> io::Result<()> {
+    fn serve(&self, peers: &Peers, request: &mut <Any as Transport>::Accepted) -> io::Result<()> {
         match self {
             Self::Service(service, _) => services::serve(*service, peers, request),
             Self::Workload(workload) => workload::serve(workload, request),
@@ -98,7 +100,7 @@ fn serve<M: ServerModel>(task: Task, options: Options, model: M) -> anyhow::Resu
         .drain_timeout(options.drain_timeout)
         .on_error(move |failure| {
             // Of clients there is no end, and `--log` has the end of each request.
-            if failure.is_disconnect() || failure.cut().is_some() {
+            if failure.is_disconnect() || failure.abort_reason().is_some() {
                 return;
             }
             if every_event {

@@ -4,7 +4,8 @@ use std::io;
 use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use socketserver::{Connection, Either, Packet, Transport};
+use socketserver::net::{Either, Transport};
+use socketserver::{Connection, Datagram};
 
 use crate::args::Service;
 use crate::listen::Any;
@@ -19,7 +20,7 @@ const SECONDS_1900_TO_1970: u64 = 2_208_988_800;
 pub(crate) fn serve(
     service: Service,
     peers: &Peers,
-    request: &mut <Any as Transport>::Request,
+    request: &mut <Any as Transport>::Accepted,
 ) -> io::Result<()> {
     match request {
         Either::Left(conn) => stream(service, conn),
@@ -82,7 +83,7 @@ enum Reply {
     Bytes(Vec<u8>),
 }
 
-fn answer(datagram: &mut impl Packet, reply: Reply, peers: &Peers) {
+fn answer(datagram: &mut impl Datagram, reply: Reply, peers: &Peers) {
     let question = datagram.packet().len();
     let size = match &reply {
         Reply::Echo => question,
@@ -147,7 +148,7 @@ fn stream(service: Service, conn: &mut impl Connection) -> io::Result<()> {
     }
 }
 
-fn packet(service: Service, datagram: &impl Packet) -> Option<Reply> {
+fn packet(service: Service, datagram: &impl Datagram) -> Option<Reply> {
     Some(Reply::Bytes(match service {
         Service::Echo => return Some(Reply::Echo),
         Service::Discard => return None,

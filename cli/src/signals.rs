@@ -1,4 +1,4 @@
-//! Signals. SIGTERM and SIGINT stop the server: the first one drains, the second one cuts; before
+//! Signals. SIGTERM and SIGINT stop the server: the first one drains, the second one aborts; before
 //! anything is bound they end the program. And what `init` needs, which waits for signals.
 #![expect(unsafe_code, reason = "signal handlers, masks and waits")]
 

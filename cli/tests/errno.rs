@@ -12,7 +12,7 @@ use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
-use socketserver::Driver;
+use socketserver::model::Driver;
 
 use support::{Client, DEADLINE, Process, ask, assert_echoes, command_under, poll_until};
 
@@ -79,7 +79,7 @@ rows! {
 // alone, before `main`.
 rows! {
     poll_eintr: "threading", "tcp", "ppoll:error=EINTR:when=1..6" x 6, IsServed, "";
-    poll_eintr_beside_a_cutter: "sequential", "udp", "ppoll:error=EINTR:when=1..6" x 6, IsServed, "";
+    poll_eintr_beside_a_deadline_keeper: "sequential", "udp", "ppoll:error=EINTR:when=1..6" x 6, IsServed, "";
     poll_eintr_beside_children: "forking", "tcp", "ppoll:error=EINTR:when=1..6" x 6, IsServed, "";
     poll_eintr_in_parent_and_worker: "prefork --workers 1", "tcp", "ppoll:error=EINTR:when=1..6" x 6, IsServed, "";
     poll_enomem: "threading", "tcp", "ppoll:error=ENOMEM:when=1..6" x 6, IsServed,
@@ -89,7 +89,7 @@ rows! {
     watch_enospc: "coroutines --driver epoll --workers 1", "tcp", "epoll_ctl:error=ENOSPC:when=4..400" x 1, IsServed,
         "wait for requests: No space left on device (os error 28); trying again within 5 ms";
     epoll_eintr: "coroutines --driver epoll", "tcp", "epoll_pwait:error=EINTR:when=1..6" x 6, IsServed, "";
-    epoll_eintr_of_the_bell: "threading", "tcp", "epoll_pwait:error=EINTR:when=1" x 1, IsServed, "";
+    epoll_eintr_of_the_wakeup_event: "threading", "tcp", "epoll_pwait:error=EINTR:when=1" x 1, IsServed, "";
 }
 
 // fork(2), which is clone(2) here, and clone3(2), which makes threads.

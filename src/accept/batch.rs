@@ -4,21 +4,21 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use crate::accept::dispatch::Serving;
-use crate::admission::permits::Lease;
+use crate::admission::permits::Permits;
 use crate::connection::life::Job;
-use crate::transport::Transport;
+use crate::net::Transport;
 
 /// Requests that were accepted and not yet given to the model.
 #[derive(Debug)]
 #[expect(unnameable_types, reason = "models are sealed by it")]
 pub struct Batch<R> {
     pub(crate) requests: VecDeque<R>,
-    pub(crate) lease: Lease,
+    pub(crate) permits: Permits,
 }
 
 impl<R> Batch<R> {
     /// Takes the first request out, to be served apart from the others.
-    pub(crate) fn next_job<T: Transport<Request = R>>(
+    pub(crate) fn next_job<T: Transport<Accepted = R>>(
         &mut self,
         serving: &Serving<T>,
     ) -> Option<Job<R>> {
@@ -26,7 +26,7 @@ impl<R> Batch<R> {
         Some(Job {
             request,
             service: Arc::clone(&serving.service),
-            lease: self.lease.split(1),
+            permits: self.permits.split(1),
         })
     }
 }

@@ -13,9 +13,9 @@ use crate::connection::life::Service;
 #[cfg(feature = "coroutines")]
 use crate::connection::outbox;
 use crate::error::Error;
+use crate::net::Transport;
 use crate::observe::hooks::Step;
 use crate::shared::Shared;
-use crate::transport::Transport;
 
 /// Where the requests of a server run: [`Sequential`], [`Threading`], [`ThreadPool`], [`Forking`],
 /// [`Prefork`].
@@ -69,7 +69,7 @@ pub trait Dispatch: Debug {
     #[doc(hidden)]
     fn dispatch<T: Transport>(
         &mut self,
-        batch: &mut Batch<T::Request>,
+        batch: &mut Batch<T::Accepted>,
         serving: &mut Serving<T>,
     ) -> io::Result<()>;
 
@@ -104,9 +104,9 @@ pub trait Dispatch: Debug {
         None
     }
 
-    /// Ends what cannot be cut through its socket. Called at the drain deadline.
+    /// Ends what cannot be aborted through its socket. Called at the drain deadline.
     #[doc(hidden)]
-    fn cut(&mut self) {}
+    fn abort(&mut self) {}
 
     /// Whether a request is served in a child.
     #[doc(hidden)]
@@ -118,7 +118,7 @@ pub trait Dispatch: Debug {
     /// Ends a request that is served in another process, as far as it can be reached. Called when a
     /// deadline of it has passed.
     #[doc(hidden)]
-    fn cut_one(&mut self, id: u64) {
+    fn abort_one(&mut self, id: u64) {
         let _ = id;
     }
 
@@ -150,18 +150,18 @@ pub trait Dispatch: Debug {
 #[expect(unnameable_types, reason = "models are sealed by it")]
 pub struct Serving<T: Transport> {
     pub(crate) listeners: Vec<T>,
-    pub(crate) service: Arc<Service<T::Request>>,
+    pub(crate) service: Arc<Service<T::Accepted>>,
     /// In a worker process: the pipe that ends when the parent does. The listeners are shared with
     /// others then.
     pub(crate) lifeline: Option<PipeReader>,
     /// Where the ends of requests gather that are cheaper ended together, in a model that has them
     /// end apart.
     #[cfg(feature = "coroutines")]
-    pub(crate) outbox: Option<Arc<outbox::Outbox<T::Request>>>,
+    pub(crate) outbox: Option<Arc<outbox::Outbox<T::Accepted>>>,
 }
 
 impl<T: Transport> Serving<T> {
-    pub(crate) const fn new(listeners: Vec<T>, service: Arc<Service<T::Request>>) -> Self {
+    pub(crate) const fn new(listeners: Vec<T>, service: Arc<Service<T::Accepted>>) -> Self {
         Self {
             listeners,
             service,

@@ -1,5 +1,5 @@
 //! How serving ends: the backlog is taken, idle connections have their grace, what is live is waited
-//! for, and at the deadline it is cut.
+//! for, and at the deadline it is aborted.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -12,30 +12,30 @@ use crate::accept::report::Report;
 use crate::connection::parking::Parking;
 use crate::counters::Ended;
 use crate::lifecycle::{Idle, State};
-use crate::transport::{Intake, Transport};
+use crate::net::{AcceptBatch, Transport};
 
 /// How often a stop looks for connections whose handshake had begun before it, how long it waits
 /// for them where it cannot look, and how long at most: more than a round trip takes.
-pub(super) const ARRIVAL_LOOK: Duration = Duration::from_millis(1);
+pub(super) const ARRIVAL_CHECK: Duration = Duration::from_millis(1);
 const ARRIVAL_UNKNOWN: Duration = Duration::from_millis(40);
 const ARRIVAL_MAX: Duration = Duration::from_secs(1);
 
 /// How many requests a stop takes from a listener that cannot say how many wait: the longest queue
 /// that Linux has unless `net.core.somaxconn` was raised.
-const QUEUE_MAX: usize = 4096;
+const BACKLOG_MAX: usize = 4096;
 
 /// How many connections are aborted together.
 const ABORTED: u64 = 64;
 
-/// How long, after the drain deadline has cut all requests, their handlers are given to notice.
-const CUT_GRACE: Duration = Duration::from_secs(2);
+/// How long, after the drain deadline has aborted all requests, their handlers are given to notice.
+const ABORT_GRACE: Duration = Duration::from_secs(2);
 
 impl<T: Transport, M: Dispatch> Acceptor<'_, T, M> {
     /// Takes what the kernel has already accepted for us: those clients think they are being
     /// served.
-    pub(super) fn take_queue(&mut self) {
+    pub(super) fn serve_backlog(&mut self) {
         let listeners = &self.serving.listeners;
-        let stopped = |listener: &T| listener.stop_intake().unwrap_or(false);
+        let stopped = |listener: &T| listener.seal_backlog().unwrap_or(false);
         let lossless = listeners
             .iter()
             .filter(|listener| stopped(listener))
@@ -44,7 +44,7 @@ impl<T: Transport, M: Dispatch> Acceptor<'_, T, M> {
         // from stopping.
         let left = (lossless < listeners.len()).then(|| {
             let waiting = listeners.iter().map(Transport::waiting);
-            waiting.map(|count| count.unwrap_or(QUEUE_MAX)).sum()
+            waiting.map(|count| count.unwrap_or(BACKLOG_MAX)).sum()
         });
         self.mode = Mode::Backlog { left, accepted: 0 };
         let give_up = Instant::now() + ARRIVAL_MAX;
@@ -60,7 +60,7 @@ impl<T: Transport, M: Dispatch> Acceptor<'_, T, M> {
             let pause = match (room, lossless) {
                 (false, _) => left,
                 (true, 0) => Duration::ZERO,
-                (true, _) => left.min(ARRIVAL_LOOK),
+                (true, _) => left.min(ARRIVAL_CHECK),
             };
             self.turn(Some(now + pause));
             let accepted = self.mode.taken() > before;
@@ -79,7 +79,7 @@ impl<T: Transport, M: Dispatch> Acceptor<'_, T, M> {
     fn is_quiet(&self, now: Instant, since: &mut Option<Instant>) -> bool {
         let quiet = now.duration_since(*since.get_or_insert(now));
         // The look takes milliseconds where there are many sockets.
-        if quiet < ARRIVAL_LOOK {
+        if quiet < ARRIVAL_CHECK {
             return false;
         }
         let listeners = self.serving.listeners.iter();
@@ -146,7 +146,7 @@ impl<T: Transport, M: Dispatch> Acceptor<'_, T, M> {
         (0..self.serving.listeners.len()).any(|index| self.has_waiting(index) == Some(true))
     }
 
-    /// Waits until every request has ended, or the deadline has come and cuts them. Closes the
+    /// Waits until every request has ended, or the deadline has come and aborts them. Closes the
     /// listeners first.
     pub(super) fn drain(&mut self) -> Report {
         self.enter(State::Draining);
@@ -155,11 +155,11 @@ impl<T: Transport, M: Dispatch> Acceptor<'_, T, M> {
             .rev()
             .for_each(|index| self.close_listener(index));
         self.mode = Mode::Draining;
-        let (mut cut_at, mut end) = (None, None);
+        let (mut abort_at, mut end) = (None, None);
         loop {
             let left = self.shared.lifecycle.drain_left().unwrap_or_default();
-            if left.is_zero() && cut_at.is_none() {
-                cut_at = Some(Instant::now() + self.shared.registry.notice());
+            if left.is_zero() && abort_at.is_none() {
+                abort_at = Some(Instant::now() + self.shared.registry.notice());
             }
             self.tend_idle();
             self.dispatch();
@@ -169,20 +169,20 @@ impl<T: Transport, M: Dispatch> Acceptor<'_, T, M> {
                 break;
             }
             let now = Instant::now();
-            match (cut_at, end) {
+            match (abort_at, end) {
                 (_, Some(end)) if now >= end => break,
                 (Some(at), None) if now >= at => {
-                    self.cut();
-                    end = Some(now + CUT_GRACE);
+                    self.abort_rest();
+                    end = Some(now + ABORT_GRACE);
                 }
                 _ => {
-                    self.wait(end.or(cut_at).or_else(|| now.checked_add(left)));
+                    self.wait(end.or(abort_at).or_else(|| now.checked_add(left)));
                 }
             }
         }
         self.model.finish(self.shared.admission.live_here() > 0);
         Report {
-            cut: self.shared.counters.cut_count(),
+            aborted: self.shared.counters.aborted_count(),
         }
     }
 
@@ -194,15 +194,15 @@ impl<T: Transport, M: Dispatch> Acceptor<'_, T, M> {
         if !late || lifecycle.retires() {
             return;
         }
-        // What is accepted from now on is cut, and counted as that.
+        // What is accepted from now on is aborted, and counted as that.
         self.shared.registry.close();
         let listeners = self.serving.listeners.iter();
-        for listener in listeners.filter(|listener| listener.stop_intake().unwrap_or(false)) {
+        for listener in listeners.filter(|listener| listener.seal_backlog().unwrap_or(false)) {
             loop {
                 let mut left = VecDeque::new();
-                let mut intake = Intake::new(&mut left, ABORTED, &self.shared);
+                let mut batch = AcceptBatch::new(&mut left, ABORTED, &self.shared);
                 // An error ends it: what cannot be accepted cannot be counted.
-                let accepted = listener.accept(&mut intake);
+                let accepted = listener.accept(&mut batch);
                 if accepted.is_err() || left.is_empty() {
                     break;
                 }
@@ -218,12 +218,14 @@ impl<T: Transport, M: Dispatch> Acceptor<'_, T, M> {
     }
 
     /// Ends every request that is still there.
-    fn cut(&mut self) {
-        self.enter(State::Cutting);
+    fn abort_rest(&mut self) {
+        self.enter(State::Aborting);
         let live = self.shared.admission.live_here();
-        let cut = self.shared.registry.cut_all();
-        self.shared.counters.count_cut(live.saturating_sub(cut));
-        self.model.cut();
+        let abort = self.shared.registry.abort_all();
+        self.shared
+            .counters
+            .count_aborted(live.saturating_sub(abort));
+        self.model.abort();
         let service = Arc::clone(&self.serving.service);
         for parked in service.parking().map(Parking::take_all).unwrap_or_default() {
             service.dismiss(parked);
@@ -232,6 +234,6 @@ impl<T: Transport, M: Dispatch> Acceptor<'_, T, M> {
             .counters
             .tally(Ended::Failed, self.batch.requests.len() as u64);
         self.batch.requests.clear();
-        self.batch.lease.keep(0);
+        self.batch.permits.keep(0);
     }
 }

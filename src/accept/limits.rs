@@ -6,22 +6,22 @@ use std::time::{Duration, Instant};
 
 use crate::accept::Acceptor;
 use crate::accept::dispatch::Dispatch;
-use crate::admission::permits::Lease;
+use crate::admission::permits::Permits;
 use crate::counters::count;
+use crate::net::{Accepted, Managed, Transport};
 use crate::observe::events::{Event, Limit, RefuseReason};
-use crate::registry::table::{Activity, CutReason};
+use crate::registry::table::{AbortReason, Activity};
 use crate::sys::poll::is_readable;
-use crate::transport::{Managed, Request, Transport};
 
 /// How long a handler must have waited in vain for input to be shed, in milliseconds, and how often
 /// the accept loop looks for such.
 const IDLE_MIN: u64 = 1000;
-const SHED_LOOK: Duration = Duration::from_millis(250);
+const SHED_CHECK: Duration = Duration::from_millis(250);
 
 /// How many requests may be taken now.
 pub(super) enum Taking {
     /// As many as there are places.
-    Served(Lease),
+    Served(Permits),
     /// Some to be refused.
     Refused(u64),
 }
@@ -29,7 +29,7 @@ pub(super) enum Taking {
 impl Taking {
     pub(super) const fn room(&self) -> u64 {
         match self {
-            Self::Served(lease) => lease.count(),
+            Self::Served(permits) => permits.count(),
             Self::Refused(room) => *room,
         }
     }
@@ -41,13 +41,13 @@ impl Taking {
         acceptor: &mut Acceptor<'_, T, M>,
     ) -> bool {
         match self {
-            Self::Served(mut lease) => {
+            Self::Served(mut permits) => {
                 if !acceptor.shared.admission.limits().refuses() {
-                    let unused = lease.count().saturating_sub(taken);
+                    let unused = permits.count().saturating_sub(taken);
                     acceptor.shared.admission.limits().return_tokens(unused);
                 }
-                lease.settle(taken);
-                acceptor.batch.lease = lease;
+                permits.settle(taken);
+                acceptor.batch.permits = permits;
                 true
             }
             Self::Refused(_) => {
@@ -60,7 +60,7 @@ impl Taking {
 
 impl<T: Transport, M: Dispatch> Acceptor<'_, T, M> {
     /// Says when a limit becomes reached.
-    pub(super) fn tell_limits(&mut self) {
+    pub(super) fn emit_limits(&mut self) {
         let hooks = &self.serving.service.hooks;
         if hooks.observers.is_empty() {
             return;
@@ -78,7 +78,7 @@ impl<T: Transport, M: Dispatch> Acceptor<'_, T, M> {
         };
         let limit = full.or_else(full_here);
         if let Some(reached) = limit.filter(|_| limit != self.limit) {
-            hooks.tell(|| Event::LimitReached(reached));
+            hooks.emit(|| Event::LimitReached(reached));
         }
         self.limit = limit;
     }
@@ -93,21 +93,21 @@ impl<T: Transport, M: Dispatch> Acceptor<'_, T, M> {
             return None;
         }
         if limits.refuses() {
-            let lease = shared.admission.lease(want);
-            return match lease.count() {
+            let permits = shared.admission.reserve(want);
+            return match permits.count() {
                 // Others have taken places ahead of an accept, and may give them back.
                 0 if shared.admission.live() < limits.max_connections() => None,
                 0 => Some(Taking::Refused(want)),
-                _ => Some(Taking::Served(lease)),
+                _ => Some(Taking::Served(permits)),
             };
         }
-        let mut lease = shared.admission.lease(want);
-        if lease.count() == 0 && limits.sheds() {
+        let mut permits = shared.admission.reserve(want);
+        if permits.count() == 0 && limits.sheds() {
             return self.make_room(index);
         }
-        let tokens = self.shared.admission.take_tokens(lease.count());
-        lease.keep(tokens);
-        (tokens > 0).then_some(Taking::Served(lease))
+        let tokens = self.shared.admission.take_tokens(permits.count());
+        permits.keep(tokens);
+        (tokens > 0).then_some(Taking::Served(permits))
     }
 
     /// Refuses all that was taken beyond the limit.
@@ -119,7 +119,7 @@ impl<T: Transport, M: Dispatch> Acceptor<'_, T, M> {
             .fetch_add(taken, Relaxed);
         let message = self.shared.admission.limits().refusal();
         for mut request in std::mem::take(&mut self.batch.requests) {
-            self.serving.service.tell_accepted(&request);
+            self.serving.service.emit_accepted(&request);
             self.serving.service.refused(&request, RefuseReason::Limit);
             request.refuse_with(&message);
         }
@@ -127,7 +127,7 @@ impl<T: Transport, M: Dispatch> Acceptor<'_, T, M> {
     }
 
     /// Whether a request is within the limits on addresses and on the rate; counts it, or why not.
-    pub(super) fn is_within(&self, request: &T::Request) -> bool {
+    pub(super) fn is_within(&self, request: &T::Accepted) -> bool {
         let (shared, limits) = (&self.shared, self.shared.admission.limits());
         if limits.refuses() && shared.admission.take_tokens(1) == 0 {
             self.serving.service.refused(request, RefuseReason::Rate);
@@ -159,22 +159,22 @@ impl<T: Transport, M: Dispatch> Acceptor<'_, T, M> {
             return None;
         }
         if activity == Activity::Parked && self.shed_parked(id) {
-            let lease = self.shared.admission.lease(1);
-            if lease.count() > 0 {
-                return Some(Taking::Served(lease));
+            let permits = self.shared.admission.reserve(1);
+            if permits.count() > 0 {
+                return Some(Taking::Served(permits));
             }
         }
         // Its handler has to notice first: room comes later.
         self.shared.admission.limits().return_tokens(1);
-        if self.shared.registry.begin_to_shed(id) && self.abort(id, CutReason::Shed) {
+        if self.shared.registry.begin_to_shed(id) && self.abort(id, AbortReason::Shed) {
             count(&self.shared.counters.counts().shed);
         }
         // One that cannot be reached is looked for again later.
-        self.shedding = Some(Instant::now() + SHED_LOOK);
+        self.shedding = Some(Instant::now() + SHED_CHECK);
         None
     }
 
-    /// Whether a request waits at a listener; `None` where the kernel cannot tell.
+    /// Whether a request waits at a listener; `None` where the kernel does not say.
     pub(super) fn has_waiting(&self, index: usize) -> Option<bool> {
         let listener = &self.serving.listeners[index];
         is_readable(listener).ok()
@@ -188,13 +188,13 @@ impl<T: Transport, M: Dispatch> Acceptor<'_, T, M> {
         if let Some(parked) = parked {
             count(&self.shared.counters.counts().shed);
             let slot = parked.request.context().slot();
-            let _ = slot.map(|slot| slot.cut(CutReason::Shed));
+            let _ = slot.map(|slot| slot.abort(AbortReason::Shed));
             service.dismiss(parked);
         }
         found
     }
 
-    /// Whether a connection that was cut to make room is still there, or none can be.
+    /// Whether a connection that was aborted to make room is still there, or none can be.
     pub(super) fn is_shedding(&self, now: Instant) -> bool {
         let shared = &self.shared;
         if !shared.admission.limits().sheds() || !shared.admission.is_full() || !self.mode.accepts()
@@ -213,7 +213,7 @@ impl<T: Transport, M: Dispatch> Acceptor<'_, T, M> {
             return None;
         }
         let token = limits.has_rate().then(|| shared.admission.token_due());
-        let shed = (limits.sheds() && shared.admission.is_full()).then_some(SHED_LOOK);
+        let shed = (limits.sheds() && shared.admission.is_full()).then_some(SHED_CHECK);
         token
             .filter(|due| !due.is_zero())
             .into_iter()

@@ -1,7 +1,7 @@
 //! The accept loop: the one place where requests are taken from listeners, for every model that
 //! accepts in one thread.
 //!
-//! It waits in one poll(2) for its listeners, its children and the server's bell, so nothing is
+//! It waits in one poll(2) for its listeners, its children and the server's wake-up event, so nothing is
 //! polled in vain; it takes a place under the limit before it takes a request; and no error ends it
 //! while a listener is left.
 
@@ -31,13 +31,13 @@ use crate::connection::parking::Parking;
 use crate::counters::count;
 use crate::error::{Error, Tried};
 use crate::lifecycle::{Idle, State};
+use crate::net::Transport;
 use crate::observe::events::Limit;
 use crate::observe::hooks::{self, AcceptError, Reaction, Step};
-use crate::registry::keeper::Cutter;
+use crate::registry::keeper::DeadlineKeeper;
 use crate::shared::Shared;
-use crate::sys::bell::Heard;
+use crate::sys::wakeup::WokenBy;
 use crate::task::wait::{self, Awaited, Source, Wakeup, Woken};
-use crate::transport::Transport;
 
 /// The accept loop of one thread.
 #[derive(Debug)]
@@ -46,7 +46,7 @@ pub(crate) struct Acceptor<'a, T: Transport, M> {
     model: &'a mut M,
     shared: Shared,
     wakeup: Wakeup,
-    batch: Batch<T::Request>,
+    batch: Batch<T::Accepted>,
     /// What keeps requests that were taken from being sent on their way.
     dispatching: Pause,
     /// What keeps each listener from being accepted from.
@@ -63,13 +63,13 @@ pub(crate) struct Acceptor<'a, T: Transport, M> {
     sources: Vec<Source>,
     parked: Source,
     /// When deadlines of connections are looked at; `None` without connections.
-    look_at: Option<Instant>,
-    /// How often connections were asked to be cut when it was last looked.
+    check_at: Option<Instant>,
+    /// How often connections were to be aborted when it was last looked.
     asked: u64,
     /// When idle connections are ended whose grace is over; `None` once all of them were.
     idle_at: Option<Instant>,
     /// Keeps the deadlines while this thread serves.
-    cutter: Option<Cutter>,
+    keeper: Option<DeadlineKeeper>,
     /// The limit that was reached when it was last looked.
     limit: Option<Limit>,
     /// Until when no other connection is looked for that makes room.
@@ -91,11 +91,11 @@ impl<'a, T: Transport, M: Dispatch> Acceptor<'a, T, M> {
             .tried(|| "create an epoll instance".to_owned())?;
         let shared = serving.service.shared.clone();
         let lifeline = serving.lifeline.as_ref().map(AsFd::as_fd);
-        let wakeup = Wakeup::new(shared.lifecycle.bell(), lifeline);
+        let wakeup = Wakeup::new(shared.lifecycle.wakeup_event(), lifeline);
         let wakeup = wakeup.tried(|| "create an epoll instance".to_owned())?;
         let batch = Batch {
             requests: VecDeque::new(),
-            lease: shared.admission.lease(0),
+            permits: shared.admission.reserve(0),
         };
         let mut accepting = Vec::new();
         accepting.resize_with(serving.listeners.len(), Pause::default);
@@ -115,10 +115,10 @@ impl<'a, T: Transport, M: Dispatch> Acceptor<'a, T, M> {
             appetite: 1,
             sources,
             parked: Source::default(),
-            look_at: None,
+            check_at: None,
             idle_at: Some(Instant::now()),
             asked: 0,
-            cutter: None,
+            keeper: None,
             limit: None,
             shedding: None,
         })
@@ -133,9 +133,9 @@ impl<'a, T: Transport, M: Dispatch> Acceptor<'a, T, M> {
             ..
         } = &self.serving;
         let lifeline = lifeline.as_ref().map(AsFd::as_fd);
-        let cutter =
-            M::SERVES_HERE.then(|| Cutter::start(&self.shared.registry, lifeline, listeners));
-        self.cutter = cutter.transpose()?;
+        let keeper = M::SERVES_HERE
+            .then(|| DeadlineKeeper::start(&self.shared.registry, lifeline, listeners));
+        self.keeper = keeper.transpose()?;
         if !self.shared.lifecycle.acknowledge() && !self.shared.lifecycle.stopping() {
             self.serving.service.hooks.ready();
             self.enter(State::Running);
@@ -155,8 +155,8 @@ impl<'a, T: Transport, M: Dispatch> Acceptor<'a, T, M> {
         }
         // The others go on to accept from the listeners of a worker that ends alone.
         if !self.shared.lifecycle.retires() {
-            self.enter(State::TakingQueue);
-            self.take_queue();
+            self.enter(State::ServingBacklog);
+            self.serve_backlog();
         }
         Ok(self.drain())
     }
@@ -282,13 +282,13 @@ impl<'a, T: Transport, M: Dispatch> Acceptor<'a, T, M> {
     fn wait(&mut self, deadline: Option<Instant>) -> Woken {
         // One reading of the clock decides what is paused and how long to wait for it.
         let now = Instant::now();
-        self.look(now);
+        self.check(now);
         let admission = Arc::clone(&self.shared.admission);
         let service = Arc::clone(&self.serving.service);
         let paused = self.pauses().any(|pause| pause.backoff.left(now).is_some());
         let waits = !self.has_room(now) || paused || self.mode == Mode::Draining;
         let waiting = waits.then(|| admission.announce_waiting());
-        if waits && self.look_again() {
+        if waits && self.check_again() {
             return Woken::default();
         }
         let ready = service.parking().is_some_and(Parking::has_ready);
@@ -330,7 +330,7 @@ impl<'a, T: Transport, M: Dispatch> Acceptor<'a, T, M> {
         let ready = take(&mut woken.ready);
         let children = ready.iter().filter_map(|place| place.checked_sub(others));
         self.model.reap(&children.collect::<Vec<_>>());
-        if woken.heard == Some(Heard::Orphaned) {
+        if woken.by == Some(WokenBy::ParentGone) {
             self.shared.lifecycle.stop_now();
         }
         // Parked connections are taken out at the next turn.
@@ -350,7 +350,7 @@ impl<'a, T: Transport, M: Dispatch> Acceptor<'a, T, M> {
 
     /// Looks for what is waited for after waiting was announced: it may have come just before. Says
     /// whether all of it has.
-    fn look_again(&mut self) -> bool {
+    fn check_again(&mut self) -> bool {
         let releases = self.shared.admission.releases();
         self.pauses()
             .for_each(|pause| pause.end_if_released(releases));
@@ -379,10 +379,10 @@ impl<'a, T: Transport, M: Dispatch> Acceptor<'a, T, M> {
         // What waits in the backlog is there already, or comes soon: also where room was found only
         // just now.
         let takes_backlog = accepting && matches!(self.mode, Mode::Backlog { .. });
-        let backlog = takes_backlog.then_some(drain::ARRIVAL_LOOK);
+        let backlog = takes_backlog.then_some(drain::ARRIVAL_CHECK);
         pauses
             .chain(deadline.map(left))
-            .chain(self.look_at.map(left))
+            .chain(self.check_at.map(left))
             .chain(self.limits_change_in())
             .chain(self.model.tends_in(now))
             .chain(

@@ -4,9 +4,9 @@
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Report {
-    /// How many requests were cut because they had not ended by the drain deadline, and how many
+    /// How many requests were aborted because they had not ended by the drain deadline, and how many
     /// clients were aborted that nobody had accepted by then.
-    pub cut: u64,
+    pub aborted: u64,
 }
 
 /// What became of [`Server::handle_request`](crate::Server::handle_request).

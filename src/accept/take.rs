@@ -8,9 +8,9 @@ use std::time::{Duration, Instant};
 use crate::accept::Acceptor;
 use crate::accept::dispatch::Dispatch;
 use crate::accept::errors::{Class, classify};
+use crate::net::{AcceptBatch, Managed, Transport};
 use crate::observe::hooks::{Reaction, Step};
 use crate::sys::poll::Interest;
-use crate::transport::{Intake, Managed, Transport};
 
 /// How many times one listener is asked in a row before the others, the children and the stop get
 /// their turn.
@@ -56,8 +56,8 @@ impl<T: Transport, M: Dispatch> Acceptor<'_, T, M> {
             };
             let listener = &self.serving.listeners[index];
             let requests = &mut self.batch.requests;
-            let mut intake = Intake::new(requests, taking.room(), &self.shared);
-            let result = listener.accept(&mut intake);
+            let mut into = AcceptBatch::new(requests, taking.room(), &self.shared);
+            let result = listener.accept(&mut into);
             let taken = self.batch.requests.len();
             if taking.settle(taken as u64, self) && taken > 0 {
                 fruitful = true;
@@ -135,7 +135,7 @@ impl<T: Transport, M: Dispatch> Acceptor<'_, T, M> {
         let counts = self.shared.counters.counts();
         counts.accepted.fetch_add(accepted, Relaxed);
         requests.retain_mut(|request| {
-            self.serving.service.tell_accepted(request);
+            self.serving.service.emit_accepted(request);
             if !self.is_within(request) {
                 request.refuse_with(&self.shared.admission.limits().refusal());
                 return false;
@@ -148,7 +148,7 @@ impl<T: Transport, M: Dispatch> Acceptor<'_, T, M> {
         });
         let admitted = requests.len() as u64;
         self.batch.requests = requests;
-        self.batch.lease.keep(admitted);
+        self.batch.permits.keep(admitted);
         self.mode.note(accepted as usize, admitted as usize);
     }
 
@@ -172,12 +172,12 @@ impl<T: Transport, M: Dispatch> Acceptor<'_, T, M> {
             return;
         }
         let releases = self.shared.admission.releases();
-        if let Some(cutter) = self
-            .cutter
+        if let Some(keeper) = self
+            .keeper
             .as_ref()
-            .filter(|_| self.shared.registry.listed() > 0)
+            .filter(|_| self.shared.registry.registered() > 0)
         {
-            cutter.wake();
+            keeper.wake();
         }
         match self.model.dispatch(&mut self.batch, self.serving) {
             Ok(()) => self.dispatching.backoff.reset(),

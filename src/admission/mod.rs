@@ -19,13 +19,13 @@ use crate::sys::memory::{SharedMemory, shareable};
 
 use addresses::Addresses;
 use limits::LimitsPage;
-use permits::{Lease, SHARED_BIT, Waiting, live, packed, taken};
+use permits::{Permits, SHARED_BIT, Waiting, live, packed, taken};
 use policy::Limits;
 
 /// What all processes of a server share. All zero when made.
 #[derive(Debug, Default)]
 struct Page {
-    /// The places of [`Lease`]s, packed, but for those of worker processes.
+    /// The counts of [`Permits`], packed, but for those of worker processes.
     live: AtomicU64,
     /// Which processes wait for a place to be returned, a bit each.
     waiting: AtomicU64,
@@ -92,7 +92,7 @@ impl Admission {
         limits.check(self.capacity as u64)?;
         self.limits().set(limits);
         // There may be more room.
-        self.lifecycle.bell().ring();
+        self.lifecycle.wakeup_event().wake();
         Ok(())
     }
 
@@ -107,7 +107,7 @@ impl Admission {
 
     /// The live requests of all worker processes.
     pub(crate) fn live_in_workers(&self) -> u64 {
-        self.places_of_workers().map(live).sum()
+        self.permits_of_workers().map(live).sum()
     }
 
     /// The places that are taken, in all processes. For a moment it may be more than the limit, by
@@ -119,10 +119,10 @@ impl Admission {
     /// What each process has taken.
     fn places(&self) -> impl Iterator<Item = u64> {
         let own = self.page().live.load(Ordering::SeqCst);
-        self.places_of_workers().chain([own])
+        self.permits_of_workers().chain([own])
     }
 
-    fn places_of_workers(&self) -> impl Iterator<Item = u64> {
+    fn permits_of_workers(&self) -> impl Iterator<Item = u64> {
         let slots = self.lifecycle.processes().slots().iter();
         slots.map(|slot| slot.live().load(Ordering::SeqCst))
     }
@@ -139,18 +139,18 @@ impl Admission {
         own.map_or_else(|| &self.page().live, WorkerSlot::live)
     }
 
-    /// Takes up to `want` places under the limit, ahead of the requests; the lease may be for none.
+    /// Takes up to `want` places under the limit, before anything is accepted for them; there may be none.
     ///
     /// They are counted first and what is too many given back, so that several processes never have
     /// more than the limit together; both may find that they are too many, and try again.
-    pub(crate) fn lease(self: &Arc<Self>, want: u64) -> Lease {
+    pub(crate) fn reserve(self: &Arc<Self>, want: u64) -> Permits {
         let want = want.min(self.process_max.saturating_sub(self.live_here()));
         self.own_live()
             .fetch_add(packed(want, true), Ordering::SeqCst);
         let max = self.page().limits.max_connections();
         let excess = self.taken().saturating_sub(max).min(want);
-        self.return_places(excess, packed(excess, true), true);
-        Lease {
+        self.return_permits(excess, packed(excess, true), true);
+        Permits {
             admission: Arc::clone(self),
             count: want - excess,
             ahead: want > excess,
@@ -197,7 +197,7 @@ impl Admission {
     /// Counts `packed` off; wakes those who wait for room if there are places among it. An accept
     /// that has failed gives back the places which it had taken `ahead`, and nothing else that may
     /// be missing.
-    pub(super) fn return_places(&self, count: u64, packed: u64, ahead: bool) {
+    pub(super) fn return_permits(&self, count: u64, packed: u64, ahead: bool) {
         if packed > 0 {
             self.own_live().fetch_sub(packed, Ordering::SeqCst);
         }
@@ -208,10 +208,10 @@ impl Admission {
         }
     }
 
-    /// Returns the place of a request whose lease is lost: it will never end.
+    /// Returns the place of a request whose permit is lost: it will never end.
     #[cfg(feature = "coroutines")]
     pub(crate) fn give_up_one(&self) {
-        self.return_places(1, 1, false);
+        self.return_permits(1, 1, false);
     }
 
     /// Notes that something was freed in this process, by a request or a thread that has ended, and
@@ -250,7 +250,7 @@ impl Admission {
         let waiting = &self.page().waiting;
         // The plain load keeps the common case, nobody waiting, free of a write.
         if waiting.load(Ordering::SeqCst) != 0 && waiting.swap(0, Ordering::SeqCst) != 0 {
-            self.lifecycle.bell().ring();
+            self.lifecycle.wakeup_event().wake();
         }
     }
 }
@@ -273,18 +273,18 @@ mod tests {
     }
 
     #[test]
-    fn leases_never_exceed_the_limit_and_come_back() {
+    fn permits_never_exceed_the_limit_and_come_back() {
         let admission = admission(3);
-        let mut two = admission.lease(2);
-        let mut rest = admission.lease(5);
+        let mut two = admission.reserve(2);
+        let mut rest = admission.reserve(5);
         assert_eq!((two.count(), rest.count(), admission.taken()), (2, 1, 3));
         assert!(admission.is_full() && !admission.takes());
-        assert_eq!(admission.lease(1).count(), 0);
+        assert_eq!(admission.reserve(1).count(), 0);
         assert_eq!(admission.live(), 0, "nothing is accepted yet");
         two.settle(1);
         rest.settle(1);
         assert_eq!((admission.live(), admission.taken()), (2, 2));
-        let ahead = admission.lease(1);
+        let ahead = admission.reserve(1);
         assert_eq!((admission.live(), admission.taken()), (2, 3));
         assert_eq!(admission.releases(), 0, "nothing has ended yet");
         drop(ahead);
@@ -299,13 +299,13 @@ mod tests {
     }
 
     #[test]
-    fn the_leases_of_a_dead_worker_come_back() {
+    fn the_permits_of_a_dead_worker_come_back() {
         let admission = admission(10);
         admission.lifecycle.processes().make_slots(1).unwrap();
         admission.lifecycle.become_worker(1);
         let slots = admission.lifecycle.processes().slots();
-        let mut lease = admission.lease(4);
-        lease.settle(4);
+        let mut permits = admission.reserve(4);
+        permits.settle(4);
         assert_eq!(
             (
                 slots[0].live().load(Ordering::SeqCst),
@@ -313,7 +313,7 @@ mod tests {
             ),
             (0, 4)
         );
-        std::mem::forget(lease);
+        std::mem::forget(permits);
         slots[1].clear();
         assert_eq!(admission.live(), 0);
     }

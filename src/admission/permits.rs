@@ -7,7 +7,7 @@ use crate::admission::Admission;
 
 /// Places under the limit on live requests, returned on drop.
 #[derive(Debug)]
-pub(crate) struct Lease {
+pub(crate) struct Permits {
     pub(super) admission: Arc<Admission>,
     pub(super) count: u64,
     /// Nothing has been accepted for them yet.
@@ -30,12 +30,12 @@ pub(super) const fn taken(packed: u64) -> u64 {
     packed & u32::MAX as u64
 }
 
-impl Lease {
+impl Permits {
     pub(crate) const fn count(&self) -> u64 {
         self.count
     }
 
-    /// Adds the places of another lease.
+    /// Adds the permits of another.
     pub(crate) fn join(&mut self, mut other: Self) {
         debug_assert!(!self.ahead && !other.ahead, "nothing is accepted yet");
         self.count += std::mem::take(&mut other.count);
@@ -46,7 +46,7 @@ impl Lease {
         debug_assert!(count <= self.count, "kept {count} of {}", self.count);
         let rest = std::mem::replace(&mut self.count, count) - count;
         self.admission
-            .return_places(rest, packed(rest, self.ahead), self.ahead);
+            .return_permits(rest, packed(rest, self.ahead), self.ahead);
     }
 
     /// Notes that `count` requests were accepted, and returns the places of the others.
@@ -54,10 +54,10 @@ impl Lease {
         debug_assert!(count <= self.count, "settled {count} of {}", self.count);
         let before = packed(self.count, std::mem::take(&mut self.ahead));
         let rest = std::mem::replace(&mut self.count, count) - count;
-        self.admission.return_places(rest, before - count, true);
+        self.admission.return_permits(rest, before - count, true);
     }
 
-    /// Moves `count` places to a lease of their own.
+    /// Moves `count` permits to a value of their own.
     pub(crate) fn split(&mut self, count: u64) -> Self {
         debug_assert!(count <= self.count, "split {count} of {}", self.count);
         self.count -= count;
@@ -69,11 +69,11 @@ impl Lease {
     }
 }
 
-impl Drop for Lease {
+impl Drop for Permits {
     fn drop(&mut self) {
         let count = self.count;
         self.admission
-            .return_places(count, packed(count, self.ahead), self.ahead);
+            .return_permits(count, packed(count, self.ahead), self.ahead);
     }
 }
 

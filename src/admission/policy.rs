@@ -9,7 +9,8 @@ use std::time::Duration;
 /// # Examples
 ///
 /// ```
-/// use socketserver::{AtLimit, Rate, ThreadingTcpServer};
+/// use socketserver::limits::{AtLimit, Rate};
+/// use socketserver::python::ThreadingTcpServer;
 ///
 /// let guard = ThreadingTcpServer::bind("127.0.0.1:0")?.spawn(|_conn| ())?;
 /// let mut limits = guard.handle().limits();

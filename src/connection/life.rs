@@ -7,17 +7,17 @@ use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use crate::address::Address;
-use crate::admission::permits::Lease;
+use crate::admission::permits::Permits;
 use crate::connection::parking::{Parked, Parking, Stays};
 use crate::counters::{Counters, Ended, count};
 use crate::error::HandlerError;
 use crate::handler::{Next, Outcome};
+use crate::net::{Accepted, Managed};
 use crate::observe::events::{EndReason, Event, RefuseReason};
 use crate::observe::hooks::{self, Failure, Hooks};
 use crate::registry::info::Traffic;
-use crate::registry::table::{Activity, CutReason, Slot};
+use crate::registry::table::{AbortReason, Activity, Slot};
 use crate::shared::Shared;
-use crate::transport::{Managed, Request};
 
 type DynHandler<R> = Box<dyn Fn(&mut R) -> Outcome + Send + Sync>;
 
@@ -105,7 +105,7 @@ impl<R: Managed> Service<R> {
         // been answered, and its client may have sent another: that is what the grace is for.
         let is_last = self.shared.lifecycle.stopping();
         request.context().begin_request();
-        self.hooks.tell(|| Event::Started { id: request.id() });
+        self.hooks.emit(|| Event::Started { id: request.id() });
         let opened = hooks::call(|| request.open()).and_then(|opened| opened.map_err(Into::into));
         let outcome = opened.and_then(|()| self.call(request));
         request.context().end_request();
@@ -144,7 +144,7 @@ impl<R: Managed> Service<R> {
     /// that alone. After an abort the session is dropped with the request.
     pub(crate) fn finish(&self, request: &mut R, ended: Ended) -> Ended {
         let context = request.context();
-        if !context.session().is_kept() || context.cut_reason().is_some() {
+        if !context.session().is_kept() || context.abort_reason().is_some() {
             return ended;
         }
         context.session().end();
@@ -185,35 +185,35 @@ impl<R: Managed> Service<R> {
     }
 
     /// Lets a connection wait for its client.
-    pub(crate) fn park(&self, mut request: R, lease: Lease) -> Result<(), Stays<R>> {
+    pub(crate) fn park(&self, mut request: R, permits: Permits) -> Result<(), Stays<R>> {
         if let Some(whole) = &self.hooks.whole {
             let gathered = hooks::call(|| request.gather(whole.as_ref()));
             match gathered.unwrap_or_else(|panic| Err(io::Error::other(panic))) {
                 Ok(_) => {}
-                Err(err) => return Err(Stays::Failed(request, lease, err)),
+                Err(err) => return Err(Stays::Failed(request, permits, err)),
             }
         }
         let (parking, new) = match self.parking.get() {
             Some(parking) => (parking, false),
             None => match self.unused_parking().take().map_or_else(Parking::new, Ok) {
                 Ok(parking) => (self.parking.get_or_init(|| parking), true),
-                Err(err) => return Err(Stays::Failed(request, lease, err)),
+                Err(err) => return Err(Stays::Failed(request, permits, err)),
             },
         };
         // The accept loop waits for what it knew of before.
         let id = request.id();
-        parking.park(request, lease)?;
-        self.hooks.tell(|| Event::Parked { id });
+        parking.park(request, permits)?;
+        self.hooks.emit(|| Event::Parked { id });
         if new {
-            self.shared.lifecycle.bell().ring();
+            self.shared.lifecycle.wakeup_event().wake();
         }
         Ok(())
     }
 
     /// Ends a connection that cannot wait.
-    pub(crate) fn abandon(&self, mut request: R, lease: Lease, err: io::Error) {
+    pub(crate) fn abandon(&self, mut request: R, permits: Permits, err: io::Error) {
         let ended = self.reject(&mut request, err);
-        self.over(request, ended, lease);
+        self.over(request, ended, permits);
     }
 
     /// Closes a request that cannot be served, or not any more. The caller tallies it.
@@ -223,10 +223,10 @@ impl<R: Managed> Service<R> {
         self.close(request, ended)
     }
 
-    /// Ends a connection that waited until its deadline, or was asked to be cut.
-    pub(crate) fn time_out(&self, parked: Parked<R>, reason: CutReason) {
+    /// Ends a connection that waited until its deadline, or was to be aborted.
+    pub(crate) fn time_out(&self, parked: Parked<R>, reason: AbortReason) {
         let slot = parked.request.context().slot();
-        if slot.is_some_and(|slot| slot.cut(reason)) {
+        if slot.is_some_and(|slot| slot.abort(reason)) {
             count(&self.shared.counters.counts().timed_out);
         }
         self.dismiss(parked);
@@ -234,17 +234,20 @@ impl<R: Managed> Service<R> {
 
     /// Ends a connection that waited: it is aborted, or the server stops and it has no session.
     pub(crate) fn dismiss(&self, parked: Parked<R>) {
-        let Parked { mut request, lease } = parked;
+        let Parked {
+            mut request,
+            permits,
+        } = parked;
         request.refuse();
-        self.over(request, Ended::Completed, lease);
+        self.over(request, Ended::Completed, permits);
     }
 
     /// Aborts a connection that was left in the backlog at the drain deadline.
     pub(crate) fn abort(&self, request: R) {
         count(&self.shared.counters.counts().accepted);
-        self.tell_accepted(&request);
+        self.emit_accepted(&request);
         let slot = request.context().slot();
-        let _ = slot.map(|slot| slot.cut(CutReason::Drain));
+        let _ = slot.map(|slot| slot.abort(AbortReason::Drain));
         self.ended(&request, Ended::Failed);
     }
 
@@ -278,7 +281,7 @@ impl<R: Managed> Service<R> {
             } else {
                 Ended::Completed
             };
-            self.hooks.tell(|| end_of(id, peer, None, ended));
+            self.hooks.emit(|| end_of(id, peer, None, ended));
         }
         let failures = failed.len() as u64;
         self.shared.counters.tally(Ended::Failed, failures);
@@ -297,7 +300,7 @@ impl<R: Managed> Service<R> {
             RefuseReason::Address => count(&counts.over_address),
             RefuseReason::Rate => count(&counts.over_rate),
         }
-        self.hooks.tell(|| Event::Refused {
+        self.hooks.emit(|| Event::Refused {
             id: request.id(),
             peer: request.peer(),
             reason,
@@ -305,28 +308,28 @@ impl<R: Managed> Service<R> {
     }
 
     /// Ends a request whose close is done.
-    fn over(&self, request: R, ended: Ended, lease: Lease) {
-        self.tell_end(&request, ended);
+    fn over(&self, request: R, ended: Ended, permits: Permits) {
+        self.emit_end(&request, ended);
         drop(request);
         self.shared.counters.tally(ended, 1);
-        drop(lease);
+        drop(permits);
     }
 
     /// Counts a request that has ended.
     fn ended(&self, request: &R, ended: Ended) {
-        self.tell_end(request, ended);
+        self.emit_end(request, ended);
         self.shared.counters.tally(ended, 1);
     }
 
-    pub(crate) fn tell_accepted(&self, request: &R) {
-        self.hooks.tell(|| Event::Accepted {
+    pub(crate) fn emit_accepted(&self, request: &R) {
+        self.hooks.emit(|| Event::Accepted {
             id: request.id(),
             peer: request.peer(),
         });
     }
 
-    fn tell_end(&self, request: &R, ended: Ended) {
-        self.hooks.tell(|| {
+    fn emit_end(&self, request: &R, ended: Ended) {
+        self.hooks.emit(|| {
             end_of(
                 request.id(),
                 request.peer(),
@@ -337,12 +340,12 @@ impl<R: Managed> Service<R> {
     }
 
     /// Reports a failed request.
-    fn fail(&self, request: &dyn Request, err: HandlerError) {
+    fn fail(&self, request: &dyn Accepted, err: HandlerError) {
         self.report(&Failure {
             id: request.id(),
             peer: request.peer(),
             error: &*err,
-            cut: request.context().cut_reason(),
+            abort: request.context().abort_reason(),
             counters: &self.shared.counters,
         });
     }
@@ -350,14 +353,14 @@ impl<R: Managed> Service<R> {
 
 /// Whether the client has sent what a handler can still answer.
 fn has_more(request: &impl Managed) -> bool {
-    request.context().cut_reason().is_none() && request.has_input()
+    request.context().abort_reason().is_none() && request.has_input()
 }
 
 /// The event of a request's end.
 fn end_of<'a>(id: u64, peer: Address, slot: Option<&Slot>, ended: Ended) -> Event<'a> {
-    let cut = slot.and_then(Slot::cut_reason);
-    let how = match (cut, ended) {
-        (Some(reason), _) => EndReason::Cut(reason),
+    let abort = slot.and_then(Slot::abort_reason);
+    let how = match (abort, ended) {
+        (Some(reason), _) => EndReason::Aborted(reason),
         (None, Ended::Failed) => EndReason::Failed,
         (None, Ended::Completed | Ended::Parked) => EndReason::Completed,
     };
@@ -379,14 +382,14 @@ pub(crate) trait Tally: fmt::Debug + Send + Sync {
 
 impl<R: Managed> Tally for Service<R> {
     fn tally(&self, id: u64, peer: &Address, slot: Option<&Slot>, ended: Ended) {
-        self.hooks.tell(|| end_of(id, peer.clone(), slot, ended));
+        self.hooks.emit(|| end_of(id, peer.clone(), slot, ended));
         self.shared.counters.tally(ended, 1);
     }
 
     fn report(&self, failure: &Failure<'_>) {
-        self.hooks.tell(|| Event::Failed(failure));
+        self.hooks.emit(|| Event::Failed(failure));
         if let Some(hook) = &self.hooks.error {
-            // Nobody is left to tell of a panic in the error hook but the panic hook, which has
+            // Only the panic hook is left to report a panic in the error hook, and has
             // been told.
             let _ = hooks::call(|| hook(failure));
         }
@@ -411,7 +414,7 @@ pub(crate) struct Job<R> {
     pub(crate) request: R,
     pub(crate) service: Arc<Service<R>>,
     /// Dropped last: the place is free when the request is gone.
-    pub(crate) lease: Lease,
+    pub(crate) permits: Permits,
 }
 
 impl<R: Managed> Job<R> {
@@ -420,26 +423,26 @@ impl<R: Managed> Job<R> {
         let Self {
             mut request,
             service,
-            mut lease,
+            mut permits,
         } = self;
         let ended = loop {
             match service.serve(&mut request) {
                 Ended::Parked => {}
                 ended => break ended,
             }
-            (request, lease) = match service.park(request, lease) {
+            (request, permits) = match service.park(request, permits) {
                 Ok(()) => return,
-                Err(Stays::Ready(request, lease)) => (request, lease),
+                Err(Stays::Ready(request, permits)) => (request, permits),
                 Err(Stays::Over(over, kept)) => {
-                    (request, lease) = (over, kept);
+                    (request, permits) = (over, kept);
                     let ended = service.finish(&mut request, Ended::Completed);
                     break service.close(&mut request, ended);
                 }
-                Err(Stays::Failed(request, lease, err)) => {
-                    return service.abandon(request, lease, err);
+                Err(Stays::Failed(request, permits, err)) => {
+                    return service.abandon(request, permits, err);
                 }
             };
         };
-        service.over(request, ended, lease);
+        service.over(request, ended, permits);
     }
 }

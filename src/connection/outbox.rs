@@ -3,12 +3,12 @@
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use crate::admission::permits::Lease;
+use crate::admission::permits::Permits;
 use crate::connection::life::{Job, Service};
 use crate::counters::Ended;
+use crate::net::Managed;
 use crate::task::coro::inbox::Message;
-use crate::task::coro::team::Team;
-use crate::transport::Managed;
+use crate::task::coro::runtime::Runtime;
 
 /// The label of coroutines that serve no request; those of requests begin with 1.
 pub(crate) const NOBODY: u64 = 0;
@@ -16,7 +16,7 @@ pub(crate) const NOBODY: u64 = 0;
 /// Requests of one server whose handlers are done, for each worker.
 #[derive(Debug)]
 pub(crate) struct Outbox<R: Managed> {
-    team: Arc<Team>,
+    runtime: Arc<Runtime>,
     done: Vec<Mutex<Done<R>>>,
 }
 
@@ -26,7 +26,7 @@ struct Done<R> {
     /// The numbers of those whose handler has failed.
     failed: Vec<u64>,
     /// Their places under the limit.
-    lease: Option<Lease>,
+    permits: Option<Permits>,
 }
 
 impl<R> Default for Done<R> {
@@ -34,7 +34,7 @@ impl<R> Default for Done<R> {
         Self {
             requests: VecDeque::new(),
             failed: Vec::new(),
-            lease: None,
+            permits: None,
         }
     }
 }
@@ -54,10 +54,10 @@ impl<R: Managed> Drop for Round<R> {
 }
 
 impl<R: Managed> Outbox<R> {
-    pub(crate) fn new(team: &Arc<Team>) -> Arc<Self> {
-        let done = team.inboxes.iter().map(|_| Mutex::default()).collect();
+    pub(crate) fn new(runtime: &Arc<Runtime>) -> Arc<Self> {
+        let done = runtime.inboxes.iter().map(|_| Mutex::default()).collect();
         Arc::new(Self {
-            team: Arc::clone(team),
+            runtime: Arc::clone(runtime),
             done,
         })
     }
@@ -65,13 +65,13 @@ impl<R: Managed> Outbox<R> {
     /// Serves a request in the coroutine that calls, and leaves its end to the next round: by then
     /// those that run in this one are done too.
     pub(crate) fn serve(self: Arc<Self>, job: Job<R>) {
-        let Some(place) = self.team.place_here() else {
+        let Some(place) = self.runtime.place_here() else {
             return job.run();
         };
         let Job {
             mut request,
             service,
-            lease,
+            permits,
         } = job;
         let failed = service.handle_once(&mut request) == Ended::Failed;
         let first = {
@@ -80,14 +80,14 @@ impl<R: Managed> Outbox<R> {
                 done.failed.push(request.id());
             }
             done.requests.push_back(request);
-            match &mut done.lease {
-                Some(held) => held.join(lease),
-                none => *none = Some(lease),
+            match &mut done.permits {
+                Some(held) => held.join(permits),
+                none => *none = Some(permits),
             }
             done.requests.len() == 1
         };
         if first {
-            let inbox = &self.team.inboxes[place];
+            let inbox = &self.runtime.inboxes[place];
             let round = Round {
                 outbox: Arc::clone(&self),
                 place,
@@ -101,10 +101,10 @@ impl<R: Managed> Outbox<R> {
         let Done {
             mut requests,
             failed,
-            lease,
+            permits,
         } = std::mem::take(&mut *self.done(place));
         service.close_all(&mut requests, failed);
-        drop(lease);
+        drop(permits);
     }
 
     fn done(&self, place: usize) -> MutexGuard<'_, Done<R>> {

@@ -13,9 +13,9 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use rustix::event::epoll::{self, EventData, EventFlags};
 use rustix::time::Timespec;
 
-use crate::admission::permits::Lease;
+use crate::admission::permits::Permits;
+use crate::net::{Managed, Waits};
 use crate::registry::table::Activity;
-use crate::transport::{Managed, Waits};
 
 /// How many connections are taken out at once.
 const EVENTS: usize = 64;
@@ -40,17 +40,17 @@ struct State<R> {
 #[derive(Debug)]
 pub(crate) struct Parked<R> {
     pub(crate) request: R,
-    pub(crate) lease: Lease,
+    pub(crate) permits: Permits,
 }
 
 /// Why a connection is not parked, and the connection.
 pub(crate) enum Stays<R> {
     /// There is input already.
-    Ready(R, Lease),
+    Ready(R, Permits),
     /// It is over: it is no connection, or the grace of a stop is.
-    Over(R, Lease),
+    Over(R, Permits),
     /// It could not be watched.
-    Failed(R, Lease, io::Error),
+    Failed(R, Permits, io::Error),
 }
 
 impl<R: Managed> Parking<R> {
@@ -68,15 +68,15 @@ impl<R: Managed> Parking<R> {
     }
 
     /// Lets a connection wait.
-    pub(crate) fn park(&self, mut request: R, lease: Lease) -> Result<(), Stays<R>> {
+    pub(crate) fn park(&self, mut request: R, permits: Permits) -> Result<(), Stays<R>> {
         // Sends what is buffered, which may take a while: before the lock is taken.
         if let Err(err) = request.wait() {
-            return Err(Stays::Failed(request, lease, err));
+            return Err(Stays::Failed(request, permits, err));
         }
         let id = request.id();
         // Its deadlines are found in the list.
         let context = request.context();
-        context.list(&request.peer());
+        context.list_slot(&request.peer());
         context.enter(Activity::Parked);
         // While the lock is held nobody takes out what is ready: the connection is here before its
         // event is seen.
@@ -87,18 +87,18 @@ impl<R: Managed> Parking<R> {
             } else {
                 Stays::Over
             };
-            return Err(stays(request, lease));
+            return Err(stays(request, permits));
         }
         let watched = match request.wait() {
             Ok(Waits::For(fd)) => self.watch(fd, id),
-            Ok(Waits::Ready) => return Err(Stays::Ready(request, lease)),
-            Ok(Waits::Never) => return Err(Stays::Over(request, lease)),
+            Ok(Waits::Ready) => return Err(Stays::Ready(request, permits)),
+            Ok(Waits::Never) => return Err(Stays::Over(request, permits)),
             Err(err) => Err(err),
         };
         if let Err(err) = watched {
-            return Err(Stays::Failed(request, lease, err));
+            return Err(Stays::Failed(request, permits, err));
         }
-        let parked = Parked { request, lease };
+        let parked = Parked { request, permits };
         state.parked.insert(id, Box::new(parked));
         Ok(())
     }
@@ -122,7 +122,7 @@ impl<R: Managed> Parking<R> {
     pub(crate) fn take_ready(&self, max: usize) -> Vec<Parked<R>> {
         let state = &mut *self.state();
         if state.ready.is_empty() {
-            self.look(state, max);
+            self.check(state, max);
         }
         let count = state.ready.len().min(max.max(1));
         let ready = state.ready.drain(..count);
@@ -140,7 +140,7 @@ impl<R: Managed> Parking<R> {
             return Vec::new();
         }
         state.closed = true;
-        while self.look(state, EVENTS) > 0 {}
+        while self.check(state, EVENTS) > 0 {}
         let mut idle = take(&mut state.parked);
         for id in &state.ready {
             state.parked.extend(idle.remove_entry(id));
@@ -164,7 +164,7 @@ impl<R: Managed> Parking<R> {
     }
 
     /// Notes which connections have input, up to `max` of them, and says how many.
-    fn look(&self, state: &mut State<R>, max: usize) -> usize {
+    fn check(&self, state: &mut State<R>, max: usize) -> usize {
         let mut events = [const { MaybeUninit::<epoll::Event>::uninit() }; EVENTS];
         let events = &mut events[..max.clamp(1, EVENTS)];
         // An error (only EINTR is possible) leaves the events for the next call.
@@ -212,9 +212,9 @@ mod tests {
     use std::sync::Weak;
 
     use super::*;
-    use crate::TcpConnection;
     use crate::address::Address;
-    use crate::registry::context::Cut;
+    use crate::net::TcpConnection;
+    use crate::registry::context::Abort;
     use crate::registry::table::Slot;
 
     /// What a parked connection without a session takes, but for the kernel. With one it is the size
@@ -226,9 +226,9 @@ mod tests {
         let parts = [
             size_of::<Parked<TcpConnection>>(),
             entry(size_of::<(u64, Box<Parked<TcpConnection>>)>()),
-            // Its socket, shared with who may cut it: the counts, the peer, the descriptor, a flag.
+            // Its socket, shared with who may abort it: the counts, the peer, the descriptor, a flag.
             2 * size_of::<usize>() + size_of::<Address>() + 2 * size_of::<u32>(),
-            entry(size_of::<(u64, Weak<dyn Cut>)>()),
+            entry(size_of::<(u64, Weak<dyn Abort>)>()),
             size_of::<Slot>(),
         ];
         // Each of three allocations has a header.

@@ -1,13 +1,13 @@
 //! Handlers that have something of their own for each connection, for as long as that lives.
 //!
 //! A session is made when its connection's handler is called first. While the connection is parked
-//! it lies in the slot that its [`Context`](crate::Context) has for it.
+//! it lies in the slot that its [`Context`](crate::net::Context) has for it.
 
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 
 use crate::error::HandlerError;
 use crate::handler::{IntoOutcome, Next, Outcome, RequestHandler};
-use crate::transport::Request;
+use crate::net::Accepted;
 
 /// Turns a [`RequestHandler`] into the closure that the server takes: `make` makes one for each
 /// connection. That goes from thread to thread with its connection, so it is `Send`.
@@ -17,7 +17,7 @@ use crate::transport::Request;
 /// handler's type fails.
 pub fn per_request<R, H, F>(make: F) -> impl Fn(&mut R) -> Outcome + Send + Sync + 'static
 where
-    R: Request,
+    R: Accepted,
     H: RequestHandler<R> + Send + 'static,
     F: Fn() -> H + Send + Sync + 'static,
 {
@@ -47,7 +47,9 @@ where
 /// ```
 /// use std::io::{self, BufRead, BufReader, Write};
 /// use std::net::TcpStream;
-/// use socketserver::{Connection, Next, TcpConnection, ThreadingTcpServer, per_connection};
+/// use socketserver::net::TcpConnection;
+/// use socketserver::python::ThreadingTcpServer;
+/// use socketserver::{Connection, Next, per_connection};
 ///
 /// let count = per_connection(u32::default, |conn: &mut TcpConnection, lines| {
 ///     if conn.read_line_max(&mut String::new(), 1024)? == 0 {
@@ -73,7 +75,8 @@ where
 ///
 /// ```compile_fail,E0277
 /// use std::rc::Rc;
-/// use socketserver::{TcpConnection, per_connection};
+/// use socketserver::net::TcpConnection;
+/// use socketserver::per_connection;
 ///
 /// let handler = per_connection(Rc::<u32>::default, |_: &mut TcpConnection, _| ());
 /// ```
@@ -82,7 +85,7 @@ pub fn per_connection<R, S, M, F, O>(
     handle: F,
 ) -> impl Fn(&mut R) -> Outcome + Send + Sync + 'static
 where
-    R: Request,
+    R: Accepted,
     S: Send + 'static,
     M: Fn() -> S + Send + Sync + 'static,
     F: Fn(&mut R, &mut S) -> O + Send + Sync + 'static,
@@ -96,7 +99,7 @@ where
 
 /// One call of a handler that has sessions of type `S`: the first one of a connection, a later one,
 /// or the one that is left when the server has ended the connection.
-fn call<R: Request, S: Send + 'static>(
+fn call<R: Accepted, S: Send + 'static>(
     request: &mut R,
     make: impl FnOnce(&mut R) -> Result<S, HandlerError>,
     handle: impl FnOnce(&mut S, &mut R) -> Outcome,
@@ -142,7 +145,7 @@ mod tests {
         }
     }
 
-    impl Request for Log {
+    impl Accepted for Log {
         fn context(&self) -> &Context {
             &self.1
         }

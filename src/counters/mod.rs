@@ -27,7 +27,7 @@ pub struct Totals {
     pub over_address: u64,
     /// Those of them that came faster than the rate.
     pub over_rate: u64,
-    /// Connections that were cut to make room for others.
+    /// Connections that were aborted to make room for others.
     pub shed: u64,
     /// Bytes that handlers have received over connections that have ended.
     pub received: u64,
@@ -37,7 +37,7 @@ pub struct Totals {
     pub completed: u64,
     /// Requests whose handler failed or panicked, or whose reply could not be delivered.
     pub failed: u64,
-    /// Connections that were cut because a deadline had passed; each is `completed` or `failed` too,
+    /// Connections that were aborted because a deadline had passed; each is `completed` or `failed` too,
     /// as its handler says.
     pub timed_out: u64,
     /// Connections that a stop has ended while their clients had sent more than their handlers have
@@ -72,8 +72,8 @@ pub(crate) struct Counts {
     pub(crate) timed_out: AtomicU64,
     pub(crate) crossed: AtomicU64,
     pub(crate) accept_errors: AtomicU64,
-    /// Requests that the drain deadline has cut.
-    cut: AtomicU64,
+    /// Requests that the drain deadline has aborted.
+    aborted: AtomicU64,
     accept_errors_throttle: ThrottlePage,
     failures_throttle: ThrottlePage,
 }
@@ -92,7 +92,7 @@ shareable!(Counts {
     timed_out,
     crossed,
     accept_errors,
-    cut,
+    aborted,
     accept_errors_throttle,
     failures_throttle
 });
@@ -127,12 +127,12 @@ impl Counters {
         counter.fetch_add(requests, Relaxed);
     }
 
-    pub(crate) fn count_cut(&self, requests: u64) {
-        self.counts().cut.fetch_add(requests, Relaxed);
+    pub(crate) fn count_aborted(&self, requests: u64) {
+        self.counts().aborted.fetch_add(requests, Relaxed);
     }
 
-    pub(crate) fn cut_count(&self) -> u64 {
-        self.counts().cut.load(Relaxed)
+    pub(crate) fn aborted_count(&self) -> u64 {
+        self.counts().aborted.load(Relaxed)
     }
 
     /// `Some` with the number of accept errors that were held back, if one may be reported now.

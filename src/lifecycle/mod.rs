@@ -10,8 +10,8 @@ use std::sync::atomic::Ordering::{AcqRel, Acquire, SeqCst};
 use std::sync::atomic::{AtomicU32, AtomicU64};
 use std::time::{Duration, Instant};
 
-use crate::sys::bell::Bell;
 use crate::sys::memory::{SharedMemory, shareable};
+use crate::sys::wakeup::WakeupEvent;
 use crate::task::wait::{self, Wakeup};
 
 use processes::Processes;
@@ -32,12 +32,12 @@ pub enum State {
     /// [`Builder::lame_duck`](crate::Builder::lame_duck) says.
     LameDuck,
     /// It takes in nothing new and accepts what is in the queue.
-    TakingQueue,
+    ServingBacklog,
     /// Its listeners are closed. It waits for live requests, and for the grace of idle connections
     /// ([`Builder::idle_grace`](crate::Builder::idle_grace)).
     Draining,
-    /// The drain deadline has come: what is left is cut.
-    Cutting,
+    /// The drain deadline has come: what is left is aborted.
+    Aborting,
     /// It has ended.
     Closed,
 }
@@ -46,9 +46,9 @@ const STATES: [State; 7] = [
     State::Starting,
     State::Running,
     State::LameDuck,
-    State::TakingQueue,
+    State::ServingBacklog,
     State::Draining,
-    State::Cutting,
+    State::Aborting,
     State::Closed,
 ];
 
@@ -58,9 +58,9 @@ impl fmt::Display for State {
             Self::Starting => "starting",
             Self::Running => "running",
             Self::LameDuck => "asked to stop, and still accepting",
-            Self::TakingQueue => "accepting what is in the queue",
+            Self::ServingBacklog => "serving the backlog",
             Self::Draining => "draining",
-            Self::Cutting => "cutting what is left",
+            Self::Aborting => "aborting what is left",
             Self::Closed => "closed",
         })
     }
@@ -92,7 +92,7 @@ pub(crate) struct Lifecycle {
     /// The stop of this process alone.
     retirement: Stop,
     processes: Processes,
-    bell: Bell,
+    wakeup_event: WakeupEvent,
     /// When it was made: times in shared memory count from then.
     origin: Instant,
     times: Times,
@@ -128,7 +128,7 @@ impl Lifecycle {
             page: SharedMemory::new(1)?,
             retirement: Stop::default(),
             processes: Processes::default(),
-            bell: Bell::new()?,
+            wakeup_event: WakeupEvent::new()?,
             origin: Instant::now(),
             times,
         })
@@ -138,8 +138,8 @@ impl Lifecycle {
         &self.page[0]
     }
 
-    pub(crate) const fn bell(&self) -> &Bell {
-        &self.bell
+    pub(crate) const fn wakeup_event(&self) -> &WakeupEvent {
+        &self.wakeup_event
     }
 
     pub(crate) const fn processes(&self) -> &Processes {
@@ -172,7 +172,7 @@ impl Lifecycle {
     pub(crate) fn acknowledge(&self) -> bool {
         let is_worker = self.processes.note_ready();
         if is_worker {
-            self.bell.ring();
+            self.wakeup_event.wake();
         }
         is_worker
     }
@@ -196,7 +196,7 @@ impl Lifecycle {
         let before = self.page().state.fetch_max(state as u32, AcqRel);
         let advanced = before < state as u32;
         if advanced {
-            self.bell.ring();
+            self.wakeup_event.wake();
         }
         advanced
     }
@@ -207,7 +207,7 @@ impl Lifecycle {
             return true;
         }
         let deadline = Instant::now().checked_add(timeout);
-        let Ok(wakeup) = Wakeup::new(&self.bell, None) else {
+        let Ok(wakeup) = Wakeup::new(&self.wakeup_event, None) else {
             return self.state() >= state;
         };
         // A coroutine that is being ended must not wait for what is left to end with it.
@@ -235,7 +235,7 @@ impl Lifecycle {
     /// Asks the server to stop within these times; earlier deadlines that were set before stay.
     fn stop_with(&self, times: Times) {
         self.page().stop.ask(self.origin.elapsed(), times);
-        self.bell.ring();
+        self.wakeup_event.wake();
     }
 
     /// The times of a stop that has to be over sooner than others.
@@ -267,7 +267,7 @@ impl Lifecycle {
         if !is_child {
             self.processes.ask_for_successor();
         }
-        self.bell.ring();
+        self.wakeup_event.wake();
     }
 
     /// Stops because this process cannot go on: the server, unless this is a worker, in whose place
@@ -276,7 +276,7 @@ impl Lifecycle {
     pub(crate) fn give_up(&self) {
         if self.processes.is_worker() {
             self.stop_here();
-            self.bell.ring();
+            self.wakeup_event.wake();
         } else {
             self.fail();
             self.stop_now();
@@ -327,7 +327,7 @@ impl Lifecycle {
         for stop in self.stops().filter(|stop| stop.is_asked()) {
             stop.grace_ends[idle as usize].fetch_min(now, AcqRel);
         }
-        self.bell.ring();
+        self.wakeup_event.wake();
     }
 
     /// That of the server, and that of this process.
@@ -347,7 +347,7 @@ impl Lifecycle {
 
     pub(crate) fn set_paused(&self, paused: bool) {
         self.page().paused.store(u32::from(paused), SeqCst);
-        self.bell.ring();
+        self.wakeup_event.wake();
     }
 
     pub(crate) fn is_paused(&self) -> bool {

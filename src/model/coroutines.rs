@@ -15,24 +15,24 @@ use crate::connection::life::Service;
 use crate::connection::outbox::{NOBODY, Outbox};
 use crate::error::{Error, Tried};
 use crate::model::on_room;
+use crate::net::{Accepted, Managed, Transport};
 use crate::observe::hooks::{AcceptError, Reaction, Stall, Step};
-use crate::registry::table::CutReason;
+use crate::registry::table::AbortReason;
 use crate::task::coro::driver::Kind;
 use crate::task::coro::inbox::Message;
 use crate::task::coro::overflow;
+use crate::task::coro::runtime::Runtime;
 use crate::task::coro::stack::{self, StackGauge};
-use crate::task::coro::team::Team;
 use crate::task::coro::uring;
 use crate::task::coro::watchdog::Watchdog;
 use crate::task::coro::worker::{Failed, Worker};
-use crate::transport::{Managed, Request, Transport};
 
 /// Serves each request in a coroutine: the handler blocks as in any model, but what blocks is not a
 /// thread.
 ///
 /// There is a worker thread for each processor; serving fails if one of them cannot start, or fails
 /// later. A coroutine runs on one of them for its whole life;
-/// where a read, a write or [`sleep`](crate::sleep) would block, the worker runs another one.
+/// where a read, a write or [`sleep`](crate::task::sleep) would block, the worker runs another one.
 /// Requests go to the worker that has the fewest. The calling thread is the first worker, and
 /// accepts.
 ///
@@ -61,7 +61,8 @@ use crate::transport::{Managed, Request, Transport};
 /// lent to the handler, so no thread that outlives the handler can have it:
 ///
 /// ```compile_fail,E0521
-/// # use socketserver::{Coroutines, Server, Tcp, TcpConnection};
+/// # use socketserver::net::TcpConnection;
+/// # use socketserver::{Coroutines, Server, Tcp};
 /// # let model = unsafe { Coroutines::new() };
 /// Server::<Tcp>::builder().model(model).bind("127.0.0.1:0")?.serve_forever(|conn: &mut TcpConnection| {
 ///     std::thread::spawn(move || conn);
@@ -128,7 +129,7 @@ impl Driver {
     /// # Examples
     ///
     /// ```
-    /// let (driver, fallback) = socketserver::Driver::Auto.pick();
+    /// let (driver, fallback) = socketserver::model::Driver::Auto.pick();
     /// if let Some(why) = fallback {
     ///     eprintln!("coroutines over {driver}: {why}");
     /// }
@@ -208,7 +209,8 @@ impl Coroutines {
     /// # Examples
     ///
     /// ```
-    /// use socketserver::{Coroutines, Server, StackGauge, Tcp};
+    /// use socketserver::model::StackGauge;
+    /// use socketserver::{Coroutines, Server, Tcp};
     ///
     /// let gauge = StackGauge::default();
     /// // SAFETY: the handler calls nothing that restores a thread-local after a read or a write.
@@ -232,8 +234,8 @@ impl Coroutines {
     }
 }
 
-/// What waiting fails with once what is left is cut.
-const CUT: &str = "the server has cut what was left";
+/// What waiting fails with once what is left is aborted.
+const ABORTED: &str = "the server has aborted what was left";
 
 /// What is said of a stack that was too small.
 const LARGER_STACKS: &str =
@@ -248,38 +250,38 @@ impl Model for Coroutines {
         overflow::set_remedy(LARGER_STACKS);
         let service = Arc::clone(&serving.service);
         let on_shortage = on_room(&service.shared);
-        let team = Team::new(
+        let runtime = Runtime::new(
             self.workers,
             self.stack_size,
             self.gauge,
             driver,
             on_shortage,
         );
-        let team = team.tried(start)?;
-        let first = Worker::new(Arc::clone(&team), 0).tried(start)?;
-        let watchdog = watch(&team, &service).tried(start)?;
-        let workers = Workers::start(&team, &service).tried(start);
+        let runtime = runtime.tried(start)?;
+        let first = Worker::new(Arc::clone(&runtime), 0).tried(start)?;
+        let watchdog = watch(&runtime, &service).tried(start)?;
+        let workers = Workers::start(&runtime, &service).tried(start);
         let workers = workers.map_err(|err| {
             err.with_remedy("use fewer workers, or raise the limits on descriptors and memory")
         })?;
         let result = Arc::new(Mutex::new(None));
         let accept = {
-            let (team, result) = (Arc::clone(&team), Arc::clone(&result));
+            let (runtime, result) = (Arc::clone(&runtime), Arc::clone(&result));
             move || {
-                serving.outbox = Some(Outbox::new(&team));
-                let mut spread = Spread(team);
+                serving.outbox = Some(Outbox::new(&runtime));
+                let mut spread = Spread(runtime);
                 let report =
                     Acceptor::new(&mut serving, &mut spread, Self::NAME).and_then(Acceptor::serve);
                 *result.lock().unwrap_or_else(PoisonError::into_inner) = Some(report);
                 spread.0.close();
             }
         };
-        team.inboxes[0].send(Message::Start(Box::new(accept), NOBODY));
+        runtime.inboxes[0].send(Message::Start(Box::new(accept), NOBODY));
         if let Err(failed) = first.run() {
             workers.failure.note(failed, &service);
             // The accept loop was one of its coroutines: nobody keeps the drain deadline.
-            service.shared.registry.cut_all();
-            team.cancel(CUT);
+            service.shared.registry.abort_all();
+            runtime.cancel(ABORTED);
         }
         let ran = workers.join();
         drop(watchdog);
@@ -296,25 +298,25 @@ impl Model for Coroutines {
 
 /// The threads of all workers but the first.
 struct Workers {
-    team: Arc<Team>,
+    runtime: Arc<Runtime>,
     threads: Vec<thread::JoinHandle<()>>,
     failure: Arc<Failure>,
 }
 
 impl Workers {
     /// Starts them, and waits until each has what it needs.
-    fn start<R: Managed>(team: &Arc<Team>, service: &Arc<Service<R>>) -> io::Result<Self> {
+    fn start<R: Managed>(runtime: &Arc<Runtime>, service: &Arc<Service<R>>) -> io::Result<Self> {
         let mut workers = Self {
-            team: Arc::clone(team),
+            runtime: Arc::clone(runtime),
             threads: Vec::new(),
             failure: Arc::default(),
         };
         let (tell, told) = channel();
-        for place in 1..team.inboxes.len() {
-            let (team, service) = (Arc::clone(team), Arc::clone(service));
+        for place in 1..runtime.inboxes.len() {
+            let (runtime, service) = (Arc::clone(runtime), Arc::clone(service));
             let (tell, failure) = (tell.clone(), Arc::clone(&workers.failure));
             let run = move || {
-                let worker = match Worker::new(team, place) {
+                let worker = match Worker::new(runtime, place) {
                     Ok(worker) => worker,
                     Err(err) => return drop(tell.send(Err((place, err)))),
                 };
@@ -348,7 +350,7 @@ impl Workers {
     }
 
     fn end(&mut self) {
-        self.team.close();
+        self.runtime.close();
         for thread in self.threads.drain(..) {
             // It cannot panic but for a bug, which the panic hook has told.
             let _ = thread.join();
@@ -380,7 +382,7 @@ impl Failure {
         let shared = &service.shared;
         let stranded = labels.into_iter().filter(|label| *label != NOBODY);
         for label in stranded {
-            shared.registry.cut_for(label, CutReason::Worker);
+            shared.registry.abort_here(label, AbortReason::Worker);
             shared.admission.give_up_one();
         }
         service.hooks.report(&AcceptError {
@@ -398,7 +400,10 @@ impl Failure {
 }
 
 /// Starts the watchdog, if there is a hook to tell.
-fn watch<R: Managed>(team: &Arc<Team>, service: &Arc<Service<R>>) -> io::Result<Option<Watchdog>> {
+fn watch<R: Managed>(
+    runtime: &Arc<Runtime>,
+    service: &Arc<Service<R>>,
+) -> io::Result<Option<Watchdog>> {
     if service.hooks.stall.is_none() {
         return Ok(None);
     }
@@ -411,12 +416,12 @@ fn watch<R: Managed>(team: &Arc<Team>, service: &Arc<Service<R>>) -> io::Result<
             time,
         });
     };
-    Watchdog::start(&team.kennel, report).map(Some)
+    Watchdog::start(&runtime.heartbeats, report).map(Some)
 }
 
 /// Sends each request to the worker that has the fewest.
 #[derive(Debug)]
-struct Spread(Arc<Team>);
+struct Spread(Arc<Runtime>);
 
 impl Dispatch for Spread {
     fn room(&self) -> usize {
@@ -425,7 +430,7 @@ impl Dispatch for Spread {
 
     fn dispatch<T: Transport>(
         &mut self,
-        batch: &mut Batch<T::Request>,
+        batch: &mut Batch<T::Accepted>,
         serving: &mut Serving<T>,
     ) -> io::Result<()> {
         while let Some(job) = batch.next_job(serving) {
@@ -451,7 +456,7 @@ impl Dispatch for Spread {
         })
     }
 
-    fn cut(&mut self) {
-        self.0.cancel(CUT);
+    fn abort(&mut self) {
+        self.0.cancel(ABORTED);
     }
 }

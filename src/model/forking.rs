@@ -13,7 +13,7 @@ use crate::accept::dispatch::Model;
 use crate::accept::dispatch::{Dispatch, Serving};
 use crate::accept::report::Report;
 use crate::address::Address;
-use crate::admission::permits::Lease;
+use crate::admission::permits::Permits;
 use crate::connection::life::{Job, Service, Tally};
 use crate::connection::parking::{Parked, Parking};
 use crate::counters::Ended;
@@ -21,15 +21,15 @@ use crate::error::{Error, HandlerError};
 use crate::lifecycle::Idle;
 use crate::model::serve_here;
 use crate::model::watching::Watching;
+use crate::net::{Accepted, Managed, Transport, Waits};
 use crate::observe::hooks::{Failure, Step};
 use crate::registry::SETTLE;
-use crate::registry::context::Listed;
+use crate::registry::context::Registered;
 use crate::registry::table::{Activity, Slot};
 use crate::shared::Shared;
 use crate::sys::child::{Child, Exit};
 use crate::sys::fork::{Fork, end_with, exit, fork, guard, thread_count};
 use crate::task::wait::{Awaited, Source, Wakeup};
-use crate::transport::{Managed, Request, Transport, Waits};
 
 /// Serves each request in a process of its own, forked from the one that accepts.
 ///
@@ -55,7 +55,7 @@ use crate::transport::{Managed, Request, Transport, Waits};
 ///
 /// ```no_run
 /// use std::io::Write;
-/// use socketserver::ForkingTcpServer;
+/// use socketserver::python::ForkingTcpServer;
 ///
 /// ForkingTcpServer::bind("127.0.0.1:8080")?
 ///     .serve_forever(|conn| writeln!(conn, "served by process {}", std::process::id()))?;
@@ -83,9 +83,9 @@ struct Forked {
     service: Arc<dyn Tally>,
     /// The number of its socket, in the child too.
     socket: Option<RawFd>,
-    listed: Option<Listed>,
+    registered: Option<Registered>,
     /// Returned when the child has ended.
-    _lease: Lease,
+    _permits: Permits,
 }
 
 impl Default for Forking {
@@ -137,7 +137,7 @@ impl Dispatch for Forking {
 
     fn dispatch<T: Transport>(
         &mut self,
-        batch: &mut Batch<T::Request>,
+        batch: &mut Batch<T::Accepted>,
         serving: &mut Serving<T>,
     ) -> io::Result<()> {
         while !batch.requests.is_empty() {
@@ -150,7 +150,7 @@ impl Dispatch for Forking {
             let Some(Job {
                 request,
                 service,
-                lease,
+                permits,
             }) = batch.next_job(serving)
             else {
                 break;
@@ -160,9 +160,9 @@ impl Dispatch for Forking {
                 id,
                 peer: request.peer(),
                 socket: service.shared.registry.socket(id),
-                listed: request.context().hand_over(),
+                registered: request.context().hand_over(),
                 service,
-                _lease: lease,
+                _permits: permits,
             };
             // The child has its own copy. Closed first: the pidfd may need the descriptor.
             drop(request);
@@ -212,7 +212,7 @@ impl Dispatch for Forking {
         self.watching.due(now)
     }
 
-    fn cut(&mut self) {
+    fn abort(&mut self) {
         for serves in &self.children {
             serves.child.kill();
         }
@@ -222,7 +222,7 @@ impl Dispatch for Forking {
         self.child_of(id).is_some()
     }
 
-    fn cut_one(&mut self, id: u64) {
+    fn abort_one(&mut self, id: u64) {
         if let Some(Serves { child, request }) = self.child_of(id) {
             // Its handler learns why. Where this is not allowed, it ends with the process.
             if child.shut_down(request.socket).is_err() {
@@ -265,7 +265,7 @@ impl Forking {
 impl Forked {
     /// Counts how the child ended, and reports what it could not report itself.
     fn end(self, pid: Pid, exit: Exit) {
-        let slot = self.listed.as_ref().map(Listed::slot);
+        let slot = self.registered.as_ref().map(Registered::slot);
         let ended = match exit {
             Exit::Status(0) => Ended::Completed,
             Exit::Status(1) => Ended::Failed,
@@ -275,7 +275,7 @@ impl Forked {
                     id: self.id,
                     peer: self.peer.clone(),
                     error: &*HandlerError::from(error),
-                    cut: slot.and_then(Slot::cut_reason),
+                    abort: slot.and_then(Slot::abort_reason),
                     counters: self.service.counters(),
                 });
                 Ended::Failed
@@ -301,7 +301,7 @@ pub(super) fn single_threaded() -> io::Result<()> {
 
 /// The life of a child.
 fn serve_and_exit<T: Transport>(
-    batch: &mut Batch<T::Request>,
+    batch: &mut Batch<T::Accepted>,
     serving: &mut Serving<T>,
     parent: Pid,
 ) -> ! {
@@ -314,9 +314,9 @@ fn serve_and_exit<T: Transport>(
         serving.listeners.clear();
         batch.requests.drain(..).for_each(leave_to_parent);
         let parked = service.parking().map(Parking::take_all);
-        for Parked { request, lease } in parked.into_iter().flatten() {
+        for Parked { request, permits } in parked.into_iter().flatten() {
             leave_to_parent(request);
-            forget(lease);
+            forget(permits);
         }
         // Closed by `serve`, never dropped: the process ends, and freeing its memory first would
         // only copy pages of the parent.
@@ -367,13 +367,13 @@ enum Wakes {
     Input,
     /// It is no connection, or the grace of a stop is over.
     Over,
-    /// The client was silent for too long, or the server has cut the connection.
+    /// The client was silent for too long, or the server has aborted the connection.
     Aborted,
 }
 
 /// Waits until there is input, or no use in waiting.
 fn wait<R: Managed>(request: &mut R, shared: &Shared) -> io::Result<Wakes> {
-    let wakeup = Wakeup::new(shared.lifecycle.bell(), None)?;
+    let wakeup = Wakeup::new(shared.lifecycle.wakeup_event(), None)?;
     let source = Source::default();
     request.context().enter(Activity::Parked);
     let deadline = shared
@@ -395,8 +395,8 @@ fn wait<R: Managed>(request: &mut R, shared: &Shared) -> io::Result<Wakes> {
         let end = deadline.into_iter().chain(grace_end).min();
         let woken = wakeup.wait(&[Awaited::readable(fd, &source)], end)?;
         if !woken.ready.is_empty() {
-            let cut = request.context().cut_reason();
-            return Ok(cut.map_or(Wakes::Input, |_| Wakes::Aborted));
+            let abort = request.context().abort_reason();
+            return Ok(abort.map_or(Wakes::Input, |_| Wakes::Aborted));
         }
         // Nothing had come by then.
         if grace_end.is_some_and(|end| now >= end) {

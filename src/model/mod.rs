@@ -13,16 +13,27 @@ pub(crate) mod thread_pool;
 pub(crate) mod threading;
 mod watching;
 
+pub use crate::accept::dispatch::{Dispatch, Model};
+#[cfg(feature = "coroutines")]
+pub use crate::task::coro::stack::StackGauge;
+#[cfg(feature = "coroutines")]
+pub use coroutines::{Coroutines, Driver};
+pub use forking::Forking;
+pub use prefork::Prefork;
+pub use sequential::Sequential;
+pub use thread_pool::ThreadPool;
+pub use threading::Threading;
+
 use std::io;
 
 use crate::accept::Acceptor;
 use crate::accept::batch::Batch;
-use crate::accept::dispatch::{Dispatch, Model, Serving};
+use crate::accept::dispatch::Serving;
 use crate::accept::report::Report;
 use crate::error::Error;
+use crate::net::Transport;
 use crate::shared::Shared;
 use crate::task::threads::Threads;
-use crate::transport::Transport;
 
 /// What `serve` is in a model that accepts on the calling thread.
 fn serve_here<T: Transport, M: Model + Dispatch>(
@@ -36,7 +47,7 @@ fn serve_here<T: Transport, M: Model + Dispatch>(
 /// be started.
 fn dispatch_to<T: Transport>(
     threads: &Threads,
-    batch: &mut Batch<T::Request>,
+    batch: &mut Batch<T::Accepted>,
     serving: &Serving<T>,
 ) -> io::Result<()> {
     while !batch.requests.is_empty() {

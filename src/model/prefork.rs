@@ -16,13 +16,13 @@ use crate::lifecycle::processes::{SLOTS_OF_WORKER, WorkerSlot};
 use crate::model::forking::single_threaded;
 use crate::model::threading::Threading;
 use crate::model::watching::Watching;
+use crate::net::Transport;
 use crate::observe::events::Event;
 use crate::observe::hooks::{AcceptError, Reaction, Step};
 use crate::shared::Shared;
 use crate::sys::child::{Child, Exit};
 use crate::sys::fork::{self, Fork, exit, fork};
 use crate::task::wait::{self, Awaited, Wakeup};
-use crate::transport::Transport;
 
 /// Serves requests in worker processes that are forked beforehand and share the listeners; each
 /// worker runs model `M`.
@@ -46,7 +46,8 @@ use crate::transport::Transport;
 ///
 /// ```no_run
 /// use std::io::Write;
-/// use socketserver::{Bind, Prefork, Server, Tcp, ThreadPool};
+/// use socketserver::net::Bind;
+/// use socketserver::{Prefork, Server, Tcp, ThreadPool};
 ///
 /// Server::<Tcp>::builder()
 ///     .model(Prefork::new(4, ThreadPool::new(16)))
@@ -114,7 +115,10 @@ impl<M: Model + Clone> Model for Prefork<M> {
             let processes = shared.lifecycle.processes();
             processes.make_slots(self.workers)?;
             shared.admission.addresses().share()?;
-            Ok::<_, io::Error>((Wakeup::new(shared.lifecycle.bell(), None)?, io::pipe()?))
+            Ok::<_, io::Error>((
+                Wakeup::new(shared.lifecycle.wakeup_event(), None)?,
+                io::pipe()?,
+            ))
         };
         let (wakeup, (lifeline, alive)) = start().tried(|| "start the prefork model".to_owned())?;
         let new_worker = |index| Worker {
@@ -247,7 +251,7 @@ impl<T: Transport, M: Model + Clone> Supervisor<'_, T, M> {
                     worker.child = Some(Child::adopt(pid));
                     worker.since = Some(Instant::now());
                     (worker.due, worker.unforked) = (None, 0);
-                    self.serving.service.hooks.tell(|| Event::WorkerStarted {
+                    self.serving.service.hooks.emit(|| Event::WorkerStarted {
                         index,
                         pid: pid.as_raw_pid().unsigned_abs(),
                     });
@@ -328,7 +332,7 @@ impl<T: Transport, M: Model + Clone> Supervisor<'_, T, M> {
         Reaction::Retry(delay)
     }
 
-    /// Waits until a worker ends, the bell rings, or `until` has come.
+    /// Waits until a worker ends, the wake-up event rings, or `until` has come.
     fn wait(&mut self, until: Option<Instant>) {
         let now = Instant::now();
         let children = self.workers.iter_mut().flat_map(Worker::children_mut);
@@ -355,7 +359,7 @@ impl<T: Transport, M: Model + Clone> Supervisor<'_, T, M> {
                 let (pid, slot, exit) = (child.pid(), *slot, child.try_wait());
                 if let Some(exit) = exit {
                     self.workers[index].leaving = None;
-                    self.bury(index, slot, pid, exit);
+                    self.reclaim(index, slot, pid, exit);
                 }
             }
             let worker = &self.workers[index];
@@ -369,7 +373,7 @@ impl<T: Transport, M: Model + Clone> Supervisor<'_, T, M> {
             let slot = self.slot(worker.slot);
             let (served, leaves) = (slot.has_served(), slot.is_leaving());
             self.workers[index].child = None;
-            self.bury(index, self.workers[index].slot, pid, exit);
+            self.reclaim(index, self.workers[index].slot, pid, exit);
             if self.shared().lifecycle.closing() || leaves {
                 continue;
             }
@@ -381,13 +385,13 @@ impl<T: Transport, M: Model + Clone> Supervisor<'_, T, M> {
     }
 
     /// Returns what a worker process held that has ended.
-    fn bury(&mut self, index: usize, slot: usize, pid: Pid, exit: Exit) {
+    fn reclaim(&mut self, index: usize, slot: usize, pid: Pid, exit: Exit) {
         self.watching.hurry();
         let shared = self.shared().clone();
         shared.registry.forget_worker(slot);
         self.slot(slot).clear();
         shared.admission.release();
-        self.serving.service.hooks.tell(|| Event::WorkerEnded {
+        self.serving.service.hooks.emit(|| Event::WorkerEnded {
             index,
             pid: pid.as_raw_pid().unsigned_abs(),
             exit: exit.to_string(),
@@ -452,16 +456,16 @@ impl<T: Transport, M: Model + Clone> Supervisor<'_, T, M> {
             self.wait(Some(until));
         }
         Report {
-            cut: shared.counters.cut_count(),
+            aborted: shared.counters.aborted_count(),
         }
     }
 
-    /// Kills the workers that are left, and with them the requests that they could not cut.
+    /// Kills the workers that are left, and with them the requests that they could not abort.
     fn kill(&self) {
         let shared = self.shared().clone();
         shared
             .counters
-            .count_cut(shared.admission.live_in_workers());
+            .count_aborted(shared.admission.live_in_workers());
         let children = self.workers.iter().flat_map(Worker::children);
         children.for_each(Child::kill);
     }

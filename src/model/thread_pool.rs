@@ -8,9 +8,9 @@ use crate::accept::dispatch::{Dispatch, Serving};
 use crate::accept::report::Report;
 use crate::error::Error;
 use crate::model::{dispatch_to, on_room, serve_here};
+use crate::net::Transport;
 use crate::shared::Shared;
 use crate::task::threads::{Limits, Threads};
-use crate::transport::Transport;
 
 /// Serves requests on a fixed number of threads. Those that find all threads busy wait in a queue;
 /// when that is full, accepting pauses and they wait in the kernel.
@@ -21,7 +21,8 @@ use crate::transport::Transport;
 /// # Examples
 ///
 /// ```
-/// use socketserver::{Bind, Server, Tcp, ThreadPool};
+/// use socketserver::net::Bind;
+/// use socketserver::{Server, Tcp, ThreadPool};
 ///
 /// let server = Server::<Tcp>::builder().model(ThreadPool::new(8).queue(100)).bind("127.0.0.1:0")?;
 /// # Ok::<(), socketserver::Error>(())
@@ -106,7 +107,7 @@ impl Dispatch for ThreadPool {
 
     fn dispatch<T: Transport>(
         &mut self,
-        batch: &mut Batch<T::Request>,
+        batch: &mut Batch<T::Accepted>,
         serving: &mut Serving<T>,
     ) -> io::Result<()> {
         self.threads

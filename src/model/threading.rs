@@ -9,9 +9,9 @@ use crate::accept::dispatch::{Dispatch, Serving};
 use crate::accept::report::Report;
 use crate::error::Error;
 use crate::model::{dispatch_to, on_room, serve_here};
+use crate::net::Transport;
 use crate::shared::Shared;
 use crate::task::threads::{Limits, Threads};
-use crate::transport::Transport;
 
 /// Serves each request on a thread of its own, for as long as it takes.
 ///
@@ -23,7 +23,8 @@ use crate::transport::Transport;
 /// # Examples
 ///
 /// ```
-/// use socketserver::{Bind, Server, Tcp, Threading};
+/// use socketserver::net::Bind;
+/// use socketserver::{Server, Tcp, Threading};
 ///
 /// let server = Server::<Tcp>::builder()
 ///     .model(Threading::default().max_threads(200))
@@ -108,7 +109,7 @@ impl Dispatch for Threading {
 
     fn dispatch<T: Transport>(
         &mut self,
-        batch: &mut Batch<T::Request>,
+        batch: &mut Batch<T::Accepted>,
         serving: &mut Serving<T>,
     ) -> io::Result<()> {
         self.threads

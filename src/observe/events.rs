@@ -7,7 +7,7 @@ use crate::address::Address;
 use crate::lifecycle::State;
 use crate::observe::hooks::{AcceptError, Failure, Stall};
 use crate::registry::info::Traffic;
-use crate::registry::table::CutReason;
+use crate::registry::table::AbortReason;
 
 /// Told of everything that happens in a server; see [`Builder::observer`](crate::Builder::observer).
 ///
@@ -19,7 +19,8 @@ use crate::registry::table::CutReason;
 /// # Examples
 ///
 /// ```
-/// use socketserver::{Event, Server, Tcp, Threading};
+/// use socketserver::observe::Event;
+/// use socketserver::{Server, Tcp, Threading};
 ///
 /// let server = Server::<Tcp, Threading>::builder()
 ///     .observer(|event: &Event<'_>| {
@@ -133,8 +134,8 @@ pub enum EndReason {
     Completed,
     /// Its handler has failed, or its reply could not be delivered.
     Failed,
-    /// The server has cut it.
-    Cut(CutReason),
+    /// The server has aborted it.
+    Aborted(AbortReason),
 }
 
 /// A limit of a server.
@@ -198,7 +199,7 @@ impl fmt::Display for EndReason {
         match self {
             Self::Completed => f.write_str("completed"),
             Self::Failed => f.write_str("failed"),
-            Self::Cut(reason) => write!(f, "was cut ({})", reason.text()),
+            Self::Aborted(reason) => write!(f, "was aborted ({})", reason.text()),
         }
     }
 }

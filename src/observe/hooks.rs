@@ -13,7 +13,7 @@ use crate::error::Gone;
 use crate::error::HandlerError;
 use crate::lifecycle::{Lifecycle, State};
 use crate::observe::events::{Event, Observer};
-use crate::registry::table::CutReason;
+use crate::registry::table::AbortReason;
 
 /// A request that failed: its handler returned an error or panicked, or its reply could not be
 /// delivered.
@@ -22,7 +22,7 @@ pub struct Failure<'a> {
     pub(crate) id: u64,
     pub(crate) peer: Address,
     pub(crate) error: &'a (dyn StdError + Send + Sync + 'static),
-    pub(crate) cut: Option<CutReason>,
+    pub(crate) abort: Option<AbortReason>,
     pub(crate) counters: &'a Counters,
 }
 
@@ -57,11 +57,11 @@ impl Failure<'_> {
         self.error.is::<Panic>()
     }
 
-    /// Why the server has cut the connection, if it has: a deadline, most often. Handlers see it as an
+    /// Why the server has aborted the connection, if it has: a deadline, most often. Handlers see it as an
     /// error of their next read or write. It is in [`Event::Ended`] too.
     #[must_use]
-    pub const fn cut(&self) -> Option<CutReason> {
-        self.cut
+    pub const fn abort_reason(&self) -> Option<AbortReason> {
+        self.abort
     }
 
     /// Whether the peer went away before it was served, or has no address to be answered at
@@ -340,13 +340,13 @@ impl<R> fmt::Debug for Hooks<R> {
 
 impl<R> Hooks<R> {
     /// Tells the observers, if there are any.
-    pub(crate) fn tell<'a>(&self, event: impl FnOnce() -> Event<'a>) {
+    pub(crate) fn emit<'a>(&self, event: impl FnOnce() -> Event<'a>) {
         if self.observers.is_empty() {
             return;
         }
         let event = event();
         for observer in &self.observers {
-            // Nobody is left to tell of a panic of it but the panic hook, which has been told.
+            // Only the panic hook is left to report a panic of the observer, and has done so.
             let _ = call(|| observer.observe(&event));
         }
     }
@@ -354,13 +354,13 @@ impl<R> Hooks<R> {
     /// Goes on to `state`, and tells the observers.
     pub(crate) fn enter(&self, lifecycle: &Lifecycle, state: State) {
         if lifecycle.advance(state) {
-            self.tell(|| Event::State(state));
+            self.emit(|| Event::State(state));
         }
     }
 
     /// Tells the accept error hook, if there is one.
     pub(crate) fn report(&self, err: &AcceptError) {
-        self.tell(|| Event::AcceptFailed(err));
+        self.emit(|| Event::AcceptFailed(err));
         if let Some(hook) = &self.accept_error {
             // As above.
             let _ = call(|| hook(err));
@@ -370,7 +370,7 @@ impl<R> Hooks<R> {
     /// Tells the stall hook, if there is one.
     #[cfg(feature = "coroutines")]
     pub(crate) fn stalled(&self, stall: &Stall) {
-        self.tell(|| Event::Stalled(stall));
+        self.emit(|| Event::Stalled(stall));
         if let Some(hook) = &self.stall {
             // As above.
             let _ = call(|| hook(stall));

@@ -9,14 +9,15 @@ use crate::observe::events::{EndReason, Event, Observer};
 /// An observer that emits a `tracing` event for each event of the server, with the target
 /// `socketserver`.
 ///
-/// Requests that come and go are `DEBUG`; those that fail, are refused or are cut, and limits that
+/// Requests that come and go are `DEBUG`; those that fail, are refused or are aborted, and limits that
 /// are reached, `WARN`; failures to accept and workers that end `ERROR`; states and workers that
 /// start `INFO`. Fields: `id`, `peer`, `received` and `sent` in bytes, `age_ms`.
 ///
 /// # Examples
 ///
 /// ```
-/// use socketserver::{Server, Tcp, Threading, Tracing};
+/// use socketserver::observe::Tracing;
+/// use socketserver::{Server, Tcp, Threading};
 ///
 /// let server = Server::<Tcp, Threading>::builder()
 ///     .observer(Tracing::default())
@@ -83,7 +84,7 @@ mod tests {
     use tracing::{Metadata, Subscriber};
 
     use super::*;
-    use crate::TcpServer;
+    use crate::python::TcpServer;
 
     /// Writes each event down.
     #[derive(Clone, Default)]

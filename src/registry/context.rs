@@ -1,4 +1,4 @@
-//! What a request knows of its server, and how the server reaches it to cut it.
+//! What a request knows of its server, and how the server reaches it to abort it.
 
 use std::os::fd::BorrowedFd;
 use std::sync::atomic::{AtomicU32, Ordering, fence};
@@ -8,15 +8,15 @@ use std::time::Duration;
 use crate::address::Address;
 use crate::lifecycle::Idle;
 use crate::registry::session::SessionSlot;
-use crate::registry::table::{Activity, CutReason, Slot};
+use crate::registry::table::{AbortReason, Activity, Slot};
 use crate::registry::{Registry, SETTLE};
 use crate::sys::clock::Millis;
 
 /// Something that ends a request's input and output from another thread.
-pub trait Cut: Send + Sync {
+pub trait Abort: Send + Sync {
     /// Makes the blocked and all later reads and writes of the request fail or end. Called at the
     /// drain deadline, and when the connection has missed another.
-    fn cut(&self);
+    fn abort(&self);
 
     /// Who sent the request.
     fn peer(&self) -> Address;
@@ -39,7 +39,7 @@ pub trait Cut: Send + Sync {
         None
     }
 
-    /// The socket that shutdown(2) cuts, so that it can be cut from another process that serves it
+    /// The socket that shutdown(2) aborts, so that it can be aborted from another process that serves it
     /// ([`Forking`](crate::Forking)). Default: none, and that process is killed.
     fn socket(&self) -> Option<BorrowedFd<'_>> {
         None
@@ -54,8 +54,8 @@ pub struct Context {
     registry: Option<Arc<Registry>>,
     /// Its slot in the table of connections, plus one; zero without one.
     slot: AtomicU32,
-    /// Whether it is among those that can be cut.
-    cuttable: bool,
+    /// Whether it is among those that can be aborted.
+    abortable: bool,
     session: SessionSlot,
 }
 
@@ -66,7 +66,7 @@ impl Context {
             id,
             registry: Some(registry),
             slot: AtomicU32::new(0),
-            cuttable: false,
+            abortable: false,
             session: SessionSlot::new(),
         }
     }
@@ -77,7 +77,7 @@ impl Context {
             id: 0,
             registry: None,
             slot: AtomicU32::new(0),
-            cuttable: false,
+            abortable: false,
             session: SessionSlot::new(),
         }
     }
@@ -97,25 +97,25 @@ impl Context {
             .is_some_and(|registry| registry.lifecycle().stopping())
     }
 
-    /// Makes this request a connection of its server's: it is listed, its deadlines are kept, and
-    /// it is cut when one has passed, when it is asked for, or when the drain is over.
-    pub fn on_cut(&mut self, cut: Weak<dyn Cut>) {
+    /// Makes this request a connection of its server's: it is registered, its deadlines are kept, and
+    /// it is aborted when one has passed, when it is asked for, or when the drain is over.
+    pub fn register(&mut self, abort: Weak<dyn Abort>) {
         let Some(registry) = &self.registry else {
             return;
         };
-        if let Some(request) = cut.upgrade() {
-            self.list(&request.peer());
+        if let Some(request) = abort.upgrade() {
+            self.list_slot(&request.peer());
         }
-        self.cuttable = true;
-        registry.register(self.id, cut);
+        self.abortable = true;
+        registry.register(self.id, abort);
     }
 
     /// Lists the request among the connections, unless it is there.
-    pub(crate) fn list(&self, peer: &Address) {
+    pub(crate) fn list_slot(&self, peer: &Address) {
         let Some(registry) = self.registry.as_ref().filter(|_| self.slot().is_none()) else {
             return;
         };
-        if let Some(index) = registry.list(self.id, peer) {
+        if let Some(index) = registry.list_slot(self.id, peer) {
             self.slot.store(index + 1, Ordering::Relaxed);
         }
     }
@@ -237,17 +237,17 @@ impl Context {
         }
     }
 
-    pub(crate) fn cut_reason(&self) -> Option<CutReason> {
-        self.slot()?.cut_reason()
+    pub(crate) fn abort_reason(&self) -> Option<AbortReason> {
+        self.slot()?.abort_reason()
     }
 
-    /// Leaves the listed connection to another process, which has a copy of it: this one's is about
+    /// Leaves the registered connection to another process, which has a copy of it: this one's is about
     /// to be dropped.
-    pub(crate) fn hand_over(&self) -> Option<Listed> {
+    pub(crate) fn hand_over(&self) -> Option<Registered> {
         let index = self.slot.swap(0, Ordering::Relaxed).checked_sub(1)?;
         let registry = Arc::clone(self.registry.as_ref()?);
         registry.unregister(self.id);
-        Some(Listed { registry, index })
+        Some(Registered { registry, index })
     }
 }
 
@@ -256,7 +256,7 @@ impl Drop for Context {
         let Some(registry) = &self.registry else {
             return;
         };
-        if self.cuttable {
+        if self.abortable {
             registry.unregister(self.id);
         }
         if let Some(index) = self.slot.get_mut().checked_sub(1) {
@@ -265,20 +265,20 @@ impl Drop for Context {
     }
 }
 
-/// A connection that is listed here and served elsewhere. Taken off the list on drop.
+/// A connection that is registered here and served elsewhere. Taken off the list on drop.
 #[derive(Debug)]
-pub(crate) struct Listed {
+pub(crate) struct Registered {
     registry: Arc<Registry>,
     index: u32,
 }
 
-impl Listed {
+impl Registered {
     pub(crate) fn slot(&self) -> &Slot {
         self.registry.slot(self.index)
     }
 }
 
-impl Drop for Listed {
+impl Drop for Registered {
     fn drop(&mut self) {
         self.registry.unlist(self.index);
     }
@@ -295,8 +295,8 @@ mod tests {
     use crate::registry::deadlines::Deadlines;
     use crate::shared::{Options, share};
 
-    /// A connection that is listed, of a server with nothing but defaults.
-    fn listed() -> (Arc<Registry>, Context) {
+    /// A connection that is registered, of a server with nothing but defaults.
+    fn registered() -> (Arc<Registry>, Context) {
         let options = Options {
             limits: Limits {
                 max_connections: 1,
@@ -310,13 +310,13 @@ mod tests {
         };
         let registry = share(&options).unwrap().registry;
         let context = registry.context();
-        context.list(&Address::from(SocketAddr::from(([127, 0, 0, 1], 9))));
+        context.list_slot(&Address::from(SocketAddr::from(([127, 0, 0, 1], 9))));
         (registry, context)
     }
 
     #[test]
     fn a_handler_that_has_just_begun_to_wait_is_not_shed() {
-        let (registry, context) = listed();
+        let (registry, context) = registered();
         let slot = context.slot().unwrap();
         let shed = |waiting| registry.oldest_idle(waiting).map(|(_, activity)| activity);
         for activity in [Activity::Idle, Activity::Reading] {
@@ -330,7 +330,7 @@ mod tests {
 
     #[test]
     fn what_a_handshake_reads_is_no_waiting_of_a_request() {
-        let (_registry, context) = listed();
+        let (_registry, context) = registered();
         let slot = context.slot().unwrap();
         let long_ago = Millis(Millis::now().0.saturating_sub(1000));
         slot.enter(Activity::Handshake, long_ago);

@@ -7,7 +7,7 @@
 use std::time::Duration;
 
 use crate::registry::context::Context;
-use crate::registry::table::{Activity, CutReason, Slot};
+use crate::registry::table::{AbortReason, Activity, Slot};
 use crate::sys::clock::{Millis, TICK};
 
 /// How long a connection may take for what. `None`: for ever.
@@ -48,16 +48,16 @@ impl Default for Deadlines {
 #[derive(Debug, Default)]
 pub(crate) struct Found {
     /// The numbers of parked connections whose time is over, and why.
-    pub(crate) parked: Vec<(u64, CutReason)>,
-    /// The numbers of others that this process cannot cut itself: their sockets are in a child.
+    pub(crate) parked: Vec<(u64, AbortReason)>,
+    /// The numbers of others that this process cannot abort itself: their sockets are in a child.
     pub(crate) elsewhere: Vec<u64>,
     /// After how long to look again; `None` without connections.
     pub(crate) again: Option<Duration>,
 }
 
 /// How often one looks at most, and how seldom the shortest limit is divided into looks.
-const LOOK_MIN: u64 = 2;
-const LOOK_MAX: u64 = 1000;
+const CHECK_MIN: u64 = 2;
+const CHECK_MAX: u64 = 1000;
 const LOOKS: u64 = 64;
 
 impl Deadlines {
@@ -82,16 +82,16 @@ impl Deadlines {
     }
 
     /// Which deadline has passed, or when the next one will.
-    pub(super) fn check(&self, slot: &Slot, now: Millis) -> Result<Option<u64>, CutReason> {
+    pub(super) fn check(&self, slot: &Slot, now: Millis) -> Result<Option<u64>, AbortReason> {
         let (activity, since) = slot.activity();
         let waiting = match activity {
             Activity::Reading | Activity::Idle | Activity::Parked if slot.received() == 0 => {
-                (self.first_byte, CutReason::FirstByte)
+                (self.first_byte, AbortReason::FirstByte)
             }
-            Activity::Reading | Activity::Idle | Activity::Parked => (self.idle, CutReason::Idle),
-            Activity::Writing => (self.write, CutReason::Write),
-            Activity::Handshake => (self.handshake, CutReason::Handshake),
-            Activity::Running | Activity::Queued => (None, CutReason::Idle),
+            Activity::Reading | Activity::Idle | Activity::Parked => (self.idle, AbortReason::Idle),
+            Activity::Writing => (self.write, AbortReason::Write),
+            Activity::Handshake => (self.handshake, AbortReason::Handshake),
+            Activity::Running | Activity::Queued => (None, AbortReason::Idle),
         };
         let began = slot.began();
         let limits = [
@@ -99,9 +99,9 @@ impl Deadlines {
             (
                 self.request.filter(|_| began.is_some()),
                 began.unwrap_or_default(),
-                CutReason::Request,
+                AbortReason::Request,
             ),
-            (self.lifetime, slot.accepted(), CutReason::Lifetime),
+            (self.lifetime, slot.accepted(), AbortReason::Lifetime),
         ];
         let mut next: Option<u64> = None;
         for (limit, start, reason) in limits {
@@ -124,22 +124,22 @@ impl Deadlines {
 
 impl MinRate {
     /// When the connection will have been too slow, if it sends nothing more.
-    fn due(self, slot: &Slot, waits: u64, now: Millis) -> Result<u64, CutReason> {
+    fn due(self, slot: &Slot, waits: u64, now: Millis) -> Result<u64, AbortReason> {
         let (received, waited) = slot.progress();
         let waited = waited + waits;
         // What has come is enough for this long.
         let paid = received.saturating_mul(1000) / self.bytes_per_second.max(1);
         let enough = paid.max(millis(self.grace));
         if waited > enough + TICK {
-            return Err(CutReason::MinRate);
+            return Err(AbortReason::MinRate);
         }
         Ok(now.0 + enough + TICK + 1 - waited)
     }
 }
 
 /// How often one looks where a limit is the shortest.
-pub(super) fn look_step(limit: u64) -> u64 {
-    (limit / LOOKS).clamp(LOOK_MIN, LOOK_MAX)
+pub(super) fn check_step(limit: u64) -> u64 {
+    (limit / LOOKS).clamp(CHECK_MIN, CHECK_MAX)
 }
 
 pub(super) fn millis(limit: Duration) -> u64 {
@@ -166,9 +166,9 @@ mod tests {
         }
     }
 
-    /// When a connection that was accepted at 0 and does `activity` from 1 s on is cut, and why.
+    /// When a connection that was accepted at 0 and does `activity` from 1 s on is aborted, and why.
     #[track_caller]
-    fn cut_at(slot: &Slot, activity: Activity, due: u64, reason: CutReason) {
+    fn abort_at(slot: &Slot, activity: Activity, due: u64, reason: AbortReason) {
         slot.enter(activity, Millis(1000));
         let check = |now| deadlines().check(slot, Millis(now));
         assert_eq!(
@@ -182,17 +182,17 @@ mod tests {
     #[test]
     fn each_deadline_comes_when_it_should() {
         let slot = Slot::default();
-        cut_at(&slot, Activity::Reading, 11_000, CutReason::FirstByte);
-        cut_at(&slot, Activity::Parked, 11_000, CutReason::FirstByte);
-        cut_at(&slot, Activity::Idle, 11_000, CutReason::FirstByte);
-        cut_at(&slot, Activity::Handshake, 6_000, CutReason::Handshake);
-        cut_at(&slot, Activity::Writing, 31_000, CutReason::Write);
-        cut_at(&slot, Activity::Queued, 1_000_000, CutReason::Lifetime);
+        abort_at(&slot, Activity::Reading, 11_000, AbortReason::FirstByte);
+        abort_at(&slot, Activity::Parked, 11_000, AbortReason::FirstByte);
+        abort_at(&slot, Activity::Idle, 11_000, AbortReason::FirstByte);
+        abort_at(&slot, Activity::Handshake, 6_000, AbortReason::Handshake);
+        abort_at(&slot, Activity::Writing, 31_000, AbortReason::Write);
+        abort_at(&slot, Activity::Queued, 1_000_000, AbortReason::Lifetime);
         slot.add_received(1);
-        cut_at(&slot, Activity::Reading, 61_000, CutReason::Idle);
-        cut_at(&slot, Activity::Parked, 61_000, CutReason::Idle);
+        abort_at(&slot, Activity::Reading, 61_000, AbortReason::Idle);
+        abort_at(&slot, Activity::Parked, 61_000, AbortReason::Idle);
         slot.begin_request(Millis(500));
-        cut_at(&slot, Activity::Running, 100_500, CutReason::Request);
+        abort_at(&slot, Activity::Running, 100_500, AbortReason::Request);
     }
 
     #[test]
@@ -218,16 +218,16 @@ mod tests {
     }
 
     #[test]
-    fn a_slow_request_is_cut_and_a_slow_handler_is_not() {
+    fn a_slow_request_is_aborted_and_a_slow_handler_is_not() {
         let slot = Slot::default();
         slot.begin_request(Millis(0));
         slot.add_received(1);
         // Nothing more comes: too slow once the grace is over.
-        cut_at(&slot, Activity::Reading, 21_001, CutReason::MinRate);
+        abort_at(&slot, Activity::Reading, 21_001, AbortReason::MinRate);
         // What came pays for 40 s, of which it has waited 10 s before.
         slot.add_received(19_999);
         slot.add_waited(10_000);
-        cut_at(&slot, Activity::Reading, 31_001, CutReason::MinRate);
-        cut_at(&slot, Activity::Running, 100_000, CutReason::Request);
+        abort_at(&slot, Activity::Reading, 31_001, AbortReason::MinRate);
+        abort_at(&slot, Activity::Running, 100_000, AbortReason::Request);
     }
 }

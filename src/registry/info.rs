@@ -8,12 +8,12 @@ use crate::lifecycle::processes::SLOTS_OF_WORKER;
 use crate::registry::table::{Activity, Slot};
 use crate::sys::clock::Millis;
 
-/// A live connection of a server, as it was when it was listed. See
+/// A live connection of a server, as it was when it was registered. See
 /// [`ServerHandle::connections`](crate::ServerHandle::connections).
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct ConnectionInfo {
-    /// Its number: [`Context::id`](crate::Context::id).
+    /// Its number: [`Context::id`](crate::net::Context::id).
     pub id: u64,
     /// Who it is from. Of a Unix socket the name is not known here, of a transport of your own
     /// nothing is.

@@ -21,10 +21,10 @@ use crate::address::Address;
 use crate::admission::Admission;
 use crate::counters::{Counters, count};
 use crate::lifecycle::Lifecycle;
-use crate::registry::context::{Context, Cut};
-use crate::registry::deadlines::{Deadlines, Found, look_step, millis};
+use crate::registry::context::{Abort, Context};
+use crate::registry::deadlines::{Deadlines, Found, check_step, millis};
 use crate::registry::info::ConnectionInfo;
-use crate::registry::table::{Activity, CutReason, Slot, Table};
+use crate::registry::table::{AbortReason, Activity, Slot, Table};
 use crate::sys::clock::{Millis, TICK};
 use crate::sys::memory::{SharedMemory, shareable};
 
@@ -32,15 +32,15 @@ use crate::sys::memory::{SharedMemory, shareable};
 #[derive(Debug, Default)]
 struct Page {
     last_id: AtomicU64,
-    /// How often a connection was asked to be cut.
-    cuts_asked: AtomicU64,
+    /// How often a connection was to be aborted.
+    aborts_requested: AtomicU64,
     /// The number of the connection that was chosen last to make room for another.
     shed: AtomicU64,
 }
 
 shareable!(Page {
     last_id,
-    cuts_asked,
+    aborts_requested,
     shed
 });
 
@@ -60,12 +60,12 @@ pub(crate) const SETTLE: Duration = Duration::from_millis(50);
 /// How long idle connections that end at the drain deadline have for it.
 const NOTICE: Duration = Duration::from_millis(250);
 
-/// The requests of a process that can be cut.
+/// The requests of a process that can be aborted.
 #[derive(Default)]
-struct Cuttable {
+struct Abortable {
     /// With who sent them, by their numbers.
-    requests: HashMap<u64, Weak<dyn Cut>>,
-    /// The deadline has come: what is registered now is cut at once.
+    requests: HashMap<u64, Weak<dyn Abort>>,
+    /// The deadline has come: what is registered now is aborted at once.
     over: bool,
 }
 
@@ -78,10 +78,10 @@ pub(crate) struct Registry {
     table: Table,
     deadlines: Deadlines,
     /// How many connections this process has in the table.
-    listed: AtomicU64,
-    /// The live requests of this process that can be cut. Weak: a request owns its socket, and
+    registered: AtomicU64,
+    /// The live requests of this process that can be aborted. Weak: a request owns its socket, and
     /// closes it when it ends.
-    cuttable: Mutex<Cuttable>,
+    abortable: Mutex<Abortable>,
 }
 
 impl Registry {
@@ -99,8 +99,8 @@ impl Registry {
             page: SharedMemory::new(1)?,
             table: Table::new(capacity)?,
             deadlines,
-            listed: AtomicU64::new(0),
-            cuttable: Mutex::default(),
+            registered: AtomicU64::new(0),
+            abortable: Mutex::default(),
         })
     }
 
@@ -121,29 +121,29 @@ impl Registry {
     }
 
     /// Puts a connection of this process into the table, if there is a slot.
-    pub(super) fn list(&self, id: u64, peer: &Address) -> Option<u32> {
+    pub(super) fn list_slot(&self, id: u64, peer: &Address) -> Option<u32> {
         let number = self.lifecycle.processes().number();
         let index = self.table.claim(id, number, peer, Millis::now())?;
-        // SeqCst, as the load: see `Cutter`.
-        self.listed.fetch_add(1, SeqCst);
+        // SeqCst, as the load: see `DeadlineKeeper`.
+        self.registered.fetch_add(1, SeqCst);
         Some(index)
     }
 
-    /// Has a request be cut by `cut` from now on: at once, if the drain deadline has come.
-    pub(super) fn register(&self, id: u64, cut: Weak<dyn Cut>) {
+    /// Has a request be aborted by `abort` from now on: at once, if the drain deadline has come.
+    pub(super) fn register(&self, id: u64, abort: Weak<dyn Abort>) {
         let over = {
-            let mut cuttable = self.cuttable();
-            cuttable.requests.insert(id, cut);
-            cuttable.over
+            let mut abortable = self.abortable();
+            abortable.requests.insert(id, abort);
+            abortable.over
         };
-        if let Some(late) = over.then(|| self.cuttable_of(id)).flatten() {
-            self.counters.count_cut(1);
-            late.cut();
+        if let Some(late) = over.then(|| self.abortable_of(id)).flatten() {
+            self.counters.count_aborted(1);
+            late.abort();
         }
     }
 
     pub(super) fn unregister(&self, id: u64) {
-        self.cuttable().requests.remove(&id);
+        self.abortable().requests.remove(&id);
     }
 
     /// A context for a new request.
@@ -173,7 +173,7 @@ impl Registry {
         counts.received.fetch_add(slot.received(), Relaxed);
         counts.sent.fetch_add(slot.sent(), Relaxed);
         self.table.release(index);
-        self.listed.fetch_sub(1, Relaxed);
+        self.registered.fetch_sub(1, Relaxed);
     }
 
     fn uncount_address(&self, index: u32) {
@@ -204,54 +204,54 @@ impl Registry {
         self.table.used().filter(move |(_, slot)| is_of(slot))
     }
 
-    /// How many connections this process has listed.
-    pub(crate) fn listed(&self) -> u64 {
-        self.listed.load(SeqCst)
+    /// How many connections this process has registered.
+    pub(crate) fn registered(&self) -> u64 {
+        self.registered.load(SeqCst)
     }
 
     /// The number of the socket of a connection of this process, where it has one.
     pub(crate) fn socket(&self, id: u64) -> Option<RawFd> {
-        let request = self.cuttable_of(id)?;
+        let request = self.abortable_of(id)?;
         request.socket().map(|socket| socket.as_raw_fd())
     }
 
-    /// How a connection of this process is cut.
-    fn cuttable_of(&self, id: u64) -> Option<Arc<dyn Cut>> {
-        self.cuttable().requests.get(&id)?.upgrade()
+    /// How a connection of this process is aborted.
+    fn abortable_of(&self, id: u64) -> Option<Arc<dyn Abort>> {
+        self.abortable().requests.get(&id)?.upgrade()
     }
 
-    /// Who sent a request of this process that can be cut.
+    /// Who sent a request of this process that can be aborted.
     #[cfg(feature = "coroutines")]
     pub(crate) fn peer(&self, id: u64) -> Option<Address> {
-        let request = self.cuttable_of(id)?;
+        let request = self.abortable_of(id)?;
         Some(request.peer())
     }
 
-    /// Cuts every live request of this process that can be cut, and counts them.
-    pub(crate) fn cut_all(&self) -> u64 {
+    /// Aborts every live request of this process that can be aborted, and counts them.
+    pub(crate) fn abort_all(&self) -> u64 {
         for (_, slot) in self.slots_here() {
-            slot.cut(CutReason::Drain);
+            slot.abort(AbortReason::Drain);
         }
-        let cuttable: Vec<_> = {
-            let mut cuttable = self.cuttable();
-            cuttable.over = true;
-            cuttable
+        let abortable: Vec<_> = {
+            let mut abortable = self.abortable();
+            abortable.over = true;
+            abortable
                 .requests
                 .values()
                 .filter_map(Weak::upgrade)
                 .collect()
         };
-        // Noted and counted first: what is cut may end, and its server report, before this thread goes on.
-        self.counters.count_cut(cuttable.len() as u64);
-        for request in &cuttable {
-            request.cut();
+        // Noted and counted first: what is aborted may end, and its server report, before this thread goes on.
+        self.counters.count_aborted(abortable.len() as u64);
+        for request in &abortable {
+            request.abort();
         }
-        cuttable.len() as u64
+        abortable.len() as u64
     }
 
-    /// Has requests that are registered from now on be cut at once.
+    /// Has requests that are registered from now on be aborted at once.
     pub(crate) fn close(&self) {
-        self.cuttable().over = true;
+        self.abortable().over = true;
     }
 
     /// Ends the connections of this process whose handlers wait for a next message, once the grace of
@@ -272,7 +272,7 @@ impl Registry {
                 found.again = Some(found.again.map_or(left, |again| again.min(left)));
                 continue;
             }
-            match self.cuttable_of(slot.id()) {
+            match self.abortable_of(slot.id()) {
                 Some(request) if request.has_input() => {}
                 Some(request) => {
                     slot.end();
@@ -299,10 +299,12 @@ impl Registry {
         }
     }
 
-    fn cuttable(&self) -> MutexGuard<'_, Cuttable> {
+    fn abortable(&self) -> MutexGuard<'_, Abortable> {
         // A map is whole after any panic of its own methods, and no other code runs under this
         // lock.
-        self.cuttable.lock().unwrap_or_else(PoisonError::into_inner)
+        self.abortable
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(crate) const fn deadlines(&self) -> &Deadlines {
@@ -310,27 +312,31 @@ impl Registry {
     }
 
     /// How long a first connection can be left alone.
-    pub(crate) fn first_look(&self) -> Option<Duration> {
+    pub(crate) fn first_check(&self) -> Option<Duration> {
         self.deadlines().shortest().map(Duration::from_millis)
     }
 
     /// Cuts the connections of this process whose time is over, and those that were asked to be.
     /// `unsent` says of one that is served in another process what its peer has not taken.
-    pub(crate) fn look(&self, unsent: &dyn Fn(u64) -> Option<u64>) -> Found {
+    pub(crate) fn check(&self, unsent: &dyn Fn(u64) -> Option<u64>) -> Found {
         let now = Millis::now();
         let mut found = Found::default();
         let mut next: Option<u64> = None;
         for (_, slot) in self.slots_here() {
             let id = slot.id();
-            let reason = match slot.cut_reason() {
+            let reason = match slot.abort_reason() {
                 // Another process may have noted that, and only this one can do it.
-                Some(reason @ (CutReason::Asked | CutReason::Shed)) => reason,
+                Some(reason @ (AbortReason::Asked | AbortReason::Shed)) => reason,
                 Some(_) => continue,
                 None => {
-                    let looks_on = self.look_at_write(slot, id, now, unsent);
+                    let keeps_checking = self.check_write(slot, id, now, unsent);
                     match self.deadlines().check(slot, now) {
                         Ok(due) => {
-                            let due = due.into_iter().chain(looks_on).min().unwrap_or(u64::MAX);
+                            let due = due
+                                .into_iter()
+                                .chain(keeps_checking)
+                                .min()
+                                .unwrap_or(u64::MAX);
                             next = Some(next.map_or(due, |next: u64| next.min(due)));
                             continue;
                         }
@@ -338,30 +344,30 @@ impl Registry {
                     }
                 }
             };
-            // It is looked at again: it may have been on its way to where it can be cut.
+            // It is looked at again: it may have been on its way to where it can be aborted.
             next = Some(next.map_or(now.0, |next| next.min(now.0)));
-            self.cut_one(slot, id, reason, &mut found);
+            self.abort_one(slot, id, reason, &mut found);
         }
-        found.again = next.and_then(|due| self.look_again(due.saturating_sub(now.0)));
+        found.again = next.and_then(|due| self.check_again(due.saturating_sub(now.0)));
         found
     }
 
-    fn look_again(&self, left: u64) -> Option<Duration> {
+    fn check_again(&self, left: u64) -> Option<Duration> {
         let shortest = self.deadlines().shortest()?;
-        let step = look_step(shortest);
+        let step = check_step(shortest);
         Some(Duration::from_millis(left.clamp(step, shortest.max(step))))
     }
 
     /// Notes whether the peer of a connection that waits to write has taken anything since the last
     /// look: its deadline runs from then on. Says when to look again.
-    fn look_at_write(
+    fn check_write(
         &self,
         slot: &Slot,
         id: u64,
         now: Millis,
         unsent: &dyn Fn(u64) -> Option<u64>,
     ) -> Option<u64> {
-        let step = look_step(millis(self.deadlines().write?));
+        let step = check_step(millis(self.deadlines().write?));
         let (activity, since) = slot.activity();
         if activity != Activity::Writing {
             return None;
@@ -370,7 +376,7 @@ impl Registry {
         if slot.unsent().is_none() && now.since(since) < step {
             return Some(since.0 + step);
         }
-        let own = self.cuttable_of(id);
+        let own = self.abortable_of(id);
         let left = own.map_or_else(|| unsent(id), |request| request.unsent());
         if let Some(left) = left {
             slot.note_unsent(left, since, now);
@@ -378,12 +384,12 @@ impl Registry {
         Some(now.0 + step)
     }
 
-    /// Cuts a connection, or says who has to.
-    fn cut_one(&self, slot: &Slot, id: u64, reason: CutReason, found: &mut Found) {
-        let request = self.cuttable_of(id);
+    /// Aborts a connection, or says who has to.
+    fn abort_one(&self, slot: &Slot, id: u64, reason: AbortReason, found: &mut Found) {
+        let request = self.abortable_of(id);
         let waits_for_peer = matches!(
             reason,
-            CutReason::FirstByte | CutReason::Idle | CutReason::MinRate
+            AbortReason::FirstByte | AbortReason::Idle | AbortReason::MinRate
         );
         // A busy worker has not come to it yet.
         if waits_for_peer && request.as_ref().is_some_and(|request| request.has_input()) {
@@ -393,11 +399,11 @@ impl Registry {
             found.parked.push((id, reason));
             return;
         }
-        if slot.cut(reason) {
+        if slot.abort(reason) {
             count(&self.counters.counts().timed_out);
         }
         match request {
-            Some(request) => request.cut(),
+            Some(request) => request.abort(),
             None => found.elsewhere.push(id),
         }
     }
@@ -414,25 +420,26 @@ impl Registry {
             let parked = activity == Activity::Parked;
             let waits = matches!(activity, Activity::Idle | Activity::Reading);
             let is_idle = parked || waits && now.since(since) >= waiting;
-            (is_idle && slot.cut_reason().is_none()).then(|| (!parked, since, slot.id(), activity))
+            (is_idle && slot.abort_reason().is_none())
+                .then(|| (!parked, since, slot.id(), activity))
         });
         // The clock is coarse: of two that are idle since the same tick, the first one came first.
         idle.min_by_key(|(waits, since, id, _)| (*waits, *since, *id))
             .map(|(.., id, activity)| (id, activity))
     }
 
-    /// Notes why a connection is cut, for whoever serves it. Says whether it was not cut before.
-    pub(crate) fn note_cut(&self, id: u64, reason: CutReason) -> bool {
-        self.slot_of(id).is_some_and(|slot| slot.cut(reason))
+    /// Notes why a connection is aborted, for whoever serves it. Says whether it was not aborted before.
+    pub(crate) fn note_abort(&self, id: u64, reason: AbortReason) -> bool {
+        self.slot_of(id).is_some_and(|slot| slot.abort(reason))
     }
 
-    /// Cuts a connection of this process, if it can be.
-    pub(crate) fn cut_for(&self, id: u64, reason: CutReason) -> bool {
-        let Some(request) = self.cuttable_of(id) else {
+    /// Aborts a connection of this process, if it can be.
+    pub(crate) fn abort_here(&self, id: u64, reason: AbortReason) -> bool {
+        let Some(request) = self.abortable_of(id) else {
             return false;
         };
-        self.note_cut(id, reason) && {
-            request.cut();
+        self.note_abort(id, reason) && {
+            request.abort();
             true
         }
     }
@@ -445,20 +452,20 @@ impl Registry {
         used.find(|slot| slot.id() == id)
     }
 
-    /// Asks whoever has the connection to cut it. Says whether there is such a connection.
-    pub(crate) fn ask_to_cut(&self, id: u64) -> bool {
+    /// Asks whoever has the connection to abort it. Says whether there is such a connection.
+    pub(crate) fn request_abort(&self, id: u64) -> bool {
         let Some(slot) = self.slot_of(id) else {
             return false;
         };
-        slot.cut(CutReason::Asked);
-        self.ask_for_cuts();
+        slot.abort(AbortReason::Asked);
+        self.request_aborts();
         true
     }
 
-    /// Has all processes look for connections that are noted to be cut.
-    pub(crate) fn ask_for_cuts(&self) {
-        self.page().cuts_asked.fetch_add(1, SeqCst);
-        self.lifecycle.bell().ring();
+    /// Has all processes look for connections that are noted to be aborted.
+    pub(crate) fn request_aborts(&self) {
+        self.page().aborts_requested.fetch_add(1, SeqCst);
+        self.lifecycle.wakeup_event().wake();
     }
 
     /// Whether this process has a connection, or a child of it.
@@ -484,17 +491,17 @@ impl Registry {
         !self.sheds() && chosen().is_ok()
     }
 
-    /// Whether a connection was asked to be cut since `seen`, which is brought up to date.
-    pub(crate) fn was_asked_to_cut(&self, seen: &mut u64) -> bool {
-        let asked = self.page().cuts_asked.load(SeqCst);
+    /// Whether a connection was to be aborted since `seen`, which is brought up to date.
+    pub(crate) fn abort_was_requested(&self, seen: &mut u64) -> bool {
+        let asked = self.page().aborts_requested.load(SeqCst);
         std::mem::replace(seen, asked) != asked
     }
 
     /// The connections of all processes, in the order in which they were accepted.
     pub(crate) fn connections(&self) -> Vec<ConnectionInfo> {
         let now = Millis::now();
-        let listed = self.table.used();
-        let mut connections: Vec<_> = listed
+        let registered = self.table.used();
+        let mut connections: Vec<_> = registered
             .filter_map(|(_, slot)| ConnectionInfo::of(slot, now))
             .collect();
         connections.sort_unstable_by_key(|connection| connection.id);
@@ -506,7 +513,7 @@ impl std::fmt::Debug for Registry {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Registry")
             .field("page", self.page())
-            .field("listed", &self.listed())
+            .field("registered", &self.registered())
             .finish_non_exhaustive()
     }
 }

@@ -27,7 +27,7 @@ pub enum Activity {
     Parked,
     /// It was accepted and waits for a thread, or for whatever its model serves it with.
     Queued,
-    /// It shakes hands; see [`Context::begin_handshake`](crate::Context::begin_handshake).
+    /// It shakes hands; see [`Context::begin_handshake`](crate::net::Context::begin_handshake).
     Handshake,
 }
 
@@ -41,10 +41,10 @@ const ACTIVITIES: [Activity; 7] = [
     Activity::Idle,
 ];
 
-/// Why a connection was cut.
+/// Why a connection was aborted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
-pub enum CutReason {
+pub enum AbortReason {
     /// It outlived the drain deadline of a stop.
     Drain,
     /// It has not sent its first byte in time.
@@ -63,31 +63,31 @@ pub enum CutReason {
     MinRate,
     /// It was the one that was idle for longest, and another wanted its place.
     Shed,
-    /// It was cut through the handle.
+    /// It was aborted through the handle.
     Asked,
     /// The worker that served it has failed.
     Worker,
 }
 
-const REASONS: [CutReason; 11] = [
-    CutReason::Drain,
-    CutReason::FirstByte,
-    CutReason::Handshake,
-    CutReason::Idle,
-    CutReason::Request,
-    CutReason::Write,
-    CutReason::Lifetime,
-    CutReason::MinRate,
-    CutReason::Shed,
-    CutReason::Asked,
-    CutReason::Worker,
+const REASONS: [AbortReason; 11] = [
+    AbortReason::Drain,
+    AbortReason::FirstByte,
+    AbortReason::Handshake,
+    AbortReason::Idle,
+    AbortReason::Request,
+    AbortReason::Write,
+    AbortReason::Lifetime,
+    AbortReason::MinRate,
+    AbortReason::Shed,
+    AbortReason::Asked,
+    AbortReason::Worker,
 ];
 
-impl CutReason {
+impl AbortReason {
     /// What the handler of the connection is told.
     pub(crate) const fn text(self) -> &'static str {
         match self {
-            Self::Drain => "the server has cut what outlived its drain deadline",
+            Self::Drain => "the server has aborted what outlived its drain deadline",
             Self::FirstByte => "no first byte came within the first-byte timeout",
             Self::Handshake => "the handshake took longer than the handshake timeout",
             Self::Idle => "no input came within the idle timeout",
@@ -96,7 +96,7 @@ impl CutReason {
             Self::Lifetime => "the connection was open for its whole lifetime",
             Self::MinRate => "input came more slowly than the minimum rate",
             Self::Shed => "the server is full, and this connection was idle for longest",
-            Self::Asked => "the connection was cut through the server's handle",
+            Self::Asked => "the connection was aborted through the server's handle",
             Self::Worker => "the worker that served this connection has failed",
         }
     }
@@ -121,8 +121,8 @@ pub(crate) struct Slot {
     address: [AtomicU64; 2],
     port: AtomicU16,
     family: AtomicU8,
-    /// Why it was cut (an index of `REASONS`, plus one); zero while it was not.
-    cut: AtomicU8,
+    /// Why it was aborted (an index of `REASONS`, plus one); zero while it was not.
+    abort: AtomicU8,
     /// What its peer had not taken at the last look at a write that waits, plus one; zero before.
     unsent: AtomicU32,
     /// The process that it belongs to: a worker's index plus one, or zero.
@@ -177,7 +177,7 @@ shareable!(Slot {
     address,
     port,
     family,
-    cut,
+    abort,
     unsent,
     worker,
     next,
@@ -215,7 +215,7 @@ impl Table {
         slot.received.store(0, Relaxed);
         slot.sent.store(0, Relaxed);
         slot.end_request();
-        slot.cut.store(0, Relaxed);
+        slot.abort.store(0, Relaxed);
         slot.counted.store(0, Relaxed);
         slot.ended.store(0, Relaxed);
         slot.accepted.store(now.0, Relaxed);
@@ -383,16 +383,16 @@ impl Slot {
         (received.wrapping_sub(before), self.waited.load(Relaxed))
     }
 
-    /// Notes why the connection is cut; the first reason stays. Says whether this is the first.
-    pub(crate) fn cut(&self, reason: CutReason) -> bool {
+    /// Notes why the connection is aborted; the first reason stays. Says whether this is the first.
+    pub(crate) fn abort(&self, reason: AbortReason) -> bool {
         let index = REASONS.iter().position(|other| *other == reason);
         let code = index.map_or(0, |index| index as u8 + 1);
-        let first = self.cut.compare_exchange(0, code, Release, Acquire);
+        let first = self.abort.compare_exchange(0, code, Release, Acquire);
         first.is_ok()
     }
 
-    pub(crate) fn cut_reason(&self) -> Option<CutReason> {
-        let code = self.cut.load(Acquire);
+    pub(crate) fn abort_reason(&self) -> Option<AbortReason> {
+        let code = self.abort.load(Acquire);
         REASONS.get(usize::from(code).checked_sub(1)?).copied()
     }
 
@@ -472,9 +472,9 @@ mod tests {
         assert_eq!(slot.activity(), (Activity::Queued, Millis(5)));
         slot.enter(Activity::Writing, Millis(1 << 40));
         assert_eq!(slot.activity(), (Activity::Writing, Millis(1 << 40)));
-        assert_eq!((slot.cut_reason(), slot.began()), (None, None));
-        assert!(slot.cut(CutReason::Asked) && !slot.cut(CutReason::Drain));
-        assert_eq!(slot.cut_reason(), Some(CutReason::Asked));
+        assert_eq!((slot.abort_reason(), slot.began()), (None, None));
+        assert!(slot.abort(AbortReason::Asked) && !slot.abort(AbortReason::Drain));
+        assert_eq!(slot.abort_reason(), Some(AbortReason::Asked));
         slot.begin_request(Millis(0));
         slot.begin_request(Millis(8));
         slot.add_received(3);
@@ -498,8 +498,8 @@ mod tests {
     fn every_reason_and_every_activity_comes_back() {
         for reason in REASONS {
             let slot = Slot::default();
-            slot.cut(reason);
-            assert_eq!(slot.cut_reason(), Some(reason));
+            slot.abort(reason);
+            assert_eq!(slot.abort_reason(), Some(reason));
         }
         for activity in ACTIVITIES {
             let slot = Slot::default();

@@ -1,7 +1,6 @@
 //! Thin, typed calls to the operating system. Owns every raw system call that `rustix` and
 //! `socket2` do not offer safely; knows nothing of servers, transports or handlers.
 
-pub(crate) mod bell;
 pub(crate) mod child;
 pub(crate) mod clock;
 pub(crate) mod fork;
@@ -10,6 +9,7 @@ pub(crate) mod mmsg;
 pub(crate) mod poll;
 pub(crate) mod sock_diag;
 pub(crate) mod sockopt;
+pub(crate) mod wakeup;
 
 use std::time::Duration;
 

@@ -16,7 +16,7 @@ pub(crate) fn peer_credentials(socket: BorrowedFd<'_>) -> io::Result<libc::ucred
 
 /// How many connections wait to be accepted from a TCP listener: `tcpi_unacked` of a socket that
 /// listens (tcp_get_info in net/ipv4/tcp.c).
-pub(crate) fn accept_queue(listener: BorrowedFd<'_>) -> io::Result<usize> {
+pub(crate) fn backlog_len(listener: BorrowedFd<'_>) -> io::Result<usize> {
     // SAFETY: any bytes are a valid `tcp_info`.
     let info: libc::tcp_info = unsafe { get(listener, libc::IPPROTO_TCP, libc::TCP_INFO) }?;
     Ok(info.tcpi_unacked as usize)

@@ -15,9 +15,9 @@ use rustix::io::Errno;
 use rustix::net::sockopt::{Timeout, set_socket_timeout};
 use rustix::net::{RecvFlags, recv};
 
-use crate::spare;
-use crate::sys::bell::{Bell, Heard, Watch};
+use crate::buffers;
 use crate::sys::poll::{Interest, poll};
+use crate::sys::wakeup::{WakeupEvent, Watch, WokenBy};
 #[cfg(feature = "coroutines")]
 use crate::task::coro::net::{self, Place, Visit};
 #[cfg(feature = "coroutines")]
@@ -138,7 +138,7 @@ const LANDING: usize = 1024;
 
 /// Moves what has landed in a smaller buffer into one of the pool, with what more there is.
 pub(super) fn land(fd: BorrowedFd<'_>, landing: &[u8], count: usize) -> (Box<[u8]>, usize) {
-    let mut buffer = spare::take();
+    let mut buffer = buffers::take();
     buffer[..count].copy_from_slice(&landing[..count]);
     if count < landing.len() {
         return (buffer, count);
@@ -254,7 +254,7 @@ pub(crate) struct Woken {
     /// [exhausted](Source::exhaust); else it is their state that was asked for.
     pub(crate) by_edge: bool,
     /// What the wake-up event has said.
-    pub(crate) heard: Option<Heard>,
+    pub(crate) by: Option<WokenBy>,
     /// Why something could not be watched: then all are said to be ready, at once, to be tried. Without a
     /// [`pause`] that would go on and on.
     pub(crate) unwatched: Option<io::Error>,
@@ -280,7 +280,7 @@ pub(crate) fn any(fds: &[Awaited<'_>], deadline: Option<Instant>) -> io::Result<
         return Ok(Woken {
             ready,
             by_edge: true,
-            heard: None,
+            by: None,
             unwatched,
         });
     }
@@ -291,7 +291,7 @@ pub(crate) fn any(fds: &[Awaited<'_>], deadline: Option<Instant>) -> io::Result<
     Ok(Woken {
         ready: ready.collect(),
         by_edge: false,
-        heard: None,
+        by: None,
         unwatched: None,
     })
 }
@@ -304,11 +304,14 @@ pub(crate) struct Wakeup {
 }
 
 impl Wakeup {
-    /// Watches `bell` and, in a worker process, the pipe whose other end only the parent holds.
-    pub(crate) fn new(bell: &Bell, lifeline: Option<BorrowedFd<'_>>) -> io::Result<Self> {
+    /// Watches `wakeup_event` and, in a worker process, the pipe whose other end only the parent holds.
+    pub(crate) fn new(
+        wakeup_event: &WakeupEvent,
+        lifeline: Option<BorrowedFd<'_>>,
+    ) -> io::Result<Self> {
         Ok(Self {
             source: Source::default(),
-            watch: Watch::new(bell, lifeline)?,
+            watch: Watch::new(wakeup_event, lifeline)?,
         })
     }
 
@@ -324,7 +327,7 @@ impl Wakeup {
         let mut woken = any(&all, deadline)?;
         if woken.ready.first() == Some(&0) {
             woken.ready.remove(0);
-            woken.heard = Some(self.watch.hear()?);
+            woken.by = Some(self.watch.take()?);
             self.source.exhaust(Interest::Read);
         }
         woken.ready.iter_mut().for_each(|place| *place -= 1);
@@ -363,7 +366,7 @@ pub(crate) fn can_wait() -> bool {
 
 /// Waits for `time`: suspends the coroutine that calls, or blocks the thread where there is none.
 ///
-/// In a coroutine whose server has cut what is left (see [`Server`](crate::Server)), it unwinds the
+/// In a coroutine whose server has aborted what is left (see [`Server`](crate::Server)), it unwinds the
 /// handler instead, as a panic does but without a message, so that its destructors run.
 ///
 /// # Examples
@@ -371,7 +374,7 @@ pub(crate) fn can_wait() -> bool {
 /// ```
 /// use std::time::Duration;
 ///
-/// socketserver::sleep(Duration::from_millis(1));
+/// socketserver::task::sleep(Duration::from_millis(1));
 /// ```
 pub fn sleep(time: Duration) {
     #[cfg(feature = "coroutines")]
@@ -391,7 +394,7 @@ pub fn sleep(time: Duration) {
 /// ```
 /// for number in 0..1000_u32 {
 ///     if number % 100 == 0 {
-///         socketserver::yield_now();
+///         socketserver::task::yield_now();
 ///     }
 /// }
 /// ```
@@ -407,7 +410,7 @@ pub fn yield_now() {
 /// coroutine it runs on one of up to 64 helper threads while the coroutine waits; where there is no
 /// coroutine it runs right here.
 ///
-/// A panic of `work` goes on in the caller. If the server cuts the handler meanwhile, the handler
+/// A panic of `work` goes on in the caller. If the server aborts the handler meanwhile, the handler
 /// is unwound and the result of `work` is dropped when it is done.
 ///
 /// # Errors
@@ -418,7 +421,7 @@ pub fn yield_now() {
 /// # Examples
 ///
 /// ```
-/// let hosts = socketserver::offload(|| std::fs::read_to_string("/etc/hostname"));
+/// let hosts = socketserver::task::offload(|| std::fs::read_to_string("/etc/hostname"));
 /// ```
 pub fn offload<R: Send + 'static>(work: impl FnOnce() -> R + Send + 'static) -> R {
     #[cfg(feature = "coroutines")]

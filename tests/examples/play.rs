@@ -7,9 +7,11 @@ use std::path::Path;
 use std::process::ExitCode;
 use std::time::Duration;
 
+use socketserver::model::Model;
+use socketserver::net::{Bind, Either, Transport};
 use socketserver::{
-    Bind, Builder, Either, Forking, Handler, IntoOutcome, Model, Server, Tcp, ThreadPool,
-    Threading, Transport, Udp, UnixDatagram, UnixStream, per_connection, per_request,
+    Builder, Forking, Handler, IntoOutcome, Server, Tcp, ThreadPool, Threading, Udp, UnixDatagram,
+    UnixStream, per_connection, per_request,
 };
 
 use crate::examples;
@@ -53,7 +55,7 @@ fn streams(example: &str, model: &str, addr: &str, others: &[String]) -> Option<
         "http_hello" => serve(model, tcp(), examples::http_hello::hello),
         "key_value" => {
             let store = examples::key_value::Store::default();
-            serve(model, tcp(), store.into_fn())
+            serve(model, tcp(), move |conn| store.handle(conn))
         }
         "login" => {
             let new = examples::login::Session::default;
@@ -185,7 +187,7 @@ fn build<T: Transport, M: Model>(builder: Builder<T>, model: M) -> Server<T, M> 
 fn serve<T, F, O>(model: &str, builder: Builder<T>, handler: F) -> ExitCode
 where
     T: Transport,
-    F: Fn(&mut T::Request) -> O + Send + Sync + 'static,
+    F: Fn(&mut T::Accepted) -> O + Send + Sync + 'static,
     O: IntoOutcome,
 {
     models().run(model, Serve(builder, handler))
@@ -196,7 +198,7 @@ struct Serve<T: Transport, F>(Builder<T>, F);
 impl<T, F, O> UnderModel for Serve<T, F>
 where
     T: Transport,
-    F: Fn(&mut T::Request) -> O + Send + Sync + 'static,
+    F: Fn(&mut T::Accepted) -> O + Send + Sync + 'static,
     O: IntoOutcome,
 {
     fn run<M: Model>(self, model: M) -> ExitCode {

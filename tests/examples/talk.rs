@@ -142,7 +142,7 @@ pub(crate) fn graceful_stop(program: Program) {
     busy.send("late\n");
     assert_eq!(busy.rest(), "LATE\n", "an answer, and no other question");
     assert_eq!(silent.rest(), "");
-    assert_eq!(example.errors.next(), "0 of 3 clients were cut");
+    assert_eq!(example.errors.next(), "0 of 3 clients were aborted");
     assert!(example.end().success());
 }
 
@@ -162,7 +162,7 @@ pub(crate) fn background(program: Program) {
     assert_eq!(count(&example), "1 came");
     assert_eq!(client.ask("Ada"), "hello Ada");
     drop(input);
-    assert_eq!(example.output.next(), "1 served, 0 cut");
+    assert_eq!(example.output.next(), "1 served, 0 aborted");
     assert!(example.end().success());
 }
 

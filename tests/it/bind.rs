@@ -7,10 +7,9 @@ use std::time::Duration;
 
 use rustix::thread::{CapabilitySet, capabilities, set_capabilities};
 use socket2::SockRef;
-use socketserver::{
-    Bind, Server, Tcp, TcpServer, Transport, Udp, UdpServer, UnixAddress, UnixDatagram, UnixStream,
-    UnixStreamServer,
-};
+use socketserver::net::{Bind, Transport, UnixAddress};
+use socketserver::python::{TcpServer, UdpServer, UnixStreamServer};
+use socketserver::{Server, Tcp, Udp, UnixDatagram, UnixStream};
 
 use crate::support::{DEADLINE, Target};
 

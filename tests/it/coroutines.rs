@@ -12,10 +12,11 @@ use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use socketserver::{
-    Connection, Coroutines, Driver, Request, Server, ServerGuard, State, Tcp, TcpConnection,
-    UnixAddress, UnixConnection, UnixStream, offload, sleep, yield_now,
-};
+use socketserver::model::Driver;
+use socketserver::net::{Accepted, TcpConnection, UnixAddress, UnixConnection};
+use socketserver::observe::State;
+use socketserver::task::{offload, sleep, yield_now};
+use socketserver::{Connection, Coroutines, Server, ServerGuard, Tcp, UnixStream};
 
 use crate::support::{DEADLINE, Target};
 
@@ -126,7 +127,7 @@ fn sleeping_holds_up_nobody() {
         assert_eq!(done.recv_timeout(DEADLINE).unwrap(), b'm');
     }
     guard.handle().shutdown_within(Duration::ZERO);
-    assert_eq!(guard.join().unwrap().cut, 1, "the first one sleeps on");
+    assert_eq!(guard.join().unwrap().aborted, 1, "the first one sleeps on");
 }
 
 #[test]
@@ -248,7 +249,7 @@ fn a_peer_that_vanishes_while_it_is_written_to_ends_the_handler() {
 }
 
 #[test]
-fn a_cut_unwinds_what_sleeps_so_that_destructors_run() {
+fn an_abort_unwinds_what_sleeps_so_that_destructors_run() {
     struct Alive(Arc<AtomicUsize>, Sender<()>);
     impl Drop for Alive {
         fn drop(&mut self) {
@@ -281,35 +282,35 @@ fn a_cut_unwinds_what_sleeps_so_that_destructors_run() {
     }
     assert_eq!(alive.load(Ordering::SeqCst), 9);
     guard.handle().shutdown_within(Duration::ZERO);
-    // Those that are cut end; what is offloaded must come back first.
+    // Those that are aborted end; what is offloaded must come back first.
     for _ in 0..6 {
         ends.recv_timeout(DEADLINE).unwrap();
     }
     drop(release);
-    assert_eq!(guard.join().unwrap().cut, 9);
+    assert_eq!(guard.join().unwrap().aborted, 9);
     assert_eq!(alive.load(Ordering::SeqCst), 0);
 }
 
 /// Not with the grace of two seconds that handlers have to notice: fifteen of those would take
 /// longer than the deadline.
 #[test]
-fn a_cut_of_many_ends_with_the_last_of_them() {
+fn an_abort_of_many_ends_with_the_last_of_them() {
     let (sender, ended) = channel();
     let rounds = thread::spawn(move || {
         for _ in 0..15 {
-            cut_many();
+            abort_many();
             sender.send(()).unwrap();
         }
     });
     let end = Instant::now() + DEADLINE;
     for _ in 0..15 {
         let left = end.saturating_duration_since(Instant::now());
-        ended.recv_timeout(left).expect("all cuts end in time");
+        ended.recv_timeout(left).expect("all aborts end in time");
     }
     rounds.join().unwrap();
 }
 
-fn cut_many() {
+fn abort_many() {
     let (guard, target, _) = serve(1, |conn| {
         conn.write_all(b"!").expect("send");
         let _ = conn.read(&mut [0]);
@@ -319,7 +320,7 @@ fn cut_many() {
         client.read_exact(&mut [0]).expect("served");
     }
     guard.handle().shutdown_within(Duration::ZERO);
-    assert_eq!(guard.join().expect("join").cut, 200);
+    assert_eq!(guard.join().expect("join").aborted, 200);
 }
 
 #[test]
@@ -470,7 +471,9 @@ fn a_handler_that_blocks_its_worker_is_reported_by_name() {
     let server = Server::<Tcp>::builder()
         .model(coroutines(2))
         .on_stall(move |stall| {
-            let peer = stall.peer().and_then(socketserver::Address::socket_addr);
+            let peer = stall
+                .peer()
+                .and_then(socketserver::net::Address::socket_addr);
             stalls.send((stall.id(), peer, stall.time())).unwrap();
         })
         .bind("127.0.0.1:0")
@@ -540,7 +543,7 @@ fn random_ends_leave_nothing_behind() {
         }
     }
     let handle = guard.handle().clone();
-    assert_eq!(guard.stop().unwrap().cut, 0);
+    assert_eq!(guard.stop().unwrap().aborted, 0);
     let totals = handle.totals();
     assert_eq!((totals.accepted, handle.live()), (2000, 0));
     assert_eq!(totals.completed + totals.failed, 2000);

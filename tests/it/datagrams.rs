@@ -4,9 +4,9 @@ use std::io::{self, Write};
 use std::net::{IpAddr, UdpSocket};
 use std::sync::mpsc::channel;
 
-use socketserver::{
-    Address, Bind, Packet, Request, Server, Udp, UdpServer, UnixAddress, UnixDatagram,
-};
+use socketserver::net::{Accepted, Address, Bind, UnixAddress};
+use socketserver::python::UdpServer;
+use socketserver::{Datagram, Server, Udp, UnixDatagram};
 
 use crate::support::{DEADLINE, Target};
 

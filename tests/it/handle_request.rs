@@ -6,9 +6,11 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, poll};
+use socketserver::net::{Accepted, Either};
+use socketserver::python::{TcpServer, UdpServer};
 use socketserver::{
-    Either, Handled, HandlerError, Next, Outcome, Packet, Request, RequestHandler, Server, Tcp,
-    TcpServer, Threading, Udp, UdpServer, per_request,
+    Datagram, Handled, HandlerError, Next, Outcome, RequestHandler, Server, Tcp, Threading, Udp,
+    per_request,
 };
 
 use crate::support::Target;
@@ -203,7 +205,7 @@ fn one_server_has_listeners_of_two_transports() {
 /// A session that is never over by itself, and says goodbye.
 struct Polite;
 
-impl<R: Request + Write> RequestHandler<R> for Polite {
+impl<R: Accepted + Write> RequestHandler<R> for Polite {
     fn handle(&mut self, _: &mut R) -> Outcome {
         Ok(Next::Park)
     }

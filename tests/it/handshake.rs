@@ -6,10 +6,10 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use socketserver::net::{Cut, Intake, Managed};
-use socketserver::{
-    Activity, Address, Context, Request, Server, ServerGuard, Threading, Transport,
-};
+use socketserver::net::{Abort, AcceptBatch, Managed};
+use socketserver::net::{Accepted, Address, Context, Transport};
+use socketserver::observe::Activity;
+use socketserver::{Server, ServerGuard, Threading};
 
 use crate::support::DEADLINE;
 
@@ -22,8 +22,8 @@ struct Hand {
 
 struct Socket(TcpStream);
 
-impl Cut for Socket {
-    fn cut(&self) {
+impl Abort for Socket {
+    fn abort(&self) {
         let _ = self.0.shutdown(Shutdown::Both);
     }
 
@@ -41,25 +41,25 @@ impl AsFd for Shaking {
 }
 
 impl Transport for Shaking {
-    type Request = Hand;
+    type Accepted = Hand;
     const SCHEME: &'static str = "shaking";
 
     fn local_addr(&self) -> Address {
         Address::from(self.0.local_addr().expect("an address"))
     }
 
-    fn accept(&self, intake: &mut Intake<'_, Hand>) -> io::Result<()> {
+    fn accept(&self, batch: &mut AcceptBatch<'_, Hand>) -> io::Result<()> {
         let socket = Arc::new(Socket(self.0.accept()?.0));
-        intake.push(|mut context| {
-            let cut = Arc::downgrade(&socket);
-            context.on_cut(cut);
+        batch.push(|mut context| {
+            let abort = Arc::downgrade(&socket);
+            context.register(abort);
             Hand { socket, context }
         });
         Ok(())
     }
 }
 
-impl Request for Hand {
+impl Accepted for Hand {
     fn context(&self) -> &Context {
         &self.context
     }
@@ -106,7 +106,7 @@ fn connect(address: &Address) -> TcpStream {
 }
 
 #[test]
-fn a_handshake_that_takes_too_long_is_cut() {
+fn a_handshake_that_takes_too_long_is_aborted() {
     let (guard, address) = serve(listener(), Duration::from_millis(100));
     let start = Instant::now();
     assert_eq!(connect(&address).read(&mut [0]).unwrap(), 0);

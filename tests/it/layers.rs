@@ -5,10 +5,12 @@ use std::net::Shutdown;
 use std::sync::mpsc::channel;
 use std::time::Duration;
 
+use socketserver::model::Model;
+use socketserver::net::{Accepted, Address, Bind, TcpConnection, Transport};
 use socketserver::net::{Layer, Layered, LayeredConnection};
+use socketserver::observe::AbortReason;
 use socketserver::{
-    Address, Bind, Builder, Connection, CutReason, IntoOutcome, Model, Next, Request, Server,
-    ServerGuard, Tcp, TcpConnection, ThreadPool, Threading, Transport,
+    Builder, Connection, IntoOutcome, Next, Server, ServerGuard, Tcp, ThreadPool, Threading,
 };
 
 use crate::support::{Client, DEADLINE, Target};
@@ -106,7 +108,7 @@ fn builder<T: Bind<&'static str>>() -> Builder<T> {
 
 fn spawn<T: Transport, M: Model, O: IntoOutcome>(
     builder: Builder<T, M>,
-    handler: impl Fn(&mut T::Request) -> O + Send + Sync + 'static,
+    handler: impl Fn(&mut T::Accepted) -> O + Send + Sync + 'static,
 ) -> (ServerGuard, Target) {
     let server = builder.build().expect("build");
     let target = Target::parse(&server.urls()[0]);
@@ -175,11 +177,15 @@ fn what_a_layer_says_first_has_the_deadline_of_a_handshake() {
     let builder = builder::<Layered<Tcp, Polite>>()
         .model(Threading::default())
         .handshake_timeout(Duration::from_millis(100))
-        .on_error(move |failure| reasons.send(failure.cut()).expect("the test waits"));
+        .on_error(move |failure| {
+            reasons
+                .send(failure.abort_reason())
+                .expect("the test waits");
+        });
     let (_guard, target) = spawn(builder, |_| -> Next { unreachable!("nobody said a name") });
     assert_eq!(target.connect().read(&mut [0]).unwrap(), 0);
     let reason = wait.recv_timeout(DEADLINE).unwrap();
-    assert_eq!(reason, Some(CutReason::Handshake));
+    assert_eq!(reason, Some(AbortReason::Handshake));
 }
 
 #[test]

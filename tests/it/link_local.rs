@@ -4,7 +4,8 @@ use std::io::{Read, Write};
 use std::net::{SocketAddr, SocketAddrV6, UdpSocket};
 use std::time::Duration;
 
-use socketserver::{Packet, Server, Tcp, TcpConnection, Transport, Udp};
+use socketserver::net::{TcpConnection, Transport};
+use socketserver::{Datagram, Server, Tcp, Udp};
 
 use crate::support::{DEADLINE, Target};
 

@@ -7,11 +7,10 @@ use std::sync::Arc;
 use std::sync::mpsc::channel;
 use std::time::{Duration, Instant};
 
-use socketserver::net::{Intake, Managed};
-use socketserver::{
-    Address, Bind, Connection, Context, Next, Packet, Request, Server, Tcp, TcpConnection,
-    TcpServer, Threading, Transport, UnixAddress, UnixDatagram,
-};
+use socketserver::net::{AcceptBatch, Managed};
+use socketserver::net::{Accepted, Address, Bind, Context, TcpConnection, Transport, UnixAddress};
+use socketserver::python::TcpServer;
+use socketserver::{Connection, Datagram, Next, Server, Tcp, Threading, UnixDatagram};
 
 use crate::script::Calls;
 use crate::support::{Client, DEADLINE, Target};
@@ -33,7 +32,7 @@ impl AsFd for Barren {
 }
 
 impl Transport for Barren {
-    type Request = Nothing;
+    type Accepted = Nothing;
 
     const SCHEME: &'static str = "barren";
 
@@ -41,13 +40,13 @@ impl Transport for Barren {
         Address::Named("nothing".to_owned())
     }
 
-    fn accept(&self, _: &mut Intake<'_, Nothing>) -> io::Result<()> {
+    fn accept(&self, _: &mut AcceptBatch<'_, Nothing>) -> io::Result<()> {
         self.calls.note();
         Err(io::ErrorKind::WouldBlock.into())
     }
 }
 
-impl Request for Nothing {
+impl Accepted for Nothing {
     fn context(&self) -> &Context {
         &self.0
     }
@@ -91,7 +90,7 @@ fn a_listener_that_is_ready_in_vain_does_not_spin() {
 
 /// The handler saw the end of the input, and took half an upload for the whole.
 #[test]
-fn a_cut_is_a_timeout_and_not_the_end_of_the_input() {
+fn an_abort_is_a_timeout_and_not_the_end_of_the_input() {
     let server = Server::<Tcp>::builder()
         .model(Threading::default())
         .bind("127.0.0.1:0")
@@ -118,12 +117,12 @@ fn a_cut_is_a_timeout_and_not_the_end_of_the_input() {
         wait.recv_timeout(DEADLINE).unwrap(),
         Some((cut, Err(io::ErrorKind::TimedOut)))
     );
-    assert_eq!(guard.join().unwrap().cut, 1);
+    assert_eq!(guard.join().unwrap().aborted, 1);
 }
 
-/// A connection that was accepted behind one that was cut was served for as long as its client liked.
+/// A connection that was accepted behind one that was aborted was served for as long as its client liked.
 #[test]
-fn a_sequential_server_cuts_what_it_accepts_after_its_deadline() {
+fn a_sequential_server_aborts_what_it_accepts_after_its_deadline() {
     let server = Server::<Tcp>::builder()
         .listen(Tcp::bind("127.0.0.1:0").unwrap())
         .listen(Tcp::bind("127.0.0.1:0").unwrap())
@@ -140,8 +139,8 @@ fn a_sequential_server_cuts_what_it_accepts_after_its_deadline() {
         .unwrap();
     wait.recv_timeout(DEADLINE).unwrap();
     guard.handle().shutdown_within(Duration::from_millis(1));
-    // It ends at all; the second client is cut too, or not accepted any more.
-    assert!(guard.join().unwrap().cut >= 1);
+    // It ends at all; the second client is aborted too, or not accepted any more.
+    assert!(guard.join().unwrap().aborted >= 1);
 }
 
 /// It waited for ever.

@@ -7,9 +7,12 @@ use std::sync::mpsc::{Receiver, Sender, channel, sync_channel};
 use std::thread;
 use std::time::Duration;
 
+use socketserver::model::Model;
+use socketserver::net::{Accepted, Bind, TcpConnection};
+use socketserver::observe::{Event, State};
+use socketserver::python::{TcpServer, ThreadingTcpServer};
 use socketserver::{
-    Bind, Connection, Event, Model, Next, Request, Sequential, Server, State, Tcp, TcpConnection,
-    TcpServer, ThreadPool, Threading, ThreadingTcpServer, per_connection,
+    Connection, Next, Sequential, Server, Tcp, ThreadPool, Threading, per_connection,
 };
 
 use crate::support::{DEADLINE, Gate, Target, hold_at, waits_of_this_thread};
@@ -24,7 +27,7 @@ fn before_serving_it_returns_without_serving() {
     let handle = server.handle();
     handle.shutdown();
     assert!(handle.is_stopping());
-    assert_eq!(server.serve_forever(|_| ()).unwrap().cut, 0);
+    assert_eq!(server.serve_forever(|_| ()).unwrap().aborted, 0);
     assert_eq!(handle.totals().accepted, 0);
 }
 
@@ -73,7 +76,7 @@ fn an_idle_server_waits_once_and_is_woken_by_the_stop() {
             .unwrap()
     };
     let (thread, running) = waits_at(State::Running);
-    let (stopper, stopping) = waits_at(State::TakingQueue);
+    let (stopper, stopping) = waits_at(State::ServingBacklog);
     let (closer, closed) = waits_at(State::Closed);
     assert_eq!((stopper, closer), (thread, thread));
     let [idle, stop] = [stopping - running, closed - stopping];
@@ -116,7 +119,7 @@ fn at_the_limit_it_wakes_the_loop() {
     let held = gate.wait();
     guard.handle().shutdown();
     drop(held);
-    assert_eq!(guard.join().unwrap().cut, 0);
+    assert_eq!(guard.join().unwrap().aborted, 0);
 }
 
 #[test]
@@ -148,7 +151,7 @@ fn the_drain_ends_with_the_last_request_and_not_later() {
     let mut reply = String::new();
     client.read_to_string(&mut reply).unwrap();
     assert_eq!(reply, "true");
-    assert_eq!(guard.join().unwrap().cut, 0);
+    assert_eq!(guard.join().unwrap().aborted, 0);
 }
 
 #[test]
@@ -167,7 +170,7 @@ fn a_shorter_deadline_overtakes_a_longer_one() {
     let handle = guard.handle().clone();
     handle.shutdown_within(Duration::from_secs(3600));
     handle.shutdown_within(Duration::ZERO);
-    assert_eq!(guard.join().unwrap().cut, 1);
+    assert_eq!(guard.join().unwrap().aborted, 1);
     assert_eq!(
         client.read(&mut [0; 10]).unwrap(),
         0,
@@ -176,7 +179,7 @@ fn a_shorter_deadline_overtakes_a_longer_one() {
 }
 
 #[test]
-fn a_sequential_server_cuts_the_connection_it_serves() {
+fn a_sequential_server_aborts_the_connection_it_serves() {
     let server = TcpServer::bind("127.0.0.1:0").unwrap();
     let url = server.urls().remove(0);
     let (held, wait) = channel();
@@ -189,7 +192,7 @@ fn a_sequential_server_cuts_the_connection_it_serves() {
     let _client = connect(&url);
     wait.recv_timeout(DEADLINE).unwrap();
     guard.handle().shutdown_within(Duration::from_millis(1));
-    assert_eq!(guard.join().unwrap().cut, 1);
+    assert_eq!(guard.join().unwrap().aborted, 1);
 }
 
 #[test]
@@ -243,7 +246,7 @@ fn closing_a_server_waits_for_what_handle_request_has_started() {
     let mut reply = String::new();
     client.read_to_string(&mut reply).unwrap();
     assert_eq!(reply, "late");
-    assert_eq!(closer.join().unwrap().unwrap().cut, 0);
+    assert_eq!(closer.join().unwrap().unwrap().aborted, 0);
 }
 
 /// A parked connection has the only place, and two clients wait for it.
@@ -277,7 +280,7 @@ fn gives_its_place_to_the_queue(model: impl Model) {
     for (line, client) in waiting {
         assert_eq!(client.answer(), format!("{line}\n"));
     }
-    assert_eq!(guard.join().expect("join").cut, 0);
+    assert_eq!(guard.join().expect("join").aborted, 0);
     let end = first.read(&mut [0]).expect("the end, and no reset");
     assert_eq!(end, 0);
 }
@@ -340,7 +343,7 @@ fn a_stop_serves_parked_connections_whose_clients_have_spoken() {
         client.read_to_string(&mut answer).unwrap();
         assert_eq!(answer, "again\n");
     }
-    assert_eq!(guard.join().unwrap().cut, 0);
+    assert_eq!(guard.join().unwrap().aborted, 0);
 }
 
 /// Its handler takes no notice of the deadline: those that are parked do not wait for it.

@@ -5,10 +5,9 @@ use std::net::Shutdown;
 use std::sync::mpsc::{Receiver, channel};
 use std::time::Duration;
 
-use socketserver::{
-    Bind, Connection, Request, Server, ServerGuard, Tcp, TcpConnection, ThreadingTcpServer,
-    UnixAddress, UnixStream,
-};
+use socketserver::net::{Accepted, Bind, TcpConnection, UnixAddress};
+use socketserver::python::ThreadingTcpServer;
+use socketserver::{Connection, Server, ServerGuard, Tcp, UnixStream};
 
 use crate::support::{Client, DEADLINE, Target};
 
@@ -126,9 +125,9 @@ fn buffered_and_direct_reads_see_one_stream() {
     );
 }
 
-/// A client that goes on to send resets a connection that was cut.
+/// A client that goes on to send resets a connection that was aborted.
 #[test]
-fn who_was_cut_is_told_so_though_the_client_has_reset_the_connection() {
+fn who_was_aborted_is_told_so_though_the_client_has_reset_the_connection() {
     let (go, wait) = channel::<()>();
     let wait = std::sync::Mutex::new(wait);
     let (guard, mut client, results) = serve(move |conn| {
@@ -138,14 +137,14 @@ fn who_was_cut_is_told_so_though_the_client_has_reset_the_connection() {
         (read, conn.write(b"x").unwrap_err().to_string())
     });
     client.read_exact(&mut [0]).unwrap();
-    assert!(guard.handle().cut(1));
-    assert_eq!(client.read(&mut [0]).unwrap(), 0, "it is cut");
+    assert!(guard.handle().abort(1));
+    assert_eq!(client.read(&mut [0]).unwrap(), 0, "it is aborted");
     let end = std::time::Instant::now() + DEADLINE;
     while client.write_all(b"x").is_ok() {
         assert!(std::time::Instant::now() < end, "no reset comes");
     }
     go.send(()).unwrap();
-    let told = || "the connection was cut through the server's handle".to_owned();
+    let told = || "the connection was aborted through the server's handle".to_owned();
     assert_eq!(results.recv_timeout(DEADLINE).unwrap(), (told(), told()));
 }
 

@@ -11,9 +11,11 @@ use std::sync::Mutex;
 use std::sync::mpsc::{Receiver, channel};
 use std::time::{Duration, Instant};
 
+use socketserver::model::Driver;
+use socketserver::net::{Accepted, TcpConnection, UnixAddress, UnixConnection, Writer};
+use socketserver::python::TcpServer;
 use socketserver::{
-    Coroutines, Driver, Handled, Packet, Request, Server, ServerGuard, Tcp, TcpConnection,
-    TcpServer, UnixAddress, UnixConnection, UnixDatagram, UnixStream, Writer,
+    Coroutines, Datagram, Handled, Server, ServerGuard, Tcp, UnixDatagram, UnixStream,
 };
 
 use crate::support::{DEADLINE, Target};

@@ -323,7 +323,7 @@ impl ServerProcess {
         self.ended()
     }
 
-    /// Waits until serving has ended by itself, and returns how: `cut=0 accepted=1 …`.
+    /// Waits until serving has ended by itself, and returns how: `aborted=0 accepted=1 …`.
     pub(crate) fn ended(&mut self) -> String {
         let report = self.wait_for("ended ");
         assert!(

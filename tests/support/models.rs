@@ -4,7 +4,8 @@
 
 use std::process::ExitCode;
 
-use socketserver::{Forking, Model, Prefork, Sequential, ThreadPool, Threading};
+use socketserver::model::Model;
+use socketserver::{Forking, Prefork, Sequential, ThreadPool, Threading};
 
 /// The names of all models.
 pub(crate) const NAMES: [&str; 12] = [
@@ -71,9 +72,9 @@ impl Models {
     #[expect(unsafe_code, reason = "the contract of coroutines")]
     fn coroutines(&self, name: &str) -> socketserver::Coroutines {
         let driver = if name.ends_with("uring") {
-            socketserver::Driver::Uring
+            socketserver::model::Driver::Uring
         } else {
-            socketserver::Driver::Epoll
+            socketserver::model::Driver::Epoll
         };
         // SAFETY: as said above.
         unsafe { socketserver::Coroutines::new() }
@@ -90,7 +91,7 @@ pub(crate) fn is_available(model: &str) -> bool {
         return true;
     }
     #[cfg(feature = "coroutines")]
-    match socketserver::Driver::Auto.pick() {
+    match socketserver::model::Driver::Auto.pick() {
         (_, Some(why)) if model.ends_with("uring") => {
             eprintln!("{model} is ignored: {why}");
             false

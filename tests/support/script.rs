@@ -8,14 +8,15 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::Instant;
 
-use socketserver::net::{Intake, Managed};
-use socketserver::{Address, Context, Next, Request, Transport};
+use socketserver::Next;
+use socketserver::net::{AcceptBatch, Managed};
+use socketserver::net::{Accepted, Address, Context, Transport};
 
 use crate::support::{DEADLINE, waits_of_this_thread};
 
 /// What a call of `accept` does.
 pub(crate) enum Event {
-    Request(&'static str),
+    Accepted(&'static str),
     Error(io::Error),
 }
 
@@ -127,7 +128,7 @@ impl AsFd for Script {
 }
 
 impl Transport for Script {
-    type Request = Line;
+    type Accepted = Line;
 
     const SCHEME: &'static str = "script";
 
@@ -135,7 +136,7 @@ impl Transport for Script {
         Address::Named(self.name.to_owned())
     }
 
-    fn accept(&self, intake: &mut Intake<'_, Line>) -> io::Result<()> {
+    fn accept(&self, batch: &mut AcceptBatch<'_, Line>) -> io::Result<()> {
         self.calls.note();
         let event = self.queue.events.lock().expect("not poisoned").pop_front();
         let Some(event) = event else {
@@ -146,15 +147,15 @@ impl Transport for Script {
             .expect("a byte for each event");
         match event {
             Event::Error(err) => Err(err),
-            Event::Request(text) => {
-                intake.push(|context| Line { text, context });
+            Event::Accepted(text) => {
+                batch.push(|context| Line { text, context });
                 Ok(())
             }
         }
     }
 }
 
-impl Request for Line {
+impl Accepted for Line {
     fn context(&self) -> &Context {
         &self.context
     }

@@ -8,10 +8,14 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use socketserver::limits::{AtLimit, Rate};
+use socketserver::model::Model;
+use socketserver::net::{Accepted, Bind, Transport};
+use socketserver::observe::Event;
+use socketserver::task::offload;
 use socketserver::{
-    AtLimit, Bind, Builder, Connection, Event, Forking, Model, Next, Outcome, Packet, Rate, Report,
-    Request, Server, ServerHandle, Tcp, ThreadPool, Threading, Transport, Udp, UnixDatagram,
-    UnixStream, offload,
+    Builder, Connection, Datagram, Forking, Next, Outcome, Report, Server, ServerHandle, Tcp,
+    ThreadPool, Threading, Udp, UnixDatagram, UnixStream,
 };
 
 use crate::support::hold_at;
@@ -23,7 +27,7 @@ use crate::support::models::{Models, UnderModel};
 mod counting;
 
 /// A request whose first line is a command.
-pub(crate) trait Command: Request + Write {
+pub(crate) trait Command: Accepted + Write {
     fn command(&mut self) -> io::Result<String>;
 
     /// Whether there is another one. A datagram has one.
@@ -60,7 +64,7 @@ macro_rules! commands {
     };
 }
 
-commands!(socketserver::TcpConnection, socketserver::UnixConnection, counting::CountedConnection; socketserver::UdpDatagram, socketserver::UnixPacket);
+commands!(socketserver::net::TcpConnection, socketserver::net::UnixConnection, counting::CountedConnection; socketserver::net::UdpPacket, socketserver::net::UnixPacket);
 
 /// State that requests share, unless each has a process of its own.
 #[derive(Debug)]
@@ -173,7 +177,7 @@ fn manage<R: Command>(
                 writeln!(request, "{connection}")?;
             }
         }
-        "cut" => write!(request, "{}", handle.cut(argument.parse()?))?,
+        "abort" => write!(request, "{}", handle.abort(argument.parse()?))?,
         "halt" => {
             handle.shutdown();
             writeln!(request, "ok")?;
@@ -276,7 +280,7 @@ fn here(name: &str) -> std::path::PathBuf {
 
 fn with_model<T>(model: &str, options: &Options, listeners: impl IntoIterator<Item = T>) -> ExitCode
 where
-    T: Transport<Request: Command>,
+    T: Transport<Accepted: Command>,
 {
     let models = Models {
         threading: Threading::default()
@@ -298,7 +302,7 @@ struct Obeying<'a, T: Transport> {
     builder: Builder<T>,
 }
 
-impl<T: Transport<Request: Command>> UnderModel for Obeying<'_, T> {
+impl<T: Transport<Accepted: Command>> UnderModel for Obeying<'_, T> {
     fn run<M: Model>(self, model: M) -> ExitCode {
         serve(self.options, self.builder.model(model))
     }
@@ -351,8 +355,8 @@ fn limits<T: Transport, M: Model>(options: &Options, mut builder: Builder<T, M>)
 fn say_totals(report: Report, handle: &ServerHandle) {
     let totals = handle.totals();
     say(format!(
-        "ended cut={} live={} accepted={} refused={} completed={} failed={}",
-        report.cut,
+        "ended aborted={} live={} accepted={} refused={} completed={} failed={}",
+        report.aborted,
         handle.live(),
         totals.accepted,
         totals.refused,
@@ -367,7 +371,7 @@ fn say_totals(report: Report, handle: &ServerHandle) {
 
 fn serve<T, M: Model>(options: &Options, mut builder: Builder<T, M>) -> ExitCode
 where
-    T: Transport<Request: Command>,
+    T: Transport<Accepted: Command>,
 {
     // Panics of handlers are asked for; their messages would drown those of the tests.
     std::panic::set_hook(Box::new(|_| {}));
@@ -420,7 +424,7 @@ where
         child.expect("start a child")
     });
     let buffers = options.number("write_buffer") == Some(1);
-    let handler = move |request: &mut T::Request| {
+    let handler = move |request: &mut T::Accepted| {
         if buffers {
             request.buffer()?;
         }

@@ -12,10 +12,11 @@ use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::process::{Resource, Rlimit, Signal, getpid, getrlimit, kill_process, setrlimit};
+use socketserver::model::{Dispatch, Driver as Waiting, Model};
+use socketserver::observe::Failure;
 use socketserver::{
-    Builder, Coroutines, Dispatch, Driver as Waiting, Error, Failure, Forking, Handled, Model,
-    Prefork, Report, Sequential, Server, ServerHandle, Tcp, ThreadPool, Threading, Udp,
-    UnixDatagram, UnixStream, per_request,
+    Builder, Coroutines, Error, Forking, Handled, Prefork, Report, Sequential, Server,
+    ServerHandle, Tcp, ThreadPool, Threading, Udp, UnixDatagram, UnixStream, per_request,
 };
 
 use console::{Console, say};
@@ -126,7 +127,7 @@ fn coroutines(waiting: Waiting) -> Coroutines {
     unsafe { Coroutines::new() }.workers(2).driver(waiting)
 }
 
-type Request<T, M> = fn(&mut Server<T, M>) -> Result<Handled, Error>;
+type Accepted<T, M> = fn(&mut Server<T, M>) -> Result<Handled, Error>;
 type Close<T, M> = fn(Server<T, M>) -> Result<Report, Error>;
 
 /// One server and what the runner makes of it.
@@ -139,7 +140,7 @@ struct Driver<T: Place, M: Model> {
     foreign: Option<Child>,
     console: Console,
     /// What only models have that accept on the calling thread.
-    request: Option<Request<T, M>>,
+    request: Option<Accepted<T, M>>,
     close: Option<Close<T, M>>,
 }
 
@@ -151,7 +152,7 @@ impl<T: Place, M: Model + Dispatch> Driver<T, M> {
                 .millis("socket_timeout")
                 .or_else(|| spec().millis("timeout"));
             if by_closure() {
-                return server.handle_request(timeout, script::serve::<T::Request>);
+                return server.handle_request(timeout, script::serve::<T::Accepted>);
             }
             server.handle_request(timeout, per_request(Script::new))
         });
@@ -214,7 +215,7 @@ impl<T: Place, M: Model> Driver<T, M> {
             "activate" => self.activate().and(returned),
             "serve" => match self.server.take() {
                 Some(server) if by_closure() => {
-                    server.serve_forever(script::serve::<T::Request>)?;
+                    server.serve_forever(script::serve::<T::Accepted>)?;
                     returned
                 }
                 Some(server) => server.serve_forever(per_request(Script::new)).and(returned),
@@ -357,7 +358,7 @@ fn with_hooks<T: Place, M: Model>(mut builder: Builder<T, M>, polled: bool) -> B
         .on_error(on_error)
 }
 
-fn request_id(request: &impl socketserver::Request) -> u64 {
+fn request_id(request: &impl socketserver::net::Accepted) -> u64 {
     request.id()
 }
 

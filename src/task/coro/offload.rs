@@ -12,8 +12,8 @@ pub(crate) fn offload<R: Send + 'static>(
     current: &Current,
     work: impl FnOnce() -> R + Send + 'static,
 ) -> R {
-    let team = current.team();
-    let Ok(place) = team.helpers.reserve() else {
+    let runtime = current.runtime();
+    let Ok(place) = runtime.helpers.reserve() else {
         return work();
     };
     let result = Arc::new(Mutex::new(None));

@@ -7,11 +7,11 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::time::Duration;
 
 use crate::address::Address;
+use crate::buffers;
 use crate::error::Error;
+use crate::net::stream::Input;
+use crate::net::{AcceptBatch, Accepted, Bind, Connection, Managed, Transport, Waits};
 use crate::registry::context::Context;
-use crate::spare;
-use crate::transport::stream::Input;
-use crate::transport::{Bind, Connection, Intake, Managed, Request, Transport, Waits};
 
 /// What a [`Layered`] transport does with the bytes of one connection: counts, limits, encrypts them.
 ///
@@ -153,7 +153,7 @@ pub trait Layer<C: Connection>: Send + 'static {
 ///
 /// What concerns the listener, such as its address, its URL and how it stops, is as of `T`. It can be
 /// bound as `T` is where the layer has a default; else [`new`](Self::new) says how one is made.
-/// Layers can be stacked. For a transport whose requests are no streams, see [`Intake::through`].
+/// Layers can be stacked. For a transport whose requests are no streams, see [`AcceptBatch::through`].
 ///
 /// # Examples
 ///
@@ -164,7 +164,8 @@ pub trait Layer<C: Connection>: Send + 'static {
 /// use std::sync::Arc;
 /// use std::sync::atomic::{AtomicU64, Ordering};
 /// use socketserver::net::{Layer, Layered};
-/// use socketserver::{Bind, Connection, Server, Threading, UnixAddress, UnixStream};
+/// use socketserver::net::{Bind, UnixAddress};
+/// use socketserver::{Connection, Server, Threading, UnixStream};
 ///
 /// struct Sum(Arc<AtomicU64>);
 ///
@@ -203,10 +204,10 @@ impl<T, L> Layered<T, L> {
 
 impl<T, L> Transport for Layered<T, L>
 where
-    T: Transport<Request: Connection>,
-    L: Layer<T::Request>,
+    T: Transport<Accepted: Connection>,
+    L: Layer<T::Accepted>,
 {
-    type Request = LayeredConnection<T::Request, L>;
+    type Accepted = LayeredConnection<T::Accepted, L>;
 
     const SCHEME: &'static str = T::SCHEME;
 
@@ -218,17 +219,17 @@ where
         self.below.url()
     }
 
-    fn accept(&self, intake: &mut Intake<'_, Self::Request>) -> io::Result<()> {
+    fn accept(&self, batch: &mut AcceptBatch<'_, Self::Accepted>) -> io::Result<()> {
         let wrap = |below| LayeredConnection::new(below, (self.layer)());
-        intake.through(wrap, |intake| self.below.accept(intake))
+        batch.through(wrap, |batch| self.below.accept(batch))
     }
 
     fn waiting(&self) -> Option<usize> {
         self.below.waiting()
     }
 
-    fn stop_intake(&self) -> io::Result<bool> {
-        self.below.stop_intake()
+    fn seal_backlog(&self) -> io::Result<bool> {
+        self.below.seal_backlog()
     }
 
     fn arriving(&self) -> Option<bool> {
@@ -246,8 +247,8 @@ where
 
 impl<A, T, L> Bind<A> for Layered<T, L>
 where
-    T: Bind<A, Request: Connection>,
-    L: Layer<T::Request> + Default,
+    T: Bind<A, Accepted: Connection>,
+    L: Layer<T::Accepted> + Default,
 {
     fn bind(addr: A) -> Result<Vec<Self>, Error> {
         let listeners = T::bind(addr)?.into_iter();
@@ -332,21 +333,21 @@ impl<C: Connection, L: Layer<C>> LayeredConnection<C, L> {
             // It waits without a buffer.
             self.below.fill_buf()?;
         }
-        let mut buffer = spare::take();
+        let mut buffer = buffers::take();
         match self.layer.read(&mut self.below, &mut buffer) {
             Ok(count) => {
                 self.input.fill(buffer, count);
                 Ok(())
             }
             Err(err) => {
-                spare::give(buffer);
+                buffers::give(buffer);
                 Err(err)
             }
         }
     }
 }
 
-impl<C: Connection, L: Layer<C>> Request for LayeredConnection<C, L> {
+impl<C: Connection, L: Layer<C>> Accepted for LayeredConnection<C, L> {
     fn context(&self) -> &Context {
         self.below.context()
     }

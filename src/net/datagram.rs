@@ -13,13 +13,13 @@ use socket2::Socket;
 
 use crate::address::Address;
 use crate::error::Gone;
+use crate::net::{AcceptBatch, Accepted, Datagram, Managed};
 use crate::registry::context::Context;
 use crate::sys::errno;
 use crate::sys::mmsg::{self, Bundling, Outgoing, RawAddr, Room};
 use crate::sys::poll::Interest;
 use crate::task::offload;
 use crate::task::wait::complete_shared;
-use crate::transport::{Intake, Managed, Packet, Request};
 
 /// The largest datagram that is received whole unless an option says otherwise: the most that IPv4
 /// can carry.
@@ -31,13 +31,13 @@ const SEND_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// A datagram that a transport `T` received.
 ///
-/// Its methods are those of [`Packet`] and [`Request`], and of [`Write`].
+/// Its methods are those of [`Datagram`] and [`Accepted`], and of [`Write`].
 ///
 /// # Dropping
 ///
 /// The server sends the reply when the handler has returned, also when it failed; a datagram that
 /// is dropped without that is not answered.
-pub struct Datagram<T> {
+pub struct Packet<T> {
     socket: Arc<DatagramSocket>,
     /// There from construction to drop.
     packet: Option<Box<mmsg::Packet>>,
@@ -157,9 +157,9 @@ impl DatagramSocket {
     /// Takes what is waiting, at most a batch of it.
     pub(crate) fn accept<T: 'static>(
         self: &Arc<Self>,
-        intake: &mut Intake<'_, Datagram<T>>,
+        batch: &mut AcceptBatch<'_, Packet<T>>,
     ) -> io::Result<()> {
-        let want = intake.room().min(mmsg::BATCH_MAX);
+        let want = batch.room().min(mmsg::BATCH_MAX);
         // The lock is free again before the system call: other threads return buffers meanwhile.
         let mut packets = {
             let mut spare = self.spare();
@@ -177,7 +177,7 @@ impl DatagramSocket {
         for packet in packets {
             let socket = Arc::clone(self);
             let packet = Some(packet);
-            intake.push(|context| Datagram {
+            batch.push(|context| Packet {
                 socket,
                 packet,
                 reply: Reply::None,
@@ -333,7 +333,7 @@ fn no_address() -> io::Error {
     io::Error::new(io::ErrorKind::NotConnected, why)
 }
 
-impl<T> Datagram<T> {
+impl<T> Packet<T> {
     fn received(&self) -> &mmsg::Packet {
         self.packet
             .as_ref()
@@ -359,7 +359,7 @@ impl<T> Datagram<T> {
     }
 }
 
-impl<T: 'static> Request for Datagram<T> {
+impl<T: 'static> Accepted for Packet<T> {
     fn context(&self) -> &Context {
         &self.context
     }
@@ -371,7 +371,7 @@ impl<T: 'static> Request for Datagram<T> {
     }
 }
 
-impl<T: 'static> Managed for Datagram<T> {
+impl<T: 'static> Managed for Packet<T> {
     fn admit(&self) -> io::Result<()> {
         let packet = self.received();
         if packet.is_truncated() {
@@ -395,7 +395,7 @@ impl<T: 'static> Managed for Datagram<T> {
         true
     }
 
-    fn close_all(datagrams: &mut VecDeque<Self>, failed: &mut dyn FnMut(&dyn Request, io::Error)) {
+    fn close_all(datagrams: &mut VecDeque<Self>, failed: &mut dyn FnMut(&dyn Accepted, io::Error)) {
         // Several sockets may feed one server.
         let same = |one: &Self, next: &Self| Arc::ptr_eq(&one.socket, &next.socket);
         for group in datagrams.make_contiguous().chunk_by_mut(same) {
@@ -407,8 +407,8 @@ impl<T: 'static> Managed for Datagram<T> {
 
 /// Answers datagrams of one socket.
 fn reply_to_all<T: 'static>(
-    datagrams: &mut [Datagram<T>],
-    failed: &mut dyn FnMut(&dyn Request, io::Error),
+    datagrams: &mut [Packet<T>],
+    failed: &mut dyn FnMut(&dyn Accepted, io::Error),
 ) {
     let Some(first) = datagrams.first() else {
         return;
@@ -441,7 +441,7 @@ fn reply_to_all<T: 'static>(
     );
 }
 
-impl<T: 'static> Packet for Datagram<T> {
+impl<T: 'static> Datagram for Packet<T> {
     fn packet(&self) -> &[u8] {
         self.received().data()
     }
@@ -470,7 +470,7 @@ impl<T: 'static> Packet for Datagram<T> {
     }
 }
 
-impl<T> Write for Datagram<T> {
+impl<T> Write for Packet<T> {
     fn write(&mut self, buf: &[u8]) -> io::Result<usize> {
         match &mut self.reply {
             Reply::Bytes(bytes) => bytes.extend_from_slice(buf),
@@ -490,7 +490,7 @@ impl<T> Write for Datagram<T> {
     }
 }
 
-impl<T> Drop for Datagram<T> {
+impl<T> Drop for Packet<T> {
     fn drop(&mut self) {
         if let Some(packet) = self.packet.take() {
             let mut spare = self.socket.spare();
@@ -501,9 +501,9 @@ impl<T> Drop for Datagram<T> {
     }
 }
 
-impl<T> fmt::Debug for Datagram<T> {
+impl<T> fmt::Debug for Packet<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Datagram")
+        f.debug_struct("Packet")
             .field("id", &self.context.id())
             .field("packet", &self.packet)
             .finish_non_exhaustive()

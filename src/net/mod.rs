@@ -19,15 +19,26 @@ pub(crate) mod unix_lock;
 pub(crate) mod unix_path;
 pub(crate) mod unix_stream;
 
+pub use crate::address::{Address, UnixAddress};
+pub use crate::registry::context::{Abort, Context};
+pub use datagram::Packet;
+pub use dialed::Dialed;
+pub use either::Either;
+pub use layered::{Layer, Layered, LayeredConnection};
+pub use stream::{Stream, Writer};
+pub use tcp::{BoundTcp, Tcp, TcpConnection, TcpOptions};
+pub use udp::{Udp, UdpOptions, UdpPacket};
+pub use unix_datagram::{UnixDatagram, UnixPacket};
+pub use unix_path::UnixOptions;
+pub use unix_stream::{BoundUnixStream, Credentials, UnixConnection, UnixStream};
+
 use std::collections::VecDeque;
 use std::io::{self, BufRead, Write};
 use std::net::Shutdown;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::time::Duration;
 
-use crate::address::Address;
 use crate::error::Error;
-use crate::registry::context::Context;
 use crate::shared::Shared;
 
 /// A source of requests: a bound listener.
@@ -43,8 +54,8 @@ use crate::shared::Shared;
 /// ```
 /// use std::io::{self, PipeReader, Read};
 /// use std::os::fd::{AsFd, BorrowedFd};
-/// use socketserver::net::{Intake, Managed};
-/// use socketserver::{Address, Context, Request, Transport};
+/// use socketserver::net::{AcceptBatch, Managed};
+/// use socketserver::net::{Accepted, Address, Context, Transport};
 ///
 /// struct Bytes(PipeReader);
 /// struct Byte(u8, Context);
@@ -56,22 +67,22 @@ use crate::shared::Shared;
 /// }
 ///
 /// impl Transport for Bytes {
-///     type Request = Byte;
+///     type Accepted = Byte;
 ///     const SCHEME: &'static str = "bytes";
 ///
 ///     fn local_addr(&self) -> Address {
 ///         Address::Named("pipe".to_owned())
 ///     }
 ///
-///     fn accept(&self, intake: &mut Intake<'_, Byte>) -> io::Result<()> {
+///     fn accept(&self, batch: &mut AcceptBatch<'_, Byte>) -> io::Result<()> {
 ///         let mut byte = [0];
 ///         (&self.0).read_exact(&mut byte)?;
-///         intake.push(|context| Byte(byte[0], context));
+///         batch.push(|context| Byte(byte[0], context));
 ///         Ok(())
 ///     }
 /// }
 ///
-/// impl Request for Byte {
+/// impl Accepted for Byte {
 ///     fn context(&self) -> &Context {
 ///         &self.1
 ///     }
@@ -84,7 +95,7 @@ use crate::shared::Shared;
 /// ```
 pub trait Transport: AsFd + Send + Sync + Sized + 'static {
     /// What is accepted, and given to the handler.
-    type Request: Managed;
+    type Accepted: Managed;
 
     /// What the address of a listener is shown with: `tcp` in `tcp://127.0.0.1:80`.
     const SCHEME: &'static str;
@@ -100,7 +111,7 @@ pub trait Transport: AsFd + Send + Sync + Sized + 'static {
         }
     }
 
-    /// Takes requests that are waiting, at least one and at most [`Intake::room`], and never waits
+    /// Takes requests that are waiting, at least one and at most [`AcceptBatch::room`], and never waits
     /// for one.
     ///
     /// # Errors
@@ -108,7 +119,7 @@ pub trait Transport: AsFd + Send + Sync + Sized + 'static {
     /// `WouldBlock` when nothing is waiting. Every other error is classified by the accept loop as
     /// accept(2) has it: per-connection errors are counted, exhaustion backs off, the rest ends
     /// this listener.
-    fn accept(&self, intake: &mut Intake<'_, Self::Request>) -> io::Result<()>;
+    fn accept(&self, batch: &mut AcceptBatch<'_, Self::Accepted>) -> io::Result<()>;
 
     /// How many requests wait to be accepted, where that is known: a stop serves as many. Default:
     /// unknown.
@@ -123,12 +134,12 @@ pub trait Transport: AsFd + Send + Sync + Sized + 'static {
     /// # Errors
     ///
     /// As if it could not.
-    fn stop_intake(&self) -> io::Result<bool> {
+    fn seal_backlog(&self) -> io::Result<bool> {
         Ok(false)
     }
 
     /// Whether something is on its way in that cannot be accepted yet, after
-    /// [`stop_intake`](Self::stop_intake); `None` where that cannot be known. Default: nothing is.
+    /// [`seal_backlog`](Self::seal_backlog); `None` where that cannot be known. Default: nothing is.
     fn arriving(&self) -> Option<bool> {
         Some(false)
     }
@@ -163,8 +174,8 @@ pub trait Bind<A>: Transport {
 /// What a handler is given: a connection or a datagram.
 ///
 /// What the server does with it besides is in [`Managed`].
-pub trait Request: Send + 'static {
-    /// What the request knows of its server, as [`Intake::push`] gave it.
+pub trait Accepted: Send + 'static {
+    /// What the request knows of its server, as [`AcceptBatch::push`] gave it.
     fn context(&self) -> &Context;
 
     /// Who sent it.
@@ -189,7 +200,7 @@ pub trait Request: Send + 'static {
 /// Transports implement it for what they accept; handlers have no use for it, so it is not at the
 /// root of the crate. Every method has a default, so `impl Managed for Mine {}` is enough for a request
 /// that is over once its handler has returned, and whose drop closes it.
-pub trait Managed: Request {
+pub trait Managed: Accepted {
     /// Whether the request is fit to be handled; asked once, before the `verify` hook. Default:
     /// yes.
     ///
@@ -275,7 +286,7 @@ pub trait Managed: Request {
     /// delivered.
     ///
     /// The default closes one after the other; datagrams override it to send all replies at once.
-    fn close_all(requests: &mut VecDeque<Self>, failed: &mut dyn FnMut(&dyn Request, io::Error))
+    fn close_all(requests: &mut VecDeque<Self>, failed: &mut dyn FnMut(&dyn Accepted, io::Error))
     where
         Self: Sized,
     {
@@ -310,7 +321,7 @@ pub trait Managed: Request {
 ///     Ok(())
 /// }
 /// ```
-pub trait Connection: Request + BufRead + Write {
+pub trait Connection: Accepted + BufRead + Write {
     /// Appends bytes to `out` up to and with the next `delimiter`, or to the end of the stream, and
     /// says how many.
     ///
@@ -444,7 +455,7 @@ pub trait Connection: Request + BufRead + Write {
     fn local_addr(&self) -> io::Result<Address>;
 }
 
-/// A datagram and its reply. A handler written for `&mut impl Packet` serves every datagram
+/// A datagram and its reply. A handler written for `&mut impl Datagram` serves every datagram
 /// transport.
 ///
 /// What is written becomes one reply, sent when the handler has returned; if nothing is written,
@@ -453,14 +464,14 @@ pub trait Connection: Request + BufRead + Write {
 /// # Examples
 ///
 /// ```
-/// use socketserver::Packet;
+/// use socketserver::Datagram;
 ///
-/// fn echo(datagram: &mut impl Packet) -> std::io::Result<()> {
+/// fn echo(datagram: &mut impl Datagram) -> std::io::Result<()> {
 ///     let copy = datagram.packet().to_vec();
 ///     datagram.write_all(&copy)
 /// }
 /// ```
-pub trait Packet: Request + Write {
+pub trait Datagram: Accepted + Write {
     /// What arrived.
     fn packet(&self) -> &[u8];
 
@@ -501,13 +512,13 @@ pub enum Waits<'a> {
 
 /// Where [`Transport::accept`] puts what it takes.
 #[derive(Debug)]
-pub struct Intake<'a, R> {
+pub struct AcceptBatch<'a, R> {
     requests: &'a mut VecDeque<R>,
     room: usize,
     shared: &'a Shared,
 }
 
-impl<'a, R> Intake<'a, R> {
+impl<'a, R> AcceptBatch<'a, R> {
     pub(crate) const fn new(requests: &'a mut VecDeque<R>, room: u64, shared: &'a Shared) -> Self {
         Self {
             requests,
@@ -516,7 +527,7 @@ impl<'a, R> Intake<'a, R> {
         }
     }
 
-    /// Whether the server has been asked to stop: [`Transport::stop_intake`] may have been called,
+    /// Whether the server has been asked to stop: [`Transport::seal_backlog`] may have been called,
     /// here or in another process.
     #[must_use]
     pub fn stopping(&self) -> bool {
@@ -540,25 +551,25 @@ impl<'a, R> Intake<'a, R> {
     ///
     /// ```
     /// use std::io;
-    /// use socketserver::net::{Intake, Managed};
-    /// use socketserver::Transport;
+    /// use socketserver::net::{AcceptBatch, Managed};
+    /// use socketserver::net::Transport;
     ///
     /// /// Takes requests of `inner`, which `wrap` makes requests of the type `R` of.
     /// fn accept<T: Transport, R: Managed>(
     ///     inner: &T,
-    ///     wrap: fn(T::Request) -> R,
-    ///     intake: &mut Intake<'_, R>,
+    ///     wrap: fn(T::Accepted) -> R,
+    ///     batch: &mut AcceptBatch<'_, R>,
     /// ) -> io::Result<()> {
-    ///     intake.through(wrap, |intake| inner.accept(intake))
+    ///     batch.through(wrap, |batch| inner.accept(batch))
     /// }
     /// ```
     pub fn through<Q>(
         &mut self,
         wrap: impl Fn(Q) -> R,
-        accept: impl FnOnce(&mut Intake<'_, Q>) -> io::Result<()>,
+        accept: impl FnOnce(&mut AcceptBatch<'_, Q>) -> io::Result<()>,
     ) -> io::Result<()> {
         let mut inner = VecDeque::new();
-        let result = accept(&mut Intake {
+        let result = accept(&mut AcceptBatch {
             requests: &mut inner,
             room: self.room,
             shared: self.shared,

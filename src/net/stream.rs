@@ -17,17 +17,17 @@ use rustix::net::{RecvFlags, SendFlags, recv, send};
 use socket2::{SockAddr, Socket};
 
 use crate::address::Address;
-use crate::registry::context::{Context, Cut};
-use crate::registry::table::{Activity, CutReason};
-use crate::spare;
+use crate::buffers;
+use crate::net::{Accepted, Connection, Managed, Waits};
+use crate::registry::context::{Abort, Context};
+use crate::registry::table::{AbortReason, Activity};
 use crate::sys::poll::Interest;
 use crate::sys::sockopt;
 use crate::task::wait::{Source, after, complete_shared};
-use crate::transport::{Connection, Managed, Request, Waits};
 
 /// A connection that a stream transport `T` accepted.
 ///
-/// Its methods are those of [`Connection`] and [`Request`], of [`BufRead`] and [`Write`]; what only
+/// Its methods are those of [`Connection`] and [`Accepted`], of [`BufRead`] and [`Write`]; what only
 /// one transport has is here. The descriptor ([`AsFd`]) is in blocking mode.
 ///
 /// # Dropping
@@ -57,7 +57,7 @@ struct Connected {
     peer: Address,
     /// Set before the socket is shut down at the drain deadline: what fails then has run out of
     /// time.
-    cut: AtomicBool,
+    abort: AtomicBool,
 }
 
 /// Writes to a connection from elsewhere: another handler, another thread. Made by
@@ -109,10 +109,10 @@ impl<T: 'static> Stream<T> {
         let socket = Arc::new(Connected {
             socket,
             peer: Address::from_sock_addr(peer),
-            cut: AtomicBool::new(false),
+            abort: AtomicBool::new(false),
         });
         let weak = Arc::downgrade(&socket);
-        context.on_cut(weak);
+        context.register(weak);
         Self {
             socket,
             input: Input::default(),
@@ -135,7 +135,9 @@ impl<T: 'static> Stream<T> {
     /// use std::collections::BTreeMap;
     /// use std::io::{self, Write};
     /// use std::sync::Mutex;
-    /// use socketserver::{Connection, Request, TcpConnection, ThreadingTcpServer, Writer};
+    /// use socketserver::net::{Accepted, TcpConnection, Writer};
+    /// use socketserver::python::ThreadingTcpServer;
+    /// use socketserver::Connection;
     ///
     /// static CLIENTS: Mutex<BTreeMap<u64, Writer>> = Mutex::new(BTreeMap::new());
     ///
@@ -289,25 +291,25 @@ impl<T: 'static> Stream<T> {
 
     /// Notes what receiving into a buffer with room says of the connection.
     fn note(&mut self, count: usize) -> io::Result<()> {
-        if let Some(cut) = self.cut_off().filter(|_| count == 0) {
-            return Err(cut);
+        if let Some(abort) = self.abort_error().filter(|_| count == 0) {
+            return Err(abort);
         }
         self.input.ended |= count == 0;
         Ok(())
     }
 
-    /// What is said if the server has cut the connection. Without it, the cut would look like the
+    /// What is said if the server has aborted the connection. Without it, the abort would look like the
     /// end of the input.
-    fn cut_off(&self) -> Option<io::Error> {
-        let reason = self.context.cut_reason();
-        let drained = || self.socket.cut.load(Ordering::SeqCst);
-        let reason = reason.or_else(|| drained().then_some(CutReason::Drain))?;
+    fn abort_error(&self) -> Option<io::Error> {
+        let reason = self.context.abort_reason();
+        let drained = || self.socket.abort.load(Ordering::SeqCst);
+        let reason = reason.or_else(|| drained().then_some(AbortReason::Drain))?;
         Some(io::Error::new(io::ErrorKind::TimedOut, reason.text()))
     }
 
-    /// Why a call has failed. A peer that sends to a connection which the server has cut resets it.
+    /// Why a call has failed. A peer that sends to a connection which the server has aborted resets it.
     fn cause(&self, err: io::Error) -> io::Error {
-        self.cut_off().unwrap_or(err)
+        self.abort_error().unwrap_or(err)
     }
 
     /// Takes what the peer still sends until it ends too, within bounds, so that the close resets
@@ -338,7 +340,7 @@ impl<T: 'static> Stream<T> {
     }
 }
 
-impl<T: 'static> Request for Stream<T> {
+impl<T: 'static> Accepted for Stream<T> {
     fn context(&self) -> &Context {
         &self.context
     }
@@ -583,10 +585,10 @@ impl fmt::Debug for Writer {
     }
 }
 
-impl Cut for Connected {
-    fn cut(&self) {
+impl Abort for Connected {
+    fn abort(&self) {
         // Blocked and later reads end, writes fail; ENOTCONN says that the peer was faster.
-        self.cut.store(true, Ordering::SeqCst);
+        self.abort.store(true, Ordering::SeqCst);
         let _ = self.socket.shutdown(Shutdown::Both);
     }
 
@@ -639,7 +641,7 @@ impl Input {
     /// Makes room for more behind what is there; says whether there is some.
     fn make_room(&mut self) -> bool {
         if self.buffer.is_empty() {
-            self.fill(spare::take(), 0);
+            self.fill(buffers::take(), 0);
         }
         if self.start > 0 && self.end == self.buffer.len() {
             self.buffer.copy_within(self.start.., 0);
@@ -656,7 +658,7 @@ impl Input {
     pub(super) fn release(&mut self) {
         (self.start, self.end) = (0, 0);
         if !self.buffer.is_empty() {
-            spare::give(take(&mut self.buffer));
+            buffers::give(take(&mut self.buffer));
         }
     }
 }

@@ -13,9 +13,9 @@ use socket2::{Domain, Socket, Type};
 
 use crate::address::UnixAddress;
 use crate::error::Error;
-use crate::transport::datagram::MAX_DATAGRAM;
-use crate::transport::options::Buffers;
-use crate::transport::unix_lock::PathLock;
+use crate::net::datagram::MAX_DATAGRAM;
+use crate::net::options::Buffers;
+use crate::net::unix_lock::PathLock;
 
 /// Options of a Unix socket. They are set before others can reach it.
 #[derive(Clone, Debug)]

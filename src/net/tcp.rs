@@ -10,18 +10,19 @@ use socket2::{Domain, Socket, TcpKeepalive, Type};
 
 use crate::address::Address;
 use crate::error::Error;
+use crate::net::listener::Listener;
+use crate::net::options::{self, Expected, InetOptions};
+use crate::net::stream::Stream;
+use crate::net::{AcceptBatch, Accepted, Bind, Transport};
 use crate::sys::{sock_diag, sockopt};
-use crate::transport::listener::Listener;
-use crate::transport::options::{self, Expected, InetOptions};
-use crate::transport::stream::Stream;
-use crate::transport::{Bind, Intake, Request, Transport};
 
 /// A TCP listener.
 ///
 /// # Examples
 ///
 /// ```
-/// use socketserver::{Bind, Tcp, Transport};
+/// use socketserver::net::{Bind, Transport};
+/// use socketserver::Tcp;
 ///
 /// // "localhost" has an IPv4 and, on most hosts, an IPv6 address: one listener for each, on one port.
 /// let listeners = Tcp::bind("localhost:0")?;
@@ -70,7 +71,7 @@ impl Tcp {
 }
 
 impl Transport for Tcp {
-    type Request = TcpConnection;
+    type Accepted = TcpConnection;
 
     const SCHEME: &'static str = "tcp";
 
@@ -86,25 +87,25 @@ impl Transport for Tcp {
         self.listener.is_adopted()
     }
 
-    fn accept(&self, intake: &mut Intake<'_, TcpConnection>) -> io::Result<()> {
+    fn accept(&self, batch: &mut AcceptBatch<'_, TcpConnection>) -> io::Result<()> {
         let (socket, peer) = self.listener.accept()?;
-        if intake.stopping() {
-            // It may have been taken in after `stop_intake`, and inherited that.
+        if batch.stopping() {
+            // It may have been taken in after `seal_backlog`, and inherited that.
             self.least_hops(socket.as_fd(), 0)?;
         }
-        intake.push(|context| Stream::new(socket, &peer, context));
+        batch.push(|context| Stream::new(socket, &peer, context));
         Ok(())
     }
 
     fn waiting(&self) -> Option<usize> {
-        sockopt::accept_queue(self.as_fd()).ok()
+        sockopt::backlog_len(self.as_fd()).ok()
     }
 
     /// Packets must have come over no router, which is what their TTL says when it is 255: hardly
     /// any host sends such, so no handshake begins. Those that have begun end, because their
     /// connections are looked up before the listener. A client that connects now tries again after
     /// a second, and then is refused before it has sent anything.
-    fn stop_intake(&self) -> io::Result<bool> {
+    fn seal_backlog(&self) -> io::Result<bool> {
         let own = !self.is_adopted();
         if own {
             self.least_hops(self.as_fd(), 255)?;

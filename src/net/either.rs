@@ -7,19 +7,20 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::time::Duration;
 
 use crate::address::Address;
+use crate::net::{AcceptBatch, Accepted, Connection, Datagram, Managed, Transport, Waits};
 use crate::registry::context::Context;
-use crate::transport::{Connection, Intake, Managed, Packet, Request, Transport, Waits};
 
 /// A listener, or a request, of one of two transports, so that both can feed one server. Nest it
 /// for more.
 ///
-/// It is a [`Connection`] where both sides are, and a [`Packet`] where both are: one handler serves
+/// It is a [`Connection`] where both sides are, and a [`Datagram`] where both are: one handler serves
 /// both.
 ///
 /// # Examples
 ///
 /// ```
-/// use socketserver::{Bind, Connection, Either, Server, Tcp, Threading, UnixAddress, UnixStream};
+/// use socketserver::net::{Bind, Either, UnixAddress};
+/// use socketserver::{Connection, Server, Tcp, Threading, UnixStream};
 ///
 /// fn hello(conn: &mut impl Connection) -> std::io::Result<()> {
 ///     conn.write_all(b"hello world\n")
@@ -59,7 +60,7 @@ impl<L: AsFd, R: AsFd> AsFd for Either<L, R> {
 }
 
 impl<L: Transport, R: Transport> Transport for Either<L, R> {
-    type Request = Either<L::Request, R::Request>;
+    type Accepted = Either<L::Accepted, R::Accepted>;
 
     const SCHEME: &'static str = "either";
 
@@ -71,10 +72,10 @@ impl<L: Transport, R: Transport> Transport for Either<L, R> {
         both!(self, side => side.url())
     }
 
-    fn accept(&self, intake: &mut Intake<'_, Self::Request>) -> io::Result<()> {
+    fn accept(&self, batch: &mut AcceptBatch<'_, Self::Accepted>) -> io::Result<()> {
         match self {
-            Self::Left(side) => intake.through(Either::Left, |intake| side.accept(intake)),
-            Self::Right(side) => intake.through(Either::Right, |intake| side.accept(intake)),
+            Self::Left(side) => batch.through(Either::Left, |batch| side.accept(batch)),
+            Self::Right(side) => batch.through(Either::Right, |batch| side.accept(batch)),
         }
     }
 
@@ -82,8 +83,8 @@ impl<L: Transport, R: Transport> Transport for Either<L, R> {
         both!(self, side => side.waiting())
     }
 
-    fn stop_intake(&self) -> io::Result<bool> {
-        both!(self, side => side.stop_intake())
+    fn seal_backlog(&self) -> io::Result<bool> {
+        both!(self, side => side.seal_backlog())
     }
 
     fn arriving(&self) -> Option<bool> {
@@ -99,7 +100,7 @@ impl<L: Transport, R: Transport> Transport for Either<L, R> {
     }
 }
 
-impl<L: Request, R: Request> Request for Either<L, R> {
+impl<L: Accepted, R: Accepted> Accepted for Either<L, R> {
     fn context(&self) -> &Context {
         both!(self, side => side.context())
     }
@@ -150,7 +151,7 @@ impl<L: Managed, R: Managed> Managed for Either<L, R> {
         both!(self, side => side.ends_with_others())
     }
 
-    fn close_all(requests: &mut VecDeque<Self>, failed: &mut dyn FnMut(&dyn Request, io::Error)) {
+    fn close_all(requests: &mut VecDeque<Self>, failed: &mut dyn FnMut(&dyn Accepted, io::Error)) {
         let (mut left, mut right) = (VecDeque::new(), VecDeque::new());
         for request in requests.drain(..) {
             match request {
@@ -189,7 +190,7 @@ impl<L: Connection, R: Connection> Connection for Either<L, R> {
     }
 }
 
-impl<L: Packet, R: Packet> Packet for Either<L, R> {
+impl<L: Datagram, R: Datagram> Datagram for Either<L, R> {
     fn packet(&self) -> &[u8] {
         both!(self, side => side.packet())
     }

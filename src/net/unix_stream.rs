@@ -7,12 +7,12 @@ use socket2::{Domain, Socket, Type};
 
 use crate::address::{Address, UnixAddress};
 use crate::error::{Error, Tried};
+use crate::net::listener::Listener;
+use crate::net::options::Expected;
+use crate::net::stream::Stream;
+use crate::net::unix_path::{UnixBinding, UnixOptions};
+use crate::net::{AcceptBatch, Bind, Transport};
 use crate::sys::sockopt;
-use crate::transport::listener::Listener;
-use crate::transport::options::Expected;
-use crate::transport::stream::Stream;
-use crate::transport::unix_path::{UnixBinding, UnixOptions};
-use crate::transport::{Bind, Intake, Transport};
 
 /// A Unix stream listener.
 ///
@@ -24,7 +24,8 @@ use crate::transport::{Bind, Intake, Transport};
 /// # Examples
 ///
 /// ```
-/// use socketserver::{Bind, Transport, UnixAddress, UnixStream};
+/// use socketserver::net::{Bind, Transport, UnixAddress};
+/// use socketserver::UnixStream;
 ///
 /// let listener = UnixStream::bind(UnixAddress::Abstract(b"socketserver-doc-stream".to_vec()))?;
 /// assert_eq!(listener[0].url(), "unix:@socketserver-doc-stream");
@@ -86,7 +87,7 @@ impl UnixStream {
 }
 
 impl Transport for UnixStream {
-    type Request = UnixConnection;
+    type Accepted = UnixConnection;
 
     const SCHEME: &'static str = "unix";
 
@@ -94,23 +95,23 @@ impl Transport for UnixStream {
         self.local.clone()
     }
 
-    fn accept(&self, intake: &mut Intake<'_, UnixConnection>) -> io::Result<()> {
+    fn accept(&self, batch: &mut AcceptBatch<'_, UnixConnection>) -> io::Result<()> {
         let (socket, peer) = self.listener.accept().map_err(|err| {
-            // After `stop_intake` the queue is empty when there is nothing to accept.
-            let empty = intake.stopping() && err.kind() == io::ErrorKind::InvalidInput;
+            // After `seal_backlog` the queue is empty when there is nothing to accept.
+            let empty = batch.stopping() && err.kind() == io::ErrorKind::InvalidInput;
             if empty {
                 io::ErrorKind::WouldBlock.into()
             } else {
                 err
             }
         })?;
-        intake.push(|context| Stream::new(socket, &peer, context));
+        batch.push(|context| Stream::new(socket, &peer, context));
         Ok(())
     }
 
     /// Clients are refused from now on; those that wait in the queue are not (unix_stream_connect
     /// and unix_accept in net/unix/af_unix.c).
-    fn stop_intake(&self) -> io::Result<bool> {
+    fn seal_backlog(&self) -> io::Result<bool> {
         let own = !self.is_adopted();
         if own {
             self.listener.shutdown_reading()?;

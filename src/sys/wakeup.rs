@@ -13,9 +13,9 @@ use rustix::time::Timespec;
 
 /// What rings. Shared by every process that was forked after it was made.
 #[derive(Debug)]
-pub(crate) struct Bell(OwnedFd);
+pub(crate) struct WakeupEvent(OwnedFd);
 
-impl Bell {
+impl WakeupEvent {
     pub(crate) fn new() -> io::Result<Self> {
         Ok(Self(eventfd(
             0,
@@ -24,60 +24,68 @@ impl Bell {
     }
 
     /// Wakes every watcher. Async-signal-safe: a single write(2).
-    pub(crate) fn ring(&self) {
+    pub(crate) fn wake(&self) {
         // The only error is EAGAIN, after 2^64 - 2 rings.
         let _ = rustix::io::write(&self.0, &1_u64.to_ne_bytes());
     }
 }
 
-/// One waiter's view of a [`Bell`]: a descriptor that polls as readable once for each ring since it
-/// was last heard.
+/// One waiter's view of a [`WakeupEvent`]: a descriptor that polls as readable once for each ring since
+/// it was last taken.
 #[derive(Debug)]
 pub(crate) struct Watch(OwnedFd);
 
-/// What a [`Watch`] heard.
+/// What has woken a [`Watch`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Heard {
-    Bell,
+pub(crate) enum WokenBy {
+    Event,
     /// The process at the other end of the lifeline is gone.
-    Orphaned,
+    ParentGone,
 }
 
-const BELL: u64 = 0;
+const EVENT: u64 = 0;
 const LIFELINE: u64 = 1;
 
 impl Watch {
-    /// Watches `bell` and, in a worker process, the pipe whose other end only the parent holds.
-    pub(crate) fn new(bell: &Bell, lifeline: Option<BorrowedFd<'_>>) -> io::Result<Self> {
+    /// Watches `wakeup_event` and, in a worker process, the pipe whose other end only the parent holds.
+    pub(crate) fn new(
+        wakeup_event: &WakeupEvent,
+        lifeline: Option<BorrowedFd<'_>>,
+    ) -> io::Result<Self> {
         let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
         let flags = epoll::EventFlags::IN | epoll::EventFlags::ET;
-        epoll::add(&epoll, &bell.0, epoll::EventData::new_u64(BELL), flags)?;
+        epoll::add(
+            &epoll,
+            &wakeup_event.0,
+            epoll::EventData::new_u64(EVENT),
+            flags,
+        )?;
         if let Some(pipe) = lifeline {
             epoll::add(&epoll, pipe, epoll::EventData::new_u64(LIFELINE), flags)?;
         }
         Ok(Self(epoll))
     }
 
-    /// Takes what was heard, so that the descriptor polls as quiet until the next ring. Never
+    /// Takes the event, so that the descriptor polls as quiet until the next ring. Never
     /// blocks.
     ///
     /// # Errors
     ///
     /// The descriptor goes on to poll as readable: without a pause its waiter would spin.
-    pub(crate) fn hear(&self) -> io::Result<Heard> {
+    pub(crate) fn take(&self) -> io::Result<WokenBy> {
         let mut events = [const { std::mem::MaybeUninit::<epoll::Event>::uninit() }; 2];
         let at_once = Timespec::default();
         let events = match epoll::wait(&self.0, &mut events, Some(&at_once)) {
             Ok((events, _)) => events,
             // The next call takes them.
-            Err(rustix::io::Errno::INTR) => return Ok(Heard::Bell),
+            Err(rustix::io::Errno::INTR) => return Ok(WokenBy::Event),
             Err(err) => return Err(err.into()),
         };
         let orphaned = events.iter().any(|event| event.data.u64() == LIFELINE);
         Ok(if orphaned {
-            Heard::Orphaned
+            WokenBy::ParentGone
         } else {
-            Heard::Bell
+            WokenBy::Event
         })
     }
 }
@@ -100,42 +108,42 @@ mod tests {
 
     #[test]
     fn one_ring_reaches_every_watch_once() {
-        let bell = Bell::new().unwrap();
+        let wakeup_event = WakeupEvent::new().unwrap();
         let (first, second) = (
-            Watch::new(&bell, None).unwrap(),
-            Watch::new(&bell, None).unwrap(),
+            Watch::new(&wakeup_event, None).unwrap(),
+            Watch::new(&wakeup_event, None).unwrap(),
         );
         assert!(!readable(&first));
-        bell.ring();
+        wakeup_event.wake();
         assert!(readable(&first) && readable(&second));
-        assert_eq!(first.hear().unwrap(), Heard::Bell);
+        assert_eq!(first.take().unwrap(), WokenBy::Event);
         assert!(!readable(&first) && readable(&second));
-        bell.ring();
+        wakeup_event.wake();
         assert!(readable(&first), "a second ring is a second edge");
     }
 
     #[test]
     fn a_watch_made_after_the_ring_hears_it() {
-        let bell = Bell::new().unwrap();
-        bell.ring();
-        assert!(readable(&Watch::new(&bell, None).unwrap()));
+        let wakeup_event = WakeupEvent::new().unwrap();
+        wakeup_event.wake();
+        assert!(readable(&Watch::new(&wakeup_event, None).unwrap()));
     }
 
     #[test]
     fn a_ring_that_cannot_be_taken_is_an_error() {
         // Not an epoll instance.
         let (reader, _writer) = io::pipe().unwrap();
-        let err = Watch(reader.into()).hear().unwrap_err();
+        let err = Watch(reader.into()).take().unwrap_err();
         assert_eq!(err.kind(), io::ErrorKind::InvalidInput);
     }
 
     #[test]
     fn a_closed_lifeline_is_heard() {
-        let bell = Bell::new().unwrap();
+        let wakeup_event = WakeupEvent::new().unwrap();
         let (reader, writer) = io::pipe().unwrap();
-        let watch = Watch::new(&bell, Some(reader.as_fd())).unwrap();
+        let watch = Watch::new(&wakeup_event, Some(reader.as_fd())).unwrap();
         drop(writer);
         assert!(readable(&watch));
-        assert_eq!(watch.hear().unwrap(), Heard::Orphaned);
+        assert_eq!(watch.take().unwrap(), WokenBy::ParentGone);
     }
 }

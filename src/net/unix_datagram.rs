@@ -8,11 +8,11 @@ use socket2::{Domain, Type};
 
 use crate::address::{Address, UnixAddress};
 use crate::error::{Error, Tried};
+use crate::net::datagram::{DatagramSocket, Kind, MAX_DATAGRAM, Packet, Whose};
+use crate::net::options::Expected;
+use crate::net::unix_path::{UnixBinding, UnixOptions};
+use crate::net::{AcceptBatch, Bind, Transport};
 use crate::sys::mmsg;
-use crate::transport::datagram::{Datagram, DatagramSocket, Kind, MAX_DATAGRAM, Whose};
-use crate::transport::options::Expected;
-use crate::transport::unix_path::{UnixBinding, UnixOptions};
-use crate::transport::{Bind, Intake, Transport};
 
 /// A bound Unix datagram socket: each datagram is a request.
 ///
@@ -30,7 +30,8 @@ use crate::transport::{Bind, Intake, Transport};
 /// # Examples
 ///
 /// ```
-/// use socketserver::{Bind, Transport, UnixAddress, UnixDatagram};
+/// use socketserver::net::{Bind, Transport, UnixAddress};
+/// use socketserver::UnixDatagram;
 ///
 /// let socket = UnixDatagram::bind(UnixAddress::Abstract(b"socketserver-doc-datagram".to_vec()))?;
 /// assert_eq!(socket[0].url(), "unixgram:@socketserver-doc-datagram");
@@ -44,7 +45,7 @@ pub struct UnixDatagram {
 }
 
 /// A datagram that [`UnixDatagram`] received.
-pub type UnixPacket = Datagram<UnixDatagram>;
+pub type UnixPacket = Packet<UnixDatagram>;
 
 impl UnixDatagram {
     /// Options to bind with. See [`UnixOptions`] for each and its default.
@@ -80,7 +81,7 @@ impl UnixDatagram {
 }
 
 impl Transport for UnixDatagram {
-    type Request = UnixPacket;
+    type Accepted = UnixPacket;
 
     const SCHEME: &'static str = "unixgram";
 
@@ -88,8 +89,8 @@ impl Transport for UnixDatagram {
         self.local.clone()
     }
 
-    fn accept(&self, intake: &mut Intake<'_, UnixPacket>) -> io::Result<()> {
-        self.socket.accept(intake)
+    fn accept(&self, batch: &mut AcceptBatch<'_, UnixPacket>) -> io::Result<()> {
+        self.socket.accept(batch)
     }
 
     fn is_adopted(&self) -> bool {

@@ -9,7 +9,7 @@ use std::time::Duration;
 use crate::task::coro::driver;
 use crate::task::coro::inbox::{Inbox, Message, Start};
 use crate::task::coro::stack::{self, StackGauge};
-use crate::task::coro::watchdog::Kennel;
+use crate::task::coro::watchdog::Heartbeats;
 use crate::task::coro::worker::current;
 use crate::task::threads::{Limits, Threads};
 
@@ -17,10 +17,10 @@ use crate::task::threads::{Limits, Threads};
 const HELPERS: usize = 64;
 
 /// The workers of one runtime, as seen from other threads.
-pub(crate) struct Team {
+pub(crate) struct Runtime {
     /// One for each worker.
     pub(crate) inboxes: Vec<Inbox>,
-    pub(crate) kennel: Arc<Kennel>,
+    pub(crate) heartbeats: Arc<Heartbeats>,
     /// The threads for `offload`. None is started before it is needed.
     pub(crate) helpers: Threads,
     pub(crate) stack_size: usize,
@@ -41,7 +41,7 @@ struct Shortage {
     errno: AtomicI32,
 }
 
-impl Team {
+impl Runtime {
     pub(crate) fn new(
         workers: usize,
         stack_size: usize,
@@ -59,10 +59,13 @@ impl Team {
             keep_alive,
             stack_size: None,
         };
-        let (kennel, helpers) = (Arc::new(Kennel::new(workers)), Threads::new(limits, || {}));
+        let (heartbeats, helpers) = (
+            Arc::new(Heartbeats::new(workers)),
+            Threads::new(limits, || {}),
+        );
         Ok(Arc::new(Self {
             inboxes,
-            kennel,
+            heartbeats,
             helpers,
             stack_size,
             gauge,
@@ -152,9 +155,9 @@ impl Team {
     }
 }
 
-impl fmt::Debug for Team {
+impl fmt::Debug for Runtime {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Team")
+        f.debug_struct("Runtime")
             .field("inboxes", &self.inboxes)
             .field("driver", &self.driver)
             .field("shortage", &self.shortage)

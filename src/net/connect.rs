@@ -13,14 +13,14 @@ use socket2::{Domain, SockAddr, Socket, Type};
 
 use crate::address::UnixAddress;
 use crate::error::{Error, Tried};
+use crate::net::dialed::Dialed;
+use crate::net::tcp::TcpConnection;
+use crate::net::unix_stream::UnixConnection;
 use crate::registry::context::Context;
 use crate::sys::errno;
 use crate::sys::poll::Interest;
 use crate::task::offload;
 use crate::task::wait::{Source, after};
-use crate::transport::dialed::Dialed;
-use crate::transport::tcp::TcpConnection;
-use crate::transport::unix_stream::UnixConnection;
 
 impl TcpConnection {
     /// Connects to a server, trying each address that `addr` resolves to, each for at most
@@ -40,7 +40,9 @@ impl TcpConnection {
     ///
     /// ```no_run
     /// use std::time::Duration;
-    /// use socketserver::{Connection, TcpConnection, ThreadingTcpServer};
+    /// use socketserver::net::TcpConnection;
+    /// use socketserver::python::ThreadingTcpServer;
+    /// use socketserver::Connection;
     ///
     /// ThreadingTcpServer::bind("127.0.0.1:8080")?.serve_forever(|client| {
     ///     let mut upstream = TcpConnection::connect("127.0.0.1:9090", Duration::from_secs(5))?;

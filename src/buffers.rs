@@ -10,13 +10,12 @@ pub(crate) const BUFFER: usize = 8 * 1024;
 const KEPT: usize = 16;
 
 thread_local! {
-    static SPARE: RefCell<Vec<Box<[u8]>>> = const { RefCell::new(Vec::new()) };
+    static POOL: RefCell<Vec<Box<[u8]>>> = const { RefCell::new(Vec::new()) };
 }
 
 /// Takes a buffer; what is in it is of no meaning.
 pub(crate) fn take() -> Box<[u8]> {
-    SPARE
-        .try_with(|spare| spare.borrow_mut().pop())
+    POOL.try_with(|pool| pool.borrow_mut().pop())
         .ok()
         .flatten()
         .unwrap_or_else(|| vec![0; BUFFER].into_boxed_slice())
@@ -25,10 +24,10 @@ pub(crate) fn take() -> Box<[u8]> {
 /// Gives a buffer back.
 pub(crate) fn give(buffer: Box<[u8]>) {
     // A thread that ends keeps none.
-    let _ = SPARE.try_with(|spare| {
-        let mut spare = spare.borrow_mut();
-        if buffer.len() == BUFFER && spare.len() < KEPT {
-            spare.push(buffer);
+    let _ = POOL.try_with(|pool| {
+        let mut pool = pool.borrow_mut();
+        if buffer.len() == BUFFER && pool.len() < KEPT {
+            pool.push(buffer);
         }
     });
 }

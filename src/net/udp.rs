@@ -10,10 +10,10 @@ use socket2::{Domain, Socket, Type};
 
 use crate::address::Address;
 use crate::error::{Error, Tried};
+use crate::net::datagram::{DatagramSocket, Kind, MAX_DATAGRAM, Packet, Whose};
+use crate::net::options::{self, Expected, InetOptions};
+use crate::net::{AcceptBatch, Accepted, Bind, Transport};
 use crate::sys::mmsg;
-use crate::transport::datagram::{Datagram, DatagramSocket, Kind, MAX_DATAGRAM, Whose};
-use crate::transport::options::{self, Expected, InetOptions};
-use crate::transport::{Bind, Intake, Request, Transport};
 
 /// A bound UDP socket: each datagram is a request.
 ///
@@ -23,7 +23,8 @@ use crate::transport::{Bind, Intake, Request, Transport};
 /// # Examples
 ///
 /// ```
-/// use socketserver::{Bind, Transport, Udp};
+/// use socketserver::net::{Bind, Transport};
+/// use socketserver::Udp;
 ///
 /// let socket = Udp::options().max_datagram(1472).receive_buffer(1 << 20).bind("127.0.0.1:0")?;
 /// assert!(socket[0].url().starts_with("udp://127.0.0.1:"));
@@ -36,7 +37,7 @@ pub struct Udp {
 }
 
 /// A datagram that [`Udp`] received.
-pub type UdpDatagram = Datagram<Udp>;
+pub type UdpPacket = Packet<Udp>;
 
 impl Udp {
     /// Options to bind with. See [`UdpOptions`] for each and its default.
@@ -84,7 +85,7 @@ impl Udp {
 }
 
 impl Transport for Udp {
-    type Request = UdpDatagram;
+    type Accepted = UdpPacket;
 
     const SCHEME: &'static str = "udp";
 
@@ -100,8 +101,8 @@ impl Transport for Udp {
         self.socket.is_shared()
     }
 
-    fn accept(&self, intake: &mut Intake<'_, UdpDatagram>) -> io::Result<()> {
-        self.socket.accept(intake)
+    fn accept(&self, batch: &mut AcceptBatch<'_, UdpPacket>) -> io::Result<()> {
+        self.socket.accept(batch)
     }
 
     fn batch(&self) -> usize {
@@ -121,7 +122,7 @@ impl AsFd for Udp {
     }
 }
 
-impl UdpDatagram {
+impl UdpPacket {
     /// The sender's socket address.
     #[must_use]
     #[expect(

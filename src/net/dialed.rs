@@ -6,11 +6,11 @@ use std::ops::Deref;
 use std::time::Duration;
 
 use crate::address::Address;
+use crate::net::{Accepted, Connection, Managed};
 use crate::registry::context::Context;
-use crate::transport::{Connection, Managed, Request};
 
-/// A connection to another server, made by [`TcpConnection::connect`](crate::TcpConnection::connect)
-/// or [`UnixConnection::connect`](crate::UnixConnection::connect).
+/// A connection to another server, made by [`TcpConnection::connect`](crate::net::TcpConnection::connect)
+/// or [`UnixConnection::connect`](crate::net::UnixConnection::connect).
 ///
 /// It is a [`Connection`] like the one that a handler is given, and has those methods of `C` that
 /// need no `&mut`. It is no server's: it counts under no limit, has no deadlines but its own timeouts, and a stop leaves
@@ -24,7 +24,7 @@ use crate::transport::{Connection, Managed, Request};
 ///
 /// ```compile_fail,E0596
 /// # use std::time::Duration;
-/// # use socketserver::TcpConnection;
+/// # use socketserver::net::TcpConnection;
 /// fn keep(conn: &mut TcpConnection) -> Result<(), socketserver::Error> {
 ///     let mut dialed = TcpConnection::connect("127.0.0.1:9090", Duration::from_secs(5))?;
 ///     std::mem::swap(conn, &mut dialed);
@@ -42,7 +42,8 @@ use crate::transport::{Connection, Managed, Request};
 /// ```
 /// use std::io::{Read, Write};
 /// use std::time::Duration;
-/// use socketserver::{TcpConnection, ThreadingTcpServer};
+/// use socketserver::net::TcpConnection;
+/// use socketserver::python::ThreadingTcpServer;
 ///
 /// let server = ThreadingTcpServer::bind("127.0.0.1:0")?;
 /// let address = server.local_addrs()[0].socket_addr().expect("an internet address");
@@ -78,7 +79,7 @@ impl<C> Deref for Dialed<C> {
     }
 }
 
-impl<C: Request> Request for Dialed<C> {
+impl<C: Accepted> Accepted for Dialed<C> {
     fn context(&self) -> &Context {
         self.0.context()
     }
