@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use crate::accept::Acceptor;
 use crate::accept::dispatch::Dispatch;
 use crate::connection::life::Job;
-use crate::connection::parking::{Parked, Stays};
+use crate::connection::parking::{NotParked, Parked};
 use crate::counters::count;
 use crate::net::{Accepted, Transport};
 use crate::registry::table::AbortReason;
@@ -35,9 +35,9 @@ impl<T: Transport, M: Dispatch> Acceptor<'_, T, M> {
         {
             return;
         }
-        let found = self.shared.registry.check(&|id| self.model.unsent(id));
+        let expired = self.shared.registry.check(&|id| self.model.unsent(id));
         let service = Arc::clone(&self.serving.service);
-        for (id, reason) in found.parked {
+        for (id, reason) in expired.parked {
             match service.parking().and_then(|parking| parking.take(id)) {
                 Some(parked) => service.time_out(parked, reason),
                 // A connection in a child is parked in the child. A connection that is in neither
@@ -51,10 +51,10 @@ impl<T: Transport, M: Dispatch> Acceptor<'_, T, M> {
                 None => {}
             }
         }
-        for id in found.elsewhere {
+        for id in expired.in_children {
             self.model.abort_one(id);
         }
-        self.check_at = found.again.map(|again| now + again);
+        self.check_at = expired.next_check.map(|left| now + left);
     }
 
     /// Aborts a connection in any process of the server. Returns whether this call is the first to
@@ -110,14 +110,16 @@ impl<T: Transport, M: Dispatch> Acceptor<'_, T, M> {
     pub(super) fn park_again(&mut self, job: Job<T::Accepted>) {
         let (request, permits) = match job.service.park(job.request, job.permits) {
             Ok(()) => return,
-            Err(Stays::Ready(request, permits) | Stays::Over(request, permits)) => {
+            Err(NotParked::Ready(request, permits) | NotParked::Over(request, permits)) => {
                 (request, permits)
             }
             // The handler sees the error again, and the session finishes where it has run.
-            Err(Stays::Failed(request, permits, _)) if request.context().session().is_kept() => {
+            Err(NotParked::Failed(request, permits, _))
+                if request.context().session().is_kept() =>
+            {
                 (request, permits)
             }
-            Err(Stays::Failed(request, permits, err)) => {
+            Err(NotParked::Failed(request, permits, err)) => {
                 return job.service.abandon(request, permits, err);
             }
         };

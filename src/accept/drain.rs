@@ -125,12 +125,12 @@ impl<T: Transport, M: Dispatch> Acceptor<'_, T, M> {
         if self.idle_at.is_none_or(|at| now < at) {
             return;
         }
-        let found = self.shared.registry.end_idle();
-        for id in found.elsewhere {
+        let still = self.shared.registry.end_idle();
+        for id in still.in_children {
             self.shared.registry.note_end(id);
             self.model.end_one(id);
         }
-        self.idle_at = found.again.map(|left| now + left);
+        self.idle_at = still.next_check.map(|left| now + left);
     }
 
     /// Whether clients wait in the backlog for a permit.
@@ -161,7 +161,7 @@ impl<T: Transport, M: Dispatch> Acceptor<'_, T, M> {
         loop {
             let left = self.shared.lifecycle.drain_left().unwrap_or_default();
             if left.is_zero() && abort_at.is_none() {
-                abort_at = Some(Instant::now() + self.shared.registry.notice());
+                abort_at = Some(Instant::now() + self.shared.registry.abort_delay());
             }
             self.check_idle_grace();
             self.dispatch();

@@ -271,7 +271,7 @@ impl<'a, T: Transport, M: Dispatch> Acceptor<'a, T, M> {
     /// Whether another connection or datagram can be accepted.
     fn has_room(&self, now: Instant) -> bool {
         self.mode.accepts()
-            && self.shared.admission.takes()
+            && self.shared.admission.may_accept()
             && !self.is_shedding(now)
             && self.can_dispatch(now)
     }
