@@ -135,7 +135,7 @@ fn the_states_of_a_stop(model: &str) {
     let start = Instant::now();
     assert_eq!(server.target().ask("shutdown"), "ok");
     server.wait_for("event asked to stop, and still accepting");
-    server.wait_for("event accepting what is in the queue");
+    server.wait_for("event serving the backlog");
     assert!(start.elapsed() >= Duration::from_millis(400));
     for state in ["event draining", "event closed"] {
         server.wait_for(state);
