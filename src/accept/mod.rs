@@ -281,7 +281,7 @@ impl<'a, T: Transport, M: Dispatch> Acceptor<'a, T, M> {
     }
 
     /// Waits until a listener can be accepted from, or until another event, and reaps children that
-    /// have ended. `ready` has the indexes of the ready listeners.
+    /// have ended. The indexes of the ready listeners are in [`Woken::ready`].
     fn wait(&mut self, deadline: Option<Instant>) -> Woken {
         // One clock reading decides which pauses hold and how long the wait may last.
         let now = Instant::now();
@@ -296,10 +296,10 @@ impl<'a, T: Transport, M: Dispatch> Acceptor<'a, T, M> {
         // A loop that is not registered is not woken for room, so it uses the room that it has
         // found.
         let accepting = !waits || self.has_room(now);
-        let open = self.open_listeners(now, accepting);
+        let (open, parked) = (self.open_listeners(now, accepting), self.can_dispatch(now));
         let timeout = self.timeout(deadline, now, accepting);
         let end = timeout.and_then(|timeout| now.checked_add(timeout));
-        let waited = self.wait_for(&open, self.can_dispatch(now), end);
+        let waited = self.wait_for(&open, parked, end);
         drop(waiting);
         let (mut woken, ended) = match waited {
             Ok(waited) => waited,

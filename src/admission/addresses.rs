@@ -184,13 +184,13 @@ mod tests {
         assert!(addresses.enter(ip("192.0.2.1"), 1));
         assert!(
             !addresses.enter(ip("::ffff:192.0.2.1"), 1),
-            "the same, mapped"
+            "the mapped form is the same address"
         );
         assert!(addresses.enter(ip("::1"), 1));
     }
 
     #[test]
-    fn many_addresses_are_told_apart() {
+    fn many_addresses_are_counted_apart() {
         let addresses = Addresses::new(4096).unwrap();
         let all = || (0..4096_u32).map(|bits| IpAddr::V4(bits.into()));
         assert_eq!(all().filter(|ip| addresses.enter(*ip, 1)).count(), 4096);

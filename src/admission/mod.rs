@@ -22,7 +22,7 @@ use limits::LimitsPage;
 use permits::{Permits, SHARED_BIT, Waiting, live, packed, taken};
 use policy::Limits;
 
-/// What all processes of a server share. All zero when made.
+/// The admission state that all processes of a server share. All zero at first.
 #[derive(Debug, Default)]
 struct Page {
     /// The packed count of [`Permits`] of every process that is not a worker.

@@ -281,11 +281,11 @@ mod tests {
     #[test]
     fn a_session_whose_connection_is_over_finishes() {
         let (mut log, handler) = (Log::new(), per_request(parking));
-        assert!(!log.1.session().end(), "there is none yet");
+        assert!(!log.1.session().end(), "the session does not exist yet");
         assert_eq!(handler(&mut log).unwrap(), Next::Park);
         assert!(log.1.session().end());
         assert_eq!(handler(&mut log).unwrap_err().to_string(), "f");
-        assert_eq!(handler(&mut log).unwrap(), Next::Close, "and only once");
+        assert_eq!(handler(&mut log).unwrap(), Next::Close, "finish runs once");
         assert_eq!(log.0, ["setup", "handle", "finish"]);
     }
 
