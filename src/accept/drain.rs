@@ -76,7 +76,8 @@ impl<T: Transport, M: Dispatch> Acceptor<'_, T, M> {
         }
     }
 
-    /// Whether no connection has arrived since `since` for long enough, and none is on its way.
+    /// Whether no connection has arrived for long enough, and none is on its way. `since` keeps the
+    /// beginning of the quiet time.
     fn is_quiet(&self, now: Instant, since: &mut Option<Instant>) -> bool {
         let quiet = now.duration_since(*since.get_or_insert(now));
         // Asking the kernel takes milliseconds on a machine with many sockets.

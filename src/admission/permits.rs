@@ -37,7 +37,10 @@ impl Permits {
 
     /// Adds the permits of `other`.
     pub(crate) fn join(&mut self, mut other: Self) {
-        debug_assert!(!self.reserved && !other.reserved, "reserved permits join");
+        debug_assert!(
+            !self.reserved && !other.reserved,
+            "reserved permits cannot be joined"
+        );
         self.count += std::mem::take(&mut other.count);
     }
 
