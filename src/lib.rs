@@ -46,6 +46,8 @@
 //! Linux, 5.4 or newer for its pidfds; it has been run on 6.18. Another system is refused when the
 //! crate is compiled.
 
+#![cfg_attr(docsrs, feature(doc_cfg))]
+
 #[cfg(not(target_os = "linux"))]
 compile_error!("socketserver runs on Linux: it is built on eventfd, epoll, pidfds and recvmmsg");
 
