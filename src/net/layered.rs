@@ -276,7 +276,7 @@ impl<T: fmt::Debug, L> fmt::Debug for Layered<T, L> {
 /// # Examples
 ///
 /// ```
-/// use std::io;
+/// use std::io::{self, Write};
 /// use socketserver::net::{Layer, Layered, LayeredConnection, TcpConnection};
 /// use socketserver::{Connection, Server, Tcp, Threading};
 ///

@@ -41,10 +41,10 @@ pub struct Udp {
 /// # Examples
 ///
 /// ```
-/// use socketserver::Datagram;
+/// use std::io::{self, Write};
 /// use socketserver::net::UdpPacket;
 ///
-/// fn port(datagram: &mut UdpPacket) -> std::io::Result<()> {
+/// fn port(datagram: &mut UdpPacket) -> io::Result<()> {
 ///     let port = datagram.peer_addr().port();
 ///     writeln!(datagram, "your port is {port}")
 /// }

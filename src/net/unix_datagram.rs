@@ -47,7 +47,7 @@ pub struct UnixDatagram {
 /// # Examples
 ///
 /// ```
-/// use std::io;
+/// use std::io::{self, Write};
 /// use socketserver::Datagram;
 /// use socketserver::net::UnixPacket;
 ///

@@ -42,8 +42,7 @@ pub struct UnixStream {
 /// # Examples
 ///
 /// ```
-/// use std::io;
-/// use socketserver::Connection;
+/// use std::io::{self, Write};
 /// use socketserver::net::UnixConnection;
 ///
 /// fn whoami(conn: &mut UnixConnection) -> io::Result<()> {
