@@ -98,20 +98,20 @@ fn a_connection_from_its_accept_to_its_end(model: &str) {
     let mut client = park(&server, "it");
     assert!(
         server
-            .wait_for("event request 1 from 127.0.0.1:")
+            .wait_for("event connection 1 from 127.0.0.1:")
             .ends_with(" accepted")
     );
-    server.wait_for("event request 1 started");
+    server.wait_for("event connection 1 started");
     if !model.ends_with("forking") {
         // A child waits by itself.
-        server.wait_for("event request 1 parked");
+        server.wait_for("event connection 1 parked");
     }
     client.write_all(b"fail\n").expect("send");
-    server.wait_for("event request 1 started");
-    let failure = server.wait_for("event request 1 from 127.0.0.1:");
+    server.wait_for("event connection 1 started");
+    let failure = server.wait_for("event connection 1 from 127.0.0.1:");
     assert!(failure.ends_with("failed as asked"), "{failure}");
     assert_eq!(Pending::Stream(client).answer(), "part");
-    let end = server.wait_for("event request 1 from 127.0.0.1:");
+    let end = server.wait_for("event connection 1 from 127.0.0.1:");
     assert!(end.contains("failed: 13 bytes received, 7 sent, "), "{end}");
     server.stop();
 }
@@ -123,8 +123,8 @@ fn those_that_are_refused_are_told_of(model: &str) {
     server.wait_for("event the limit on connections is reached");
     let mut refused = server.target().connect();
     assert_eq!(refused.read_to_end(&mut Vec::new()).expect("an end"), 0);
-    server.wait_for("event request 2 from 127.0.0.1:");
-    let why = server.wait_for("event request 2 from 127.0.0.1:");
+    server.wait_for("event connection 2 from 127.0.0.1:");
+    let why = server.wait_for("event connection 2 from 127.0.0.1:");
     assert!(why.ends_with("refused: too many connections"), "{why}");
     drop(parked);
 }

@@ -368,9 +368,9 @@ fn the_connection_that_is_parked_for_longest_makes_room(transport: &str, model: 
     let mut server = ServerProcess::start(transport, model, &options);
     // Its answer comes before it is parked.
     let first = park(&server, "first");
-    server.wait_for("event request 1 parked");
+    server.wait_for("event connection 1 parked");
     let second = park(&server, "second");
-    server.wait_for("event request 2 parked");
+    server.wait_for("event connection 2 parked");
     assert_eq!(server.target().ask("echo in"), "in");
     assert_eq!(rest(first), "", "the first has made room");
     let mut second = second;

@@ -24,6 +24,7 @@ use crate::net::{Accepted, Managed, Transport, Waits};
 use crate::observe::hooks::{Failure, Step};
 use crate::registry::SETTLE;
 use crate::registry::context::Registered;
+use crate::registry::info::Kind;
 use crate::registry::table::{Activity, Slot};
 use crate::shared::Shared;
 use crate::sys::child::{Child, Exit};
@@ -77,6 +78,7 @@ struct ActiveChild {
 
 #[derive(Debug)]
 struct Forked {
+    kind: Kind,
     id: u64,
     peer: Address,
     service: Arc<dyn Tally>,
@@ -156,6 +158,7 @@ impl Dispatch for Forking {
             };
             let id = request.id();
             let forked = Forked {
+                kind: request.context().kind(),
                 id,
                 peer: request.peer(),
                 socket: service.shared.registry.socket(id),
@@ -274,6 +277,7 @@ impl Forked {
             other => {
                 let error = format!("child process {} ended with {other}", pid.as_raw_pid());
                 self.service.report(&Failure {
+                    kind: self.kind,
                     id: self.id,
                     peer: self.peer.clone(),
                     error: &*HandlerError::from(error),
@@ -283,7 +287,8 @@ impl Forked {
                 Ended::Failed
             }
         };
-        self.service.tally(self.id, &self.peer, slot, ended);
+        self.service
+            .tally(self.kind, self.id, &self.peer, slot, ended);
     }
 }
 

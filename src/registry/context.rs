@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use crate::address::Address;
 use crate::lifecycle::Idle;
+use crate::registry::info::Kind;
 use crate::registry::session::SessionSlot;
 use crate::registry::table::{AbortReason, Activity, Slot};
 use crate::registry::{Registry, SETTLE};
@@ -87,6 +88,14 @@ impl Context {
     #[must_use]
     pub const fn id(&self) -> u64 {
         self.id
+    }
+
+    pub(crate) const fn kind(&self) -> Kind {
+        if self.abortable {
+            Kind::Connection
+        } else {
+            Kind::Datagram
+        }
     }
 
     /// Whether the server has been asked to stop.

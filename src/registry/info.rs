@@ -33,6 +33,38 @@ pub struct ConnectionInfo {
     pub worker: Option<u32>,
 }
 
+/// What a number stands for: [`Accepted::id`](crate::net::Accepted::id).
+///
+/// It displays as `connection` or `datagram`.
+///
+/// # Examples
+///
+/// ```
+/// use socketserver::observe::Kind;
+///
+/// assert_eq!(Kind::Datagram.to_string(), "datagram");
+/// ```
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[expect(
+    clippy::exhaustive_enums,
+    reason = "a transport yields one or the other"
+)]
+pub enum Kind {
+    /// A connection: its transport called [`Context::register`](crate::net::Context::register).
+    Connection,
+    /// A datagram, or whatever else a transport of your own yields.
+    Datagram,
+}
+
+impl fmt::Display for Kind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Connection => "connection",
+            Self::Datagram => "datagram",
+        })
+    }
+}
+
 /// What went over a connection.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]

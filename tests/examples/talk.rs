@@ -216,7 +216,7 @@ pub(crate) fn inetd(program: Program) {
 
     let example = program.start(&["127.0.0.1:0", "/no/such/program"]);
     assert_eq!(connect(example.inet("tcp")).rest(), "");
-    let error = example.errors.wait_for("request 1 from 127.0.0.1:");
+    let error = example.errors.wait_for("connection 1 from 127.0.0.1:");
     let reason = error.ends_with(": No such file or directory (os error 2)");
     assert!(reason, "{error}");
 }

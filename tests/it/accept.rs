@@ -71,7 +71,7 @@ fn a_request_that_fails_twice_is_one_failure() {
         })
         .unwrap();
     assert_eq!(handle.totals().failed, 1);
-    assert_eq!(wait.try_recv().unwrap(), "request 1 from script: handler");
+    assert_eq!(wait.try_recv().unwrap(), "datagram 1 from script: handler");
     assert!(wait.try_recv().is_err());
 }
 
@@ -110,7 +110,7 @@ fn a_thread_that_cannot_be_created_is_reported_and_its_request_waits() {
     let (step, text) = wait.recv_timeout(DEADLINE).unwrap();
     assert_eq!(step, Step::Dispatch);
     assert!(
-        text.starts_with("start a thread, process or coroutine for a request: "),
+        text.starts_with("start a thread, process or coroutine: "),
         "{text}"
     );
     assert_eq!(
