@@ -1,5 +1,5 @@
-//! Four worker processes share one TCP listener, each with a pool of eight threads; one that dies
-//! is replaced.
+//! Four worker processes share one TCP listener, each with a pool of eight threads. A worker that
+//! dies is replaced.
 #![expect(clippy::print_stderr, reason = "an example speaks to its user")]
 
 use std::io;

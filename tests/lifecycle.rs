@@ -135,7 +135,7 @@ fn the_states_of_a_stop(model: &str) {
     let start = Instant::now();
     assert_eq!(server.target().ask("shutdown"), "ok");
     server.wait_for("event asked to stop, and still accepting");
-    server.wait_for("event accepting what is in the queue");
+    server.wait_for("event serving the backlog");
     assert!(start.elapsed() >= Duration::from_millis(400));
     for state in ["event draining", "event closed"] {
         server.wait_for(state);
@@ -389,7 +389,7 @@ fn a_backlog_at_the_deadline_is_counted(model: &str) {
 fn workers_are_told_of(model: &str) {
     let mut server = ServerProcess::start("tcp", model, &["log=1", "workers=1"]);
     let worker = server.target().ask("pid");
-    let _doomed = server.target().send("abort");
+    let _doomed = server.target().send("crash");
     let ended = server.wait_for("event worker 0, process ");
     assert_eq!(ended, format!("{worker}, ended with signal 6"));
     let next = server.wait_for("event worker 0 started as process ");

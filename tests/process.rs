@@ -363,7 +363,7 @@ fn a_crashed_worker_comes_back() {
     let first = server.target().ask("pid");
     for _ in 0..3 {
         assert_eq!(server.target().ask("echo on"), "on");
-        let _ = server.target().send("abort");
+        let _ = server.target().send("crash");
         let end = server.wait_for("event worker 0, process ");
         assert!(end.ends_with("ended with signal 6"), "{end}");
     }
@@ -385,7 +385,7 @@ fn workers_that_never_serve_trip_the_breaker() {
     let options = ["workers=1", "breaker=3", "log=1"];
     let mut server = ServerProcess::start("tcp", "prefork_threading", &options);
     for _ in 0..3 {
-        let _ = server.target().send("abort");
+        let _ = server.target().send("crash");
         server.wait_for("event worker 0, process ");
     }
     let err = server.wait_for("serve error ");
@@ -438,7 +438,7 @@ fn a_child_does_not_keep_the_listener() {
 
 fn a_child_that_crashes_is_reported() {
     let mut server = ServerProcess::start("tcp", "forking", &[]);
-    assert_eq!(server.target().ask("abort"), "");
+    assert_eq!(server.target().ask("crash"), "");
     assert!(server.wait_for("error ").contains("ended with signal 6"));
     assert_eq!(server.target().ask("exit 7"), "");
     assert!(

@@ -176,7 +176,7 @@ pub(crate) fn hooks(program: Program) {
     let connected = socket.connect_timeout(&addr.into(), DEADLINE);
     connected.expect("connect");
     assert_eq!(Client::new(TcpStream::from(socket)).rest(), "");
-    example.errors.wait_for("turned away: 127.0.0.2");
+    example.errors.wait_for("refused: 127.0.0.2");
     example.errors.wait_for("still accepting");
 
     assert_eq!(connect(addr).ask("21"), "42");
@@ -184,7 +184,7 @@ pub(crate) fn hooks(program: Program) {
         let mut client = connect(addr);
         client.send(request);
         assert_eq!(client.rest(), "");
-        example.errors.wait_for("failed: request ")
+        example.errors.wait_for("failed: connection ")
     };
     let nonsense = failure("many\n");
     assert!(nonsense.starts_with("3 from 127.0.0.1:"), "{nonsense}");

@@ -102,7 +102,7 @@ fn obey<R: Command>(request: &mut R, shared: &Shared) -> Outcome {
             request.write_all(b"part")?;
             panic!("panicked as asked");
         }
-        "abort" => process::abort(),
+        "crash" => process::abort(),
         "overflow" => write!(request, "{}", recurse(1))?,
         "exit" => process::exit(argument.parse()?),
         "shutdown" => {
