@@ -1,8 +1,8 @@
-//! A stop under load loses no connection: whoever was connected before it is answered, under every
-//! model, over IPv4, IPv6 and Unix sockets, without privileges.
+//! A stop under load loses no connection: every client that was connected before it is answered,
+//! under every model, over IPv4, IPv6 and Unix sockets, without privileges.
 //!
-//! Clients connect, ask and read the answer, over and over, until nobody lets them in. Between, the
-//! server is asked to stop. A client that was let in and got no answer was lost.
+//! Clients connect, ask and read the answer, over and over, until they are refused. Meanwhile the
+//! server is asked to stop. A client that was connected and got no answer was lost.
 
 mod support;
 
@@ -22,14 +22,14 @@ mod server;
 
 const TRANSPORTS: [&str; 3] = ["tcp", "tcp6", "unix"];
 
-/// How often each cell stops, and how many are answered before it does.
+/// How often each cell stops, and how many answers come before the stop.
 const STOPS: u64 = 2;
 const ANSWERS: u64 = 200;
 
 const CLIENTS: usize = 8;
 
-/// How long a client waits to be let in: longer than the queue takes, shorter than the second after
-/// which the kernel asks again.
+/// How long a client waits for its connection: longer than the backlog takes, shorter than the
+/// second after which the kernel retries.
 const PATIENCE: Duration = Duration::from_millis(700);
 
 static ANSWERED: AtomicU64 = AtomicU64::new(0);

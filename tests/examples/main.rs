@@ -1,7 +1,6 @@
-//! Every example as its user runs it, and what it serves under every other model: a process of its
-//! own, and a client that talks to it. Three of them also as they are written on Python's
-//! `socketserver`; where there is no python3 they are ignored, which is said, and with
-//! `CI_STRICT=1` a failure.
+//! Every example as its user runs it, and its handler under every other model: a process of its
+//! own, and a client that talks to it. Three examples also exist on Python's `socketserver`.
+//! Without python3 those are ignored, with a message; with `CI_STRICT=1` that is a failure.
 
 #[path = "../support/models.rs"]
 mod models;
@@ -9,7 +8,7 @@ mod play;
 mod program;
 mod talk;
 
-/// The examples themselves. Of each, everything is served but its `main`.
+/// The examples themselves. The tests call everything but `main`.
 #[path = "../../examples"]
 #[expect(dead_code, reason = "see above")]
 mod examples {
@@ -50,7 +49,8 @@ struct Row {
     example: &'static str,
     what: &'static str,
     talk: fn(Program),
-    /// The models under which it cannot be, and why. A word stands for the models that begin so.
+    /// Models that the example does not run under, and why. A word stands for the models that begin
+    /// with it.
     except: &'static [(&'static str, &'static str)],
 }
 
@@ -66,7 +66,7 @@ macro_rules! rows {
     };
 }
 
-/// Why some examples cannot be under some models.
+/// Why some examples do not run under some models.
 const ONE_AT_A_TIME: &str = "a client that stays keeps it from the others";
 const NO_MEMORY_IN_COMMON: &str = "each process would have clients and a state of its own";
 const THREADS: &str = "it has a thread beside the server's, and forking wants a process with one";
@@ -116,11 +116,11 @@ const ROWS: [Row; 21] = rows! {
 /// The examples that need the feature.
 const OF_COROUTINES: [&str; 2] = ["chat", "resolver"];
 
-/// The examples that are there in Python too.
+/// The examples that also exist in Python.
 const IN_PYTHON: [&str; 3] = ["key_value", "tftp", "unix_datagram_log"];
 
 impl Row {
-    /// Whether this example can be under a model.
+    /// Whether this example can run under a model.
     fn fits(&self, model: &str) -> bool {
         let mut words = self.except.iter().flat_map(|(words, _)| words.split(' '));
         !words.any(|word| model.starts_with(word))
@@ -199,7 +199,7 @@ fn every_example_is_in_the_tables() {
         for driver in ["coroutines_epoll", "coroutines_uring"] {
             let mut models = models::NAMES.iter().filter(|model| model.ends_with(driver));
             let served = models.any(|model| row.fits(model));
-            // What it runs needs a process of its own.
+            // This program needs a process of its own.
             assert_eq!(served, name != "inetd", "{name} under {driver}");
         }
     }
@@ -209,7 +209,7 @@ fn names<const N: usize>(names: [&str; N]) -> BTreeSet<String> {
     names.map(str::to_owned).into()
 }
 
-/// The names of all files below `examples/` that end like this.
+/// The names of all files below `examples/` with this extension.
 fn programs(extension: &str) -> BTreeSet<String> {
     let folders = [sources(), sources().join("python")];
     let files = folders
@@ -225,7 +225,7 @@ fn programs(extension: &str) -> BTreeSet<String> {
     stems.map(|stem| stem.expect("a name of text")).collect()
 }
 
-/// Whether a tool is there; says so where it is not.
+/// Whether a tool is installed; prints a message if it is not.
 #[expect(clippy::print_stderr, reason = "what is not run is said")]
 pub(crate) fn is_there(tool: &str) -> bool {
     let version = Command::new(tool)

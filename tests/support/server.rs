@@ -1,5 +1,4 @@
-//! The server side of the test processes: any transport, any model, one handler that obeys its
-//! request.
+//! The server in the test processes: any transport, any model, and one handler that obeys commands.
 
 use std::fmt::Debug;
 use std::io::{self, Write};
@@ -21,21 +20,21 @@ use socketserver::{
 use crate::support::hold_at;
 use crate::support::models::{Models, UnderModel};
 
-/// A transport that wraps another one.
+/// A wrapping transport.
 #[path = "../../examples/counting.rs"]
 #[expect(dead_code, reason = "its server is not used here")]
 mod counting;
 
-/// A request whose first line is a command.
+/// A connection or datagram whose first line is a command.
 pub(crate) trait Command: Accepted + Write {
     fn command(&mut self) -> io::Result<String>;
 
-    /// Whether there is another one. A datagram has one.
+    /// Waits for the next message. A datagram has none.
     fn next_message(&mut self) -> io::Result<bool> {
         Ok(false)
     }
 
-    /// Buffers what is written.
+    /// Buffers writes.
     fn buffer(&mut self) -> io::Result<()> {
         Ok(())
     }
@@ -66,14 +65,14 @@ macro_rules! commands {
 
 commands!(socketserver::net::TcpConnection, socketserver::net::UnixConnection, counting::CountedConnection; socketserver::net::UdpPacket, socketserver::net::UnixPacket);
 
-/// State that requests share, unless each has a process of its own.
+/// State that handlers share, unless each has a process of its own.
 #[derive(Debug)]
 struct Shared {
     handle: ServerHandle,
     count: AtomicU64,
 }
 
-/// Does what the request says.
+/// Obeys the first line.
 fn obey<R: Command>(request: &mut R, shared: &Shared) -> Outcome {
     let line = request.command()?;
     let (command, argument) = line.split_once(' ').unwrap_or((&line, ""));
@@ -83,7 +82,7 @@ fn obey<R: Command>(request: &mut R, shared: &Shared) -> Outcome {
             writeln!(request, "{argument}")?;
             return Ok(Next::Park);
         }
-        // The end of a connection that was kept.
+        // The end of a connection that was parked.
         "" => {}
         "count" => write!(
             request,
@@ -113,18 +112,18 @@ fn obey<R: Command>(request: &mut R, shared: &Shared) -> Outcome {
             request.write_all(b"ok")?;
             return Ok(Next::Stop);
         }
-        // Tells the gate, and waits until the test lets go.
+        // Reports to the gate, and waits until the test releases it.
         "hold" => {
             let gate = argument.to_owned();
             offload(move || hold_at(&gate))?;
             write!(request, "held, stopping {}", request.stopping())?;
         }
-        // Reads until the peer or the server ends it.
+        // Reads until the peer or the server ends the connection.
         "wait" => {
             while !request.command()?.is_empty() {}
             request.write_all(b"ended")?;
         }
-        // Asks the server to stop, and outlives its deadline if the deadline lets it.
+        // Asks the server to stop, and runs past its deadline if the server lets it.
         "outlive" => {
             shared.handle.shutdown();
             if argument.is_empty() {
@@ -152,7 +151,7 @@ fn talk<R: Command>(request: &mut R, handle: &ServerHandle) -> io::Result<()> {
                 writeln!(request, "ok")?;
             }
             "stopping" => writeln!(request, "{}", request.stopping())?,
-            // Has a second line.
+            // A message of two lines.
             "more" => {
                 let more = request.command()?;
                 writeln!(request, "{more}")?;
@@ -163,7 +162,7 @@ fn talk<R: Command>(request: &mut R, handle: &ServerHandle) -> io::Result<()> {
     Ok(())
 }
 
-/// Does what the request says to the server.
+/// Obeys a command that is about the server.
 fn manage<R: Command>(
     request: &mut R,
     handle: &ServerHandle,
@@ -184,9 +183,9 @@ fn manage<R: Command>(
         }
         "pause" => handle.pause(),
         "errors" => write!(request, "{}", handle.totals().accept_errors)?,
-        // Asks to stop without a time as a lame duck.
+        // Asks to stop without a lame duck time.
         "drain" => handle.shutdown_within(Duration::from_secs(3600)),
-        // Asks to stop, and once more.
+        // Asks to stop twice.
         "twice" => {
             handle.shutdown();
             handle.shutdown_within(Duration::ZERO);
@@ -207,7 +206,7 @@ fn manage<R: Command>(
     Ok(Next::Close)
 }
 
-/// Recurses until the stack is full.
+/// Recurses until the stack overflows.
 fn recurse(depth: u64) -> u64 {
     let frame = std::hint::black_box([depth; 64]);
     if depth == u64::MAX {
@@ -308,14 +307,14 @@ impl<T: Transport<Accepted: Command>> UnderModel for Obeying<'_, T> {
     }
 }
 
-/// Prints a line at once and whole, also when several processes print.
+/// Prints a line at once and whole, even if several processes print.
 fn say(line: impl Debug + std::fmt::Display) {
     let mut out = io::stdout().lock();
     let _ = out.write_all(format!("{line}\n").as_bytes());
     let _ = out.flush();
 }
 
-/// Sets the times and limits that are asked for.
+/// Sets the times and limits of the options.
 fn limits<T: Transport, M: Model>(options: &Options, mut builder: Builder<T, M>) -> Builder<T, M> {
     let time = |name| options.number(name).map(Duration::from_millis);
     type Set<T, M> = fn(Builder<T, M>, Duration) -> Builder<T, M>;
@@ -351,7 +350,7 @@ fn limits<T: Transport, M: Model>(options: &Options, mut builder: Builder<T, M>)
     }
 }
 
-/// Says what was counted.
+/// Prints the totals.
 fn say_totals(report: Report, handle: &ServerHandle) {
     let totals = handle.totals();
     say(format!(
@@ -373,7 +372,7 @@ fn serve<T, M: Model>(options: &Options, mut builder: Builder<T, M>) -> ExitCode
 where
     T: Transport<Accepted: Command>,
 {
-    // Panics of handlers are asked for; their messages would drown those of the tests.
+    // Handlers panic on request; the messages would hide those of the tests.
     std::panic::set_hook(Box::new(|_| {}));
     builder = builder
         .on_ready(|| say("ready"))
@@ -417,7 +416,7 @@ where
         handle: handle.clone(),
         count: AtomicU64::new(0),
     });
-    // A child that is none of the server's, and has ended before it serves or soon after.
+    // A child of the process that is not the server's, and ends before it serves or soon after.
     let foreign = options.number("foreign").map(|status| {
         let exit = format!("exit {status}");
         let child = process::Command::new("/bin/sh").args(["-c", &exit]).spawn();
