@@ -92,14 +92,14 @@ impl IntoError for io::ErrorKind {
 
 /// What the accept error hook received.
 #[derive(Debug, PartialEq)]
-struct Told {
+struct Received {
     step: Step,
     reaction: Reaction,
     listener: Option<String>,
     error: (Option<i32>, io::ErrorKind),
 }
 
-impl Told {
+impl Received {
     /// The report about the listener with this name.
     fn of(name: &str, error: &io::Error, reaction: Reaction) -> Self {
         Self {
@@ -112,10 +112,10 @@ impl Told {
 }
 
 /// Builds a server whose accept errors go to the channel; `also` is called with each.
-fn told(also: impl Fn() + Send + Sync + 'static) -> (Builder<Script>, Receiver<Told>) {
+fn reporting(also: impl Fn() + Send + Sync + 'static) -> (Builder<Script>, Receiver<Received>) {
     let (sender, reports) = channel();
     let builder = Server::<Script>::builder().on_accept_error(move |err| {
-        let _ = sender.send(Told {
+        let _ = sender.send(Received {
             step: err.step(),
             reaction: err.reaction(),
             listener: err.listener().map(str::to_owned),
@@ -129,7 +129,7 @@ fn told(also: impl Fn() + Send + Sync + 'static) -> (Builder<Script>, Receiver<T
 /// The record of a script that was played to its end.
 struct Played {
     totals: Totals,
-    reports: Vec<Told>,
+    reports: Vec<Received>,
     calls: Vec<Call>,
 }
 
@@ -150,7 +150,7 @@ impl Played {
 fn play(events: Vec<Event>) -> Played {
     let (events_count, script) = (events.len(), Script::new(events));
     let calls = Arc::clone(&script.calls);
-    let (builder, reports) = told(|| ());
+    let (builder, reports) = reporting(|| ());
     let server = builder.listen([script]).build().expect("a server");
     let handle = server.handle();
     server.serve_forever(until_stop).expect("serve");
@@ -235,10 +235,10 @@ fn a_signal_came_first(error: fn() -> io::Error) {
 }
 
 fn one_connection_is_gone(error: fn() -> io::Error) {
-    let told = Told::of("test", &error(), Reaction::Continue);
+    let report = Received::of("test", &error(), Reaction::Continue);
     let played = is_passed_over(error);
     assert_eq!(played.totals.accept_errors, 12);
-    assert_eq!(played.reports[0], told);
+    assert_eq!(played.reports[0], report);
     let played = rests_when_it_goes_on(error, 64 * 16);
     assert_eq!(played.totals.accept_errors, 3 * 64 * 16);
     // One report a second.
@@ -257,7 +257,7 @@ fn something_is_exhausted(error: fn() -> io::Error) {
     let played = play(events.into_iter().flatten().collect());
     assert_eq!(
         played.reports[0],
-        Told::of("test", &error(), Reaction::Retry(ms(5)))
+        Received::of("test", &error(), Reaction::Retry(ms(5)))
     );
     // Each pause is longer than the one before; a success resets it.
     for (call, least) in [(1, 5), (2, 10), (3, 20), (5, 5)] {
@@ -316,14 +316,14 @@ fn the_listener_is_broken(error: fn() -> io::Error) {
     let broken = Script::named("broken", repeated(error, 2));
     let sound = Script::named("sound", []);
     let (calls, queue) = (Arc::clone(&broken.calls), sound.queue());
-    let (builder, reports) = told(move || {
+    let (builder, reports) = reporting(move || {
         queue.push(Event::Accepted("one"));
         queue.push(Event::Accepted("stop"));
     });
     let server = builder.listen([broken, sound]).build().expect("a server");
     let handle = server.handle();
     server.serve_forever(until_stop).expect("serve");
-    let abandoned = |name| Told::of(name, &error(), Reaction::Abandon);
+    let abandoned = |name| Received::of(name, &error(), Reaction::Abandon);
     assert_eq!(
         reports.try_iter().collect::<Vec<_>>(),
         [abandoned("broken")]
@@ -334,7 +334,7 @@ fn the_listener_is_broken(error: fn() -> io::Error) {
 
     let last = Script::new(repeated(error, 2));
     let calls = Arc::clone(&last.calls);
-    let (builder, reports) = told(|| ());
+    let (builder, reports) = reporting(|| ());
     let server = builder.listen([last]).build().expect("a server");
     let handle = server.handle();
     let err = server

@@ -83,7 +83,7 @@ fn address(server: &ServerProcess) -> SocketAddr {
 }
 
 /// How many slow clients there are beside the good ones.
-const DRIPPING: usize = 1000;
+const SLOW: usize = 1000;
 
 /// Slow clients, which each send a byte every half second, and never a whole request. The drop ends
 /// them.
@@ -130,7 +130,7 @@ impl Drop for Drip {
     fn drop(&mut self) {
         self.ends.store(true, Ordering::SeqCst);
         if let Some(thread) = self.thread.take() {
-            thread.join().expect("clients that drip");
+            thread.join().expect("slow clients");
         }
     }
 }
@@ -145,7 +145,7 @@ fn slow_clients_hold_no_thread() {
     // A request may take an hour, so no slow client is aborted before the test is over.
     let options = ["whole=1", "threads=8", "request_ms=3600000"];
     let mut server = ServerProcess::start("tcp", "pool", &options);
-    let drip = Drip::start(address(&server), DRIPPING);
+    let drip = Drip::start(address(&server), SLOW);
     // Each slow client holds a thread until no thread is left for other clients.
     let gate = Gate::new();
     let holding: Vec<_> = (0..THREADS)
@@ -162,7 +162,7 @@ fn slow_clients_hold_no_thread() {
     // All slow clients are still connected, and none has a handler: all are parked.
     let list = server.target().ask("list");
     let parked = list.lines().filter(|line| line.contains(" parked for "));
-    assert_eq!(parked.count(), DRIPPING, "{list}");
+    assert_eq!(parked.count(), SLOW, "{list}");
     drop(drip);
     server.target().ask("shutdown");
     let ended = server.ended();
@@ -228,7 +228,7 @@ const KILLED: usize = 4;
 
 /// Waits until all workers have started.
 fn wait_for_workers(server: &ServerProcess) {
-    poll_until("all workers are there", DEADLINE, || {
+    poll_until("all workers have started", DEADLINE, || {
         (children(server.pid()).len() >= WORKERS).then_some(())
     });
 }
@@ -300,16 +300,16 @@ fn nothing_is_left(server: &mut ServerProcess, killed: &[i32]) {
     let end = Instant::now() + DEADLINE;
     // Children of a forking worker end by themselves, a moment after their answer.
     while server.target().ask("live") != "1" {
-        assert!(Instant::now() < end, "places under the limit come back");
+        assert!(Instant::now() < end, "permits are returned");
     }
     while server.target().ask("list").lines().count() != 1 {
-        assert!(Instant::now() < end, "connections leave the list");
+        assert!(Instant::now() < end, "connections leave the registry");
     }
     let workers = children(server.pid());
     server.target().ask("shutdown");
     let ended = server.ended();
     assert!(ended.starts_with("aborted=0 live=0 "), "{ended}");
     for pid in workers.iter().chain(killed) {
-        assert!(!is_running(&pid.to_string()), "process {pid} is left");
+        assert!(!is_running(&pid.to_string()), "process {pid} still exists");
     }
 }

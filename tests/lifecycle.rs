@@ -180,7 +180,7 @@ fn a_pause_keeps_the_backlog(model: &str) {
     assert_eq!(
         second.answer(),
         "second",
-        "a stop serves the queue all the same"
+        "a stop serves the backlog during a pause"
     );
 }
 

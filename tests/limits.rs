@@ -92,7 +92,7 @@ fn is_aborted(
     transport: &str,
     model: &str,
     option: &str,
-    told: &str,
+    error_text: &str,
     play: impl FnOnce(Box<dyn Client>),
 ) {
     let mut server = ServerProcess::start(transport, model, &[&format!("{option}=100")]);
@@ -100,12 +100,16 @@ fn is_aborted(
     play(server.target().connect());
     let error = server.wait_for("error ");
     let elapsed = start.elapsed();
-    assert_eq!(error, format!("{told} panic=false"));
+    assert_eq!(error, format!("{error_text} panic=false"));
     assert!(
         elapsed >= Duration::from_millis(100),
         "aborted after {elapsed:?}"
     );
-    assert_eq!(server.target().ask("echo on"), "on", "the others go on");
+    assert_eq!(
+        server.target().ask("echo on"),
+        "on",
+        "other connections are served"
+    );
     server.target().ask("shutdown");
     server.wait_for("ended ");
     assert_eq!(
@@ -115,8 +119,8 @@ fn is_aborted(
 }
 
 fn a_silent_client_is_aborted(transport: &str, model: &str) {
-    let told = "no first byte came within the first-byte timeout";
-    is_aborted(transport, model, "first_byte_ms", told, |client| {
+    let error_text = "no first byte came within the first-byte timeout";
+    is_aborted(transport, model, "first_byte_ms", error_text, |client| {
         assert_eq!(rest(client), "");
     });
 }
@@ -135,16 +139,16 @@ fn a_silent_client_is_closed_before_a_handler_has_it(transport: &str, model: &st
 }
 
 fn a_client_that_falls_silent_is_aborted(transport: &str, model: &str) {
-    let told = "no input came within the idle timeout";
-    is_aborted(transport, model, "idle_ms", told, |mut client| {
+    let error_text = "no input came within the idle timeout";
+    is_aborted(transport, model, "idle_ms", error_text, |mut client| {
         client.write_all(b"wait\n").expect("send");
         assert_eq!(rest(client), "");
     });
 }
 
 fn a_request_that_takes_too_long_is_aborted(transport: &str, model: &str) {
-    let told = "the request took longer than the request timeout";
-    is_aborted(transport, model, "request_ms", told, |mut client| {
+    let error_text = "the request took longer than the request timeout";
+    is_aborted(transport, model, "request_ms", error_text, |mut client| {
         client.write_all(b"wait\n").expect("send");
         assert_eq!(rest(client), "");
     });
@@ -152,24 +156,24 @@ fn a_request_that_takes_too_long_is_aborted(transport: &str, model: &str) {
 
 fn a_client_that_does_not_read_is_aborted(transport: &str, model: &str) {
     let mut kept = None;
-    let told = "the peer took no output within the write timeout";
-    is_aborted(transport, model, "write_ms", told, |mut client| {
+    let error_text = "the peer took no output within the write timeout";
+    is_aborted(transport, model, "write_ms", error_text, |mut client| {
         client.write_all(b"big 50000000\n").expect("send");
         kept = Some(client);
     });
 }
 
 fn a_connection_that_is_open_for_too_long_is_aborted(transport: &str, model: &str) {
-    let told = "the connection was open for its whole lifetime";
-    is_aborted(transport, model, "lifetime_ms", told, |mut client| {
+    let error_text = "the connection was open for its whole lifetime";
+    is_aborted(transport, model, "lifetime_ms", error_text, |mut client| {
         client.write_all(b"wait\n").expect("send");
         assert_eq!(rest(client), "");
     });
 }
 
 fn a_client_that_drips_is_aborted(transport: &str, model: &str) {
-    let told = "input came more slowly than the minimum rate";
-    is_aborted(transport, model, "slow_ms", told, |client| {
+    let error_text = "input came more slowly than the minimum rate";
+    is_aborted(transport, model, "slow_ms", error_text, |client| {
         drip(client);
     });
 }
@@ -179,7 +183,10 @@ fn drip(mut client: Box<dyn Client>) {
     let end = Instant::now() + DEADLINE;
     let (_keep, silence) = channel::<()>();
     while client.write_all(b"x").is_ok() {
-        assert!(Instant::now() < end, "a client that drips goes on for ever");
+        assert!(
+            Instant::now() < end,
+            "the server ends a slow client within the deadline"
+        );
         let _ = silence.recv_timeout(Duration::from_millis(20));
     }
 }
@@ -219,7 +226,11 @@ fn slow_clients_hold_no_thread(transport: &str, model: &str) {
     let options = ["whole=1", "request_ms=3600000", "threads=1", "workers=1"];
     let mut server = ServerProcess::start(transport, model, &options);
     let slow = slow_clients(&server);
-    assert_eq!(server.target().ask("echo on"), "on", "nobody is in its way");
+    assert_eq!(
+        server.target().ask("echo on"),
+        "on",
+        "slow clients hold no thread"
+    );
     for mut client in slow {
         client.write_all(b"ere\necho next\n").expect("send");
         assert_eq!(rest(client), "here");
@@ -322,7 +333,7 @@ fn end(mut server: ServerProcess, parked: Box<dyn Client>) -> String {
     while rest_of(&server, "shutdown") != "ok" {
         assert!(
             Instant::now() < end,
-            "the place of a connection that has ended is free"
+            "the permit of a connection that has ended is free"
         );
     }
     server.wait_for("ended ");

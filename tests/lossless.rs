@@ -69,15 +69,15 @@ fn main() -> ExitCode {
     end.exit_code()
 }
 
-/// Whom the servers run as where the test is root: nobody, by convention.
+/// The user of the servers if the test is root: `nobody`, by convention.
 const NOBODY: u32 = 65_534;
 
 fn is_root() -> bool {
     rustix::process::geteuid().is_root()
 }
 
-/// A stop needs no privilege. This process has one thread, and so it is the whole process that has
-/// none from here on.
+/// A stop needs no privilege. This process has one thread, so the whole process drops its
+/// privileges here.
 fn give_up_privileges() {
     if is_root() {
         set_thread_groups(&[]).expect("leave all groups");
@@ -117,8 +117,8 @@ fn stop_under_load(transport: &str, model: &str) {
     );
 }
 
-/// Asks until nobody lets the client in, and says when enough have been answered. Says how it was
-/// lost, if it was.
+/// Asks until the client is refused, and reports when enough were answered. Returns how an answer
+/// was lost, if one was.
 fn ask_until_refused(target: &Target, answered: &AtomicU64, enough: &Sender<()>) -> Option<String> {
     loop {
         let mut client = target.connect_within(PATIENCE).ok()?;

@@ -195,7 +195,11 @@ fn tried_again<M: socketserver::model::Model>(model: M, resource: Resource, limi
         })
         .expect("serve");
     assert_eq!(pending.answer(), "served");
-    assert_eq!(reports.load(Ordering::SeqCst), 1, "the limit was met");
+    assert_eq!(
+        reports.load(Ordering::SeqCst),
+        1,
+        "the server has reached the limit"
+    );
     let totals = handle.totals();
     assert_eq!(
         (totals.accepted, totals.completed, totals.failed),
@@ -245,7 +249,11 @@ fn a_failed_fork_is_no_death_of_a_worker() {
         })
         .expect("serve");
     assert_eq!(pending.answer(), "served");
-    assert_eq!(handle.totals().accept_errors, 1, "the limit was met");
+    assert_eq!(
+        handle.totals().accept_errors,
+        1,
+        "the server has reached the limit"
+    );
 }
 
 fn a_thread_that_cannot_be_started_is_tried_again() {
@@ -298,7 +306,7 @@ fn limit_descriptors() {
 
 /// CPU time of a process in seconds, user and system.
 fn cpu_seconds(pid: u32) -> f64 {
-    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).expect("the process is there");
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).expect("the process exists");
     let fields: Vec<_> = stat
         .rsplit_once(')')
         .expect("a name")
@@ -373,7 +381,7 @@ fn a_crashed_worker_is_replaced() {
     let report = server.stop();
     assert!(
         report.starts_with("aborted=0 live=0 "),
-        "the places of the dead are free again: {report}"
+        "the permits of killed workers are free again: {report}"
     );
 }
 
@@ -424,7 +432,7 @@ fn a_child_closes_the_listener() {
         unreachable!()
     };
     // The parent closes its listener, and waits for the child.
-    poll_until("nobody accepts there any more", DEADLINE, || {
+    poll_until("the port accepts no more connections", DEADLINE, || {
         TcpStream::connect(addr).is_err().then_some(())
     });
     drop(held);
@@ -450,7 +458,7 @@ fn a_child_that_crashes_is_reported() {
 
 /// Counts the context switches of all threads of a process and its workers: each wake-up is one.
 fn switches(pid: u32) -> u64 {
-    let tasks = std::fs::read_dir(format!("/proc/{pid}/task")).expect("the process is there");
+    let tasks = std::fs::read_dir(format!("/proc/{pid}/task")).expect("the process exists");
     let count = |path: std::path::PathBuf| {
         let status = std::fs::read_to_string(path.join("status")).unwrap_or_default();
         let lines = status

@@ -394,7 +394,7 @@ fn a_stop_waits_for_sessions_that_finish(model: &str) {
     for client in &mut clients {
         expect(&mut **client, "done?");
     }
-    assert!(!server.has_said("ended "), "they are not done");
+    assert!(!server.has_said("ended "), "the replies have not ended");
     for client in &mut clients {
         client.write_all(b"yes\n").expect("send");
         expect_end(&mut **client);

@@ -44,11 +44,11 @@ fn main() -> ExitCode {
                 .into_iter()
                 .map(|(model, client)| (model, client.join().unwrap_or(0)));
             let taken: Vec<_> = taken.collect();
-            let cut: Vec<_> = taken.iter().filter(|(_, taken)| *taken != REPLY).collect();
-            if cut.is_empty() {
+            let short: Vec<_> = taken.iter().filter(|(_, taken)| *taken != REPLY).collect();
+            if short.is_empty() {
                 Ok(())
             } else {
-                Err(format!("of {REPLY} bytes: {cut:?}").into())
+                Err(format!("of {REPLY} bytes: {short:?}").into())
             }
         })
     });

@@ -191,7 +191,7 @@ fn a_runtime_names_no_server() {
     for (name, text) in sources(&["src/task"]) {
         let code = code(&text).replace("socketserver", "");
         let line = code.lines().find(|line| line.contains("server"));
-        assert_eq!(line, None, "{name} speaks of servers");
+        assert_eq!(line, None, "{name} names servers");
     }
 }
 

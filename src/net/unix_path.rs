@@ -102,7 +102,9 @@ impl<T> UnixOptions<T> {
                 }
                 io::ErrorKind::AlreadyExists => "move that file away, or choose another path",
                 io::ErrorKind::NotFound => "create the directory first",
-                io::ErrorKind::InvalidInput => "a path or name has 1 to 107 bytes",
+                io::ErrorKind::InvalidInput => {
+                    "a path or name has at most 107 bytes, and at least one"
+                }
                 _ => return Error::new(format!("bind {addr}"), err),
             };
             Error::new(format!("bind {addr}"), err).with_remedy(remedy)

@@ -67,9 +67,9 @@ macro_rules! rows {
 }
 
 /// Why some examples do not run under some models.
-const ONE_AT_A_TIME: &str = "a client that stays keeps it from the others";
-const NO_MEMORY_IN_COMMON: &str = "each process would have clients and a state of its own";
-const THREADS: &str = "it has a thread beside the server's, and forking wants a process with one";
+const ONE_AT_A_TIME: &str = "a client that stays connected keeps other clients waiting";
+const NO_MEMORY_IN_COMMON: &str = "each process has its own clients and state";
+const THREADS: &str = "it has a second thread, and forking needs a single-threaded process";
 
 const ROWS: [Row; 21] = rows! {
     hello greets_every_client, except [];
@@ -79,15 +79,15 @@ const ROWS: [Row; 21] = rows! {
         ("forking prefork", NO_MEMORY_IN_COMMON),
     ];
     login remembers_each_client_between_its_lines, except [];
-    http_hello serves_its_page_and_turns_nonsense_down, except [("sequential", ONE_AT_A_TIME)];
-    request_handler knows_its_user_and_finishes_in_any_case, except [];
+    http_hello serves_its_page_and_refuses_nonsense, except [("sequential", ONE_AT_A_TIME)];
+    request_handler knows_its_user_and_always_finishes, except [];
     two_transports reverses_lines_on_both, except [("sequential", ONE_AT_A_TIME)];
-    graceful_stop lets_clients_finish_and_ends_the_silent, except [("sequential", ONE_AT_A_TIME)];
+    graceful_stop lets_clients_finish_and_closes_silent_ones, except [("sequential", ONE_AT_A_TIME)];
     background counts_its_clients_and_stops_at_the_end_of_input, except [
         ("forking prefork", THREADS),
     ];
-    hooks tell_what_is_turned_away_and_what_fails, except [
-        ("forking prefork", "each process would have descriptors, a limit and lines of its own"),
+    hooks report_refused_and_failed_connections, except [
+        ("forking prefork", "each process has its own descriptors, limit and lines"),
     ];
     inetd becomes_the_program_for_each_connection, except [
         ("sequential threading pool coroutines", "the program takes the place of the server"),
@@ -96,21 +96,21 @@ const ROWS: [Row; 21] = rows! {
             "the program takes the place of a worker",
         ),
     ];
-    prefork answers_from_its_workers_and_replaces_the_dead, except [
+    prefork answers_from_its_workers_and_replaces_dead_ones, except [
         ("sequential threading pool forking coroutines", "it has no workers to replace"),
         ("prefork_forking", "its workers have children that answer"),
     ];
-    chat sends_each_line_to_everybody, except [
+    chat sends_each_line_to_all_clients, except [
         ("sequential", ONE_AT_A_TIME),
         ("forking prefork", NO_MEMORY_IN_COMMON),
     ];
     proxy passes_lines_on_and_answers_back, except [("sequential", ONE_AT_A_TIME)];
     resolver answers_names_with_their_addresses, except [("sequential", ONE_AT_A_TIME)];
-    poll_loop serves_both_and_ends_when_told, except [("forking prefork", THREADS)];
+    poll_loop serves_both_and_ends_on_request, except [("forking prefork", THREADS)];
     adopted_socket serves_on_its_standard_input, except [];
     own_transport keeps_messages_apart, except [];
     counting counts_what_each_client_sends_and_gets, except [];
-    tftp sends_files_and_says_when_there_is_none, except [];
+    tftp sends_files_and_reports_missing_ones, except [];
 };
 
 /// The examples that need the feature.
@@ -226,7 +226,7 @@ fn programs(extension: &str) -> BTreeSet<String> {
 }
 
 /// Whether a tool is installed; prints a message if it is not.
-#[expect(clippy::print_stderr, reason = "what is not run is said")]
+#[expect(clippy::print_stderr, reason = "a skipped test prints why")]
 pub(crate) fn is_there(tool: &str) -> bool {
     let version = Command::new(tool)
         .arg("--version")
@@ -237,7 +237,7 @@ pub(crate) fn is_there(tool: &str) -> bool {
     if !is_there {
         let is_strict = std::env::var_os("CI_STRICT").is_some_and(|value| value == "1");
         assert!(!is_strict, "there is no {tool}");
-        eprintln!("there is no {tool} here: what needs it was not run");
+        eprintln!("{tool} is not installed: its tests did not run");
     }
     is_there
 }

@@ -115,7 +115,11 @@ pub(crate) fn request_handler(program: Program) {
     let mut client = connect_unix(&path);
     assert_eq!(client.line(), greeting);
     client.send_bytes(b"\xff\n");
-    assert_eq!(client.rest(), "", "what is no text ends its connection");
+    assert_eq!(
+        client.rest(),
+        "",
+        "a line that is not UTF-8 ends its connection"
+    );
     assert_eq!(example.errors.next(), format!("user {user} sent 0 lines"));
 }
 
@@ -341,7 +345,11 @@ pub(crate) fn proxy(program: Program) {
     drop(upstream);
     client.send("get sky\n");
     assert_eq!(client.rest(), "", "a server that is gone is the end");
-    assert_eq!(connect(addr).rest(), "", "there is none to connect to");
+    assert_eq!(
+        connect(addr).rest(),
+        "",
+        "there is no listener to connect to"
+    );
 }
 
 pub(crate) fn resolver(program: Program) {

@@ -93,7 +93,7 @@ fn a_privileged_port_needs_a_capability() {
     let limit = std::fs::read_to_string("/proc/sys/net/ipv4/ip_unprivileged_port_start").unwrap();
     assert!(
         limit.trim().parse::<u16>().unwrap() > 1,
-        "this host lets everybody bind port 1"
+        "this host lets every user bind port 1"
     );
     for err in [
         TcpServer::bind("127.0.0.1:1").unwrap_err(),

@@ -28,7 +28,7 @@ fn coroutines(workers: usize) -> Coroutines {
 }
 
 /// The driver that this module tests.
-#[expect(clippy::print_stderr, reason = "nothing is skipped in silence")]
+#[expect(clippy::print_stderr, reason = "a skipped test prints why")]
 fn driver() -> Driver {
     if module_path!().ends_with("epoll") {
         return Driver::Epoll;

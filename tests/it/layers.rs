@@ -183,7 +183,9 @@ fn the_first_bytes_of_a_layer_have_the_deadline_of_a_handshake() {
                 .send(failure.abort_reason())
                 .expect("the test waits");
         });
-    let (_guard, target) = spawn(builder, |_| -> Next { unreachable!("nobody said a name") });
+    let (_guard, target) = spawn(builder, |_| -> Next {
+        unreachable!("no client sent a name")
+    });
     assert_eq!(target.connect().read(&mut [0]).unwrap(), 0);
     let reason = wait.recv_timeout(DEADLINE).unwrap();
     assert_eq!(reason, Some(AbortReason::Handshake));

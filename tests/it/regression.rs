@@ -112,10 +112,10 @@ fn an_abort_is_a_timeout_and_not_the_end_of_the_input() {
     client.write_all(b"half an upload").unwrap();
     assert_eq!(wait.recv_timeout(DEADLINE).unwrap(), None);
     guard.handle().shutdown_within(Duration::ZERO);
-    let cut = Err(io::ErrorKind::TimedOut);
+    let aborted = Err(io::ErrorKind::TimedOut);
     assert_eq!(
         wait.recv_timeout(DEADLINE).unwrap(),
-        Some((cut, Err(io::ErrorKind::TimedOut)))
+        Some((aborted, Err(io::ErrorKind::TimedOut)))
     );
     assert_eq!(guard.join().unwrap().aborted, 1);
 }

@@ -58,8 +58,8 @@ fn an_idle_server_waits_once_and_is_woken_by_the_stop() {
     let server = Server::<Tcp, Threading>::builder().observer(move |event: &Event<'_>| {
         if let Event::State(state) = event {
             // The accepting thread reports its own waits.
-            let told = (*state, thread::current().id(), waits_of_this_thread());
-            states.send(told).unwrap();
+            let seen = (*state, thread::current().id(), waits_of_this_thread());
+            states.send(seen).unwrap();
         }
     });
     let guard = server.bind("127.0.0.1:0").unwrap().spawn(|_| ()).unwrap();
@@ -68,9 +68,9 @@ fn an_idle_server_waits_once_and_is_woken_by_the_stop() {
     let (_keep, never) = channel::<()>();
     let _ = never.recv_timeout(Duration::from_millis(300));
     guard.stop().unwrap();
-    let told: Vec<_> = wait.try_iter().collect();
+    let seen: Vec<_> = wait.try_iter().collect();
     let waits_at = |wanted: State| {
-        let of_state = told.iter().find(|(state, ..)| *state == wanted);
+        let of_state = seen.iter().find(|(state, ..)| *state == wanted);
         of_state
             .map(|(_, thread, waits)| (*thread, *waits))
             .unwrap()

@@ -144,8 +144,11 @@ fn a_handler_gets_the_abort_reason_after_a_reset() {
         assert!(std::time::Instant::now() < end, "no reset comes");
     }
     go.send(()).unwrap();
-    let told = || "the connection was aborted through the server's handle".to_owned();
-    assert_eq!(results.recv_timeout(DEADLINE).unwrap(), (told(), told()));
+    let reason = || "the connection was aborted through the server's handle".to_owned();
+    assert_eq!(
+        results.recv_timeout(DEADLINE).unwrap(),
+        (reason(), reason())
+    );
 }
 
 #[test]

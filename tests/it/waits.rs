@@ -66,7 +66,7 @@ fn written_to_by(
             }
             number @ 1..=NUMBERS => {
                 let writer = first.lock().expect("no panic").clone();
-                let written = write(writer.expect("the first is there"), number);
+                let written = write(writer.expect("the first client is connected"), number);
                 ends.send(written).expect("the test waits");
             }
             _ => conn.write_all(b"?")?,

@@ -400,7 +400,7 @@ impl Watched {
         let limit = Timespec::try_from(DEADLINE).expect("a short time");
         let mut fds = [PollFd::new(&self.0, PollFlags::IN)];
         let ended = poll(&mut fds, Some(&limit)).expect("wait for a process");
-        assert_eq!(ended, 1, "the process is still there");
+        assert_eq!(ended, 1, "the process still exists");
     }
 }
 

@@ -432,7 +432,7 @@ where
     match server.serve_forever(handler) {
         Ok(report) => {
             if let Some(mut foreign) = foreign {
-                let status = foreign.wait().expect("nobody else has waited for it");
+                let status = foreign.wait().expect("no other code has waited for it");
                 say(format!("foreign {status}"));
             }
             say_totals(report, &handle);
