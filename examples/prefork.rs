@@ -8,7 +8,7 @@ use std::process;
 use socketserver::{Connection, Prefork, Server, Tcp, ThreadPool};
 
 pub(crate) fn answer(conn: &mut impl Connection) -> io::Result<()> {
-    let line = format!("request {} in process {}\n", conn.id(), process::id());
+    let line = format!("connection {} in process {}\n", conn.id(), process::id());
     conn.write_all(line.as_bytes())
 }
 

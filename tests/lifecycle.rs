@@ -196,7 +196,7 @@ fn a_stop_ends_with_the_last_connection(model: &str) {
         // The server waits for this connection only.
         server.wait_for("event draining");
     }
-    assert!(!server.has_said("ended "), "the request is still there");
+    assert!(!server.has_said("ended "), "the connection is still there");
     drop(at_gate);
     server.wait_for("ended ");
     assert_eq!(held.answer(), "");

@@ -442,7 +442,7 @@ fn the_limit_holds_and_waits(transport: &str, model: Model) {
     assert_eq!(
         second.answer(),
         "1",
-        "the limit counts requests in all processes"
+        "the limit counts connections in all processes"
     );
     assert_eq!(
         server.stop(),
@@ -512,7 +512,7 @@ fn a_parked_connection_holds_no_thread_and_wakes(transport: &str, model: Model) 
     assert_eq!(
         support::Pending::Stream(kept).answer(),
         "1",
-        "it is still the first request"
+        "it is still the first connection"
     );
     assert_eq!(
         server.stop(),

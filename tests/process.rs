@@ -204,7 +204,7 @@ fn tried_again<M: socketserver::model::Model>(model: M, resource: Resource, limi
     assert_eq!(
         (totals.accepted, totals.completed, totals.failed),
         (1, 1, 0),
-        "and the request was not lost"
+        "and the connection was not lost"
     );
 }
 

@@ -15,7 +15,7 @@ use crate::handler::{Next, Outcome};
 use crate::net::{Accepted, Managed};
 use crate::observe::events::{EndReason, Event, RefuseReason};
 use crate::observe::hooks::{self, Failure, Hooks};
-use crate::registry::info::{Kind, Traffic};
+use crate::registry::info::{Subject, Traffic};
 use crate::registry::table::{AbortReason, Activity, Slot};
 use crate::shared::Shared;
 
@@ -106,7 +106,7 @@ impl<R: Managed> Service<R> {
         let is_last = self.shared.lifecycle.stopping();
         request.context().begin_request();
         self.hooks.emit(|| Event::Started {
-            kind: request.context().kind(),
+            subject: request.context().subject(),
             id: request.id(),
         });
         let opened = hooks::call(|| request.open()).and_then(|opened| opened.map_err(Into::into));
@@ -204,9 +204,9 @@ impl<R: Managed> Service<R> {
             },
         };
         // The accept loop waits for what it knew of before.
-        let (kind, id) = (request.context().kind(), request.id());
+        let (subject, id) = (request.context().subject(), request.id());
         parking.park(request, permits)?;
-        self.hooks.emit(|| Event::Parked { kind, id });
+        self.hooks.emit(|| Event::Parked { subject, id });
         if new {
             self.shared.lifecycle.wakeup_event().wake();
         }
@@ -269,7 +269,7 @@ impl<R: Managed> Service<R> {
     /// whose handler has failed.
     pub(crate) fn close_all(&self, requests: &mut VecDeque<R>, mut failed: Vec<u64>) {
         let total = requests.len() as u64;
-        let told = |request: &R| (request.context().kind(), request.id(), request.peer());
+        let told = |request: &R| (request.context().subject(), request.id(), request.peer());
         let watched = !self.hooks.observers.is_empty();
         let ends: Vec<_> = requests.iter().filter(|_| watched).map(told).collect();
         R::close_all(requests, &mut |request, err| {
@@ -278,13 +278,13 @@ impl<R: Managed> Service<R> {
                 self.fail(request, err.into());
             }
         });
-        for (kind, id, peer) in ends {
+        for (subject, id, peer) in ends {
             let ended = if failed.contains(&id) {
                 Ended::Failed
             } else {
                 Ended::Completed
             };
-            self.hooks.emit(|| end_of(kind, id, peer, None, ended));
+            self.hooks.emit(|| end_of(subject, id, peer, None, ended));
         }
         let failures = failed.len() as u64;
         self.shared.counters.tally(Ended::Failed, failures);
@@ -304,7 +304,7 @@ impl<R: Managed> Service<R> {
             RefuseReason::Rate => count(&counts.over_rate),
         }
         self.hooks.emit(|| Event::Refused {
-            kind: request.context().kind(),
+            subject: request.context().subject(),
             id: request.id(),
             peer: request.peer(),
             reason,
@@ -327,7 +327,7 @@ impl<R: Managed> Service<R> {
 
     pub(crate) fn emit_accepted(&self, request: &R) {
         self.hooks.emit(|| Event::Accepted {
-            kind: request.context().kind(),
+            subject: request.context().subject(),
             id: request.id(),
             peer: request.peer(),
         });
@@ -336,7 +336,7 @@ impl<R: Managed> Service<R> {
     fn emit_end(&self, request: &R, ended: Ended) {
         self.hooks.emit(|| {
             end_of(
-                request.context().kind(),
+                request.context().subject(),
                 request.id(),
                 request.peer(),
                 request.context().slot(),
@@ -348,7 +348,7 @@ impl<R: Managed> Service<R> {
     /// Reports a failed request.
     fn fail(&self, request: &dyn Accepted, err: HandlerError) {
         self.report(&Failure {
-            kind: request.context().kind(),
+            subject: request.context().subject(),
             id: request.id(),
             peer: request.peer(),
             error: &*err,
@@ -364,7 +364,13 @@ fn has_more(request: &impl Managed) -> bool {
 }
 
 /// The event of a request's end.
-fn end_of<'a>(kind: Kind, id: u64, peer: Address, slot: Option<&Slot>, ended: Ended) -> Event<'a> {
+fn end_of<'a>(
+    subject: Subject,
+    id: u64,
+    peer: Address,
+    slot: Option<&Slot>,
+    ended: Ended,
+) -> Event<'a> {
     let abort = slot.and_then(Slot::abort_reason);
     let how = match (abort, ended) {
         (Some(reason), _) => EndReason::Aborted(reason),
@@ -372,7 +378,7 @@ fn end_of<'a>(kind: Kind, id: u64, peer: Address, slot: Option<&Slot>, ended: En
         (None, Ended::Completed | Ended::Parked) => EndReason::Completed,
     };
     Event::Ended {
-        kind,
+        subject,
         id,
         peer,
         traffic: Traffic::of(slot),
@@ -382,16 +388,16 @@ fn end_of<'a>(kind: Kind, id: u64, peer: Address, slot: Option<&Slot>, ended: En
 
 /// What is said of a request that ended elsewhere, whatever its type.
 pub(crate) trait Tally: fmt::Debug + Send + Sync {
-    fn tally(&self, kind: Kind, id: u64, peer: &Address, slot: Option<&Slot>, ended: Ended);
+    fn tally(&self, subject: Subject, id: u64, peer: &Address, slot: Option<&Slot>, ended: Ended);
     /// Tells the error hook, if there is one.
     fn report(&self, failure: &Failure<'_>);
     fn counters(&self) -> &Counters;
 }
 
 impl<R: Managed> Tally for Service<R> {
-    fn tally(&self, kind: Kind, id: u64, peer: &Address, slot: Option<&Slot>, ended: Ended) {
+    fn tally(&self, subject: Subject, id: u64, peer: &Address, slot: Option<&Slot>, ended: Ended) {
         self.hooks
-            .emit(|| end_of(kind, id, peer.clone(), slot, ended));
+            .emit(|| end_of(subject, id, peer.clone(), slot, ended));
         self.shared.counters.tally(ended, 1);
     }
 

@@ -24,7 +24,7 @@ use crate::net::{Accepted, Managed, Transport, Waits};
 use crate::observe::hooks::{Failure, Step};
 use crate::registry::SETTLE;
 use crate::registry::context::Registered;
-use crate::registry::info::Kind;
+use crate::registry::info::Subject;
 use crate::registry::table::{Activity, Slot};
 use crate::shared::Shared;
 use crate::sys::child::{Child, Exit};
@@ -78,7 +78,7 @@ struct ActiveChild {
 
 #[derive(Debug)]
 struct Forked {
-    kind: Kind,
+    subject: Subject,
     id: u64,
     peer: Address,
     service: Arc<dyn Tally>,
@@ -158,7 +158,7 @@ impl Dispatch for Forking {
             };
             let id = request.id();
             let forked = Forked {
-                kind: request.context().kind(),
+                subject: request.context().subject(),
                 id,
                 peer: request.peer(),
                 socket: service.shared.registry.socket(id),
@@ -277,7 +277,7 @@ impl Forked {
             other => {
                 let error = format!("child process {} ended with {other}", pid.as_raw_pid());
                 self.service.report(&Failure {
-                    kind: self.kind,
+                    subject: self.subject,
                     id: self.id,
                     peer: self.peer.clone(),
                     error: &*HandlerError::from(error),
@@ -288,7 +288,7 @@ impl Forked {
             }
         };
         self.service
-            .tally(self.kind, self.id, &self.peer, slot, ended);
+            .tally(self.subject, self.id, &self.peer, slot, ended);
     }
 }
 

@@ -6,7 +6,7 @@ use std::time::Duration;
 use crate::address::Address;
 use crate::lifecycle::State;
 use crate::observe::hooks::{AcceptError, Failure, Stall};
-use crate::registry::info::{Kind, Traffic};
+use crate::registry::info::{Subject, Traffic};
 use crate::registry::table::AbortReason;
 
 /// Receives every event of a server; see [`Builder::observer`](crate::Builder::observer).
@@ -63,7 +63,7 @@ pub enum Event<'a> {
     #[non_exhaustive]
     Accepted {
         /// Whether it is a connection or a datagram.
-        kind: Kind,
+        subject: Subject,
         /// The number of the connection or datagram, unique within its server.
         id: u64,
         /// The address of the peer.
@@ -73,7 +73,7 @@ pub enum Event<'a> {
     #[non_exhaustive]
     Refused {
         /// Whether it is a connection or a datagram.
-        kind: Kind,
+        subject: Subject,
         /// The number of the connection or datagram, unique within its server.
         id: u64,
         /// The address of the peer.
@@ -86,7 +86,7 @@ pub enum Event<'a> {
     #[non_exhaustive]
     Started {
         /// Whether it is a connection or a datagram.
-        kind: Kind,
+        subject: Subject,
         /// The number of the connection or datagram, unique within its server.
         id: u64,
     },
@@ -94,7 +94,7 @@ pub enum Event<'a> {
     #[non_exhaustive]
     Parked {
         /// A connection, unless a transport of your own parks something else.
-        kind: Kind,
+        subject: Subject,
         /// The number of the connection, unique within its server.
         id: u64,
     },
@@ -102,7 +102,7 @@ pub enum Event<'a> {
     #[non_exhaustive]
     Ended {
         /// Whether it was a connection or a datagram.
-        kind: Kind,
+        subject: Subject,
         /// The number of the connection or datagram, unique within its server.
         id: u64,
         /// The address of the peer.
@@ -210,22 +210,24 @@ pub enum Limit {
 impl fmt::Display for Event<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Accepted { kind, id, peer } => write!(f, "{kind} {id} from {peer} accepted"),
+            Self::Accepted { subject, id, peer } => {
+                write!(f, "{subject} {id} from {peer} accepted")
+            }
             Self::Refused {
-                kind,
+                subject,
                 id,
                 peer,
                 reason,
-            } => write!(f, "{kind} {id} from {peer} refused: {reason}"),
-            Self::Started { kind, id } => write!(f, "{kind} {id} started"),
-            Self::Parked { kind, id } => write!(f, "{kind} {id} parked"),
+            } => write!(f, "{subject} {id} from {peer} refused: {reason}"),
+            Self::Started { subject, id } => write!(f, "{subject} {id} started"),
+            Self::Parked { subject, id } => write!(f, "{subject} {id} parked"),
             Self::Ended {
-                kind,
+                subject,
                 id,
                 peer,
                 traffic,
                 how,
-            } => write!(f, "{kind} {id} from {peer} {how}: {traffic}"),
+            } => write!(f, "{subject} {id} from {peer} {how}: {traffic}"),
             Self::Failed(failure) => write!(f, "{failure}"),
             Self::AcceptFailed(err) => write!(f, "{err}"),
             Self::Stalled(stall) => write!(f, "{stall}"),

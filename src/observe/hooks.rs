@@ -13,7 +13,7 @@ use crate::error::Gone;
 use crate::error::HandlerError;
 use crate::lifecycle::{Lifecycle, State};
 use crate::observe::events::{Event, Observer};
-use crate::registry::info::Kind;
+use crate::registry::info::Subject;
 use crate::registry::table::AbortReason;
 
 /// A connection or datagram that failed: its handler returned an error or panicked, or its reply
@@ -33,7 +33,7 @@ use crate::registry::table::AbortReason;
 /// ```
 #[derive(Debug)]
 pub struct Failure<'a> {
-    pub(crate) kind: Kind,
+    pub(crate) subject: Subject,
     pub(crate) id: u64,
     pub(crate) peer: Address,
     pub(crate) error: &'a (dyn StdError + Send + Sync + 'static),
@@ -44,8 +44,8 @@ pub struct Failure<'a> {
 impl Failure<'_> {
     /// Returns whether a connection or a datagram failed.
     #[must_use]
-    pub const fn kind(&self) -> Kind {
-        self.kind
+    pub const fn subject(&self) -> Subject {
+        self.subject
     }
 
     /// Returns the number of the connection or datagram.
@@ -132,13 +132,13 @@ impl Failure<'_> {
 impl fmt::Display for Failure<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self {
-            kind,
+            subject,
             id,
             peer,
             error,
             ..
         } = self;
-        write!(f, "{kind} {id} from {peer}: {error}")
+        write!(f, "{subject} {id} from {peer}: {error}")
     }
 }
 

@@ -8,7 +8,7 @@ pub(crate) mod tracing;
 
 pub use crate::counters::Totals;
 pub use crate::lifecycle::State;
-pub use crate::registry::info::{ConnectionInfo, Kind, Traffic};
+pub use crate::registry::info::{ConnectionInfo, Subject, Traffic};
 pub use crate::registry::table::{AbortReason, Activity};
 pub use events::{EndReason, Event, Limit, Observer, RefuseReason};
 pub use hooks::{AcceptError, Failure, Reaction, Stall, Step};

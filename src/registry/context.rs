@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use crate::address::Address;
 use crate::lifecycle::Idle;
-use crate::registry::info::Kind;
+use crate::registry::info::Subject;
 use crate::registry::session::SessionSlot;
 use crate::registry::table::{AbortReason, Activity, Slot};
 use crate::registry::{Registry, SETTLE};
@@ -90,11 +90,11 @@ impl Context {
         self.id
     }
 
-    pub(crate) const fn kind(&self) -> Kind {
+    pub(crate) const fn subject(&self) -> Subject {
         if self.abortable {
-            Kind::Connection
+            Subject::Connection
         } else {
-            Kind::Datagram
+            Subject::Datagram
         }
     }
 

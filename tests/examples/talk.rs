@@ -233,9 +233,9 @@ pub(crate) fn prefork(program: Program) {
     let workers: Vec<_> = children.split_whitespace().collect();
     assert_eq!(workers.len(), 4);
 
-    let server = |request| {
+    let server = |number| {
         let answer = connect(addr).rest();
-        let start = format!("request {request} in process ");
+        let start = format!("connection {number} in process ");
         let pid = answer.trim_end().strip_prefix(&start);
         pid.expect(&answer).to_owned()
     };

@@ -116,7 +116,7 @@ fn a_thread_that_cannot_be_created_is_reported_and_its_connection_waits() {
     assert_eq!(
         guard.handle().live(),
         1,
-        "the first request waits, and the second is not taken"
+        "the first connection waits, and the second is not accepted"
     );
     guard.handle().shutdown_within(Duration::ZERO);
     let handle = guard.handle().clone();

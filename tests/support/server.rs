@@ -73,90 +73,90 @@ struct Shared {
 }
 
 /// Obeys the first line.
-fn obey<R: Command>(request: &mut R, shared: &Shared) -> Outcome {
-    let line = request.command()?;
+fn obey<R: Command>(accepted: &mut R, shared: &Shared) -> Outcome {
+    let line = accepted.command()?;
     let (command, argument) = line.split_once(' ').unwrap_or((&line, ""));
     match command {
-        "echo" => request.write_all(argument.as_bytes())?,
+        "echo" => accepted.write_all(argument.as_bytes())?,
         "keep" => {
-            writeln!(request, "{argument}")?;
+            writeln!(accepted, "{argument}")?;
             return Ok(Next::Park);
         }
         // The end of a connection that was parked.
         "" => {}
         "count" => write!(
-            request,
+            accepted,
             "{}",
             shared.count.fetch_add(1, Ordering::SeqCst) + 1
         )?,
-        "id" => write!(request, "{}", request.id())?,
-        "pid" => write!(request, "{}", process::id())?,
-        "live" => write!(request, "{}", shared.handle.live())?,
-        "stopping" => write!(request, "{}", request.stopping())?,
+        "id" => write!(accepted, "{}", accepted.id())?,
+        "pid" => write!(accepted, "{}", process::id())?,
+        "live" => write!(accepted, "{}", shared.handle.live())?,
+        "stopping" => write!(accepted, "{}", accepted.stopping())?,
         "fail" => {
-            request.write_all(b"part")?;
+            accepted.write_all(b"part")?;
             return Err("failed as asked".into());
         }
         "panic" => {
-            request.write_all(b"part")?;
+            accepted.write_all(b"part")?;
             panic!("panicked as asked");
         }
         "crash" => process::abort(),
-        "overflow" => write!(request, "{}", recurse(1))?,
+        "overflow" => write!(accepted, "{}", recurse(1))?,
         "exit" => process::exit(argument.parse()?),
         "shutdown" => {
             shared.handle.shutdown();
-            request.write_all(b"ok")?;
+            accepted.write_all(b"ok")?;
         }
         "stop" => {
-            request.write_all(b"ok")?;
+            accepted.write_all(b"ok")?;
             return Ok(Next::Stop);
         }
         // Reports to the gate, and waits until the test releases it.
         "hold" => {
             let gate = argument.to_owned();
             offload(move || hold_at(&gate))?;
-            write!(request, "held, stopping {}", request.stopping())?;
+            write!(accepted, "held, stopping {}", accepted.stopping())?;
         }
         // Reads until the peer or the server ends the connection.
         "wait" => {
-            while !request.command()?.is_empty() {}
-            request.write_all(b"ended")?;
+            while !accepted.command()?.is_empty() {}
+            accepted.write_all(b"ended")?;
         }
         // Asks the server to stop, and runs past its deadline if the server lets it.
         "outlive" => {
             shared.handle.shutdown();
             if argument.is_empty() {
-                while !request.command()?.is_empty() {}
+                while !accepted.command()?.is_empty() {}
             } else {
                 let gate = argument.to_owned();
                 offload(move || hold_at(&gate))?;
             }
         }
-        "talk" => talk(request, &shared.handle)?,
-        "big" => request.write_all(&vec![b'x'; argument.parse()?])?,
-        _ => return manage(request, &shared.handle, command, argument),
+        "talk" => talk(accepted, &shared.handle)?,
+        "big" => accepted.write_all(&vec![b'x'; argument.parse()?])?,
+        _ => return manage(accepted, &shared.handle, command, argument),
     }
     Ok(Next::Close)
 }
 
 /// Answers each message with a line, until there are no more.
-fn talk<R: Command>(request: &mut R, handle: &ServerHandle) -> io::Result<()> {
-    while request.next_message()? {
-        let line = request.command()?;
+fn talk<R: Command>(accepted: &mut R, handle: &ServerHandle) -> io::Result<()> {
+    while accepted.next_message()? {
+        let line = accepted.command()?;
         let (command, argument) = line.split_once(' ').unwrap_or((&line, ""));
         match command {
             "halt" => {
                 handle.shutdown();
-                writeln!(request, "ok")?;
+                writeln!(accepted, "ok")?;
             }
-            "stopping" => writeln!(request, "{}", request.stopping())?,
+            "stopping" => writeln!(accepted, "{}", accepted.stopping())?,
             // A message of two lines.
             "more" => {
-                let more = request.command()?;
-                writeln!(request, "{more}")?;
+                let more = accepted.command()?;
+                writeln!(accepted, "{more}")?;
             }
-            _ => writeln!(request, "{argument}")?,
+            _ => writeln!(accepted, "{argument}")?,
         }
     }
     Ok(())
@@ -164,7 +164,7 @@ fn talk<R: Command>(request: &mut R, handle: &ServerHandle) -> io::Result<()> {
 
 /// Obeys a command that is about the server.
 fn manage<R: Command>(
-    request: &mut R,
+    accepted: &mut R,
     handle: &ServerHandle,
     command: &str,
     argument: &str,
@@ -173,23 +173,23 @@ fn manage<R: Command>(
         // The connections, a line each.
         "list" => {
             for connection in handle.connections() {
-                writeln!(request, "{connection}")?;
+                writeln!(accepted, "{connection}")?;
             }
         }
-        "abort" => write!(request, "{}", handle.abort(argument.parse()?))?,
+        "abort" => write!(accepted, "{}", handle.abort(argument.parse()?))?,
         "halt" => {
             handle.shutdown();
-            writeln!(request, "ok")?;
+            writeln!(accepted, "ok")?;
         }
         "pause" => handle.pause(),
-        "errors" => write!(request, "{}", handle.totals().accept_errors)?,
+        "errors" => write!(accepted, "{}", handle.totals().accept_errors)?,
         // Asks to stop without a lame duck time.
         "drain" => handle.shutdown_within(Duration::from_secs(3600)),
         // Asks to stop twice.
         "twice" => {
             handle.shutdown();
             handle.shutdown_within(Duration::ZERO);
-            while !request.command()?.is_empty() {}
+            while !accepted.command()?.is_empty() {}
         }
         "max" => {
             let mut limits = handle.limits();
@@ -399,7 +399,7 @@ where
         builder = builder.max_connections(max);
     }
     if let Some(refused) = options.number("refuse_id") {
-        builder = builder.verify(move |request| request.id() != refused);
+        builder = builder.verify(move |accepted| accepted.id() != refused);
     }
     let server = match builder.build() {
         Ok(server) => server,
@@ -423,11 +423,11 @@ where
         child.expect("start a child")
     });
     let buffers = options.number("write_buffer") == Some(1);
-    let handler = move |request: &mut T::Accepted| {
+    let handler = move |accepted: &mut T::Accepted| {
         if buffers {
-            request.buffer()?;
+            accepted.buffer()?;
         }
-        obey(request, &shared)
+        obey(accepted, &shared)
     };
     match server.serve_forever(handler) {
         Ok(report) => {
