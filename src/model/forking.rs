@@ -69,7 +69,7 @@ pub struct Forking {
     watching: Watching,
 }
 
-/// A child, and the parent's record of what it active.
+/// A child, and the parent's record of what it serves.
 #[derive(Debug)]
 struct ActiveChild {
     child: Child,
