@@ -626,7 +626,7 @@ impl<'a, R> AcceptBatch<'a, R> {
     }
 
     /// Lets another transport accept, and wraps each of its connections or datagrams. For a
-    /// transport around another one that is not a [`Layered`](crate::net::Layered).
+    /// transport around another one that is not a [`Layered`].
     ///
     /// # Errors
     ///

@@ -359,30 +359,31 @@ impl<T: 'static> Stream<T> {
     }
 
     /// Receives and discards input until the peer ends its side too, within bounds, so that the
-    /// close does not reset the connection.
-    fn linger(&mut self) {
+    /// close does not reset the connection. Waits only if the peer has begun to send: the handler
+    /// has left input `unread`, or more has arrived. Returns whether more had arrived.
+    fn linger(&mut self, unread: bool) -> bool {
         let mut scratch = [0; 1024];
         let mut left = LINGER_BYTES;
-        // The common case: the peer waits for the end of the stream, or has closed, and nothing is
-        // unread. A peer that sends more than the handler read has already begun to.
-        match recv(self.socket(), &mut scratch, RecvFlags::DONTWAIT) {
-            Ok((count, _)) if count > 0 => left -= count,
-            Err(Errno::AGAIN) if !self.input.is_empty() || self.input.left => {}
-            _ => return,
-        }
-        self.context.note_crossing();
+        let more = match recv(self.socket(), &mut scratch, RecvFlags::DONTWAIT) {
+            Ok((count, _)) if count > 0 => count,
+            Err(Errno::AGAIN) if unread => 0,
+            // The common case: the peer waits for the end of the stream, or has closed.
+            _ => return false,
+        };
+        left -= more;
         let deadline = Instant::now() + LINGER_TIME;
         while left > 0 {
             let wait = deadline.saturating_duration_since(Instant::now());
             if wait.is_zero() {
-                return;
+                break;
             }
             self.read_timeout = Some(wait);
             match self.recv(&mut scratch) {
                 Ok(count) if count > 0 => left = left.saturating_sub(count),
-                _ => return,
+                _ => break,
             }
         }
+        more > 0
     }
 }
 
@@ -441,17 +442,19 @@ impl<T: 'static> Managed for Stream<T> {
         // MORE: the end of the stream follows in the same segment. A client that checks for the end
         // before it sends again finds it.
         let sent = self.send_all_pending(SendFlags::MORE);
+        let unread = !self.input.is_empty() || self.input.left;
         let ended = self.input.ended && !self.context.is_ended();
-        // The peer has ended its side too and nothing is unread: close(2) ends the stream in good
+        let mut more = false;
+        // If the peer has ended its side too, no more arrives, and close(2) ends the stream in good
         // order.
-        if sent.is_ok() && ended && Arc::strong_count(&self.socket) == 1 {
-            return Ok(());
+        if sent.is_err() || !ended || Arc::strong_count(&self.socket) > 1 {
+            // shutdown(2) ends the stream now, even if a writer or another process holds a copy of
+            // the descriptor.
+            let shut_down = self.socket().shutdown(Shutdown::Write);
+            more = shut_down.is_ok() && !self.input.ended && self.linger(unread);
         }
-        // shutdown(2) ends the stream now, even if a writer or another process holds a copy of the
-        // descriptor.
-        let shut_down = self.socket().shutdown(Shutdown::Write);
-        if shut_down.is_ok() && !self.input.ended {
-            self.linger();
+        if unread || more {
+            self.context.note_crossing();
         }
         sent
     }
