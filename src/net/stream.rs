@@ -171,43 +171,8 @@ impl<T: 'static> Stream<T> {
         }
     }
 
-    /// Returns a writer for use outside the handler: for a chat, or for subscriptions.
-    ///
-    /// # Examples
-    ///
-    /// ```
-    /// use std::collections::BTreeMap;
-    /// use std::io::{self, Write};
-    /// use std::sync::Mutex;
-    /// use socketserver::net::{Accepted, TcpConnection, Writer};
-    /// use socketserver::python::ThreadingTcpServer;
-    /// use socketserver::Connection;
-    ///
-    /// static CLIENTS: Mutex<BTreeMap<u64, Writer>> = Mutex::new(BTreeMap::new());
-    ///
-    /// fn relay(conn: &mut TcpConnection) -> io::Result<()> {
-    ///     let mut line = String::new();
-    ///     while conn.next_message()? {
-    ///         conn.read_line_max(&mut line, 1024)?;
-    ///         // Copies, so that the lock is free while a client is slow to read.
-    ///         let clients: Vec<_> = CLIENTS.lock().unwrap().values().cloned().collect();
-    ///         for mut client in clients {
-    ///             // A client that has gone is removed by its own handler.
-    ///             let _ = client.write_all(line.as_bytes());
-    ///         }
-    ///         line.clear();
-    ///     }
-    ///     Ok(())
-    /// }
-    ///
-    /// let guard = ThreadingTcpServer::bind("127.0.0.1:0")?.spawn(|conn| {
-    ///     CLIENTS.lock().unwrap().insert(conn.id(), conn.writer());
-    ///     let relayed = relay(conn);
-    ///     CLIENTS.lock().unwrap().remove(&conn.id());
-    ///     relayed
-    /// })?;
-    /// # Ok::<(), socketserver::Error>(())
-    /// ```
+    /// Returns a writer for use outside the handler: for a chat, or for subscriptions. See
+    /// [`Writer`]; `examples/chat.rs` is a whole program.
     #[must_use]
     pub fn writer(&self) -> Writer {
         Writer(Arc::clone(&self.socket))
