@@ -15,7 +15,7 @@ use crate::handler::{Next, Outcome};
 use crate::net::{Accepted, Managed};
 use crate::observe::events::{EndReason, Event, RefuseReason};
 use crate::observe::hooks::{self, Failure, Hooks};
-use crate::registry::info::Traffic;
+use crate::registry::info::{Subject, Traffic};
 use crate::registry::table::{AbortReason, Activity, Slot};
 use crate::shared::Shared;
 
@@ -106,7 +106,10 @@ impl<R: Managed> Service<R> {
         // began earlier, the connection may be parked for the rest of the grace.
         let is_last = self.shared.lifecycle.stopping();
         request.context().begin_request();
-        self.hooks.emit(|| Event::Started { id: request.id() });
+        self.hooks.emit(|| Event::Started {
+            subject: request.context().subject(),
+            id: request.id(),
+        });
         let opened = hooks::call(|| request.open()).and_then(|opened| opened.map_err(Into::into));
         let outcome = opened.and_then(|()| self.call(request));
         request.context().end_request();
@@ -204,9 +207,9 @@ impl<R: Managed> Service<R> {
                 Err(err) => return Err(NotParked::Failed(request, permits, err)),
             },
         };
-        let id = request.id();
+        let (subject, id) = (request.context().subject(), request.id());
         parking.park(request, permits)?;
-        self.hooks.emit(|| Event::Parked { id });
+        self.hooks.emit(|| Event::Parked { subject, id });
         // The wait of the accept loop does not include a parking that is new.
         if new {
             self.shared.lifecycle.wakeup_event().wake();
@@ -271,7 +274,7 @@ impl<R: Managed> Service<R> {
     /// numbers of those whose handlers have failed.
     pub(crate) fn close_all(&self, requests: &mut VecDeque<R>, mut failed: Vec<u64>) {
         let total = requests.len() as u64;
-        let identify = |request: &R| (request.id(), request.peer());
+        let identify = |request: &R| (request.context().subject(), request.id(), request.peer());
         let watched = !self.hooks.observers.is_empty();
         let ends: Vec<_> = requests.iter().filter(|_| watched).map(identify).collect();
         R::close_all(requests, &mut |request, err| {
@@ -280,13 +283,13 @@ impl<R: Managed> Service<R> {
                 self.fail(request, err.into());
             }
         });
-        for (id, peer) in ends {
+        for (subject, id, peer) in ends {
             let ended = if failed.contains(&id) {
                 Ended::Failed
             } else {
                 Ended::Completed
             };
-            self.hooks.emit(|| end_of(id, peer, None, ended));
+            self.hooks.emit(|| end_of(subject, id, peer, None, ended));
         }
         let failures = failed.len() as u64;
         self.shared.counters.tally(Ended::Failed, failures);
@@ -306,6 +309,7 @@ impl<R: Managed> Service<R> {
             RefuseReason::Rate => count(&counts.over_rate),
         }
         self.hooks.emit(|| Event::Refused {
+            subject: request.context().subject(),
             id: request.id(),
             peer: request.peer(),
             reason,
@@ -329,6 +333,7 @@ impl<R: Managed> Service<R> {
 
     pub(crate) fn emit_accepted(&self, request: &R) {
         self.hooks.emit(|| Event::Accepted {
+            subject: request.context().subject(),
             id: request.id(),
             peer: request.peer(),
         });
@@ -337,6 +342,7 @@ impl<R: Managed> Service<R> {
     fn emit_end(&self, request: &R, ended: Ended) {
         self.hooks.emit(|| {
             end_of(
+                request.context().subject(),
                 request.id(),
                 request.peer(),
                 request.context().slot(),
@@ -348,6 +354,7 @@ impl<R: Managed> Service<R> {
     /// Reports a failed connection or datagram.
     fn fail(&self, request: &dyn Accepted, err: HandlerError) {
         self.report(&Failure {
+            subject: request.context().subject(),
             id: request.id(),
             peer: request.peer(),
             error: &*err,
@@ -363,7 +370,13 @@ fn has_more(request: &impl Managed) -> bool {
 }
 
 /// The event of the end of a connection or datagram.
-fn end_of<'a>(id: u64, peer: Address, slot: Option<&Slot>, ended: Ended) -> Event<'a> {
+fn end_of<'a>(
+    subject: Subject,
+    id: u64,
+    peer: Address,
+    slot: Option<&Slot>,
+    ended: Ended,
+) -> Event<'a> {
     let abort = slot.and_then(Slot::abort_reason);
     let how = match (abort, ended) {
         (Some(reason), _) => EndReason::Aborted(reason),
@@ -371,6 +384,7 @@ fn end_of<'a>(id: u64, peer: Address, slot: Option<&Slot>, ended: Ended) -> Even
         (None, Ended::Completed | Ended::Parked) => EndReason::Completed,
     };
     Event::Ended {
+        subject,
         id,
         peer,
         traffic: Traffic::of(slot),
@@ -381,15 +395,16 @@ fn end_of<'a>(id: u64, peer: Address, slot: Option<&Slot>, ended: Ended) -> Even
 /// Counts and reports what a child has served, independent of its type.
 pub(crate) trait Tally: fmt::Debug + Send + Sync {
     /// Counts an end, and emits the event.
-    fn tally(&self, id: u64, peer: &Address, slot: Option<&Slot>, ended: Ended);
+    fn tally(&self, subject: Subject, id: u64, peer: &Address, slot: Option<&Slot>, ended: Ended);
     /// Emits a failure, and calls the error hook.
     fn report(&self, failure: &Failure<'_>);
     fn counters(&self) -> &Counters;
 }
 
 impl<R: Managed> Tally for Service<R> {
-    fn tally(&self, id: u64, peer: &Address, slot: Option<&Slot>, ended: Ended) {
-        self.hooks.emit(|| end_of(id, peer.clone(), slot, ended));
+    fn tally(&self, subject: Subject, id: u64, peer: &Address, slot: Option<&Slot>, ended: Ended) {
+        self.hooks
+            .emit(|| end_of(subject, id, peer.clone(), slot, ended));
         self.shared.counters.tally(ended, 1);
     }
 

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use crate::address::Address;
 use crate::lifecycle::Idle;
+use crate::registry::info::Subject;
 use crate::registry::session::SessionSlot;
 use crate::registry::table::{AbortReason, Activity, Slot};
 use crate::registry::{Registry, SETTLE};
@@ -139,6 +140,14 @@ impl Context {
     #[must_use]
     pub const fn id(&self) -> u64 {
         self.id
+    }
+
+    pub(crate) const fn subject(&self) -> Subject {
+        if self.abortable {
+            Subject::Connection
+        } else {
+            Subject::Datagram
+        }
     }
 
     /// Returns whether the server has been asked to stop.

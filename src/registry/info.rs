@@ -51,6 +51,36 @@ pub struct ConnectionInfo {
     pub worker: Option<u32>,
 }
 
+/// The subject of an event: a connection or a datagram. `Display` prints that word.
+///
+/// # Examples
+///
+/// ```
+/// use socketserver::observe::Subject;
+///
+/// assert_eq!(Subject::Datagram.to_string(), "datagram");
+/// ```
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[expect(
+    clippy::exhaustive_enums,
+    reason = "a transport yields one or the other"
+)]
+pub enum Subject {
+    /// A connection: its transport called [`Context::register`](crate::net::Context::register).
+    Connection,
+    /// A datagram, or whatever else a transport of your own yields.
+    Datagram,
+}
+
+impl fmt::Display for Subject {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Connection => "connection",
+            Self::Datagram => "datagram",
+        })
+    }
+}
+
 /// The traffic of a connection, in [`Event::Ended`](crate::observe::Event::Ended). All zero for
 /// datagrams.
 ///
