@@ -1,5 +1,5 @@
-//! Serves on a TCP listener that is its standard input, as systemd passes one with
-//! `StandardInput=socket`; or, with an address, on one of its own.
+//! Serves on a TCP listener that is its standard input, as systemd passes it with
+//! `StandardInput=socket`. With an address, binds a listener instead.
 #![expect(clippy::print_stderr, reason = "an example speaks to its user")]
 
 use std::error::Error;

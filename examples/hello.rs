@@ -1,4 +1,4 @@
-//! Says hello to every TCP client, each on a thread of its own.
+//! Greets every TCP client, each on a thread of its own.
 #![expect(clippy::print_stderr, reason = "an example speaks to its user")]
 
 use std::io::Write;

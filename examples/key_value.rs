@@ -1,4 +1,4 @@
-//! A key-value store that many clients share: `set KEY VALUE`, `get KEY`, `del KEY`, a line each.
+//! A key-value store that clients share: `set KEY VALUE`, `get KEY`, `del KEY`, one command a line.
 #![expect(clippy::print_stderr, reason = "an example speaks to its user")]
 
 use std::collections::HashMap;
@@ -7,7 +7,7 @@ use std::sync::{Mutex, PoisonError};
 use socketserver::python::ThreadingTcpServer;
 use socketserver::{Connection, Handler, Next, Outcome};
 
-/// The longest line that a client may send.
+/// The longest line that a client may send, in bytes.
 const LINE_MAX: usize = 4096;
 
 #[derive(Default)]
@@ -15,7 +15,7 @@ pub(crate) struct Store(Mutex<HashMap<String, String>>);
 
 impl Store {
     fn answer(&self, line: &str) -> String {
-        // A map is whole after any panic of its own methods.
+        // A map is intact after a panic of its own methods.
         let mut map = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         match *line.splitn(3, ' ').collect::<Vec<_>>() {
             ["set", key, value] => map.insert(key.to_owned(), value.to_owned()),
@@ -35,7 +35,7 @@ impl<C: Connection> Handler<C> for Store {
         }
         let answer = self.answer(line.trim_end()) + "\n";
         conn.write_all(answer.as_bytes())?;
-        // A client that thinks about its next line takes up no thread.
+        // A parked client holds no thread between its lines.
         Ok(Next::Park)
     }
 }

@@ -1,5 +1,5 @@
-//! Two servers in an event loop of one's own: TCP clients are greeted, and a UDP datagram asks how
-//! many there were, or with the word `stop` ends the program.
+//! Two servers in the program's own event loop: TCP clients get a greeting, and a UDP datagram gets
+//! their number; the datagram `stop` ends the program.
 #![expect(clippy::print_stderr, reason = "an example speaks to its user")]
 
 use std::error::Error;

@@ -1,5 +1,5 @@
-//! Answers names with their addresses. The system's look-up blocks whoever calls it, so a coroutine
-//! has it done on another thread.
+//! Resolves names to addresses. The system's resolver blocks its thread, so a coroutine offloads it
+//! to another thread.
 #![expect(clippy::print_stderr, reason = "an example speaks to its user")]
 #![expect(unsafe_code, reason = "the contract of coroutines")]
 

@@ -1,4 +1,4 @@
-//! One server, one handler, two transports: reverses the lines of TCP and of Unix clients.
+//! One server and one handler for two transports: reverses the lines of TCP and of Unix clients.
 #![expect(clippy::print_stderr, reason = "an example speaks to its user")]
 
 use std::io;

@@ -1,5 +1,5 @@
-//! Sends every UDP datagram back to its sender, one after the other. The handler suits any datagram
-//! transport.
+//! Sends every UDP datagram back to its sender, one after the other. The handler suits every
+//! datagram transport.
 #![expect(clippy::print_stderr, reason = "an example speaks to its user")]
 
 use socketserver::Datagram;

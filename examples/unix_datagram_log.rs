@@ -1,5 +1,4 @@
-//! Collects log lines: every datagram that arrives at a Unix socket becomes a numbered line on
-//! standard output.
+//! Collects log lines: prints each datagram that arrives at a Unix socket as a numbered line.
 #![expect(clippy::print_stderr, reason = "an example speaks to its user")]
 
 use std::io::{self, Write};
@@ -14,7 +13,7 @@ pub(crate) fn log(datagram: &mut impl Datagram) -> io::Result<()> {
 
 fn main() -> Result<(), socketserver::Error> {
     let path = std::env::args().nth(1);
-    // Whoever may write to the socket's file may log.
+    // Every user who may write to the socket's file may log.
     let socket = UnixDatagram::options()
         .mode(0o666)
         .bind(path.as_deref().unwrap_or("/tmp/log.sock"))?;

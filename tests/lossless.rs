@@ -1,8 +1,8 @@
-//! A stop under load loses no connection: whoever was connected before it is answered, under every
-//! model, over IPv4, IPv6 and Unix sockets, without privileges.
+//! A stop under load loses no connection: every client that was connected before it is answered,
+//! under every model, over IPv4, IPv6 and Unix sockets, without privileges.
 //!
-//! Clients connect, ask and read the answer, over and over, until nobody lets them in. Between, the
-//! server is asked to stop. A client that was let in and got no answer was lost.
+//! Clients connect, ask and read the answer, over and over, until they are refused. Meanwhile the
+//! server is asked to stop. A client that was connected and got no answer was lost.
 
 mod support;
 
@@ -22,14 +22,14 @@ mod server;
 
 const TRANSPORTS: [&str; 3] = ["tcp", "tcp6", "unix"];
 
-/// How often each cell stops, and how many are answered before it does.
+/// How often each cell stops, and how many answers come before the stop.
 const STOPS: u64 = 2;
 const ANSWERS: u64 = 200;
 
 const CLIENTS: usize = 8;
 
-/// How long a client waits to be let in: longer than the queue takes, shorter than the second after
-/// which the kernel asks again.
+/// How long a client waits for its connection: longer than the backlog takes, shorter than the
+/// second after which the kernel retries.
 const PATIENCE: Duration = Duration::from_millis(700);
 
 static ANSWERED: AtomicU64 = AtomicU64::new(0);
@@ -69,15 +69,15 @@ fn main() -> ExitCode {
     end.exit_code()
 }
 
-/// Whom the servers run as where the test is root: nobody, by convention.
+/// The user of the servers if the test is root: `nobody`, by convention.
 const NOBODY: u32 = 65_534;
 
 fn is_root() -> bool {
     rustix::process::geteuid().is_root()
 }
 
-/// A stop needs no privilege. This process has one thread, and so it is the whole process that has
-/// none from here on.
+/// A stop needs no privilege. This process has one thread, so the whole process drops its
+/// privileges here.
 fn give_up_privileges() {
     if is_root() {
         set_thread_groups(&[]).expect("leave all groups");
@@ -117,8 +117,8 @@ fn stop_under_load(transport: &str, model: &str) {
     );
 }
 
-/// Asks until nobody lets the client in, and says when enough have been answered. Says how it was
-/// lost, if it was.
+/// Asks until the client is refused, and reports when enough were answered. Returns how an answer
+/// was lost, if one was.
 fn ask_until_refused(target: &Target, answered: &AtomicU64, enough: &Sender<()>) -> Option<String> {
     loop {
         let mut client = target.connect_within(PATIENCE).ok()?;

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-/// Where there are sources.
+/// The folders with sources.
 const EVERYWHERE: [&str; 7] = [
     "src",
     "cli/src",
@@ -46,7 +46,7 @@ fn sources(folders: &[&str]) -> Vec<(String, String)> {
     found.into_iter().map(with_text).collect()
 }
 
-/// What the crate exports at its root, with what its features add.
+/// The names at the root of the crate, with those of its features.
 const EXPORTS: &str = "
     Builder Connection Coroutines Datagram Error Forking Handled Handler HandlerError IntoOutcome
     Next Outcome Prefork Report RequestHandler Sequential Server ServerGuard ServerHandle Tcp
@@ -69,7 +69,7 @@ fn the_root_exports_what_is_listed() {
     assert_eq!(found, listed);
 }
 
-/// The pages that show what was measured.
+/// The pages that show measurements.
 const PAGES: [&str; 2] = ["README.md", "BENCHMARKING.md"];
 
 #[test]
@@ -95,7 +95,7 @@ fn unsafe_code_is_where_architecture_says() {
         .filter_map(|line| line.strip_prefix("| `")?.split_once('`'))
         .map(|(name, _)| name.to_owned())
         .collect();
-    // Spelled in two parts, so that this file is not one of them.
+    // Written in two parts, so that this file does not match.
     let marker = concat!("expect(unsafe", "_code");
     let used: BTreeSet<_> = sources(&EVERYWHERE)
         .into_iter()
@@ -105,7 +105,7 @@ fn unsafe_code_is_where_architecture_says() {
     assert_eq!(used, listed);
 }
 
-/// The layers of the library, the lowest first, as ARCHITECTURE.md has them.
+/// The layers of the library, the lowest first, as in ARCHITECTURE.md.
 fn layers() -> Vec<String> {
     let text = fs::read_to_string("ARCHITECTURE.md").expect("readable");
     let (_, section) = text.split_once("## Layers").expect("a section on layers");
@@ -115,7 +115,7 @@ fn layers() -> Vec<String> {
     names.collect()
 }
 
-/// What the code of a source does, without what it says and without its tests.
+/// The code of a source, without comments and tests.
 fn code(text: &str) -> String {
     let code = text.split("#[cfg(test)]").next();
     let code = code.and_then(|code| code.split("#[cfg(all(test").next());
@@ -126,7 +126,7 @@ fn code(text: &str) -> String {
     lines.collect::<Vec<_>>().join("\n")
 }
 
-/// The modules of the crate that a source names, but for its own tests.
+/// The modules of the crate that a source names outside its tests.
 fn modules_in(code: &str) -> BTreeSet<String> {
     let paths = code.split("crate::").skip(1);
     let first = paths.map(|path| {
@@ -185,13 +185,13 @@ fn every_arrow_points_downwards() {
     );
 }
 
-/// What it says of servers its owner passes in.
+/// The owner of the runtime passes in every text that names servers.
 #[test]
 fn a_runtime_names_no_server() {
     for (name, text) in sources(&["src/task"]) {
         let code = code(&text).replace("socketserver", "");
         let line = code.lines().find(|line| line.contains("server"));
-        assert_eq!(line, None, "{name} speaks of servers");
+        assert_eq!(line, None, "{name} names servers");
     }
 }
 
@@ -233,11 +233,12 @@ fn tests_neither_sleep_nor_spin_nor_are_ignored() {
     }
 }
 
-/// Upper bounds that say nothing of speed: how far the clock of the service `time` is from the test's.
+/// Upper bounds that are not about speed: the difference between the clocks of the service `time`
+/// and of the test.
 const NO_SPEED: [&str; 1] = ["cli/tests/cli.rs: off < DEADLINE"];
 
-/// What is promised of speed is counted in tests and measured in `bench`: a machine that is busy with
-/// something else makes no test fail. A wait has its deadline, and nothing was ever too early.
+/// Speed is counted in tests and measured in `bench`, so that a busy machine makes no test fail.
+/// Each wait has a deadline, and a lower bound may be asserted.
 #[test]
 fn tests_assert_no_upper_bound_on_time() {
     let mut bounds = Vec::new();
@@ -250,7 +251,7 @@ fn tests_assert_no_upper_bound_on_time() {
     assert!(bounds.is_empty(), "{}", bounds.join("\n"));
 }
 
-/// The tests in the sources.
+/// The tests within the sources.
 fn unit_tests() -> impl Iterator<Item = (String, String)> {
     let all = sources(&["src", "cli/src", "conformance/src"]).into_iter();
     all.filter_map(|(name, text)| {
@@ -263,7 +264,7 @@ fn unit_tests() -> impl Iterator<Item = (String, String)> {
     })
 }
 
-/// The condition of each assertion in a text, in one line.
+/// The condition of each assertion in a text, on one line.
 fn conditions(text: &str) -> impl Iterator<Item = String> {
     let starts = text.split(concat!("assert", "!(")).skip(1);
     starts.map(|rest| {
@@ -282,7 +283,7 @@ fn conditions(text: &str) -> impl Iterator<Item = String> {
     })
 }
 
-/// What is a time in a text: a `Duration` that is made, and the constants that are one.
+/// The durations in a text: those made by `Duration`, and the constants.
 fn spans(text: &str) -> Vec<&str> {
     let constants = text.split("const ").skip(1).filter_map(|rest| {
         let (name, value) = rest.split_once(": ")?;
@@ -294,8 +295,8 @@ fn spans(text: &str) -> Vec<&str> {
     spans
 }
 
-/// Whether something has to take less than a time. That a test is within its own deadline is none of
-/// that.
+/// Whether the condition requires that something takes less than a time. A test's own deadline does
+/// not count.
 fn is_upper_bound(condition: &str, spans: &[&str]) -> bool {
     let mut parts = condition.split(" && ").flat_map(|part| part.split(" || "));
     parts.any(|part| {

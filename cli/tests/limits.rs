@@ -53,7 +53,7 @@ fn a_silent_client_is_aborted_and_the_log_says_so() {
     assert_eq!(rest(connect(&address)), "");
     assert!(start.elapsed() >= Duration::from_millis(100));
     assert!(process.next_line().ends_with("accepted"));
-    assert_eq!(process.next_line(), "socketserver: request 1 started");
+    assert_eq!(process.next_line(), "socketserver: connection 1 started");
     // No failure is said: clients like this one could fill a disk.
     let end = process.next_line();
     assert!(end.contains("was aborted (no first byte"), "{end}");

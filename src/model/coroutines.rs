@@ -1,4 +1,4 @@
-//! A coroutine for each request.
+//! A coroutine for each connection or datagram.
 
 use std::fmt;
 use std::io;
@@ -8,8 +8,7 @@ use std::thread;
 
 use crate::accept::Acceptor;
 use crate::accept::batch::Batch;
-use crate::accept::dispatch::Model;
-use crate::accept::dispatch::{Dispatch, Serving};
+use crate::accept::dispatch::{Dispatch, Model, Serving};
 use crate::accept::report::Report;
 use crate::connection::life::Service;
 use crate::connection::outbox::{NOBODY, Outbox};
@@ -27,25 +26,25 @@ use crate::task::coro::uring;
 use crate::task::coro::watchdog::Watchdog;
 use crate::task::coro::worker::{Failed, Worker};
 
-/// Serves each request in a coroutine: the handler blocks as in any model, but what blocks is not a
-/// thread.
+/// Runs the handler for each connection or datagram in a coroutine. The handler blocks as in any
+/// model, which suspends the coroutine instead of blocking a thread.
 ///
-/// There is a worker thread for each processor; serving fails if one of them cannot start, or fails
-/// later. A coroutine runs on one of them for its whole life;
-/// where a read, a write or [`sleep`](crate::task::sleep) would block, the worker runs another one.
-/// Requests go to the worker that has the fewest. The calling thread is the first worker, and
-/// accepts.
+/// There is a worker thread for each processor. A coroutine stays on one worker; when a read, a
+/// write or [`sleep`](crate::task::sleep) would block, the worker runs another coroutine. A new
+/// connection or datagram goes to the worker with the fewest coroutines. The calling thread is the
+/// first worker, and also accepts. Serving fails if a worker cannot start, or fails later.
 ///
-/// Blocking calls that are not this crate's (a database client, `std::fs`, `std::thread::sleep`, a
-/// lock that is held across a read) block the worker and all of its coroutines.
+/// Blocking calls outside this crate (a database client, `std::fs`, `std::thread::sleep`, a lock
+/// that is held across a read) block the worker and all of its coroutines.
 ///
-/// On stack overflow a message names the option to raise; for it, this model installs a handler for `SIGSEGV` and `SIGBUS` when it first serves.
-/// It passes on every fault that is not on a guard of its stacks.
+/// A stack overflow ends the process, after a message that names [`stack_size`](Self::stack_size).
+/// For this message the model installs a handler for `SIGSEGV` and `SIGBUS` when it first serves;
+/// the handler passes on every fault outside the guards of its stacks.
 ///
 /// # Threads
 ///
-/// Several workers call one handler, so it is `Send` and `Sync` as in any model: what belongs to
-/// one thread cannot be captured.
+/// Several workers call one handler, so the handler is `Send` and `Sync`, as in any model, and
+/// cannot capture a value that belongs to one thread.
 ///
 /// ```compile_fail,E0277
 /// # use socketserver::{Coroutines, Server, Tcp};
@@ -57,8 +56,8 @@ use crate::task::coro::worker::{Failed, Worker};
 /// # Ok::<(), socketserver::Error>(())
 /// ```
 ///
-/// What a handler makes itself stays on its thread, so that may belong to it. The connection is
-/// lent to the handler, so no thread that outlives the handler can have it:
+/// Values that a handler creates stay on its thread, so they may belong to it. The handler borrows
+/// the connection, so no thread that outlives the handler can have it:
 ///
 /// ```compile_fail,E0521
 /// # use socketserver::net::TcpConnection;
@@ -99,16 +98,17 @@ pub struct Coroutines {
     driver: Driver,
 }
 
-/// What coroutines wait with.
+/// The system interface that coroutines wait with.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Driver {
-    /// [`Uring`](Self::Uring) where the kernel has all that it needs, else [`Epoll`](Self::Epoll).
+    /// [`Uring`](Self::Uring) if the kernel has all that it needs, otherwise
+    /// [`Epoll`](Self::Epoll).
     #[default]
     Auto,
     /// epoll(7).
     Epoll,
-    /// io_uring(7) of Linux 6.1 or newer. Containers often forbid it.
+    /// io_uring(7) of Linux 6.1 or newer. Many containers forbid it.
     Uring,
 }
 
@@ -123,8 +123,8 @@ impl fmt::Display for Driver {
 }
 
 impl Driver {
-    /// The driver that this means here: never [`Auto`](Self::Auto). If that had to fall back, also
-    /// why.
+    /// Resolves [`Auto`](Self::Auto). Returns the driver for this system and, if `Auto` fell back
+    /// to epoll, the reason.
     ///
     /// # Examples
     ///
@@ -156,18 +156,18 @@ impl Driver {
 }
 
 impl Coroutines {
-    /// A worker for each processor, and stacks of 256 KiB, of which only what is touched takes
-    /// memory.
+    /// Creates the model with a worker for each processor and stacks of 256 KiB, of which only
+    /// touched pages use memory.
     ///
     /// # Safety
     ///
-    /// Coroutines of one worker share its thread, and take turns where they block. The caller
+    /// The coroutines of one worker share its thread, and switch where they block. The caller
     /// promises that no code which runs across a blocking call of a handler relies on thread-locals
-    /// being restored in last-in-first-out order: code that sets a thread-local to a reference to
-    /// its own stack frame, calls a closure that reads or writes or sleeps, and puts the old value
-    /// back afterwards (scoped thread-locals, some tracing guards). Two coroutines would leave a
-    /// dangling reference. Ordinary thread-locals, and anything that does not span a blocking call,
-    /// are fine.
+    /// being restored in last-in-first-out order. Such code sets a thread-local to a reference to
+    /// its own stack frame, calls a closure that reads, writes or sleeps, and restores the old
+    /// value afterwards (scoped thread-locals, some tracing guards); two coroutines would leave a
+    /// dangling reference. Ordinary thread-locals, and code that does not span a blocking call, are
+    /// fine.
     #[expect(
         unsafe_code,
         reason = "the contract is the caller's; nothing here relies on it being unsafe"
@@ -182,29 +182,29 @@ impl Coroutines {
         }
     }
 
-    /// What the workers wait with. Default: [`Driver::Auto`].
+    /// Sets what the workers wait with. Default: [`Driver::Auto`].
     pub fn driver(mut self, driver: Driver) -> Self {
         self.driver = driver;
         self
     }
 
-    /// How many worker threads there are, with the calling one. Default: one for each processor. At
-    /// least 1.
+    /// Sets the number of worker threads, including the calling one. Default: one for each
+    /// processor. At least 1.
     pub fn workers(mut self, threads: usize) -> Self {
         self.workers = threads.max(1);
         self
     }
 
-    /// The size of a coroutine's stack in bytes. Default: 256 KiB. At least 16 KiB; a handler that
-    /// overflows its stack ends the process with a fault, after a message on standard error.
+    /// Sets the size of a coroutine's stack in bytes. Default: 256 KiB. At least 16 KiB. A stack
+    /// overflow ends the process with a fault, after a message on standard error.
     pub fn stack_size(mut self, bytes: usize) -> Self {
         self.stack_size = bytes.max(16 * 1024);
         self
     }
 
-    /// Measures how much of their stacks handlers use, to choose [`stack_size`](Self::stack_size)
-    /// by. Default: not measured. It makes every stack resident as a whole and costs its filling
-    /// for each request: not for production.
+    /// Measures how much of their stacks handlers use, to choose [`stack_size`](Self::stack_size).
+    /// Default: no gauge. A gauge fills the whole stack of each coroutine, which costs memory and
+    /// time: it is not for production.
     ///
     /// # Examples
     ///
@@ -216,7 +216,7 @@ impl Coroutines {
     /// // SAFETY: the handler calls nothing that restores a thread-local after a read or a write.
     /// let model = unsafe { Coroutines::new() }.stack_gauge(&gauge);
     /// let server = Server::<Tcp>::builder().model(model).bind("127.0.0.1:0")?;
-    /// // … after some requests:
+    /// // … after some connections:
     /// println!("the deepest handler used {} bytes", gauge.high_water());
     /// # Ok::<(), socketserver::Error>(())
     /// ```
@@ -225,19 +225,19 @@ impl Coroutines {
         self
     }
 
-    /// How many coroutines this process can have, where the kernel limits them: before Linux 6.13
-    /// each stack takes two mappings, of which `vm.max_map_count` allows 65,530 by default. Further
-    /// requests wait to be accepted.
+    /// Returns how many coroutines this process can have, if the kernel limits them: before Linux
+    /// 6.13 each stack takes two mappings, of which `vm.max_map_count` allows 65,530 by default.
+    /// Further clients wait in the backlog.
     #[must_use]
     pub fn capacity() -> Option<usize> {
         stack::capacity()
     }
 }
 
-/// What waiting fails with once what is left is aborted.
+/// The error of waits in coroutines that the server has aborted.
 const ABORTED: &str = "the server has aborted what was left";
 
-/// What is said of a stack that was too small.
+/// The remedy in the message of a stack overflow.
 const LARGER_STACKS: &str =
     "raise it with Coroutines::stack_size, or keep large values on the heap";
 
@@ -279,7 +279,8 @@ impl Model for Coroutines {
         runtime.inboxes[0].send(Message::Start(Box::new(accept), NOBODY));
         if let Err(failed) = first.run() {
             workers.failure.note(failed, &service);
-            // The accept loop was one of its coroutines: nobody keeps the drain deadline.
+            // The accept loop was one of its coroutines, so the drain deadline can no longer be
+            // kept.
             service.shared.registry.abort_all();
             runtime.cancel(ABORTED);
         }
@@ -289,7 +290,7 @@ impl Model for Coroutines {
         let report = result.lock().unwrap_or_else(PoisonError::into_inner).take();
         report.unwrap_or_else(|| {
             Err(Error::new(
-                "accept requests",
+                "accept",
                 io::Error::other("the accept loop panicked"),
             ))
         })
@@ -304,42 +305,43 @@ struct Workers {
 }
 
 impl Workers {
-    /// Starts them, and waits until each has what it needs.
+    /// Starts the workers, and waits until each has its driver and its first stack.
     fn start<R: Managed>(runtime: &Arc<Runtime>, service: &Arc<Service<R>>) -> io::Result<Self> {
         let mut workers = Self {
             runtime: Arc::clone(runtime),
             threads: Vec::new(),
             failure: Arc::default(),
         };
-        let (tell, told) = channel();
-        for place in 1..runtime.inboxes.len() {
+        let (sender, receiver) = channel();
+        for index in 1..runtime.inboxes.len() {
             let (runtime, service) = (Arc::clone(runtime), Arc::clone(service));
-            let (tell, failure) = (tell.clone(), Arc::clone(&workers.failure));
+            let (sender, failure) = (sender.clone(), Arc::clone(&workers.failure));
             let run = move || {
-                let worker = match Worker::new(runtime, place) {
+                let worker = match Worker::new(runtime, index) {
                     Ok(worker) => worker,
-                    Err(err) => return drop(tell.send(Err((place, err)))),
+                    Err(err) => return drop(sender.send(Err((index, err)))),
                 };
-                // The other end waits for as many.
-                drop(tell.send(Ok(())));
+                // The receiver waits for one message of each worker.
+                drop(sender.send(Ok(())));
                 if let Err(failed) = worker.run() {
                     failure.note(failed, &service);
                 }
             };
             let thread = thread::Builder::new().name("socketserver-coro".to_owned());
             let thread = thread.spawn(run);
-            workers.threads.push(thread.map_err(|err| at(place, &err))?);
+            workers.threads.push(thread.map_err(|err| at(index, &err))?);
         }
-        drop(tell);
+        drop(sender);
         for _ in &workers.threads {
-            let told = told.recv();
-            let started = told.unwrap_or_else(|_| Err((0, io::Error::other("a worker panicked"))));
-            started.map_err(|(place, err)| at(place, &err))?;
+            let received = receiver.recv();
+            let started =
+                received.unwrap_or_else(|_| Err((0, io::Error::other("a worker panicked"))));
+            started.map_err(|(index, err)| at(index, &err))?;
         }
         Ok(workers)
     }
 
-    /// Ends the workers, joins their threads, and says whether one of them has failed.
+    /// Ends the workers and joins their threads. Returns the error of a worker that has failed.
     fn join(mut self) -> Result<(), Error> {
         self.end();
         let failed = self.failure.0.lock();
@@ -352,38 +354,38 @@ impl Workers {
     fn end(&mut self) {
         self.runtime.close();
         for thread in self.threads.drain(..) {
-            // It cannot panic but for a bug, which the panic hook has told.
+            // A worker panics only through a bug, which the panic hook has reported.
             let _ = thread.join();
         }
     }
 }
 
 impl Drop for Workers {
-    /// What was started before one failed to start.
+    /// Ends the workers that were started before another failed to start.
     fn drop(&mut self) {
         self.end();
     }
 }
 
-/// Adds which worker it was.
-fn at(place: usize, err: &io::Error) -> io::Error {
-    io::Error::new(err.kind(), format!("worker {place}: {err}"))
+/// Adds the number of the worker.
+fn at(index: usize, err: &io::Error) -> io::Error {
+    io::Error::new(err.kind(), format!("worker {index}: {err}"))
 }
 
-/// Why a worker has ended before its time; the first one.
+/// The error of the first worker that has failed.
 #[derive(Debug, Default)]
 struct Failure(Mutex<Option<io::Error>>);
 
 impl Failure {
-    /// Fails the server: its other workers drain, and the clients of this one learn at once that
-    /// nobody serves them.
+    /// Fails the server: the other workers drain, and the connections of the failed worker are
+    /// aborted at once.
     fn note<R: Managed>(&self, failed: Failed, service: &Service<R>) {
         let Failed { error, labels } = failed;
         let shared = &service.shared;
         let stranded = labels.into_iter().filter(|label| *label != NOBODY);
         for label in stranded {
             shared.registry.abort_here(label, AbortReason::Worker);
-            shared.admission.give_up_one();
+            shared.admission.return_lost_permit();
         }
         service.hooks.report(&AcceptError {
             listener: None,
@@ -399,7 +401,7 @@ impl Failure {
     }
 }
 
-/// Starts the watchdog, if there is a hook to tell.
+/// Starts the watchdog, if there is a stall hook.
 fn watch<R: Managed>(
     runtime: &Arc<Runtime>,
     service: &Arc<Service<R>>,
@@ -419,7 +421,7 @@ fn watch<R: Managed>(
     Watchdog::start(&runtime.heartbeats, report).map(Some)
 }
 
-/// Sends each request to the worker that has the fewest.
+/// Sends each connection or datagram to the worker with the fewest coroutines.
 #[derive(Debug)]
 struct Spread(Arc<Runtime>);
 
@@ -443,7 +445,8 @@ impl Dispatch for Spread {
             };
             self.0.start(Box::new(run), label);
         }
-        // By the time that they are served more may have come, and need not be waited for.
+        // A lone worker runs the new coroutines before the accept loop waits again: more clients may
+        // have come by then, and need no wait.
         self.0.hand_over();
         Ok(())
     }

@@ -1,4 +1,4 @@
-//! One request after the other, on the thread that accepts.
+//! One connection or datagram after the other, on the accepting thread.
 
 use std::io;
 
@@ -9,11 +9,11 @@ use crate::error::Error;
 use crate::model::serve_here;
 use crate::net::{Managed, Transport};
 
-/// Serves one request after the other on the thread that accepts them.
+/// Runs the handler on the accepting thread, for one connection or datagram after the other.
 ///
-/// The least overhead there is, and the right model where each request is short: while one is
-/// served, the others wait in the kernel. Datagrams are received and answered in batches. A second
-/// thread sleeps until the server is asked to stop, and aborts the request that outlives the drain
+/// This model has the least overhead and suits short conversations: while the handler runs, other
+/// clients wait in the backlog. Datagrams are received and answered in batches. A second thread
+/// sleeps until the server is asked to stop, and aborts a connection that outlives the drain
 /// deadline.
 ///
 /// # Examples

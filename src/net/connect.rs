@@ -1,5 +1,5 @@
-//! Connecting out: a handler that is a client of another server, or a proxy. The connections block as
-//! those that handlers are given do, and in a coroutine park as they do.
+//! Outgoing connections, for handlers that are clients or proxies. They block a thread and suspend
+//! a coroutine, as accepted connections do.
 
 use std::any::Any;
 use std::fmt::Debug;
@@ -23,20 +23,20 @@ use crate::task::offload;
 use crate::task::wait::{Source, after};
 
 impl TcpConnection {
-    /// Connects to a server, trying each address that `addr` resolves to, each for at most
+    /// Connects to a server. Tries each address that `addr` resolves to in turn, each for at most
     /// `timeout`.
     ///
-    /// Where it blocks, a coroutine is suspended; a name is resolved on a helper thread then
-    /// ([`offload`]). A socket address, also as text, takes no thread.
-    /// The connection has the number 0, and its owner ends it: see [`Dialed`]. `TCP_NODELAY` is on.
+    /// A coroutine is suspended while it waits, and resolves names on a helper thread
+    /// ([`offload`]). A socket address, or its text, needs no thread. The connection has the number
+    /// 0 and no server: see [`Dialed`]. `TCP_NODELAY` is on.
     ///
     /// # Errors
     ///
-    /// What connect(2) says of the last address: `ConnectionRefused`, `TimedOut`, and so on.
+    /// As connect(2) for the last address: `ConnectionRefused`, `TimedOut`, and so on.
     ///
     /// # Examples
     ///
-    /// A proxy that asks another server for each line.
+    /// A proxy that forwards each line to another server.
     ///
     /// ```no_run
     /// use std::time::Duration;
@@ -82,7 +82,7 @@ impl TcpConnection {
     }
 }
 
-/// The address itself, where nothing has to be looked up for it.
+/// Returns the address, if it needs no name resolution.
 fn known(addr: &dyn Any) -> Option<SocketAddr> {
     let parsed = |text: &str| text.parse().ok();
     let text = addr.downcast_ref::<&str>().copied();
@@ -118,7 +118,7 @@ fn connect_to(addr: SocketAddr, timeout: Duration) -> io::Result<Dialed<TcpConne
     let deadline = after(Some(timeout));
     let source = Source::default();
     source.complete(socket.as_fd(), Interest::Write, || deadline, attempt)?;
-    // The connection gets a source of its own.
+    // The connection has a source of its own.
     source.release(socket.as_fd());
     socket.set_nonblocking(false)?;
     let connection = TcpConnection::new(socket, &addr, Context::detached());
@@ -126,15 +126,35 @@ fn connect_to(addr: SocketAddr, timeout: Duration) -> io::Result<Dialed<TcpConne
 }
 
 impl UnixConnection {
-    /// Connects to a server on a Unix stream socket, waiting for at most `timeout` where its queue
+    /// Connects to a server on a Unix stream socket. Waits for at most `timeout` while its backlog
     /// is full.
     ///
-    /// A coroutine that finds it full connects on a helper thread ([`offload`]): Linux has
-    /// no event for the room. The connection has the number 0, and its owner ends it: see [`Dialed`].
+    /// A coroutine that finds the backlog full connects on a helper thread ([`offload`]), because
+    /// Linux has no event for room in it. The connection has the number 0 and no server: see
+    /// [`Dialed`].
     ///
     /// # Errors
     ///
-    /// What connect(2) says: `NotFound`, `ConnectionRefused`, `TimedOut`, and so on.
+    /// As connect(2): `NotFound`, `ConnectionRefused`, `TimedOut`, and so on.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::io::{Read, Write};
+    /// use std::time::Duration;
+    /// use socketserver::net::{UnixAddress, UnixConnection};
+    /// use socketserver::{Server, Threading, UnixStream};
+    ///
+    /// let address = UnixAddress::Abstract(b"socketserver-doc-connect".to_vec());
+    /// let server = Server::<UnixStream, Threading>::bind(address.clone())?;
+    /// let guard = server.spawn(|conn| conn.write_all(b"hello world\n"))?;
+    ///
+    /// let mut dialed = UnixConnection::connect(address, Duration::from_secs(5))?;
+    /// let mut greeting = String::new();
+    /// dialed.read_to_string(&mut greeting)?;
+    /// assert_eq!(greeting, "hello world\n");
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn connect(addr: impl Into<UnixAddress>, timeout: Duration) -> Result<Dialed<Self>, Error> {
         let addr = addr.into();
         connect_unix(&addr, timeout).tried(|| format!("connect to {addr}"))
@@ -149,8 +169,8 @@ fn connect_unix(addr: &UnixAddress, timeout: Duration) -> io::Result<Dialed<Unix
     let connected = socket.connect(&addr);
     socket.set_nonblocking(false)?;
     let socket = match connected {
-        // Its queue is full, of which no event tells (unix_stream_connect in net/unix/af_unix.c): only a
-        // call that blocks waits for room.
+        // The backlog is full, and Linux has no event for room in it (unix_stream_connect in
+        // net/unix/af_unix.c): only a blocking connect(2) waits for room.
         Err(err) if err.kind() == io::ErrorKind::WouldBlock => {
             let addr = addr.clone();
             offload(move || connect_blocking(socket, &addr, deadline))?
@@ -161,13 +181,13 @@ fn connect_unix(addr: &UnixAddress, timeout: Duration) -> io::Result<Dialed<Unix
     Ok(Dialed(connection))
 }
 
-/// Connects on a thread, for as long as the send timeout says (unix(7)).
+/// Connects in blocking mode. The send timeout limits how long connect(2) blocks (unix(7)).
 fn connect_blocking(
     socket: Socket,
     addr: &SockAddr,
     deadline: Option<Instant>,
 ) -> io::Result<Socket> {
-    // The kernel would take zero as "no timeout" (socket(7)).
+    // The kernel takes zero as "no timeout" (socket(7)).
     let least = Duration::from_millis(1);
     loop {
         let left = deadline.map(|end| end.saturating_duration_since(Instant::now()));

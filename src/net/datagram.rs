@@ -1,4 +1,4 @@
-//! A datagram and its reply, of whatever transport: received in batches, answered in batches.
+//! Datagrams and their replies: received in batches, answered in batches.
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -21,64 +21,78 @@ use crate::sys::poll::Interest;
 use crate::task::offload;
 use crate::task::wait::complete_shared;
 
-/// The largest datagram that is received whole unless an option says otherwise: the most that IPv4
-/// can carry.
+/// The default of `max_datagram`: the largest datagram that IPv4 carries.
 pub(crate) const MAX_DATAGRAM: usize = 65_535;
 
-/// How long a reply waits for room in the socket, or in the queue of a Unix peer, before it fails
-/// with `TimedOut`.
+/// How long a reply waits for room in the send buffer, or in the queue of a Unix peer, before it
+/// fails with `TimedOut`.
 const SEND_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// A datagram that a transport `T` received.
 ///
-/// Its methods are those of [`Datagram`] and [`Accepted`], and of [`Write`].
+/// Its methods are those of [`Datagram`], [`Accepted`] and [`Write`].
 ///
 /// # Dropping
 ///
-/// The server sends the reply when the handler has returned, also when it failed; a datagram that
-/// is dropped without that is not answered.
+/// The server sends the reply when the handler has returned, even if it returned an error. A
+/// datagram that is dropped before that is not answered.
+///
+/// # Examples
+///
+/// ```
+/// use socketserver::net::UdpPacket;
+/// use socketserver::{Datagram, Sequential, Server, Udp};
+///
+/// fn shout(datagram: &mut UdpPacket) {
+///     let loud = datagram.packet().to_ascii_uppercase();
+///     datagram.set_reply(&loud);
+/// }
+///
+/// let guard = Server::<Udp, Sequential>::bind("127.0.0.1:0")?.spawn(shout)?;
+/// # Ok::<(), socketserver::Error>(())
+/// ```
 pub struct Packet<T> {
     socket: Arc<DatagramSocket>,
-    /// There from construction to drop.
+    /// `Some` until the drop.
     packet: Option<Box<mmsg::Packet>>,
     reply: Reply,
     context: Context,
     transport: PhantomData<fn() -> T>,
 }
 
-/// What a datagram is answered with.
+/// The reply to a datagram.
 enum Reply {
     None,
-    /// The packet itself.
+    /// The received bytes.
     Echo,
     Bytes(Vec<u8>),
 }
 
-/// What a datagram socket is good for.
+/// The kind of a datagram socket.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Kind {
     /// UDP, bound to one address.
     Inet,
-    /// UDP, bound to all addresses: the kernel says which one a packet was sent to.
+    /// UDP, bound to all addresses: the kernel reports the local address of each datagram.
     InetAny,
-    /// A Unix socket. A reply does not wait for a peer that does not read: it would keep the others
-    /// waiting.
+    /// A Unix socket. A reply does not wait for a peer that does not read, because every other
+    /// reply would wait with it.
     Unix,
 }
 
-/// Whether other programs have a datagram socket too.
+/// Whether other programs share the socket.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Whose {
     Own,
-    /// It was adopted.
+    /// The socket was adopted.
     Shared,
 }
 
-/// The send timeout that an adopted socket had, which is restored at the end: whoever passed it on
-/// sees the same.
+/// The send timeout that an adopted socket had before. It is restored at the end, because the
+/// program that passed the socket on sees the same timeout.
 #[derive(Debug)]
 struct Adopted {
-    /// The process that adopted it; its forked children leave the timeout alone.
+    /// The process that adopted the socket. Its forked children leave the timeout alone.
     process: u32,
     send_timeout: Mutex<Option<Duration>>,
 }
@@ -103,7 +117,7 @@ impl Adopted {
 /// Boxed: a datagram is moved several times on its way, and its packet is large.
 type Packets = Vec<Box<mmsg::Packet>>;
 
-/// A bound datagram socket and the buffers of datagrams that are done.
+/// A bound datagram socket, and a pool of buffers for it.
 #[derive(Debug)]
 pub(crate) struct DatagramSocket {
     socket: Socket,
@@ -111,7 +125,7 @@ pub(crate) struct DatagramSocket {
     kind: Kind,
     adopted: Option<Adopted>,
     bundling: Bundling,
-    spare: Mutex<Packets>,
+    pool: Mutex<Packets>,
 }
 
 impl DatagramSocket {
@@ -121,7 +135,7 @@ impl DatagramSocket {
         kind: Kind,
         whose: Whose,
     ) -> io::Result<Arc<Self>> {
-        // Replies block, within this bound; receiving never does (MSG_DONTWAIT).
+        // Replies block for at most this long. Receiving never blocks (MSG_DONTWAIT).
         let adopted = match whose {
             Whose::Own => {
                 socket.set_write_timeout(Some(SEND_TIMEOUT))?;
@@ -142,7 +156,7 @@ impl DatagramSocket {
             kind,
             adopted,
             bundling: Bundling::new(kind != Kind::Unix),
-            spare: Mutex::default(),
+            pool: Mutex::default(),
         }))
     }
 
@@ -154,17 +168,17 @@ impl DatagramSocket {
         self.adopted.is_some()
     }
 
-    /// Takes what is waiting, at most a batch of it.
+    /// Receives waiting datagrams, at most a batch.
     pub(crate) fn accept<T: 'static>(
         self: &Arc<Self>,
         batch: &mut AcceptBatch<'_, Packet<T>>,
     ) -> io::Result<()> {
         let want = batch.room().min(mmsg::BATCH_MAX);
-        // The lock is free again before the system call: other threads return buffers meanwhile.
+        // The lock is free during the system call: other threads return buffers meanwhile.
         let mut packets = {
-            let mut spare = self.spare();
-            let kept = spare.len().saturating_sub(want);
-            spare.split_off(kept)
+            let mut pool = self.pool();
+            let kept = pool.len().saturating_sub(want);
+            pool.split_off(kept)
         };
         packets.resize_with(want, || Box::new(mmsg::Packet::new(self.max_datagram)));
         let received = mmsg::receive(
@@ -173,7 +187,7 @@ impl DatagramSocket {
             self.kind == Kind::InetAny,
         );
         let count = *received.as_ref().unwrap_or(&0);
-        self.spare().extend(packets.drain(count..));
+        self.pool().extend(packets.drain(count..));
         for packet in packets {
             let socket = Arc::clone(self);
             let packet = Some(packet);
@@ -188,13 +202,13 @@ impl DatagramSocket {
         received.map(|_| ())
     }
 
-    fn spare(&self) -> MutexGuard<'_, Packets> {
-        // A vector is whole after any panic of its own methods, and no other code runs under this
+    fn pool(&self) -> MutexGuard<'_, Packets> {
+        // A vector is intact after a panic of its own methods, and no other code runs under this
         // lock.
-        self.spare.lock().unwrap_or_else(PoisonError::into_inner)
+        self.pool.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Whether a reply waits for room.
+    /// Returns whether a reply waits for room.
     fn room(&self) -> Room {
         if self.kind == Kind::Unix {
             Room::Need
@@ -219,9 +233,9 @@ impl DatagramSocket {
         result.or_else(|err| self.reply_from_anywhere(reply, err))
     }
 
-    /// Sends a reply that failed with `err` once more, if the address that it should leave from was
-    /// at fault: a packet that was broadcast or multicast was sent to an address that nothing can
-    /// leave from.
+    /// Sends a reply again that failed with `err`, this time without a source address, if that
+    /// address was at fault: a broadcast or multicast datagram was sent to an address that no reply
+    /// can have as its source.
     fn reply_from_anywhere(&self, reply: Outgoing<'_>, err: io::Error) -> io::Result<()> {
         let blamed = matches!(
             err.raw_os_error(),
@@ -238,8 +252,8 @@ impl DatagramSocket {
             .map_err(|err| self.reply_error(err))
     }
 
-    /// What an error of sending to the sender of a datagram means: a Unix socket is gone when its
-    /// file is, or when nobody has it open (unix(7)).
+    /// Explains an error of sending to the sender of a datagram: a Unix socket is gone if its file
+    /// is gone, or if no process has it open (unix(7)).
     fn reply_error(&self, err: io::Error) -> io::Error {
         match err.raw_os_error() {
             Some(libc::ENOENT | libc::ECONNREFUSED) if self.kind == Kind::Unix => {
@@ -249,7 +263,7 @@ impl DatagramSocket {
         }
     }
 
-    /// Sends a datagram, and waits for room; the error is the kernel's own.
+    /// Sends a datagram, and waits for room. The error is the kernel's own.
     fn send(self: &Arc<Self>, data: &[u8], to: &RawAddr, from: Option<IpAddr>) -> io::Result<()> {
         let send = || self.send_one(Outgoing { data, to, from }, Room::Need);
         if self.kind == Kind::Unix {
@@ -269,12 +283,12 @@ impl DatagramSocket {
         )
     }
 
-    /// Sends to a Unix peer whose queue is full. Linux tells of its room only a socket that is
-    /// connected to it (`unix_dgram_poll` in net/unix/af_unix.c), so a thread blocks: in a coroutine, one
-    /// of those for that.
+    /// Sends to a Unix peer whose queue is full. Linux reports room only to a socket that is
+    /// connected to the peer (`unix_dgram_poll` in net/unix/af_unix.c), so a thread blocks in
+    /// sendmsg(2); for a coroutine, a helper thread.
     fn send_offloaded(self: &Arc<Self>, data: &[u8], to: &RawAddr) -> io::Result<()> {
         if let Some(adopted) = &self.adopted {
-            // Another program that adopted it too may have ended meanwhile, and restored it.
+            // Another program that adopted the socket too may have ended and restored the timeout.
             adopted.set_timeout(&self.socket)?;
         }
         let (socket, data, to) = (Arc::clone(self), data.to_vec(), *to);
@@ -295,7 +309,8 @@ impl Drop for DatagramSocket {
             return;
         };
         if adopted.process == std::process::id() {
-            // setsockopt(2) does not fail for what it returned itself, and nobody is left to notify.
+            // setsockopt(2) accepts what it returned itself, and a drop has no way to report an
+            // error.
             let _ = self.socket.set_write_timeout(*adopted.before());
         }
     }
@@ -307,7 +322,7 @@ impl AsFd for DatagramSocket {
     }
 }
 
-/// A blocking socket says `EAGAIN` only when SO_SNDTIMEO has passed (socket(7)).
+/// A blocking socket returns `EAGAIN` only after SO_SNDTIMEO (socket(7)).
 fn send_error(err: io::Error) -> io::Error {
     if err.kind() == io::ErrorKind::WouldBlock {
         io::ErrorKind::TimedOut.into()
@@ -316,7 +331,7 @@ fn send_error(err: io::Error) -> io::Error {
     }
 }
 
-/// Why a sender cannot be answered, if its address says so.
+/// Why a sender cannot be answered, if its address shows that.
 fn unanswerable(sender: &RawAddr) -> Option<io::Error> {
     let why = if sender.is_unnamed() {
         "the sender has no address to reply to (an unbound Unix socket)"
@@ -329,7 +344,7 @@ fn unanswerable(sender: &RawAddr) -> Option<io::Error> {
 }
 
 fn no_address() -> io::Error {
-    let why = "a datagram cannot be sent to an address that is none of a socket";
+    let why = "cannot send a datagram to an address that is not a socket address";
     io::Error::new(io::ErrorKind::NotConnected, why)
 }
 
@@ -337,11 +352,11 @@ impl<T> Packet<T> {
     fn received(&self) -> &mmsg::Packet {
         self.packet
             .as_ref()
-            .expect("a datagram has its packet until it is dropped")
+            .expect("a datagram holds its packet until it is dropped")
     }
 
-    /// The reply as the kernel takes it; `None` if there is none, an error if it has no address to
-    /// go to.
+    /// Returns the reply as the kernel takes it: `None` without a reply, an error if the sender has
+    /// no address.
     fn outgoing(&self) -> Option<io::Result<Outgoing<'_>>> {
         let packet = self.received();
         let data = match &self.reply {
@@ -396,7 +411,7 @@ impl<T: 'static> Managed for Packet<T> {
     }
 
     fn close_all(datagrams: &mut VecDeque<Self>, failed: &mut dyn FnMut(&dyn Accepted, io::Error)) {
-        // Several sockets may feed one server.
+        // Several sockets can feed one server.
         let same = |one: &Self, next: &Self| Arc::ptr_eq(&one.socket, &next.socket);
         for group in datagrams.make_contiguous().chunk_by_mut(same) {
             reply_to_all(group, failed);
@@ -434,7 +449,7 @@ fn reply_to_all<T: 'static>(
             }
         });
     }
-    socket.spare().extend(
+    socket.pool().extend(
         datagrams
             .iter_mut()
             .filter_map(|datagram| datagram.packet.take()),
@@ -484,7 +499,7 @@ impl<T> Write for Packet<T> {
         Ok(buf.len())
     }
 
-    /// Does nothing: the reply is one datagram, sent when the handler has returned.
+    /// Does nothing: the reply is one datagram, which is sent when the handler has returned.
     fn flush(&mut self) -> io::Result<()> {
         Ok(())
     }
@@ -493,9 +508,9 @@ impl<T> Write for Packet<T> {
 impl<T> Drop for Packet<T> {
     fn drop(&mut self) {
         if let Some(packet) = self.packet.take() {
-            let mut spare = self.socket.spare();
-            if spare.len() < 2 * mmsg::BATCH_MAX {
-                spare.push(packet);
+            let mut pool = self.socket.pool();
+            if pool.len() < 2 * mmsg::BATCH_MAX {
+                pool.push(packet);
             }
         }
     }

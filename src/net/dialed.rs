@@ -1,4 +1,4 @@
-//! A connection that was made from here: of another type than those that were accepted.
+//! Outgoing connections, of another type than accepted ones.
 
 use std::io::{self, BufRead, Read, Write};
 use std::net::Shutdown;
@@ -9,18 +9,18 @@ use crate::address::Address;
 use crate::net::{Accepted, Connection, Managed};
 use crate::registry::context::Context;
 
-/// A connection to another server, made by [`TcpConnection::connect`](crate::net::TcpConnection::connect)
-/// or [`UnixConnection::connect`](crate::net::UnixConnection::connect).
+/// A connection to another server, made by
+/// [`TcpConnection::connect`](crate::net::TcpConnection::connect) or
+/// [`UnixConnection::connect`](crate::net::UnixConnection::connect).
 ///
-/// It is a [`Connection`] like the one that a handler is given, and has those methods of `C` that
-/// need no `&mut`. It is no server's: it counts under no limit, has no deadlines but its own timeouts, and a stop leaves
-/// it alone.
+/// It is a [`Connection`], and dereferences to `C` for methods that take `&self`. No server counts
+/// it: no limit, no deadline and no stop applies to it, only its own timeouts.
 ///
 /// # Swapping
 ///
-/// A handler is lent its connection, which its server counts and may abort. A dialed one has another
-/// type and lends no `&mut C`, so that safe code cannot put it in the place of the handler's, and keep
-/// that:
+/// A handler borrows its connection, which the server counts and may abort. A dialed connection has
+/// another type and lends no `&mut C`, so safe code cannot swap it with the handler's and keep that
+/// one:
 ///
 /// ```compile_fail,E0596
 /// # use std::time::Duration;
@@ -34,7 +34,7 @@ use crate::registry::context::Context;
 ///
 /// # Dropping
 ///
-/// A connection that is dropped ends: the kernel sends what it has, a write buffer is lost, and
+/// The drop closes the connection: the kernel sends what it has taken, a write buffer is lost, and
 /// unread input resets the connection. [`close`](Self::close) ends it in good order.
 ///
 /// # Examples
@@ -60,12 +60,12 @@ use crate::registry::context::Context;
 pub struct Dialed<C>(pub(crate) C);
 
 impl<C: Managed> Dialed<C> {
-    /// Ends the connection in good order: sends what is buffered and the end of the stream, and where
-    /// input was left unread takes what still comes, for up to 2 s or 256 KiB.
+    /// Closes the connection in good order: sends buffered output and the end of the stream, and
+    /// then, if input was left unread, receives and discards input for up to 2 s or 256 KiB.
     ///
     /// # Errors
     ///
-    /// What could not be sent. The connection is over all the same.
+    /// Buffered output could not be sent. The connection is over all the same.
     pub fn close(mut self) -> io::Result<()> {
         self.0.close()
     }

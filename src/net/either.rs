@@ -10,10 +10,10 @@ use crate::address::Address;
 use crate::net::{AcceptBatch, Accepted, Connection, Datagram, Managed, Transport, Waits};
 use crate::registry::context::Context;
 
-/// A listener, or a request, of one of two transports, so that both can feed one server. Nest it
-/// for more.
+/// A listener, connection or datagram of one of two transports, so that both feed one server. Nest
+/// it for more.
 ///
-/// It is a [`Connection`] where both sides are, and a [`Datagram`] where both are: one handler serves
+/// It is a [`Connection`] if both sides are, and a [`Datagram`] if both are, so one handler serves
 /// both.
 ///
 /// # Examples
@@ -37,13 +37,13 @@ use crate::registry::context::Context;
 #[derive(Clone, Copy, Debug)]
 #[expect(clippy::exhaustive_enums, reason = "there are two sides")]
 pub enum Either<L, R> {
-    /// One of the first transport.
+    /// A value of the first transport.
     Left(L),
-    /// One of the second transport.
+    /// A value of the second transport.
     Right(R),
 }
 
-/// Evaluates one expression for whichever side is there.
+/// Evaluates one expression for either side.
 macro_rules! both {
     ($either:expr, $side:pat => $then:expr) => {
         match $either {
@@ -151,10 +151,10 @@ impl<L: Managed, R: Managed> Managed for Either<L, R> {
         both!(self, side => side.ends_with_others())
     }
 
-    fn close_all(requests: &mut VecDeque<Self>, failed: &mut dyn FnMut(&dyn Accepted, io::Error)) {
+    fn close_all(finished: &mut VecDeque<Self>, failed: &mut dyn FnMut(&dyn Accepted, io::Error)) {
         let (mut left, mut right) = (VecDeque::new(), VecDeque::new());
-        for request in requests.drain(..) {
-            match request {
+        for accepted in finished.drain(..) {
+            match accepted {
                 Self::Left(side) => left.push_back(side),
                 Self::Right(side) => right.push_back(side),
             }

@@ -1,4 +1,4 @@
-//! A transport over another: each connection of the one below has a layer of its own on it.
+//! Transports over another transport, with a layer on each connection.
 
 use std::fmt;
 use std::io::{self, BufRead, Read, Write};
@@ -13,16 +13,16 @@ use crate::net::stream::Input;
 use crate::net::{AcceptBatch, Accepted, Bind, Connection, Managed, Transport, Waits};
 use crate::registry::context::Context;
 
-/// What a [`Layered`] transport does with the bytes of one connection: counts, limits, encrypts them.
+/// Transforms the bytes of one connection of a [`Layered`] transport: counts, limits or encrypts
+/// them.
 ///
-/// Every method is given the connection below, and has a default that passes on to it, so a layer has
-/// only what it changes. All input of a handler comes through [`read`](Self::read), all of its output
-/// goes through [`write`](Self::write).
+/// Every method receives the connection below, and its default calls that, so a layer implements
+/// only what it changes. All input of a handler comes from [`read`](Self::read), and all of its
+/// output goes to [`write`](Self::write).
 ///
 /// # Examples
 ///
-/// A server whose clients send in no hurry: a layer that reads at most ten bytes at once. (See
-/// `examples/counting.rs` for a whole one.)
+/// A layer that reads at most ten bytes at once. (`examples/counting.rs` is a whole program.)
 ///
 /// ```
 /// use std::io;
@@ -54,24 +54,24 @@ use crate::registry::context::Context;
 /// # Ok::<(), socketserver::Error>(())
 /// ```
 pub trait Layer<C: Connection>: Send + 'static {
-    /// Speaks to the peer before the handler does: a handshake, a header. Called once for each
-    /// connection, where its handler runs, so it may wait; the handshake timeout applies. Default:
-    /// nothing is said.
+    /// Exchanges the first bytes with the peer, before the handler: a handshake, or a header.
+    /// Called once for each connection, where its handler runs, so it may wait; the handshake
+    /// timeout applies. Default: nothing.
     ///
     /// # Errors
     ///
-    /// Why the connection cannot be handled: its handler is not called, and the request has failed.
+    /// The handler is not called, and the error is reported as a failure of the connection.
     fn open(&mut self, below: &mut C) -> io::Result<()> {
         let _ = below;
         Ok(())
     }
 
-    /// Reads as [`Read::read`] does. What was written has been flushed when it is called, unless
+    /// Reads as [`Read::read`] does. Output has been flushed before the call, unless
     /// [`has_input`](Self::has_input). Default: reads from the connection below.
     ///
     /// # Errors
     ///
-    /// Those of the connection below, and the layer's own.
+    /// The errors of the connection below, and of the layer.
     fn read(&mut self, below: &mut C, buf: &mut [u8]) -> io::Result<usize> {
         below.read(buf)
     }
@@ -80,34 +80,34 @@ pub trait Layer<C: Connection>: Send + 'static {
     ///
     /// # Errors
     ///
-    /// Those of the connection below, and the layer's own.
+    /// The errors of the connection below, and of the layer.
     fn write(&mut self, below: &mut C, buf: &[u8]) -> io::Result<usize> {
         below.write(buf)
     }
 
-    /// Sends what the layer and the connection below have buffered. Default: the layer has nothing.
+    /// Sends what the layer and the connection below have buffered. Default: flushes the connection
+    /// below.
     ///
     /// # Errors
     ///
-    /// What could not be sent.
+    /// Buffered output could not be sent.
     fn flush(&mut self, below: &mut C) -> io::Result<()> {
         below.flush()
     }
 
-    /// Whether the next [`read`](Self::read) returns at once, because the layer has taken more from
-    /// the connection below than it has given, or the end of the input. Such a connection is not
-    /// parked. Default: it has not.
+    /// Returns whether the next [`read`](Self::read) returns at once, because the layer holds
+    /// input, or knows that the input has ended. Such a connection is not parked. Default: `false`.
     fn has_input(&self) -> bool {
         false
     }
 
-    /// Takes what has come, without waiting, as [`Managed::gather`] does: `is_whole` judges what a
-    /// handler would read. Default: judges what the connection below has, which suits a layer that
-    /// leaves the bytes as they are.
+    /// Receives waiting input, without blocking, as [`Managed::gather`] does. `is_whole` judges the
+    /// bytes that a handler would read. Default: passes it the bytes of the connection below, which
+    /// suits a layer that does not change them.
     ///
     /// # Errors
     ///
-    /// What receiving says. The connection is over then.
+    /// Receiving failed. The connection is over.
     fn gather(&mut self, below: &mut C, is_whole: &dyn Fn(&[u8]) -> bool) -> io::Result<bool>
     where
         C: Managed,
@@ -115,18 +115,19 @@ pub trait Layer<C: Connection>: Send + 'static {
         Ok(self.has_input() || below.gather(is_whole)?)
     }
 
-    /// Says the last words: called once, before the end of what is written is told to the peer, on a
-    /// connection that was [opened](Self::open). Default: flushes.
+    /// Sends the layer's last bytes, before the end of the stream. Called once, on a connection
+    /// that was [opened](Self::open). Default: flushes.
     ///
     /// # Errors
     ///
-    /// What could not be sent. The connection below is ended all the same.
+    /// The bytes could not be sent. The connection below is closed all the same.
     fn finish(&mut self, below: &mut C) -> io::Result<()> {
         self.flush(below)
     }
 
-    /// Turns away a connection beyond a limit, which was not opened, with a message that may be empty.
-    /// Runs on the accepting thread and must not wait. Default: the connection below tells it.
+    /// Refuses a connection beyond a limit, which was not opened. `message` is for the peer and may
+    /// be empty. Runs on the accepting thread and must not block. Default: the connection below
+    /// sends it.
     fn refuse_with(&mut self, below: &mut C, message: &[u8])
     where
         C: Managed,
@@ -134,12 +135,12 @@ pub trait Layer<C: Connection>: Send + 'static {
         below.refuse_with(message);
     }
 
-    /// Who the peer is. Default: the peer of the connection below.
+    /// Returns the peer's address. Default: that of the connection below.
     fn peer(&self, below: &C) -> Address {
         below.peer()
     }
 
-    /// The address of this end. Default: that of the connection below.
+    /// Returns the address of this end. Default: that of the connection below.
     ///
     /// # Errors
     ///
@@ -149,15 +150,15 @@ pub trait Layer<C: Connection>: Send + 'static {
     }
 }
 
-/// A transport over another one, `T`, with a layer `L` on each of its connections.
+/// A transport over another transport `T`, with a layer `L` on each of its connections.
 ///
-/// What concerns the listener, such as its address, its URL and how it stops, is as of `T`. It can be
-/// bound as `T` is where the layer has a default; else [`new`](Self::new) says how one is made.
-/// Layers can be stacked. For a transport whose requests are no streams, see [`AcceptBatch::through`].
+/// The listener's address, URL and stop are those of `T`. If `L` has a default, the transport binds
+/// as `T` does; otherwise [`new`](Self::new) takes a function that makes layers. Layers can be
+/// stacked. For a transport that is not a stream, see [`AcceptBatch::through`].
 ///
 /// # Examples
 ///
-/// Unix sockets whose layers have something in common.
+/// A Unix listener whose layers share a counter.
 ///
 /// ```
 /// use std::io;
@@ -192,8 +193,8 @@ pub struct Layered<T, L> {
 }
 
 impl<T, L> Layered<T, L> {
-    /// Puts the layer that `layer` makes on each connection of `below`. It is called on the accepting
-    /// thread and must not wait.
+    /// Puts a layer, made by `layer`, on each connection of `below`. `layer` runs on the accepting
+    /// thread and must not block.
     pub fn new(below: T, layer: impl Fn() -> L + Send + Sync + 'static) -> Self {
         Self {
             below,
@@ -270,13 +271,41 @@ impl<T: fmt::Debug, L> fmt::Debug for Layered<T, L> {
     }
 }
 
-/// A connection that a [`Layered`] transport accepted: one of the transport below, and its layer.
+/// A connection of a [`Layered`] transport: a connection of the transport below, and its layer.
+///
+/// # Examples
+///
+/// ```
+/// use std::io::{self, Write};
+/// use socketserver::net::{Layer, Layered, LayeredConnection, TcpConnection};
+/// use socketserver::{Connection, Server, Tcp, Threading};
+///
+/// #[derive(Default)]
+/// struct Reads(u64);
+///
+/// impl<C: Connection> Layer<C> for Reads {
+///     fn read(&mut self, below: &mut C, buf: &mut [u8]) -> io::Result<usize> {
+///         self.0 += 1;
+///         below.read(buf)
+///     }
+/// }
+///
+/// fn count(conn: &mut LayeredConnection<TcpConnection, Reads>) -> io::Result<()> {
+///     let mut line = String::new();
+///     conn.read_line_max(&mut line, 1024)?;
+///     let Reads(reads) = conn.layer();
+///     writeln!(conn, "{reads} reads")
+/// }
+///
+/// let guard = Server::<Layered<Tcp, Reads>, Threading>::bind("127.0.0.1:0")?.spawn(count)?;
+/// # Ok::<(), socketserver::Error>(())
+/// ```
 pub struct LayeredConnection<C, L> {
     below: C,
     layer: L,
-    /// What the layer has given and was not yet read.
+    /// Bytes that the layer has returned and the handler has not read.
     input: Input,
-    /// That is a part of a request, of which more is waited for.
+    /// `input` is a part of a request, and the connection waits for the rest.
     partial: bool,
     state: State,
 }
@@ -299,17 +328,17 @@ impl<C: Connection, L: Layer<C>> LayeredConnection<C, L> {
         }
     }
 
-    /// The connection below. What it reads and writes does not come through the layer.
+    /// Returns the connection below. Its reads and writes bypass the layer.
     pub const fn below(&self) -> &C {
         &self.below
     }
 
-    /// The layer of this connection.
+    /// Returns the layer of this connection.
     pub const fn layer(&self) -> &L {
         &self.layer
     }
 
-    /// The layer of this connection, to change it.
+    /// Returns the layer of this connection, mutably.
     pub const fn layer_mut(&mut self) -> &mut L {
         &mut self.layer
     }
@@ -318,7 +347,7 @@ impl<C: Connection, L: Layer<C>> LayeredConnection<C, L> {
         !self.input.is_empty() || self.layer.has_input()
     }
 
-    /// Lets the layer say its last words, once.
+    /// Lets the layer send its last bytes, once.
     fn finish(&mut self) -> io::Result<()> {
         if self.state != State::Opened {
             return Ok(());
@@ -330,7 +359,7 @@ impl<C: Connection, L: Layer<C>> LayeredConnection<C, L> {
     fn receive_input(&mut self) -> io::Result<()> {
         if !self.layer.has_input() {
             self.layer.flush(&mut self.below)?;
-            // It waits without a buffer.
+            // The connection below waits without a buffer.
             self.below.fill_buf()?;
         }
         let mut buffer = buffers::take();
@@ -428,7 +457,7 @@ impl<C: Connection, L: Layer<C>> Connection for LayeredConnection<C, L> {
     fn next_message(&mut self) -> io::Result<bool> {
         if self.holds_input() {
             self.below.context().end_request();
-            // It may be the end of the input that the layer has.
+            // The layer may hold only the end of the input.
             let comes = !self.fill_buf()?.is_empty();
             if comes {
                 self.below.context().begin_request();

@@ -1,4 +1,4 @@
-//! A listening stream socket, of the server's own or adopted from another program.
+//! Listening stream sockets, bound by the server or adopted from another program.
 
 use std::io;
 use std::net::Shutdown;
@@ -7,12 +7,12 @@ use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
 use socket2::{SockAddr, Socket};
 
-/// A listening socket in non-blocking mode: accept(2) must not block when the connection that
-/// poll(2) reported is gone again.
+/// A listening socket in non-blocking mode: accept(2) must not block if the connection that poll(2)
+/// reported is gone.
 ///
-/// The mode lies in the open file description (open(2)), which an adopted listener shares with the
-/// program that passed it on. That program may accept from it after this one has ended, so the drop
-/// restores the mode.
+/// The mode belongs to the open file description (open(2)), which an adopted listener shares with
+/// the program that passed it on. That program may accept from the listener after this one has
+/// ended, so the drop restores the mode.
 #[derive(Debug)]
 pub(crate) struct Listener {
     socket: Socket,
@@ -21,14 +21,14 @@ pub(crate) struct Listener {
 
 #[derive(Debug)]
 struct Adopted {
-    /// The process that adopted it. Its forked children have the same open file description, and
-    /// leave the mode alone.
+    /// The process that adopted the listener. Its forked children share the open file description
+    /// and leave the mode alone.
     process: u32,
     was_blocking: AtomicBool,
 }
 
 impl Listener {
-    /// A listener that no other program has.
+    /// Takes a listener that no other program shares.
     pub(crate) fn own(socket: Socket) -> io::Result<Self> {
         socket.set_nonblocking(true)?;
         Ok(Self {
@@ -37,7 +37,7 @@ impl Listener {
         })
     }
 
-    /// A listener that another program may have too.
+    /// Takes a listener that another program may share.
     pub(crate) fn adopted(socket: Socket) -> io::Result<Self> {
         let adopted = Adopted {
             process: std::process::id(),
@@ -56,7 +56,7 @@ impl Listener {
 
     pub(crate) fn accept(&self) -> io::Result<(Socket, SockAddr)> {
         if let Some(adopted) = &self.adopted {
-            // Another program that adopted it too may have ended meanwhile, and restored the mode.
+            // Another program that adopted the listener too may have ended and restored the mode.
             adopted.make_nonblocking(&self.socket)?;
         }
         self.socket.accept()
@@ -89,7 +89,7 @@ impl Drop for Listener {
             return;
         };
         if adopted.was_blocking.load(Relaxed) && adopted.process == std::process::id() {
-            // fcntl(2) does not fail for an open socket, and nobody is left to notify.
+            // fcntl(2) does not fail for an open socket, and a drop has no way to report an error.
             let _ = self.socket.set_nonblocking(false);
         }
     }

@@ -1,8 +1,7 @@
-//! Where requests come from. A transport is a bound listener that yields requests: connections or
-//! datagrams.
+//! Transports. A transport is a bound listener that yields connections or datagrams.
 //!
-//! This module owns the traits; each file beside it is one transport. None of them knows models or
-//! servers.
+//! This module owns the traits; each file beside it is one transport. Transports know neither
+//! models nor servers.
 
 pub(crate) mod connect;
 pub(crate) mod datagram;
@@ -41,15 +40,15 @@ use std::time::Duration;
 use crate::error::Error;
 use crate::shared::Shared;
 
-/// A source of requests: a bound listener.
+/// A bound listener that yields connections or datagrams.
 ///
-/// Implement it to serve something that is not a socket; the descriptor of [`AsFd`] must poll as
-/// readable whenever [`accept`](Self::accept) would find a request.
+/// Implement it to serve something that is not a socket. The descriptor of [`AsFd`] must poll as
+/// readable whenever [`accept`](Self::accept) would find something.
 ///
 /// # Examples
 ///
-/// A transport whose requests are the bytes that arrive on a pipe. (See `examples/own_transport.rs`
-/// for a whole one.)
+/// A transport that yields the bytes of a pipe, one at a time. (`examples/own_transport.rs` is a
+/// whole program.)
 ///
 /// ```
 /// use std::io::{self, PipeReader, Read};
@@ -94,16 +93,16 @@ use crate::shared::Shared;
 /// impl Managed for Byte {}
 /// ```
 pub trait Transport: AsFd + Send + Sync + Sized + 'static {
-    /// What is accepted, and given to the handler.
+    /// The type of what is accepted and given to the handler.
     type Accepted: Managed;
 
-    /// What the address of a listener is shown with: `tcp` in `tcp://127.0.0.1:80`.
+    /// The scheme of a listener's URL: `tcp` in `tcp://127.0.0.1:80`.
     const SCHEME: &'static str;
 
-    /// The bound address, with the real port.
+    /// Returns the bound address, with the real port.
     fn local_addr(&self) -> Address;
 
-    /// The bound address as a URL.
+    /// Returns the bound address as a URL.
     fn url(&self) -> String {
         match self.local_addr() {
             Address::Unix(addr) if addr.path().is_none() => format!("{}:{addr}", Self::SCHEME),
@@ -111,199 +110,251 @@ pub trait Transport: AsFd + Send + Sync + Sized + 'static {
         }
     }
 
-    /// Takes requests that are waiting, at least one and at most [`AcceptBatch::room`], and never waits
-    /// for one.
+    /// Accepts waiting connections or datagrams into `batch`: at least one and at most
+    /// [`AcceptBatch::room`]. Never blocks.
     ///
     /// # Errors
     ///
-    /// `WouldBlock` when nothing is waiting. Every other error is classified by the accept loop as
-    /// accept(2) has it: per-connection errors are counted, exhaustion backs off, the rest ends
-    /// this listener.
+    /// `WouldBlock` when nothing is waiting. The accept loop classifies every other error as
+    /// accept(2) describes it: it counts errors of one connection, pauses after an exhaustion, and
+    /// abandons the listener after anything else.
     fn accept(&self, batch: &mut AcceptBatch<'_, Self::Accepted>) -> io::Result<()>;
 
-    /// How many requests wait to be accepted, where that is known: a stop serves as many. Default:
-    /// unknown.
+    /// Returns the length of the backlog, if it is known: a stop serves as many. Default: unknown.
     fn waiting(&self) -> Option<usize> {
         None
     }
 
-    /// Makes the kernel take in nothing more, while what it has taken in can still be accepted; says
-    /// whether it does. Called when a stop begins, and may be called several times. Default: it
-    /// cannot, and what comes in after the last [`accept`](Self::accept) is lost.
+    /// Seals the backlog: the kernel lets in no new connections, while those in the backlog can
+    /// still be accepted. Returns whether the transport can do that. A stop calls it first,
+    /// possibly several times. Default: `false`; what arrives after the last
+    /// [`accept`](Self::accept) is lost.
     ///
     /// # Errors
     ///
-    /// As if it could not.
+    /// Treated as `Ok(false)`.
     fn seal_backlog(&self) -> io::Result<bool> {
         Ok(false)
     }
 
-    /// Whether something is on its way in that cannot be accepted yet, after
-    /// [`seal_backlog`](Self::seal_backlog); `None` where that cannot be known. Default: nothing is.
+    /// Returns whether something is still arriving that cannot be accepted yet, such as a
+    /// handshake, after [`seal_backlog`](Self::seal_backlog); `None` if that cannot be known.
+    /// Default: `Some(false)`.
     fn arriving(&self) -> Option<bool> {
         Some(false)
     }
 
-    /// Whether the listener was taken over from another program, which may go on with it afterwards.
-    /// What was changed about it for serving, such as its blocking mode, is restored when it is
-    /// dropped in the process that took it over; so that process keeps it until its worker processes
-    /// have ended. Default: no.
+    /// Returns whether the listener was adopted from another program, which may use it again
+    /// afterwards. The process that adopted it drops it after its worker processes have ended, and
+    /// the drop restores what serving changed, such as the blocking mode. Default: `false`.
     fn is_adopted(&self) -> bool {
         false
     }
 
-    /// How many requests one call of [`accept`](Self::accept) should take at most. Default: 1.
+    /// Returns how many connections or datagrams one call of [`accept`](Self::accept) should take
+    /// at most. Default: 1.
     ///
-    /// More than one suits requests that are cheaper taken together; a model that runs its handler
-    /// on the accepting thread then runs it for one after the other.
+    /// A larger batch suits datagrams, which are cheaper to receive together. A model that runs the
+    /// handler on the accepting thread handles a batch one after the other.
     fn batch(&self) -> usize {
         1
     }
 }
 
 /// A transport that can be bound to an address of type `A` with its default options.
+///
+/// # Examples
+///
+/// ```
+/// use socketserver::Tcp;
+/// use socketserver::net::Bind;
+///
+/// let listeners = Tcp::bind(("127.0.0.1", 0))?;
+/// assert_eq!(listeners.len(), 1);
+/// # Ok::<(), socketserver::Error>(())
+/// ```
 pub trait Bind<A>: Transport {
     /// Binds and listens on `addr`: one listener for each address that it resolves to.
     ///
     /// # Errors
     ///
-    /// What was tried, on what, and why it failed; nothing stays bound.
+    /// The error names what was tried and on what. Nothing stays bound.
     fn bind(addr: A) -> Result<Vec<Self>, Error>;
 }
 
-/// What a handler is given: a connection or a datagram.
+/// What a handler receives: a connection or a datagram.
 ///
-/// What the server does with it besides is in [`Managed`].
+/// [`Managed`] has the methods that only the server calls.
+///
+/// # Examples
+///
+/// ```
+/// use socketserver::net::Accepted;
+///
+/// fn describe(accepted: &impl Accepted) -> String {
+///     format!("number {} from {}", accepted.id(), accepted.peer())
+/// }
+/// ```
 pub trait Accepted: Send + 'static {
-    /// What the request knows of its server, as [`AcceptBatch::push`] gave it.
+    /// Returns the context, as [`AcceptBatch::push`] passed it.
     fn context(&self) -> &Context;
 
-    /// Who sent it.
+    /// Returns the peer's address.
     fn peer(&self) -> Address;
 
-    /// The number of the request: unique and ascending within its server, from 1; 0 for a connection
-    /// that was dialed.
+    /// Returns the number of the connection or datagram: unique and ascending within its server,
+    /// from 1; 0 for a dialed connection.
     fn id(&self) -> u64 {
         self.context().id()
     }
 
-    /// Whether the server has been asked to stop: a handler that serves many messages on one
-    /// connection should end it.
+    /// Returns whether the server has been asked to stop. A handler that serves many messages on
+    /// one connection should then end it.
     fn stopping(&self) -> bool {
         self.context().stopping()
     }
 }
 
-/// What a server does with a request before and after its handler: admits or refuses it, parks it,
-/// closes it.
+/// What a server does with a connection or datagram before and after its handler: it admits or
+/// refuses it, parks it, closes it.
 ///
-/// Transports implement it for what they accept; handlers have no use for it, so it is not at the
-/// root of the crate. Every method has a default, so `impl Managed for Mine {}` is enough for a request
-/// that is over once its handler has returned, and whose drop closes it.
+/// Transports implement this trait; handlers do not need it, so it is not at the root of the crate.
+/// Every method has a default: `impl Managed for Mine {}` suits a type that needs nothing after its
+/// handler has returned, and whose drop closes it.
+///
+/// # Examples
+///
+/// A transport of open files, which are synchronised to the disk after their handler.
+///
+/// ```
+/// use std::fs::File;
+/// use std::io;
+/// use socketserver::net::{Accepted, Address, Context, Managed};
+///
+/// struct OpenFile {
+///     file: File,
+///     context: Context,
+/// }
+///
+/// impl Accepted for OpenFile {
+///     fn context(&self) -> &Context {
+///         &self.context
+///     }
+///     fn peer(&self) -> Address {
+///         Address::Named("file".to_owned())
+///     }
+/// }
+///
+/// impl Managed for OpenFile {
+///     fn close(&mut self) -> io::Result<()> {
+///         self.file.sync_all()
+///     }
+/// }
+/// ```
 pub trait Managed: Accepted {
-    /// Whether the request is fit to be handled; asked once, before the `verify` hook. Default:
-    /// yes.
+    /// Checks whether the handler may be called. Called once, before the `verify` hook. Default:
+    /// `Ok`.
     ///
     /// # Errors
     ///
-    /// Why it is not: it is dropped, and reported as a failed request.
+    /// The connection or datagram is dropped, and the error is reported as its failure.
     fn admit(&self) -> io::Result<()> {
         Ok(())
     }
 
-    /// Gets ready for the handler: called where the handler runs, each time before it is called, so it
-    /// may wait for the peer. Default: nothing to do.
+    /// Prepares for the handler. Called where the handler runs, before each call of it, so it may
+    /// wait for the peer. Default: nothing to do.
     ///
     /// # Errors
     ///
-    /// Why it cannot be handled: the handler is not called, and the request has failed.
+    /// The handler is not called, and the error is reported as its failure.
     fn open(&mut self) -> io::Result<()> {
         Ok(())
     }
 
-    /// Gets ready to wait for the client without a thread, after the handler has returned
-    /// `Next::Park`, and says on what. May be called several times. Default: never, and the request
-    /// is closed.
+    /// Prepares to wait for the client without a thread, after the handler has returned
+    /// `Next::Park`, and returns what to wait for. May be called several times. Default:
+    /// [`Waits::Never`], which closes.
     ///
     /// # Errors
     ///
-    /// What was buffered could not be sent: the request is closed.
+    /// Buffered output could not be sent. The connection is closed.
     fn wait(&mut self) -> io::Result<Waits<'_>> {
         Ok(Waits::Never)
     }
 
-    /// Whether the client has sent what the handler has not read: a stop does not end such a
-    /// connection. Default: it is not known to have.
+    /// Returns whether the client has sent input that the handler has not read; a stop does not end
+    /// such a connection. Default: `false`.
     fn has_input(&self) -> bool {
         false
     }
 
-    /// Takes what has come, without waiting, for the hook
-    /// [`whole_request`](crate::Builder::whole_request); says whether the handler is to be called.
-    /// Where it says no, [`wait`](Self::wait) waits for more. Default: it is.
+    /// Receives waiting input, without blocking, for the hook
+    /// [`whole_request`](crate::Builder::whole_request). Returns whether to call the handler; after
+    /// `false`, [`wait`](Self::wait) waits for more. Default: `true`.
     ///
     /// # Errors
     ///
-    /// What receiving says. The request is over then.
+    /// Receiving failed. The connection is over.
     fn gather(&mut self, is_whole: &dyn Fn(&[u8]) -> bool) -> io::Result<bool> {
         let _ = is_whole;
         Ok(true)
     }
 
-    /// Notes that the handler has left input unread which this request has given to one that wraps it:
-    /// [`close`](Self::close) then takes more care that no reply is lost. Default: nothing to do.
+    /// Notes that a wrapper around this connection holds input that the handler has not read:
+    /// [`close`](Self::close) must then avoid a reset that would destroy the reply. Default:
+    /// nothing to do.
     fn leave_unread(&mut self) {}
 
-    /// Ends the request in good order after its handler returned: delivers what is still buffered,
-    /// tells the peer. A request that is dropped without it ends in whatever way is quickest. Default:
-    /// nothing; the request is dropped.
+    /// Ends the connection in good order after its handler has returned: sends what is buffered,
+    /// then the end of the stream. For a datagram, sends the reply. A drop without it ends as fast
+    /// as it can. Default: nothing; the value is dropped.
     ///
     /// # Errors
     ///
-    /// What could not be delivered. The request is over all the same.
+    /// What was buffered could not be sent. The connection is over all the same.
     fn close(&mut self) -> io::Result<()> {
         Ok(())
     }
 
-    /// Ends a request that the `verify` hook has turned away. Runs on the accepting thread and must
-    /// not wait. Default: nothing; the request is dropped.
+    /// Ends a connection or datagram that the `verify` hook has refused. Runs on the accepting
+    /// thread and must not block. Default: nothing; the value is dropped.
     fn refuse(&mut self) {}
 
-    /// As [`refuse`](Self::refuse), for a request beyond a limit, whose peer is to be told
-    /// `message`, which may be empty. Default: `refuse`, and nothing is told.
+    /// As [`refuse`](Self::refuse), for a connection or datagram beyond a limit. `message` is for
+    /// the peer and may be empty. Default: `refuse`, without the message.
     fn refuse_with(&mut self, message: &[u8]) {
         let _ = message;
         self.refuse();
     }
 
-    /// Whether [`close_all`](Self::close_all) is cheaper than as many [`close`](Self::close)s, and
-    /// none of them waits. Default: no.
+    /// Returns whether [`close_all`](Self::close_all) is cheaper than as many calls of
+    /// [`close`](Self::close), and none of them blocks. Default: `false`.
     fn ends_with_others(&self) -> bool {
         false
     }
 
-    /// Closes requests that are done at the same time, and tells `failed` of each whose reply was not
-    /// delivered.
+    /// Closes connections or datagrams that finished together, and calls `failed` for each whose
+    /// reply was not delivered.
     ///
-    /// The default closes one after the other; datagrams override it to send all replies at once.
-    fn close_all(requests: &mut VecDeque<Self>, failed: &mut dyn FnMut(&dyn Accepted, io::Error))
+    /// Default: closes one after the other. Datagrams send all replies in one system call.
+    fn close_all(finished: &mut VecDeque<Self>, failed: &mut dyn FnMut(&dyn Accepted, io::Error))
     where
         Self: Sized,
     {
-        for mut request in requests.drain(..) {
-            if let Err(err) = request.close() {
-                failed(&request, err);
+        for mut accepted in finished.drain(..) {
+            if let Err(err) = accepted.close() {
+                failed(&accepted, err);
             }
         }
     }
 }
 
-/// A connected byte stream, whatever it runs over. A handler written for `&mut impl Connection`
-/// serves them all.
+/// A connected byte stream. A handler for `&mut impl Connection` serves every stream transport.
 ///
 /// `Read` and `Write` block until the peer is ready, and never fail with `WouldBlock` or
-/// `Interrupted`; `TimedOut` says that a timeout has passed. `Read` goes straight into the caller's
-/// buffer, unless `BufRead` has buffered input before. Writing is unbuffered until
+/// `Interrupted`; `TimedOut` means that a timeout has passed. `Read` reads straight into the
+/// caller's buffer, unless `BufRead` holds buffered input. Writing is unbuffered until
 /// [`set_write_buffer`](Self::set_write_buffer).
 ///
 /// # Examples
@@ -322,15 +373,15 @@ pub trait Managed: Accepted {
 /// }
 /// ```
 pub trait Connection: Accepted + BufRead + Write {
-    /// Appends bytes to `out` up to and with the next `delimiter`, or to the end of the stream, and
-    /// says how many.
+    /// Appends bytes to `out` up to and including the next `delimiter`, or up to the end of the
+    /// stream. Returns how many.
     ///
-    /// [`BufRead::read_until`] has no limit, so that a peer can fill the memory; this one does.
+    /// [`BufRead::read_until`] has no limit, so a peer can fill the memory.
     ///
     /// # Errors
     ///
-    /// `InvalidData` when `limit` bytes have come without a delimiter (they have been taken); else
-    /// as [`BufRead::fill_buf`].
+    /// - `InvalidData`: `limit` bytes without a delimiter, which have been read into `out`.
+    /// - else as [`BufRead::fill_buf`].
     fn read_until_max(
         &mut self,
         delimiter: u8,
@@ -358,15 +409,15 @@ pub trait Connection: Accepted + BufRead + Write {
         ))
     }
 
-    /// Appends the next line to `line`, with its `\n`, and says how many bytes it has: 0 at the end
-    /// of the stream.
+    /// Appends the next line to `line`, with its `\n`. Returns its length in bytes: 0 at the end of
+    /// the stream.
     ///
-    /// [`BufRead::read_line`] has no limit, and the peer decides how long a line is; this one does.
+    /// [`BufRead::read_line`] has no limit, so a peer can fill the memory.
     ///
     /// # Errors
     ///
-    /// `InvalidData` when the line is longer than `limit` bytes or is not UTF-8; else as
-    /// [`BufRead::fill_buf`].
+    /// - `InvalidData`: the line is longer than `limit` bytes, or is not UTF-8.
+    /// - else as [`BufRead::fill_buf`].
     fn read_line_max(&mut self, line: &mut String, limit: usize) -> io::Result<usize> {
         let mut bytes = Vec::new();
         let count = self.read_until_max(b'\n', &mut bytes, limit)?;
@@ -376,19 +427,20 @@ pub trait Connection: Accepted + BufRead + Write {
         Ok(count)
     }
 
-    /// Waits between two messages for the next one, and says whether there is one: `false` at the end
-    /// of the stream, and when the server has ended the connection because it stops. Call it before
-    /// each message, the first one too.
+    /// Waits between two messages for the next one. Returns `false` at the end of the stream, and
+    /// when the server has ended the connection because it stops. Call it before each message, the
+    /// first one too.
     ///
-    /// Here the connection is idle, as it is where a handler returns
-    /// [`Next::Park`](crate::Next::Park): the idle timeout counts, it may be closed to make room for
-    /// others, and it holds up a stop for no longer than the
-    /// [`idle_grace`](crate::Builder::idle_grace). A message, for which the request timeout counts,
-    /// begins when this says `true` and ends when it is called again. After a message that has begun
-    /// in a stop it says `false`, unless the client has sent another. What is buffered for writing is
-    /// sent before it waits; the last answer leaves with the end of the stream.
+    /// While it waits, the connection is idle, as it is after a handler returns
+    /// [`Next::Park`](crate::Next::Park): the idle timeout applies, the server may close the
+    /// connection to make room for others, and a stop waits for it no longer than the
+    /// [`idle_grace`](crate::Builder::idle_grace). A message begins when `next_message` returns
+    /// `true` and ends at the next call; the request timeout applies to it. After a message that
+    /// began during a stop, `next_message` returns `false`, unless the client has sent another. It
+    /// sends buffered output before it waits; the last answer leaves together with the end of the
+    /// stream.
     ///
-    /// The default waits for input, and knows of no stop.
+    /// The default waits for input, and does not react to a stop.
     ///
     /// # Errors
     ///
@@ -414,52 +466,50 @@ pub trait Connection: Accepted + BufRead + Write {
         Ok(!self.fill_buf()?.is_empty())
     }
 
-    /// Gathers writes into `capacity` bytes and sends them when the buffer is full, on flush,
-    /// before the connection waits for input, and at its end. 0, the default, sends each write at
-    /// once.
+    /// Buffers writes in `capacity` bytes. The buffer is sent when it is full, on flush, before the
+    /// connection waits for input, and at its end. Default: 0, which sends each write at once.
     ///
     /// # Errors
     ///
-    /// When what was buffered before could not be sent.
+    /// What was buffered before could not be sent.
     fn set_write_buffer(&mut self, capacity: usize) -> io::Result<()>;
 
-    /// Makes a read that waits longer than `timeout` fail with `TimedOut`. `None`, the default,
-    /// waits for ever.
+    /// Makes a read that waits longer than `timeout` fail with `TimedOut`. Default: `None`, which
+    /// waits forever.
     ///
     /// # Errors
     ///
     /// `InvalidInput` for a timeout of zero.
     fn set_read_timeout(&mut self, timeout: Option<Duration>) -> io::Result<()>;
 
-    /// Makes a write that waits longer than `timeout` fail with `TimedOut`. `None`, the default,
-    /// waits for ever.
+    /// Makes a write that waits longer than `timeout` fail with `TimedOut`. Default: `None`, which
+    /// waits forever.
     ///
     /// # Errors
     ///
     /// `InvalidInput` for a timeout of zero.
     fn set_write_timeout(&mut self, timeout: Option<Duration>) -> io::Result<()>;
 
-    /// Ends one direction of the connection, or both. `Shutdown::Write` sends what is buffered
-    /// first, then tells the peer that no more will come; reading goes on.
+    /// Ends one direction of the connection, or both. `Shutdown::Write` sends what is buffered,
+    /// then the end of the stream; reading still works.
     ///
     /// # Errors
     ///
-    /// When what was buffered could not be sent, or `NotConnected`.
+    /// What was buffered could not be sent, or `NotConnected`.
     fn shutdown(&mut self, how: Shutdown) -> io::Result<()>;
 
-    /// The address of this end of the connection.
+    /// Returns the address of this end of the connection.
     ///
     /// # Errors
     ///
-    /// What getsockname(2) says.
+    /// As getsockname(2).
     fn local_addr(&self) -> io::Result<Address>;
 }
 
-/// A datagram and its reply. A handler written for `&mut impl Datagram` serves every datagram
-/// transport.
+/// A datagram and its reply. A handler for `&mut impl Datagram` serves every datagram transport.
 ///
-/// What is written becomes one reply, sent when the handler has returned; if nothing is written,
-/// nothing is sent.
+/// All that the handler writes becomes one reply, which is sent when the handler has returned.
+/// Without a write there is no reply.
 ///
 /// # Examples
 ///
@@ -472,80 +522,115 @@ pub trait Connection: Accepted + BufRead + Write {
 /// }
 /// ```
 pub trait Datagram: Accepted + Write {
-    /// What arrived.
+    /// Returns the bytes that arrived.
     fn packet(&self) -> &[u8];
 
-    /// Makes `reply` the whole reply, whatever was written before; an empty one is sent too.
+    /// Replaces the reply, and what was written before, by `reply`. An empty reply is sent too.
     fn set_reply(&mut self, reply: &[u8]);
 
-    /// Makes what arrived the reply, without copying it.
+    /// Makes the received bytes the reply, without a copy.
     fn echo(&mut self);
 
     /// Sends one datagram to the sender at once.
     ///
     /// # Errors
     ///
-    /// `NotConnected` when the sender has no address (an unbound Unix socket, UDP source port 0);
-    /// `NotFound` or `ConnectionRefused` when it is gone (a Unix socket); `TimedOut` when the socket had
-    /// no room for as long as its send timeout; else what sendmsg(2) says.
+    /// - `NotConnected`: the sender has no address (an unbound Unix socket, UDP source port 0).
+    /// - `NotFound` or `ConnectionRefused`: the sender's Unix socket is gone.
+    /// - `TimedOut`: the socket had no room for a second.
+    /// - else as sendmsg(2).
     fn send(&mut self, data: &[u8]) -> io::Result<()>;
 
     /// Sends one datagram to `to` at once.
     ///
     /// # Errors
     ///
-    /// As [`send`](Self::send).
+    /// - `NotConnected`: `to` is not the address of a socket.
+    /// - else as [`send`](Self::send).
     fn send_to(&mut self, data: &[u8], to: &Address) -> io::Result<()>;
 }
 
-/// What a request waits for before its handler is called again.
+/// What a connection waits for before its handler is called again.
+///
+/// # Examples
+///
+/// [`Managed::wait`] of a connection whose input is not buffered.
+///
+/// ```
+/// use std::io;
+/// use std::os::fd::{AsFd, OwnedFd};
+/// use socketserver::net::Waits;
+///
+/// fn wait(socket: &OwnedFd) -> io::Result<Waits<'_>> {
+///     Ok(Waits::For(socket.as_fd()))
+/// }
+/// ```
 #[derive(Clone, Copy, Debug)]
 #[non_exhaustive]
 pub enum Waits<'a> {
-    /// It is over once its handler has returned.
+    /// Nothing: the connection is over once its handler has returned.
     Never,
-    /// There is input already.
+    /// Nothing: input is buffered already.
     Ready,
-    /// Until this descriptor is readable.
+    /// This descriptor, until it is readable.
     For(BorrowedFd<'a>),
 }
 
-/// Where [`Transport::accept`] puts what it takes.
+/// The place where [`Transport::accept`] puts accepted connections or datagrams.
+///
+/// # Examples
+///
+/// A transport that accepts as many as are waiting.
+///
+/// ```
+/// use std::io;
+/// use socketserver::net::{AcceptBatch, Context};
+///
+/// fn accept_all<R>(
+///     batch: &mut AcceptBatch<'_, R>,
+///     mut take: impl FnMut() -> io::Result<Box<dyn FnOnce(Context) -> R>>,
+/// ) -> io::Result<()> {
+///     while batch.room() > 0 {
+///         batch.push(take()?);
+///     }
+///     Ok(())
+/// }
+/// ```
 #[derive(Debug)]
 pub struct AcceptBatch<'a, R> {
-    requests: &'a mut VecDeque<R>,
+    accepted: &'a mut VecDeque<R>,
     room: usize,
     shared: &'a Shared,
 }
 
 impl<'a, R> AcceptBatch<'a, R> {
-    pub(crate) const fn new(requests: &'a mut VecDeque<R>, room: u64, shared: &'a Shared) -> Self {
+    pub(crate) const fn new(accepted: &'a mut VecDeque<R>, room: u64, shared: &'a Shared) -> Self {
         Self {
-            requests,
+            accepted,
             room: room as usize,
             shared,
         }
     }
 
-    /// Whether the server has been asked to stop: [`Transport::seal_backlog`] may have been called,
-    /// here or in another process.
+    /// Returns whether the server has been asked to stop. Then [`Transport::seal_backlog`] may have
+    /// been called, here or in another process.
     #[must_use]
     pub fn stopping(&self) -> bool {
         self.shared.lifecycle.stopping()
     }
 
-    /// How many requests may still be pushed.
+    /// Returns how many connections or datagrams may still be pushed.
     #[must_use]
     pub const fn room(&self) -> usize {
         self.room
     }
 
-    /// Lets another transport take requests, and wraps each: for a transport that wraps another one
-    /// and is no [`Layered`](crate::net::Layered).
+    /// Lets another transport accept, and wraps each of its connections or datagrams. For a
+    /// transport around another one that is not a [`Layered`].
     ///
     /// # Errors
     ///
-    /// What `accept` returns; the requests that it has pushed before are wrapped all the same.
+    /// The error of `accept`. What it pushed before the error is wrapped and kept.
     ///
     /// # Examples
     ///
@@ -554,7 +639,7 @@ impl<'a, R> AcceptBatch<'a, R> {
     /// use socketserver::net::{AcceptBatch, Managed};
     /// use socketserver::net::Transport;
     ///
-    /// /// Takes requests of `inner`, which `wrap` makes requests of the type `R` of.
+    /// /// Accepts from `inner` and wraps the result.
     /// fn accept<T: Transport, R: Managed>(
     ///     inner: &T,
     ///     wrap: fn(T::Accepted) -> R,
@@ -570,26 +655,26 @@ impl<'a, R> AcceptBatch<'a, R> {
     ) -> io::Result<()> {
         let mut inner = VecDeque::new();
         let result = accept(&mut AcceptBatch {
-            requests: &mut inner,
+            accepted: &mut inner,
             room: self.room,
             shared: self.shared,
         });
         self.room -= inner.len();
-        self.requests.extend(inner.into_iter().map(wrap));
+        self.accepted.extend(inner.into_iter().map(wrap));
         result
     }
 
-    /// Adds the request that `make` builds around its context.
+    /// Adds the connection or datagram that `make` builds around its context.
     ///
     /// # Panics
     ///
-    /// Panics when there is no room.
+    /// Panics if [`room`](Self::room) is 0.
     pub fn push(&mut self, make: impl FnOnce(Context) -> R) {
         self.room = self
             .room
             .checked_sub(1)
-            .expect("a transport pushed more requests than it was given room for");
-        self.requests
+            .expect("a transport pushes at most `room` connections or datagrams");
+        self.accepted
             .push_back(make(self.shared.registry.context()));
     }
 }

@@ -1,4 +1,4 @@
-//! Socket options that several transports share, and the checks of adopted descriptors.
+//! Socket options that several transports share, and checks of adopted descriptors.
 
 use std::fmt::Debug;
 use std::io;
@@ -11,7 +11,7 @@ use socket2::{Domain, Socket, Type};
 use crate::address::{Address, UnixAddress};
 use crate::error::{Error, Tried};
 
-/// Sizes of the kernel's buffers, as SO_RCVBUF and SO_SNDBUF take them (socket(7)).
+/// Sizes of the kernel's buffers, for SO_RCVBUF and SO_SNDBUF (socket(7)).
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Buffers {
     pub(crate) receive: Option<usize>,
@@ -27,7 +27,7 @@ impl Buffers {
     }
 }
 
-/// What an internet socket is bound with.
+/// Options of an internet socket, set before it is bound.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct InetOptions {
     pub(crate) reuse_address: bool,
@@ -58,7 +58,7 @@ impl InetOptions {
     }
 
     /// Binds one socket for each address that `addr` resolves to and this host has; with port 0,
-    /// all get one port. Each comes with the address that it is bound to.
+    /// all on one port. Returns each with its bound address.
     pub(crate) fn bind_all(
         self,
         kind: Type,
@@ -71,7 +71,7 @@ impl InetOptions {
             .collect();
         addrs.sort_unstable_by_key(SocketAddr::is_ipv6);
         addrs.dedup();
-        // A port that the kernel picked for the first address may be taken on the second: pick
+        // The port that the kernel picked for the first address may be taken on the second: pick
         // again.
         let mut picks_left = if addrs.len() > 1 && addrs[0].port() == 0 {
             16
@@ -104,7 +104,7 @@ impl InetOptions {
         for &addr in addrs {
             let addr = with_port(addr, port);
             let socket = match self.bind(kind, addr, more) {
-                // `localhost` names ::1 on hosts that have no IPv6 too.
+                // `localhost` resolves to ::1 even on hosts without IPv6.
                 Err(err) if addrs.len() > 1 && is_absent(&err) => continue,
                 result => result.map_err(|err| self.error("bind", addr, err))?,
             };
@@ -118,8 +118,8 @@ impl InetOptions {
         Ok(sockets)
     }
 
-    /// What was tried with an address, with what to do about the errors that bind(2) and listen(2)
-    /// are known for.
+    /// Describes what was tried with an address, and adds a remedy for common errors of bind(2) and
+    /// listen(2).
     pub(crate) fn error(self, tried: &str, addr: SocketAddr, err: io::Error) -> Error {
         let remedy = self.remedy(addr, err.kind());
         let err = Error::new(format!("{tried} {addr}"), err);
@@ -135,8 +135,8 @@ impl InetOptions {
             io::ErrorKind::PermissionDenied if addr.port() < 1024 => {
                 "ports below net.ipv4.ip_unprivileged_port_start (1024) need CAP_NET_BIND_SERVICE, or a socket passed by the service manager"
             }
-            // Which socket has it is not known here; it may well be the one that the same program
-            // has bound a moment ago.
+            // The owner of the port is unknown here: it may be a socket that this program bound a
+            // moment ago.
             io::ErrorKind::AddrInUse if any && addr.is_ipv6() && self.only_v6 != Some(true) => {
                 "another socket, of this process or of another, has the port (ss -lntup shows whose); \
                  [::] takes it for IPv4 too, unless it is bound for IPv6 alone (only_v6, in a URL ?v6only)"
@@ -157,8 +157,8 @@ impl InetOptions {
     }
 }
 
-/// An address whose port is still open, with the port that another socket got. The rest stays: the
-/// zone of a link-local address is part of it.
+/// Replaces port 0 by the port that another socket got. The rest stays: the zone of a link-local
+/// address is part of it.
 fn with_port(mut addr: SocketAddr, port: Option<u16>) -> SocketAddr {
     if let (0, Some(port)) = (addr.port(), port) {
         addr.set_port(port);
@@ -166,14 +166,14 @@ fn with_port(mut addr: SocketAddr, port: Option<u16>) -> SocketAddr {
     addr
 }
 
-/// Whether the address says nothing without an interface (RFC 4007, section 6).
+/// Returns whether the address needs an interface and has none (RFC 4007, section 6).
 fn lacks_zone(addr: SocketAddr) -> bool {
     matches!(addr, SocketAddr::V6(v6) if v6.ip().is_unicast_link_local() && v6.scope_id() == 0)
 }
 
-/// The URL of a listener. The zone of a link-local address is the name of its interface, which
-/// stays the same when its number does not; it is looked up where `socket` is, which may be in
-/// another network namespace.
+/// Returns the URL of a listener. The zone of a link-local address is shown as the name of its
+/// interface, which stays the same when its number changes. The name is looked up in the network
+/// namespace of `socket`.
 pub(crate) fn url(scheme: &str, socket: BorrowedFd<'_>, addr: &Address) -> String {
     let zone = |index| index_to_name(socket, index).ok();
     match addr {
@@ -185,7 +185,7 @@ pub(crate) fn url(scheme: &str, socket: BorrowedFd<'_>, addr: &Address) -> Strin
     .unwrap_or_else(|| format!("{scheme}://{addr}"))
 }
 
-/// Whether the host lacks the address or its whole family.
+/// Returns whether the host lacks the address or its whole family.
 fn is_absent(err: &io::Error) -> bool {
     matches!(
         err.raw_os_error(),
@@ -193,7 +193,7 @@ fn is_absent(err: &io::Error) -> bool {
     )
 }
 
-/// What a descriptor has to be, to be adopted.
+/// The kind of socket that a descriptor must be to be adopted.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Expected {
     pub(crate) name: &'static str,
@@ -203,8 +203,8 @@ pub(crate) struct Expected {
 }
 
 impl Expected {
-    /// Takes over an open descriptor after checking its family, its type and whether it listens, and
-    /// makes a transport of it.
+    /// Adopts an open descriptor: checks its family, its type and whether it listens, and makes a
+    /// transport of it.
     pub(crate) fn adopt<T>(
         self,
         fd: OwnedFd,

@@ -1,5 +1,4 @@
-//! A connected stream socket, of whatever transport: reading, writing, and an end that loses no
-//! reply.
+//! Connected stream sockets: reading, writing, and a close that loses no reply.
 
 use std::cell::Cell;
 use std::fmt;
@@ -27,80 +26,126 @@ use crate::task::wait::{Source, after, complete_shared};
 
 /// A connection that a stream transport `T` accepted.
 ///
-/// Its methods are those of [`Connection`] and [`Accepted`], of [`BufRead`] and [`Write`]; what only
-/// one transport has is here. The descriptor ([`AsFd`]) is in blocking mode.
+/// Its methods are those of [`Connection`], [`Accepted`], [`BufRead`] and [`Write`], and those here
+/// that only some transports have. The descriptor ([`AsFd`]) is in blocking mode.
 ///
 /// # Dropping
 ///
-/// The server closes a connection in good order when its handler has returned: buffered output is
-/// sent, the peer is told, and if the handler left input unread, what still comes is taken for up
-/// to 2 s or 256 KiB, because closing over it would reset the connection and destroy the reply on
-/// its way (RFC 9112 section 9.6). A handler whose peer may begin to send only later can
-/// [`shutdown`](Connection::shutdown) the writing side and read to the end itself.
+/// When the handler has returned, the server closes the connection in good order: it sends buffered
+/// output and the end of the stream. If the handler left input unread, the server then receives and
+/// discards input for up to 2 s or 256 KiB, because close(2) with unread input resets the
+/// connection, which can destroy the reply on its way (RFC 9112 section 9.6). If the peer may begin
+/// to send only later, the handler can [`shutdown`](Connection::shutdown) the writing side and read
+/// to the end itself.
+///
+/// # Examples
+///
+/// ```
+/// use std::io::{self, Read, Write};
+/// use socketserver::net::TcpConnection;
+/// use socketserver::{Server, Tcp, Threading};
+///
+/// fn echo(conn: &mut TcpConnection) -> io::Result<()> {
+///     let mut buf = [0; 1024];
+///     loop {
+///         match conn.read(&mut buf)? {
+///             0 => return Ok(()),
+///             count => conn.write_all(&buf[..count])?,
+///         }
+///     }
+/// }
+///
+/// let guard = Server::<Tcp, Threading>::bind("127.0.0.1:0")?.spawn(echo)?;
+/// # Ok::<(), socketserver::Error>(())
+/// ```
 pub struct Stream<T> {
     socket: Arc<Connected>,
     input: Input,
     output: Output,
     read_timeout: Option<Duration>,
     write_timeout: Option<Duration>,
-    /// Where a coroutine waits for the socket.
+    /// The coroutine's registration for events of the socket.
     source: Source,
     context: Context,
-    /// The server stops after this message.
+    /// The server stops, so this message is the last one.
     is_last: bool,
     transport: PhantomData<fn() -> T>,
 }
 
-/// The socket itself, shared with whoever may cut it, or write to it.
+/// The socket, shared with the registry, which may abort it, and with writers.
 struct Connected {
     socket: Socket,
     peer: Address,
-    /// Set before the socket is shut down at the drain deadline: what fails then has run out of
-    /// time.
+    /// Set before the socket is shut down at the drain deadline: later failures are reported as a
+    /// timeout.
     abort: AtomicBool,
 }
 
-/// Writes to a connection from elsewhere: another handler, another thread. Made by
-/// [`Stream::writer`].
+/// Writes to a connection from outside its handler: from another handler or another thread.
+/// [`Stream::writer`] makes one.
 ///
-/// Each write is sent at once, past the connection's own write buffer. Several writers do not mix
-/// within one write, as long as the kernel takes it whole. Writing fails once the connection is
-/// closed, and with `TimedOut` where the peer takes nothing for a second; a writer does not keep
-/// the connection open for its peer, but its descriptor.
+/// Each write is sent at once and bypasses the connection's own write buffer. Two writers do not
+/// interleave within one write if the kernel takes it as a whole. A write fails once the connection
+/// is closed, and with `TimedOut` if the peer takes nothing for a second. A writer keeps the
+/// descriptor open, but the peer sees the end of the connection all the same.
+///
+/// # Examples
+///
+/// ```
+/// use std::io::Write;
+/// use std::sync::Mutex;
+/// use socketserver::net::Writer;
+/// use socketserver::{Server, Tcp, Threading};
+///
+/// static CLIENTS: Mutex<Vec<Writer>> = Mutex::new(Vec::new());
+///
+/// let server = Server::<Tcp, Threading>::bind("127.0.0.1:0")?;
+/// let guard = server.spawn(|conn| CLIENTS.lock().unwrap().push(conn.writer()))?;
+///
+/// // Copies, so that the lock is free while a client is slow to read.
+/// let clients = CLIENTS.lock().unwrap().clone();
+/// for mut client in clients {
+///     // The client may have gone.
+///     let _ = client.write_all(b"news\n");
+/// }
+/// # Ok::<(), socketserver::Error>(())
+/// ```
 #[derive(Clone)]
 pub struct Writer(Arc<Connected>);
 
 /// How long a [`Writer`] waits for a peer that takes nothing.
 const WRITER_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// Bytes that were received and not yet read. Has no buffer when there are none.
+/// Received bytes that were not yet read. Without such bytes there is no buffer.
 #[derive(Default)]
 pub(super) struct Input {
     buffer: Box<[u8]>,
     start: usize,
     end: usize,
-    /// The peer has said that it sends no more.
+    /// The peer has ended its side of the stream.
     ended: bool,
-    /// It is a part of a request, of which more is waited for.
+    /// The bytes are a part of a request, and the connection waits for the rest.
     partial: bool,
-    /// The last message was no small one: the next one is received at once.
+    /// The last message was larger than [`SMALL`]: the next one is received into a buffer of
+    /// [`BULK`].
     bulk: bool,
-    /// A connection that wraps this one has taken input that its handler has left.
+    /// A wrapper around this connection holds input that its handler has not read.
     left: bool,
 }
 
-/// Bytes that were written and not yet sent.
+/// Written bytes that were not yet sent.
 #[derive(Default)]
 struct Output {
     pending: Vec<u8>,
     capacity: usize,
 }
 
-/// A message that a wait without a buffer can take at once, and the buffer of a wait for a larger one.
+/// The largest message that a wait without a buffer receives at once, and the buffer for larger
+/// ones.
 const SMALL: usize = 1024;
 const BULK: usize = 16 * 1024;
 
-/// How long, and how much, a close takes of what the handler left unread.
+/// How long a close receives unread input, and how many bytes at most.
 const LINGER_TIME: Duration = Duration::from_secs(2);
 const LINGER_BYTES: usize = 256 * 1024;
 
@@ -126,44 +171,8 @@ impl<T: 'static> Stream<T> {
         }
     }
 
-    /// A way to write to this connection from elsewhere, for what other clients do: a chat, a
-    /// subscription.
-    ///
-    /// # Examples
-    ///
-    /// ```
-    /// use std::collections::BTreeMap;
-    /// use std::io::{self, Write};
-    /// use std::sync::Mutex;
-    /// use socketserver::net::{Accepted, TcpConnection, Writer};
-    /// use socketserver::python::ThreadingTcpServer;
-    /// use socketserver::Connection;
-    ///
-    /// static CLIENTS: Mutex<BTreeMap<u64, Writer>> = Mutex::new(BTreeMap::new());
-    ///
-    /// fn relay(conn: &mut TcpConnection) -> io::Result<()> {
-    ///     let mut line = String::new();
-    ///     while conn.next_message()? {
-    ///         conn.read_line_max(&mut line, 1024)?;
-    ///         // Copied, so that nobody waits for the lock while a client is slow to read.
-    ///         let clients: Vec<_> = CLIENTS.lock().unwrap().values().cloned().collect();
-    ///         for mut client in clients {
-    ///             // One that is gone is removed by its own handler.
-    ///             let _ = client.write_all(line.as_bytes());
-    ///         }
-    ///         line.clear();
-    ///     }
-    ///     Ok(())
-    /// }
-    ///
-    /// let guard = ThreadingTcpServer::bind("127.0.0.1:0")?.spawn(|conn| {
-    ///     CLIENTS.lock().unwrap().insert(conn.id(), conn.writer());
-    ///     let relayed = relay(conn);
-    ///     CLIENTS.lock().unwrap().remove(&conn.id());
-    ///     relayed
-    /// })?;
-    /// # Ok::<(), socketserver::Error>(())
-    /// ```
+    /// Returns a writer for use outside the handler: for a chat, or for subscriptions. See
+    /// [`Writer`]; `examples/chat.rs` is a whole program.
     #[must_use]
     pub fn writer(&self) -> Writer {
         Writer(Arc::clone(&self.socket))
@@ -173,7 +182,7 @@ impl<T: 'static> Stream<T> {
         &self.socket.socket
     }
 
-    /// Sends of `data` what the kernel takes, without the buffer. Waits until it takes some.
+    /// Sends the part of `data` that the kernel takes, past the buffer. Waits until it takes some.
     fn send(&self, data: &[u8]) -> io::Result<usize> {
         let sent = self.transmit(data, SendFlags::empty());
         sent.map_err(|err| self.cause(err))
@@ -188,9 +197,9 @@ impl<T: 'static> Stream<T> {
     }
 
     fn transmit_now(&self, data: &[u8], more: SendFlags) -> io::Result<usize> {
-        // NOSIGNAL: a peer that is gone is an error, whatever the process does with SIGPIPE. DONTWAIT:
-        // each part that the kernel takes is noted; a call that waits would say nothing before all
-        // of it is taken.
+        // NOSIGNAL: a peer that is gone is an error, whatever the process does with SIGPIPE.
+        // DONTWAIT: the slot counts each part that the kernel takes; a blocking call would return
+        // only after all of it.
         let flags = SendFlags::NOSIGNAL | SendFlags::DONTWAIT | more;
         let attempt = || send(self.socket(), data, flags).map(|count| (count, false));
         let deadline = || after(self.write_timeout);
@@ -198,7 +207,7 @@ impl<T: 'static> Stream<T> {
             .complete(self.as_fd(), Interest::Write, deadline, attempt)
     }
 
-    /// Receives what is there, without the buffer. Waits until something is.
+    /// Receives what has arrived, past the buffer. Waits until something has.
     fn recv(&self, buf: &mut [u8]) -> io::Result<usize> {
         self.context.enter(Activity::Reading);
         let received = self.source.receive(self.as_fd(), buf, self.read_timeout);
@@ -227,7 +236,7 @@ impl<T: 'static> Stream<T> {
     }
 
     fn receive(&mut self, buf: &mut [u8]) -> io::Result<usize> {
-        // Who waits for an answer must have asked the question.
+        // Buffered output is sent before the connection waits for an answer to it.
         self.send_pending()?;
         let count = self.recv(buf)?;
         if !buf.is_empty() {
@@ -236,7 +245,7 @@ impl<T: 'static> Stream<T> {
         Ok(count)
     }
 
-    /// Receives into a buffer of this connection, which has none.
+    /// Receives into a new buffer; this connection has none.
     fn receive_input(&mut self) -> io::Result<()> {
         self.send_pending()?;
         self.context.enter(Activity::Reading);
@@ -248,10 +257,11 @@ impl<T: 'static> Stream<T> {
         self.note(count)
     }
 
-    /// Waits for a message while the connection is idle, until the server ends that.
+    /// Waits for a message while the connection is idle, or until the server ends the connection.
     fn await_message(&mut self) -> io::Result<()> {
         if self.is_last {
-            // One that has come is answered; the last answer leaves with the end of the stream.
+            // A message that has arrived is answered; the last answer leaves with the end of the
+            // stream.
             return self.gather(&|_| true).map(drop);
         }
         self.send_pending()?;
@@ -282,14 +292,14 @@ impl<T: 'static> Stream<T> {
         }
         self.context.end_idle(self.input.bytes().len());
         match received {
-            // What has come all the same is answered.
+            // A message that has arrived all the same is answered.
             _ if over => self.gather(&|_| true).map(drop),
             Ok(count) => self.note(count),
             Err(err) => Err(self.cause(err)),
         }
     }
 
-    /// Notes what receiving into a buffer with room says of the connection.
+    /// Notes what a receive into a buffer with room says about the connection.
     fn note(&mut self, count: usize) -> io::Result<()> {
         if let Some(abort) = self.abort_error().filter(|_| count == 0) {
             return Err(abort);
@@ -298,8 +308,8 @@ impl<T: 'static> Stream<T> {
         Ok(())
     }
 
-    /// What is said if the server has aborted the connection. Without it, the abort would look like the
-    /// end of the input.
+    /// The error of every read and write after the server has aborted the connection. A read would
+    /// otherwise see an ordinary end of the input.
     fn abort_error(&self) -> Option<io::Error> {
         let reason = self.context.abort_reason();
         let drained = || self.socket.abort.load(Ordering::SeqCst);
@@ -307,21 +317,22 @@ impl<T: 'static> Stream<T> {
         Some(io::Error::new(io::ErrorKind::TimedOut, reason.text()))
     }
 
-    /// Why a call has failed. A peer that sends to a connection which the server has aborted resets it.
+    /// The error that a handler sees. If the server has aborted the connection, that is the cause:
+    /// a peer that sends to it gets a reset, which would hide the abort.
     fn cause(&self, err: io::Error) -> io::Error {
         self.abort_error().unwrap_or(err)
     }
 
-    /// Takes what the peer still sends until it ends too, within bounds, so that the close resets
-    /// nothing. Says whether the peer had sent more than was received: where the handler has left input
-    /// `unread`, or there is more, the peer has begun to send, and may go on.
+    /// Receives and discards input until the peer ends its side too, within bounds, so that the
+    /// close does not reset the connection. Waits only if the peer has begun to send: the handler
+    /// has left input `unread`, or more has arrived. Returns whether more had arrived.
     fn linger(&mut self, unread: bool) -> bool {
         let mut scratch = [0; 1024];
         let mut left = LINGER_BYTES;
         let more = match recv(self.socket(), &mut scratch, RecvFlags::DONTWAIT) {
             Ok((count, _)) if count > 0 => count,
-            // The common case: the peer waits for our end, and nothing is unread.
             Err(Errno::AGAIN) if unread => 0,
+            // The common case: the peer waits for the end of the stream, or has closed.
             _ => return false,
         };
         left -= more;
@@ -358,7 +369,7 @@ impl<T: 'static> Managed for Stream<T> {
         if has_input || self.input.ended {
             return Ok(Waits::Ready);
         }
-        // Who waits for long holds no memory that it does not need.
+        // A connection that waits long holds no buffers.
         if self.input.is_empty() {
             self.input.release();
         }
@@ -393,18 +404,19 @@ impl<T: 'static> Managed for Stream<T> {
     }
 
     fn close(&mut self) -> io::Result<()> {
-        // MORE: the end of the stream follows, in the same segment: a client that looks for it before it
-        // sends again finds it.
+        // MORE: the end of the stream follows in the same segment. A client that checks for the end
+        // before it sends again finds it.
         let sent = self.send_all_pending(SendFlags::MORE);
         let unread = !self.input.is_empty() || self.input.left;
         let ended = self.input.ended && !self.context.is_ended();
         let mut more = false;
-        // Where the peer has ended too, the descriptor's end is the stream's, and nothing is to come.
+        // If the peer has ended its side too, no more arrives, and close(2) ends the stream in good
+        // order.
         if sent.is_err() || !ended || Arc::strong_count(&self.socket) > 1 {
-            // The end of the stream reaches the peer now, even where a writer, or another process,
-            // holds a copy of the descriptor.
-            let told = self.socket().shutdown(Shutdown::Write);
-            more = told.is_ok() && !self.input.ended && self.linger(unread);
+            // shutdown(2) ends the stream now, even if a writer or another process holds a copy of
+            // the descriptor.
+            let shut_down = self.socket().shutdown(Shutdown::Write);
+            more = shut_down.is_ok() && !self.input.ended && self.linger(unread);
         }
         if unread || more {
             self.context.note_crossing();
@@ -414,7 +426,7 @@ impl<T: 'static> Managed for Stream<T> {
 
     fn refuse_with(&mut self, message: &[u8]) {
         if !message.is_empty() {
-            // As much as there is room for, which is all of it in a socket that is new.
+            // The part that fits into the send buffer: all of it in a new socket.
             let flags = SendFlags::NOSIGNAL | SendFlags::DONTWAIT;
             let _ = send(self.socket(), message, flags);
         }
@@ -422,8 +434,8 @@ impl<T: 'static> Managed for Stream<T> {
     }
 
     fn refuse(&mut self) {
-        // The end of the stream, and no reset over the first bytes of a request. Both may fail: the
-        // peer is gone.
+        // Sends the end of the stream and receives the client's first bytes, so that close(2) does
+        // not reset the connection. Both fail if the peer is gone.
         let _ = self.socket().shutdown(Shutdown::Write);
         let unread = recv(self.socket(), &mut [0; 4096], RecvFlags::DONTWAIT);
         if unread.is_ok_and(|(count, _)| count > 0) {
@@ -490,7 +502,7 @@ impl<T: 'static> Connection for Stream<T> {
     }
 }
 
-/// The kernel would take zero as "no timeout" (socket(7)).
+/// The kernel takes zero as "no timeout" (socket(7)).
 fn not_zero(timeout: Option<Duration>) -> io::Result<Option<Duration>> {
     if timeout.is_some_and(|timeout| timeout.is_zero()) {
         return Err(io::Error::new(
@@ -568,7 +580,8 @@ impl Write for Writer {
         loop {
             let sent = complete_shared(socket.as_fd(), Interest::Write, deadline, attempt);
             let timed_out = |err: &io::Error| err.kind() == io::ErrorKind::TimedOut;
-            // The kernel has room only once the peer has taken much: it reads all the same.
+            // The kernel reports room only after the peer has taken much: a peer that took less is
+            // reading all the same.
             let took = |(before, now)| now < before;
             let progress = || unsent.get().zip(self.0.unsent()).is_some_and(took);
             if !sent.as_ref().is_err_and(timed_out) || !progress() {
@@ -590,7 +603,7 @@ impl fmt::Debug for Writer {
 
 impl Abort for Connected {
     fn abort(&self) {
-        // Blocked and later reads end, writes fail; ENOTCONN says that the peer was faster.
+        // Blocked and later reads end, writes fail. ENOTCONN: the peer has closed already.
         self.abort.store(true, Ordering::SeqCst);
         let _ = self.socket.shutdown(Shutdown::Both);
     }
@@ -605,7 +618,7 @@ impl Abort for Connected {
     }
 
     fn end_input(&self) {
-        // What is there can still be received. ENOTCONN says that the peer was faster.
+        // Input that has arrived can still be received. ENOTCONN: the peer has closed already.
         let _ = self.socket.shutdown(Shutdown::Read);
     }
 
@@ -633,7 +646,7 @@ impl Input {
         self.start += count;
     }
 
-    /// Copies what there is and fits, and says how much.
+    /// Copies buffered bytes into `buf` and returns how many.
     pub(super) fn take(&mut self, buf: &mut [u8]) -> usize {
         let count = self.bytes().len().min(buf.len());
         buf[..count].copy_from_slice(&self.bytes()[..count]);
@@ -641,7 +654,7 @@ impl Input {
         count
     }
 
-    /// Makes room for more behind what is there; says whether there is some.
+    /// Makes room behind the buffered bytes. Returns whether there is any.
     fn make_room(&mut self) -> bool {
         if self.buffer.is_empty() {
             self.fill(buffers::take(), 0);
@@ -657,7 +670,7 @@ impl Input {
         (self.buffer, self.start, self.end) = (buffer, 0, count);
     }
 
-    /// Gives the buffer back, once all of it has been read.
+    /// Returns the buffer to the pool, once all of it has been read.
     pub(super) fn release(&mut self) {
         (self.start, self.end) = (0, 0);
         if !self.buffer.is_empty() {

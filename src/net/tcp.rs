@@ -24,7 +24,8 @@ use crate::sys::{sock_diag, sockopt};
 /// use socketserver::net::{Bind, Transport};
 /// use socketserver::Tcp;
 ///
-/// // "localhost" has an IPv4 and, on most hosts, an IPv6 address: one listener for each, on one port.
+/// // "localhost" has an IPv4 and, on most hosts, an IPv6 address: one listener for each, on one
+/// // port.
 /// let listeners = Tcp::bind("localhost:0")?;
 /// assert!(listeners.iter().all(|listener| listener.local_addr().port() == listeners[0].local_addr().port()));
 ///
@@ -39,22 +40,35 @@ pub struct Tcp {
 }
 
 /// A connection that [`Tcp`] accepted.
+///
+/// # Examples
+///
+/// ```
+/// use std::io::{self, Write};
+/// use socketserver::net::TcpConnection;
+///
+/// fn address(conn: &mut TcpConnection) -> io::Result<()> {
+///     let address = conn.peer_addr();
+///     writeln!(conn, "{address}")
+/// }
+/// ```
 pub type TcpConnection = Stream<Tcp>;
 
 impl Tcp {
-    /// Options to bind with. See [`TcpOptions`] for each and its default.
+    /// Returns options to bind with. [`TcpOptions`] lists them with their defaults.
     pub fn options() -> TcpOptions {
         TcpOptions::default()
     }
 
-    /// Takes over a descriptor that already listens, as a service manager passes it.
+    /// Adopts a descriptor that already listens, as a service manager passes it.
     ///
-    /// It is made non-blocking, which whoever shares it sees too, until it is dropped: then it is
-    /// as it was.
+    /// The listener becomes non-blocking, for every program that shares it. The drop restores the
+    /// previous mode.
     ///
     /// # Errors
     ///
-    /// `InvalidInput` unless it is a listening stream socket of the IPv4 or IPv6 family.
+    /// `InvalidInput` unless the descriptor is a listening stream socket of the IPv4 or IPv6
+    /// family.
     pub fn from_fd(fd: OwnedFd) -> Result<Self, Error> {
         let expected = Expected {
             name: "a TCP listener",
@@ -90,7 +104,8 @@ impl Transport for Tcp {
     fn accept(&self, batch: &mut AcceptBatch<'_, TcpConnection>) -> io::Result<()> {
         let (socket, peer) = self.listener.accept()?;
         if batch.stopping() {
-            // It may have been taken in after `seal_backlog`, and inherited that.
+            // The connection may have been established after `seal_backlog`, and inherited its
+            // IP_MINTTL.
             self.least_hops(socket.as_fd(), 0)?;
         }
         batch.push(|context| Stream::new(socket, &peer, context));
@@ -101,10 +116,10 @@ impl Transport for Tcp {
         sockopt::backlog_len(self.as_fd()).ok()
     }
 
-    /// Packets must have come over no router, which is what their TTL says when it is 255: hardly
-    /// any host sends such, so no handshake begins. Those that have begun end, because their
-    /// connections are looked up before the listener. A client that connects now tries again after
-    /// a second, and then is refused before it has sent anything.
+    /// Sets `IP_MINTTL` to 255: only packets that passed no router have that TTL, and hardly any
+    /// host sends them with it, so no handshake begins. Handshakes under way complete, because the
+    /// kernel looks up their connections before the listener. A client that connects now retries
+    /// after a second and is then refused, before it has sent anything.
     fn seal_backlog(&self) -> io::Result<bool> {
         let own = !self.is_adopted();
         if own {
@@ -119,7 +134,8 @@ impl Transport for Tcp {
 }
 
 impl Tcp {
-    /// Drops packets whose TTL or hop limit is less (ip(7) `IP_MINTTL`, `IPV6_MINHOPCOUNT`).
+    /// Drops packets whose TTL or hop limit is below `hops` (ip(7) `IP_MINTTL`,
+    /// `IPV6_MINHOPCOUNT`).
     fn least_hops(&self, socket: BorrowedFd<'_>, hops: u8) -> io::Result<()> {
         let ipv6 = self
             .local
@@ -142,7 +158,7 @@ impl AsFd for Tcp {
 }
 
 impl TcpConnection {
-    /// The peer's socket address.
+    /// Returns the peer's socket address.
     #[must_use]
     #[expect(
         clippy::missing_panics_doc,
@@ -155,8 +171,19 @@ impl TcpConnection {
     }
 }
 
-/// Options of a [`Tcp`] listener. They are set before the address is bound, and accepted
-/// connections inherit them.
+/// Options of a [`Tcp`] listener, set before the address is bound. Accepted connections inherit
+/// them.
+///
+/// # Examples
+///
+/// ```
+/// use std::time::Duration;
+/// use socketserver::Tcp;
+///
+/// let listeners =
+/// Tcp::options().backlog(128).keepalive(Duration::from_secs(60)).bind("127.0.0.1:0")?;
+/// # Ok::<(), socketserver::Error>(())
+/// ```
 #[derive(Clone, Debug)]
 #[must_use]
 pub struct TcpOptions {
@@ -183,8 +210,8 @@ impl Default for TcpOptions {
 }
 
 impl TcpOptions {
-    /// How many connections wait in the kernel to be accepted. Default: as many as the system
-    /// allows (`net.core.somaxconn`, 4096 since Linux 5.4).
+    /// Sets the length of the backlog: how many connections may wait to be accepted. Default: the
+    /// system's maximum (`net.core.somaxconn`, 4096 since Linux 5.4).
     pub const fn backlog(mut self, connections: u32) -> Self {
         self.backlog = if connections > i32::MAX as u32 {
             i32::MAX
@@ -194,37 +221,37 @@ impl TcpOptions {
         self
     }
 
-    /// `SO_REUSEADDR`: whether the address can be bound while connections of an earlier server
-    /// linger in `TIME_WAIT`. Default: true.
+    /// `SO_REUSEADDR`: the address can be bound while connections of an earlier server are in
+    /// `TIME_WAIT`. Default: true.
     pub const fn reuse_address(mut self, on: bool) -> Self {
         self.inet.reuse_address = on;
         self
     }
 
-    /// `SO_REUSEPORT`: whether several sockets can listen on the address. Default: false, because
-    /// connections that wait on one of them are reset when it closes, and because two servers would
-    /// share a port unnoticed.
+    /// `SO_REUSEPORT`: several sockets can listen on the address. Default: false, because a socket
+    /// that closes resets the connections in its backlog, and because two servers could share a
+    /// port by mistake.
     pub const fn reuse_port(mut self, on: bool) -> Self {
         self.inet.reuse_port = on;
         self
     }
 
-    /// `IPV6_V6ONLY`: whether an IPv6 wildcard address leaves IPv4 alone. Default: the system's
-    /// (`net.ipv6.bindv6only`, off: `[::]` takes both).
+    /// `IPV6_V6ONLY`: an IPv6 wildcard address accepts no IPv4. Default: the system's
+    /// (`net.ipv6.bindv6only`, off: `[::]` accepts both).
     pub const fn only_v6(mut self, on: bool) -> Self {
         self.inet.only_v6 = Some(on);
         self
     }
 
-    /// `TCP_NODELAY`: whether small writes are sent at once. Default: true, because most handlers
-    /// write whole answers.
+    /// `TCP_NODELAY`: small writes are sent at once. Default: true, because most handlers write
+    /// whole answers.
     pub const fn nodelay(mut self, on: bool) -> Self {
         self.nodelay = on;
         self
     }
 
-    /// `SO_KEEPALIVE`: probes a connection that has been silent for this long, to notice a peer
-    /// that is gone. Default: none.
+    /// `SO_KEEPALIVE`: the kernel probes a connection that has been silent for `idle`, to notice a
+    /// peer that is gone. Default: no probes.
     pub const fn keepalive(mut self, idle: Duration) -> Self {
         self.keepalive = Some(idle);
         self
@@ -243,20 +270,20 @@ impl TcpOptions {
     }
 
     /// Binds and listens: one listener for each address that `addr` resolves to and this host has.
-    /// Port 0 picks a free one, the same for all.
+    /// With port 0 the kernel picks a free port, the same for all.
     ///
-    /// A link-local IPv6 address is given with its interface: `("fe80::1%eth0", 8080)`, by name or by
-    /// number, which a [`SocketAddrV6`](std::net::SocketAddrV6) has as its scope.
+    /// A link-local IPv6 address needs its interface: `("fe80::1%eth0", 8080)`, by name or by
+    /// number, or the scope of a [`SocketAddrV6`](std::net::SocketAddrV6).
     ///
     /// # Errors
     ///
-    /// What bind(2) or listen(2) says, with the address and, for the well-known ones, what to do.
-    /// Nothing stays bound.
+    /// As bind(2) or listen(2), with the address and, for common errors, a remedy. Nothing stays
+    /// bound.
     pub fn bind(&self, addr: impl ToSocketAddrs + Debug) -> Result<Vec<Tcp>, Error> {
         self.bind_only(addr)?.listen()
     }
 
-    /// Binds without listening: clients are refused until [`BoundTcp::listen`] is called.
+    /// Binds without listening. Until [`BoundTcp::listen`], clients are refused.
     ///
     /// # Errors
     ///
@@ -276,6 +303,17 @@ impl TcpOptions {
 }
 
 /// TCP sockets that are bound and do not listen yet.
+///
+/// # Examples
+///
+/// ```
+/// use socketserver::Tcp;
+///
+/// let bound = Tcp::options().bind_only("127.0.0.1:0")?;
+/// // Drop privileges and load data here; clients are refused meanwhile.
+/// let listeners = bound.listen()?;
+/// # Ok::<(), socketserver::Error>(())
+/// ```
 #[derive(Debug)]
 pub struct BoundTcp {
     sockets: Vec<(Socket, SocketAddr)>,
@@ -283,7 +321,7 @@ pub struct BoundTcp {
 }
 
 impl BoundTcp {
-    /// The bound addresses, with the real port.
+    /// Returns the bound addresses, with the real port.
     ///
     /// # Errors
     ///
@@ -296,12 +334,11 @@ impl BoundTcp {
             .collect())
     }
 
-    /// Listens on all of them.
+    /// Listens on all sockets.
     ///
     /// # Errors
     ///
-    /// What listen(2) says, with the address: `AddrInUse` when another socket began to listen on it
-    /// meanwhile.
+    /// As listen(2), with the address: `AddrInUse` if another socket has begun to listen on it.
     pub fn listen(self) -> Result<Vec<Tcp>, Error> {
         let Self { sockets, options } = self;
         let listen = |(socket, local): (Socket, SocketAddr)| {

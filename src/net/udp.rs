@@ -15,9 +15,9 @@ use crate::net::options::{self, Expected, InetOptions};
 use crate::net::{AcceptBatch, Accepted, Bind, Transport};
 use crate::sys::mmsg;
 
-/// A bound UDP socket: each datagram is a request.
+/// A bound UDP socket.
 ///
-/// A reply leaves from the address that its request was sent to, also when the socket is bound to
+/// A reply leaves from the address that the datagram was sent to, even if the socket is bound to
 /// all addresses.
 ///
 /// # Examples
@@ -37,24 +37,36 @@ pub struct Udp {
 }
 
 /// A datagram that [`Udp`] received.
+///
+/// # Examples
+///
+/// ```
+/// use std::io::{self, Write};
+/// use socketserver::net::UdpPacket;
+///
+/// fn port(datagram: &mut UdpPacket) -> io::Result<()> {
+///     let port = datagram.peer_addr().port();
+///     writeln!(datagram, "your port is {port}")
+/// }
+/// ```
 pub type UdpPacket = Packet<Udp>;
 
 impl Udp {
-    /// Options to bind with. See [`UdpOptions`] for each and its default.
+    /// Returns options to bind with. [`UdpOptions`] lists them with their defaults.
     pub fn options() -> UdpOptions {
         UdpOptions::default()
     }
 
-    /// Takes over a descriptor that is already bound, as a service manager passes it.
+    /// Adopts a descriptor that is already bound, as a service manager passes it.
     ///
-    /// Whoever shares it sees the send timeout of a second (socket(7), `SO_SNDTIMEO`) that it gets,
-    /// until it is dropped: then it is as it was. That a socket which is bound to all addresses says
-    /// where each datagram was sent to (ip(7), `IP_PKTINFO`) stays: another program that has adopted
-    /// it too needs it.
+    /// The socket's send timeout becomes one second (socket(7), `SO_SNDTIMEO`), for every program
+    /// that shares the socket. The drop restores the previous one. If the socket is bound to all
+    /// addresses, adopting it turns on `IP_PKTINFO` (ip(7)), which the drop leaves on: another
+    /// program that has adopted the socket too needs it.
     ///
     /// # Errors
     ///
-    /// `InvalidInput` unless it is a datagram socket of the IPv4 or IPv6 family.
+    /// `InvalidInput` unless the descriptor is a datagram socket of the IPv4 or IPv6 family.
     pub fn from_fd(fd: OwnedFd) -> Result<Self, Error> {
         let expected = Expected {
             name: "a UDP socket",
@@ -70,7 +82,7 @@ impl Udp {
         let local = local.ok_or_else(|| {
             io::Error::new(io::ErrorKind::InvalidInput, "the socket has no IP address")
         })?;
-        // A socket that is bound to one address answers from it anyway.
+        // A socket that is bound to one address replies from it anyway.
         let kind = if local.ip().is_unspecified() {
             mmsg::report_local_ip(socket.as_fd(), local.is_ipv6())?;
             Kind::InetAny
@@ -123,7 +135,7 @@ impl AsFd for Udp {
 }
 
 impl UdpPacket {
-    /// The sender's socket address.
+    /// Returns the sender's socket address.
     #[must_use]
     #[expect(
         clippy::missing_panics_doc,
@@ -137,6 +149,15 @@ impl UdpPacket {
 }
 
 /// Options of a [`Udp`] socket, set before the address is bound.
+///
+/// # Examples
+///
+/// ```
+/// use socketserver::Udp;
+///
+/// let sockets = Udp::options().reuse_port(true).receive_buffer(1 << 20).bind("127.0.0.1:0")?;
+/// # Ok::<(), socketserver::Error>(())
+/// ```
 #[derive(Clone, Debug)]
 #[must_use]
 pub struct UdpOptions {
@@ -154,29 +175,30 @@ impl Default for UdpOptions {
 }
 
 impl UdpOptions {
-    /// The largest datagram that is received whole, in bytes. Default: 65,535, more than UDP can
-    /// carry. A larger one is dropped and reported to the error hook, never cut short in silence.
+    /// Sets the size of the largest datagram that is received, in bytes. Default: 65,535, more than
+    /// UDP can carry. A larger datagram is dropped and reported to the error hook; none is
+    /// truncated.
     pub const fn max_datagram(mut self, bytes: usize) -> Self {
         self.max_datagram = bytes;
         self
     }
 
-    /// `SO_REUSEADDR`: for UDP it lets several sockets share the port, and the last one bound
-    /// receives. Default: false.
+    /// `SO_REUSEADDR`: several sockets can share the port; the one that was bound last receives.
+    /// Default: false.
     pub const fn reuse_address(mut self, on: bool) -> Self {
         self.inet.reuse_address = on;
         self
     }
 
-    /// `SO_REUSEPORT`: several sockets share the port, and the kernel spreads senders over them.
-    /// Default: false.
+    /// `SO_REUSEPORT`: several sockets can share the port; the kernel distributes senders among
+    /// them. Default: false.
     pub const fn reuse_port(mut self, on: bool) -> Self {
         self.inet.reuse_port = on;
         self
     }
 
-    /// `IPV6_V6ONLY`: whether an IPv6 wildcard address leaves IPv4 alone. Default: the system's
-    /// (`net.ipv6.bindv6only`, off: `[::]` takes both).
+    /// `IPV6_V6ONLY`: an IPv6 wildcard address receives no IPv4. Default: the system's
+    /// (`net.ipv6.bindv6only`, off: `[::]` receives both).
     pub const fn only_v6(mut self, on: bool) -> Self {
         self.inet.only_v6 = Some(on);
         self
@@ -194,16 +216,15 @@ impl UdpOptions {
         self
     }
 
-    /// Binds: one socket for each address that `addr` resolves to and this host has. Port 0 picks a
-    /// free one, the same for all.
+    /// Binds one socket for each address that `addr` resolves to and this host has. With port 0 the
+    /// kernel picks a free port, the same for all.
     ///
-    /// A link-local IPv6 address is given with its interface: `("fe80::1%eth0", 8080)`, by name or by
-    /// number, which a [`SocketAddrV6`](std::net::SocketAddrV6) has as its scope.
+    /// A link-local IPv6 address needs its interface: `("fe80::1%eth0", 8080)`, by name or by
+    /// number, or the scope of a [`SocketAddrV6`](std::net::SocketAddrV6).
     ///
     /// # Errors
     ///
-    /// What bind(2) says, with the address and, for the well-known ones, what to do. Nothing stays
-    /// bound.
+    /// As bind(2), with the address and, for common errors, a remedy. Nothing stays bound.
     pub fn bind(&self, addr: impl ToSocketAddrs + Debug) -> Result<Vec<Udp>, Error> {
         let sockets = self.inet.bind_all(Type::DGRAM, addr, &|_| Ok(()))?;
         let new = |(socket, local)| {

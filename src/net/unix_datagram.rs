@@ -14,18 +14,16 @@ use crate::net::unix_path::{UnixBinding, UnixOptions};
 use crate::net::{AcceptBatch, Bind, Transport};
 use crate::sys::mmsg;
 
-/// A bound Unix datagram socket: each datagram is a request.
+/// A bound Unix datagram socket.
 ///
-/// A sender that has not bound its own socket has no address: writing a reply to it fails, and the
-/// error hook is told. So it is with a peer that does not read its replies: one that finds no room
-/// is dropped at once, and fails with `TimedOut`. Replies that a peer has not read stay in the send
-/// buffer of this socket (unix(7)), and may fill it for all; a larger
-/// [`send_buffer`](UnixOptions::send_buffer) helps.
+/// A sender whose own socket is not bound has no address: a reply to it fails, and the error hook
+/// receives the error. A reply to a peer whose queue is full is dropped at once and fails with
+/// `TimedOut`. Unread replies stay in the send buffer of this socket (unix(7)), where they can take
+/// the room of all other replies; a larger [`send_buffer`](UnixOptions::send_buffer) helps.
 ///
 /// # Dropping
 ///
-/// A path that this process bound is removed when the socket is dropped, unless another file has
-/// taken its place.
+/// The drop removes the path that this process bound, unless another file has taken its place.
 ///
 /// # Examples
 ///
@@ -45,23 +43,36 @@ pub struct UnixDatagram {
 }
 
 /// A datagram that [`UnixDatagram`] received.
+///
+/// # Examples
+///
+/// ```
+/// use std::io::{self, Write};
+/// use socketserver::Datagram;
+/// use socketserver::net::UnixPacket;
+///
+/// fn acknowledge(datagram: &mut UnixPacket) -> io::Result<()> {
+///     let length = datagram.packet().len();
+///     writeln!(datagram, "{length} bytes")
+/// }
+/// ```
 pub type UnixPacket = Packet<UnixDatagram>;
 
 impl UnixDatagram {
-    /// Options to bind with. See [`UnixOptions`] for each and its default.
+    /// Returns options to bind with. [`UnixOptions`] lists them with their defaults.
     pub fn options() -> UnixOptions<Self> {
         UnixOptions::new()
     }
 
-    /// Takes over a descriptor that is already bound, as a service manager passes it. Its path, if
-    /// any, is not removed.
+    /// Adopts a descriptor that is already bound, as a service manager passes it. The drop leaves
+    /// its path alone.
     ///
-    /// Whoever shares it sees the send timeout of a second (socket(7), `SO_SNDTIMEO`) that it gets,
-    /// until it is dropped: then it is as it was.
+    /// The socket's send timeout becomes one second (socket(7), `SO_SNDTIMEO`), for every program
+    /// that shares the socket. The drop restores the previous one.
     ///
     /// # Errors
     ///
-    /// `InvalidInput` unless it is a datagram socket of the Unix family.
+    /// `InvalidInput` unless the descriptor is a datagram socket of the Unix family.
     pub fn from_fd(fd: OwnedFd) -> Result<Self, Error> {
         let expected = Expected {
             name: "a Unix datagram socket",
@@ -115,24 +126,24 @@ impl AsFd for UnixDatagram {
 }
 
 impl UnixOptions<UnixDatagram> {
-    /// The largest datagram that is received whole, in bytes. Default: 65,535. A larger one is
-    /// dropped and reported to the error hook, never cut short in silence.
+    /// Sets the size of the largest datagram that is received, in bytes. Default: 65,535. A larger
+    /// datagram is dropped and reported to the error hook; none is truncated.
     pub const fn max_datagram(mut self, bytes: usize) -> Self {
         self.max_datagram = bytes;
         self
     }
 
-    /// Binds. Servers that bind the same path at once do it one after the other, as those of
+    /// Binds. Servers that bind the same path at the same time take turns, as those of
     /// [`UnixStream`](crate::UnixStream) do.
     ///
     /// # Errors
     ///
-    /// - `AddrInUse`: a live server receives there, or one has bound the path and not begun to listen
-    ///   within a second. A socket file that a dead one left behind is replaced.
-    /// - `AlreadyExists`: the path is a file of another kind; it is left alone.
+    /// - `AddrInUse`: a live server receives there, or another server has bound the path and not
+    ///   finished within a second. The socket file of a dead server is replaced.
+    /// - `AlreadyExists`: the path is a file that is not a socket; it is left alone.
     /// - `InvalidInput`: the path or name is longer than 107 bytes, or the address is
     ///   [`UnixAddress::Unnamed`].
-    /// - else what bind(2), chmod(2) or chown(2) says, with the path.
+    /// - else as bind(2), chmod(2) or chown(2), with the path.
     pub fn bind(&self, addr: impl Into<UnixAddress>) -> Result<UnixDatagram, Error> {
         let addr = addr.into();
         let (socket, mut path) = self.bind_socket(Type::DGRAM, &addr)?;

@@ -1,11 +1,10 @@
-//! The lock of a Unix socket's path: who is about to bind a file there, or to remove one, holds it.
+//! The lock of a Unix socket's path. A server holds it while it binds or removes the file.
 //!
-//! It is an abstract Unix datagram socket (unix(7)), named `socketserver-path-` and 16 hexadecimal
-//! digits: the FNV-1a hash, 64 bits, of the device and the inode of the directory, 8 bytes each with
-//! the lowest first, and of the name of the file. Only servers of this very path take it, whatever
-//! else is locked in the directory; one call takes it; there is no file to leave behind; and the
-//! kernel frees it when its holder ends. Servers see each other's lock where they share a network
-//! namespace.
+//! The lock is an abstract Unix datagram socket (unix(7)), named `socketserver-path-` and 16
+//! hexadecimal digits: the 64-bit FNV-1a hash of the directory's device and inode, 8 bytes each in
+//! little-endian order, and of the file name. Servers of other paths in the directory take other
+//! locks; one system call takes it; it leaves no file behind; and the kernel frees it when its
+//! holder ends. It works between servers in one network namespace.
 
 use std::fs;
 use std::io::{self, ErrorKind};
@@ -20,11 +19,11 @@ use std::time::{Duration, Instant};
 /// microseconds.
 const PATIENCE: Duration = Duration::from_secs(1);
 
-/// The lock of a path. Dropping it frees the path for the next server.
+/// The lock of a path. The drop unlocks the path.
 #[derive(Debug)]
 pub(crate) struct PathLock {
-    /// `None` where the system lets nobody bind an abstract name: a sandbox that forbids them must
-    /// not keep a server from binding its file.
+    /// `None` if the system forbids abstract names: a sandbox that does must not keep a server from
+    /// binding its file.
     #[cfg_attr(
         not(test),
         expect(dead_code, reason = "the socket is held, and never read")
@@ -33,12 +32,12 @@ pub(crate) struct PathLock {
 }
 
 impl PathLock {
-    /// Takes the lock, waiting for at most a second.
+    /// Takes the lock. Waits for at most a second.
     ///
     /// # Errors
     ///
     /// - `AddrInUse`: another server is binding the path, and has not finished.
-    /// - else what stat(2) says of the directory, or socket(2) or bind(2) of the lock.
+    /// - else as stat(2) of the directory, or socket(2) or bind(2) of the lock.
     pub(crate) fn take(path: &Path) -> io::Result<Self> {
         Self::take_within(path, PATIENCE)
     }
@@ -62,7 +61,7 @@ impl PathLock {
     }
 }
 
-/// Says who has the lock.
+/// Returns the error that names the lock and its state.
 fn held(name: &str, why: &io::Error) -> io::Error {
     let why = match why.kind() {
         ErrorKind::TimedOut => "has not finished within a second".to_owned(),
@@ -74,7 +73,7 @@ fn held(name: &str, why: &io::Error) -> io::Error {
     io::Error::new(ErrorKind::AddrInUse, what)
 }
 
-/// The name of the lock of `path`, as the documentation of the module has it.
+/// Returns the name of the lock of `path`; the module's documentation defines it.
 fn name(path: &Path) -> io::Result<String> {
     let directory = path
         .parent()
@@ -91,8 +90,7 @@ fn name(path: &Path) -> io::Result<String> {
     Ok(format!("socketserver-path-{hash:016x}"))
 }
 
-/// Waits until the holder of the lock has gone. `TimedOut` says that it is still there at the
-/// deadline.
+/// Waits until the holder of the lock is gone. `TimedOut`: it still exists at the deadline.
 fn wait_for_holder(lock: &SocketAddr, deadline: Instant) -> io::Result<()> {
     let gone = |err: &io::Error| {
         matches!(
@@ -105,8 +103,8 @@ fn wait_for_holder(lock: &SocketAddr, deadline: Instant) -> io::Result<()> {
         Err(err) if gone(&err) => return Ok(()),
         connected => connected?,
     }
-    // The holder receives nothing. Once its queue is full, sending waits, until the socket of the
-    // holder is closed or the send timeout has passed (unix_dgram_sendmsg in net/unix/af_unix.c).
+    // The holder receives nothing. Once its queue is full, send(2) blocks until the holder's socket
+    // is closed, or until the send timeout (unix_dgram_sendmsg in net/unix/af_unix.c).
     loop {
         let left = deadline.saturating_duration_since(Instant::now());
         if left.is_zero() {
@@ -149,14 +147,14 @@ mod tests {
     }
 
     #[test]
-    fn who_waits_gets_the_lock_when_its_holder_lets_go() {
+    fn a_waiter_gets_the_lock_when_its_holder_drops_it() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("s");
         let lock = PathLock::take(&path).unwrap();
         let (taken, wait) = channel();
         let waiter =
             thread::spawn(move || taken.send(PathLock::take_within(&path, DEADLINE).map(drop)));
-        // What it sends shows that it waits.
+        // The waiter has sent its first byte, so it is waiting.
         let holder = lock.socket.as_ref().unwrap();
         holder.set_read_timeout(Some(DEADLINE)).unwrap();
         assert_eq!(holder.recv(&mut [0]).unwrap(), 1);

@@ -1,5 +1,5 @@
-//! Binding Unix sockets: the file's mode and owner without a window, stale files, and unlinking
-//! only what is ours.
+//! Binding Unix sockets: the file is created with its final mode and owner, the file of a dead
+//! server is replaced, and a drop removes only the file that this process bound.
 
 use std::fs;
 use std::io;
@@ -17,7 +17,18 @@ use crate::net::datagram::MAX_DATAGRAM;
 use crate::net::options::Buffers;
 use crate::net::unix_lock::PathLock;
 
-/// Options of a Unix socket. They are set before others can reach it.
+/// Options of a Unix socket, set before clients can reach it.
+///
+/// # Examples
+///
+/// ```
+/// use socketserver::UnixStream;
+///
+/// let directory = std::env::temp_dir();
+/// let path = directory.join(format!("socketserver-doc-options-{}", std::process::id()));
+/// let listener = UnixStream::options().mode(0o660).backlog(128).bind(&path)?;
+/// # Ok::<(), socketserver::Error>(())
+/// ```
 #[derive(Clone, Debug)]
 #[must_use]
 pub struct UnixOptions<T> {
@@ -49,16 +60,16 @@ impl<T> UnixOptions<T> {
         }
     }
 
-    /// The permission bits of the socket's file, whatever the umask: who may write to it may
-    /// connect. Default: what the umask leaves of 0777, which is the owner alone with the usual
-    /// 022.
+    /// Sets the permission bits of the socket's file, whatever the umask. Connecting needs the
+    /// permission to write. Default: 0777 less the umask; with the usual umask of 022, only the
+    /// owner can connect.
     pub const fn mode(mut self, mode: u32) -> Self {
         self.mode = Some(mode);
         self
     }
 
-    /// The owner of the socket's file, as chown(2) takes them. Default: the user and group of the
-    /// process.
+    /// Sets the owner and the group of the socket's file (chown(2)). Default: the user and group of
+    /// the process.
     pub const fn owner(mut self, uid: Option<u32>, gid: Option<u32>) -> Self {
         self.uid = uid;
         self.gid = gid;
@@ -77,8 +88,8 @@ impl<T> UnixOptions<T> {
         self
     }
 
-    /// Binds. The path stays locked until [`UnixBinding::unlock`], so that no other server takes a
-    /// socket that does not listen yet for one whose server is gone.
+    /// Binds. The path stays locked until [`UnixBinding::unlock`]: a socket that does not listen
+    /// yet looks to another server like the file of a dead one.
     pub(crate) fn bind_socket(
         &self,
         kind: Type,
@@ -92,7 +103,7 @@ impl<T> UnixOptions<T> {
                 io::ErrorKind::AlreadyExists => "move that file away, or choose another path",
                 io::ErrorKind::NotFound => "create the directory first",
                 io::ErrorKind::InvalidInput => {
-                    "a path or name takes at most 107 bytes, and not zero"
+                    "a path or name has at most 107 bytes, and at least one"
                 }
                 _ => return Error::new(format!("bind {addr}"), err),
             };
@@ -118,8 +129,8 @@ impl<T> UnixOptions<T> {
         }
         let lock = PathLock::take(path)?;
         // The kernel gives the new file the mode of the socket's own inode, less the umask
-        // (unix_bind_bsd in net/unix/af_unix.c): nobody can connect before the owner is set and the
-        // mode is final.
+        // (unix_bind_bsd in net/unix/af_unix.c): no client can connect before the owner is set and
+        // the mode is final.
         let first_mode = if self.uid.or(self.gid).is_some() {
             0
         } else {
@@ -133,7 +144,7 @@ impl<T> UnixOptions<T> {
             }
             result => result?,
         }
-        // From here on the file is removed again if anything fails.
+        // If a later step fails, the drop removes the file.
         let binding = UnixBinding::of(path, lock)?;
         let mode = match self.mode {
             None if first_mode == 0 => Some(0o777 & !umask()?),
@@ -145,8 +156,8 @@ impl<T> UnixOptions<T> {
         Ok((socket, Some(binding)))
     }
 
-    /// Sets them through a descriptor of the file itself: who may write to the directory could put
-    /// a link in its place.
+    /// Sets owner and mode through a descriptor of the file: a process that may write to the
+    /// directory could put a link in its place.
     fn set_owner_and_mode(&self, binding: &UnixBinding, mode: Option<u32>) -> io::Result<()> {
         let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let file = rustix::fs::open(&binding.path, flags, Mode::empty())?;
@@ -161,15 +172,14 @@ impl<T> UnixOptions<T> {
             chownat(&file, "", uid, gid, AtFlags::EMPTY_PATH)?;
         }
         mode.map_or(Ok(()), |mode| {
-            // fchmod(2) refuses a descriptor of this kind; its name below /proc leads to the file
-            // all the same.
+            // fchmod(2) refuses an O_PATH descriptor; its name below /proc leads to the file.
             let name = format!("/proc/self/fd/{}", file.as_raw_fd());
             fs::set_permissions(name, fs::Permissions::from_mode(mode))
         })
     }
 }
 
-/// The umask of this process, without changing it for a moment.
+/// Returns the umask of this process. umask(2) would have to change it to read it.
 fn umask() -> io::Result<u32> {
     let status = fs::read_to_string("/proc/self/status")?;
     let mask = status.lines().find_map(|line| line.strip_prefix("Umask:"));
@@ -177,8 +187,8 @@ fn umask() -> io::Result<u32> {
         .ok_or_else(|| io::Error::other("no Umask line in /proc/self/status"))
 }
 
-/// Removes the file that a dead server left at `path`: whoever is alive there accepts or refuses by
-/// its type. The path is locked.
+/// Removes the file that a dead server left at `path`. A live server accepts the
+/// probe, or refuses it with EPROTOTYPE if its socket type differs. The path is locked.
 fn remove_stale(kind: Type, path: &Path) -> io::Result<()> {
     match fs::symlink_metadata(path) {
         Ok(file) if file.file_type().is_socket() => {}
@@ -199,18 +209,18 @@ fn remove_stale(kind: Type, path: &Path) -> io::Result<()> {
             return fs::remove_file(path);
         }
         Ok(()) => "a server answers there".to_owned(),
-        Err(err) => format!("a socket is there, and a probe of it said: {err}"),
+        Err(err) => format!("a socket is there, and connecting to it failed: {err}"),
     };
     Err(io::Error::new(io::ErrorKind::AddrInUse, alive))
 }
 
-/// A socket file that this process bound; removed on drop while it is still the same file.
+/// A socket file that this process bound. The drop removes it if it is still the same file.
 #[derive(Debug)]
 pub(crate) struct UnixBinding {
     path: PathBuf,
     file: (u64, u64),
     owner: u32,
-    /// Held until others can see that somebody is there.
+    /// Held until the socket answers probes of other servers.
     lock: Option<PathLock>,
 }
 
@@ -230,7 +240,7 @@ impl UnixBinding {
         })
     }
 
-    /// Lets other servers probe the socket: it listens, or takes datagrams.
+    /// Unlocks the path: the socket listens, or receives datagrams, so other servers can probe it.
     pub(crate) fn unlock(&mut self) {
         self.lock = None;
     }
@@ -248,18 +258,18 @@ impl Drop for UnixBinding {
         if !ours() {
             return;
         }
-        // A server that binds the path now may replace the file between the look and the removal.
+        // A server that binds the path now may replace the file between the check and the removal.
         let lock = match self.lock {
             Some(_) => None,
             None => match PathLock::take(&self.path) {
-                // It replaces the file, if that is still ours: our socket is closed.
+                // The other server replaces the file if it is still ours: our socket is closed.
                 Err(err) if err.kind() == io::ErrorKind::AddrInUse => return,
-                // Without a descriptor for the lock, all that can be done is to be quick.
+                // Without a descriptor for the lock, the removal goes on unlocked.
                 taken => taken.ok(),
             },
         };
         if ours() {
-            // Nobody is left to tell; a file that stays is replaced by the next bind.
+            // A drop has no way to report an error; the next bind replaces a file that stays.
             let _ = fs::remove_file(&self.path);
         }
         drop(lock);
@@ -271,7 +281,7 @@ mod tests {
     use super::*;
     use crate::UnixStream;
 
-    /// It may have replaced the file already, or be about to.
+    /// The other server may have replaced the file already, or be about to.
     #[test]
     fn a_file_whose_path_another_server_is_binding_is_left_to_that_one() {
         let directory = tempfile::tempdir().unwrap();

@@ -18,8 +18,7 @@ use crate::sys::sockopt;
 ///
 /// # Dropping
 ///
-/// A path that this process bound is removed when the listener is dropped, unless another file has
-/// taken its place.
+/// The drop removes the path that this process bound, unless another file has taken its place.
 ///
 /// # Examples
 ///
@@ -39,13 +38,36 @@ pub struct UnixStream {
 }
 
 /// A connection that [`UnixStream`] accepted.
+///
+/// # Examples
+///
+/// ```
+/// use std::io::{self, Write};
+/// use socketserver::net::UnixConnection;
+///
+/// fn whoami(conn: &mut UnixConnection) -> io::Result<()> {
+///     let user = conn.peer_credentials()?.uid;
+///     writeln!(conn, "{user}")
+/// }
+/// ```
 pub type UnixConnection = Stream<UnixStream>;
 
-/// Who is at the other end of a Unix connection (unix(7), `SO_PEERCRED`), as of its connect(2).
+/// The process at the other end of a Unix connection, when it called connect(2) (unix(7),
+/// `SO_PEERCRED`).
+///
+/// # Examples
+///
+/// ```
+/// use socketserver::net::UnixConnection;
+///
+/// fn is_root(conn: &UnixConnection) -> bool {
+///     conn.peer_credentials().is_ok_and(|peer| peer.uid == 0)
+/// }
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Credentials {
-    /// Process id, in this process's PID namespace; 0 if it has none there.
+    /// Process id in this process's PID namespace; 0 if the peer has none there.
     pub pid: i32,
     /// User id.
     pub uid: u32,
@@ -54,20 +76,20 @@ pub struct Credentials {
 }
 
 impl UnixStream {
-    /// Options to bind with. See [`UnixOptions`] for each and its default.
+    /// Returns options to bind with. [`UnixOptions`] lists them with their defaults.
     pub fn options() -> UnixOptions<Self> {
         UnixOptions::new()
     }
 
-    /// Takes over a descriptor that already listens, as a service manager passes it. Its path, if
-    /// any, is not removed.
+    /// Adopts a descriptor that already listens, as a service manager passes it. The drop leaves
+    /// its path alone.
     ///
-    /// It is made non-blocking, which whoever shares it sees too, until it is dropped: then it is
-    /// as it was.
+    /// The listener becomes non-blocking, for every program that shares it. The drop restores the
+    /// previous mode.
     ///
     /// # Errors
     ///
-    /// `InvalidInput` unless it is a listening stream socket of the Unix family.
+    /// `InvalidInput` unless the descriptor is a listening stream socket of the Unix family.
     pub fn from_fd(fd: OwnedFd) -> Result<Self, Error> {
         let expected = Expected {
             name: "a Unix stream listener",
@@ -97,7 +119,7 @@ impl Transport for UnixStream {
 
     fn accept(&self, batch: &mut AcceptBatch<'_, UnixConnection>) -> io::Result<()> {
         let (socket, peer) = self.listener.accept().map_err(|err| {
-            // After `seal_backlog` the queue is empty when there is nothing to accept.
+            // After `seal_backlog`, accept(2) reports an empty backlog as EINVAL.
             let empty = batch.stopping() && err.kind() == io::ErrorKind::InvalidInput;
             if empty {
                 io::ErrorKind::WouldBlock.into()
@@ -109,8 +131,8 @@ impl Transport for UnixStream {
         Ok(())
     }
 
-    /// Clients are refused from now on; those that wait in the queue are not (unix_stream_connect
-    /// and unix_accept in net/unix/af_unix.c).
+    /// shutdown(2) makes later connects fail; the backlog can still be accepted
+    /// (unix_stream_connect and unix_accept in net/unix/af_unix.c).
     fn seal_backlog(&self) -> io::Result<bool> {
         let own = !self.is_adopted();
         if own {
@@ -137,11 +159,11 @@ impl AsFd for UnixStream {
 }
 
 impl UnixConnection {
-    /// The process, user and group that connected.
+    /// Returns the process, user and group that connected.
     ///
     /// # Errors
     ///
-    /// What getsockopt(2) says.
+    /// As getsockopt(2).
     pub fn peer_credentials(&self) -> io::Result<Credentials> {
         let libc::ucred { pid, uid, gid } = sockopt::peer_credentials(self.as_fd())?;
         Ok(Credentials { pid, uid, gid })
@@ -151,25 +173,25 @@ impl UnixConnection {
 impl UnixOptions<UnixStream> {
     /// Binds and listens.
     ///
-    /// Servers that bind the same path at once do it one after the other: each holds an abstract
-    /// socket whose name stands for the directory and the file, which servers of other paths do not
-    /// take. It leaves nothing behind, works where they share a network namespace, and is done
-    /// without where the system forbids abstract names.
+    /// Servers that bind the same path at the same time take turns. Each holds a lock: an abstract
+    /// socket whose name is a hash of the directory and the file name. The lock leaves no file
+    /// behind and works within a network namespace; where the system forbids abstract names,
+    /// servers do without it.
     ///
     /// # Errors
     ///
-    /// - `AddrInUse`: a live server listens there, or one has bound the path and not begun to listen
-    ///   within a second. A socket file that a dead one left behind is replaced.
-    /// - `AlreadyExists`: the path is a file of another kind; it is left alone.
+    /// - `AddrInUse`: a live server listens there, or another server has bound the path and not
+    ///   begun to listen within a second. The socket file of a dead server is replaced.
+    /// - `AlreadyExists`: the path is a file that is not a socket; it is left alone.
     /// - `InvalidInput`: the path or name is longer than 107 bytes, or the address is
     ///   [`UnixAddress::Unnamed`].
-    /// - else what bind(2), chmod(2), chown(2) or listen(2) says, with the path.
+    /// - else as bind(2), chmod(2), chown(2) or listen(2), with the path.
     pub fn bind(&self, addr: impl Into<UnixAddress>) -> Result<UnixStream, Error> {
         self.bind_only(addr)?.listen()
     }
 
-    /// Binds without listening: clients are refused until [`BoundUnixStream::listen`] is called, and
-    /// so are other servers.
+    /// Binds without listening. Until [`BoundUnixStream::listen`], clients are refused, and other
+    /// servers cannot bind the path.
     ///
     /// # Errors
     ///
@@ -185,8 +207,8 @@ impl UnixOptions<UnixStream> {
         })
     }
 
-    /// How many connections wait in the kernel to be accepted. Default: as many as the system
-    /// allows (`net.core.somaxconn`, 4096 since Linux 5.4).
+    /// Sets the length of the backlog: how many connections may wait to be accepted. Default: the
+    /// system's maximum (`net.core.somaxconn`, 4096 since Linux 5.4).
     pub fn backlog(mut self, connections: u32) -> Self {
         self.backlog = i32::try_from(connections).unwrap_or(i32::MAX);
         self
@@ -195,8 +217,8 @@ impl UnixOptions<UnixStream> {
 
 /// A Unix stream socket that is bound and does not listen yet.
 ///
-/// No other server can bind its path: one that tries fails after a second. A process that is forked
-/// meanwhile has the same socket, and keeps the path from others for as long as it runs.
+/// Other servers cannot bind its path: their attempt fails after a second. A process that is forked
+/// meanwhile inherits the socket and keeps the path locked until it ends.
 ///
 /// # Examples
 ///
@@ -205,7 +227,7 @@ impl UnixOptions<UnixStream> {
 ///
 /// let path = std::env::temp_dir().join(format!("socketserver-doc-bound-{}", std::process::id()));
 /// let bound = UnixStream::options().bind_only(&path)?;
-/// // Drop privileges, load what has to be loaded; then let clients in.
+/// // Drop privileges and load data here; clients are refused meanwhile.
 /// let listener = bound.listen()?;
 /// # Ok::<(), socketserver::Error>(())
 /// ```
@@ -222,7 +244,7 @@ impl BoundUnixStream {
     ///
     /// # Errors
     ///
-    /// What listen(2) says, with the path or name.
+    /// As listen(2), with the path or name.
     pub fn listen(self) -> Result<UnixStream, Error> {
         let Self {
             socket,

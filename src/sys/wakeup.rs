@@ -1,9 +1,9 @@
-//! Waking whoever waits: one eventfd that every process of a server shares, and an edge-triggered
-//! watcher for each.
+//! The wake-up event: one eventfd that every process of a server shares, and an edge-triggered
+//! watch for each waiter.
 //!
-//! The counter of the eventfd is never read back. Each write is a new edge in each watcher's own
-//! epoll instance (epoll(7), `EPOLLET`), so one ring reaches every thread and every worker process,
-//! and none of them can swallow another's.
+//! The counter of the eventfd is never read. Each write is a new edge in the epoll instance of each
+//! watch (epoll(7), `EPOLLET`), so one write wakes every thread and every worker process, and no
+//! waiter takes the edge of another.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -11,7 +11,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::event::{EventfdFlags, epoll, eventfd};
 use rustix::time::Timespec;
 
-/// What rings. Shared by every process that was forked after it was made.
+/// The eventfd. Processes that are forked later share it.
 #[derive(Debug)]
 pub(crate) struct WakeupEvent(OwnedFd);
 
@@ -23,15 +23,15 @@ impl WakeupEvent {
         )?))
     }
 
-    /// Wakes every watcher. Async-signal-safe: a single write(2).
+    /// Wakes every waiter. Async-signal-safe: a single write(2).
     pub(crate) fn wake(&self) {
-        // The only error is EAGAIN, after 2^64 - 2 rings.
+        // The only error is EAGAIN, after 2^64 - 2 writes.
         let _ = rustix::io::write(&self.0, &1_u64.to_ne_bytes());
     }
 }
 
-/// One waiter's view of a [`WakeupEvent`]: a descriptor that polls as readable once for each ring since
-/// it was last taken.
+/// One waiter's view of a [`WakeupEvent`]: a descriptor that polls as readable after a write, until
+/// it is taken.
 #[derive(Debug)]
 pub(crate) struct Watch(OwnedFd);
 
@@ -39,7 +39,7 @@ pub(crate) struct Watch(OwnedFd);
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum WokenBy {
     Event,
-    /// The process at the other end of the lifeline is gone.
+    /// The process at the other end of the lifeline has ended.
     ParentGone,
 }
 
@@ -47,7 +47,8 @@ const EVENT: u64 = 0;
 const LIFELINE: u64 = 1;
 
 impl Watch {
-    /// Watches `wakeup_event` and, in a worker process, the pipe whose other end only the parent holds.
+    /// Watches `wakeup_event` and, in a worker process, the pipe whose write end only the parent
+    /// holds.
     pub(crate) fn new(
         wakeup_event: &WakeupEvent,
         lifeline: Option<BorrowedFd<'_>>,
@@ -66,18 +67,17 @@ impl Watch {
         Ok(Self(epoll))
     }
 
-    /// Takes the event, so that the descriptor polls as quiet until the next ring. Never
-    /// blocks.
+    /// Takes the edge: the descriptor does not poll as readable until the next write. Never blocks.
     ///
     /// # Errors
     ///
-    /// The descriptor goes on to poll as readable: without a pause its waiter would spin.
+    /// The descriptor still polls as readable: without a pause its waiter would spin.
     pub(crate) fn take(&self) -> io::Result<WokenBy> {
         let mut events = [const { std::mem::MaybeUninit::<epoll::Event>::uninit() }; 2];
         let at_once = Timespec::default();
         let events = match epoll::wait(&self.0, &mut events, Some(&at_once)) {
             Ok((events, _)) => events,
-            // The next call takes them.
+            // The next call takes the edge.
             Err(rustix::io::Errno::INTR) => return Ok(WokenBy::Event),
             Err(err) => return Err(err.into()),
         };
@@ -107,7 +107,7 @@ mod tests {
     }
 
     #[test]
-    fn one_ring_reaches_every_watch_once() {
+    fn one_write_wakes_every_watch_once() {
         let wakeup_event = WakeupEvent::new().unwrap();
         let (first, second) = (
             Watch::new(&wakeup_event, None).unwrap(),
@@ -119,26 +119,26 @@ mod tests {
         assert_eq!(first.take().unwrap(), WokenBy::Event);
         assert!(!readable(&first) && readable(&second));
         wakeup_event.wake();
-        assert!(readable(&first), "a second ring is a second edge");
+        assert!(readable(&first), "a second write is a second edge");
     }
 
     #[test]
-    fn a_watch_made_after_the_ring_hears_it() {
+    fn a_watch_made_after_the_write_is_woken() {
         let wakeup_event = WakeupEvent::new().unwrap();
         wakeup_event.wake();
         assert!(readable(&Watch::new(&wakeup_event, None).unwrap()));
     }
 
     #[test]
-    fn a_ring_that_cannot_be_taken_is_an_error() {
-        // Not an epoll instance.
+    fn an_edge_that_cannot_be_taken_is_an_error() {
+        // A pipe is not an epoll instance.
         let (reader, _writer) = io::pipe().unwrap();
         let err = Watch(reader.into()).take().unwrap_err();
         assert_eq!(err.kind(), io::ErrorKind::InvalidInput);
     }
 
     #[test]
-    fn a_closed_lifeline_is_heard() {
+    fn a_closed_lifeline_wakes() {
         let wakeup_event = WakeupEvent::new().unwrap();
         let (reader, writer) = io::pipe().unwrap();
         let watch = Watch::new(&wakeup_event, Some(reader.as_fd())).unwrap();

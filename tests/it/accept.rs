@@ -1,5 +1,5 @@
-//! The accept loop and its hooks, with a transport of the tests' own. The table of errors has tests
-//! of its own, in `errno.rs`.
+//! The accept loop and its hooks, with a transport of these tests. The table of errors is tested in
+//! `errno.rs`.
 
 use std::io;
 use std::sync::mpsc::channel;
@@ -50,7 +50,7 @@ fn hooks_that_panic_stop_nothing() {
 }
 
 #[test]
-fn a_request_that_fails_twice_is_one_failure() {
+fn a_connection_that_fails_twice_is_one_failure() {
     let (failures, wait) = channel();
     let server = Server::<Script>::builder()
         .on_error(move |failure| failures.send(failure.to_string()).unwrap())
@@ -71,12 +71,12 @@ fn a_request_that_fails_twice_is_one_failure() {
         })
         .unwrap();
     assert_eq!(handle.totals().failed, 1);
-    assert_eq!(wait.try_recv().unwrap(), "request 1 from script: handler");
+    assert_eq!(wait.try_recv().unwrap(), "datagram 1 from script: handler");
     assert!(wait.try_recv().is_err());
 }
 
 #[test]
-fn service_actions_come_with_requests_and_with_the_period() {
+fn service_actions_run_with_connections_and_with_the_period() {
     let (called, wait) = channel();
     let server = Server::<Script>::builder()
         .service_actions(Duration::from_millis(10), move || {
@@ -93,7 +93,7 @@ fn service_actions_come_with_requests_and_with_the_period() {
 }
 
 #[test]
-fn a_thread_that_cannot_be_created_is_reported_and_its_request_waits() {
+fn a_thread_that_cannot_be_created_is_reported_and_its_connection_waits() {
     // No address space has room for such a stack.
     let model = Threading::default().stack_size(1 << 60);
     let (reports, wait) = channel();
@@ -110,13 +110,13 @@ fn a_thread_that_cannot_be_created_is_reported_and_its_request_waits() {
     let (step, text) = wait.recv_timeout(DEADLINE).unwrap();
     assert_eq!(step, Step::Dispatch);
     assert!(
-        text.starts_with("start a thread, process or coroutine for a request: "),
+        text.starts_with("start a thread, process or coroutine: "),
         "{text}"
     );
     assert_eq!(
         guard.handle().live(),
         1,
-        "the first request waits, and the second is not taken"
+        "the first connection waits, and the second is not accepted"
     );
     guard.handle().shutdown_within(Duration::ZERO);
     let handle = guard.handle().clone();

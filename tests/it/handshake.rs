@@ -1,4 +1,4 @@
-//! The handshake timeout, with a transport that shakes hands.
+//! The handshake timeout, with a transport that has a handshake.
 
 use std::io::{self, Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
@@ -77,7 +77,7 @@ fn listener() -> TcpListener {
     listener
 }
 
-/// Serves clients whose hand is one byte.
+/// Serves clients whose handshake is one byte.
 fn serve(listener: TcpListener, timeout: Duration) -> (ServerGuard, Address) {
     let server = Server::<Shaking>::builder()
         .model(Threading::default())
@@ -90,7 +90,7 @@ fn serve(listener: TcpListener, timeout: Duration) -> (ServerGuard, Address) {
         hand.context.begin_handshake();
         let shaken = (&hand.socket.0).read(&mut [0]);
         hand.context.end_handshake();
-        // What comes after it has no deadline of its own here.
+        // No deadline applies after the handshake here.
         let _ = (&hand.socket.0).read(&mut [0]);
         shaken.map(drop)
     });
@@ -116,14 +116,14 @@ fn a_handshake_that_takes_too_long_is_aborted() {
 }
 
 #[test]
-fn what_comes_after_the_handshake_is_none() {
+fn nothing_after_the_handshake_belongs_to_it() {
     let listener = listener();
-    // It has spoken before it is accepted, so that its handshake waits for nobody.
+    // The client has sent its byte before it is accepted, so its handshake does not wait.
     let mut client = connect(&Address::from(listener.local_addr().unwrap()));
     client.write_all(b"!").unwrap();
     let limit = Duration::from_secs(1);
     let (guard, _) = serve(listener, limit);
-    // It is left alone for longer than the handshake might take.
+    // The connection is idle for longer than the handshake timeout.
     client.set_read_timeout(Some(limit + limit / 2)).unwrap();
     let silence = client.read(&mut [0]).unwrap_err();
     assert_eq!(silence.kind(), io::ErrorKind::WouldBlock);

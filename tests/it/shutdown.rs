@@ -22,7 +22,7 @@ fn connect(url: &str) -> Box<dyn crate::support::Client> {
 }
 
 #[test]
-fn before_serving_it_returns_without_serving() {
+fn a_stop_before_serving_returns_without_serving() {
     let server = TcpServer::bind("127.0.0.1:0").unwrap();
     let handle = server.handle();
     handle.shutdown();
@@ -32,7 +32,7 @@ fn before_serving_it_returns_without_serving() {
 }
 
 #[test]
-fn after_serving_it_does_nothing() {
+fn a_stop_after_serving_does_nothing() {
     let guard = TcpServer::bind("127.0.0.1:0")
         .unwrap()
         .spawn(|_| ())
@@ -43,34 +43,34 @@ fn after_serving_it_does_nothing() {
     handle.shutdown_within(Duration::ZERO);
 }
 
-/// How often a stop may look for clients that are on their way in. Each look is a wait of a
-/// millisecond, and 40 of them are enough where nobody can say whether there are such clients.
+/// How often a stop may check for handshakes under way. Each check waits a millisecond, and 40 are
+/// enough where the transport cannot tell.
 const LOOKS_MAX: u64 = 60;
 
-/// The wait that the stop ends, and room for what else may block a thread, as a page that is read in.
+/// The wait that the stop ends, and a margin for waits of other kinds, such as page faults.
 const WAITS_MAX: u64 = 4;
 
-/// The stop is an event that ends the loop's only wait. What this takes in time is measured in
-/// `bench`: the scenario `stop-unused`.
+/// The stop is an event that ends the loop's only wait. The scenario `stop-unused` in `bench`
+/// measures its time.
 #[test]
 fn an_idle_server_waits_once_and_is_woken_by_the_stop() {
     let (states, wait) = channel();
     let server = Server::<Tcp, Threading>::builder().observer(move |event: &Event<'_>| {
         if let Event::State(state) = event {
-            // Told by the thread that accepts, of its own waits.
-            let told = (*state, thread::current().id(), waits_of_this_thread());
-            states.send(told).unwrap();
+            // The accepting thread reports its own waits.
+            let seen = (*state, thread::current().id(), waits_of_this_thread());
+            states.send(seen).unwrap();
         }
     });
     let guard = server.bind("127.0.0.1:0").unwrap().spawn(|_| ()).unwrap();
     assert!(guard.handle().wait_for(State::Running, DEADLINE));
-    // As long as it likes: an idle server has nothing to wake up for.
+    // As long as the machine needs: an idle server never wakes up.
     let (_keep, never) = channel::<()>();
     let _ = never.recv_timeout(Duration::from_millis(300));
     guard.stop().unwrap();
-    let told: Vec<_> = wait.try_iter().collect();
+    let seen: Vec<_> = wait.try_iter().collect();
     let waits_at = |wanted: State| {
-        let of_state = told.iter().find(|(state, ..)| *state == wanted);
+        let of_state = seen.iter().find(|(state, ..)| *state == wanted);
         of_state
             .map(|(_, thread, waits)| (*thread, *waits))
             .unwrap()
@@ -85,7 +85,7 @@ fn an_idle_server_waits_once_and_is_woken_by_the_stop() {
 }
 
 #[test]
-fn from_a_sequential_handler() {
+fn a_stop_in_a_sequential_handler_ends_serving() {
     let server = TcpServer::bind("127.0.0.1:0").unwrap();
     let (handle, url) = (server.handle(), server.urls().remove(0));
     let inner = handle;
@@ -102,7 +102,7 @@ fn from_a_sequential_handler() {
 }
 
 #[test]
-fn at_the_limit_it_wakes_the_loop() {
+fn a_stop_at_the_limit_wakes_the_loop() {
     let gate = Gate::new();
     let pool = ThreadPool::new(1).queue(0);
     let server = Server::<Tcp>::builder()
@@ -123,7 +123,7 @@ fn at_the_limit_it_wakes_the_loop() {
 }
 
 #[test]
-fn the_drain_ends_with_the_last_request_and_not_later() {
+fn the_drain_ends_with_the_last_connection() {
     let gate = Gate::new();
     let server = Server::<Tcp, Threading>::builder()
         .drain_timeout(Duration::from_secs(3600))
@@ -143,7 +143,7 @@ fn the_drain_ends_with_the_last_request_and_not_later() {
     let mut client = connect(&url);
     let held = gate.wait();
     guard.handle().shutdown();
-    // The door closes while the request is being served.
+    // The listener closes while the handler runs.
     assert!(guard.handle().wait_for(State::Draining, DEADLINE));
     let addr = guard.handle().local_addrs()[0].socket_addr().unwrap();
     assert!(TcpStream::connect(addr).is_err());
@@ -225,7 +225,7 @@ fn starting_and_stopping_in_a_race_always_ends() {
 }
 
 #[test]
-fn closing_a_server_waits_for_what_handle_request_has_started() {
+fn closing_a_server_waits_for_handlers_of_handle_request() {
     let gate = Gate::new();
     let mut server = Server::<Tcp>::builder()
         .model(Threading::default())
@@ -249,8 +249,8 @@ fn closing_a_server_waits_for_what_handle_request_has_started() {
     assert_eq!(closer.join().unwrap().unwrap().aborted, 0);
 }
 
-/// A parked connection has the only place, and two clients wait for it.
-fn gives_its_place_to_the_queue(model: impl Model) {
+/// A parked connection has the only permit, and two clients wait for it.
+fn gives_its_permit_to_the_backlog(model: impl Model) {
     let (parked, wait) = channel();
     let server = Server::<Tcp>::builder()
         .model(model)
@@ -286,13 +286,13 @@ fn gives_its_place_to_the_queue(model: impl Model) {
 }
 
 #[test]
-fn a_stop_gives_the_places_of_parked_connections_to_the_queue() {
-    gives_its_place_to_the_queue(Sequential::default());
-    gives_its_place_to_the_queue(Threading::default());
-    gives_its_place_to_the_queue(ThreadPool::new(1));
+fn a_stop_gives_the_permits_of_parked_connections_to_the_backlog() {
+    gives_its_permit_to_the_backlog(Sequential::default());
+    gives_its_permit_to_the_backlog(Threading::default());
+    gives_its_permit_to_the_backlog(ThreadPool::new(1));
 }
 
-/// Echoes a line and parks. Where the line is `hold` it first says so, and waits until the sender for
+/// Echoes a line and parks. For the line `hold`, it first reports, and waits until the sender for
 /// `released` is dropped.
 fn echo_or_hold(
     conn: &mut TcpConnection,
@@ -309,7 +309,7 @@ fn echo_or_hold(
     Ok(Next::Park)
 }
 
-/// Its client has spoken, and no thread was free: it is not idle.
+/// The client has sent input, and no thread was free: the connection is not idle.
 #[test]
 fn a_stop_serves_parked_connections_whose_clients_have_spoken() {
     let (held, wait) = channel();
@@ -334,7 +334,7 @@ fn a_stop_serves_parked_connections_whose_clients_have_spoken() {
         client.write_all(b"again\n").unwrap();
     }
     guard.handle().shutdown();
-    // The one that is silent is closed while nothing can be served.
+    // The silent connection is closed while no handler can run.
     assert_eq!(parked[2].read(&mut [0]).unwrap(), 0);
     drop(release);
     assert_eq!(holds.answer(), "hold\n");
@@ -346,7 +346,7 @@ fn a_stop_serves_parked_connections_whose_clients_have_spoken() {
     assert_eq!(guard.join().unwrap().aborted, 0);
 }
 
-/// Its handler takes no notice of the deadline: those that are parked do not wait for it.
+/// The handler ignores the deadline; the drops of parked sessions do not wait for it.
 #[test]
 fn the_drain_deadline_drops_the_sessions_of_parked_connections() {
     struct Session(Sender<()>);
@@ -386,10 +386,10 @@ fn the_drain_deadline_drops_the_sessions_of_parked_connections() {
     guard.join().unwrap();
 }
 
-/// What the client has sent beyond the last message has no answer, and is counted, whether it was
-/// received or not, and whether the client has ended its stream meanwhile or goes on.
+/// Input after the last message has no answer and is counted, whether it was received or not, and
+/// whether the client has ended its stream meanwhile.
 #[test]
-fn what_a_stop_leaves_unread_is_counted() {
+fn unread_input_at_a_stop_is_counted() {
     for (unread, ends) in [("", false), ("more\n", false), ("more\n", true)] {
         let (sent, wait) = channel();
         let wait = Mutex::new(wait);
@@ -400,7 +400,8 @@ fn what_a_stop_leaves_unread_is_counted() {
                 let mut line = String::new();
                 conn.read_line_max(&mut line, 100)?;
                 let wait = wait.lock().expect("no handler panics");
-                wait.recv_timeout(DEADLINE).expect("the test goes on");
+                wait.recv_timeout(DEADLINE)
+                    .expect("the test releases the handler");
                 stop.shutdown();
                 conn.write_all(line.as_bytes())
             })
@@ -423,8 +424,8 @@ fn what_a_stop_leaves_unread_is_counted() {
     }
 }
 
-/// The end of the stream is there as soon as the last answer is: they are one segment. A client that
-/// looks for it before it sends again finds it.
+/// The end of the stream arrives with the last answer, in one segment. A client that checks for it
+/// before it sends again finds it.
 #[test]
 fn the_last_answer_comes_with_the_end() {
     let server = ThreadingTcpServer::bind("127.0.0.1:0").unwrap();

@@ -1,4 +1,4 @@
-//! Every model that a test can ask for, by its name.
+//! Every model that a test can ask for, by name.
 
 #![allow(dead_code, reason = "each test binary uses its own part")]
 
@@ -23,18 +23,18 @@ pub(crate) const NAMES: [&str; 12] = [
     "prefork_coroutines_uring",
 ];
 
-/// What is done under a model, whatever its type.
+/// Code that runs under a model, whatever its type.
 pub(crate) trait UnderModel {
     fn run<M: Model + Clone>(self, model: M) -> ExitCode;
 }
 
-/// The models, as large as a test wants them.
+/// The models, in the sizes that a test wants.
 #[derive(Debug)]
 pub(crate) struct Models {
     pub(crate) threading: Threading,
     pub(crate) pool: ThreadPool,
     pub(crate) forking: Forking,
-    /// Worker processes, and the threads of coroutines.
+    /// Worker processes, and worker threads of coroutines.
     pub(crate) workers: usize,
     /// How often a worker process may die.
     pub(crate) breaker: u32,
@@ -67,7 +67,7 @@ impl Models {
         Prefork::new(self.workers, model).breaker(self.breaker)
     }
 
-    /// The requests of these tests restore no thread-locals after they have blocked.
+    /// The handlers of these tests restore no thread-locals after they have blocked.
     #[cfg(feature = "coroutines")]
     #[expect(unsafe_code, reason = "the contract of coroutines")]
     fn coroutines(&self, name: &str) -> socketserver::Coroutines {
@@ -83,9 +83,9 @@ impl Models {
     }
 }
 
-/// Whether a model can be had here: its feature is on, and the kernel has io_uring for it. Says why
-/// not.
-#[expect(clippy::print_stderr, reason = "nothing is skipped in silence")]
+/// Whether this build and kernel have a model: its feature is on, and the kernel allows io_uring.
+/// Otherwise prints why not.
+#[expect(clippy::print_stderr, reason = "a skipped test prints why")]
 pub(crate) fn is_available(model: &str) -> bool {
     if !model.contains("coroutines") {
         return true;

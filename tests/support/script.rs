@@ -1,4 +1,4 @@
-//! A transport of the tests' own, which does as its script says.
+//! A transport of these tests, which plays a script.
 
 #![allow(dead_code, reason = "each test binary uses its own part")]
 
@@ -20,7 +20,7 @@ pub(crate) enum Event {
     Error(io::Error),
 }
 
-/// An error with this number.
+/// Returns an error with this number.
 pub(crate) fn errno(code: i32) -> Event {
     Event::Error(io::Error::from_raw_os_error(code))
 }
@@ -33,7 +33,7 @@ pub(crate) struct Script {
     pub(crate) calls: Arc<Calls>,
 }
 
-/// What a script has still to play. More can be added while it is played.
+/// The rest of a script. More can be added while it is played.
 #[derive(Clone)]
 pub(crate) struct Queue {
     events: Arc<Mutex<VecDeque<Event>>>,
@@ -97,7 +97,7 @@ impl Calls {
         self.all.lock().expect("not poisoned").clone()
     }
 
-    /// Notes a call, by the thread that makes it.
+    /// Records a call, on the thread that makes it.
     pub(crate) fn note(&self) {
         let call = Call {
             time: Instant::now(),
@@ -107,7 +107,7 @@ impl Calls {
         self.more.notify_all();
     }
 
-    /// Waits until there have been so many.
+    /// Waits until there have been so many calls.
     pub(crate) fn wait_for(&self, count: usize) {
         let calls = self.all.lock().expect("not poisoned");
         let few = |calls: &mut Vec<Call>| calls.len() < count;
@@ -175,7 +175,7 @@ impl Managed for Line {
     }
 }
 
-/// Stops the server when the request `stop` comes.
+/// Stops the server when the text `stop` arrives.
 pub(crate) fn until_stop(line: &mut Line) -> Next {
     if line.text == "stop" {
         Next::Stop
