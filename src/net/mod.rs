@@ -541,7 +541,7 @@ impl<'a, R> AcceptBatch<'a, R> {
     }
 
     /// Lets another transport take requests, and wraps each: for a transport that wraps another one
-    /// and is no [`Layered`](crate::net::Layered).
+    /// and is no [`Layered`].
     ///
     /// # Errors
     ///
