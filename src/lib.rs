@@ -39,8 +39,8 @@
 //! 6. [Sharing state](manual::sharing_state): between handlers of one process, and of several.
 //! 7. [Errors](manual::errors): failed handlers, panics, failures to accept, and the text of [`Error`].
 //! 8. [Testing](manual::testing): a server under test, and its clients.
-//! 9. [Coroutines](manual::coroutines): a hundred thousand blocking handlers at once, and the contract
-//!    that they keep.
+//! 9. [Coroutines](manual::coroutines): blocking handlers that hold no thread while they wait, and the
+//!    contract that they keep.
 //! 10. [Several processes](manual::several_processes): forking, worker processes, and their deaths.
 //! 11. [Coming from Python](manual::coming_from_python): each name of Python's `socketserver` and its
 //!     counterpart.
@@ -57,10 +57,11 @@
 //! # Platform
 //!
 //! Linux 5.4 or newer, and Rust 1.87 or newer. The crate is built on eventfd(2), epoll(7),
-//! pidfd_open(2) and recvmmsg(2); on another system it does not compile. It has been run on Linux 6.18.
+//! pidfd_open(2) and recvmmsg(2), and has been run on Linux 6.18; it does not compile for another system.
 //!
 //! The library prints nothing and does not end the process. It forks only under [`Forking`] and
-//! [`Prefork`], and installs a signal handler only under `Coroutines`, to explain a stack overflow.
+//! [`Prefork`]. It installs a signal handler only under [`Coroutines`](manual::coroutines), to explain a
+//! stack overflow.
 
 #[cfg(not(target_os = "linux"))]
 compile_error!("socketserver runs on Linux: it is built on eventfd, epoll, pidfds and recvmmsg");
@@ -95,8 +96,11 @@ pub use error::{Error, HandlerError};
 pub use handle::ServerHandle;
 pub use handler::{Handler, IntoOutcome, Next, Outcome, RequestHandler};
 #[cfg(feature = "coroutines")]
+#[doc(inline)]
 pub use model::Coroutines;
+#[doc(inline)]
 pub use model::{Forking, Prefork, Sequential, ThreadPool, Threading};
+#[doc(inline)]
 pub use net::{Connection, Datagram, Tcp, Udp, UnixDatagram, UnixStream};
 pub use server::{Server, ServerGuard};
 

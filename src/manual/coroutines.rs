@@ -2,8 +2,8 @@
 //!
 //! [`Coroutines`] runs each handler on a stack of its own, many of them on one thread. Where a read, a
 //! write, [`next_message`] or [`task::sleep`] would block, the handler is *suspended*, and its worker
-//! thread runs another. There is no second kind of function, stream or lock: the handler is the one that
-//! runs under threads, and one line of the program differs.
+//! thread runs another. There is no second kind of function or stream: the handler is the same as under
+//! threads, and one line of the program differs.
 //!
 //! ```
 //! use std::error::Error;
@@ -44,8 +44,8 @@
 //! }
 //! ```
 //!
-//! This is the program of [the first page](crate::manual::first_server), but for the model and its
-//! name:
+//! The program of [the first page](crate::manual::first_server) differs in the model, and in the import of
+//! its name:
 //!
 //! ```diff
 //! -use socketserver::{Connection, Server, Tcp, Threading};
@@ -64,20 +64,21 @@
 //! 2. then waits (reads, writes, sleeps), and
 //! 3. then restores the old value,
 //!
-//! as scoped thread-locals and some guards of tracing libraries do. Two coroutines that do it restore each
+//! as scoped thread-locals and some guards of tracing libraries do. Two coroutines that do so restore each
 //! other's value, and leave a reference to a frame that is gone. Ordinary thread-locals are sound, and so
-//! is anything between two waits.
+//! is any code between two waits.
 //!
 //! # What a handler must not do
 //!
-//! Nothing below is unsound. Each keeps a worker, and all coroutines of it, from going on:
+//! These mistakes are sound. Each of the first four keeps a worker, and with it all of the worker's
+//! coroutines, from going on:
 //!
-//! | not | but |
+//! | instead of | use |
 //! |---|---|
-//! | block in another library: a database client, `std::fs`, `std::net`, resolving a name | [`task::offload`], which runs a closure on one of up to 64 helper threads and suspends the caller; [`TcpConnection::connect`] for connecting out |
+//! | blocking in another library: a database client, `std::fs`, `std::net`, resolving a name | [`task::offload`], which runs a closure on one of up to 64 helper threads and suspends the caller; [`TcpConnection::connect`] for connecting out |
 //! | `std::thread::sleep` | [`task::sleep`] |
-//! | compute for long | [`task::yield_now`] now and then, or [`task::offload`] |
-//! | hold a `std::sync` lock across a wait | let go of it first: [sharing state](crate::manual::sharing_state#under-coroutines) |
+//! | computing for long | [`task::yield_now`] now and then, or [`task::offload`] |
+//! | holding a `std::sync` lock across a wait | a lock that is released before: [sharing state](crate::manual::sharing_state#under-coroutines) |
 //! | deep recursion, large arrays on the stack | the heap, or a larger [`stack_size`] |
 //!
 //! The functions of [`task`](crate::task) work on ordinary threads too, and in every build of the crate: a
@@ -110,17 +111,18 @@
 //! # Threads
 //!
 //! There is a worker for each processor ([`workers`]); the thread that serves is the first of them, and
-//! accepts. A connection goes to the worker that has the fewest, and stays there: what a handler makes
-//! may belong to its thread (`Rc`, `RefCell`), what it captures is shared by all workers, so it is
-//! `Send` and `Sync` as in every model. A worker that cannot start, or whose wait fails later, ends the
-//! server with its error.
+//! accepts. A connection goes to the worker that has the fewest, and stays there until it ends or parks.
+//! Local variables of a handler may belong to its thread (`Rc`, `RefCell`). All workers share the state
+//! that a handler captures, which is `Send` and `Sync` as in every model. A worker that cannot start, or
+//! whose wait fails later, ends the server with its error.
 //!
 //! # Stacks
 //!
-//! A stack has 256 KiB ([`stack_size`]), of which only touched pages take memory, and a guard of 16 KiB below. A
-//! handler that overflows it ends the process with a fault, after a message that names the option to
-//! raise; for that message the model installs a handler for SIGSEGV and SIGBUS when it first serves. A
-//! [`StackGauge`] tells how deep handlers go. It touches every stack as a whole, so it is for tests:
+//! A stack has 256 KiB ([`stack_size`]), of which only touched pages take memory, and a guard of 16 KiB
+//! below. A handler that overflows its stack ends the process with a fault, after a message that names
+//! the option to raise. For that message the model installs a handler for SIGSEGV and SIGBUS when it
+//! first serves. A [`StackGauge`] measures how deep handlers go. A gauge touches every stack as a whole,
+//! so it is for tests:
 //!
 //! ```
 //! use std::io::{Read, Write};
@@ -149,14 +151,15 @@
 //! # What workers wait with
 //!
 //! [`Driver::Auto`](crate::model::Driver::Auto) is io_uring(7) where the kernel has all that it needs
-//! (Linux 6.1 or newer; most containers forbid it), else epoll(7).
-//! [`Driver::pick`](crate::model::Driver::pick) says which it is here, and why.
+//! (Linux 6.1 or newer; containers often forbid it), else epoll(7).
+//! [`Driver::pick`](crate::model::Driver::pick) returns the driver for this machine, and why it fell back.
 //!
 //! # A stop
 //!
 //! At the drain deadline reads and writes of handlers fail, as in every model. `task::sleep` and
-//! `task::offload` have no error to return: there a handler is unwound, as by a panic without a message, so that its
-//! destructors run. A handler that computes, or blocks its worker, is waited for.
+//! `task::offload` have no error to return: there the server unwinds the handler, as a panic does but
+//! without a message, so that its destructors run. The server waits for a handler that computes, or blocks
+//! its worker.
 //!
 //! Next: [several processes](crate::manual::several_processes).
 //!

@@ -1,10 +1,10 @@
 //! Errors: failed handlers, panics, failures to accept, and the text of [`Error`].
 //!
-//! | what fails | who learns of it | what the server does |
+//! | failure | reported to | what the server does |
 //! |---|---|---|
 //! | a handler returns an error | [`Builder::on_error`] | closes the connection, and goes on |
-//! | a handler panics | [`Builder::on_error`]; the panic hook prints its message | the same |
-//! | an answer cannot be delivered | [`Builder::on_error`] | the same |
+//! | a handler panics | [`Builder::on_error`]; Rust's panic hook prints the message | closes the connection, and goes on |
+//! | an answer cannot be delivered | [`Builder::on_error`] | closes the connection, and goes on |
 //! | accepting, or a thread, process or stack for a connection | [`Builder::on_accept_error`], at most once a second | pauses, and tries again |
 //! | the last listener, or a model that cannot start | the caller of `serve_forever` | stops |
 //! | binding, or building a server | the caller of `bind` or `build` | nothing stays bound |
@@ -15,9 +15,9 @@
 //! # Handlers
 //!
 //! A handler returns any error that converts into [`HandlerError`](crate::HandlerError), a boxed
-//! [`std::error::Error`]: so `?` works on I/O errors, parse errors, and strings. The client sees what
-//! the handler has written before, and the end of the stream. To tell it more, write it before
-//! returning.
+//! [`std::error::Error`]: `?` works on I/O errors, parse errors, and strings. The client receives the
+//! output that the handler has written before, and the end of the stream. A handler that has more to say
+//! writes it before it returns.
 //!
 //! [`Failure`] has the number of the connection, its peer and the error; and says whether the client
 //! went away ([`is_disconnect`](crate::observe::Failure::is_disconnect)), the handler panicked
@@ -60,10 +60,9 @@
 //!
 //! # Panics
 //!
-//! A panic of a handler is caught where the handler was called. It ends its own connection, whose
-//! session is finished, and becomes a [`Failure`]. A panic of a hook is contained too; of
-//! [`Builder::verify`] it fails the connection. With `panic = "abort"` in the profile there is
-//! nothing to catch: the process ends.
+//! The server catches a handler's panic. The panic ends its own connection, whose session finishes, and
+//! becomes a [`Failure`]. A panic in a hook is caught too; in [`Builder::verify`] it fails the
+//! connection. With `panic = "abort"` in the profile every panic ends the process.
 //!
 //! # Failures to accept
 //!
@@ -73,17 +72,18 @@
 //! | errors | [`Reaction`] |
 //! |---|---|
 //! | `EMFILE`, `ENFILE`, `ENOBUFS`, `ENOMEM`; no thread or process to be had | `Retry`: after 5 ms, doubling to 1 s, or as soon as a connection ends. New clients wait in the backlog |
-//! | `ECONNABORTED`, `EPROTO`, `EPERM`, network errors | `Continue`: it was the error of one connection |
-//! | `EBADF`, `EINVAL`, `ENOTSOCK`, `EFAULT` | `Abandon`: this listener is closed, the others go on |
-//! | what a model cannot go on without | `Fail`: the server stops, and serving returns the error |
+//! | `ECONNABORTED`, `EPROTO`, `EPERM`, network errors | `Continue`: the error was that of one connection |
+//! | `EBADF`, `EINVAL`, `ENOTSOCK`, `EFAULT` | `Abandon`: the server closes this listener, and serves its other listeners |
+//! | a worker of `Coroutines` can no longer wait; serving has failed in a worker process | `Fail`: the server stops, and serving returns an error |
 //!
 //! The hook is called at most once a second, in all processes together;
-//! [`unreported`](crate::observe::AcceptError::unreported) is the number of errors in between.
+//! [`unreported`](crate::observe::AcceptError::unreported) is the number of errors that it was not called
+//! for since.
 //!
 //! # `Error`
 //!
-//! Binding, building and serving fail with one type. Its text has what was tried, on what, why it failed,
-//! and, where the system hides it, what to do:
+//! Binding, building and serving fail with one type. Its text names the attempt, its object and the cause,
+//! and, where the system hides it, the remedy:
 //!
 //! ```text
 //! bind 127.0.0.1:80: Permission denied (os error 13); ports below

@@ -29,11 +29,11 @@
 //!   backlog until the server serves. Port 0 picks a free port, which [`Server::local_addrs`] and
 //!   [`Server::urls`] name.
 //! - [`Server::serve_forever`] takes the handler last, serves on the calling thread, and returns when
-//!   the server was [stopped](crate::manual::stopping). It consumes the server.
+//!   the server was [stopped](crate::manual::stopping). The call consumes the server.
 //! - The handler is called once for each connection, under [`Threading`](crate::Threading) on a thread
-//!   of its own. Its reads and writes block. When it returns, the server sends what is buffered and
-//!   closes the connection. What it may return is on the page on
-//!   [handlers](crate::manual::handlers_and_sessions).
+//!   of its own. Its reads and writes block. When the handler returns, the server sends buffered output
+//!   and closes the connection. The page on [handlers](crate::manual::handlers_and_sessions) has what a
+//!   handler may return.
 //! - [`Connection::next_message`] waits for the next message, and says `false` at the end of the
 //!   stream. A connection that waits there is *idle*: a stop may end it.
 //! - [`Connection::read_line_max`] is `read_line` with a limit. A client decides how long its line is;
@@ -42,8 +42,8 @@
 //! # With options, on a thread of its own
 //!
 //! [`Server::builder`] has every option of a server. [`Server::spawn`] serves on a new thread and
-//! returns a [`ServerGuard`](crate::ServerGuard), which stops the server when it is dropped. So this
-//! program is its own client, and ends:
+//! returns a [`ServerGuard`](crate::ServerGuard), which stops the server when it is dropped. This program
+//! is its own client, and ends:
 //!
 //! ```
 //! use std::error::Error;

@@ -1,7 +1,7 @@
 //! Handlers and sessions: the three forms of a handler, what it returns, and state of one connection.
 //!
-//! A handler is called with `&mut` access to a connection or a datagram. It is shared by all threads of
-//! the server, so it is `Send`, `Sync` and `'static`, and called through `&self`.
+//! The server calls a handler with `&mut` access to a connection or a datagram. All threads of the server
+//! share one handler, which is therefore `Send`, `Sync` and `'static`, and called through `&self`.
 //!
 //! | form | served with | take it for |
 //! |---|---|---|
@@ -16,16 +16,16 @@
 //!
 //! | value | meaning |
 //! |---|---|
-//! | `()`, [`Next::Close`] | the connection is over. The server sends what is buffered, and closes |
+//! | `()`, [`Next::Close`] | the connection is over: the server sends buffered output, and closes |
 //! | [`Next::Park`] | the connection goes on; this handler is called again when the client has sent something, or has ended the stream |
 //! | [`Next::Stop`] | the connection is over, and the server [stops](crate::manual::stopping) |
 //! | an error, or a panic | the connection is over and has failed; see [errors](crate::manual::errors) |
 //!
 //! # A closure
 //!
-//! A closure that captures nothing but what it needs. Where it is written for `&mut impl Connection`,
-//! one function serves TCP and Unix streams; methods that only one transport has
-//! ([`peer_credentials`]) need its own type, [`TcpConnection`] or [`UnixConnection`].
+//! The closure owns the state that it captures. A function of `&mut impl Connection` serves TCP and Unix
+//! streams alike; a method that only one transport has ([`peer_credentials`]) needs its type:
+//! [`TcpConnection`], [`UnixConnection`].
 //!
 //! ```
 //! use std::io::{Read, Write};
@@ -88,7 +88,7 @@
 //!
 //! Two options of the server park a connection before its handler is called:
 //! [`Builder::client_speaks_first`] until its first byte has come, [`Builder::whole_request`] until a
-//! whole request has. Then a client that connects and says nothing, or sends a byte a second, holds no
+//! whole request has. A client that connects and says nothing, or sends a byte a second, then holds no
 //! thread.
 //!
 //! # Sessions
@@ -126,9 +126,9 @@
 //! # Ok::<(), socketserver::Error>(())
 //! ```
 //!
-//! A [`RequestHandler`] has Python's order: `setup` once, `handle` once or after each parking, `finish`
-//! once. Its page has a table of what is called at which end. State goes from thread to thread with its
-//! connection, so it is `Send`.
+//! A [`RequestHandler`] has Python's order: `setup` once, `handle` once and after each parking, `finish`
+//! once. The trait's documentation has a table: how a connection ends, and which method is called then. A
+//! session moves from thread to thread with its connection, so it is `Send`.
 //!
 //! ```
 //! use std::io::{BufRead, BufReader, Write};
@@ -179,8 +179,8 @@
 //!
 //! - A [`Connection`] is [`BufRead`](std::io::BufRead) and [`Write`](std::io::Write). No read or write
 //!   fails with `WouldBlock` or `Interrupted`.
-//! - Each write is sent at once, until [`Connection::set_write_buffer`] gives it a buffer; that is sent
-//!   when it is full, on flush, before a wait for input, and at the end.
+//! - Each write is sent at once, unless [`Connection::set_write_buffer`] has set a buffer; a buffer is
+//!   sent when it is full, on flush, before a wait for input, and at the end.
 //! - [`Stream::writer`](crate::net::Stream::writer) writes to a connection from another handler.
 //! - [`TcpConnection::connect`] and [`UnixConnection::connect`] connect out, for handlers that are
 //!   clients of others.

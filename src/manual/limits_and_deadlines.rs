@@ -11,7 +11,7 @@
 //! | [`Threading::max_threads`] | handlers at once | 1,024 | each process | they wait |
 //! | [`ThreadPool::new`], [`queue`](crate::ThreadPool::queue) | handlers at once, connections that wait for a thread | 4 for each processor, as many again | each process | they wait |
 //! | [`Forking::max_children`] | handlers at once | 40 | each process | they wait |
-//! | [`TcpOptions::backlog`], [`UnixOptions::backlog`] | connections that wait in the kernel | `net.core.somaxconn`, 4,096 | each listener | the kernel refuses or ignores them |
+//! | [`TcpOptions::backlog`], [`UnixOptions::backlog`] | connections that wait in the kernel | `net.core.somaxconn`, 4,096 | each listener | their connect(2) waits |
 //!
 //! The accept loop takes a permit before it accepts, so [`max_connections`] is never exceeded. Parked
 //! connections are live and hold a permit. A connection that *waits* is in the kernel's backlog: its
@@ -21,10 +21,10 @@
 //!
 //! | [`AtLimit`] | what the client sees |
 //! |---|---|
-//! | `Wait`, the default | it is connected, and served when there is room |
+//! | `Wait`, the default | the client is connected, and served when there is room |
 //! | `Refuse` | the end of the stream |
 //! | `RefuseWith(bytes)` | these bytes, 256 at most, and the end of the stream |
-//! | `ShedOldestIdle` | it is served: the connection that has been idle for longest ends instead. A parked connection goes first, else one whose handler has waited for input for a second. Without such a connection it waits |
+//! | `ShedOldestIdle` | the client is served, and the connection that has been idle for longest ends: a parked connection, or else a connection whose handler has waited for input for a second. Without such a connection the client waits |
 //!
 //! A refused datagram is dropped without an answer. [`Builder::verify`] refuses by a hook of the
 //! program's own. [`Builder::raise_descriptor_limit`] raises `RLIMIT_NOFILE` as far as
@@ -57,8 +57,8 @@
 //! ```
 //!
 //! [`ServerHandle::set_limits`] changes the first three limits and the policy while the server serves;
-//! no live connection is aborted by that. [`ServerHandle::connections`] lists what is live,
-//! [`ServerHandle::abort`] ends one connection.
+//! live connections stay. [`ServerHandle::connections`] lists the live connections,
+//! [`ServerHandle::abort`] ends one of them.
 //!
 //! # Deadlines
 //!
@@ -71,24 +71,24 @@
 //! | [`write_timeout`] | 30 s | with a write, and anew whenever the client has taken some of it | when the write is done |
 //! | [`request_timeout`] | none | when the handler is called; after [`next_message`], with the message; under [`whole_request`], with its first byte | when the handler returns, or calls [`next_message`] again |
 //! | [`lifetime`] | none | when the connection is accepted | when it is closed |
-//! | [`min_rate`] | none | when the handler has waited for input for its `grace` in all | when the handler returns |
+//! | [`min_rate`], bytes a second since the handler was called | none | when the handler has waited for input for `grace` in all | when the handler returns |
 //! | [`handshake_timeout`] | 5 s | with the handshake of a transport that has one; those of this crate have none | with the handshake |
 //!
 //! When a deadline has passed, the server aborts the connection:
 //!
-//! - the handler's next read or write, or the one that waits, fails with
-//!   [`TimedOut`](std::io::ErrorKind::TimedOut), and the error says which deadline it was. The handler
-//!   can clean up; it cannot answer. [`Failure::abort_reason`] has the reason as a value;
+//! - the read or write in which the handler waits, or its next one, fails with
+//!   [`TimedOut`](std::io::ErrorKind::TimedOut), and the error names the deadline. The handler can clean
+//!   up, and cannot answer. [`Failure::abort_reason`] has the reason as a value;
 //! - a parked connection is closed, and its session dropped;
 //! - the client sees the end of the stream, or a reset if it goes on sending;
 //! - [`Totals::timed_out`] counts it.
 //!
 //! Computing is not interrupted: a handler that neither reads nor writes notices nothing.
 //!
-//! A deadline is never early. It is late by 10 ms, or by a 64th of the shortest one that is set,
-//! whichever is more; the write timeout by a 64th, twice. No connection has a timer, and none of the
-//! deadlines costs a system call. Under [`Sequential`](crate::Sequential),
-//! [`handle_request`](crate::Server::handle_request) keeps none.
+//! A deadline is never early. A deadline is late by 10 ms, or by a 64th of the shortest deadline that is
+//! set, whichever is more; the write timeout by a 64th, twice. No connection has a timer, and no deadline
+//! costs a system call. [`handle_request`](crate::Server::handle_request) keeps deadlines only while it
+//! waits itself, and under [`Sequential`](crate::Sequential) none: set the timeouts of the connection.
 //!
 //! [`Connection::set_read_timeout`] and [`set_write_timeout`](crate::Connection::set_write_timeout) are
 //! the handler's own: the default is none, the call fails with `TimedOut`, and the connection goes on.
@@ -118,12 +118,12 @@
 //!
 //! # Slow clients
 //!
-//! - One that is silent is ended by the first-byte and idle timeouts; until then it holds the thread of
-//!   its handler, unless the connection is [parked](crate::manual::handlers_and_sessions#parking).
-//! - One that sends a byte now and then is never idle: [`min_rate`] or [`request_timeout`] end it, and
-//!   [`whole_request`] keeps it away from the threads of a pool.
-//! - One that does not read what it asked for is ended by the write timeout. One that reads slowly is
-//!   not.
+//! - The first-byte and idle timeouts end a client that is silent. Until then the client holds the thread
+//!   of its handler, unless the connection is [parked](crate::manual::handlers_and_sessions#parking).
+//! - A client that sends a byte now and then is never idle: [`min_rate`] or [`request_timeout`] ends it,
+//!   and [`whole_request`] keeps it away from the threads of a pool.
+//! - The write timeout ends a client that does not read its answer, and leaves a client alone that reads
+//!   slowly.
 //!
 //! Next: [stopping](crate::manual::stopping).
 //!

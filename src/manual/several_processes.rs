@@ -3,7 +3,7 @@
 //! | | [`Forking`] | [`Prefork<M>`](crate::Prefork) |
 //! |---|---|---|
 //! | a process is forked | for each connection or datagram | beforehand, and when a worker has died |
-//! | the process accepts | no: its parent does | yes: all workers accept from the same listeners, under model `M` |
+//! | the process accepts | no: its parent accepts | yes: all workers accept from the same listeners, under model `M` |
 //! | how many | 40 children at once; further connections wait in the backlog | a worker for each processor, by default |
 //! | a crash ends | one connection | the connections of one worker |
 //!
@@ -12,15 +12,15 @@
 //! A forked child has one thread, whatever locks the other threads of its parent held at that moment
 //! (fork(2), signal-safety(7)). So both models fork only in a process with one thread, and serving
 //! fails with `Unsupported` in any other: serve from `main`, before anything starts a thread, and not
-//! with [`spawn`](crate::Server::spawn). `Forking` looks at each fork, so a handler or hook in the
-//! parent must start no thread later either. A worker of `Prefork` may start as many as its model needs.
+//! with [`spawn`](crate::Server::spawn). Both check again at each fork, so the hooks that run in the parent
+//! must start no thread later either. Children and workers may start threads.
 //!
 //! Both models need pidfd_open(2), and say so where it is forbidden.
 //!
 //! # A process for each connection
 //!
-//! The child closes the listeners, serves, and exits. What it changes in memory, its user, its working
-//! directory, its limits, is its own, and it can become another program
+//! The child closes the listeners, serves, and exits. Its memory, user, working directory and resource
+//! limits are its own, and it can become another program
 //! ([`exec`](std::os::unix::process::CommandExt::exec)).
 //!
 //! ```
@@ -73,37 +73,39 @@
 //!
 //! | shared by all processes | of each process |
 //! |---|---|
-//! | the listeners, and what was open before serving | memory, and what the handler captures: [sharing state](crate::manual::sharing_state#under-forking-and-prefork) |
+//! | the listeners, and descriptors from before serving | memory, with the state of the handler: [sharing state](crate::manual::sharing_state#under-forking-and-prefork) |
 //! | [`max_connections`], [`max_per_address`], [`rate`], exactly | descriptors (`RLIMIT_NOFILE`), [`max_threads`](crate::Threading::max_threads), [`max_children`](crate::Forking::max_children) |
 //! | [`ServerHandle`]: state, totals, live connections, stop, pause, limits, aborting one connection | [`retire`], which stops the process that calls it |
 //!
-//! Hooks run where things happen: [`on_error`] in the process of the handler, [`on_ready`] in the
-//! parent once all workers accept, [`service_actions`] in each worker, an observer in all of them. The
-//! one report a second of [`on_accept_error`] is one over all processes.
+//! A hook runs in the process in which its cause occurs: [`on_error`] in the process of the handler,
+//! [`service_actions`] in each process that accepts, an observer in all processes. [`on_ready`] runs in the
+//! parent, under `Prefork` once all workers accept. [`on_accept_error`] is called once a second at most
+//! over all processes.
 //!
 //! # What a death means
 //!
-//! | what ends | what follows |
+//! | the process that ends | what follows |
 //! |---|---|
 //! | a child of `Forking` crashes or is killed | its client sees the end of the stream, or a reset. [`on_error`] receives how the child ended, and [`Totals::failed`] counts it |
 //! | the parent of `Forking` | the kernel kills its children, unless a handler has changed its user or group (prctl(2), `PR_SET_PDEATHSIG`) |
-//! | a worker of `Prefork` | its clients see the end of the stream, or a reset. Its permits and slots return; [`on_accept_error`] and an observer ([`WorkerEnded`]) learn of it. A new worker starts after 0.1 s, after twice as long each time that it dies without having served, up to 30 s |
+//! | a worker of `Prefork` | its clients see the end of the stream, or a reset. Its permits come back; [`on_accept_error`] is called, and an observer receives [`WorkerEnded`]. A new worker starts after 0.1 s, after twice as long each time that it dies without having served, up to 30 s |
 //! | a worker, [`breaker`] times in a row without having served, 10 by default | the server stops, and serving fails |
 //! | the parent of `Prefork` | its workers drain and end |
 //!
-//! A worker that should go without a death, because it has grown too large for one, calls [`retire`]:
-//! it accepts nothing more and drains, and its successor starts at once.
+//! A worker that should be replaced in good order, for example because its memory has grown, calls
+//! [`retire`]: it accepts nothing more and drains, and its successor starts at once.
 //!
 //! # A stop
 //!
-//! A [stop](crate::manual::stopping) that is asked for in any process stops the server. SIGTERM reaches
-//! one process: a handler for it that calls [`shutdown`](crate::ServerHandle::shutdown) stops the server, a
-//! handler that calls [`retire`] that process. SIGINT from a terminal reaches all of them.
+//! [`ServerHandle::shutdown`] stops the whole server from any of its processes; [`retire`] stops the
+//! process that calls it. SIGTERM reaches one process, SIGINT from a terminal all of them, and signal
+//! handlers that the program installs before it serves are installed in each.
 //!
 //! Next: [coming from Python](crate::manual::coming_from_python).
 //!
 //! [`Forking`]: crate::Forking
 //! [`ServerHandle`]: crate::ServerHandle
+//! [`ServerHandle::shutdown`]: crate::ServerHandle::shutdown
 //! [`Totals::failed`]: crate::observe::Totals::failed
 //! [`WorkerEnded`]: crate::observe::Event::WorkerEnded
 //! [`breaker`]: crate::Prefork::breaker

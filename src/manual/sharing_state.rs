@@ -1,24 +1,24 @@
 //! Sharing state: between handlers of one process, and of several.
 //!
-//! A handler is one value that all threads call through `&self`. What it captures is shared by all
-//! connections, so it is `Send` and `Sync`; what it makes is its own.
+//! A handler is one value that all threads call through `&self`. All connections share the state that a
+//! handler captures, so that state is `Send` and `Sync`; local variables belong to one call.
 //!
 //! | model | what a handler captures is shared by |
 //! |---|---|
 //! | `Sequential`, `Threading`, `ThreadPool`, `Coroutines` | all connections of the server |
-//! | `Forking` | no other connection: each child has a copy, as it was when it was forked |
-//! | `Prefork<M>` | the connections of one worker: each worker has a copy, as it was when serving began |
+//! | `Forking` | no other connection: each child has a copy of its parent's memory |
+//! | `Prefork<M>` | the connections of one worker: each worker has a copy of its parent's memory |
 //!
 //! # Counters
 //!
-//! Atomics suit what is one number. [`Totals`](crate::observe::Totals) already has the server's own
+//! An atomic suits a single number. [`Totals`](crate::observe::Totals) already has the server's own
 //! counts, over all processes.
 //!
 //! # Collections
 //!
-//! A [`Mutex`], held for as long as the collection is looked at, and never while a client is waited
-//! for: a write waits until the client has taken enough, a read until it sends, and every other
-//! connection that wants the lock waits too. So copy what is needed, let go of the lock, and write then:
+//! A [`Mutex`], which a handler never holds while it waits for its client: a read waits until the client
+//! sends, a write until the client has taken enough, and every other connection that wants the lock waits
+//! as long. Copy the value, release the lock, and then write:
 //!
 //! ```
 //! use std::collections::HashMap;
@@ -64,9 +64,9 @@
 //! # Ok::<(), socketserver::Error>(())
 //! ```
 //!
-//! A handler that panics while it holds a `Mutex` poisons it, and the server goes on: `unwrap` would then
-//! fail every later connection. `PoisonError::into_inner` goes on with what is there, where each change
-//! of the value is whole.
+//! A handler that panics while it holds a `Mutex` poisons the lock, and the server goes on: with `unwrap`
+//! every later connection would fail. `PoisonError::into_inner` takes the value as it is, which is right
+//! where no panic can leave it half changed.
 //!
 //! State that the program uses too, while the server serves or afterwards, is in an
 //! [`Arc`](std::sync::Arc), of which the handler captures a clone.
@@ -76,20 +76,21 @@
 //! Many handlers share a thread, and take turns where they read, write, sleep or wait for a message.
 //! Across such a wait, do not hold
 //!
-//! - a lock of `std::sync`: another coroutine of the same thread that wants it blocks the thread, and
-//!   with it the coroutine that has it. That is a deadlock;
+//! - a lock of `std::sync`: another coroutine of the thread that wants the lock blocks the thread, and
+//!   with it the coroutine that holds the lock. That is a deadlock;
 //! - a borrow of a `RefCell` in a thread-local: another coroutine of the thread that borrows it panics.
 //!
-//! Held between two waits, as above, both are as good as under threads. More is on the page on
-//! [coroutines](crate::manual::coroutines#what-a-handler-must-not-do).
+//! The lock of the example above is released before each wait, so the example serves under `Coroutines`
+//! too. The page on [coroutines](crate::manual::coroutines#what-a-handler-must-not-do) has the other
+//! rules.
 //!
 //! # Under `Forking` and `Prefork`
 //!
 //! A process changes its own copy, which ends with it: after one connection under
-//! [`Forking`](crate::Forking), with the worker under [`Prefork`](crate::Prefork). What a program opens before it
-//! serves is open in every process: files, pipes, sockets. What has to be shared goes through those, a
-//! database, or memory that is mapped as shared. The server's own state is shared: its limits, its
-//! totals, its connections, its stop.
+//! [`Forking`](crate::Forking), with the worker under [`Prefork`](crate::Prefork). Files, pipes and sockets
+//! that the program opens before it serves are open in every process; processes share state through them,
+//! through a database, or through memory that is mapped as shared. All processes share the server's own
+//! state: its limits, totals, connections and stop.
 //!
 //! ```
 //! use std::io::{Read, Write};

@@ -4,11 +4,11 @@
 //!
 //! | call | from where |
 //! |---|---|
-//! | [`ServerHandle::shutdown`] | any thread, handler, signal handler or forked child; before, during or after serving. It returns at once |
-//! | [`ServerHandle::shutdown_within`] | the same; with a drain of its own, and without a lame duck. Zero aborts at once |
-//! | [`Next::Stop`] | a handler's return value. The same as `shutdown`, in every model |
-//! | [`ServerGuard::stop`], or dropping the guard | the owner of a server that was [spawned](crate::Server::spawn). They wait until the server has drained |
-//! | [`ServerHandle::retire`] | one process of a server: it drains, and a worker is [replaced](crate::manual::several_processes) |
+//! | [`ServerHandle::shutdown`] | any thread, handler, signal handler or forked child; before, during or after serving. Returns at once |
+//! | [`ServerHandle::shutdown_within`] | as `shutdown`, with a drain of its own and without a lame duck. Zero aborts at once |
+//! | [`Next::Stop`] | a handler, by returning it, in every model. As `shutdown` |
+//! | [`ServerGuard::stop`], or dropping the guard | the owner of a server that was [spawned](crate::Server::spawn). Both wait until the server has drained |
+//! | [`ServerHandle::retire`] | a process of a server, to stop itself alone: it drains, and a worker is [replaced](crate::manual::several_processes) |
 //!
 //! [`serve_forever`](crate::Server::serve_forever) returns when the server has ended, with a [`Report`]
 //! of how many connections were aborted. A second call of `shutdown` changes nothing; the earliest
@@ -42,8 +42,8 @@
 //!
 //! # Signals
 //!
-//! The library installs no handler for SIGTERM or SIGINT: without one they end the process.
-//! `shutdown` is async-signal-safe (signal-safety(7)), so a handler may call it, here with the crate
+//! The library installs no handler for SIGTERM or SIGINT, which end a process that has none. `shutdown`
+//! is async-signal-safe (signal-safety(7)), so a signal handler may call it, here with the crate
 //! `signal-hook`:
 //!
 //! ```
@@ -69,25 +69,25 @@
 //! | [`State`] | what happens | how long |
 //! |---|---|---|
 //! | `LameDuck` | the server still accepts; [`is_stopping`] and [`Accepted::stopping`] say `true`, so that health checks can fail | [`lame_duck`], none by default |
-//! | `ServingBacklog` | the kernel takes in nothing more; what it has taken in is accepted and served | until the backlog is empty and nothing is on its way |
+//! | `ServingBacklog` | the kernel takes in no new connection; the server accepts and serves the backlog | until the backlog is empty and no handshake is on its way |
 //! | `Draining` | the listeners are closed; live connections end by themselves | until the last one has ended |
-//! | `Aborting` | connections that are left are aborted | from [`drain_timeout`] after the lame duck on, 25 s by default |
+//! | `Aborting` | the server aborts the connections that are left | from [`drain_timeout`] after the lame duck on, 25 s by default |
 //! | `Closed` | `serve_forever` returns | |
 //!
-//! The server goes on the moment that a step is done: without connections, a stop takes milliseconds.
-//! With `lame_duck` and `drain_timeout` below the time that a service manager gives (30 s in
-//! Kubernetes, 90 s in systemd), the server ends before it is killed.
+//! Each step ends as soon as it is done: without connections, a stop takes milliseconds. Keep the sum of
+//! `lame_duck` and `drain_timeout` below the time that a service manager gives (30 s in Kubernetes, 90 s
+//! in systemd): then the server ends before it is killed.
 //!
 //! # Idle connections
 //!
-//! A kept-alive connection would hold up every stop. The server ends a connection that is *idle*:
-//! parked, or in [`Connection::next_message`]. It stays for [`idle_grace`] after the lame duck, 1 s by
-//! default, so that a request which is on its way is answered; then it gets the end of the stream. That
-//! is no abort. There is no grace while clients in the backlog wait for what an idle connection holds.
+//! A kept-alive connection would hold up every stop, so a stop ends connections that are *idle*: parked,
+//! or in [`Connection::next_message`]. An idle connection stays for [`idle_grace`] after the lame duck,
+//! 1 s by default, so that a request on its way is answered. After the grace the client gets the end of
+//! the stream, which is no abort. There is no grace while clients in the backlog wait for the permit,
+//! thread or process of an idle connection.
 //!
-//! A handler that waits in `read` between two messages is not idle for the server: it holds up the stop
-//! until the drain deadline. It should use `next_message`, or look at [`Accepted::stopping`] after each
-//! message.
+//! A connection whose handler waits in `read` between two messages is not idle, and holds up the stop
+//! until the drain deadline. Such a handler should use `next_message` instead.
 //!
 //! ```
 //! use std::io::{BufRead, BufReader, Write};
@@ -129,24 +129,29 @@
 //! | is in the backlog | its connection is served |
 //! | connects during the lame duck | its connection is served |
 //! | connects after that | TCP: no answer, and "connection refused" once the listener is closed; a Unix stream: refused at once |
-//! | waits for an answer | the answer; then the end of the stream, where the handler uses `next_message`, parks or returns |
+//! | waits for an answer | the answer; then, where the handler uses `next_message`, parks or returns, the end of the stream |
 //! | is idle, and sends a message within the grace | the answer, and the end of the stream |
 //! | is idle, and silent | the end of the stream, when the grace is over |
 //! | is not done at the drain deadline | the end of the stream in the midst of an answer, or a reset |
 //! | is still in the backlog at the drain deadline | a reset |
-//! | sends a datagram | an answer if it was received before; else what a closed port answers |
+//! | has sent a datagram | the answer. A later datagram meets a closed port |
 //!
-//! That nothing in the backlog is lost holds for listeners that the server has bound itself. Of a listener that it has
-//! [adopted](crate::Tcp::from_fd), connections that come after the last accept are reset, unless another
-//! program has it too.
+//! A stop loses no connection of a listener that the server has bound itself. On a listener that the
+//! server has [adopted](crate::Tcp::from_fd), connections that come after the last accept are reset,
+//! unless another program has the listener too.
 //!
 //! # What an abort is
 //!
-//! The connection's socket is shut down: reads and writes of its handler fail with
-//! [`TimedOut`](std::io::ErrorKind::TimedOut), and [`Report::aborted`] counts it. A handler that neither
-//! reads nor writes notices nothing. Two seconds after the abort `Threading` and `ThreadPool` return and
-//! leave its thread behind; `Forking` has killed its process at the deadline, `Prefork` kills a worker
-//! three seconds after it; `Sequential` and `Coroutines` return when the handler has.
+//! The server shuts the connection's socket down: reads and writes of its handler fail with
+//! [`TimedOut`](std::io::ErrorKind::TimedOut). [`Report::aborted`] counts the connection. A handler that
+//! neither reads nor writes does not notice, and the models differ:
+//!
+//! | model | a handler that goes on after the drain deadline |
+//! |---|---|
+//! | `Threading`, `ThreadPool` | serving returns two seconds later, and leaves the thread behind |
+//! | `Sequential`, `Coroutines` | serving returns when the handler has returned |
+//! | `Forking` | the child process is killed at the deadline |
+//! | `Prefork` | the worker process is killed three seconds after the deadline |
 //!
 //! Next: [sharing state](crate::manual::sharing_state).
 //!

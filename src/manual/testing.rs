@@ -1,8 +1,8 @@
 //! Testing: a server under test, and its clients.
 //!
 //! [`TestServer`](crate::testing::TestServer) serves on a thread until it is stopped or dropped, and
-//! makes clients of it. What fails there panics, with what failed; a client gives up a read or a write
-//! after 10 s, so a test ends.
+//! connects clients to it. Its methods panic where something fails, with the error; a client's reads and
+//! writes fail after 10 s, so a test ends.
 //!
 //! ```
 //! use std::io::{BufRead, BufReader, Read, Write};
@@ -56,7 +56,7 @@
 //! - [`TestServer::handle`](crate::testing::TestServer::handle) has the totals, the state and the live
 //!   connections. A count is final once [`TestServer::stop`](crate::testing::TestServer::stop) has
 //!   returned: a client may see its end before its connection is counted.
-//! - `connect` makes a client of TCP, Unix streams and UDP. Others connect to
+//! - `connect` makes a client of TCP, Unix streams and UDP. A client of another transport connects to
 //!   [`TestServer::addr`](crate::testing::TestServer::addr).
 //! - A [`Handler`](crate::Handler) type is served through a closure:
 //!   `TestServer::spawn(server, move |conn| handler.handle(conn))`.
@@ -85,9 +85,8 @@
 //!
 //! # Events instead of sleeps
 //!
-//! A test waits for what it needs to have happened: for a state with
-//! [`ServerHandle::wait_for`](crate::ServerHandle::wait_for), for anything else with an
-//! [`Observer`](crate::observe::Observer) that sends to a channel.
+//! [`ServerHandle::wait_for`](crate::ServerHandle::wait_for) waits for a state of the server. For anything
+//! else, an [`Observer`](crate::observe::Observer) sends to a channel, and the test waits there:
 //!
 //! ```
 //! use std::sync::mpsc::channel;
@@ -113,10 +112,10 @@
 //!
 //! # Models that fork
 //!
-//! [`Forking`](crate::Forking) and [`Prefork`](crate::Prefork) serve only in a process with one thread,
-//! which a test of Rust's own harness is not, and cannot be spawned. A handler does not know its model, so
-//! test it under `Threading`; test the program as a process of its own. Where a test has a `main` of its own
-//! (`harness = false`), it can serve there: [several processes](crate::manual::several_processes) has
-//! examples that end by themselves.
+//! [`Forking`](crate::Forking) and [`Prefork`](crate::Prefork) serve only in a process with one thread, so
+//! neither `TestServer` nor Rust's test harness can run them. A handler does not know its model: test it
+//! under `Threading`, and the program as a process of its own. A test with a `main` of its own
+//! (`harness = false`) can serve there; the page on [several
+//! processes](crate::manual::several_processes) has examples that end by themselves.
 //!
 //! Next: [coroutines](crate::manual::coroutines).
