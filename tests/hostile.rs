@@ -81,16 +81,6 @@ fn address(server: &ServerProcess) -> SocketAddr {
     }
 }
 
-/// Asks for an echo, within the deadline.
-fn ask(address: SocketAddr, text: &str, deadline: Duration) -> io::Result<String> {
-    let mut client = TcpStream::connect_timeout(&address, deadline)?;
-    client.set_read_timeout(Some(deadline))?;
-    client.write_all(format!("echo {text}\n").as_bytes())?;
-    let mut answer = String::new();
-    client.read_to_string(&mut answer)?;
-    Ok(answer)
-}
-
 /// How many clients drip beside the good ones.
 const DRIPPING: usize = 1000;
 
@@ -166,8 +156,7 @@ fn clients_that_drip_hold_no_thread() {
         assert_eq!(client.answer(), "held, stopping false");
     }
     for _ in 0..GOOD {
-        let answer = ask(address(&server), "on", DEADLINE).expect("an answer");
-        assert_eq!(answer, "on");
+        assert_eq!(server.target().ask("echo on"), "on");
     }
     // All that drip are still there, and no handler has one of them: all are parked.
     let list = server.target().ask("list");
@@ -206,12 +195,12 @@ struct Seen {
 }
 
 /// Asks until it is told to end.
-fn load(address: SocketAddr, seen: &Seen, end: &AtomicBool) {
+fn load(target: &Target, seen: &Seen, end: &AtomicBool) {
     let mut number = 0_u64;
     while !end.load(Ordering::SeqCst) {
         number += 1;
         let text = number.to_string();
-        let count = match ask(address, &text, DEADLINE) {
+        let count = match target.try_ask(&format!("echo {text}")) {
             Ok(answer) if answer == text => &seen.answered,
             // A worker was killed before it could answer.
             Ok(answer) if answer.is_empty() => &seen.broken,
@@ -270,12 +259,12 @@ fn outlives_its_workers(model: &str) {
     let seconds = std::env::var("CHAOS_SECONDS").map_or(1, |text| text.parse().expect("seconds"));
     let seed = u64::from(std::process::id());
     let mut server = ServerProcess::start("tcp", model, &["workers=4", "max_connections=64"]);
-    let (address, end) = (address(&server), AtomicBool::new(false));
-    let seen = Seen::default();
+    let target = server.target().clone();
+    let (seen, end) = (Seen::default(), AtomicBool::new(false));
     wait_for_workers(&server);
     let killed = thread::scope(|scope| {
         let clients: Vec<_> = (0..4)
-            .map(|_| scope.spawn(|| load(address, &seen, &end)))
+            .map(|_| scope.spawn(|| load(&target, &seen, &end)))
             .collect();
         let killed = kill_workers(&server, Duration::from_secs(seconds), seed);
         wait_for_workers(&server);
@@ -299,7 +288,7 @@ fn outlives_its_workers(model: &str) {
     assert!(answered > 0, "something has happened");
     for number in 0..100 {
         let text = number.to_string();
-        assert_eq!(ask(address, &text, DEADLINE).expect("an answer"), text);
+        assert_eq!(target.ask(&format!("echo {text}")), text);
     }
     nothing_is_left(&mut server, &killed);
 }

@@ -6,9 +6,6 @@
 
 mod support;
 
-use std::io::{Read, Write};
-use std::net::{Shutdown, TcpStream};
-use std::os::unix::net::UnixStream;
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Sender, channel};
@@ -124,41 +121,17 @@ fn stop_under_load(transport: &str, model: &str) {
 /// lost, if it was.
 fn ask_until_refused(target: &Target, answered: &AtomicU64, enough: &Sender<()>) -> Option<String> {
     loop {
-        let got = match target {
-            Target::Tcp(addr) => {
-                let stream = TcpStream::connect_timeout(addr, PATIENCE).ok()?;
-                stream
-                    .set_read_timeout(Some(DEADLINE))
-                    .expect("set a deadline");
-                ask(stream, |stream| stream.shutdown(Shutdown::Write))
-            }
-            Target::Unix(path) => {
-                let stream = UnixStream::connect(path).ok()?;
-                stream
-                    .set_read_timeout(Some(DEADLINE))
-                    .expect("set a deadline");
-                ask(stream, |stream| stream.shutdown(Shutdown::Write))
-            }
-            Target::Udp(_) | Target::UnixGram(_) => panic!("not a stream: {target:?}"),
-        };
-        match got {
-            Ok(answer) if answer == "hello" => {
-                if answered.fetch_add(1, Ordering::Relaxed) + 1 == ANSWERS {
-                    let _ = enough.send(());
-                }
-            }
-            other => return Some(format!("{other:?}")),
+        let mut client = target.connect_within(PATIENCE).ok()?;
+        let mut answer = String::new();
+        let asked = client
+            .write_all(b"echo hello\n")
+            .and_then(|()| client.half_close())
+            .and_then(|()| client.read_to_string(&mut answer));
+        if asked.is_err() || answer != "hello" {
+            return Some(format!("{asked:?}, {answer:?}"));
+        }
+        if answered.fetch_add(1, Ordering::Relaxed) + 1 == ANSWERS {
+            let _ = enough.send(());
         }
     }
-}
-
-fn ask<S: Read + Write>(
-    mut stream: S,
-    end: impl FnOnce(&S) -> std::io::Result<()>,
-) -> std::io::Result<String> {
-    stream.write_all(b"echo hello\n")?;
-    end(&stream)?;
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer)?;
-    Ok(answer)
 }

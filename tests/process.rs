@@ -31,7 +31,7 @@ mod server;
 /// A test that is a process: it passes if it exits with 0.
 type Case = fn();
 
-const CASES: [(&str, Case); 6] = [
+const CASES: [(&str, Case); 5] = [
     (
         "failed_binds_leave_no_descriptor_open",
         failed_binds_leave_no_descriptor_open,
@@ -47,10 +47,6 @@ const CASES: [(&str, Case); 6] = [
     (
         "a_thread_that_fails_is_tried_again",
         a_thread_that_fails_is_tried_again,
-    ),
-    (
-        "children_of_others_are_left_alone",
-        children_of_others_are_left_alone,
     ),
     (
         "descriptors_that_a_peer_sends_are_discarded",
@@ -264,24 +260,6 @@ fn a_thread_that_fails_is_tried_again() {
         Threading::default().stack_size(1 << 30),
         Resource::As,
         1 << 29,
-    );
-}
-
-fn children_of_others_are_left_alone() {
-    let mut foreign = Command::new("/bin/sh")
-        .args(["-c", "exit 72"])
-        .spawn()
-        .expect("start a child");
-    let server = Server::<Tcp>::builder()
-        .model(Forking::default())
-        .bind("127.0.0.1:0")
-        .expect("bind");
-    let pending = Target::parse(&server.urls()[0]).send("");
-    server.serve_forever(|_| Next::Stop).expect("serve");
-    assert_eq!(pending.answer(), "");
-    assert_eq!(
-        foreign.wait().expect("it is still ours to wait for").code(),
-        Some(72)
     );
 }
 

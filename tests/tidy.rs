@@ -15,8 +15,8 @@ const EVERYWHERE: [&str; 7] = [
     "examples",
 ];
 
-/// Every Rust source of the library, the command and their tests, with its text.
-fn sources(folders: &[&str]) -> Vec<(String, String)> {
+/// The names of all files in some folders of the project.
+fn files(folders: &[&str]) -> Vec<String> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let mut found = Vec::new();
     let mut folders: Vec<PathBuf> = folders.iter().map(|folder| root.join(folder)).collect();
@@ -25,18 +25,59 @@ fn sources(folders: &[&str]) -> Vec<(String, String)> {
             let path = entry.expect("an entry").path();
             if path.is_dir() {
                 folders.push(path);
-            } else if path.extension().is_some_and(|extension| extension == "rs") {
-                let name = path
-                    .strip_prefix(root)
-                    .expect("below the root")
-                    .display()
-                    .to_string();
-                found.push((name, fs::read_to_string(&path).expect("readable")));
+            } else {
+                let name = path.strip_prefix(root).expect("below the root");
+                found.push(name.display().to_string());
             }
         }
     }
-    assert!(!found.is_empty(), "no sources in {folders:?}");
     found
+}
+
+/// Every Rust source in some folders, with its text.
+fn sources(folders: &[&str]) -> Vec<(String, String)> {
+    let mut found = files(folders);
+    found.retain(|name| name.ends_with(".rs"));
+    assert!(!found.is_empty(), "no sources in {folders:?}");
+    let with_text = |name: String| {
+        let text = fs::read_to_string(&name).expect("readable");
+        (name, text)
+    };
+    found.into_iter().map(with_text).collect()
+}
+
+/// What the crate exports at its root, with what its features add.
+const EXPORTS: &str = "
+    Builder Connection Coroutines Datagram Error Forking Handled Handler HandlerError IntoOutcome
+    Next Outcome Prefork Report RequestHandler Sequential Server ServerGuard ServerHandle Tcp
+    ThreadPool Threading Udp UnixDatagram UnixStream per_connection per_request";
+
+#[test]
+fn the_root_exports_what_is_listed() {
+    let source = fs::read_to_string("src/lib.rs").expect("readable");
+    let mut found = BTreeSet::new();
+    for line in source.lines() {
+        if let Some(alias) = line.strip_prefix("pub type ") {
+            found.extend(alias.split(' ').next());
+        } else if let Some(path) = line.strip_prefix("pub use ") {
+            let names = path.rsplit("::").next().unwrap_or_default();
+            let names = names.trim_matches(['{', '}', ';']).split(',');
+            found.extend(names.map(|name| name.trim_matches([' ', '{', '}', ';'])));
+        }
+    }
+    let listed = EXPORTS.split_whitespace().collect();
+    assert_eq!(found, listed);
+}
+
+/// The pages that show what was measured.
+const PAGES: [&str; 2] = ["README.md", "BENCHMARKING.md"];
+
+#[test]
+fn what_is_recorded_is_shown() {
+    let pages = PAGES.map(|page| fs::read_to_string(page).expect("a page"));
+    let mut recorded = files(&["bench/runs"]);
+    recorded.retain(|name| !pages.iter().any(|page| page.contains(&format!("({name})"))));
+    assert!(recorded.is_empty(), "no page shows {recorded:?}");
 }
 
 #[test]

@@ -13,7 +13,7 @@
 pub(crate) mod models;
 mod poll;
 
-use std::io::{BufRead, BufReader, Read, Write};
+use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::os::fd::OwnedFd;
 use std::os::linux::net::SocketAddrExt;
@@ -37,18 +37,22 @@ pub(crate) const DEADLINE: Duration = Duration::from_secs(20);
 
 /// A stream client of either family.
 pub(crate) trait Client: Read + Write + Send {
-    fn end_of_input(&self);
+    fn half_close(&self) -> io::Result<()>;
+
+    fn end_of_input(&self) {
+        self.half_close().expect("half-close");
+    }
 }
 
 impl Client for TcpStream {
-    fn end_of_input(&self) {
-        self.shutdown(Shutdown::Write).expect("half-close");
+    fn half_close(&self) -> io::Result<()> {
+        self.shutdown(Shutdown::Write)
     }
 }
 
 impl Client for UnixStream {
-    fn end_of_input(&self) {
-        self.shutdown(Shutdown::Write).expect("half-close");
+    fn half_close(&self) -> io::Result<()> {
+        self.shutdown(Shutdown::Write)
     }
 }
 
@@ -81,23 +85,33 @@ impl Target {
 
     /// Connects a stream client.
     pub(crate) fn connect(&self) -> Box<dyn Client> {
-        match self {
+        self.connect_within(DEADLINE).expect("connect")
+    }
+
+    /// Connects a stream client, unless that fails or takes too long. Over TCP a full backlog takes long.
+    pub(crate) fn connect_within(&self, patience: Duration) -> io::Result<Box<dyn Client>> {
+        Ok(match self {
             Self::Tcp(addr) => {
-                let client = TcpStream::connect_timeout(addr, DEADLINE).expect("connect");
-                client
-                    .set_read_timeout(Some(DEADLINE))
-                    .expect("set a deadline");
+                let client = TcpStream::connect_timeout(addr, patience)?;
+                client.set_read_timeout(Some(DEADLINE))?;
                 Box::new(client)
             }
             Self::Unix(path) => {
-                let client = UnixStream::connect(path).expect("connect");
-                client
-                    .set_read_timeout(Some(DEADLINE))
-                    .expect("set a deadline");
+                let client = UnixStream::connect(path)?;
+                client.set_read_timeout(Some(DEADLINE))?;
                 Box::new(client)
             }
             Self::Udp(_) | Self::UnixGram(_) => panic!("not a stream: {self:?}"),
-        }
+        })
+    }
+
+    /// Asks a server that may end the connection before it answers.
+    pub(crate) fn try_ask(&self, request: &str) -> io::Result<String> {
+        let mut client = self.connect_within(DEADLINE)?;
+        client.write_all(format!("{request}\n").as_bytes())?;
+        let mut answer = String::new();
+        client.read_to_string(&mut answer)?;
+        Ok(answer)
     }
 
     /// Sends one request without waiting for its answer.
@@ -218,7 +232,7 @@ impl Gate {
 }
 
 /// The other end of a gate: what the handler does.
-pub(crate) fn hold_at(gate: &str) -> std::io::Result<()> {
+pub(crate) fn hold_at(gate: &str) -> io::Result<()> {
     TcpStream::connect(gate)?.read(&mut [0]).map(|_| ())
 }
 

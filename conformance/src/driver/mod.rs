@@ -86,6 +86,9 @@ pub(crate) fn main(args: &[String]) -> ExitCode {
     SPEC.set(spec).expect("set once");
     // Panics are asked for; their messages would drown what matters.
     std::panic::set_hook(Box::new(|_| {}));
+    // Scenarios send it to interrupt what waits.
+    let ignored = std::sync::Arc::default();
+    signal_hook::flag::register(signal_hook::consts::SIGUSR1, ignored).expect("a handler");
     trace::begin();
     match transport.as_str() {
         "tcp" => with_model::<Tcp>(model),
@@ -244,6 +247,7 @@ impl<T: Place, M: Model> Driver<T, M> {
             "leak" => Ok(self.leak(argument.parse().unwrap_or(0))),
             "file" => Ok(one_of(std::path::Path::new("s").exists(), "there", "gone")),
             "fd" => Ok(one_of(self.server.is_some(), "open", "closed")),
+            "threads" => Ok(threads(argument.parse().unwrap_or(0))),
             "children" => Ok(children()),
             "foreign_child" => {
                 self.foreign = Some(foreign_child());
@@ -467,6 +471,12 @@ fn limit_descriptors(to_none: bool) {
         limit.maximum.map(|most| most.min(10_000))
     };
     setrlimit(Resource::Nofile, limit).expect("lower or raise the soft limit");
+}
+
+/// How many threads there are, if they are not fewer.
+fn threads(most: usize) -> String {
+    let count = std::fs::read_dir("/proc/self/task").map_or(0, Iterator::count);
+    one_of(count < most, "fewer", &count.to_string())
 }
 
 /// How many children there are, ended ones too.
