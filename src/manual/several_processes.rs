@@ -34,7 +34,9 @@
 //! let addr = server.local_addrs()[0].socket_addr().unwrap();
 //! // The client waits in the backlog until the server serves.
 //! let mut client = TcpStream::connect(addr).unwrap();
-//! server.serve_forever(|conn| write!(conn, "{}", std::process::id()).map(|()| Next::Stop))?;
+//! server.serve_forever(|conn| {
+//!     write!(conn, "{}", std::process::id()).map(|()| Next::Stop)
+//! })?;
 //!
 //! let mut answer = String::new();
 //! client.read_to_string(&mut answer).unwrap();
@@ -44,7 +46,7 @@
 //!
 //! # Worker processes
 //!
-//! `Prefork::new(4, ThreadPool::new(8))` is four processes with eight threads each. Whichever worker has
+//! `Prefork::new(4, ThreadPool::new(8))` is four processes with eight threads each. A worker that has
 //! room takes the next connection.
 //!
 //! ```

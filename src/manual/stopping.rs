@@ -43,20 +43,28 @@
 //! # Signals
 //!
 //! The library installs no handler for SIGTERM or SIGINT, which end a process that has none. `shutdown`
-//! is async-signal-safe (signal-safety(7)), so a signal handler may call it, here with the crate
-//! `signal-hook`:
+//! is async-signal-safe (signal-safety(7)), so a signal handler may call it. This one is installed with
+//! signal(2); crates such as `signal-hook` need less code.
 //!
 //! ```
 //! use std::io::Write;
-//! use signal_hook::consts::SIGTERM;
-//! use signal_hook::low_level;
-//! use socketserver::{Server, Tcp, Threading};
+//! use std::sync::OnceLock;
+//! use socketserver::{Server, ServerHandle, Tcp, Threading};
+//!
+//! static SERVER: OnceLock<ServerHandle> = OnceLock::new();
+//!
+//! extern "C" fn stop(_signal: libc::c_int) {
+//!     if let Some(server) = SERVER.get() {
+//!         server.shutdown();
+//!     }
+//! }
 //!
 //! let server = Server::<Tcp, Threading>::bind("127.0.0.1:0")?;
-//! let handle = server.handle();
-//! // SAFETY: `shutdown` is async-signal-safe.
-//! unsafe { low_level::register(SIGTERM, move || handle.shutdown()) }.unwrap();
-//! # low_level::raise(SIGTERM).unwrap();
+//! SERVER.set(server.handle()).expect("this is the only server");
+//! // SAFETY: `stop` makes async-signal-safe calls alone: an atomic load, and `shutdown`.
+//! unsafe { libc::signal(libc::SIGTERM, stop as *const () as libc::sighandler_t) };
+//! # // SAFETY: raise(3) has no preconditions.
+//! # unsafe { libc::raise(libc::SIGTERM) };
 //! server.serve_forever(|conn| conn.write_all(b"hello world\n"))?;
 //! # Ok::<(), socketserver::Error>(())
 //! ```
@@ -151,7 +159,7 @@
 //! | `Threading`, `ThreadPool` | serving returns two seconds later, and leaves the thread behind |
 //! | `Sequential`, `Coroutines` | serving returns when the handler has returned |
 //! | `Forking` | the child process is killed at the deadline |
-//! | `Prefork` | the worker process is killed three seconds after the deadline |
+//! | `Prefork` | the worker process ends, at the latest when it is killed three seconds after the deadline |
 //!
 //! Next: [sharing state](crate::manual::sharing_state).
 //!
