@@ -63,6 +63,8 @@
 //! [`Prefork`]. It installs a signal handler only under [`Coroutines`](manual::coroutines), to explain a
 //! stack overflow.
 
+#![cfg_attr(docsrs, feature(doc_cfg))]
+
 #[cfg(not(target_os = "linux"))]
 compile_error!("socketserver runs on Linux: it is built on eventfd, epoll, pidfds and recvmmsg");
 
@@ -115,3 +117,8 @@ pub mod limits {
 #[cfg(doctest)]
 #[doc = include_str!("../README.md")]
 struct ReadmeDoctests;
+
+/// So do the first programs.
+#[cfg(doctest)]
+#[doc = include_str!("../docs/first-programs.md")]
+struct FirstProgramsDoctests;

@@ -313,30 +313,31 @@ impl<T: 'static> Stream<T> {
     }
 
     /// Takes what the peer still sends until it ends too, within bounds, so that the close resets
-    /// nothing.
-    fn linger(&mut self) {
+    /// nothing. Says whether the peer had sent more than was received: where the handler has left input
+    /// `unread`, or there is more, the peer has begun to send, and may go on.
+    fn linger(&mut self, unread: bool) -> bool {
         let mut scratch = [0; 1024];
         let mut left = LINGER_BYTES;
-        // The common case: the peer waits for our end, or has closed, and nothing is unread. Who
-        // sends more than the handler wanted has begun to, and may go on.
-        match recv(self.socket(), &mut scratch, RecvFlags::DONTWAIT) {
-            Ok((count, _)) if count > 0 => left -= count,
-            Err(Errno::AGAIN) if !self.input.is_empty() || self.input.left => {}
-            _ => return,
-        }
-        self.context.note_crossing();
+        let more = match recv(self.socket(), &mut scratch, RecvFlags::DONTWAIT) {
+            Ok((count, _)) if count > 0 => count,
+            // The common case: the peer waits for our end, and nothing is unread.
+            Err(Errno::AGAIN) if unread => 0,
+            _ => return false,
+        };
+        left -= more;
         let deadline = Instant::now() + LINGER_TIME;
         while left > 0 {
             let wait = deadline.saturating_duration_since(Instant::now());
             if wait.is_zero() {
-                return;
+                break;
             }
             self.read_timeout = Some(wait);
             match self.recv(&mut scratch) {
                 Ok(count) if count > 0 => left = left.saturating_sub(count),
-                _ => return,
+                _ => break,
             }
         }
+        more > 0
     }
 }
 
@@ -395,16 +396,18 @@ impl<T: 'static> Managed for Stream<T> {
         // MORE: the end of the stream follows, in the same segment: a client that looks for it before it
         // sends again finds it.
         let sent = self.send_all_pending(SendFlags::MORE);
+        let unread = !self.input.is_empty() || self.input.left;
         let ended = self.input.ended && !self.context.is_ended();
-        // Where the peer has ended too, the descriptor's end is the stream's, and nothing is unread.
-        if sent.is_ok() && ended && Arc::strong_count(&self.socket) == 1 {
-            return Ok(());
+        let mut more = false;
+        // Where the peer has ended too, the descriptor's end is the stream's, and nothing is to come.
+        if sent.is_err() || !ended || Arc::strong_count(&self.socket) > 1 {
+            // The end of the stream reaches the peer now, even where a writer, or another process,
+            // holds a copy of the descriptor.
+            let told = self.socket().shutdown(Shutdown::Write);
+            more = told.is_ok() && !self.input.ended && self.linger(unread);
         }
-        // The end of the stream reaches the peer now, even where a writer, or another process,
-        // holds a copy of the descriptor.
-        let told = self.socket().shutdown(Shutdown::Write);
-        if told.is_ok() && !self.input.ended {
-            self.linger();
+        if unread || more {
+            self.context.note_crossing();
         }
         sent
     }

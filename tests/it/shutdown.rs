@@ -387,16 +387,20 @@ fn the_drain_deadline_drops_the_sessions_of_parked_connections() {
 }
 
 /// What the client has sent beyond the last message has no answer, and is counted, whether it was
-/// received or not.
+/// received or not, and whether the client has ended its stream meanwhile or goes on.
 #[test]
 fn what_a_stop_leaves_unread_is_counted() {
-    for unread in ["", "more\n"] {
-        let guard = Server::<Tcp, Threading>::bind("127.0.0.1:0").unwrap();
-        let stop = guard.handle();
-        let guard = guard
+    for (unread, ends) in [("", false), ("more\n", false), ("more\n", true)] {
+        let (sent, wait) = channel();
+        let wait = Mutex::new(wait);
+        let server = Server::<Tcp, Threading>::bind("127.0.0.1:0").unwrap();
+        let stop = server.handle();
+        let guard = server
             .spawn(move |conn| {
                 let mut line = String::new();
                 conn.read_line_max(&mut line, 100)?;
+                let wait = wait.lock().expect("no handler panics");
+                wait.recv_timeout(DEADLINE).expect("the test goes on");
                 stop.shutdown();
                 conn.write_all(line.as_bytes())
             })
@@ -406,6 +410,10 @@ fn what_a_stop_leaves_unread_is_counted() {
         client
             .write_all(format!("one\n{unread}").as_bytes())
             .unwrap();
+        if ends {
+            client.end_of_input();
+        }
+        sent.send(()).unwrap();
         let mut answer = String::new();
         client.read_to_string(&mut answer).unwrap();
         assert_eq!(answer, "one\n");
