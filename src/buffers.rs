@@ -1,19 +1,19 @@
-//! Buffers for received input: a thread keeps some that are not in use, so that a connection needs
-//! one only while it has input that was not read.
+//! The buffer pool for received input: each thread keeps a few free buffers, so that a connection
+//! holds one only while it has unread input.
 
 use std::cell::RefCell;
 
-/// The size of a buffer.
+/// The size of a buffer, in bytes.
 pub(crate) const BUFFER: usize = 8 * 1024;
 
-/// How many a thread keeps.
+/// How many free buffers a thread keeps.
 const KEPT: usize = 16;
 
 thread_local! {
     static POOL: RefCell<Vec<Box<[u8]>>> = const { RefCell::new(Vec::new()) };
 }
 
-/// Takes a buffer; what is in it is of no meaning.
+/// Takes a buffer from the pool. Its contents are old input.
 pub(crate) fn take() -> Box<[u8]> {
     POOL.try_with(|pool| pool.borrow_mut().pop())
         .ok()
@@ -21,9 +21,9 @@ pub(crate) fn take() -> Box<[u8]> {
         .unwrap_or_else(|| vec![0; BUFFER].into_boxed_slice())
 }
 
-/// Gives a buffer back.
+/// Returns a buffer to the pool of this thread.
 pub(crate) fn give(buffer: Box<[u8]>) {
-    // A thread that ends keeps none.
+    // A thread that is ending has no pool any more.
     let _ = POOL.try_with(|pool| {
         let mut pool = pool.borrow_mut();
         if buffer.len() == BUFFER && pool.len() < KEPT {

@@ -1,4 +1,5 @@
-//! A server under test: on a free port, on a thread of its own, stopped when the test is over.
+//! A helper for tests of a server: it serves on a thread of its own and on a free port, and stops
+//! the server when the test is over.
 //!
 //! ```
 //! use std::io::{BufRead, Read, Write};
@@ -35,17 +36,28 @@ use crate::handler::IntoOutcome;
 use crate::net::{Tcp, Transport, Udp, UnixStream};
 use crate::server::{Server, ServerGuard};
 
-/// How long the reads and writes of a client wait before they fail.
+/// How long a client's connect, and each of its reads and writes, waits before it fails.
 const DEADLINE: Duration = Duration::from_secs(10);
 
-/// A server that serves on a thread of its own until it is stopped or dropped.
+/// A server under test, which serves on a thread of its own until it is stopped or dropped.
 ///
-/// Its methods panic where something fails, with what failed: in a test that is the report. The
-/// clients that it makes give up a read or a write after 10 s, so that a test ends.
+/// The methods panic when an operation fails, which fails the test. The reads and writes of its
+/// clients time out after 10 s, so that a test ends.
 ///
 /// # Examples
 ///
-/// See [the module](self).
+/// ```
+/// use std::io::{Read, Write};
+/// use socketserver::python::ThreadingTcpServer;
+/// use socketserver::testing::TestServer;
+///
+/// let server = ThreadingTcpServer::bind("127.0.0.1:0")?;
+/// let server = TestServer::spawn(server, |conn| conn.write_all(b"hello\n"));
+/// let mut answer = String::new();
+/// server.connect().read_to_string(&mut answer).unwrap();
+/// assert_eq!(answer, "hello\n");
+/// # Ok::<(), socketserver::Error>(())
+/// ```
 #[derive(Debug)]
 pub struct TestServer<T> {
     guard: ServerGuard,
@@ -53,11 +65,12 @@ pub struct TestServer<T> {
 }
 
 impl<T: Transport> TestServer<T> {
-    /// Serves `server` with `handler`. Bind it to port 0, or to a path in a temporary directory.
+    /// Serves with `handler` on a new thread. Bind `server` to port 0, or to a path in a temporary
+    /// directory.
     ///
     /// # Panics
     ///
-    /// No thread can be started.
+    /// - The thread cannot be started.
     pub fn spawn<M, F, O>(server: Server<T, M>, handler: F) -> Self
     where
         M: Model,
@@ -71,22 +84,22 @@ impl<T: Transport> TestServer<T> {
         }
     }
 
-    /// The server's handle: its state, its counts, its live connections.
+    /// Returns the server's handle: its state, its counts, its live connections.
     pub const fn handle(&self) -> &ServerHandle {
         self.guard.handle()
     }
 
-    /// The address of its first listener.
+    /// Returns the address of the first listener.
     #[must_use]
     pub fn addr(&self) -> &Address {
         &self.handle().local_addrs()[0]
     }
 
-    /// Stops the server, waits until it has drained, and returns how it ended.
+    /// Stops the server, waits until it has drained, and returns its report.
     ///
     /// # Panics
     ///
-    /// Serving has failed.
+    /// - Serving has failed.
     #[must_use = "it says whether connections were aborted"]
     pub fn stop(self) -> Report {
         let report = self.guard.stop();
@@ -100,11 +113,11 @@ impl<T: Transport> TestServer<T> {
 }
 
 impl TestServer<Tcp> {
-    /// A client of the server.
+    /// Connects a client to the server.
     ///
     /// # Panics
     ///
-    /// The server cannot be connected to.
+    /// - The connect fails.
     #[must_use]
     pub fn connect(&self) -> TcpStream {
         let addr = self.socket_addr();
@@ -119,16 +132,16 @@ impl TestServer<Tcp> {
 }
 
 impl TestServer<UnixStream> {
-    /// A client of the server.
+    /// Connects a client to the server.
     ///
     /// # Panics
     ///
-    /// The server cannot be connected to.
+    /// - The connect fails, or the server is bound to an abstract name.
     #[must_use]
     pub fn connect(&self) -> StdUnixStream {
         let addr = self.addr();
         let Address::Unix(UnixAddress::Path(path)) = addr else {
-            panic!("connect to {addr}: it is no path");
+            panic!("connect to {addr}: the address is not a path");
         };
         let client = StdUnixStream::connect(path);
         let client = client.unwrap_or_else(|err| panic!("connect to {addr}: {err}"));
@@ -141,11 +154,12 @@ impl TestServer<UnixStream> {
 }
 
 impl TestServer<Udp> {
-    /// A client of the server, connected to it: `send` and `recv` are enough.
+    /// Binds a client socket and connects it to the server, so that `send` and `recv` need no
+    /// address. Reads time out after 10 s.
     ///
     /// # Panics
     ///
-    /// No socket can be bound.
+    /// - The socket cannot be bound or connected.
     #[must_use]
     pub fn connect(&self) -> UdpSocket {
         let addr = self.socket_addr();

@@ -217,6 +217,38 @@ fn files_are_short_and_say_what_they_own() {
     }
 }
 
+/// The first program of a page of the manual that runs, line by line.
+fn program(page: &str) -> Vec<String> {
+    let text = fs::read_to_string(format!("src/manual/{page}.rs")).expect("readable");
+    let (_, program) = text.split_once("//! ```\n//! use ").expect("a program");
+    let program = program.split("//! ```").next().expect("a first part");
+    program.lines().map(str::to_owned).collect()
+}
+
+#[test]
+fn only_the_model_differs_between_threads_and_coroutines() {
+    let (threads, coroutines) = (program("first_server"), program("coroutines"));
+    let only = |these: &[String], those: &[String]| -> Vec<String> {
+        let lines = these.iter().filter(|line| !those.contains(line));
+        lines.map(|line| line.replace("//! ", "")).collect()
+    };
+    assert_eq!(
+        only(&threads, &coroutines),
+        [
+            "use socketserver::{Connection, Server, Tcp, Threading};",
+            "        .model(Threading::default())",
+        ]
+    );
+    assert_eq!(
+        only(&coroutines, &threads),
+        [
+            "use socketserver::{Connection, Coroutines, Server, Tcp};",
+            "        // SAFETY: the handler restores no thread-local after a read or a write.",
+            "        .model(unsafe { Coroutines::new() })",
+        ]
+    );
+}
+
 const TESTS: [&str; 3] = ["tests", "cli/tests", "conformance/tests"];
 
 #[test]

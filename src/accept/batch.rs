@@ -1,4 +1,4 @@
-//! What was accepted together.
+//! A batch: connections or datagrams that were accepted together.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -8,7 +8,8 @@ use crate::admission::permits::Permits;
 use crate::connection::life::Job;
 use crate::net::Transport;
 
-/// Requests that were accepted and not yet given to the model.
+/// Connections or datagrams that were accepted and not yet dispatched to the model, with their
+/// permits.
 #[derive(Debug)]
 #[expect(unnameable_types, reason = "models are sealed by it")]
 pub struct Batch<R> {
@@ -17,7 +18,7 @@ pub struct Batch<R> {
 }
 
 impl<R> Batch<R> {
-    /// Takes the first request out, to be served apart from the others.
+    /// Takes the first entry out of the batch, as a job of its own.
     pub(crate) fn next_job<T: Transport<Accepted = R>>(
         &mut self,
         serving: &Serving<T>,

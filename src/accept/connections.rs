@@ -1,5 +1,5 @@
-//! What the accept loop does for connections that it has accepted before: it ends those whose time is
-//! over, and sends parked ones on their way again.
+//! The accept loop's work for connections that it has accepted before: it keeps their deadlines,
+//! and dispatches parked connections that have input.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -7,14 +7,14 @@ use std::time::{Duration, Instant};
 use crate::accept::Acceptor;
 use crate::accept::dispatch::Dispatch;
 use crate::connection::life::Job;
-use crate::connection::parking::{Parked, Stays};
+use crate::connection::parking::{NotParked, Parked};
 use crate::counters::count;
 use crate::net::{Accepted, Transport};
 use crate::registry::table::AbortReason;
 use crate::sys::poll::Interest;
 
 impl<T: Transport, M: Dispatch> Acceptor<'_, T, M> {
-    /// Looks at the limits, and for connections whose time is over when it is time to.
+    /// Emits limit events, and checks the deadlines of connections when the next check is due.
     pub(super) fn check(&mut self, now: Instant) {
         self.emit_limits();
         if self.shared.registry.registered() == 0 {
@@ -27,15 +27,21 @@ impl<T: Transport, M: Dispatch> Acceptor<'_, T, M> {
             (None, Some(first)) => *self.check_at.insert(now + first),
             (None, None) => now + Duration::from_secs(3600),
         };
-        if !self.shared.registry.abort_was_requested(&mut self.asked) && now < check_at {
+        if !self
+            .shared
+            .registry
+            .abort_was_requested(&mut self.aborts_seen)
+            && now < check_at
+        {
             return;
         }
-        let found = self.shared.registry.check(&|id| self.model.unsent(id));
+        let expired = self.shared.registry.check(&|id| self.model.unsent(id));
         let service = Arc::clone(&self.serving.service);
-        for (id, reason) in found.parked {
+        for (id, reason) in expired.parked {
             match service.parking().and_then(|parking| parking.take(id)) {
                 Some(parked) => service.time_out(parked, reason),
-                // A child waits with it. Elsewhere it is on its way to its handler.
+                // A connection in a child is parked in the child. A connection that is in neither
+                // place is being dispatched.
                 None if self.model.has_child(id) => {
                     if self.shared.registry.note_abort(id, reason) {
                         count(&self.shared.counters.counts().timed_out);
@@ -45,14 +51,14 @@ impl<T: Transport, M: Dispatch> Acceptor<'_, T, M> {
                 None => {}
             }
         }
-        for id in found.elsewhere {
+        for id in expired.in_children {
             self.model.abort_one(id);
         }
-        self.check_at = found.again.map(|again| now + again);
+        self.check_at = expired.next_check.map(|left| now + left);
     }
 
-    /// Aborts a connection, wherever it is served. Says whether it was not aborted before, and can be
-    /// reached.
+    /// Aborts a connection in any process of the server. Returns whether this call is the first to
+    /// abort it, and the connection can be reached.
     pub(super) fn abort(&mut self, id: u64, reason: AbortReason) -> bool {
         let in_child = self.model.has_child(id);
         if !in_child && self.shared.registry.is_here(id) {
@@ -62,14 +68,14 @@ impl<T: Transport, M: Dispatch> Acceptor<'_, T, M> {
         if first && in_child {
             self.model.abort_one(id);
         } else if first {
-            // Another worker has it.
+            // Another worker process serves the connection.
             self.shared.registry.request_aborts();
         }
         first
     }
 
-    /// Sends the parked connections whose clients have spoken on their way again.
-    pub(super) fn tend_parked(&mut self) {
+    /// Dispatches the parked connections whose clients have sent something.
+    pub(super) fn dispatch_parked(&mut self) {
         let service = Arc::clone(&self.serving.service);
         let Some(parking) = service.parking() else {
             return;
@@ -99,18 +105,21 @@ impl<T: Transport, M: Dispatch> Acceptor<'_, T, M> {
         }
     }
 
-    /// Lets a connection wait; one that does not goes into the batch, to its handler.
+    /// Parks a connection. A connection that cannot be parked joins the batch, and so goes to its
+    /// handler.
     pub(super) fn park_again(&mut self, job: Job<T::Accepted>) {
         let (request, permits) = match job.service.park(job.request, job.permits) {
             Ok(()) => return,
-            Err(Stays::Ready(request, permits) | Stays::Over(request, permits)) => {
+            Err(NotParked::Ready(request, permits) | NotParked::Over(request, permits)) => {
                 (request, permits)
             }
-            // Its handler meets the error, and its session finishes where it has run.
-            Err(Stays::Failed(request, permits, _)) if request.context().session().is_kept() => {
+            // The handler sees the error again, and the session finishes where it has run.
+            Err(NotParked::Failed(request, permits, _))
+                if request.context().session().is_kept() =>
+            {
                 (request, permits)
             }
-            Err(Stays::Failed(request, permits, err)) => {
+            Err(NotParked::Failed(request, permits, err)) => {
                 return job.service.abandon(request, permits, err);
             }
         };

@@ -1,5 +1,5 @@
-//! How serving ends: the backlog is taken, idle connections have their grace, what is live is waited
-//! for, and at the deadline it is aborted.
+//! The end of serving: the accept loop serves the backlog, gives idle connections their grace,
+//! waits for live connections, and aborts them at the drain deadline.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -14,25 +14,26 @@ use crate::counters::Ended;
 use crate::lifecycle::{Idle, State};
 use crate::net::{AcceptBatch, Transport};
 
-/// How often a stop looks for connections whose handshake had begun before it, how long it waits
-/// for them where it cannot look, and how long at most: more than a round trip takes.
+/// The interval between a stop's checks for connections whose handshake began before the stop.
 pub(super) const ARRIVAL_CHECK: Duration = Duration::from_millis(1);
+/// How long a stop waits for such connections where the kernel cannot report them.
 const ARRIVAL_UNKNOWN: Duration = Duration::from_millis(40);
+/// How long a stop waits for such connections at most: longer than a round trip.
 const ARRIVAL_MAX: Duration = Duration::from_secs(1);
 
-/// How many requests a stop takes from a listener that cannot say how many wait: the longest queue
-/// that Linux has unless `net.core.somaxconn` was raised.
+/// How many connections a stop accepts from a listener of which the backlog's length is unknown:
+/// the longest backlog of Linux unless `net.core.somaxconn` was raised.
 const BACKLOG_MAX: usize = 4096;
 
-/// How many connections are aborted together.
+/// How many connections of the backlog are aborted at once.
 const ABORTED: u64 = 64;
 
-/// How long, after the drain deadline has aborted all requests, their handlers are given to notice.
+/// How long handlers have to return after the drain deadline has aborted their connections.
 const ABORT_GRACE: Duration = Duration::from_secs(2);
 
 impl<T: Transport, M: Dispatch> Acceptor<'_, T, M> {
-    /// Takes what the kernel has already accepted for us: those clients think they are being
-    /// served.
+    /// Serves the backlog: connections that the kernel has accepted, and that look established to
+    /// their clients.
     pub(super) fn serve_backlog(&mut self) {
         let listeners = &self.serving.listeners;
         let stopped = |listener: &T| listener.seal_backlog().unwrap_or(false);
@@ -40,8 +41,8 @@ impl<T: Transport, M: Dispatch> Acceptor<'_, T, M> {
             .iter()
             .filter(|listener| stopped(listener))
             .count();
-        // Of the others, what comes later is not counted, so that a flood does not keep the server
-        // from stopping.
+        // A listener that is not sealed goes on taking in connections. Only as many as wait now are
+        // accepted from it, so that a flood does not keep the server from stopping.
         let left = (lossless < listeners.len()).then(|| {
             let waiting = listeners.iter().map(Transport::waiting);
             waiting.map(|count| count.unwrap_or(BACKLOG_MAX)).sum()
@@ -50,20 +51,20 @@ impl<T: Transport, M: Dispatch> Acceptor<'_, T, M> {
         let give_up = Instant::now() + ARRIVAL_MAX;
         let mut quiet: Option<Instant> = None;
         while self.mode.accepts() {
-            self.tend_idle();
+            self.check_idle_grace();
             let left = self.shared.lifecycle.drain_left().unwrap_or_default();
             let now = Instant::now();
             let room = self.has_room(now);
-            let before = self.mode.taken();
-            // Where there is no room, a request has to end first; where there is, what waits is
-            // there already, or comes soon.
+            let before = self.mode.accepted();
+            // Without room, a connection has to end first. With room, whatever is in the backlog is
+            // there already, or arrives soon.
             let pause = match (room, lossless) {
                 (false, _) => left,
                 (true, 0) => Duration::ZERO,
                 (true, _) => left.min(ARRIVAL_CHECK),
             };
             self.turn(Some(now + pause));
-            let accepted = self.mode.taken() > before;
+            let accepted = self.mode.accepted() > before;
             if left.is_zero() || lossless == 0 && room && !accepted {
                 break;
             }
@@ -75,10 +76,11 @@ impl<T: Transport, M: Dispatch> Acceptor<'_, T, M> {
         }
     }
 
-    /// Whether nothing has come for long enough, and nothing is on its way.
+    /// Whether no connection has arrived for long enough, and none is on its way. `since` keeps the
+    /// beginning of the quiet time.
     fn is_quiet(&self, now: Instant, since: &mut Option<Instant>) -> bool {
         let quiet = now.duration_since(*since.get_or_insert(now));
-        // The look takes milliseconds where there are many sockets.
+        // Asking the kernel takes milliseconds on a machine with many sockets.
         if quiet < ARRIVAL_CHECK {
             return false;
         }
@@ -93,9 +95,9 @@ impl<T: Transport, M: Dispatch> Acceptor<'_, T, M> {
         }
     }
 
-    /// Ends the grace where nobody has one: others wait for what idle connections have. Ends idle
+    /// Ends the idle grace early where idle connections keep other clients waiting, and ends idle
     /// connections whose grace is over.
-    fn tend_idle(&mut self) {
+    fn check_idle_grace(&mut self) {
         let lifecycle = Arc::clone(&self.shared.lifecycle);
         let has_grace = |idle| lifecycle.closing() && !lifecycle.is_grace_over(idle);
         if has_grace(Idle::Parked) && self.is_out_of_permits() {
@@ -117,27 +119,28 @@ impl<T: Transport, M: Dispatch> Acceptor<'_, T, M> {
         }
     }
 
-    /// Ends connections between messages. Those that become idle from now on see the stop.
+    /// Ends connections that wait for their next message. A connection that becomes idle later sees
+    /// the stop itself.
     fn end_idle(&mut self) {
         let now = Instant::now();
         if self.idle_at.is_none_or(|at| now < at) {
             return;
         }
-        let found = self.shared.registry.end_idle();
-        for id in found.elsewhere {
+        let still = self.shared.registry.end_idle();
+        for id in still.in_children {
             self.shared.registry.note_end(id);
             self.model.end_one(id);
         }
-        self.idle_at = found.again.map(|left| now + left);
+        self.idle_at = still.next_check.map(|left| now + left);
     }
 
-    /// Whether others wait in the backlog for a permit.
+    /// Whether clients wait in the backlog for a permit.
     fn is_out_of_permits(&self) -> bool {
         let admission = &self.shared.admission;
         (admission.is_full() || admission.is_full_here()) && self.has_backlog()
     }
 
-    /// Whether others wait, in the backlog or after it, for what they are served with.
+    /// Whether clients wait, in the backlog or queued in the model, for a thread or a process.
     fn is_behind(&self) -> bool {
         self.model.is_behind() || self.model.room() == 0 && self.has_backlog()
     }
@@ -146,8 +149,8 @@ impl<T: Transport, M: Dispatch> Acceptor<'_, T, M> {
         (0..self.serving.listeners.len()).any(|index| self.has_waiting(index) == Some(true))
     }
 
-    /// Waits until every request has ended, or the deadline has come and aborts them. Closes the
-    /// listeners first.
+    /// Closes the listeners, then waits until every connection has ended. Aborts those that are
+    /// left at the drain deadline.
     pub(super) fn drain(&mut self) -> Report {
         self.enter(State::Draining);
         self.abort_backlog();
@@ -159,11 +162,11 @@ impl<T: Transport, M: Dispatch> Acceptor<'_, T, M> {
         loop {
             let left = self.shared.lifecycle.drain_left().unwrap_or_default();
             if left.is_zero() && abort_at.is_none() {
-                abort_at = Some(Instant::now() + self.shared.registry.notice());
+                abort_at = Some(Instant::now() + self.shared.registry.abort_delay());
             }
-            self.tend_idle();
+            self.check_idle_grace();
             self.dispatch();
-            self.tend_parked();
+            self.dispatch_parked();
             self.tend_model();
             if self.is_drained() {
                 break;
@@ -186,22 +189,22 @@ impl<T: Transport, M: Dispatch> Acceptor<'_, T, M> {
         }
     }
 
-    /// Aborts the clients that are left in the backlog at the drain deadline. What is left in one that
-    /// other programs share is theirs.
+    /// Aborts the connections that are left in the backlog at the drain deadline. The backlog of a
+    /// listener that cannot be sealed is left to the programs that share it.
     fn abort_backlog(&self) {
         let lifecycle = &self.shared.lifecycle;
         let late = lifecycle.drain_left().is_some_and(|left| left.is_zero());
         if !late || lifecycle.retires() {
             return;
         }
-        // What is accepted from now on is aborted, and counted as that.
+        // The registry aborts and counts each connection that is registered from now on.
         self.shared.registry.close();
         let listeners = self.serving.listeners.iter();
         for listener in listeners.filter(|listener| listener.seal_backlog().unwrap_or(false)) {
             loop {
                 let mut left = VecDeque::new();
                 let mut batch = AcceptBatch::new(&mut left, ABORTED, &self.shared);
-                // An error ends it: what cannot be accepted cannot be counted.
+                // An error ends the loop: a connection that cannot be accepted cannot be counted.
                 let accepted = listener.accept(&mut batch);
                 if accepted.is_err() || left.is_empty() {
                     break;
@@ -217,7 +220,7 @@ impl<T: Transport, M: Dispatch> Acceptor<'_, T, M> {
         self.batch.requests.is_empty() && self.shared.admission.live_here() == 0
     }
 
-    /// Ends every request that is still there.
+    /// Aborts every connection that is left.
     fn abort_rest(&mut self) {
         self.enter(State::Aborting);
         let live = self.shared.admission.live_here();

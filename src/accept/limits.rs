@@ -1,5 +1,5 @@
-//! What limits do to the accept loop: how many requests it may take, and what becomes of those that
-//! come beyond.
+//! The accept loop under limits: how many connections or datagrams it may accept, and what it does
+//! with those beyond.
 
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
@@ -13,20 +13,20 @@ use crate::observe::events::{Event, Limit, RefuseReason};
 use crate::registry::table::{AbortReason, Activity};
 use crate::sys::poll::is_readable;
 
-/// How long a handler must have waited in vain for input to be shed, in milliseconds, and how often
-/// the accept loop looks for such.
+/// How long a handler must have waited for input before its connection may be shed, in
+/// milliseconds; and the interval between searches for such a connection.
 const IDLE_MIN: u64 = 1000;
 const SHED_CHECK: Duration = Duration::from_millis(250);
 
-/// How many requests may be taken now.
-pub(super) enum Taking {
-    /// As many as there are places.
+/// A reservation for an accept: how many connections or datagrams it may yield.
+pub(super) enum Reservation {
+    /// As many as the permits, to be served.
     Served(Permits),
-    /// Some to be refused.
+    /// At most this many, to be refused.
     Refused(u64),
 }
 
-impl Taking {
+impl Reservation {
     pub(super) const fn room(&self) -> u64 {
         match self {
             Self::Served(permits) => permits.count(),
@@ -34,24 +34,25 @@ impl Taking {
         }
     }
 
-    /// Keeps what `taken` requests need. Says whether they are to be served.
+    /// Keeps the permits of the `accepted` connections in the batch, and returns the others; or
+    /// refuses the batch. Returns whether the batch is to be served.
     pub(super) fn settle<T: Transport, M: Dispatch>(
         self,
-        taken: u64,
+        accepted: u64,
         acceptor: &mut Acceptor<'_, T, M>,
     ) -> bool {
         match self {
             Self::Served(mut permits) => {
                 if !acceptor.shared.admission.limits().refuses() {
-                    let unused = permits.count().saturating_sub(taken);
+                    let unused = permits.count().saturating_sub(accepted);
                     acceptor.shared.admission.limits().return_tokens(unused);
                 }
-                permits.settle(taken);
+                permits.settle(accepted);
                 acceptor.batch.permits = permits;
                 true
             }
             Self::Refused(_) => {
-                acceptor.refuse_all(taken);
+                acceptor.refuse_all(accepted);
                 false
             }
         }
@@ -59,7 +60,7 @@ impl Taking {
 }
 
 impl<T: Transport, M: Dispatch> Acceptor<'_, T, M> {
-    /// Says when a limit becomes reached.
+    /// Emits an event when the server reaches a limit.
     pub(super) fn emit_limits(&mut self) {
         let hooks = &self.serving.service.hooks;
         if hooks.observers.is_empty() {
@@ -83,9 +84,9 @@ impl<T: Transport, M: Dispatch> Acceptor<'_, T, M> {
         self.limit = limit;
     }
 
-    /// How many requests may be taken from a listener, of the `want` that the model has room for;
-    /// `None`: none.
-    pub(super) fn taking(&mut self, want: u64, index: usize) -> Option<Taking> {
+    /// Reserves permits for an accept from a listener, at most `want`; `None` if nothing may be
+    /// accepted.
+    pub(super) fn reserve(&mut self, want: u64, index: usize) -> Option<Reservation> {
         let shared = &self.shared;
         let limits = shared.admission.limits();
         let paused = shared.lifecycle.is_paused() && !shared.lifecycle.closing();
@@ -95,10 +96,10 @@ impl<T: Transport, M: Dispatch> Acceptor<'_, T, M> {
         if limits.refuses() {
             let permits = shared.admission.reserve(want);
             return match permits.count() {
-                // Others have taken places ahead of an accept, and may give them back.
+                // Other accept loops have reserved the last permits, and may return them.
                 0 if shared.admission.live() < limits.max_connections() => None,
-                0 => Some(Taking::Refused(want)),
-                _ => Some(Taking::Served(permits)),
+                0 => Some(Reservation::Refused(want)),
+                _ => Some(Reservation::Served(permits)),
             };
         }
         let mut permits = shared.admission.reserve(want);
@@ -107,26 +108,27 @@ impl<T: Transport, M: Dispatch> Acceptor<'_, T, M> {
         }
         let tokens = self.shared.admission.take_tokens(permits.count());
         permits.keep(tokens);
-        (tokens > 0).then_some(Taking::Served(permits))
+        (tokens > 0).then_some(Reservation::Served(permits))
     }
 
-    /// Refuses all that was taken beyond the limit.
-    fn refuse_all(&mut self, taken: u64) {
+    /// Refuses the batch, which was accepted beyond the limit.
+    fn refuse_all(&mut self, accepted: u64) {
         self.shared
             .counters
             .counts()
             .accepted
-            .fetch_add(taken, Relaxed);
+            .fetch_add(accepted, Relaxed);
         let message = self.shared.admission.limits().refusal();
         for mut request in std::mem::take(&mut self.batch.requests) {
             self.serving.service.emit_accepted(&request);
             self.serving.service.refused(&request, RefuseReason::Limit);
             request.refuse_with(&message);
         }
-        self.mode.note(taken as usize, 0);
+        self.mode.note(accepted as usize, 0);
     }
 
-    /// Whether a request is within the limits on addresses and on the rate; counts it, or why not.
+    /// Whether a connection or datagram is within the rate and the limit of its address. Counts it,
+    /// or its refusal.
     pub(super) fn is_within(&self, request: &T::Accepted) -> bool {
         let (shared, limits) = (&self.shared, self.shared.admission.limits());
         if limits.refuses() && shared.admission.take_tokens(1) == 0 {
@@ -145,10 +147,12 @@ impl<T: Transport, M: Dispatch> Acceptor<'_, T, M> {
         within
     }
 
-    /// Has the connection that has been idle for longest make room for one that waits at a listener.
-    fn make_room(&mut self, index: usize) -> Option<Taking> {
+    /// Sheds the connection that has been idle for longest, if a client waits at a listener.
+    /// Returns the permit, if it is free at once.
+    fn make_room(&mut self, index: usize) -> Option<Reservation> {
         let shared = &self.shared;
-        // Another worker is about to accept, and has taken the last place for that; or it was faster.
+        // Another worker has reserved the last permit and is about to accept, or has accepted this
+        // client.
         if shared.admission.live() < shared.admission.limits().max_connections()
             || self.has_waiting(index) != Some(true)
         {
@@ -161,26 +165,26 @@ impl<T: Transport, M: Dispatch> Acceptor<'_, T, M> {
         if activity == Activity::Parked && self.shed_parked(id) {
             let permits = self.shared.admission.reserve(1);
             if permits.count() > 0 {
-                return Some(Taking::Served(permits));
+                return Some(Reservation::Served(permits));
             }
         }
-        // Its handler has to notice first: room comes later.
+        // The handler has to notice the abort first: its permit is free later.
         self.shared.admission.limits().return_tokens(1);
         if self.shared.registry.begin_to_shed(id) && self.abort(id, AbortReason::Shed) {
             count(&self.shared.counters.counts().shed);
         }
-        // One that cannot be reached is looked for again later.
+        // A connection that cannot be reached now is searched for again later.
         self.shedding = Some(Instant::now() + SHED_CHECK);
         None
     }
 
-    /// Whether a request waits at a listener; `None` where the kernel does not say.
+    /// Whether a connection or datagram waits at a listener; `None` if poll(2) fails.
     pub(super) fn has_waiting(&self, index: usize) -> Option<bool> {
         let listener = &self.serving.listeners[index];
         is_readable(listener).ok()
     }
 
-    /// Closes a connection that this process has parked. Says whether it was one.
+    /// Closes a connection that this process has parked. Returns whether it had.
     fn shed_parked(&self, id: u64) -> bool {
         let service = &self.serving.service;
         let parked = service.parking().and_then(|parking| parking.take(id));
@@ -194,7 +198,8 @@ impl<T: Transport, M: Dispatch> Acceptor<'_, T, M> {
         found
     }
 
-    /// Whether a connection that was aborted to make room is still there, or none can be.
+    /// Whether a full server has to wait for room: a connection that was shed has not ended yet, or
+    /// no connection can be shed.
     pub(super) fn is_shedding(&self, now: Instant) -> bool {
         let shared = &self.shared;
         if !shared.admission.limits().sheds() || !shared.admission.is_full() || !self.mode.accepts()
@@ -206,7 +211,8 @@ impl<T: Transport, M: Dispatch> Acceptor<'_, T, M> {
             || shared.registry.oldest_idle(IDLE_MIN).is_none()
     }
 
-    /// How long until the limits may let more in by themselves.
+    /// The time until the limits may admit another connection without an event: a token of the rate
+    /// is due, or a search for an idle connection.
     pub(super) fn limits_change_in(&self) -> Option<Duration> {
         let (shared, limits) = (&self.shared, self.shared.admission.limits());
         if limits.refuses() {

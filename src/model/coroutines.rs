@@ -396,7 +396,7 @@ impl Failure {
         let stranded = labels.into_iter().filter(|label| *label != NOBODY);
         for label in stranded {
             shared.registry.abort_here(label, AbortReason::Worker);
-            shared.admission.give_up_one();
+            shared.admission.return_lost_permit();
         }
         service.hooks.report(&AcceptError {
             listener: None,

@@ -143,7 +143,7 @@ impl<W: Wake> fmt::Debug for Inbox<W> {
     }
 }
 
-/// `RUSTFLAGS='--cfg loom' cargo test --release --features coroutines --lib loom`
+/// `.ci/run loom`
 #[cfg(all(test, loom))]
 mod tests {
     use super::*;
