@@ -99,6 +99,17 @@ pub struct Coroutines {
 }
 
 /// The system interface that coroutines wait with.
+///
+/// # Examples
+///
+/// ```
+/// use socketserver::Coroutines;
+/// use socketserver::model::Driver;
+///
+/// // SAFETY: no handler restores a thread-local after a read or a write.
+/// let model = unsafe { Coroutines::new() }.driver(Driver::Epoll);
+/// # drop(model);
+/// ```
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Driver {

@@ -293,7 +293,7 @@ impl<T: fmt::Debug, L> fmt::Debug for Layered<T, L> {
 /// fn count(conn: &mut LayeredConnection<TcpConnection, Reads>) -> io::Result<()> {
 ///     let mut line = String::new();
 ///     conn.read_line_max(&mut line, 1024)?;
-///     let Reads(reads) = conn.layer();
+///     let Reads(reads) = *conn.layer();
 ///     writeln!(conn, "{reads} reads")
 /// }
 ///

@@ -207,7 +207,8 @@ pub enum Step {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Reaction {
-    /// The error concerned one connection or datagram, or one call of a hook. The server goes on.
+    /// The error concerned one connection or datagram, one call of a hook, or one worker process.
+    /// The server goes on.
     Continue,
     /// A resource is exhausted. The server retries after this delay, or as soon as a connection
     /// ends.
