@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use libtest_mimic::{Arguments, Trial};
 use support::models::NAMES;
-use support::{Client, DEADLINE, ServerProcess, is_available};
+use support::{Client, DEADLINE, ServerProcess, is_available, poll_until};
 
 #[path = "support/server.rs"]
 mod server;
@@ -439,6 +439,11 @@ fn a_connection_between_messages_makes_room(transport: &str, model: &str) {
     let options = ["max_connections=2", "workers=1", "at_limit=3"];
     let server = ServerProcess::start(transport, model, &options);
     let first = talking(&server);
+    // The answer comes before the handler waits for the next message.
+    poll_until("the first one is idle", DEADLINE, || {
+        let list = server.target().ask("list");
+        list.contains("idle for").then_some(())
+    });
     let second = talking(&server);
     assert_eq!(server.target().ask("echo in"), "in");
     assert_eq!(rest(first), "", "the first has made room");
