@@ -98,7 +98,7 @@
 //! let (parked, wait) = channel();
 //! let server = Server::<Tcp, Threading>::builder()
 //!     .observer(move |event: &Event<'_>| {
-//!         if let Event::Parked { id } = event {
+//!         if let Event::Parked { id, .. } = event {
 //!             let _ = parked.send(*id);
 //!         }
 //!     })
