@@ -44,6 +44,7 @@
 //!     let mut client = server.connect();
 //!     client.write_all(&[b'a'; 100]).unwrap();
 //!     assert_eq!(client.read(&mut [0; 8]).unwrap(), 0);
+//!     drop(client);
 //!     let handle = server.handle().clone();
 //!     assert_eq!(server.stop().aborted, 0);
 //!     assert_eq!(handle.totals().failed, 1);
