@@ -66,7 +66,7 @@ mod server;
 mod shared;
 mod spare;
 mod sys;
-mod task;
+pub mod task;
 mod transport;
 
 pub use accept::dispatch::{Dispatch, Model};

@@ -180,7 +180,9 @@ impl<T: Transport, M: Dispatch> Acceptor<'_, T, M> {
                 }
             }
         }
-        self.model.finish(self.shared.admission.live_here() > 0);
+        let is_stuck = self.shared.admission.live_here() > 0;
+        self.model.finish(is_stuck);
+        self.shared.registry.finish_threads(is_stuck);
         Report {
             cut: self.shared.counters.cut_count(),
         }

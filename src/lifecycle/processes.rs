@@ -111,7 +111,7 @@ impl Processes {
 
     /// Whether this process was forked by one that serves, and is not a worker yet or never.
     /// Async-signal-safe.
-    pub(super) fn is_child(&self) -> bool {
+    pub(crate) fn is_child(&self) -> bool {
         let parent = self.parent.load(Ordering::SeqCst);
         parent != 0 && parent != std::process::id()
     }

@@ -11,6 +11,8 @@ use crate::registry::session::SessionSlot;
 use crate::registry::table::{Activity, CutReason, Slot};
 use crate::registry::{Registry, SETTLE};
 use crate::sys::clock::Millis;
+use crate::task::abort::Request as Handled;
+use crate::task::local::Entered;
 
 /// Something that ends a request's input and output from another thread.
 pub trait Cut: Send + Sync {
@@ -82,6 +84,11 @@ impl Context {
         }
     }
 
+    /// Whether it is that of a connection out.
+    pub(crate) const fn is_detached(&self) -> bool {
+        self.registry.is_none()
+    }
+
     /// The number of the request: unique and ascending within its server, over all of its
     /// processes, from 1. 0 for a connection that was made, not accepted.
     #[must_use]
@@ -118,6 +125,14 @@ impl Context {
         if let Some(index) = registry.list(self.id, peer) {
             self.slot.store(index + 1, Ordering::Relaxed);
         }
+    }
+
+    /// Says that its handler runs from now on, until this is dropped: an abort ends all of its waits.
+    pub(crate) fn enter_handler(&self) -> Option<Entered> {
+        let registry = Arc::clone(self.registry.as_ref()?);
+        let slot = self.slot.load(Ordering::Relaxed);
+        let request = Handled { id: self.id, slot };
+        Some(Entered::handler(registry, request))
     }
 
     /// What its handler keeps from one call to the next.

@@ -3,6 +3,7 @@
 
 pub(crate) mod context;
 pub(crate) mod deadlines;
+mod host;
 pub(crate) mod info;
 pub(crate) mod keeper;
 pub(crate) mod session;
@@ -23,6 +24,7 @@ use crate::counters::{Counters, count};
 use crate::lifecycle::Lifecycle;
 use crate::registry::context::{Context, Cut};
 use crate::registry::deadlines::{Deadlines, Found, look_step, millis};
+use crate::registry::host::Waits;
 use crate::registry::info::ConnectionInfo;
 use crate::registry::table::{Activity, CutReason, Slot, Table};
 use crate::sys::clock::{Millis, TICK};
@@ -82,6 +84,8 @@ pub(crate) struct Registry {
     /// The live requests of this process that can be cut. Weak: a request owns its socket, and
     /// closes it when it ends.
     cuttable: Mutex<Cuttable>,
+    /// What the handlers of this process wait for beside their connections.
+    waits: Waits,
 }
 
 impl Registry {
@@ -101,6 +105,7 @@ impl Registry {
             deadlines,
             listed: AtomicU64::new(0),
             cuttable: Mutex::default(),
+            waits: Waits::default(),
         })
     }
 
@@ -246,6 +251,7 @@ impl Registry {
         for request in &cuttable {
             request.cut();
         }
+        self.waits.abort_all(CutReason::Drain);
         cuttable.len() as u64
     }
 
@@ -393,12 +399,22 @@ impl Registry {
             found.parked.push((id, reason));
             return;
         }
-        if slot.cut(reason) {
+        let is_first = slot.cut(reason);
+        if is_first {
             count(&self.counters.counts().timed_out);
         }
         match request {
-            Some(request) => request.cut(),
-            None => found.elsewhere.push(id),
+            Some(request) => {
+                request.cut();
+                self.waits.abort(id, reason);
+            }
+            None => {
+                found.elsewhere.push(id);
+                // It looks for the reason when it is woken.
+                if is_first {
+                    self.lifecycle.bell().ring();
+                }
+            }
         }
     }
 
@@ -433,6 +449,7 @@ impl Registry {
         };
         self.note_cut(id, reason) && {
             request.cut();
+            self.waits.abort(id, reason);
             true
         }
     }

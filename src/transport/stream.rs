@@ -113,13 +113,19 @@ impl<T: 'static> Stream<T> {
         });
         let weak = Arc::downgrade(&socket);
         context.on_cut(weak);
+        // Nobody shuts down a connection that was made from here.
+        let source = if context.is_detached() {
+            Source::apart()
+        } else {
+            Source::default()
+        };
         Self {
             socket,
             input: Input::default(),
             output: Output::default(),
             read_timeout: None,
             write_timeout: None,
-            source: Source::default(),
+            source,
             context,
             is_last: false,
             transport: PhantomData,
