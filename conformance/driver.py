@@ -23,6 +23,8 @@ import warnings
 
 # Newer versions warn of a fork in a process with threads: every server in the background does that.
 warnings.simplefilter("ignore")
+# Scenarios send it to interrupt what waits.
+signal.signal(signal.SIGUSR1, lambda number, frame: None)
 
 TRANSPORT, MODEL = sys.argv[1:3]
 OPTIONS = dict(argument.split("=", 1) for argument in sys.argv[3:])
@@ -530,6 +532,11 @@ class Driver:
             resource.setrlimit(resource.RLIMIT_NOFILE, (probe, hard))
         else:
             resource.setrlimit(resource.RLIMIT_NOFILE, (self.soft, hard))
+
+    def threads(self, most):
+        """How many threads there are, if they are not fewer."""
+        count = len(os.listdir("/proc/self/task"))
+        return "fewer" if count < int(most) else str(count)
 
     def fds(self):
         """How many descriptors are open, compared with the first time."""

@@ -1,12 +1,14 @@
-//! Serves on a TCP listener that is its standard input, as systemd passes one with
-//! `StandardInput=socket`; or, with an address, on one of its own.
+//! Serves on a TCP listener that is its standard input, as systemd passes it with
+//! `StandardInput=socket`. With an address, binds a listener instead.
 #![expect(clippy::print_stderr, reason = "an example speaks to its user")]
 
 use std::error::Error;
 use std::io::{self, Write};
 use std::os::fd::AsFd;
 
-use socketserver::{Bind, Tcp, ThreadingTcpServer};
+use socketserver::Tcp;
+use socketserver::net::Bind;
+use socketserver::python::ThreadingTcpServer;
 
 pub(crate) fn listeners(addr: Option<String>) -> Result<Vec<Tcp>, Box<dyn Error>> {
     Ok(match addr {

@@ -1,11 +1,13 @@
-//! Serves on a thread while `main` does something else: for each line of standard input it shows
-//! how many clients have come, and at its end it stops the server.
+//! Serves on a thread while `main` reads standard input: each line prints the number of clients so
+//! far, and the end of input stops the server.
 #![expect(clippy::print_stderr, reason = "an example speaks to its user")]
 
 use std::error::Error;
 use std::io::{self, Write};
 
-use socketserver::{Connection, Model, Server, Tcp, ThreadingTcpServer};
+use socketserver::model::Model;
+use socketserver::python::ThreadingTcpServer;
+use socketserver::{Connection, Server, Tcp};
 
 fn greet(conn: &mut impl Connection) -> io::Result<()> {
     conn.write_all(b"who are you?\n")?;
@@ -17,7 +19,7 @@ fn greet(conn: &mut impl Connection) -> io::Result<()> {
 pub(crate) fn serve_until_end_of_input<M: Model>(
     server: Server<Tcp, M>,
 ) -> Result<(), Box<dyn Error>> {
-    // The guard stops the server when it is dropped, so an early return stops it too.
+    // The drop of the guard stops the server, even after an early return.
     let guard = server.spawn(greet)?;
     let handle = guard.handle().clone();
     for line in io::stdin().lines() {
@@ -26,7 +28,7 @@ pub(crate) fn serve_until_end_of_input<M: Model>(
     }
     let report = guard.stop()?;
     let served = handle.totals().completed;
-    writeln!(io::stdout(), "{served} served, {} cut", report.cut)?;
+    writeln!(io::stdout(), "{served} served, {} aborted", report.aborted)?;
     Ok(())
 }
 

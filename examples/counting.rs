@@ -1,13 +1,14 @@
-//! A transport that wraps another one: TCP with a layer on each connection, which counts its bytes.
-//! Sends lines back, each with the counts before it.
+//! A transport over another one: TCP with a layer on each connection that counts bytes. Sends each
+//! line back, after the counts so far.
 #![expect(clippy::print_stderr, reason = "an example speaks to its user")]
 
 use std::io::{self, Write};
 
+use socketserver::net::TcpConnection;
 use socketserver::net::{Layer, Layered, LayeredConnection};
-use socketserver::{Connection, Next, Server, Tcp, TcpConnection, Threading};
+use socketserver::{Connection, Next, Server, Tcp, Threading};
 
-/// The bytes of one connection.
+/// The byte counts of one connection.
 #[derive(Default)]
 pub(crate) struct Counter {
     received: u64,
@@ -31,7 +32,7 @@ impl<C: Connection> Layer<C> for Counter {
 pub(crate) type CountedTcp = Layered<Tcp, Counter>;
 pub(crate) type CountedConnection = LayeredConnection<TcpConnection, Counter>;
 
-/// Called again for each line: a client that is silent keeps nobody waiting.
+/// Called for each line: a silent client holds no thread.
 pub(crate) fn echo(conn: &mut CountedConnection) -> io::Result<Next> {
     let mut line = String::new();
     if conn.read_line_max(&mut line, 4096)? == 0 {

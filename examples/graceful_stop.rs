@@ -1,15 +1,18 @@
-//! Stops without breaking off an answer: whoever sends `stop` ends the server. Who was asked for a line
-//! has a second to send it, and answers have two to finish. `ServerHandle::shutdown` may be called from a signal handler as well.
+//! Stops without breaking off an answer: a client that sends `stop` ends the server. A client that
+//! was asked for a line has a second to send it, and answers have two to finish.
+//! `ServerHandle::shutdown` may also be called from a signal handler.
 #![expect(clippy::print_stderr, reason = "an example speaks to its user")]
 
 use std::io;
 use std::time::Duration;
 
-use socketserver::{Connection, Error, Model, Server, ServerHandle, Tcp, ThreadingTcpServer};
+use socketserver::model::Model;
+use socketserver::python::ThreadingTcpServer;
+use socketserver::{Connection, Error, Server, ServerHandle, Tcp};
 
 fn shout(conn: &mut impl Connection, server: &ServerHandle) -> io::Result<()> {
     let mut line = String::new();
-    // Who has been asked for a line gets its answer; a server that stops asks for no other.
+    // A client that was asked for a line gets its answer; a server that stops asks for no other.
     while !conn.stopping() {
         conn.write_all(b"your line?\n")?;
         if !conn.next_message()? {
@@ -30,7 +33,7 @@ pub(crate) fn serve<M: Model>(server: Server<Tcp, M>) -> Result<(), Error> {
     let stop = handle.clone();
     let report = server.serve_forever(move |conn| shout(conn, &stop))?;
     let clients = handle.totals().accepted;
-    eprintln!("{} of {clients} clients were cut", report.cut);
+    eprintln!("{} of {clients} clients were aborted", report.aborted);
     Ok(())
 }
 

@@ -1,9 +1,9 @@
-//! Says hello to every TCP client, each on a thread of its own.
+//! Greets every TCP client, each on a thread of its own.
 #![expect(clippy::print_stderr, reason = "an example speaks to its user")]
 
 use std::io::Write;
 
-use socketserver::ThreadingTcpServer;
+use socketserver::python::ThreadingTcpServer;
 
 fn main() -> Result<(), socketserver::Error> {
     let addr = std::env::args().nth(1);

@@ -1,5 +1,5 @@
-//! Doubles numbers, and tells everything that a server can tell: whom it turns away, what fails,
-//! and that it is still there. Clients from the addresses after the first are turned away.
+//! Doubles numbers, and prints what its hooks receive: refused clients, failures, and a sign of
+//! life. Refuses clients from the addresses after the first argument.
 #![expect(clippy::print_stderr, reason = "an example speaks to its user")]
 
 use std::time::Duration;
@@ -14,19 +14,19 @@ pub(crate) fn double(conn: &mut impl Connection) -> Result<(), HandlerError> {
     Ok(())
 }
 
-/// What a server of any model tells.
+/// The hooks of a server, whatever its model.
 pub(crate) fn hooks(blocked: Vec<String>) -> Builder<Tcp> {
     Server::<Tcp>::builder()
         .verify(move |conn| {
             let ip = conn.peer_addr().ip().to_string();
             let welcome = !blocked.contains(&ip);
             if !welcome {
-                eprintln!("turned away: {ip}");
+                eprintln!("refused: {ip}");
             }
             welcome
         })
         .on_error(|failure| {
-            // Clients that go away are everyday noise.
+            // Clients that go away are common.
             if !failure.is_disconnect() {
                 eprintln!("failed: {failure}");
             }

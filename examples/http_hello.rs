@@ -1,5 +1,5 @@
-//! A web server with one page, on a pool of eight threads, none of which waits for a slow client: it
-//! gets whole requests, within a limit and a timeout, and writes with a buffer.
+//! A web server with one page, on a pool of eight threads. None of them waits for a slow client:
+//! the server calls the handler with whole requests, within a limit and a timeout.
 #![expect(clippy::print_stderr, reason = "an example speaks to its user")]
 
 use std::io::{self, ErrorKind};
@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use socketserver::{Connection, Server, Tcp, ThreadPool};
 
-/// Reads a request line and its headers, and returns the path that is asked for.
+/// Reads a request line and its headers. Returns the requested path.
 fn read_request(conn: &mut impl Connection) -> io::Result<String> {
     let (mut head, mut start) = (String::new(), 0);
     while conn.read_line_max(&mut head, 8192 - start)? > 0 {
@@ -20,7 +20,7 @@ fn read_request(conn: &mut impl Connection) -> io::Result<String> {
     Err(ErrorKind::UnexpectedEof.into())
 }
 
-/// Whether the empty line after the headers has come.
+/// Returns whether the empty line after the headers has arrived.
 fn is_whole(input: &[u8]) -> bool {
     input.windows(4).any(|end| end == b"\r\n\r\n")
 }
@@ -34,7 +34,7 @@ pub(crate) fn hello(conn: &mut impl Connection) -> io::Result<()> {
         }
         Err(err) => return Err(err),
     };
-    // The pieces that `write!` writes leave together.
+    // The buffer joins the pieces that `write!` writes.
     conn.set_write_buffer(1024)?;
     write!(
         conn,

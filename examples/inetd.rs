@@ -6,7 +6,8 @@ use std::os::fd::AsFd;
 use std::os::unix::process::CommandExt;
 use std::process::Command;
 
-use socketserver::{ForkingTcpServer, TcpConnection};
+use socketserver::net::TcpConnection;
+use socketserver::python::ForkingTcpServer;
 
 pub(crate) fn become_program(
     conn: &TcpConnection,
@@ -14,8 +15,8 @@ pub(crate) fn become_program(
     arguments: &[String],
 ) -> io::Result<()> {
     let socket = conn.as_fd().try_clone_to_owned()?;
-    // This process belongs to the connection, so it can become the program; `exec` returns only if
-    // it fails.
+    // This process serves only this connection, so it can become the program. `exec` returns only
+    // an error.
     Err(Command::new(program)
         .args(arguments)
         .stdin(socket.try_clone()?)

@@ -1,12 +1,13 @@
-//! A key-value store that many clients share: `set KEY VALUE`, `get KEY`, `del KEY`, a line each.
+//! A key-value store that clients share: `set KEY VALUE`, `get KEY`, `del KEY`, one command a line.
 #![expect(clippy::print_stderr, reason = "an example speaks to its user")]
 
 use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
 
-use socketserver::{Connection, Handler, Next, Outcome, ThreadingTcpServer};
+use socketserver::python::ThreadingTcpServer;
+use socketserver::{Connection, Handler, Next, Outcome};
 
-/// The longest line that a client may send.
+/// The longest line that a client may send, in bytes.
 const LINE_MAX: usize = 4096;
 
 #[derive(Default)]
@@ -14,7 +15,7 @@ pub(crate) struct Store(Mutex<HashMap<String, String>>);
 
 impl Store {
     fn answer(&self, line: &str) -> String {
-        // A map is whole after any panic of its own methods.
+        // A map is intact after a panic of its own methods.
         let mut map = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         match *line.splitn(3, ' ').collect::<Vec<_>>() {
             ["set", key, value] => map.insert(key.to_owned(), value.to_owned()),
@@ -34,7 +35,7 @@ impl<C: Connection> Handler<C> for Store {
         }
         let answer = self.answer(line.trim_end()) + "\n";
         conn.write_all(answer.as_bytes())?;
-        // A client that thinks about its next line takes up no thread.
+        // A parked client holds no thread between its lines.
         Ok(Next::Park)
     }
 }
@@ -45,6 +46,6 @@ fn main() -> Result<(), socketserver::Error> {
     for url in server.urls() {
         eprintln!("listening on {url}");
     }
-    server.serve_forever(Store::default().into_fn())?;
+    server.serve_handler(Store::default())?;
     Ok(())
 }

@@ -1,12 +1,13 @@
-//! A session that outlives its thread: a client says who it is, and then lines, each with a thread
-//! of the pool only while it is answered. Between them its name and a count are all that is kept.
+//! A session that outlives its thread: a client sends its name, then lines. It has a thread of the
+//! pool only while a line is answered; in between, the server keeps its name and a count.
 #![expect(clippy::print_stderr, reason = "an example speaks to its user")]
 
 use std::io::{self, Write};
 
-use socketserver::{Connection, Next, Server, Tcp, TcpConnection, ThreadPool, per_connection};
+use socketserver::net::TcpConnection;
+use socketserver::{Connection, Next, Server, Tcp, ThreadPool, per_connection};
 
-/// The longest line that a client may send, and how often it may say no name.
+/// The longest line that a client may send, in bytes, and how many it may send before it logs in.
 const LINE_MAX: usize = 1024;
 const TRIES: u32 = 3;
 

@@ -1,11 +1,12 @@
-//! A transport of one's own, Unix seqpacket sockets: messages up to 64 KiB come back as they were.
+//! A transport of its own, Unix seqpacket sockets: messages of up to 64 KiB come back unchanged.
 #![expect(clippy::print_stderr, reason = "an example speaks to its user")]
 
 use std::{env, io, io::Read, os::fd::AsFd, os::fd::BorrowedFd};
 
 use socket2::{Domain, SockAddr, Socket, Type};
-use socketserver::net::{Intake, Managed, Waits};
-use socketserver::{Address, Context, Next, Request, Server, Threading, Transport, UnixAddress};
+use socketserver::net::{AcceptBatch, Accepted, Address, Context, Managed};
+use socketserver::net::{Transport, UnixAddress, Waits};
+use socketserver::{Next, Server, Threading};
 
 pub(crate) struct SeqPacket(Socket, String);
 pub(crate) struct Session(Socket, Context);
@@ -17,19 +18,19 @@ impl AsFd for SeqPacket {
 }
 
 impl Transport for SeqPacket {
-    type Request = Session;
+    type Accepted = Session;
     const SCHEME: &'static str = "seqpacket";
     fn local_addr(&self) -> Address {
         UnixAddress::Abstract(self.1.clone().into_bytes()).into()
     }
-    fn accept(&self, intake: &mut Intake<'_, Session>) -> io::Result<()> {
-        let (socket, _) = self.0.accept()?; // It does not block, and must not.
-        intake.push(|context| Session(socket, context));
+    fn accept(&self, batch: &mut AcceptBatch<'_, Session>) -> io::Result<()> {
+        let (socket, _) = self.0.accept()?; // The socket is non-blocking.
+        batch.push(|context| Session(socket, context));
         Ok(())
     }
 }
 
-impl Request for Session {
+impl Accepted for Session {
     fn context(&self) -> &Context {
         &self.1
     }
@@ -40,11 +41,11 @@ impl Request for Session {
 
 impl Managed for Session {
     fn wait(&mut self) -> io::Result<Waits<'_>> {
-        Ok(Waits::For(self.0.as_fd())) // Dropping it closes it.
+        Ok(Waits::For(self.0.as_fd())) // The drop closes the socket.
     }
 }
 
-/// Called again for each message: a client that is silent keeps nobody waiting.
+/// Called for each message: a silent client holds no thread.
 pub(crate) fn echo(Session(socket, _): &mut Session) -> io::Result<Next> {
     let mut message = vec![0; 65_536];
     let length = socket.read(&mut message)?;
@@ -64,10 +65,8 @@ pub(crate) fn listener(name: String) -> io::Result<SeqPacket> {
 
 fn main() -> io::Result<()> {
     let name = env::args().nth(1).unwrap_or_else(|| "messages".into());
-    let server = Server::<_, Threading>::builder()
-        .client_speaks_first(true)
-        .listen([listener(name)?])
-        .build()?;
+    let builder = Server::<_, Threading>::builder().client_speaks_first(true);
+    let server = builder.listen([listener(name)?]).build()?;
     eprintln!("listening on {}", server.urls()[0]);
     server.serve_forever(echo)?;
     Ok(())

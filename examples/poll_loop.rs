@@ -1,5 +1,5 @@
-//! Two servers in an event loop of one's own: TCP clients are greeted, and a UDP datagram asks how
-//! many there were, or with the word `stop` ends the program.
+//! Two servers in the program's own event loop: TCP clients get a greeting, and a UDP datagram gets
+//! their number; the datagram `stop` ends the program.
 #![expect(clippy::print_stderr, reason = "an example speaks to its user")]
 
 use std::error::Error;
@@ -7,9 +7,10 @@ use std::io::{self, Write};
 use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, poll};
-use socketserver::{Next, Packet, ServerHandle, TcpServer, UdpServer};
+use socketserver::python::{TcpServer, UdpServer};
+use socketserver::{Datagram, Next, ServerHandle};
 
-pub(crate) fn answer(datagram: &mut impl Packet, greeter: &ServerHandle) -> io::Result<Next> {
+pub(crate) fn answer(datagram: &mut impl Datagram, greeter: &ServerHandle) -> io::Result<Next> {
     writeln!(datagram, "{} greeted", greeter.totals().accepted)?;
     let stop = datagram.packet().trim_ascii() == b"stop";
     Ok(if stop { Next::Stop } else { Next::Close })

@@ -1,5 +1,5 @@
-//! Four worker processes share one TCP listener, each with a pool of eight threads; one that dies
-//! is replaced.
+//! Four worker processes share one TCP listener, each with a pool of eight threads. A worker that
+//! dies is replaced.
 #![expect(clippy::print_stderr, reason = "an example speaks to its user")]
 
 use std::io;
@@ -8,7 +8,7 @@ use std::process;
 use socketserver::{Connection, Prefork, Server, Tcp, ThreadPool};
 
 pub(crate) fn answer(conn: &mut impl Connection) -> io::Result<()> {
-    let line = format!("request {} in process {}\n", conn.id(), process::id());
+    let line = format!("connection {} in process {}\n", conn.id(), process::id());
     conn.write_all(line.as_bytes())
 }
 

@@ -1,20 +1,22 @@
-//! A proxy for protocols of lines: passes each line of a client on to another server, and the line
-//! that this answers back. `proxy [ADDRESS [SERVER]]`.
+//! A proxy for protocols of lines: passes each line of a client to another server, and its answer
+//! back. `proxy [ADDRESS [SERVER]]`.
 #![expect(clippy::print_stderr, reason = "an example speaks to its user")]
 
 use std::io;
 use std::time::Duration;
 
-use socketserver::{Connection, HandlerError, TcpConnection, ThreadingTcpServer};
+use socketserver::net::TcpConnection;
+use socketserver::python::ThreadingTcpServer;
+use socketserver::{Connection, HandlerError};
 
 pub(crate) fn relay(client: &mut impl Connection, server: &str) -> Result<(), HandlerError> {
-    // Connected from here, and yet of the type that clients have: it blocks as they do.
+    // A dialed connection blocks as a client's does.
     let mut server = TcpConnection::connect(server.to_owned(), Duration::from_secs(5))?;
     while pass_line(client, &mut server)? && pass_line(&mut server, client)? {}
     Ok(())
 }
 
-/// Passes one line on, and says whether there was one.
+/// Passes one line on. Returns whether there was one.
 fn pass_line(from: &mut impl Connection, to: &mut impl Connection) -> io::Result<bool> {
     let mut line = String::new();
     let length = from.read_line_max(&mut line, 4096)?;

@@ -1,14 +1,13 @@
-//! A handler with a value for each connection, and a setup and a finish around it: shouts back at
-//! the users of a Unix socket, and knows who they are.
+//! A handler with a value for each connection, and a setup and a finish around it: answers the
+//! users of a Unix socket in capitals, and knows who they are.
 #![expect(clippy::print_stderr, reason = "an example speaks to its user")]
 
 use std::io::Write;
 use std::time::Duration;
 
-use socketserver::{
-    Connection, HandlerError, Next, Outcome, RequestHandler, ThreadingUnixStreamServer,
-    UnixConnection, per_request,
-};
+use socketserver::net::UnixConnection;
+use socketserver::python::ThreadingUnixStreamServer;
+use socketserver::{Connection, HandlerError, Next, Outcome, RequestHandler, per_request};
 
 #[derive(Default)]
 pub(crate) struct Session {
@@ -38,7 +37,7 @@ impl RequestHandler<UnixConnection> for Session {
     }
 
     fn finish(&mut self, _: &mut UnixConnection) -> Result<(), HandlerError> {
-        // Also when the client was silent for too long, or went away.
+        // Called even if the client was silent for too long, or has gone.
         eprintln!("user {} sent {} lines", self.uid, self.lines);
         Ok(())
     }

@@ -1,12 +1,13 @@
-//! Answers names with their addresses. The system's look-up blocks whoever calls it, so a coroutine
-//! has it done on another thread.
+//! Resolves names to addresses. The system's resolver blocks its thread, so a coroutine offloads it
+//! to another thread.
 #![expect(clippy::print_stderr, reason = "an example speaks to its user")]
 #![expect(unsafe_code, reason = "the contract of coroutines")]
 
 use std::io;
 use std::net::ToSocketAddrs;
 
-use socketserver::{Connection, Coroutines, Server, Tcp, offload};
+use socketserver::task::offload;
+use socketserver::{Connection, Coroutines, Server, Tcp};
 
 pub(crate) fn resolve(conn: &mut impl Connection) -> io::Result<()> {
     let mut line = String::new();

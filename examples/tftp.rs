@@ -6,9 +6,11 @@ use std::net::UdpSocket;
 use std::path::Path;
 use std::time::Duration;
 
-use socketserver::{Packet, ThreadingUdpServer, UdpDatagram};
+use socketserver::Datagram;
+use socketserver::net::UdpPacket;
+use socketserver::python::ThreadingUdpServer;
 
-/// What a read request wants: after opcode 1 comes a name, which a zero byte ends.
+/// Returns the file name of a read request: it follows opcode 1 and ends with a zero byte.
 fn wanted(packet: &[u8], directory: &Path) -> Option<Vec<u8>> {
     let fields = packet.strip_prefix(&[0, 1])?;
     let name = std::str::from_utf8(fields.split(|&byte| byte == 0).next()?).ok()?;
@@ -16,14 +18,14 @@ fn wanted(packet: &[u8], directory: &Path) -> Option<Vec<u8>> {
     is_here.then(|| std::fs::read(directory.join(name)).ok())?
 }
 
-pub(crate) fn transfer(datagram: &mut UdpDatagram, directory: &Path) -> io::Result<()> {
+pub(crate) fn transfer(datagram: &mut UdpPacket, directory: &Path) -> io::Result<()> {
     let Some(data) = wanted(datagram.packet(), directory) else {
         return datagram.write_all(b"\0\x05\0\x01no such file\0");
     };
     let socket = UdpSocket::bind("0.0.0.0:0")?;
     socket.connect(datagram.peer_addr())?;
     socket.set_read_timeout(Some(Duration::from_secs(1)))?;
-    // The last block is shorter than the others, and perhaps empty.
+    // The last block is shorter than the others, and may be empty.
     for (index, start) in (0..=data.len()).step_by(512).enumerate() {
         let block = &data[start..data.len().min(start + 512)];
         let [high, low] = (index as u16).wrapping_add(1).to_be_bytes();
@@ -32,7 +34,7 @@ pub(crate) fn transfer(datagram: &mut UdpDatagram, directory: &Path) -> io::Resu
     Ok(())
 }
 
-/// Sends a block until the client has acknowledged it, five times at most.
+/// Sends a block until the client acknowledges it, five times at most.
 fn deliver(socket: &UdpSocket, message: &[u8]) -> io::Result<()> {
     for _ in 0..5 {
         socket.send(message)?;

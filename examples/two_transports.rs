@@ -1,9 +1,10 @@
-//! One server, one handler, two transports: reverses the lines of TCP and of Unix clients.
+//! One server and one handler for two transports: reverses the lines of TCP and of Unix clients.
 #![expect(clippy::print_stderr, reason = "an example speaks to its user")]
 
 use std::io;
 
-use socketserver::{Bind, Connection, Either, Server, Tcp, Threading, UnixStream};
+use socketserver::net::{Bind, Either};
+use socketserver::{Connection, Server, Tcp, Threading, UnixStream};
 
 pub(crate) fn reverse(conn: &mut impl Connection) -> io::Result<()> {
     let mut line = String::new();

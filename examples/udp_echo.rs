@@ -1,10 +1,11 @@
-//! Sends every UDP datagram back to its sender, one after the other. The handler suits any datagram
-//! transport.
+//! Sends every UDP datagram back to its sender, one after the other. The handler suits every
+//! datagram transport.
 #![expect(clippy::print_stderr, reason = "an example speaks to its user")]
 
-use socketserver::{Packet, UdpServer};
+use socketserver::Datagram;
+use socketserver::python::UdpServer;
 
-pub(crate) fn echo(datagram: &mut impl Packet) {
+pub(crate) fn echo(datagram: &mut impl Datagram) {
     datagram.echo();
 }
 

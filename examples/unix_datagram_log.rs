@@ -1,19 +1,19 @@
-//! Collects log lines: every datagram that arrives at a Unix socket becomes a numbered line on
-//! standard output.
+//! Collects log lines: prints each datagram that arrives at a Unix socket as a numbered line.
 #![expect(clippy::print_stderr, reason = "an example speaks to its user")]
 
 use std::io::{self, Write};
 
-use socketserver::{Packet, UnixDatagram, UnixDatagramServer};
+use socketserver::python::UnixDatagramServer;
+use socketserver::{Datagram, UnixDatagram};
 
-pub(crate) fn log(datagram: &mut impl Packet) -> io::Result<()> {
+pub(crate) fn log(datagram: &mut impl Datagram) -> io::Result<()> {
     let text = String::from_utf8_lossy(datagram.packet());
     writeln!(io::stdout(), "{:04} {}", datagram.id(), text.trim_end())
 }
 
 fn main() -> Result<(), socketserver::Error> {
     let path = std::env::args().nth(1);
-    // Whoever may write to the socket's file may log.
+    // Every user who may write to the socket's file may log.
     let socket = UnixDatagram::options()
         .mode(0o666)
         .bind(path.as_deref().unwrap_or("/tmp/log.sock"))?;

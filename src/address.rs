@@ -1,4 +1,4 @@
-//! Addresses of every family that a request can come from.
+//! Addresses of listeners and peers, of every address family.
 
 use std::ffi::OsStr;
 use std::fmt::{self, Write};
@@ -13,7 +13,7 @@ use socket2::SockAddr;
 /// # Examples
 ///
 /// ```
-/// use socketserver::Address;
+/// use socketserver::net::Address;
 ///
 /// let address = Address::from(std::net::SocketAddr::from(([127, 0, 0, 1], 80)));
 /// assert_eq!(address.to_string(), "127.0.0.1:80");
@@ -26,7 +26,7 @@ pub enum Address {
     Inet(SocketAddr),
     /// An address of a Unix socket.
     Unix(UnixAddress),
-    /// What a transport of your own calls its peers; shown as a path is.
+    /// A name that a custom transport gives to a peer; `Display` escapes it like a path.
     Named(String),
 }
 
@@ -34,22 +34,32 @@ pub enum Address {
 ///
 /// Strings and paths convert to [`UnixAddress::Path`].
 ///
-/// Peers choose their names, so what is displayed is on one line, and moves no cursor: control
-/// characters, those that change the direction of text, backslashes and what is not UTF-8 are
-/// escaped, and of abstract names all that is not ASCII.
+/// A peer chooses its own name, so `Display` escapes it: control characters, characters that change
+/// the direction of text, backslashes, and bytes that are not UTF-8; in abstract names also all
+/// characters beyond ASCII.
+///
+/// # Examples
+///
+/// ```
+/// use socketserver::net::UnixAddress;
+///
+/// let address = UnixAddress::from("/run/echo.sock");
+/// assert_eq!(address.path(), Some("/run/echo.sock".as_ref()));
+/// assert_eq!(UnixAddress::Abstract(b"echo".to_vec()).to_string(), "@echo");
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum UnixAddress {
-    /// The socket was never bound: it can be answered on its connection, but not sent a datagram.
+    /// A socket that was never bound: it receives replies over its connection, but no datagrams.
     Unnamed,
-    /// A file in the file system, at most 107 bytes of path.
+    /// A file in the file system. The path has at most 107 bytes.
     Path(PathBuf),
-    /// A name in the abstract namespace, without its leading NUL, at most 107 bytes. Linux only.
+    /// A name in the abstract namespace, without its leading NUL: at most 107 bytes. Linux only.
     Abstract(Vec<u8>),
 }
 
 impl Address {
-    /// The IP address, for an internet address.
+    /// Returns the IP address of an internet address.
     #[must_use]
     pub const fn ip(&self) -> Option<IpAddr> {
         match self {
@@ -58,7 +68,7 @@ impl Address {
         }
     }
 
-    /// The port, for an internet address.
+    /// Returns the port of an internet address.
     #[must_use]
     pub const fn port(&self) -> Option<u16> {
         match self {
@@ -67,7 +77,7 @@ impl Address {
         }
     }
 
-    /// The socket address, for an internet address.
+    /// Returns the socket address of an internet address.
     #[must_use]
     pub const fn socket_addr(&self) -> Option<SocketAddr> {
         match self {
@@ -89,7 +99,7 @@ impl Address {
         })
     }
 
-    /// The address as the kernel takes it; `None` for one that cannot be sent to.
+    /// The address in the kernel's form; `None` for an address that no datagram can be sent to.
     pub(crate) fn to_sock_addr(&self) -> Option<std::io::Result<SockAddr>> {
         match self {
             Self::Inet(addr) => Some(Ok(SockAddr::from(*addr))),
@@ -100,7 +110,7 @@ impl Address {
 }
 
 impl UnixAddress {
-    /// The path, for a socket in the file system.
+    /// Returns the path of a socket in the file system.
     #[must_use]
     pub fn path(&self) -> Option<&Path> {
         match self {
@@ -113,7 +123,7 @@ impl UnixAddress {
         match self {
             Self::Unnamed => None,
             Self::Path(path) => Some(SockAddr::unix(path)),
-            // SockAddr::unix takes a leading NUL as the mark of an abstract name.
+            // A leading NUL marks an abstract name (unix(7)).
             Self::Abstract(name) => {
                 let mut raw = vec![0];
                 raw.extend_from_slice(name);
@@ -143,7 +153,7 @@ impl fmt::Display for UnixAddress {
     }
 }
 
-/// A name that somebody else chose, as it is shown in a line of text.
+/// A name that a peer has chosen, escaped for a line of text.
 fn escaped(name: &[u8]) -> String {
     let mut text = String::with_capacity(name.len());
     for chunk in name.utf8_chunks() {

@@ -1,4 +1,4 @@
-//! Every option of a server, its default and its reason.
+//! The options of a server, with their defaults and reasons.
 
 use std::io;
 use std::time::Duration;
@@ -10,21 +10,24 @@ use crate::admission::policy::{AtLimit, Limits, Rate};
 use crate::error::{Error, Tried};
 use crate::lifecycle::Times;
 use crate::model::sequential::Sequential;
+use crate::net::{Bind, Transport};
 use crate::observe::events::Observer;
 use crate::observe::hooks::{AcceptError, Failure, Hooks, Stall};
 use crate::registry::deadlines::{Deadlines, MinRate};
 use crate::server::Server;
 use crate::shared::{Options, share};
-use crate::transport::{Bind, Transport};
 
-/// Options of a [`Server`]. Those of a listener belong to its transport:
-/// [`Tcp::options`](crate::Tcp::options) and its like; those of a model to the model.
+/// The options of a [`Server`].
+///
+/// The options of a listener belong to its transport ([`Tcp::options`](crate::Tcp::options) and so
+/// on), the options of a model to the model.
 ///
 /// # Examples
 ///
 /// ```
 /// use std::time::Duration;
-/// use socketserver::{Bind, Server, Tcp, ThreadPool};
+/// use socketserver::net::Bind;
+/// use socketserver::{Server, Tcp, ThreadPool};
 ///
 /// let server = Server::<Tcp>::builder()
 ///     .model(ThreadPool::new(8))
@@ -45,12 +48,11 @@ use crate::transport::{Bind, Transport};
 pub struct Builder<T: Transport, M = Sequential> {
     listeners: Vec<T>,
     model: M,
-    hooks: Hooks<T::Request>,
+    hooks: Hooks<T::Accepted>,
     options: Options,
 }
 
-/// What the default of `max_connections` leaves of the descriptor limit to everything else in the
-/// process.
+/// How many descriptors the default of `max_connections` leaves to the rest of the process.
 const DESCRIPTORS_KEPT: u64 = 64;
 
 impl<T: Transport, M: Model> Builder<T, M> {
@@ -76,7 +78,8 @@ impl<T: Transport, M: Model> Builder<T, M> {
         }
     }
 
-    /// Where requests run. Default: the default of the server's own model type.
+    /// Sets the model: where handlers run. Default: the default value of the server's own model
+    /// type.
     pub fn model<N: Model>(self, model: N) -> Builder<T, N> {
         let Self {
             listeners,
@@ -92,142 +95,176 @@ impl<T: Transport, M: Model> Builder<T, M> {
         }
     }
 
-    /// Adds listeners. Several may feed one server; [`Either`](crate::Either) makes one type of two
-    /// transports.
+    /// Adds listeners. A server may have several; [`Either`](crate::net::Either) makes one type of
+    /// two transports.
     pub fn listen(mut self, listeners: impl IntoIterator<Item = T>) -> Self {
         self.listeners.extend(listeners);
         self
     }
 
-    /// How many requests may be live at once, in all threads and processes; each process also takes
-    /// no more than it has descriptors for. What becomes of further ones is said by
-    /// [`at_limit`](Self::at_limit). Default: 10,240, or 64 fewer than the process may have
+    /// Sets how many connections and datagrams may be live at once, in all threads and processes.
+    ///
+    /// A process also accepts no more than it has descriptors for. See [`at_limit`](Self::at_limit)
+    /// for connections beyond the limit. Default: 10,240, or 64 fewer than the soft limit on
     /// descriptors (`RLIMIT_NOFILE`), if that is less.
     ///
-    /// This limit and the next three can be changed while the server serves:
-    /// [`ServerHandle::set_limits`](crate::ServerHandle::set_limits).
-    pub const fn max_connections(mut self, requests: u64) -> Self {
-        self.options.limits.max_connections = requests;
+    /// [`ServerHandle::set_limits`](crate::ServerHandle::set_limits) changes this limit and the
+    /// next three while the server serves.
+    pub const fn max_connections(mut self, connections: u64) -> Self {
+        self.options.limits.max_connections = connections;
         self
     }
 
-    /// How many connections one IPv4 address, or one IPv6 network of 64 bits, may have at once; see
-    /// [`Limits::per_address`]. Default: no limit.
+    /// Sets how many connections one IPv4 address, or one IPv6 network of 64 bits, may have at
+    /// once; see [`Limits::per_address`]. Default: no limit.
     pub fn max_per_address(mut self, connections: impl Into<Option<u64>>) -> Self {
         self.options.limits.per_address = connections.into();
         self
     }
 
-    /// How fast new connections or datagrams are taken. Default: as fast as they come.
+    /// Sets how fast new connections or datagrams are accepted. Default: no limit.
     pub fn rate(mut self, rate: impl Into<Option<Rate>>) -> Self {
         self.options.limits.rate = rate.into();
         self
     }
 
-    /// What becomes of those that come beyond [`max_connections`](Self::max_connections) or
-    /// [`rate`](Self::rate). Default: they wait.
+    /// Sets what happens to connections and datagrams beyond
+    /// [`max_connections`](Self::max_connections) or [`rate`](Self::rate). Default:
+    /// [`AtLimit::Wait`].
     pub fn at_limit(mut self, policy: AtLimit) -> Self {
         self.options.limits.at_limit = policy;
         self
     }
 
-    /// Whether building the server raises this process's soft limit on descriptors
-    /// (`RLIMIT_NOFILE`) as far as [`max_connections`](Self::max_connections) needs it and the hard
-    /// limit allows. It is the whole process's, and its children's. Default: false.
+    /// Sets whether building the server raises the soft limit on descriptors (`RLIMIT_NOFILE`,
+    /// getrlimit(2)), as far as [`max_connections`](Self::max_connections) needs and the hard limit
+    /// allows.
+    ///
+    /// The limit holds for the whole process and the children that it starts later. Default: false.
     pub const fn raise_descriptor_limit(mut self, on: bool) -> Self {
         self.options.raise_descriptors = on;
         self
     }
 
-    /// How long a stop waits for live requests before it cuts them. Default: 25 s, within the 30 s
-    /// that service managers and Kubernetes give.
+    /// Sets how long a stop waits for live connections before it aborts them.
+    ///
+    /// Default: 25 s, which is within the 30 s that Kubernetes allows by default.
     pub const fn drain_timeout(mut self, limit: Duration) -> Self {
         self.options.times.drain = limit;
         self
     }
 
-    /// How long a server that was asked to stop goes on accepting: load balancers notice meanwhile
-    /// that it is about to go ([`ServerHandle::state`](crate::ServerHandle::state),
-    /// [`Request::stopping`](crate::Request::stopping)). The drain begins after it. Default: not at
-    /// all. Kubernetes takes 5 s to 15 s to send no more.
+    /// Sets how long a server goes on accepting after it was asked to stop.
+    ///
+    /// Meanwhile a load balancer can learn that the server is about to end: from a health check
+    /// that reads [`ServerHandle::state`](crate::ServerHandle::state) or
+    /// [`Accepted::stopping`](crate::net::Accepted::stopping). The drain timeout begins afterwards.
+    /// Default: zero. Kubernetes needs 5 s to 15 s before it sends no more connections.
     pub const fn lame_duck(mut self, time: Duration) -> Self {
         self.options.times.lame_duck = time;
         self
     }
 
-    /// How long idle connections stay in a stop, from when nothing more is accepted: those that are
-    /// parked or between messages ([`Connection::next_message`](crate::Connection::next_message)), so
-    /// that a request which is on its way is answered. What comes meanwhile is handled, with [`Request::stopping`](crate::Request::stopping), and its connection closed
-    /// afterwards. Then those that are left get the end of the stream, which is no abort, and sessions
-    /// finish. `None`: until the drain deadline, which ends the grace in any case. Zero: not at all.
-    /// Default: 1 s.
+    /// Sets how long idle connections stay open in a stop, so that a request which is on its way is
+    /// still answered.
     ///
-    /// Nobody has a grace while others wait to be accepted, and all of
-    /// [`max_connections`](Self::max_connections) are there. Handlers between messages have none while
-    /// others wait for their threads or processes; but each is left alone for 50 ms after its last
-    /// answer.
+    /// A connection is idle while it is parked, or while its handler waits in
+    /// [`Connection::next_message`](crate::Connection::next_message). The grace begins when the
+    /// server has stopped accepting. A request that arrives during the grace is handled, with
+    /// [`Accepted::stopping`](crate::net::Accepted::stopping) set, and its connection is closed
+    /// afterwards. When the grace is over, idle connections get the end of the stream, and their
+    /// sessions finish; this is no abort. The drain deadline ends the grace in any case. `None`:
+    /// until the drain deadline. Zero: no grace. Default: 1 s.
+    ///
+    /// The grace ends early where idle connections keep other clients out:
+    ///
+    /// - for all of them, when clients wait in the backlog and the server is full:
+    ///   [`max_connections`](Self::max_connections) are live, or the process has no descriptors
+    ///   left;
+    /// - for connections that hold a thread or a process, when clients wait for one.
+    ///
+    /// A connection that waits in `next_message` stays for at least 50 ms after its last answer.
     pub fn idle_grace(mut self, time: impl Into<Option<Duration>>) -> Self {
         self.options.times.idle_grace = time.into();
         self
     }
 
-    /// How long a connection may wait for its client's first byte; `None`: for ever. Default: 10 s.
+    /// Sets how long a connection may wait for its client's first byte. `None`: no limit. Default:
+    /// 10 s.
     ///
-    /// This and the other deadlines of connections hold in every model, whether a handler reads or
-    /// the connection is parked. When one has passed, the handler's reads and writes fail with
-    /// `TimedOut`; a parked connection is closed. A deadline is never early, and late by 10 ms or
-    /// by a 64th of the shortest one, whichever is more. None costs a system call. Datagrams have
-    /// none.
+    /// This deadline and the following ones hold in every model, while a handler runs and while the
+    /// connection is parked. When a deadline has passed, the handler's reads and writes fail with
+    /// `TimedOut`; a parked connection is closed. A deadline is never early. It is late by at most
+    /// 20 ms and a 64th of the shortest limit that is set (2 ms at least, 1 s at most). Deadlines
+    /// cost no system call for each read or write. Datagrams have no deadlines.
     pub fn first_byte_timeout(mut self, limit: impl Into<Option<Duration>>) -> Self {
         self.options.deadlines.first_byte = limit.into();
         self
     }
 
-    /// How long a transport that shakes hands may take for it
-    /// ([`Context::begin_handshake`](crate::Context::begin_handshake)); `None`: for ever. Default:
-    /// 5 s. The transports of this crate have no handshake of their own.
+    /// Sets how long the handshake of a transport may take. `None`: no limit. Default: 5 s.
+    ///
+    /// It applies to transports that call
+    /// [`Context::begin_handshake`](crate::net::Context::begin_handshake); `Tcp` and `UnixStream`
+    /// have no handshake.
     pub fn handshake_timeout(mut self, limit: impl Into<Option<Duration>>) -> Self {
         self.options.deadlines.handshake = limit.into();
         self
     }
 
-    /// How long a connection that has spoken before may be silent while its handler reads, or while
-    /// it is parked ([`Next::Park`](crate::Next::Park)); `None`: for ever. Default: 60 s.
+    /// Sets how long a client that has sent something may then be silent. `None`: no limit.
+    /// Default: 60 s.
+    ///
+    /// The time counts while a handler waits in a read or in
+    /// [`next_message`](crate::Connection::next_message), and while the connection is parked
+    /// ([`Next::Park`](crate::Next::Park)). Each read begins it anew.
     pub fn idle_timeout(mut self, limit: impl Into<Option<Duration>>) -> Self {
         self.options.deadlines.idle = limit.into();
         self
     }
 
-    /// How long a handler may take for a connection until it returns, or parks it; `None`: for ever,
-    /// the default. Computing is not interrupted: the next read or write fails.
+    /// Sets how long a handler may take for one request. `None`, the default: no limit.
+    ///
+    /// A request begins when the handler is called, or when
+    /// [`next_message`](crate::Connection::next_message) returns `true`. It ends when the handler
+    /// returns, or calls `next_message` again. With [`whole_request`](Self::whole_request) it
+    /// begins with the first byte. The deadline does not interrupt computation: the next read or
+    /// write fails.
     pub fn request_timeout(mut self, limit: impl Into<Option<Duration>>) -> Self {
         self.options.deadlines.request = limit.into();
         self
     }
 
-    /// How long a write may wait for a peer that takes nothing; `None`: for ever. Default: 30 s.
+    /// Sets how long a write may wait while the peer takes nothing. `None`: no limit. Default: 30
+    /// s.
     ///
-    /// It runs from the last moment at which the peer took something, as the system shows it to the
-    /// sender (`SIOCOUTQ`: tcp(7), unix(7)), and is late by a 64th, twice. The system hides slow readers
-    /// for a while: a TCP receiver whose window is closed opens it only when a part of its buffer is
-    /// free. See docs/operations.md for the rate that the default leaves alone.
+    /// The time counts from the last moment at which the peer took bytes, as the kernel shows it to
+    /// the sender (`SIOCOUTQ`: tcp(7), unix(7)), and is late by up to two 64ths of the limit. A
+    /// peer that reads slowly may seem to take nothing for a while: a TCP receiver with a closed
+    /// window opens it only when a part of its buffer is free. See docs/operations.md for the
+    /// slowest rate that the default tolerates.
     pub fn write_timeout(mut self, limit: impl Into<Option<Duration>>) -> Self {
         self.options.deadlines.write = limit.into();
         self
     }
 
-    /// How long a connection may be open; `None`: for ever, the default.
+    /// Sets how long a connection may be open. `None`, the default: no limit.
     pub fn lifetime(mut self, limit: impl Into<Option<Duration>>) -> Self {
         self.options.deadlines.lifetime = limit.into();
         self
     }
 
-    /// How many bytes a second a client must send while a handler waits for them, on the average
-    /// since the handler was called, once it has waited for `grace` in all. Default: none.
+    /// Sets how many bytes a second a client must send while a handler waits for them. Default: no
+    /// minimum.
     ///
-    /// It ends clients that send a byte now and then, which no idle timeout does. Only for handlers
-    /// that return after each request: in one that reads requests in a loop, the pauses between them
-    /// count.
+    /// The rate is the average over one request ([`request_timeout`](Self::request_timeout)): the
+    /// bytes received, divided by the time that the handler has waited in reads. It is enforced
+    /// once the handler has waited for `grace` in all. It ends clients that send a byte now and
+    /// then, which the idle timeout does not.
+    ///
+    /// A handler that reads requests in a loop calls
+    /// [`next_message`](crate::Connection::next_message) between them: the pause there does not
+    /// count. Without that call the pauses count as waiting.
     pub const fn min_rate(mut self, bytes_per_second: u64, grace: Duration) -> Self {
         self.options.deadlines.min_rate = Some(MinRate {
             bytes_per_second,
@@ -236,25 +273,31 @@ impl<T: Transport, M: Model> Builder<T, M> {
         self
     }
 
-    /// Whether a new connection is parked until its first byte has come: until then it has no
-    /// thread, no process and no stack, and the [`first_byte_timeout`](Self::first_byte_timeout)
-    /// applies. Not for protocols whose server speaks first: its handler would never be called. Datagrams have
-    /// been spoken already. Default: false.
+    /// Sets whether a new connection is parked until its first byte has come. Default: false.
+    ///
+    /// Until then the connection has no thread, no process and no stack, and the
+    /// [`first_byte_timeout`](Self::first_byte_timeout) applies. Do not use it for protocols in
+    /// which the server speaks first: the handler would not be called. It has no effect on
+    /// datagrams.
     pub const fn client_speaks_first(mut self, on: bool) -> Self {
         self.hooks.client_speaks_first = on;
         self
     }
 
-    /// Lets a connection wait without a thread until a whole request has come: `hook` is asked of what
-    /// has been received and not yet read, as often as more comes. The handler is called once it says
-    /// yes, or once 8 KiB have come, or the client has said that it sends no more.
+    /// Parks a connection until a whole request has come, as `hook` judges. Default: none.
     ///
-    /// Clients that send slowly then hold no thread of a pool, however many there are; the deadlines
-    /// of connections end them: [`request_timeout`](Self::request_timeout) counts from the first
-    /// byte. A handler that returns [`Next::Park`](crate::Next::Park) after each request gives the
-    /// next one the same treatment. A stop closes those of which a part has come when
-    /// the grace of idle connections is over. Includes
-    /// [`client_speaks_first`](Self::client_speaks_first). Datagrams are whole. Asked on the accepting thread, and when a handler parks. Default: none.
+    /// The hook receives the input that was received and not yet read, each time more comes, and
+    /// returns whether the request is whole. The server calls the handler when the hook returns
+    /// `true`, when 8 KiB have come, or when the client has ended its stream. The hook runs on the
+    /// accepting thread, and on the thread of a handler that parks.
+    ///
+    /// Clients that send slowly then hold no thread of a pool, and the deadlines of connections end
+    /// them: [`request_timeout`](Self::request_timeout) counts from the first byte. When a handler
+    /// returns [`Next::Park`](crate::Next::Park) after each request, the hook judges the next
+    /// request too; but under [`Forking`](crate::Forking) the child calls the handler again at the
+    /// first byte. A stop closes connections with an incomplete request when the idle grace is
+    /// over. This option includes [`client_speaks_first`](Self::client_speaks_first), and has no
+    /// effect on datagrams.
     ///
     /// # Examples
     ///
@@ -273,61 +316,70 @@ impl<T: Transport, M: Model> Builder<T, M> {
         self
     }
 
-    /// Asked of each request before it is served, on the accepting thread; `false` closes it
-    /// unserved. A panic is a failed request. Default: all are served. (Python's `verify_request`.)
+    /// Calls `hook` for each connection or datagram before it is served; `false` closes it
+    /// unserved.
+    ///
+    /// The hook runs on the accepting thread. A panic of the hook is a failure of the connection.
+    /// Default: all are served. (Python's `verify_request`.)
     #[doc(alias = "verify_request")]
-    pub fn verify(mut self, hook: impl Fn(&T::Request) -> bool + Send + Sync + 'static) -> Self {
+    pub fn verify(mut self, hook: impl Fn(&T::Accepted) -> bool + Send + Sync + 'static) -> Self {
         self.hooks.verify = Some(Box::new(hook));
         self
     }
 
-    /// Told of everything that happens. May be called several times. Default: nobody, which costs a
-    /// branch.
+    /// Adds an observer, which receives every event. A server may have several. Default: none.
     pub fn observer(mut self, observer: impl Observer) -> Self {
         self.hooks.observers.push(Box::new(observer));
         self
     }
 
-    /// Told of each request that failed, where it ran. Default: only counted. (Python's
-    /// `handle_error`.)
+    /// Calls `hook` for each connection or datagram that failed, in the process and on the thread
+    /// where it ran. Default: failures are only counted. (Python's `handle_error`.)
     #[doc(alias = "handle_error")]
     pub fn on_error(mut self, hook: impl Fn(&Failure<'_>) + Send + Sync + 'static) -> Self {
         self.hooks.error = Some(Box::new(hook));
         self
     }
 
-    /// Told when accepting failed or a request could not be sent on its way, at most once a second.
-    /// Default: only counted.
+    /// Calls `hook` for failures of the accept loop: accept(2) failed, a thread or a process could
+    /// not be started, and so on; see [`Step`](crate::observe::Step).
+    ///
+    /// Repeated failures to accept and to dispatch are reported at most once a second, in all
+    /// processes together. Default: failures are only counted.
     pub fn on_accept_error(mut self, hook: impl Fn(&AcceptError) + Send + Sync + 'static) -> Self {
         self.hooks.accept_error = Some(Box::new(hook));
         self
     }
 
-    /// Told when a coroutine has kept its worker busy for 100 ms, so that no other one of it could
-    /// run; once for each time. Default: nobody looks. Only the model `Coroutines` calls it, from a
-    /// thread of its own, which sleeps while all workers wait.
+    /// Calls `hook` when a coroutine has kept its worker busy for 100 ms, so that the worker's
+    /// other coroutines could not run; once for each such stall.
+    ///
+    /// Only the model `Coroutines` calls the hook, from a watchdog thread, which sleeps while all
+    /// workers wait. Default: no hook, and no watchdog.
     pub fn on_stall(mut self, hook: impl Fn(&Stall) + Send + Sync + 'static) -> Self {
         self.hooks.stall = Some(Box::new(hook));
         self
     }
 
-    /// Called once when requests are being accepted; with worker processes, when each of them has
-    /// said so.
+    /// Calls `hook` once, when the server accepts; with worker processes, when every worker
+    /// accepts.
     pub fn on_ready(mut self, hook: impl Fn() + Send + Sync + 'static) -> Self {
         self.hooks.ready = Some(Box::new(hook));
         self
     }
 
-    /// Called when [`Server::handle_request`] has waited in vain. (Python's `handle_timeout`.)
+    /// Calls `hook` when [`Server::handle_request`] has timed out. (Python's `handle_timeout`.)
     #[doc(alias = "handle_timeout")]
     pub fn on_timeout(mut self, hook: impl Fn() + Send + Sync + 'static) -> Self {
         self.hooks.timeout = Some(Box::new(hook));
         self
     }
 
-    /// Called by the accept loop after each turn in which something happened, and at least once in
-    /// each `period`; under a model with worker processes, in each worker. Default: none, and an
-    /// idle server does not wake up. (Python's `service_actions`, with the period of its poll.)
+    /// Calls `hook` from the accept loop each time that the loop has woken up, and at least once in
+    /// each `period`.
+    ///
+    /// With worker processes, each worker calls the hook. A stop ends the calls. Default: none, and
+    /// an idle server does not wake up. (Python's `service_actions`, with the period of its poll.)
     #[doc(alias = "poll_interval")]
     pub fn service_actions(
         mut self,
@@ -338,11 +390,13 @@ impl<T: Transport, M: Model> Builder<T, M> {
         self
     }
 
-    /// Binds `addr` with the transport's default options, adds it, and builds the server.
+    /// Binds `addr` with the transport's default options, adds its listeners, and builds the
+    /// server.
     ///
     /// # Errors
     ///
-    /// What was tried, on what, and why it failed. Nothing stays bound.
+    /// - The address cannot be bound. Nothing stays bound.
+    /// - As [`build`](Self::build).
     pub fn bind<A>(self, addr: A) -> Result<Server<T, M>, Error>
     where
         T: Bind<A>,
@@ -351,12 +405,14 @@ impl<T: Transport, M: Model> Builder<T, M> {
         self.listen(listeners).build()
     }
 
-    /// Builds the server.
+    /// Builds the server from its listeners and options.
     ///
     /// # Errors
     ///
-    /// - `InvalidInput`: there is no listener, or room for no connection.
-    /// - the system has no memory or no descriptor left.
+    /// - `InvalidInput`: the server has no listener, a limit is zero, or the refusal message is too
+    ///   long.
+    /// - The soft limit on descriptors cannot be raised.
+    /// - The system has no memory or no descriptor left.
     pub fn build(self) -> Result<Server<T, M>, Error> {
         let Self {
             listeners,
@@ -380,19 +436,18 @@ impl<T: Transport, M: Model> Builder<T, M> {
             let raised = raise_descriptors(options.limits.max_connections);
             raised.tried(|| "raise the limit on descriptors".to_owned())?;
         }
-        let shared =
-            share(&options).tried(|| "allocate what a server's processes share".to_owned())?;
+        let shared = share(&options).tried(|| "allocate the server's shared memory".to_owned())?;
         Server::new(listeners, model, hooks, shared)
     }
 }
 
 impl<T: Transport, M: Model> Server<T, M> {
-    /// Binds `addr` with the default options of the transport and of the model. See
-    /// [`builder`](Self::builder) for more.
+    /// Binds `addr` with the default options of the transport, the model and the server. See
+    /// [`builder`](Self::builder) for other options.
     ///
     /// # Errors
     ///
-    /// What was tried, on what, and why it failed. Nothing stays bound.
+    /// As [`Builder::bind`].
     pub fn bind<A>(addr: A) -> Result<Self, Error>
     where
         T: Bind<A>,
@@ -401,7 +456,7 @@ impl<T: Transport, M: Model> Server<T, M> {
         Self::builder().bind(addr)
     }
 
-    /// Options for a server, beginning with the default of each.
+    /// Returns a builder with default options.
     pub fn builder() -> Builder<T, M>
     where
         M: Default,

@@ -1,18 +1,18 @@
-//! The one error of building, binding and serving.
+//! The error type of building, binding and serving.
 
 use std::error::Error as StdError;
 use std::fmt;
 use std::io;
 
-/// Why a server could not be built, bound or served.
+/// An error of building, binding or serving.
 ///
-/// It displays what was being done, to what, why it failed and, where the system hides it, what to
-/// do about it: `bind 127.0.0.1:80: Permission denied (os error 13); ports below 1024 need …`.
+/// `Display` prints the operation, its object and the system's error, and for some errors a remedy:
+/// `bind 127.0.0.1:80: Permission denied (os error 13); ports below 1024 need …`.
 ///
 /// # Examples
 ///
 /// ```
-/// use socketserver::TcpServer;
+/// use socketserver::python::TcpServer;
 ///
 /// let first = TcpServer::bind("127.0.0.1:0")?;
 /// let taken = first.local_addrs()[0].socket_addr().unwrap();
@@ -29,7 +29,18 @@ pub struct Error {
 }
 
 impl Error {
-    /// Says what was tried and on what: `Error::new("bind 127.0.0.1:80", err)`.
+    /// Creates an error from the operation that failed, with its object, and the system's error.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::io;
+    /// use socketserver::Error;
+    ///
+    /// let denied = io::Error::from(io::ErrorKind::PermissionDenied);
+    /// let err = Error::new("bind 127.0.0.1:80", denied).with_remedy("use a port above 1023");
+    /// assert_eq!(err.to_string(), "bind 127.0.0.1:80: permission denied; use a port above 1023");
+    /// ```
     #[must_use]
     pub fn new(tried: impl Into<String>, source: io::Error) -> Self {
         Self {
@@ -39,32 +50,32 @@ impl Error {
         }
     }
 
-    /// Adds what the user can do about it.
+    /// Adds a remedy: what the user can do about the error.
     #[must_use]
     pub const fn with_remedy(mut self, remedy: &'static str) -> Self {
         self.remedy = Some(remedy);
         self
     }
 
-    /// The kind of the underlying error.
+    /// Returns the kind of the system's error.
     #[must_use]
     pub fn kind(&self) -> io::ErrorKind {
         self.source.kind()
     }
 
-    /// The system's error.
+    /// Returns the system's error.
     #[must_use]
     pub const fn io_error(&self) -> &io::Error {
         &self.source
     }
 
-    /// Whether another socket holds the address (`EADDRINUSE`).
+    /// Returns whether another socket holds the address (`EADDRINUSE`).
     #[must_use]
     pub fn is_addr_in_use(&self) -> bool {
         self.kind() == io::ErrorKind::AddrInUse
     }
 
-    /// Whether the process lacks a permission (`EACCES`, `EPERM`).
+    /// Returns whether the process lacks a permission (`EACCES`, `EPERM`).
     #[must_use]
     pub fn is_permission_denied(&self) -> bool {
         self.kind() == io::ErrorKind::PermissionDenied
@@ -85,7 +96,7 @@ impl fmt::Display for Error {
 
 impl StdError for Error {
     fn source(&self) -> Option<&(dyn StdError + 'static)> {
-        // The system's error is shown with this one; what lies beneath it is not.
+        // `Display` prints the system's error already, so the source is the error beneath it.
         self.source.source()
     }
 }
@@ -96,7 +107,7 @@ impl From<Error> for io::Error {
     }
 }
 
-/// Why a reply has nowhere to go. Its kind is that of the system's error.
+/// The error of a reply whose receiver has gone. Its I/O error has the kind of the system's error.
 #[derive(Debug)]
 pub(crate) struct Gone(io::Error);
 
@@ -114,7 +125,7 @@ impl fmt::Display for Gone {
 
 impl StdError for Gone {}
 
-/// Adds to a system error what was tried and on what.
+/// Adds to a system error the operation that failed and its object.
 pub(crate) trait Tried<T> {
     fn tried(self, what: impl FnOnce() -> String) -> Result<T, Error>;
 }
@@ -125,5 +136,21 @@ impl<T, E: Into<io::Error>> Tried<T> for Result<T, E> {
     }
 }
 
-/// Any error that a handler fails with.
+/// The error of a handler, of any type; `?` converts from each error type, and from a string.
+///
+/// # Examples
+///
+/// ```
+/// use socketserver::HandlerError;
+///
+/// fn parse(line: &str) -> Result<u16, HandlerError> {
+///     let number: u16 = line.trim().parse()?;
+///     if number == 0 {
+///         return Err("zero is not a port".into());
+///     }
+///     Ok(number)
+/// }
+/// assert_eq!(parse("80\n").unwrap(), 80);
+/// assert_eq!(parse("0").unwrap_err().to_string(), "zero is not a port");
+/// ```
 pub type HandlerError = Box<dyn StdError + Send + Sync>;

@@ -1,4 +1,4 @@
-//! A handle to a server: stop it, and see what it does.
+//! A handle to a server, which stops and observes it.
 
 use std::io;
 use std::sync::Arc;
@@ -11,20 +11,22 @@ use crate::lifecycle::State;
 use crate::registry::info::ConnectionInfo;
 use crate::shared::Shared;
 
-/// Stops a server and observes it, from any thread, any handler, any signal handler, and any
-/// process that the server forked. Works before, during and after serving.
+/// A handle that stops and observes a server, from any thread, handler, signal handler, and process
+/// that the server forked.
+///
+/// A handle works before, during and after serving. Clones refer to the same server.
 ///
 /// # Examples
 ///
 /// ```
-/// use socketserver::TcpServer;
+/// use socketserver::python::TcpServer;
 ///
 /// let server = TcpServer::bind("127.0.0.1:0")?;
 /// let handle = server.handle();
 /// handle.shutdown();
-/// // It was stopped before it began, so it returns at once.
+/// // The server was stopped before it began, so it returns at once.
 /// let report = server.serve_forever(|_conn| ())?;
-/// assert_eq!(report.cut, 0);
+/// assert_eq!(report.aborted, 0);
 /// # Ok::<(), socketserver::Error>(())
 /// ```
 #[derive(Clone, Debug)]
@@ -39,53 +41,61 @@ impl ServerHandle {
         Self { shared, addresses }
     }
 
-    /// Asks the server to stop, as described at [`Server`](crate::Server): it drains for at most
-    /// its drain timeout.
+    /// Stops the server, as [`Server`](crate::Server) describes: with its lame duck, idle grace and
+    /// drain timeout.
     ///
-    /// Returns at once: the server has ended when `serve_forever` returns. May be called again; the
-    /// earliest deadline counts. Async-signal-safe (signal-safety(7)): an atomic store, a clock
-    /// read and a write(2).
+    /// Returns at once; the server has ended when `serve_forever` returns. Further calls are
+    /// allowed, and the earliest deadline counts. Async-signal-safe (signal-safety(7)): it reads
+    /// the clock, updates atomics, and calls write(2).
     pub fn shutdown(&self) {
         self.shared.lifecycle.shutdown();
     }
 
-    /// As [`shutdown`](Self::shutdown), with a drain of at most `drain` and no time as a lame duck;
-    /// zero cuts every request at once. Idle connections get the end of the stream even then.
+    /// Stops the server as [`shutdown`](Self::shutdown) does, but without a lame duck, and with a
+    /// drain timeout of `drain`.
+    ///
+    /// Zero aborts live connections at once. If some connections are idle at the drain deadline,
+    /// they get the end of the stream instead, and the abort comes 250 ms later. Async-signal-safe.
     pub fn shutdown_within(&self, drain: Duration) {
         self.shared.lifecycle.stop(drain);
     }
 
-    /// Asks the process that calls to stop, and no other: a worker of [`Prefork`](crate::Prefork)
-    /// accepts nothing more, drains for at most the drain timeout, and is replaced at once; a child
-    /// of [`Forking`](crate::Forking) is told that the server is stopping, and ends with its request.
-    /// Anywhere else it is [`shutdown`](Self::shutdown).
+    /// Stops the calling process only.
     ///
-    /// For handlers of signals that reach one process of a server, such as those of memory guards.
-    /// Async-signal-safe.
+    /// A worker of [`Prefork`](crate::Prefork) stops accepting, drains for at most the drain
+    /// timeout, and is replaced at once. In a child of [`Forking`](crate::Forking),
+    /// [`Accepted::stopping`](crate::net::Accepted::stopping) becomes true, and the child ends with
+    /// its connection. In any other process this is [`shutdown`](Self::shutdown).
+    ///
+    /// It is for handlers of signals that reach one process of a server, such as the signal of a
+    /// memory guard. Async-signal-safe.
     pub fn retire(&self) {
         self.shared.lifecycle.retire();
     }
 
-    /// Whether the server has been asked to stop, or the process that calls.
+    /// Returns whether the server, or the calling process of it, has been asked to stop.
     #[must_use]
     pub fn is_stopping(&self) -> bool {
         self.shared.lifecycle.stopping()
     }
 
-    /// Where the server is between its start and its end.
+    /// Returns the phase that the server is in, between its start and its end.
     #[must_use]
     pub fn state(&self) -> State {
         self.shared.lifecycle.state()
     }
 
-    /// Waits until the server is at `state` or further, for `timeout` at most; says whether it is.
-    /// In a coroutine the others of its worker run meanwhile, and a cut ends the wait.
+    /// Waits until the server has reached `state`, for at most `timeout`, and returns whether it
+    /// has.
+    ///
+    /// A coroutine that waits is suspended, and an abort ends its wait.
     ///
     /// # Examples
     ///
     /// ```
     /// use std::time::Duration;
-    /// use socketserver::{State, ThreadingTcpServer};
+    /// use socketserver::observe::State;
+    /// use socketserver::python::ThreadingTcpServer;
     ///
     /// let guard = ThreadingTcpServer::bind("127.0.0.1:0")?.spawn(|_conn| ())?;
     /// assert!(guard.handle().wait_for(State::Running, Duration::from_secs(5)));
@@ -96,46 +106,47 @@ impl ServerHandle {
         self.shared.lifecycle.wait_for(state, timeout)
     }
 
-    /// Stops accepting until [`resume`](Self::resume), in all processes of the server: who comes
-    /// waits in the kernel's queue, as long as that has room; but for one that each process may be
-    /// taking at this moment. Live requests and parked connections
-    /// go on. A stop serves the queue all the same. Async-signal-safe, as
-    /// [`shutdown`](Self::shutdown).
+    /// Stops accepting until [`resume`](Self::resume), in all processes of the server.
+    ///
+    /// New clients wait in the backlog, as long as it has room; an accept that is in progress may
+    /// still complete. Live connections, parked ones included, go on. A stop serves the backlog
+    /// even while the server is paused. Async-signal-safe.
     pub fn pause(&self) {
         self.shared.lifecycle.set_paused(true);
     }
 
-    /// Goes on accepting. Async-signal-safe.
+    /// Accepts again after [`pause`](Self::pause). Async-signal-safe.
     pub fn resume(&self) {
         self.shared.lifecycle.set_paused(false);
     }
 
-    /// Whether accepting is paused.
+    /// Returns whether accepting is paused.
     #[must_use]
     pub fn is_paused(&self) -> bool {
         self.shared.lifecycle.is_paused()
     }
 
-    /// The addresses that the server was bound to, with real ports.
+    /// Returns the addresses that the server was bound to, with the ports that the kernel has
+    /// chosen for port 0.
     #[must_use]
     pub fn local_addrs(&self) -> &[Address] {
         &self.addresses
     }
 
-    /// How many requests are being served, wait for a thread or are parked, in all processes of the
-    /// server. Async-signal-safe.
+    /// Returns how many connections and datagrams are live (served, queued for a thread, or parked)
+    /// in all processes of the server. Async-signal-safe.
     #[must_use]
     pub fn live(&self) -> u64 {
         self.shared.admission.live()
     }
 
-    /// The live connections of all processes of the server, in the order in which they were accepted.
-    /// Datagrams are none.
+    /// Returns the live connections of all processes of the server, in the order in which they were
+    /// accepted. Datagrams are not listed.
     ///
     /// # Examples
     ///
     /// ```
-    /// use socketserver::ThreadingTcpServer;
+    /// use socketserver::python::ThreadingTcpServer;
     ///
     /// let guard = ThreadingTcpServer::bind("127.0.0.1:0")?.spawn(|_conn| ())?;
     /// for connection in guard.handle().connections() {
@@ -148,30 +159,33 @@ impl ServerHandle {
         self.shared.registry.connections()
     }
 
-    /// The limits in force.
+    /// Returns the limits in force.
     #[must_use]
     pub fn limits(&self) -> Limits {
         self.shared.admission.limits().get()
     }
 
-    /// Changes the limits, in all processes of the server, for what comes from now on: no live
-    /// connection is cut.
+    /// Changes the limits in all processes of the server. Live connections stay.
     ///
     /// # Errors
     ///
-    /// `InvalidInput`: a limit of zero, a message that is too long, or a `max_connections` beyond
-    /// what the server was built with and beyond 16,384.
+    /// - `InvalidInput`: a limit is zero, the refusal message is too long, or `max_connections` is
+    ///   more than the server has slots for: as many as it was built with, at least 16,384 and at
+    ///   most 1,048,576.
     pub fn set_limits(&self, limits: &Limits) -> io::Result<()> {
         self.shared.admission.set_limits(limits)
     }
 
-    /// Cuts one connection, by its number, in whatever process it is: its handler's reads and writes
-    /// fail with `TimedOut`. Says whether there is one. Returns before it has ended.
-    pub fn cut(&self, id: u64) -> bool {
-        self.shared.registry.ask_to_cut(id)
+    /// Aborts the connection whose number is `id`, in any process of the server, and returns
+    /// whether there is one.
+    ///
+    /// The handler's reads and writes fail with `TimedOut`. The call returns before the connection
+    /// has ended.
+    pub fn abort(&self, id: u64) -> bool {
+        self.shared.registry.request_abort(id)
     }
 
-    /// What the server has done since it was bound, in all its processes.
+    /// Returns the counts of the server since it was bound, over all its processes.
     #[must_use]
     pub fn totals(&self) -> Totals {
         self.shared.counters.totals()

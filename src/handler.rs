@@ -1,36 +1,76 @@
-//! What is done with a request. Three forms, all of which end up as a closure: a closure, a
-//! [`Handler`] type with state, a [`RequestHandler`] with setup, handle and finish for each
-//! connection.
+//! Handlers, in three forms: a closure, a [`Handler`] type with state, and a [`RequestHandler`]
+//! with setup, handle and finish for each connection. The server calls each through a closure.
 
 use crate::error::HandlerError;
 
-/// What happens after a handler has returned.
+/// What happens to a connection after its handler has returned.
+///
+/// # Examples
+///
+/// A handler that answers a line, and parks the connection until the next one:
+///
+/// ```
+/// use std::io;
+/// use socketserver::python::ThreadingTcpServer;
+/// use socketserver::{Connection, Next};
+///
+/// fn answer(conn: &mut impl Connection) -> io::Result<Next> {
+///     let mut line = String::new();
+///     if conn.read_line_max(&mut line, 1024)? == 0 {
+///         return Ok(Next::Close);
+///     }
+///     conn.write_all(line.as_bytes())?;
+///     Ok(Next::Park)
+/// }
+///
+/// let guard = ThreadingTcpServer::bind("127.0.0.1:0")?.spawn(|conn| answer(conn))?;
+/// # Ok::<(), socketserver::Error>(())
+/// ```
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Next {
-    /// The request is over: close it. What a handler that returns `()` means.
+    /// The server closes the connection. A handler that returns `()` means this.
     #[default]
     Close,
-    /// The connection goes on, and this handler is called again when the client has sent something,
-    /// or has ended the stream. Until then it holds no thread and no stack. Its buffered input, its
-    /// options, its number and its session stay: what [`per_connection`](crate::per_connection) or [`per_request`](crate::per_request) has made
-    /// for it, which [`RequestHandler`] says the end of.
+    /// The server parks the connection: the handler is called again when the client has sent
+    /// something, or has ended its stream.
     ///
-    /// It means `Close` when the server stops, for a datagram, and in
-    /// [`Server::handle_request`](crate::Server::handle_request). Under [`Forking`](crate::Forking)
-    /// the child waits, as it has nobody to leave the connection to.
+    /// A parked connection holds no thread and no stack. It keeps its buffered input, its options,
+    /// its number, and its session (the value of [`per_connection`](crate::per_connection) or
+    /// [`per_request`](crate::per_request)); [`RequestHandler`] has a table of how a session ends.
+    /// Under [`Forking`](crate::Forking) the child process waits with its connection.
+    ///
+    /// `Park` means `Close` in these cases:
+    ///
+    /// - for a datagram;
+    /// - in [`Server::handle_request`](crate::Server::handle_request);
+    /// - when the stop of the server began before this call of the handler, and the client has sent
+    ///   nothing more;
+    /// - when the [idle grace](crate::Builder::idle_grace) of a stop is over, and the client has
+    ///   sent nothing more.
     Park,
-    /// The request is over, and so is the server: close it and stop serving, as
-    /// `ServerHandle::shutdown` does. In every model, also from a forked child. (Python's
-    /// `SystemExit`, as a value.)
+    /// The server closes the connection and stops, as
+    /// [`ServerHandle::shutdown`](crate::ServerHandle::shutdown) does, in every model and also from
+    /// a forked child. (Python's `SystemExit`, as a value.)
     Stop,
 }
 
-/// What a handler comes to: what happens next, or why this request failed. The server goes on in
+/// The result of a handler: what happens next, or why the handler failed. The server goes on in
 /// either case.
+///
+/// # Examples
+///
+/// ```
+/// use socketserver::{Connection, Next, Outcome};
+///
+/// fn greet<C: Connection>(conn: &mut C) -> Outcome {
+///     conn.write_all(b"hello\n")?;
+///     Ok(Next::Close)
+/// }
+/// ```
 pub type Outcome = Result<Next, HandlerError>;
 
-/// A handler's return value: `()`, [`Next`], or a `Result` of one of them with any error.
+/// A return value of a handler: `()`, [`Next`], or a `Result` of one of them with any error.
 ///
 /// # Examples
 ///
@@ -42,11 +82,11 @@ pub type Outcome = Result<Next, HandlerError>;
 /// assert!(Err::<(), &str>("no such key").into_outcome().is_err());
 /// ```
 pub trait IntoOutcome {
-    /// Converts it.
+    /// Converts the value into an [`Outcome`].
     ///
     /// # Errors
     ///
-    /// The handler's own error.
+    /// - The error of the handler.
     fn into_outcome(self) -> Outcome;
 }
 
@@ -74,16 +114,18 @@ impl From<()> for Next {
     }
 }
 
-/// A handler that is a type of its own, with the state that its requests share.
+/// A handler type, with state that all its connections share.
 ///
-/// Every `Fn(&mut R) -> impl IntoOutcome` is one. [`into_fn`](Self::into_fn) turns a handler into
-/// the closure that the server takes.
+/// Every `Fn(&mut R) -> impl IntoOutcome` is a handler.
+/// [`Server::serve_handler`](crate::Server::serve_handler) and
+/// [`Server::spawn_handler`](crate::Server::spawn_handler) take one.
 ///
 /// # Examples
 ///
 /// ```
 /// use std::sync::atomic::{AtomicU64, Ordering};
-/// use socketserver::{Connection, Handler, Next, Outcome, ThreadingTcpServer};
+/// use socketserver::python::ThreadingTcpServer;
+/// use socketserver::{Connection, Handler, Next, Outcome};
 ///
 /// #[derive(Default)]
 /// struct Counter(AtomicU64);
@@ -97,24 +139,17 @@ impl From<()> for Next {
 /// }
 ///
 /// let server = ThreadingTcpServer::bind("127.0.0.1:0")?;
-/// let guard = server.spawn(Counter::default().into_fn())?;
+/// let guard = server.spawn_handler(Counter::default())?;
 /// # Ok::<(), socketserver::Error>(())
 /// ```
 pub trait Handler<R>: Send + Sync + 'static {
-    /// Serves one request.
+    /// Serves one connection or datagram.
     ///
     /// # Errors
     ///
-    /// Why the request failed; the error hook is told, and the server goes on.
+    /// - Any error ends this connection only; the [`on_error`](crate::Builder::on_error) hook
+    ///   receives it.
     fn handle(&self, request: &mut R) -> Outcome;
-
-    /// The closure that the server takes.
-    fn into_fn(self) -> impl Fn(&mut R) -> Outcome + Send + Sync + 'static
-    where
-        Self: Sized,
-    {
-        move |request| self.handle(request)
-    }
 }
 
 impl<R, F, O> Handler<R> for F
@@ -127,41 +162,46 @@ where
     }
 }
 
-/// A handler of which each connection gets a value of its own, as in Python's `BaseRequestHandler`;
-/// a datagram is its own connection.
+/// A handler with a value for each connection, as in Python's `BaseRequestHandler`.
 ///
-/// The order is Python's: `setup` once, `handle`, `finish` once. If `setup` fails or panics, nothing
-/// else runs. A `handle` that returns [`Next::Park`] is called again when the client has spoken, on
-/// the same value. If `handle` and `finish` both fail, the error of `finish` is the one reported.
+/// [`per_request`](crate::per_request) makes the closure that a server takes. A datagram has a
+/// value of its own.
+///
+/// The order is Python's: `setup` once, `handle`, `finish` once. If `setup` fails or panics,
+/// nothing else runs. When `handle` returns [`Next::Park`], it is called again on the same value
+/// once the client has sent something. If `handle` and `finish` both fail, the error of `finish` is
+/// reported.
 ///
 /// # The end of a session
 ///
-/// The value is dropped when its connection ends. What runs before that is decided by how it ends:
+/// The value is the session of its connection, and is dropped when the connection ends. The cause
+/// of the end decides what runs before:
 ///
-/// | the end | what is called |
+/// | the connection ends because | calls before the drop |
 /// |---|---|
 /// | `handle` returns [`Close`](Next::Close) or [`Stop`](Next::Stop), fails or panics | `finish` |
-/// | `handle` returns `Park`, and the server stops, or has no way to park this request | `finish` |
-/// | `handle` returns `Park`, and parking fails | `finish`; the request has failed |
-/// | the client ends the stream, or resets it, while it is parked | `handle`, which reads that, and then `finish` |
-/// | the server stops while it is parked | `finish` |
-/// | the server aborts it while it is parked: a deadline, room for others, [`ServerHandle::cut`](crate::ServerHandle::cut), the drain deadline | nothing |
-/// | the server aborts it while `handle` runs, whose reads and writes then fail | `finish`, when `handle` has returned |
+/// | `handle` returns [`Park`](Next::Park) where that means `Close` | `finish` |
+/// | `handle` returns `Park`, and parking fails | `finish`; the connection has failed |
+/// | the client ends the stream, or resets it, while the connection is parked | `handle`, which reads that, and then `finish` |
+/// | the [idle grace](crate::Builder::idle_grace) of a stop ends while the connection is parked | `finish` |
+/// | the server aborts the parked connection: a deadline, room for another, [`ServerHandle::abort`](crate::ServerHandle::abort), the drain deadline | none |
+/// | the server aborts the connection while `handle` runs; its reads and writes then fail | `finish`, after `handle` has returned |
 ///
-/// `finish` runs where `handle` would: on a thread, in a child, or in a coroutine of the model, which
-/// a stop waits for. After an abort there is no such place, and the value is dropped on whatever
-/// thread ends the connection: what has to happen in any case belongs into its destructor. A process
-/// that is killed, as a child of [`Forking`](crate::Forking) may be at the drain deadline, drops
-/// nothing.
+/// `finish` runs where `handle` does: on a thread, in a child process, or in a coroutine of the
+/// model; a stop waits for it. After the abort of a parked connection, the thread that ends the
+/// connection drops the value. So work that must always be done belongs in the destructor. A
+/// process that is killed drops nothing; a child of [`Forking`](crate::Forking) may be killed at
+/// the drain deadline.
 ///
 /// # Examples
 ///
-/// A counter of lines. A client that is silent holds no thread.
+/// A counter of lines; a silent client holds no thread.
 ///
 /// ```
 /// use std::io::{BufRead, BufReader, Write};
 /// use std::net::TcpStream;
-/// use socketserver::{Connection, HandlerError, Next, Outcome, RequestHandler, ThreadingTcpServer, per_request};
+/// use socketserver::python::ThreadingTcpServer;
+/// use socketserver::{Connection, HandlerError, Next, Outcome, RequestHandler, per_request};
 ///
 /// #[derive(Default)]
 /// struct Counter { lines: u32 }
@@ -194,28 +234,28 @@ where
 /// # Ok::<(), socketserver::Error>(())
 /// ```
 pub trait RequestHandler<R> {
-    /// Prepares for the connection. Default: nothing.
+    /// Prepares the value for its connection. Default: nothing.
     ///
     /// # Errors
     ///
-    /// Why the request failed.
+    /// - Any error ends the connection; neither `handle` nor `finish` is called.
     fn setup(&mut self, request: &mut R) -> Result<(), HandlerError> {
         let _ = request;
         Ok(())
     }
 
-    /// Serves the connection, or what has come of it since it was parked.
+    /// Serves the connection: the first call after `setup`, a later one after each [`Next::Park`].
     ///
     /// # Errors
     ///
-    /// Why the request failed.
+    /// - Any error ends the connection, after `finish`.
     fn handle(&mut self, request: &mut R) -> Outcome;
 
-    /// Cleans up. Default: nothing.
+    /// Cleans up after the last `handle`. Default: nothing.
     ///
     /// # Errors
     ///
-    /// Why the request failed; takes the place of an error of `handle`.
+    /// - Any error is reported in place of an error of `handle`.
     fn finish(&mut self, request: &mut R) -> Result<(), HandlerError> {
         let _ = request;
         Ok(())

@@ -1,4 +1,4 @@
-//! The server: a transport's listeners, a model, and in the end a handler.
+//! The server: the listeners of a transport, a model, and the handler that serving is given.
 
 use std::fmt::Debug;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -14,36 +14,49 @@ use crate::address::Address;
 use crate::connection::life::Service;
 use crate::error::{Error, Tried};
 use crate::handle::ServerHandle;
-use crate::handler::{IntoOutcome, Outcome};
+use crate::handler::{Handler, IntoOutcome, Outcome};
 use crate::lifecycle::{Closing, State};
 use crate::model::sequential::Sequential;
+use crate::net::Transport;
 use crate::observe::hooks::Hooks;
 use crate::shared::Shared;
 use crate::sys::poll::any_of;
-use crate::transport::Transport;
 
-/// A server: it takes requests from the listeners of transport `T` and serves them under model `M`.
+/// A server: accepts connections or datagrams from the listeners of transport `T`, and calls a
+/// handler for each under model `M`.
 ///
-/// It is bound first and given its handler last. Serving consumes it, so a server cannot be closed
-/// while it serves, or serve after it was stopped.
+/// A server is bound first and given its handler last. Serving consumes the server, so it cannot be
+/// closed while it serves, or serve again after a stop.
 ///
 /// # Shutdown
 ///
-/// [`ServerHandle::shutdown`], from anywhere, or [`Next::Stop`](crate::Next::Stop) from a handler:
-/// the server stops accepting, serves what the kernel has accepted for it already, closes its
-/// listeners, and waits for the requests that are being served, at most for the drain timeout; then
-/// it cuts those that are left. It returns the moment the last one has ended.
+/// [`ServerHandle::shutdown`], from anywhere, or [`Next::Stop`](crate::Next::Stop) from a handler
+/// stops the server, in these steps:
+///
+/// 1. The server goes on accepting for the time of
+///    [`Builder::lame_duck`](crate::Builder::lame_duck). Default: none.
+/// 2. It serves the backlog: the connections that the kernel has already accepted for its
+///    listeners.
+/// 3. It closes its listeners and drains: it waits for live connections, for at most the [drain
+///    timeout](crate::Builder::drain_timeout). Idle connections (parked, or waiting in
+///    [`next_message`](crate::Connection::next_message)) stay for the [idle
+///    grace](crate::Builder::idle_grace), and then get the end of the stream.
+/// 4. At the drain deadline it aborts the connections that are left, and gives their handlers at
+///    most 2 s to return. If some are idle at the deadline, they get the end of the stream, and the
+///    abort comes 250 ms later.
+///
+/// [`serve_forever`](Self::serve_forever) returns as soon as the last connection has ended.
 ///
 /// # Dropping
 ///
 /// Dropping a server that does not serve closes its listeners and removes the socket files that it
-/// made.
+/// created.
 ///
 /// # Examples
 ///
 /// ```no_run
 /// use std::io::Write;
-/// use socketserver::ThreadingTcpServer;
+/// use socketserver::python::ThreadingTcpServer;
 ///
 /// ThreadingTcpServer::bind("127.0.0.1:8080")?
 ///     .serve_forever(|conn| conn.write_all(b"hello world\n"))?;
@@ -56,10 +69,10 @@ pub struct Server<T: Transport, M = Sequential> {
     listeners: Vec<T>,
     addresses: Arc<[Address]>,
     model: M,
-    hooks: Arc<Hooks<T::Request>>,
+    hooks: Arc<Hooks<T::Accepted>>,
     shared: Shared,
     closing: Closing,
-    /// Readable while one of the listeners is.
+    /// An epoll instance that is readable while a listener is.
     ready: OwnedFd,
 }
 
@@ -67,7 +80,7 @@ impl<T: Transport, M: Model> Server<T, M> {
     pub(crate) fn new(
         listeners: Vec<T>,
         model: M,
-        hooks: Hooks<T::Request>,
+        hooks: Hooks<T::Accepted>,
         shared: Shared,
     ) -> Result<Self, Error> {
         let ready = any_of(&listeners).tried(|| "watch the listeners with epoll".to_owned())?;
@@ -83,38 +96,39 @@ impl<T: Transport, M: Model> Server<T, M> {
         })
     }
 
-    /// The bound addresses, with real ports.
+    /// Returns the bound addresses, with the ports that the kernel has chosen for port 0.
     #[must_use]
     #[doc(alias = "server_address")]
     pub fn local_addrs(&self) -> Vec<Address> {
         self.listeners.iter().map(Transport::local_addr).collect()
     }
 
-    /// The bound addresses as URLs: `tcp://127.0.0.1:8080`, `unix:///run/service.sock`.
+    /// Returns the bound addresses as URLs: `tcp://127.0.0.1:8080`, `unix:///run/service.sock`.
     #[must_use]
     pub fn urls(&self) -> Vec<String> {
         self.listeners.iter().map(Transport::url).collect()
     }
 
-    /// A handle to stop the server and to observe it, from anywhere.
+    /// Returns a handle, which stops and observes the server from anywhere.
     pub fn handle(&self) -> ServerHandle {
         ServerHandle::new(self.shared.clone(), Arc::clone(&self.addresses))
     }
 
-    /// Serves requests until the server is asked to stop, and drains.
+    /// Serves on the calling thread until the server is stopped, then drains.
     ///
     /// The handler returns `()`, [`Next`](crate::Next), or a `Result` of one of them. An error or a
-    /// panic ends its own request only.
+    /// panic of the handler ends its own connection or datagram only.
     ///
     /// # Errors
     ///
-    /// - The model could not start: threads that cannot be created, forking in a process with
-    ///   threads.
+    /// - The model cannot start: a thread cannot be created, or the process has threads and the
+    ///   model forks.
     /// - Every listener has failed.
     /// - The worker processes of [`Prefork`](crate::Prefork) keep dying.
+    /// - A worker of `Coroutines` has failed.
     pub fn serve_forever<F, O>(self, handler: F) -> Result<Report, Error>
     where
-        F: Fn(&mut T::Request) -> O + Send + Sync + 'static,
+        F: Fn(&mut T::Accepted) -> O + Send + Sync + 'static,
         O: IntoOutcome,
     {
         let Self {
@@ -133,15 +147,33 @@ impl<T: Transport, M: Model> Server<T, M> {
         result
     }
 
-    /// Serves on a thread of its own.
+    /// Serves as [`serve_forever`](Self::serve_forever) does, with a [`Handler`] value in place of
+    /// a closure.
     ///
     /// # Errors
     ///
-    /// The thread could not be started. What [`serve_forever`](Self::serve_forever) returns comes
-    /// from [`ServerGuard::join`].
+    /// As [`serve_forever`](Self::serve_forever).
+    ///
+    /// # Examples
+    ///
+    /// See [`Handler`].
+    pub fn serve_handler(self, handler: impl Handler<T::Accepted>) -> Result<Report, Error> {
+        self.serve_forever(move |request| handler.handle(request))
+    }
+
+    /// Serves on a new thread, and returns a guard that stops the server when it is dropped.
+    ///
+    /// # Errors
+    ///
+    /// The thread cannot be started. [`ServerGuard::join`] and [`ServerGuard::stop`] return the
+    /// result of [`serve_forever`](Self::serve_forever).
+    ///
+    /// # Examples
+    ///
+    /// See [`ServerGuard`].
     pub fn spawn<F, O>(self, handler: F) -> Result<ServerGuard, Error>
     where
-        F: Fn(&mut T::Request) -> O + Send + Sync + 'static,
+        F: Fn(&mut T::Accepted) -> O + Send + Sync + 'static,
         O: IntoOutcome,
     {
         let handle = self.handle();
@@ -154,27 +186,43 @@ impl<T: Transport, M: Model> Server<T, M> {
             thread: Some(thread),
         })
     }
-}
 
-impl<T: Transport, M: Model + Dispatch> Server<T, M> {
-    /// Serves one request, if one comes within `timeout`. `None` waits for ever, zero does not
-    /// wait.
-    ///
-    /// To serve from an event loop of your own, wait until [`AsFd`] polls as readable and call
-    /// this. A handler that returns [`Next::Park`](crate::Next::Park) has its connection closed.
-    ///
-    /// Under [`Sequential`] nobody keeps the deadlines of the connection meanwhile: set its timeouts.
+    /// Serves as [`spawn`](Self::spawn) does, with a [`Handler`] value in place of a closure.
     ///
     /// # Errors
     ///
-    /// As [`serve_forever`](Self::serve_forever). A request that fails is not one: the error hook
-    /// is told.
+    /// As [`spawn`](Self::spawn).
+    ///
+    /// # Examples
+    ///
+    /// See [`Handler`].
+    pub fn spawn_handler(self, handler: impl Handler<T::Accepted>) -> Result<ServerGuard, Error> {
+        self.spawn(move |request| handler.handle(request))
+    }
+}
+
+impl<T: Transport, M: Model + Dispatch> Server<T, M> {
+    /// Accepts one connection or datagram, if one comes within `timeout`, and has the model serve
+    /// it.
+    ///
+    /// `None` waits without a limit, zero does not wait. To serve from an event loop of your own,
+    /// call this whenever the server's [`AsFd`] descriptor polls as readable.
+    /// [`Next::Park`](crate::Next::Park) closes the connection here.
+    ///
+    /// Under [`Sequential`] the connection has no deadlines while its handler runs: set the
+    /// timeouts of the connection instead.
+    ///
+    /// # Errors
+    ///
+    /// As [`serve_forever`](Self::serve_forever). A handler's error is not among them: the
+    /// [`on_error`](crate::Builder::on_error) hook receives it.
     ///
     /// # Examples
     ///
     /// ```
     /// use std::time::Duration;
-    /// use socketserver::{Handled, Packet, UdpServer};
+    /// use socketserver::python::UdpServer;
+    /// use socketserver::{Handled, Datagram};
     ///
     /// let mut server = UdpServer::bind("127.0.0.1:0")?;
     /// let client = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
@@ -189,7 +237,7 @@ impl<T: Transport, M: Model + Dispatch> Server<T, M> {
         handler: F,
     ) -> Result<Handled, Error>
     where
-        F: Fn(&mut T::Request) -> O + Send + Sync + 'static,
+        F: Fn(&mut T::Accepted) -> O + Send + Sync + 'static,
         O: IntoOutcome,
     {
         let deadline = timeout.and_then(|timeout| Instant::now().checked_add(timeout));
@@ -207,24 +255,38 @@ impl<T: Transport, M: Model + Dispatch> Server<T, M> {
         handled
     }
 
-    /// Stops: closes the listeners and waits for the requests that
-    /// [`handle_request`](Self::handle_request) has started, at most for the drain timeout, then
-    /// cuts them.
+    /// Stops a server that [`handle_request`](Self::handle_request) drives.
+    ///
+    /// Closes the listeners, waits for the connections that are still served, for at most the drain
+    /// timeout, and aborts those that are left.
     ///
     /// # Errors
     ///
     /// As [`serve_forever`](Self::serve_forever).
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use socketserver::Handled;
+    /// use socketserver::python::TcpServer;
+    ///
+    /// let mut server = TcpServer::bind("127.0.0.1:0")?;
+    /// assert_eq!(server.handle_request(Some(Duration::ZERO), |_conn| ())?, Handled::TimedOut);
+    /// assert_eq!(server.close()?.aborted, 0);
+    /// # Ok::<(), socketserver::Error>(())
+    /// ```
     #[doc(alias = "server_close")]
     pub fn close(mut self) -> Result<Report, Error> {
         self.shared.lifecycle.stop_now();
-        // Nobody is there to serve those who wait in the queue.
+        // No handler is left for the connections in the backlog.
         self.listeners.clear();
         self.serve_forever(|_| ())
     }
 }
 
 impl<T: Transport, M> AsFd for Server<T, M> {
-    /// A descriptor that polls as readable while a request is waiting.
+    /// Returns a descriptor that polls as readable while a connection or a datagram is waiting.
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.ready.as_fd()
     }
@@ -238,8 +300,21 @@ where
     Box::new(move |request| handler(request).into_outcome())
 }
 
-/// A server that serves on a thread of its own. Dropping it stops the server and waits until it has
-/// drained.
+/// A server that serves on a thread of its own.
+///
+/// Dropping the guard stops the server and waits until it has drained.
+///
+/// # Examples
+///
+/// ```
+/// use socketserver::python::ThreadingTcpServer;
+///
+/// let guard = ThreadingTcpServer::bind("127.0.0.1:0")?.spawn(|_conn| ())?;
+/// assert!(!guard.handle().is_stopping());
+/// let report = guard.stop()?;
+/// assert_eq!(report.aborted, 0);
+/// # Ok::<(), socketserver::Error>(())
+/// ```
 #[derive(Debug)]
 #[must_use = "dropping the guard stops the server"]
 pub struct ServerGuard {
@@ -248,12 +323,12 @@ pub struct ServerGuard {
 }
 
 impl ServerGuard {
-    /// The server's handle.
+    /// Returns the server's handle.
     pub const fn handle(&self) -> &ServerHandle {
         &self.handle
     }
 
-    /// Waits until the server has ended by itself or was stopped through a handle.
+    /// Waits until the server has ended: it failed, or a handle or a handler has stopped it.
     ///
     /// # Errors
     ///
@@ -276,7 +351,7 @@ impl ServerGuard {
         match self.thread.take().map(JoinHandle::join) {
             None => Ok(Report::default()),
             Some(Ok(result)) => result,
-            // Handlers and hooks contain their panics: this is one of the server's own.
+            // Panics of handlers and hooks are caught, so this panic is a bug of the server.
             Some(Err(panic)) => std::panic::resume_unwind(panic),
         }
     }
@@ -286,7 +361,7 @@ impl Drop for ServerGuard {
     fn drop(&mut self) {
         if self.thread.is_some() {
             self.handle.shutdown();
-            // Whoever wants to know calls `stop`.
+            // `stop` is the way to see the result.
             let _ = self.wait();
         }
     }

@@ -1,4 +1,4 @@
-//! What the parts of one server share: an owner for each concern.
+//! The state that the parts of one server share: one owner for each concern.
 
 use std::io;
 use std::sync::Arc;
@@ -10,17 +10,17 @@ use crate::lifecycle::{Lifecycle, Times};
 use crate::registry::Registry;
 use crate::registry::deadlines::Deadlines;
 
-/// What a builder sets and all parts of a server read.
+/// The options that a builder sets and the parts of a server read.
 #[derive(Clone, Debug)]
 pub(crate) struct Options {
     pub(crate) limits: Limits,
-    /// Whether the process's limit on descriptors was to be raised.
+    /// Whether building the server raises the process's soft limit on descriptors.
     pub(crate) raise_descriptors: bool,
     pub(crate) times: Times,
     pub(crate) deadlines: Deadlines,
 }
 
-/// The owners. Cheap to clone.
+/// The owners of a server's state. Cheap to clone.
 #[derive(Clone, Debug)]
 #[expect(unnameable_types, reason = "models are sealed by it")]
 pub struct Shared {
@@ -30,8 +30,8 @@ pub struct Shared {
     pub(crate) counters: Arc<Counters>,
 }
 
-/// How many connections can be listed at once: those that are allowed, and more, should the limit be
-/// raised. Memory that is not used costs nothing.
+/// How many slots the registry has: one for each connection under the limit, and more in case the
+/// limit is raised later. Slots that were never used take no memory.
 fn table_size(max_connections: u64) -> usize {
     max_connections.clamp(TABLE_MIN, TABLE_MAX) as usize
 }
@@ -39,7 +39,7 @@ fn table_size(max_connections: u64) -> usize {
 const TABLE_MIN: u64 = 16 * 1024;
 const TABLE_MAX: u64 = 1024 * 1024;
 
-/// Makes the owners of a new server.
+/// Creates the owners of a new server's state.
 pub(crate) fn share(options: &Options) -> io::Result<Shared> {
     let capacity = table_size(options.limits.max_connections);
     let lifecycle = Arc::new(Lifecycle::new(options.times)?);

@@ -1,8 +1,8 @@
-//! The table of errors that an accept loop may meet, a test for each row: what is reported, how long
-//! it pauses, and that the next request is served.
+//! The table of accept errors, a test for each row: what is reported, how long the accept loop
+//! pauses, and that the next connection is served.
 //!
-//! A listener of the tests' own fails as the row says. The same errors from the kernel's side, on
-//! the binary, are in `cli/tests/errno.rs`.
+//! A listener of this test fails as the row says. `cli/tests/errno.rs` makes the kernel return the
+//! same errors to the binary.
 
 mod support;
 
@@ -11,7 +11,8 @@ use std::sync::Arc;
 use std::sync::mpsc::{Receiver, channel};
 use std::time::{Duration, Instant};
 
-use socketserver::{Builder, Reaction, Server, Step, Threading, Totals};
+use socketserver::observe::{Reaction, Step, Totals};
+use socketserver::{Builder, Server, Threading};
 
 use script::{Call, Event, Script, until_stop};
 use support::{DEADLINE, Gate, hold_at};
@@ -19,7 +20,7 @@ use support::{DEADLINE, Gate, hold_at};
 #[path = "support/script.rs"]
 mod script;
 
-/// Names a test after each error, and gives it to the check of its class.
+/// Names a test after each error, and passes the error to the check of its class.
 macro_rules! rows {
     ($($check:ident: $($row:ident $error:expr,)+;)+) => {
         $(mod $check {
@@ -39,7 +40,7 @@ rows! {
         eintr libc::EINTR,
         interrupted ErrorKind::Interrupted,
     ;
-    one_request_is_gone:
+    one_connection_is_gone:
         econnaborted libc::ECONNABORTED,
         econnrefused libc::ECONNREFUSED,
         econnreset libc::ECONNRESET,
@@ -72,7 +73,7 @@ rows! {
     ;
 }
 
-/// An error of the kernel's, by its number, or of a transport's own, by its kind.
+/// A system error by its number, or an error of a transport by its kind.
 trait IntoError {
     fn into_error(self) -> io::Error;
 }
@@ -89,17 +90,17 @@ impl IntoError for io::ErrorKind {
     }
 }
 
-/// What the accept error hook was told.
+/// What the accept error hook received.
 #[derive(Debug, PartialEq)]
-struct Told {
+struct Received {
     step: Step,
     reaction: Reaction,
     listener: Option<String>,
     error: (Option<i32>, io::ErrorKind),
 }
 
-impl Told {
-    /// Of a listener with this name.
+impl Received {
+    /// The report about the listener with this name.
     fn of(name: &str, error: &io::Error, reaction: Reaction) -> Self {
         Self {
             step: Step::Accept,
@@ -110,11 +111,11 @@ impl Told {
     }
 }
 
-/// A server whose accept errors can be received; `also` is called with each.
-fn told(also: impl Fn() + Send + Sync + 'static) -> (Builder<Script>, Receiver<Told>) {
+/// Builds a server whose accept errors go to the channel; `also` is called with each.
+fn reporting(also: impl Fn() + Send + Sync + 'static) -> (Builder<Script>, Receiver<Received>) {
     let (sender, reports) = channel();
     let builder = Server::<Script>::builder().on_accept_error(move |err| {
-        let _ = sender.send(Told {
+        let _ = sender.send(Received {
             step: err.step(),
             reaction: err.reaction(),
             listener: err.listener().map(str::to_owned),
@@ -125,10 +126,10 @@ fn told(also: impl Fn() + Send + Sync + 'static) -> (Builder<Script>, Receiver<T
     (builder, reports)
 }
 
-/// How a script was played to its end.
+/// The record of a script that was played to its end.
 struct Played {
     totals: Totals,
-    reports: Vec<Told>,
+    reports: Vec<Received>,
     calls: Vec<Call>,
 }
 
@@ -144,17 +145,17 @@ impl Played {
     }
 }
 
-/// Serves until the request `stop`.
+/// Serves until the text `stop` arrives.
 #[track_caller]
 fn play(events: Vec<Event>) -> Played {
     let (events_count, script) = (events.len(), Script::new(events));
     let calls = Arc::clone(&script.calls);
-    let (builder, reports) = told(|| ());
+    let (builder, reports) = reporting(|| ());
     let server = builder.listen([script]).build().expect("a server");
     let handle = server.handle();
     server.serve_forever(until_stop).expect("serve");
     let calls = calls.all();
-    // An event takes a call. What comes on top finds that nothing is left, before and after a stop.
+    // Each event takes one call. The additional calls find nothing left, before and after a stop.
     assert!(
         calls.len() <= events_count + 2,
         "{} calls for {events_count} events",
@@ -168,10 +169,10 @@ fn play(events: Vec<Event>) -> Played {
 }
 
 fn requests(texts: &[&'static str]) -> Vec<Event> {
-    texts.iter().copied().map(Event::Request).collect()
+    texts.iter().copied().map(Event::Accepted).collect()
 }
 
-/// The same error so many times in a row.
+/// The same error several times in a row.
 fn repeated(error: fn() -> io::Error, times: usize) -> Vec<Event> {
     (0..times).map(|_| Event::Error(error())).collect()
 }
@@ -180,8 +181,8 @@ const fn ms(ms: u64) -> Duration {
     Duration::from_millis(ms)
 }
 
-/// Asserts that a listener which is always ready and always fails is asked `most` times in a row at
-/// most, and then rests, for longer each time.
+/// Asserts that the server asks a listener which is always ready and always fails at most `most`
+/// times in a row, and then pauses, longer each time.
 #[track_caller]
 fn rests_when_it_goes_on(error: fn() -> io::Error, most: usize) -> Played {
     let events = [repeated(error, 3 * most), requests(&["stop"])];
@@ -194,8 +195,9 @@ fn rests_when_it_goes_on(error: fn() -> io::Error, most: usize) -> Played {
     played
 }
 
-/// Asserts that twelve errors in a row delay the next request by no pause: a pause is a wait, and
-/// there is none between them, but for what else may block a thread, as a page that is read in.
+/// Asserts that twelve errors in a row do not delay the next connection by a pause. A pause is a
+/// wait, and there is none between the calls, except those that block a thread for other reasons,
+/// such as a page fault.
 #[track_caller]
 fn is_passed_over(error: fn() -> io::Error) -> Played {
     let events = [
@@ -232,11 +234,11 @@ fn a_signal_came_first(error: fn() -> io::Error) {
     }
 }
 
-fn one_request_is_gone(error: fn() -> io::Error) {
-    let told = Told::of("test", &error(), Reaction::Continue);
+fn one_connection_is_gone(error: fn() -> io::Error) {
+    let report = Received::of("test", &error(), Reaction::Continue);
     let played = is_passed_over(error);
     assert_eq!(played.totals.accept_errors, 12);
-    assert_eq!(played.reports[0], told);
+    assert_eq!(played.reports[0], report);
     let played = rests_when_it_goes_on(error, 64 * 16);
     assert_eq!(played.totals.accept_errors, 3 * 64 * 16);
     // One report a second.
@@ -255,9 +257,9 @@ fn something_is_exhausted(error: fn() -> io::Error) {
     let played = play(events.into_iter().flatten().collect());
     assert_eq!(
         played.reports[0],
-        Told::of("test", &error(), Reaction::Retry(ms(5)))
+        Received::of("test", &error(), Reaction::Retry(ms(5)))
     );
-    // Longer each time, and from the beginning after a success.
+    // Each pause is longer than the one before; a success resets it.
     for (call, least) in [(1, 5), (2, 10), (3, 20), (5, 5)] {
         let pause = played.time(call, call + 1);
         assert!(pause >= ms(least), "{pause:?} after call {call}");
@@ -267,18 +269,18 @@ fn something_is_exhausted(error: fn() -> io::Error) {
         (totals.accepted, totals.completed, totals.accept_errors),
         (3, 3, 4)
     );
-    is_tried_again_when_a_request_ends(error);
+    is_tried_again_when_a_connection_ends(error);
 }
 
-/// How many requests end while it is a pause of a second each time: all of them would take longer
-/// than the deadline.
+/// How many connections end while a pause lasts a second each time: all pauses together would take
+/// longer than the deadline.
 const ENDING: usize = 40;
 
-/// Nine failures in a row make a pause of a second; a request that ends makes room, and ends the
+/// Nine failures in a row make a pause of a second. A connection that ends makes room, and ends the
 /// pause.
-fn is_tried_again_when_a_request_ends(error: fn() -> io::Error) {
+fn is_tried_again_when_a_connection_ends(error: fn() -> io::Error) {
     let script = [
-        (0..ENDING).map(|_| Event::Request("hold")).collect(),
+        (0..ENDING).map(|_| Event::Accepted("hold")).collect(),
         repeated(error, 9 + ENDING - 1),
         requests(&["one"]),
     ];
@@ -310,18 +312,18 @@ fn is_tried_again_when_a_request_ends(error: fn() -> io::Error) {
 }
 
 fn the_listener_is_broken(error: fn() -> io::Error) {
-    // The other listener is told to stop by who hears of the failure.
+    // The hook that receives the failure stops the other listener.
     let broken = Script::named("broken", repeated(error, 2));
     let sound = Script::named("sound", []);
     let (calls, queue) = (Arc::clone(&broken.calls), sound.queue());
-    let (builder, reports) = told(move || {
-        queue.push(Event::Request("one"));
-        queue.push(Event::Request("stop"));
+    let (builder, reports) = reporting(move || {
+        queue.push(Event::Accepted("one"));
+        queue.push(Event::Accepted("stop"));
     });
     let server = builder.listen([broken, sound]).build().expect("a server");
     let handle = server.handle();
     server.serve_forever(until_stop).expect("serve");
-    let abandoned = |name| Told::of(name, &error(), Reaction::Abandon);
+    let abandoned = |name| Received::of(name, &error(), Reaction::Abandon);
     assert_eq!(
         reports.try_iter().collect::<Vec<_>>(),
         [abandoned("broken")]
@@ -332,7 +334,7 @@ fn the_listener_is_broken(error: fn() -> io::Error) {
 
     let last = Script::new(repeated(error, 2));
     let calls = Arc::clone(&last.calls);
-    let (builder, reports) = told(|| ());
+    let (builder, reports) = reporting(|| ());
     let server = builder.listen([last]).build().expect("a server");
     let handle = server.handle();
     let err = server

@@ -1,10 +1,10 @@
-//! A stop loses no message of a client that looks for the end of the stream before it sends: under
-//! every model, of clients that are parked and of clients between messages.
+//! A stop loses no message of a client that checks for the end of the stream before it sends: under
+//! every model, for parked clients and for clients between messages.
 //!
-//! Clients send a message and read the answer, over and over, with a pause of 0 to 5 ms in which they
-//! look for the end. Between, one of them has the server stop. The server buffers what it writes, so that
-//! the last answer and the end of the stream leave together. A message without an answer was lost.
-//! `GRACE=all` stops each server 50 times.
+//! Clients send a message and read the answer, over and over, with a pause of 0 to 5 ms in which
+//! they check for the end. Meanwhile one of them stops the server. The server buffers what it
+//! writes, so the last answer and the end of the stream leave together. A message without an answer
+//! was lost. `GRACE=all` stops each server 50 times.
 
 mod support;
 
@@ -25,9 +25,9 @@ mod server;
 /// How connections wait for their next message.
 #[derive(Clone, Copy, Debug)]
 enum Waits {
-    /// Without a handler.
+    /// Parked, without a handler.
     Parked,
-    /// In a handler.
+    /// In a handler, between messages.
     Between,
 }
 
@@ -74,7 +74,7 @@ fn stop_in_conversation(model: &str, waits: Waits, seed: u64) {
     let (left, stops) = (AtomicU64::new(ANSWERS), AtomicBool::new(false));
     let lost = thread::scope(|scope| {
         let connect = |_| TcpStream::connect_timeout(&addr, DEADLINE).expect("connect");
-        // All of them are there before the stop.
+        // All clients are connected before the stop.
         let streams: Vec<_> = (0..CLIENTS).map(connect).collect();
         let numbered = streams.into_iter().zip(seed * CLIENTS..);
         let clients = numbered.map(|(stream, number)| {
@@ -91,11 +91,11 @@ fn stop_in_conversation(model: &str, waits: Waits, seed: u64) {
     let report = server.ended();
     assert_eq!(
         report,
-        format!("cut=0 live=0 accepted={CLIENTS} refused=0 completed={CLIENTS} failed=0")
+        format!("aborted=0 live=0 accepted={CLIENTS} refused=0 completed={CLIENTS} failed=0")
     );
 }
 
-/// Talks until the stream ends. Says which message was lost, if one was.
+/// Talks until the stream ends. Returns the message that was lost, if one was.
 fn converse(
     stream: TcpStream,
     waits: Waits,
@@ -107,7 +107,7 @@ fn converse(
         .set_read_timeout(Some(DEADLINE))
         .expect("set a deadline");
     let mut reader = BufReader::new(&stream);
-    // Any numbers that differ (Knuth's multiplier of a linear congruential generator).
+    // Different pauses for each client (Knuth's multiplier of a linear congruential generator).
     let mut random = seed;
     for number in 0_u64.. {
         let enough = left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| {
@@ -139,10 +139,10 @@ fn converse(
     None
 }
 
-/// Whether the end of the stream comes within the time.
+/// Returns whether the end of the stream arrives within the time.
 fn ends_within(stream: &TcpStream, pause: Duration) -> bool {
     let timeout = Timespec::try_from(pause).expect("a short time");
     let mut fds = [PollFd::new(stream, PollFlags::IN)];
-    // Nothing else is sent unasked.
+    // The server sends nothing else unasked.
     poll(&mut fds, Some(&timeout)).expect("poll") > 0
 }

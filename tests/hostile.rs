@@ -1,6 +1,7 @@
-//! Clients that send slowly, and workers that are killed, all the time.
+//! Clients that send slowly, and workers that are killed all the time.
 //!
-//! `CHAOS_SECONDS=30 cargo test --workspace --test hostile -- --nocapture` kills for longer than the ordinary run.
+//! `CHAOS_SECONDS=30 cargo test --workspace --test hostile -- --nocapture` kills for longer than
+//! the ordinary run.
 
 mod support;
 
@@ -35,26 +36,26 @@ fn main() -> ExitCode {
         })
     };
     let mut trials = vec![
+        trial("slow_clients_hold_no_thread", slow_clients_hold_no_thread),
         trial(
-            "clients_that_drip_hold_no_thread",
-            clients_that_drip_hold_no_thread,
-        ),
-        trial(
-            "without_whole_requests_they_do",
-            without_whole_requests_they_do,
+            "without_whole_requests_slow_clients_hold_threads",
+            without_whole_requests_slow_clients_hold_threads,
         ),
     ];
     for model in NAMES
         .into_iter()
         .filter(|model| model.starts_with("prefork"))
     {
-        let trial = Trial::test(format!("{model}::outlives_its_workers"), move || {
-            outlives_its_workers(model);
-            Ok(())
-        });
+        let trial = Trial::test(
+            format!("{model}::a_server_outlives_its_workers"),
+            move || {
+                a_server_outlives_its_workers(model);
+                Ok(())
+            },
+        );
         trials.push(trial.with_ignored_flag(!is_available(model)));
     }
-    // One after the other: each wants the processors for itself.
+    // One trial after the other: each needs the processors for itself.
     let mut arguments = Arguments::from_args();
     arguments.test_threads = Some(1);
     libtest_mimic::run(&arguments, trials).exit_code()
@@ -81,21 +82,11 @@ fn address(server: &ServerProcess) -> SocketAddr {
     }
 }
 
-/// Asks for an echo, within the deadline.
-fn ask(address: SocketAddr, text: &str, deadline: Duration) -> io::Result<String> {
-    let mut client = TcpStream::connect_timeout(&address, deadline)?;
-    client.set_read_timeout(Some(deadline))?;
-    client.write_all(format!("echo {text}\n").as_bytes())?;
-    let mut answer = String::new();
-    client.read_to_string(&mut answer)?;
-    Ok(answer)
-}
+/// How many slow clients there are beside the good ones.
+const SLOW: usize = 1000;
 
-/// How many clients drip beside the good ones.
-const DRIPPING: usize = 1000;
-
-/// Clients that each send a byte every half second, and never a whole request. They end when this
-/// is dropped.
+/// Slow clients, which each send a byte every half second, and never a whole request. The drop ends
+/// them.
 struct Drip {
     ends: Arc<AtomicBool>,
     thread: Option<thread::JoinHandle<()>>,
@@ -122,7 +113,7 @@ impl Drip {
                 }
                 next += pace;
                 thread::park_timeout(next.saturating_duration_since(Instant::now()));
-                // One that the server has ended is of no more use.
+                // A connection that the server has ended is closed here too.
                 let _ = clients[at].write_all(b"x");
             }
         });
@@ -139,7 +130,7 @@ impl Drop for Drip {
     fn drop(&mut self) {
         self.ends.store(true, Ordering::SeqCst);
         if let Some(thread) = self.thread.take() {
-            thread.join().expect("clients that drip");
+            thread.join().expect("slow clients");
         }
     }
 }
@@ -147,15 +138,15 @@ impl Drop for Drip {
 /// How many threads the pool has.
 const THREADS: usize = 8;
 
-/// How many good clients are answered beside those that drip.
+/// How many good clients are answered beside the slow ones.
 const GOOD: usize = 500;
 
-fn clients_that_drip_hold_no_thread() {
-    // An hour for a request: none of those that drip is ended before the test is over.
+fn slow_clients_hold_no_thread() {
+    // A request may take an hour, so no slow client is aborted before the test is over.
     let options = ["whole=1", "threads=8", "request_ms=3600000"];
     let mut server = ServerProcess::start("tcp", "pool", &options);
-    let drip = Drip::start(address(&server), DRIPPING);
-    // Each holds a thread until all of them do: no thread is left to anybody else.
+    let drip = Drip::start(address(&server), SLOW);
+    // Each slow client holds a thread until no thread is left for other clients.
     let gate = Gate::new();
     let holding: Vec<_> = (0..THREADS)
         .map(|_| server.target().send(&gate.hold()))
@@ -166,20 +157,19 @@ fn clients_that_drip_hold_no_thread() {
         assert_eq!(client.answer(), "held, stopping false");
     }
     for _ in 0..GOOD {
-        let answer = ask(address(&server), "on", DEADLINE).expect("an answer");
-        assert_eq!(answer, "on");
+        assert_eq!(server.target().ask("echo on"), "on");
     }
-    // All that drip are still there, and no handler has one of them: all are parked.
+    // All slow clients are still connected, and none has a handler: all are parked.
     let list = server.target().ask("list");
     let parked = list.lines().filter(|line| line.contains(" parked for "));
-    assert_eq!(parked.count(), DRIPPING, "{list}");
+    assert_eq!(parked.count(), SLOW, "{list}");
     drop(drip);
     server.target().ask("shutdown");
     let ended = server.ended();
-    assert!(ended.starts_with("cut=0 live=0 "), "{ended}");
+    assert!(ended.starts_with("aborted=0 live=0 "), "{ended}");
 }
 
-fn without_whole_requests_they_do() {
+fn without_whole_requests_slow_clients_hold_threads() {
     let options = ["threads=8", "request_ms=3600000"];
     let server = ServerProcess::start("tcp", "pool", &options);
     let drip = Drip::start(address(&server), 50);
@@ -197,7 +187,7 @@ fn without_whole_requests_they_do() {
     assert_eq!(answer, "on");
 }
 
-/// What clients have seen.
+/// What the clients have seen.
 #[derive(Default)]
 struct Seen {
     answered: AtomicU64,
@@ -205,13 +195,13 @@ struct Seen {
     wrong: AtomicU64,
 }
 
-/// Asks until it is told to end.
-fn load(address: SocketAddr, seen: &Seen, end: &AtomicBool) {
+/// Asks until `stop` is set.
+fn load(target: &Target, seen: &Seen, end: &AtomicBool) {
     let mut number = 0_u64;
     while !end.load(Ordering::SeqCst) {
         number += 1;
         let text = number.to_string();
-        let count = match ask(address, &text, DEADLINE) {
+        let count = match target.try_ask(&format!("echo {text}")) {
             Ok(answer) if answer == text => &seen.answered,
             // A worker was killed before it could answer.
             Ok(answer) if answer.is_empty() => &seen.broken,
@@ -233,17 +223,18 @@ fn children(pid: u32) -> Vec<i32> {
 
 const WORKERS: usize = 4;
 
-/// How many are killed at least.
+/// How many workers are killed at least.
 const KILLED: usize = 4;
 
-/// Waits until all workers are there.
+/// Waits until all workers have started.
 fn wait_for_workers(server: &ServerProcess) {
-    poll_until("all workers are there", DEADLINE, || {
+    poll_until("all workers have started", DEADLINE, || {
         (children(server.pid()).len() >= WORKERS).then_some(())
     });
 }
 
-/// Kills a worker every 100 ms, a few at least, by turns that nobody can foresee, and returns whom.
+/// Kills a worker every 100 ms, `KILLED` at least, in a pseudo-random order. Returns their process
+/// ids.
 fn kill_workers(server: &ServerProcess, time: Duration, mut seed: u64) -> Vec<i32> {
     let (_keep, never) = channel::<()>();
     let end = Instant::now() + time;
@@ -266,16 +257,16 @@ fn kill_workers(server: &ServerProcess, time: Duration, mut seed: u64) -> Vec<i3
 }
 
 #[expect(clippy::print_stderr, reason = "the figures")]
-fn outlives_its_workers(model: &str) {
+fn a_server_outlives_its_workers(model: &str) {
     let seconds = std::env::var("CHAOS_SECONDS").map_or(1, |text| text.parse().expect("seconds"));
     let seed = u64::from(std::process::id());
     let mut server = ServerProcess::start("tcp", model, &["workers=4", "max_connections=64"]);
-    let (address, end) = (address(&server), AtomicBool::new(false));
-    let seen = Seen::default();
+    let target = server.target().clone();
+    let (seen, end) = (Seen::default(), AtomicBool::new(false));
     wait_for_workers(&server);
     let killed = thread::scope(|scope| {
         let clients: Vec<_> = (0..4)
-            .map(|_| scope.spawn(|| load(address, &seen, &end)))
+            .map(|_| scope.spawn(|| load(&target, &seen, &end)))
             .collect();
         let killed = kill_workers(&server, Duration::from_secs(seconds), seed);
         wait_for_workers(&server);
@@ -299,26 +290,26 @@ fn outlives_its_workers(model: &str) {
     assert!(answered > 0, "something has happened");
     for number in 0..100 {
         let text = number.to_string();
-        assert_eq!(ask(address, &text, DEADLINE).expect("an answer"), text);
+        assert_eq!(target.ask(&format!("echo {text}")), text);
     }
     nothing_is_left(&mut server, &killed);
 }
 
-/// What was killed has left no place under the limit, no connection in the list, no process.
+/// A killed worker leaves no permit, no registered connection and no process behind.
 fn nothing_is_left(server: &mut ServerProcess, killed: &[i32]) {
     let end = Instant::now() + DEADLINE;
     // Children of a forking worker end by themselves, a moment after their answer.
     while server.target().ask("live") != "1" {
-        assert!(Instant::now() < end, "places under the limit come back");
+        assert!(Instant::now() < end, "permits are returned");
     }
     while server.target().ask("list").lines().count() != 1 {
-        assert!(Instant::now() < end, "connections leave the list");
+        assert!(Instant::now() < end, "connections leave the registry");
     }
     let workers = children(server.pid());
     server.target().ask("shutdown");
     let ended = server.ended();
-    assert!(ended.starts_with("cut=0 live=0 "), "{ended}");
+    assert!(ended.starts_with("aborted=0 live=0 "), "{ended}");
     for pid in workers.iter().chain(killed) {
-        assert!(!is_running(&pid.to_string()), "process {pid} is left");
+        assert!(!is_running(&pid.to_string()), "process {pid} still exists");
     }
 }

@@ -1,4 +1,4 @@
-//! Deadlines of connections, limits, and the list of connections, under every model.
+//! Deadlines of connections, limits, and the registry of connections, under every model.
 
 mod support;
 
@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use libtest_mimic::{Arguments, Trial};
 use support::models::NAMES;
-use support::{Client, DEADLINE, ServerProcess, is_available};
+use support::{Client, DEADLINE, ServerProcess, is_available, poll_until};
 
 #[path = "support/server.rs"]
 mod server;
@@ -17,37 +17,40 @@ mod server;
 type Check = fn(&str, &str);
 
 const SCENARIOS: &[(&str, Check)] = &[
-    ("first_byte", a_silent_client_is_cut),
+    ("first_byte", a_silent_client_is_aborted),
     (
         "first_byte_before_the_handler",
         a_silent_client_is_closed_before_a_handler_has_it,
     ),
-    ("idle", a_client_that_falls_silent_is_cut),
-    ("request", a_request_that_takes_too_long_is_cut),
-    ("write", a_client_that_does_not_read_is_cut),
-    ("lifetime", a_connection_that_is_open_for_too_long_is_cut),
-    ("min_rate", a_client_that_drips_is_cut),
+    ("idle", a_client_that_falls_silent_is_aborted),
+    ("request", a_request_that_takes_too_long_is_aborted),
+    ("write", a_client_that_does_not_read_is_aborted),
+    (
+        "lifetime",
+        a_connection_that_is_open_for_too_long_is_aborted,
+    ),
+    ("min_rate", a_client_that_drips_is_aborted),
     ("a_good_client_is_left_alone", a_good_client_is_left_alone),
-    ("whole_request", those_that_send_slowly_hold_nobody),
-    ("part_of_a_request", those_that_send_slowly_are_cut),
-    ("list_and_cut", connections_are_listed_and_cut),
-    ("refuse", those_beyond_the_limit_are_refused),
-    ("refuse_with", those_beyond_the_limit_are_told_why),
+    ("whole_request", slow_clients_hold_no_thread),
+    ("part_of_a_request", slow_clients_are_aborted),
+    ("list_and_aborted", connections_are_listed_and_aborted),
+    ("refuse", connections_beyond_the_limit_are_refused),
+    ("refuse_with", connections_beyond_the_limit_get_a_message),
     (
         "shed_parked",
         the_connection_that_is_parked_for_longest_makes_room,
     ),
-    ("idle_between", between_messages_the_idle_timeout_counts),
+    ("idle_between", the_idle_timeout_applies_between_messages),
     (
         "request_within",
-        the_request_timeout_counts_for_each_message,
+        the_request_timeout_applies_to_each_message,
     ),
     ("shed_between", a_connection_between_messages_makes_room),
-    ("shed_reading", a_connection_that_is_read_in_vain_makes_room),
-    ("per_address", an_address_has_as_many_as_it_may),
-    ("rate_waits", those_that_come_too_fast_wait),
-    ("rate_refuses", those_that_come_too_fast_are_refused),
-    ("raised", a_limit_that_is_raised_lets_them_in),
+    ("shed_reading", a_connection_whose_handler_reads_makes_room),
+    ("per_address", an_address_has_its_maximum_of_connections),
+    ("rate_waits", connections_beyond_the_rate_wait),
+    ("rate_refuses", connections_beyond_the_rate_are_refused),
+    ("raised", a_raised_limit_admits_waiting_connections),
 ];
 
 fn main() -> ExitCode {
@@ -59,7 +62,7 @@ fn main() -> ExitCode {
     for transport in ["tcp", "unix"] {
         for model in NAMES {
             for &(name, check) in SCENARIOS {
-                // Addresses are those of the internet.
+                // Only internet addresses have a limit.
                 let fits = transport == "tcp" || name != "per_address";
                 if fits {
                     let trial = Trial::test(format!("{transport}::{model}::{name}"), move || {
@@ -74,22 +77,22 @@ fn main() -> ExitCode {
     libtest_mimic::run(&Arguments::from_args(), trials).exit_code()
 }
 
-/// What a client still gets, until the connection has ended in whatever way.
+/// Reads what a client still receives, until the connection ends in any way.
 fn rest(mut client: Box<dyn Client>) -> String {
     let mut answer = Vec::new();
     if let Err(err) = client.read_to_end(&mut answer) {
-        // A reset is an end too: what the client had sent was not read.
+        // A reset is an end too: the server had not read what the client sent.
         assert_eq!(err.kind(), std::io::ErrorKind::ConnectionReset, "{err}");
     }
     String::from_utf8(answer).expect("UTF-8")
 }
 
-/// Lets the server cut a connection with this deadline, and checks what its handler was told.
-fn is_cut(
+/// Lets the server abort a connection at this deadline, and checks the error that its handler gets.
+fn is_aborted(
     transport: &str,
     model: &str,
     option: &str,
-    told: &str,
+    error_text: &str,
     play: impl FnOnce(Box<dyn Client>),
 ) {
     let mut server = ServerProcess::start(transport, model, &[&format!("{option}=100")]);
@@ -97,12 +100,16 @@ fn is_cut(
     play(server.target().connect());
     let error = server.wait_for("error ");
     let elapsed = start.elapsed();
-    assert_eq!(error, format!("{told} panic=false"));
+    assert_eq!(error, format!("{error_text} panic=false"));
     assert!(
         elapsed >= Duration::from_millis(100),
-        "cut after {elapsed:?}"
+        "aborted after {elapsed:?}"
     );
-    assert_eq!(server.target().ask("echo on"), "on", "the others go on");
+    assert_eq!(
+        server.target().ask("echo on"),
+        "on",
+        "other connections are served"
+    );
     server.target().ask("shutdown");
     server.wait_for("ended ");
     assert_eq!(
@@ -111,9 +118,9 @@ fn is_cut(
     );
 }
 
-fn a_silent_client_is_cut(transport: &str, model: &str) {
-    let told = "no first byte came within the first-byte timeout";
-    is_cut(transport, model, "first_byte_ms", told, |client| {
+fn a_silent_client_is_aborted(transport: &str, model: &str) {
+    let error_text = "no first byte came within the first-byte timeout";
+    is_aborted(transport, model, "first_byte_ms", error_text, |client| {
         assert_eq!(rest(client), "");
     });
 }
@@ -127,56 +134,59 @@ fn a_silent_client_is_closed_before_a_handler_has_it(transport: &str, model: &st
     server.target().ask("shutdown");
     assert_eq!(
         server.wait_for("ended "),
-        "cut=0 live=0 accepted=2 refused=0 completed=2 failed=0"
+        "aborted=0 live=0 accepted=2 refused=0 completed=2 failed=0"
     );
 }
 
-fn a_client_that_falls_silent_is_cut(transport: &str, model: &str) {
-    let told = "no input came within the idle timeout";
-    is_cut(transport, model, "idle_ms", told, |mut client| {
+fn a_client_that_falls_silent_is_aborted(transport: &str, model: &str) {
+    let error_text = "no input came within the idle timeout";
+    is_aborted(transport, model, "idle_ms", error_text, |mut client| {
         client.write_all(b"wait\n").expect("send");
         assert_eq!(rest(client), "");
     });
 }
 
-fn a_request_that_takes_too_long_is_cut(transport: &str, model: &str) {
-    let told = "the request took longer than the request timeout";
-    is_cut(transport, model, "request_ms", told, |mut client| {
+fn a_request_that_takes_too_long_is_aborted(transport: &str, model: &str) {
+    let error_text = "the request took longer than the request timeout";
+    is_aborted(transport, model, "request_ms", error_text, |mut client| {
         client.write_all(b"wait\n").expect("send");
         assert_eq!(rest(client), "");
     });
 }
 
-fn a_client_that_does_not_read_is_cut(transport: &str, model: &str) {
+fn a_client_that_does_not_read_is_aborted(transport: &str, model: &str) {
     let mut kept = None;
-    let told = "the peer took no output within the write timeout";
-    is_cut(transport, model, "write_ms", told, |mut client| {
+    let error_text = "the peer took no output within the write timeout";
+    is_aborted(transport, model, "write_ms", error_text, |mut client| {
         client.write_all(b"big 50000000\n").expect("send");
         kept = Some(client);
     });
 }
 
-fn a_connection_that_is_open_for_too_long_is_cut(transport: &str, model: &str) {
-    let told = "the connection was open for its whole lifetime";
-    is_cut(transport, model, "lifetime_ms", told, |mut client| {
+fn a_connection_that_is_open_for_too_long_is_aborted(transport: &str, model: &str) {
+    let error_text = "the connection was open for its whole lifetime";
+    is_aborted(transport, model, "lifetime_ms", error_text, |mut client| {
         client.write_all(b"wait\n").expect("send");
         assert_eq!(rest(client), "");
     });
 }
 
-fn a_client_that_drips_is_cut(transport: &str, model: &str) {
-    let told = "input came more slowly than the minimum rate";
-    is_cut(transport, model, "slow_ms", told, |client| {
+fn a_client_that_drips_is_aborted(transport: &str, model: &str) {
+    let error_text = "input came more slowly than the minimum rate";
+    is_aborted(transport, model, "slow_ms", error_text, |client| {
         drip(client);
     });
 }
 
-/// Sends a byte after the other until the server ends it: 50 a second at most.
+/// Sends one byte after the other, at most 50 a second, until the server ends the connection.
 fn drip(mut client: Box<dyn Client>) {
     let end = Instant::now() + DEADLINE;
     let (_keep, silence) = channel::<()>();
     while client.write_all(b"x").is_ok() {
-        assert!(Instant::now() < end, "a client that drips goes on for ever");
+        assert!(
+            Instant::now() < end,
+            "the server ends a slow client within the deadline"
+        );
         let _ = silence.recv_timeout(Duration::from_millis(20));
     }
 }
@@ -211,12 +221,16 @@ fn slow_clients(server: &ServerProcess) -> Vec<Box<dyn Client>> {
     slow
 }
 
-fn those_that_send_slowly_hold_nobody(transport: &str, model: &str) {
-    // An hour for a request: nobody is late, however busy the machine is.
+fn slow_clients_hold_no_thread(transport: &str, model: &str) {
+    // A request may take an hour, so none is late, however busy the machine is.
     let options = ["whole=1", "request_ms=3600000", "threads=1", "workers=1"];
     let mut server = ServerProcess::start(transport, model, &options);
     let slow = slow_clients(&server);
-    assert_eq!(server.target().ask("echo on"), "on", "nobody is in its way");
+    assert_eq!(
+        server.target().ask("echo on"),
+        "on",
+        "slow clients hold no thread"
+    );
     for mut client in slow {
         client.write_all(b"ere\necho next\n").expect("send");
         assert_eq!(rest(client), "here");
@@ -226,7 +240,7 @@ fn those_that_send_slowly_hold_nobody(transport: &str, model: &str) {
     assert_eq!(over("timed_out=", &server.wait_for("limits ")), 0);
 }
 
-fn those_that_send_slowly_are_cut(transport: &str, model: &str) {
+fn slow_clients_are_aborted(transport: &str, model: &str) {
     let options = ["whole=1", "request_ms=100", "threads=1", "workers=1"];
     let mut server = ServerProcess::start(transport, model, &options);
     let start = Instant::now();
@@ -239,7 +253,8 @@ fn those_that_send_slowly_are_cut(transport: &str, model: &str) {
     assert_eq!(over("timed_out=", &server.wait_for("limits ")), 8);
 }
 
-/// Whether only one request is served at a time: a client that holds it keeps all others waiting.
+/// Whether the model serves one connection at a time, so that a client which holds it keeps all
+/// others waiting.
 fn serves_one(model: &str) -> bool {
     model.ends_with("sequential")
 }
@@ -256,10 +271,11 @@ fn park(server: &ServerProcess, text: &str) -> Box<dyn Client> {
     client
 }
 
-fn connections_are_listed_and_cut(transport: &str, model: &str) {
+fn connections_are_listed_and_aborted(transport: &str, model: &str) {
     let mut server = ServerProcess::start(transport, model, &["workers=1"]);
     let parked = park(&server, "parked");
-    // Its answer comes before it is parked, and those who asked before may not be gone.
+    // The answer comes before the connection is parked, and connections of earlier clients may
+    // still be open.
     let end = Instant::now() + DEADLINE;
     let list = loop {
         let list = server.target().ask("list");
@@ -277,8 +293,8 @@ fn connections_are_listed_and_cut(transport: &str, model: &str) {
         model.starts_with("prefork"),
         "{list}"
     );
-    assert_eq!(server.target().ask("cut 1000"), "false");
-    assert_eq!(server.target().ask("cut 1"), "true");
+    assert_eq!(server.target().ask("abort 1000"), "false");
+    assert_eq!(server.target().ask("abort 1"), "true");
     assert_eq!(rest(parked), "");
     if serves_one(model) {
         return;
@@ -293,15 +309,15 @@ fn connections_are_listed_and_cut(transport: &str, model: &str) {
             break line.split_once(' ').expect("a number").0.to_owned();
         }
     };
-    assert_eq!(server.target().ask(&format!("cut {id}")), "true");
+    assert_eq!(server.target().ask(&format!("abort {id}")), "true");
     assert_eq!(rest(waiting), "");
     assert_eq!(
         server.wait_for("error "),
-        "the connection was cut through the server's handle panic=false"
+        "the connection was aborted through the server's handle panic=false"
     );
 }
 
-/// Starts a server for one connection at a time, and takes its place.
+/// Starts a server for one connection at a time, and takes its permit.
 fn full(transport: &str, model: &str, policy: &str) -> (ServerProcess, Box<dyn Client>) {
     let options = ["max_connections=1", "workers=1", policy];
     let server = ServerProcess::start(transport, model, &options);
@@ -309,29 +325,29 @@ fn full(transport: &str, model: &str, policy: &str) -> (ServerProcess, Box<dyn C
     (server, parked)
 }
 
-/// Ends the connection that takes the place, and the server.
+/// Ends the connection that has the permit, and stops the server.
 fn end(mut server: ServerProcess, parked: Box<dyn Client>) -> String {
     drop(parked);
-    // The place is free once the handler has seen the end.
+    // The permit is free once the handler has seen the end.
     let end = Instant::now() + DEADLINE;
     while rest_of(&server, "shutdown") != "ok" {
         assert!(
             Instant::now() < end,
-            "the place of a connection that has ended is free"
+            "the permit of a connection that has ended is free"
         );
     }
     server.wait_for("ended ");
     server.wait_for("limits ")
 }
 
-/// As `Target::ask`, where the server may have refused the connection before it was written to.
+/// As `Target::ask`, but the server may have refused the connection before it was written to.
 fn rest_of(server: &ServerProcess, request: &str) -> String {
     let mut client = server.target().connect();
     let _ = client.write_all(format!("{request}\n").as_bytes());
     rest(client)
 }
 
-fn those_beyond_the_limit_are_refused(transport: &str, model: &str) {
+fn connections_beyond_the_limit_are_refused(transport: &str, model: &str) {
     let (server, parked) = full(transport, model, "at_limit=1");
     for _ in 0..3 {
         assert_eq!(rest(server.target().connect()), "");
@@ -340,14 +356,14 @@ fn those_beyond_the_limit_are_refused(transport: &str, model: &str) {
     assert!(over("over_limit=", &limits) >= 3, "{limits}");
 }
 
-/// The number behind a name in a line of them.
+/// Returns the number behind a name in a line.
 fn over(name: &str, limits: &str) -> u64 {
     let (_, rest) = limits.split_once(name).expect("a count of that name");
     let number = rest.split(' ').next().unwrap_or_default();
     number.parse().expect("a number")
 }
 
-fn those_beyond_the_limit_are_told_why(transport: &str, model: &str) {
+fn connections_beyond_the_limit_get_a_message(transport: &str, model: &str) {
     let (server, parked) = full(transport, model, "at_limit=2");
     for _ in 0..3 {
         assert_eq!(rest(server.target().connect()), "busy");
@@ -358,16 +374,17 @@ fn those_beyond_the_limit_are_told_why(transport: &str, model: &str) {
 
 fn the_connection_that_is_parked_for_longest_makes_room(transport: &str, model: &str) {
     if model.ends_with("forking") {
-        // A child keeps what it parks: nobody else can tell it to make room in time.
+        // A parked connection stays in its child, which other processes cannot make it give up in
+        // time.
         return;
     }
     let options = ["max_connections=2", "workers=1", "at_limit=3", "log=1"];
     let mut server = ServerProcess::start(transport, model, &options);
-    // Its answer comes before it is parked.
+    // The answer comes before the connection is parked.
     let first = park(&server, "first");
-    server.wait_for("event request 1 parked");
+    server.wait_for("event connection 1 parked");
     let second = park(&server, "second");
-    server.wait_for("event request 2 parked");
+    server.wait_for("event connection 2 parked");
     assert_eq!(server.target().ask("echo in"), "in");
     assert_eq!(rest(first), "", "the first has made room");
     let mut second = second;
@@ -378,7 +395,7 @@ fn the_connection_that_is_parked_for_longest_makes_room(transport: &str, model: 
     assert_eq!(over("shed=", &server.wait_for("limits ")), 1);
 }
 
-/// A client whose handler answers messages, and has answered one.
+/// Returns a client whose handler answers messages, and has answered one.
 fn talking(server: &ServerProcess) -> Box<dyn Client> {
     let mut client = server.target().connect();
     client.write_all(b"talk\nsay it\n").expect("send");
@@ -388,8 +405,8 @@ fn talking(server: &ServerProcess) -> Box<dyn Client> {
     client
 }
 
-fn between_messages_the_idle_timeout_counts(transport: &str, model: &str) {
-    // The request timeout would be over before.
+fn the_idle_timeout_applies_between_messages(transport: &str, model: &str) {
+    // The request timeout would have passed before.
     let options = ["idle_ms=400", "request_ms=100"];
     let mut server = ServerProcess::start(transport, model, &options);
     assert_eq!(rest(talking(&server)), "");
@@ -399,11 +416,11 @@ fn between_messages_the_idle_timeout_counts(transport: &str, model: &str) {
     );
 }
 
-fn the_request_timeout_counts_for_each_message(transport: &str, model: &str) {
+fn the_request_timeout_applies_to_each_message(transport: &str, model: &str) {
     let mut server = ServerProcess::start(transport, model, &["request_ms=100"]);
     let mut client = talking(&server);
     let start = Instant::now();
-    // Its second line is missing.
+    // The second line of the message is missing.
     client.write_all(b"more\n").expect("send");
     assert_eq!(rest(client), "");
     let elapsed = start.elapsed();
@@ -416,21 +433,26 @@ fn the_request_timeout_counts_for_each_message(transport: &str, model: &str) {
 
 fn a_connection_between_messages_makes_room(transport: &str, model: &str) {
     if model.ends_with("sequential") {
-        // Nothing is accepted while a handler waits.
+        // The accept loop accepts nothing while a handler waits.
         return;
     }
     let options = ["max_connections=2", "workers=1", "at_limit=3"];
     let server = ServerProcess::start(transport, model, &options);
     let first = talking(&server);
+    // The answer comes before the handler waits for the next message.
+    poll_until("the first one is idle", DEADLINE, || {
+        let list = server.target().ask("list");
+        list.contains("idle for").then_some(())
+    });
     let second = talking(&server);
     assert_eq!(server.target().ask("echo in"), "in");
     assert_eq!(rest(first), "", "the first has made room");
-    // The second one too, where its handler has not seen its end yet.
+    // The second one too, if the handler has not seen the end of the first yet.
     let shed = over("shed=", &end(server, second));
     assert!((1..=2).contains(&shed), "{shed}");
 }
 
-fn a_connection_that_is_read_in_vain_makes_room(transport: &str, model: &str) {
+fn a_connection_whose_handler_reads_makes_room(transport: &str, model: &str) {
     if serves_one(model) || model.ends_with("forking") {
         return;
     }
@@ -446,7 +468,7 @@ fn a_connection_that_is_read_in_vain_makes_room(transport: &str, model: &str) {
     );
 }
 
-fn an_address_has_as_many_as_it_may(transport: &str, model: &str) {
+fn an_address_has_its_maximum_of_connections(transport: &str, model: &str) {
     let options = ["per_address=2", "at_limit=2"];
     let server = ServerProcess::start(transport, model, &options);
     let parked = [park(&server, "one"), park(&server, "two")];
@@ -459,22 +481,22 @@ fn an_address_has_as_many_as_it_may(transport: &str, model: &str) {
     assert!(over("over_address=", &limits) >= 3, "{limits}");
 }
 
-fn those_that_come_too_fast_wait(transport: &str, model: &str) {
+fn connections_beyond_the_rate_wait(transport: &str, model: &str) {
     let server = ServerProcess::start(transport, model, &["interval_ms=50"]);
     let start = Instant::now();
     for _ in 0..5 {
         assert_eq!(server.target().ask("echo on"), "on");
     }
-    // The first is not too fast.
+    // The first connection is within the rate.
     let elapsed = start.elapsed();
     assert!(elapsed >= Duration::from_millis(4 * 50), "{elapsed:?}");
     assert_eq!(
         server.stop(),
-        "cut=0 live=0 accepted=6 refused=0 completed=6 failed=0"
+        "aborted=0 live=0 accepted=6 refused=0 completed=6 failed=0"
     );
 }
 
-fn those_that_come_too_fast_are_refused(transport: &str, model: &str) {
+fn connections_beyond_the_rate_are_refused(transport: &str, model: &str) {
     let options = ["interval_ms=300000", "at_limit=2"];
     let server = ServerProcess::start(transport, model, &options);
     assert_eq!(server.target().ask("echo on"), "on");
@@ -483,7 +505,7 @@ fn those_that_come_too_fast_are_refused(transport: &str, model: &str) {
     }
 }
 
-fn a_limit_that_is_raised_lets_them_in(transport: &str, model: &str) {
+fn a_raised_limit_admits_waiting_connections(transport: &str, model: &str) {
     let (server, mut parked) = full(transport, model, "at_limit=0");
     let waiting = server.target().send("echo in");
     parked.write_all(b"max 2\n").expect("send");

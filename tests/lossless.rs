@@ -1,14 +1,11 @@
-//! A stop under load loses no connection: whoever was connected before it is answered, under every
-//! model, over IPv4, IPv6 and Unix sockets, without privileges.
+//! A stop under load loses no connection: every client that was connected before it is answered,
+//! under every model, over IPv4, IPv6 and Unix sockets, without privileges.
 //!
-//! Clients connect, ask and read the answer, over and over, until nobody lets them in. Between, the
-//! server is asked to stop. A client that was let in and got no answer was lost.
+//! Clients connect, ask and read the answer, over and over, until they are refused. Meanwhile the
+//! server is asked to stop. A client that was connected and got no answer was lost.
 
 mod support;
 
-use std::io::{Read, Write};
-use std::net::{Shutdown, TcpStream};
-use std::os::unix::net::UnixStream;
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Sender, channel};
@@ -25,14 +22,14 @@ mod server;
 
 const TRANSPORTS: [&str; 3] = ["tcp", "tcp6", "unix"];
 
-/// How often each cell stops, and how many are answered before it does.
+/// How often each cell stops, and how many answers come before the stop.
 const STOPS: u64 = 2;
 const ANSWERS: u64 = 200;
 
 const CLIENTS: usize = 8;
 
-/// How long a client waits to be let in: longer than the queue takes, shorter than the second after
-/// which the kernel asks again.
+/// How long a client waits for its connection: longer than the backlog takes, shorter than the
+/// second after which the kernel retries.
 const PATIENCE: Duration = Duration::from_millis(700);
 
 static ANSWERED: AtomicU64 = AtomicU64::new(0);
@@ -72,15 +69,15 @@ fn main() -> ExitCode {
     end.exit_code()
 }
 
-/// Whom the servers run as where the test is root: nobody, by convention.
+/// The user of the servers if the test is root: `nobody`, by convention.
 const NOBODY: u32 = 65_534;
 
 fn is_root() -> bool {
     rustix::process::geteuid().is_root()
 }
 
-/// A stop needs no privilege. This process has one thread, and so it is the whole process that has
-/// none from here on.
+/// A stop needs no privilege. This process has one thread, so the whole process drops its
+/// privileges here.
 fn give_up_privileges() {
     if is_root() {
         set_thread_groups(&[]).expect("leave all groups");
@@ -116,49 +113,25 @@ fn stop_under_load(transport: &str, model: &str) {
     let accepted = answered.load(Ordering::Relaxed) + 1;
     assert_eq!(
         report,
-        format!("cut=0 live=0 accepted={accepted} refused=0 completed={accepted} failed=0")
+        format!("aborted=0 live=0 accepted={accepted} refused=0 completed={accepted} failed=0")
     );
 }
 
-/// Asks until nobody lets the client in, and says when enough have been answered. Says how it was
-/// lost, if it was.
+/// Asks until the client is refused, and reports when enough were answered. Returns how an answer
+/// was lost, if one was.
 fn ask_until_refused(target: &Target, answered: &AtomicU64, enough: &Sender<()>) -> Option<String> {
     loop {
-        let got = match target {
-            Target::Tcp(addr) => {
-                let stream = TcpStream::connect_timeout(addr, PATIENCE).ok()?;
-                stream
-                    .set_read_timeout(Some(DEADLINE))
-                    .expect("set a deadline");
-                ask(stream, |stream| stream.shutdown(Shutdown::Write))
-            }
-            Target::Unix(path) => {
-                let stream = UnixStream::connect(path).ok()?;
-                stream
-                    .set_read_timeout(Some(DEADLINE))
-                    .expect("set a deadline");
-                ask(stream, |stream| stream.shutdown(Shutdown::Write))
-            }
-            Target::Udp(_) | Target::UnixGram(_) => panic!("not a stream: {target:?}"),
-        };
-        match got {
-            Ok(answer) if answer == "hello" => {
-                if answered.fetch_add(1, Ordering::Relaxed) + 1 == ANSWERS {
-                    let _ = enough.send(());
-                }
-            }
-            other => return Some(format!("{other:?}")),
+        let mut client = target.connect_within(PATIENCE).ok()?;
+        let mut answer = String::new();
+        let asked = client
+            .write_all(b"echo hello\n")
+            .and_then(|()| client.half_close())
+            .and_then(|()| client.read_to_string(&mut answer));
+        if asked.is_err() || answer != "hello" {
+            return Some(format!("{asked:?}, {answer:?}"));
+        }
+        if answered.fetch_add(1, Ordering::Relaxed) + 1 == ANSWERS {
+            let _ = enough.send(());
         }
     }
-}
-
-fn ask<S: Read + Write>(
-    mut stream: S,
-    end: impl FnOnce(&S) -> std::io::Result<()>,
-) -> std::io::Result<String> {
-    stream.write_all(b"echo hello\n")?;
-    end(&stream)?;
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer)?;
-    Ok(answer)
 }

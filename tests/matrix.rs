@@ -1,7 +1,8 @@
-//! Every transport under every model: one check for each scenario, every cell a test of its own.
+//! Every transport under every model: one check for each scenario, and each cell is a test of its
+//! own.
 //!
-//! Each server runs in a process of its own (see `support`), because forking models need one that
-//! has no other threads. A new transport or model is one line in its table.
+//! Each server runs in a process of its own (see `support`), because forking models need a
+//! single-threaded process. A new transport or model is one line in its table.
 
 mod support;
 
@@ -15,10 +16,10 @@ use support::{Gate, ServerProcess, poll_until};
 #[path = "support/server.rs"]
 mod server;
 
-/// `counted` is a transport that wraps another one: that of `examples/counting.rs`.
+/// `counted` is the wrapping transport of `examples/counting.rs`.
 const TRANSPORTS: [&str; 5] = ["tcp", "udp", "unix", "unixgram", "counted"];
 
-/// A model, how many of its requests run at once in a test server, and whether they share memory.
+/// A model, how many of its handlers run at once in a test server, and whether they share memory.
 #[derive(Clone, Copy)]
 struct Model {
     name: &'static str,
@@ -98,45 +99,48 @@ type Check = fn(&str, Model);
 const SCENARIOS: [(&str, Check); 14] = [
     ("serves_three_clients_in_turn", serves_three_clients_in_turn),
     (
-        "serves_as_many_at_once_as_the_model_says",
-        serves_as_many_at_once_as_the_model_says,
+        "the_model_decides_how_many_handlers_run_at_once",
+        the_model_decides_how_many_handlers_run_at_once,
     ),
     (
-        "state_is_shared_as_the_model_says",
-        state_is_shared_as_the_model_says,
+        "the_model_decides_whether_state_is_shared",
+        the_model_decides_whether_state_is_shared,
     ),
     (
-        "a_failing_handler_ends_its_own_request",
-        a_failing_handler_ends_its_own_request,
+        "a_failing_handler_ends_only_its_own_connection",
+        a_failing_handler_ends_only_its_own_connection,
     ),
     (
-        "a_panicking_handler_ends_its_own_request",
-        a_panicking_handler_ends_its_own_request,
+        "a_panicking_handler_ends_only_its_own_connection",
+        a_panicking_handler_ends_only_its_own_connection,
     ),
     ("no_descriptor_is_left", no_descriptor_is_left),
     (
         "a_foreign_child_is_left_alone",
         a_foreign_child_is_left_alone,
     ),
-    ("verify_turns_one_away", verify_turns_one_away),
+    (
+        "verify_refuses_a_connection_or_datagram",
+        verify_refuses_a_connection_or_datagram,
+    ),
     ("ids_are_unique_and_ascend", ids_are_unique_and_ascend),
     (
         "a_handler_can_stop_the_server_by_its_value",
         a_handler_can_stop_the_server_by_its_value,
     ),
     (
-        "a_stop_waits_for_what_is_being_served",
-        a_stop_waits_for_what_is_being_served,
+        "a_stop_waits_for_handlers_that_run",
+        a_stop_waits_for_handlers_that_run,
     ),
-    ("a_stop_serves_what_is_queued", a_stop_serves_what_is_queued),
+    ("a_stop_serves_the_backlog", a_stop_serves_the_backlog),
     (
-        "the_deadline_cuts_what_is_left",
-        the_deadline_cuts_what_is_left,
+        "the_deadline_aborts_the_remaining_connections",
+        the_deadline_aborts_the_remaining_connections,
     ),
     ("the_limit_holds_and_waits", the_limit_holds_and_waits),
 ];
 
-/// Scenarios of streams alone.
+/// Scenarios for streams only.
 const STREAM_SCENARIOS: [(&str, Check); 6] = [
     (
         "a_reply_survives_unread_input",
@@ -144,17 +148,20 @@ const STREAM_SCENARIOS: [(&str, Check); 6] = [
     ),
     ("a_client_may_half_close", a_client_may_half_close),
     (
-        "a_parked_connection_holds_nothing_and_comes_back",
-        a_parked_connection_holds_nothing_and_comes_back,
+        "a_parked_connection_holds_no_thread_and_wakes",
+        a_parked_connection_holds_no_thread_and_wakes,
     ),
     (
-        "a_silent_client_holds_nothing_where_it_speaks_first",
-        a_silent_client_holds_nothing_where_it_speaks_first,
+        "a_silent_client_that_speaks_first_holds_no_thread",
+        a_silent_client_that_speaks_first_holds_no_thread,
     ),
-    ("a_stop_closes_what_is_parked", a_stop_closes_what_is_parked),
     (
-        "a_parked_connection_may_not_be_silent_for_ever",
-        a_parked_connection_may_not_be_silent_for_ever,
+        "a_stop_closes_parked_connections",
+        a_stop_closes_parked_connections,
+    ),
+    (
+        "a_parked_connection_has_an_idle_timeout",
+        a_parked_connection_has_an_idle_timeout,
     ),
 ];
 
@@ -192,18 +199,17 @@ fn serves_three_clients_in_turn(transport: &str, model: Model) {
     }
     assert_eq!(
         server.stop(),
-        "cut=0 live=0 accepted=4 refused=0 completed=4 failed=0"
+        "aborted=0 live=0 accepted=4 refused=0 completed=4 failed=0"
     );
 }
 
-fn serves_as_many_at_once_as_the_model_says(transport: &str, model: Model) {
+fn the_model_decides_how_many_handlers_run_at_once(transport: &str, model: Model) {
     let server = ServerProcess::start(transport, model.name, &[]);
     let gate = Gate::new();
     let pending: Vec<_> = (0..3).map(|_| server.target().send(&gate.hold())).collect();
     let mut held: Vec<_> = (0..model.at_once).map(|_| gate.wait()).collect();
     if model.at_once == 1 {
-        // The one thread there is holds: no other request can be at the gate, now or until it is
-        // released.
+        // The only thread holds: no other handler can be at the gate before it is released.
         assert!(!gate.is_waiting());
     }
     for _ in model.at_once..3 {
@@ -216,11 +222,11 @@ fn serves_as_many_at_once_as_the_model_says(transport: &str, model: Model) {
     }
     assert_eq!(
         server.stop(),
-        "cut=0 live=0 accepted=4 refused=0 completed=4 failed=0"
+        "aborted=0 live=0 accepted=4 refused=0 completed=4 failed=0"
     );
 }
 
-fn state_is_shared_as_the_model_says(transport: &str, model: Model) {
+fn the_model_decides_whether_state_is_shared(transport: &str, model: Model) {
     let server = ServerProcess::start(transport, model.name, &["workers=1"]);
     let counts: Vec<_> = (0..3).map(|_| server.target().ask("count")).collect();
     let each_alone = model.name.ends_with("forking");
@@ -236,18 +242,18 @@ fn state_is_shared_as_the_model_says(transport: &str, model: Model) {
     assert_eq!(server.target().ask("pid") == own, model.shares_memory);
 }
 
-fn a_failing_handler_ends_its_own_request(transport: &str, model: Model) {
+fn a_failing_handler_ends_only_its_own_connection(transport: &str, model: Model) {
     let mut server = ServerProcess::start(transport, model.name, &[]);
     assert_eq!(server.target().ask("fail"), "part");
     assert_eq!(server.wait_for("error "), "failed as asked panic=false");
     assert_eq!(server.target().ask("echo on"), "on");
     assert_eq!(
         server.stop(),
-        "cut=0 live=0 accepted=3 refused=0 completed=2 failed=1"
+        "aborted=0 live=0 accepted=3 refused=0 completed=2 failed=1"
     );
 }
 
-fn a_panicking_handler_ends_its_own_request(transport: &str, model: Model) {
+fn a_panicking_handler_ends_only_its_own_connection(transport: &str, model: Model) {
     let mut server = ServerProcess::start(transport, model.name, &[]);
     assert_eq!(server.target().ask("panic"), "part");
     assert_eq!(
@@ -257,13 +263,13 @@ fn a_panicking_handler_ends_its_own_request(transport: &str, model: Model) {
     assert_eq!(server.target().ask("echo on"), "on");
     assert_eq!(
         server.stop(),
-        "cut=0 live=0 accepted=3 refused=0 completed=2 failed=1"
+        "aborted=0 live=0 accepted=3 refused=0 completed=2 failed=1"
     );
 }
 
 fn no_descriptor_is_left(transport: &str, model: Model) {
     let server = ServerProcess::start(transport, model.name, &["workers=1"]);
-    // What is made once is there after the first few.
+    // The server creates some descriptors once, for the first few connections.
     for _ in 0..3 {
         assert_eq!(server.target().ask("echo warm"), "warm");
     }
@@ -271,14 +277,14 @@ fn no_descriptor_is_left(transport: &str, model: Model) {
     for _ in 0..20 {
         assert_eq!(server.target().ask("echo on"), "on");
     }
-    // The client knows of the end of a request a little before the server has closed it.
+    // The client sees the end of a connection a little before the server has closed it.
     let what = format!("no more than {before} descriptors");
     poll_until(&what, support::DEADLINE, || {
         (descriptors(server.pid()) <= before).then_some(())
     });
     assert_eq!(
         server.stop(),
-        "cut=0 live=0 accepted=24 refused=0 completed=24 failed=0"
+        "aborted=0 live=0 accepted=24 refused=0 completed=24 failed=0"
     );
 }
 
@@ -291,11 +297,11 @@ fn a_foreign_child_is_left_alone(transport: &str, model: Model) {
     assert_eq!(server.wait_for("foreign "), "exit status: 72");
     assert_eq!(
         server.ended(),
-        "cut=0 live=0 accepted=4 refused=0 completed=4 failed=0"
+        "aborted=0 live=0 accepted=4 refused=0 completed=4 failed=0"
     );
 }
 
-/// How many descriptors a process and its children have open.
+/// Counts the open descriptors of a process and its children.
 fn descriptors(pid: u32) -> usize {
     let own = fs::read_dir(format!("/proc/{pid}/fd")).map_or(0, Iterator::count);
     let children = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children"));
@@ -306,8 +312,8 @@ fn descriptors(pid: u32) -> usize {
     own + children.map(descriptors).sum::<usize>()
 }
 
-fn verify_turns_one_away(transport: &str, model: Model) {
-    // One worker: two would number two datagrams that are on their way in either order.
+fn verify_refuses_a_connection_or_datagram(transport: &str, model: Model) {
+    // One worker: two workers could number two datagrams in either order.
     let server = ServerProcess::start(transport, model.name, &["refuse_id=1", "workers=1"]);
     if server.target().is_stream() {
         let mut reply = Vec::new();
@@ -318,13 +324,14 @@ fn verify_turns_one_away(transport: &str, model: Model) {
             .expect("an end that is no reset");
         assert_eq!(reply, b"");
     } else {
-        // That no answer comes cannot be waited for; the totals say that it was not served.
+        // A test cannot wait for a missing answer; the totals show that the datagram was not
+        // served.
         let _refused = server.target().send("echo first");
     }
     assert_eq!(server.target().ask("echo second"), "second");
     assert_eq!(
         server.stop(),
-        "cut=0 live=0 accepted=3 refused=1 completed=2 failed=0"
+        "aborted=0 live=0 accepted=3 refused=1 completed=2 failed=0"
     );
 }
 
@@ -339,16 +346,16 @@ fn a_handler_can_stop_the_server_by_its_value(transport: &str, model: Model) {
     assert_eq!(server.target().ask("stop"), "ok");
     assert_eq!(
         server.ended(),
-        "cut=0 live=0 accepted=1 refused=0 completed=1 failed=0"
+        "aborted=0 live=0 accepted=1 refused=0 completed=1 failed=0"
     );
 }
 
-fn a_stop_waits_for_what_is_being_served(transport: &str, model: Model) {
+fn a_stop_waits_for_handlers_that_run(transport: &str, model: Model) {
     let mut server = ServerProcess::start(transport, model.name, &[]);
     let gate = Gate::new();
     let pending = server.target().send(&gate.hold());
     let held = gate.wait();
-    // Where one request keeps the others waiting, the stop is the next in the queue.
+    // If one handler keeps other connections waiting, the stop comes next in the backlog.
     let stop = server.target().send("shutdown");
     if model.at_once > 1 {
         assert_eq!(stop.answer(), "ok");
@@ -361,12 +368,12 @@ fn a_stop_waits_for_what_is_being_served(transport: &str, model: Model) {
     }
     assert_eq!(
         server.ended(),
-        "cut=0 live=0 accepted=2 refused=0 completed=2 failed=0"
+        "aborted=0 live=0 accepted=2 refused=0 completed=2 failed=0"
     );
 }
 
-fn a_stop_serves_what_is_queued(transport: &str, model: Model) {
-    // One thread or child for each process, and one process: the others wait in the kernel.
+fn a_stop_serves_the_backlog(transport: &str, model: Model) {
+    // One process, with one thread or child: other connections wait in the backlog.
     let options = [
         "workers=1",
         "max_threads=1",
@@ -391,23 +398,23 @@ fn a_stop_serves_what_is_queued(transport: &str, model: Model) {
     }
     assert_eq!(
         server.ended(),
-        "cut=0 live=0 accepted=5 refused=0 completed=5 failed=0"
+        "aborted=0 live=0 accepted=5 refused=0 completed=5 failed=0"
     );
 }
 
-fn the_deadline_cuts_what_is_left(transport: &str, model: Model) {
+fn the_deadline_aborts_the_remaining_connections(transport: &str, model: Model) {
     let mut server = ServerProcess::start(transport, model.name, &["drain_ms=50"]);
     if server.target().is_stream() {
         let mut client = server.target().connect();
         client.write_all(b"outlive\n").expect("send");
-        assert!(server.wait_for("ended ").starts_with("cut=1 "));
+        assert!(server.wait_for("ended ").starts_with("aborted=1 "));
         let mut reply = Vec::new();
         client
             .read_to_end(&mut reply)
             .expect("an end that is no reset");
         assert_eq!(reply, b"");
     } else {
-        // Nothing but its process can end a handler that waits for something else than its peer.
+        // Only the end of its process ends a handler that waits for something other than its peer.
         let gate = Gate::new();
         let _pending = server
             .target()
@@ -415,9 +422,9 @@ fn the_deadline_cuts_what_is_left(transport: &str, model: Model) {
         let held = gate.wait();
         if model.name == "sequential" {
             drop(held);
-            assert!(server.wait_for("ended ").starts_with("cut=0 "));
+            assert!(server.wait_for("ended ").starts_with("aborted=0 "));
         } else {
-            assert!(server.wait_for("ended ").starts_with("cut=1 "));
+            assert!(server.wait_for("ended ").starts_with("aborted=1 "));
         }
     }
     assert!(server.exit_status().success());
@@ -435,11 +442,11 @@ fn the_limit_holds_and_waits(transport: &str, model: Model) {
     assert_eq!(
         second.answer(),
         "1",
-        "the limit counts requests in all processes"
+        "the limit counts connections in all processes"
     );
     assert_eq!(
         server.stop(),
-        "cut=0 live=0 accepted=3 refused=0 completed=3 failed=0"
+        "aborted=0 live=0 accepted=3 refused=0 completed=3 failed=0"
     );
 }
 
@@ -467,7 +474,7 @@ fn a_client_may_half_close(transport: &str, model: Model) {
     assert_eq!(reply, "ended");
 }
 
-/// Reads one line of a kept connection.
+/// Reads one line of a parked connection.
 fn line(client: &mut Box<dyn support::Client>) -> String {
     let mut line = Vec::new();
     while line.last() != Some(&b'\n') {
@@ -481,8 +488,8 @@ fn line(client: &mut Box<dyn support::Client>) -> String {
         .to_owned()
 }
 
-fn a_parked_connection_holds_nothing_and_comes_back(transport: &str, model: Model) {
-    // Where a parked connection held a thread, it would be the only one.
+fn a_parked_connection_holds_no_thread_and_wakes(transport: &str, model: Model) {
+    // If a parked connection held a thread, it would hold the only one.
     let mut options = vec!["workers=1", "max_threads=1", "threads=1", "queue=0"];
     if model.name.ends_with("forking") {
         options.push("max_children=2");
@@ -495,7 +502,7 @@ fn a_parked_connection_holds_nothing_and_comes_back(transport: &str, model: Mode
         assert_eq!(line(&mut kept), round.to_string());
         assert_eq!(server.target().ask("echo other"), "other");
     }
-    // What came along with a line is buffered, and served without waiting for more.
+    // Input that arrived together with a line is buffered, and served at once.
     kept.write_all(b"keep a\nkeep b\nkeep c\n").expect("send");
     assert_eq!(
         [line(&mut kept), line(&mut kept), line(&mut kept)],
@@ -505,15 +512,15 @@ fn a_parked_connection_holds_nothing_and_comes_back(transport: &str, model: Mode
     assert_eq!(
         support::Pending::Stream(kept).answer(),
         "1",
-        "it is still the first request"
+        "it is still the first connection"
     );
     assert_eq!(
         server.stop(),
-        "cut=0 live=0 accepted=5 refused=0 completed=5 failed=0"
+        "aborted=0 live=0 accepted=5 refused=0 completed=5 failed=0"
     );
 }
 
-fn a_silent_client_holds_nothing_where_it_speaks_first(transport: &str, model: Model) {
+fn a_silent_client_that_speaks_first_holds_no_thread(transport: &str, model: Model) {
     let options = [
         "client_speaks_first=1",
         "workers=1",
@@ -523,35 +530,36 @@ fn a_silent_client_holds_nothing_where_it_speaks_first(transport: &str, model: M
         "max_children=1",
     ];
     let server = ServerProcess::start(transport, model.name, &options);
-    // Accepted before the others: they come to one queue. Each would hold the only place.
+    // The server accepts this one before the others, which share its backlog. Each would take the
+    // only permit.
     let mut silent: Vec<_> = (0..3).map(|_| server.target().connect()).collect();
     assert_eq!(server.target().ask("echo other"), "other");
     let mut last = silent.remove(1);
     last.write_all(b"echo at last\n").expect("send");
     assert_eq!(support::Pending::Stream(last).answer(), "at last");
-    // Those that have said nothing when the server stops are closed.
+    // Silent connections are closed by the stop.
     assert_eq!(
         server.stop(),
-        "cut=0 live=0 accepted=5 refused=0 completed=5 failed=0"
+        "aborted=0 live=0 accepted=5 refused=0 completed=5 failed=0"
     );
     for mut client in silent {
         assert_eq!(client.read(&mut [0]).expect("an end"), 0);
     }
 }
 
-fn a_stop_closes_what_is_parked(transport: &str, model: Model) {
+fn a_stop_closes_parked_connections(transport: &str, model: Model) {
     let server = ServerProcess::start(transport, model.name, &[]);
     let mut kept = server.target().connect();
     kept.write_all(b"keep it\n").expect("send");
     assert_eq!(line(&mut kept), "it");
     assert_eq!(
         server.stop(),
-        "cut=0 live=0 accepted=2 refused=0 completed=2 failed=0"
+        "aborted=0 live=0 accepted=2 refused=0 completed=2 failed=0"
     );
     assert_eq!(support::Pending::Stream(kept).answer(), "");
 }
 
-fn a_parked_connection_may_not_be_silent_for_ever(transport: &str, model: Model) {
+fn a_parked_connection_has_an_idle_timeout(transport: &str, model: Model) {
     let server = ServerProcess::start(transport, model.name, &["idle_ms=50"]);
     let mut kept = server.target().connect();
     for round in ["one", "two"] {
@@ -566,6 +574,6 @@ fn a_parked_connection_may_not_be_silent_for_ever(transport: &str, model: Model)
     );
     assert_eq!(
         server.stop(),
-        "cut=0 live=0 accepted=2 refused=0 completed=2 failed=0"
+        "aborted=0 live=0 accepted=2 refused=0 completed=2 failed=0"
     );
 }

@@ -1,8 +1,8 @@
-//! What concerns a whole process: descriptor and process limits, workers that die, children of
-//! others.
+//! Process-wide matters: limits on descriptors and processes, workers that die, children of other
+//! code.
 //!
 //! Each test runs in processes of its own: it starts this binary again, as a server (see `support`)
-//! or as one of the `CASES`, which have no other threads.
+//! or as one of the `CASES`, which are single-threaded.
 
 mod support;
 
@@ -19,10 +19,10 @@ use std::time::{Duration, Instant};
 
 use libtest_mimic::{Arguments, Trial};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
-use socketserver::{
-    Forking, Next, Prefork, Request, Sequential, Server, Step, Tcp, TcpServer, Threading,
-    UnixStreamServer,
-};
+use socketserver::net::Accepted;
+use socketserver::observe::Step;
+use socketserver::python::{TcpServer, UnixStreamServer};
+use socketserver::{Forking, Next, Prefork, Sequential, Server, Tcp, Threading};
 use support::{DEADLINE, Gate, Pending, ServerProcess, Target, Watched, poll_until};
 
 #[path = "support/server.rs"]
@@ -31,26 +31,19 @@ mod server;
 /// A test that is a process: it passes if it exits with 0.
 type Case = fn();
 
-const CASES: [(&str, Case); 6] = [
+const CASES: [(&str, Case); 5] = [
     (
         "failed_binds_leave_no_descriptor_open",
         failed_binds_leave_no_descriptor_open,
     ),
+    ("a_failed_fork_is_tried_again", a_failed_fork_is_tried_again),
     (
-        "a_fork_that_fails_is_tried_again",
-        a_fork_that_fails_is_tried_again,
+        "a_failed_fork_is_no_death_of_a_worker",
+        a_failed_fork_is_no_death_of_a_worker,
     ),
     (
-        "a_fork_that_fails_is_no_death_of_a_worker",
-        a_fork_that_fails_is_no_death_of_a_worker,
-    ),
-    (
-        "a_thread_that_fails_is_tried_again",
-        a_thread_that_fails_is_tried_again,
-    ),
-    (
-        "children_of_others_are_left_alone",
-        children_of_others_are_left_alone,
+        "a_thread_that_cannot_be_started_is_tried_again",
+        a_thread_that_cannot_be_started_is_tried_again,
     ),
     (
         "descriptors_that_a_peer_sends_are_discarded",
@@ -77,7 +70,7 @@ const TESTS: &[(&str, fn())] = &[
         "an_exhausted_descriptor_table_is_survived_under_pool",
         || exhausted("pool"),
     ),
-    ("a_crashed_worker_comes_back", a_crashed_worker_comes_back),
+    ("a_crashed_worker_is_replaced", a_crashed_worker_is_replaced),
     (
         "workers_that_never_serve_trip_the_breaker",
         workers_that_never_serve_trip_the_breaker,
@@ -86,10 +79,7 @@ const TESTS: &[(&str, fn())] = &[
         "workers_end_when_their_parent_is_killed",
         workers_end_when_their_parent_is_killed,
     ),
-    (
-        "a_child_does_not_keep_the_listener",
-        a_child_does_not_keep_the_listener,
-    ),
+    ("a_child_closes_the_listener", a_child_closes_the_listener),
     (
         "a_child_that_crashes_is_reported",
         a_child_that_crashes_is_reported,
@@ -171,13 +161,13 @@ fn failed_binds_leave_no_descriptor_open() {
     assert_eq!(open_descriptors(), before);
 }
 
-/// Runs a server whose first requests cannot be dispatched until its accept error hook has lifted
-/// the limit.
-fn tried_again<M: socketserver::Model>(model: M, resource: Resource, limit: u64) {
+/// Runs a server whose first connections cannot be dispatched until its accept error hook has
+/// lifted the limit.
+fn tried_again<M: socketserver::model::Model>(model: M, resource: Resource, limit: u64) {
     let full = getrlimit(resource);
     let reports = Arc::new(AtomicU32::new(0));
     let count = Arc::clone(&reports);
-    let lift = move |err: &socketserver::AcceptError| {
+    let lift = move |err: &socketserver::observe::AcceptError| {
         assert_eq!(err.step(), Step::Dispatch);
         count.fetch_add(1, Ordering::SeqCst);
         setrlimit(resource, full).expect("lift the limit");
@@ -187,7 +177,7 @@ fn tried_again<M: socketserver::Model>(model: M, resource: Resource, limit: u64)
         .on_accept_error(lift)
         .bind("127.0.0.1:0")
         .expect("bind");
-    // The kernel completes the connection and takes the request without the server.
+    // The kernel completes the connection and receives the input without the server.
     let pending = Target::parse(&server.urls()[0]).send("");
     let handle = server.handle();
     setrlimit(
@@ -205,22 +195,26 @@ fn tried_again<M: socketserver::Model>(model: M, resource: Resource, limit: u64)
         })
         .expect("serve");
     assert_eq!(pending.answer(), "served");
-    assert_eq!(reports.load(Ordering::SeqCst), 1, "the limit was met");
+    assert_eq!(
+        reports.load(Ordering::SeqCst),
+        1,
+        "the server has reached the limit"
+    );
     let totals = handle.totals();
     assert_eq!(
         (totals.accepted, totals.completed, totals.failed),
         (1, 1, 0),
-        "and the request was not lost"
+        "and the connection was not lost"
     );
 }
 
-fn a_fork_that_fails_is_tried_again() {
+fn a_failed_fork_is_tried_again() {
     become_nobody();
     tried_again(Forking::default(), Resource::Nproc, 0);
 }
 
-/// Becomes a user that RLIMIT_NPROC binds, which it does not do to root (setrlimit(2)); it counts
-/// the processes of the user.
+/// Switches to a user for whom RLIMIT_NPROC counts: it does not limit root (setrlimit(2)), and
+/// counts the user's processes.
 fn become_nobody() {
     if rustix::process::getuid().is_root() {
         let nobody = rustix::process::Uid::from_raw(65_534);
@@ -228,8 +222,8 @@ fn become_nobody() {
     }
 }
 
-/// After a fork that failed, a breaker of two still survives one death.
-fn a_fork_that_fails_is_no_death_of_a_worker() {
+/// After a failed fork, a breaker of two still survives one death.
+fn a_failed_fork_is_no_death_of_a_worker() {
     become_nobody();
     let full = getrlimit(Resource::Nproc);
     let server = Server::<Tcp>::builder()
@@ -255,11 +249,15 @@ fn a_fork_that_fails_is_no_death_of_a_worker() {
         })
         .expect("serve");
     assert_eq!(pending.answer(), "served");
-    assert_eq!(handle.totals().accept_errors, 1, "the limit was met");
+    assert_eq!(
+        handle.totals().accept_errors,
+        1,
+        "the server has reached the limit"
+    );
 }
 
-fn a_thread_that_fails_is_tried_again() {
-    // Less address space than a stack of this size takes.
+fn a_thread_that_cannot_be_started_is_tried_again() {
+    // The address space is smaller than a stack of this size.
     tried_again(
         Threading::default().stack_size(1 << 30),
         Resource::As,
@@ -267,30 +265,12 @@ fn a_thread_that_fails_is_tried_again() {
     );
 }
 
-fn children_of_others_are_left_alone() {
-    let mut foreign = Command::new("/bin/sh")
-        .args(["-c", "exit 72"])
-        .spawn()
-        .expect("start a child");
-    let server = Server::<Tcp>::builder()
-        .model(Forking::default())
-        .bind("127.0.0.1:0")
-        .expect("bind");
-    let pending = Target::parse(&server.urls()[0]).send("");
-    server.serve_forever(|_| Next::Stop).expect("serve");
-    assert_eq!(pending.answer(), "");
-    assert_eq!(
-        foreign.wait().expect("it is still ours to wait for").code(),
-        Some(72)
-    );
-}
-
-/// Each datagram with a descriptor left one open in the server, until it had no more.
+/// Each datagram carried a descriptor, which stayed open in the server until it had no more.
 fn descriptors_that_a_peer_sends_are_discarded() {
     use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
     let name = format!("socketserver-rights-{}", std::process::id());
-    let address = socketserver::UnixAddress::Abstract(name.clone().into_bytes());
-    let mut server = socketserver::UnixDatagramServer::bind(address).expect("bind");
+    let address = socketserver::net::UnixAddress::Abstract(name.clone().into_bytes());
+    let mut server = socketserver::python::UnixDatagramServer::bind(address).expect("bind");
     let client = std::os::unix::net::UnixDatagram::unbound().expect("a socket");
     let target = std::os::unix::net::SocketAddr::from_abstract_name(name).expect("a name");
     client.connect_addr(&target).expect("connect");
@@ -313,7 +293,7 @@ fn descriptors_that_a_peer_sends_are_discarded() {
     assert_eq!(open_descriptors(), before);
 }
 
-/// How many descriptors a server has that is limited.
+/// How many descriptors a limited server has.
 const DESCRIPTORS: u64 = 32;
 
 fn limit_descriptors() {
@@ -326,7 +306,7 @@ fn limit_descriptors() {
 
 /// CPU time of a process in seconds, user and system.
 fn cpu_seconds(pid: u32) -> f64 {
-    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).expect("the process is there");
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).expect("the process exists");
     let fields: Vec<_> = stat
         .rsplit_once(')')
         .expect("a name")
@@ -340,8 +320,8 @@ fn cpu_seconds(pid: u32) -> f64 {
     ticks as f64 / rustix::param::clock_ticks_per_second() as f64
 }
 
-/// 32 descriptors, 60 clients that hold their connections: no spinning, one report a second,
-/// service once it is free.
+/// 32 descriptors, 60 clients that hold their connections: the server does not spin, reports once a
+/// second, and serves the waiting clients once descriptors are free.
 fn exhausted(model: &str) {
     let mut server = ServerProcess::start_as(
         "--limited-server",
@@ -364,32 +344,34 @@ fn exhausted(model: &str) {
         first.elapsed() >= Duration::from_secs(3),
         "one report a second at most"
     );
-    // The first has long been accepted; its handler says how often the others were tried.
+    // The first connection was accepted long ago; its handler reports how often the others were
+    // tried.
     let mut asks = idle.remove(0);
     asks.write_all(b"errors\n").expect("send");
     let tries: u64 = Pending::Stream(asks).answer().parse().expect("a number");
-    // Eight pauses of up to 640 ms, and then one of a second each. Each of the forty threads may have
-    // ended one when it was ready, and each connection when a thread took it: that may free something.
+    // Eight pauses of up to 640 ms, and then one of a second each. Each of the forty threads may
+    // have ended a pause when it was ready, and each connection when a thread took it, because both
+    // may free something.
     let most = 9 + first.elapsed().as_secs() + 40 + DESCRIPTORS;
     assert!((4..=most).contains(&tries), "{tries} tries, not {most}");
     let late = server.target().send("echo served");
     drop(idle);
     assert_eq!(late.answer(), "served");
-    assert!(server.stop().starts_with("cut=0"));
+    assert!(server.stop().starts_with("aborted=0"));
 }
 
-fn a_crashed_worker_comes_back() {
-    // A worker that has served starts the count anew.
+fn a_crashed_worker_is_replaced() {
+    // A worker that has served resets the count.
     let options = ["workers=1", "breaker=2", "log=1"];
     let mut server = ServerProcess::start("tcp", "prefork_threading", &options);
     let first = server.target().ask("pid");
     for _ in 0..3 {
         assert_eq!(server.target().ask("echo on"), "on");
-        let _ = server.target().send("abort");
+        let _ = server.target().send("crash");
         let end = server.wait_for("event worker 0, process ");
         assert!(end.ends_with("ended with signal 6"), "{end}");
     }
-    // One report a second: that of the first death.
+    // One report a second: the report of the first death.
     let report = server.wait_for("accept error worker process: ");
     assert!(
         report.contains("ended with signal 6; trying again within 100 ms"),
@@ -398,8 +380,8 @@ fn a_crashed_worker_comes_back() {
     assert_ne!(server.target().ask("pid"), first);
     let report = server.stop();
     assert!(
-        report.starts_with("cut=0 live=0 "),
-        "the places of the dead are free again: {report}"
+        report.starts_with("aborted=0 live=0 "),
+        "the permits of killed workers are free again: {report}"
     );
 }
 
@@ -407,7 +389,7 @@ fn workers_that_never_serve_trip_the_breaker() {
     let options = ["workers=1", "breaker=3", "log=1"];
     let mut server = ServerProcess::start("tcp", "prefork_threading", &options);
     for _ in 0..3 {
-        let _ = server.target().send("abort");
+        let _ = server.target().send("crash");
         server.wait_for("event worker 0, process ");
     }
     let err = server.wait_for("serve error ");
@@ -428,7 +410,7 @@ fn workers_end_when_their_parent_is_killed() {
     let pending = server.target().send(&gate.hold());
     let held = gate.wait();
     server.kill();
-    // The workers drain: what they serve is served to its end, and the door is closed.
+    // The workers drain: their handlers finish, and no new client is accepted.
     let Target::Tcp(addr) = *server.target() else {
         unreachable!()
     };
@@ -440,7 +422,7 @@ fn workers_end_when_their_parent_is_killed() {
     worker.wait();
 }
 
-fn a_child_does_not_keep_the_listener() {
+fn a_child_closes_the_listener() {
     let mut server = ServerProcess::start("tcp", "forking", &[]);
     let gate = Gate::new();
     let pending = server.target().send(&gate.hold());
@@ -450,17 +432,17 @@ fn a_child_does_not_keep_the_listener() {
         unreachable!()
     };
     // The parent closes its listener, and waits for the child.
-    poll_until("nobody accepts there any more", DEADLINE, || {
+    poll_until("the port accepts no more connections", DEADLINE, || {
         TcpStream::connect(addr).is_err().then_some(())
     });
     drop(held);
     assert_eq!(pending.answer(), "held, stopping true");
-    server.wait_for("ended cut=0");
+    server.wait_for("ended aborted=0");
 }
 
 fn a_child_that_crashes_is_reported() {
     let mut server = ServerProcess::start("tcp", "forking", &[]);
-    assert_eq!(server.target().ask("abort"), "");
+    assert_eq!(server.target().ask("crash"), "");
     assert!(server.wait_for("error ").contains("ended with signal 6"));
     assert_eq!(server.target().ask("exit 7"), "");
     assert!(
@@ -470,13 +452,13 @@ fn a_child_that_crashes_is_reported() {
     );
     assert_eq!(
         server.stop(),
-        "cut=0 live=0 accepted=3 refused=0 completed=1 failed=2"
+        "aborted=0 live=0 accepted=3 refused=0 completed=1 failed=2"
     );
 }
 
-/// Context switches of all threads of a process and its workers: each wake-up is one.
+/// Counts the context switches of all threads of a process and its workers: each wake-up is one.
 fn switches(pid: u32) -> u64 {
-    let tasks = std::fs::read_dir(format!("/proc/{pid}/task")).expect("the process is there");
+    let tasks = std::fs::read_dir(format!("/proc/{pid}/task")).expect("the process exists");
     let count = |path: std::path::PathBuf| {
         let status = std::fs::read_to_string(path.join("status")).unwrap_or_default();
         let lines = status
@@ -530,23 +512,23 @@ fn an_idle_server_does_not_wake_up() {
     drop(servers);
 }
 
-/// Coroutines over io_uring, or once more over epoll where that cannot be used.
+/// Coroutines over io_uring, or over epoll again if io_uring is not available.
 #[cfg(feature = "coroutines")]
 fn coroutines_uring() -> &'static str {
-    if socketserver::Driver::Auto.pick().0 == socketserver::Driver::Uring {
+    if socketserver::model::Driver::Auto.pick().0 == socketserver::model::Driver::Uring {
         "coroutines_uring"
     } else {
         "coroutines_epoll"
     }
 }
 
-/// Lets time pass where time itself is what is measured.
+/// Lets time pass in a test that measures over time.
 fn rest(time: Duration) {
     let (_keep, wait) = std::sync::mpsc::channel::<()>();
     let _ = wait.recv_timeout(time);
 }
 
-/// Starts a server of coroutines, and has one overflow its stack.
+/// Starts a server of coroutines, and makes one of them overflow its stack.
 #[cfg(feature = "coroutines")]
 fn overflow(stderr: Stdio) -> (std::process::Child, impl Sized) {
     use std::io::{BufRead, BufReader};

@@ -1,7 +1,7 @@
-//! The sessions of connections, from their setup to their end, under every model.
+//! The sessions of connections, from setup to end, under every model.
 //!
-//! The handler of the server process says each step of a session as a line, with the number of its
-//! connection; clients tell it what to do.
+//! The handler of the server process prints each step of a session as a line, with the number of
+//! its connection. Clients tell the handler what to do.
 
 mod support;
 
@@ -12,9 +12,11 @@ use std::thread;
 use std::time::Duration;
 
 use libtest_mimic::{Arguments, Trial};
+use socketserver::model::Model;
+use socketserver::net::{Accepted, TcpConnection};
 use socketserver::{
-    Connection, Forking, HandlerError, Model, Next, Outcome, Request, RequestHandler, Server,
-    ServerHandle, Tcp, TcpConnection, ThreadPool, Threading, per_request,
+    Connection, Forking, HandlerError, Next, Outcome, RequestHandler, Server, ServerHandle, Tcp,
+    ThreadPool, Threading, per_request,
 };
 use support::models::{Models, NAMES, UnderModel};
 use support::{Client, DEADLINE, ServerProcess, Target, is_available, poll_until};
@@ -29,25 +31,28 @@ const SCENARIOS: [(&str, Check); 9] = [
     ),
     ("a_failed_handler_finishes", a_failed_handler_finishes),
     (
-        "a_stop_finishes_what_is_parked",
-        a_stop_finishes_what_is_parked,
+        "a_stop_finishes_parked_sessions",
+        a_stop_finishes_parked_sessions,
     ),
     (
-        "a_stop_finishes_a_part_of_a_request",
-        a_stop_finishes_a_part_of_a_request,
+        "a_stop_finishes_a_session_with_a_partial_request",
+        a_stop_finishes_a_session_with_a_partial_request,
     ),
     (
-        "a_stop_waits_for_those_that_finish",
-        a_stop_waits_for_those_that_finish,
+        "a_stop_waits_for_sessions_that_finish",
+        a_stop_waits_for_sessions_that_finish,
     ),
     (
-        "a_worker_that_retires_finishes_what_is_parked",
-        a_worker_that_retires_finishes_what_is_parked,
+        "a_worker_that_retires_finishes_parked_sessions",
+        a_worker_that_retires_finishes_parked_sessions,
     ),
-    ("who_is_cut_is_dropped", who_is_cut_is_dropped),
     (
-        "who_is_idle_for_too_long_is_dropped",
-        who_is_idle_for_too_long_is_dropped,
+        "an_aborted_session_is_dropped",
+        an_aborted_session_is_dropped,
+    ),
+    (
+        "an_idle_session_is_dropped_after_the_timeout",
+        an_idle_session_is_dropped_after_the_timeout,
     ),
 ];
 
@@ -63,10 +68,10 @@ fn main() -> ExitCode {
         for &(name, check) in &SCENARIOS {
             let (forks, has_workers) = (model.ends_with("forking"), model.starts_with("prefork"));
             let applies = match name {
-                // What a child waits for is the next byte.
-                "a_stop_finishes_a_part_of_a_request" => !forks,
-                // A child would retire itself.
-                "a_worker_that_retires_finishes_what_is_parked" => has_workers && !forks,
+                // A child waits for the next byte, not for a whole line.
+                "a_stop_finishes_a_session_with_a_partial_request" => !forks,
+                // Under forking, the child would retire, not the server.
+                "a_worker_that_retires_finishes_parked_sessions" => has_workers && !forks,
                 _ => true,
             };
             if !applies {
@@ -79,26 +84,26 @@ fn main() -> ExitCode {
             trials.push(trial.with_ignored_flag(!is_available(model)));
         }
     }
-    let name = "pool::the_drain_deadline_drops_what_finds_no_thread";
+    let name = "pool::the_drain_deadline_drops_sessions_without_a_thread";
     trials.push(Trial::test(name, || {
-        the_drain_deadline_drops_what_finds_no_thread();
+        the_drain_deadline_drops_sessions_without_a_thread();
         Ok(())
     }));
     libtest_mimic::run(&Arguments::from_args(), trials).exit_code()
 }
 
-/// Prints a line at once and whole, also when several processes print.
+/// Prints a line at once and whole, even if several processes print.
 fn say(line: impl std::fmt::Display) {
     let mut out = io::stdout().lock();
     let _ = out.write_all(format!("{line}\n").as_bytes());
     let _ = out.flush();
 }
 
-/// Says its steps, and counts the lines of its client, some of which it obeys.
+/// Prints its steps, counts the lines of its client, and obeys some of them.
 struct Session {
     id: u64,
     lines: u32,
-    /// Whether `finish` asks its client.
+    /// Whether `finish` asks its client for a line.
     asks: bool,
     handle: ServerHandle,
 }
@@ -108,7 +113,7 @@ impl Session {
         say(format!("session {} {step}", self.id));
     }
 
-    /// Says a step, and the process and the thread of it.
+    /// Prints a step, with its process and thread.
     fn say_where(&self, step: &str) {
         let thread = thread::current().name().unwrap_or_default().to_owned();
         self.say(&format!("{step} in {} on {thread}", process::id()));
@@ -134,8 +139,8 @@ impl RequestHandler<TcpConnection> for Session {
             "fail" => return Err("failed as asked".into()),
             "panic" => panic!("panicked as asked"),
             "stop" => return Ok(Next::Stop),
-            "cut" => {
-                self.handle.cut(1);
+            "abort" => {
+                self.handle.abort(1);
                 return Ok(Next::Close);
             }
             "retire" => {
@@ -179,7 +184,7 @@ impl Drop for Session {
 
 /// The server: `--server tcp MODEL [OPTION]...`.
 fn serve(model: &str, options: &[String]) -> ExitCode {
-    // Panics of handlers are asked for; their messages would drown those of the tests.
+    // Handlers panic on request; the messages would hide those of the tests.
     std::panic::set_hook(Box::new(|_| {}));
     let has = |name: &str| options.iter().any(|option| option == name);
     let mut builder = Server::<Tcp>::builder().on_ready(|| say("ready"));
@@ -223,7 +228,7 @@ impl UnderModel for Serves {
         };
         let report = server.serve_forever(per_request(make)).expect("serve");
         let live = handle.live();
-        say(format!("ended cut={} live={live}", report.cut));
+        say(format!("ended aborted={} live={live}", report.aborted));
         ExitCode::SUCCESS
     }
 }
@@ -251,7 +256,7 @@ fn expect_end(client: &mut dyn Client) {
     assert_eq!(rest, "");
 }
 
-/// The first client, whose first line was answered, and who is parked.
+/// Returns the first client, whose first line was answered, and which is parked.
 fn parked(server: &ServerProcess, line: &str) -> Box<dyn Client> {
     let mut client = server.target().connect();
     ask(&mut *client, line, "1");
@@ -271,14 +276,14 @@ fn wait_until_parked(server: &ServerProcess, id: u64, bytes: usize) {
     });
 }
 
-/// Stops the server, and returns the steps of the first session, without where they were.
+/// Stops the server, and returns the steps of the first session, without process and thread.
 fn stop(mut server: ServerProcess) -> Vec<String> {
     assert_eq!(server.target().ask("stop"), "");
-    assert_eq!(server.ended(), "cut=0 live=0");
+    assert_eq!(server.ended(), "aborted=0 live=0");
     steps(&mut server, 1)
 }
 
-/// The steps of a session of a server that has ended.
+/// Returns the steps of a session, after its server has ended.
 fn steps(server: &mut ServerProcess, id: u64) -> Vec<String> {
     let prefix = format!("session {id} ");
     let mut steps = Vec::new();
@@ -317,7 +322,7 @@ fn a_reset_is_handled_and_finished(model: &str) {
         socket.set_linger(Some(Duration::ZERO)).expect("reset");
         drop(client);
         server.wait_for("session 1 dropped");
-        // Its line is taken.
+        // The server has received the line.
         let steps = stop(server);
         assert_eq!(
             steps,
@@ -339,14 +344,14 @@ fn a_failed_handler_finishes(model: &str) {
     }
 }
 
-fn a_stop_finishes_what_is_parked(model: &str) {
+fn a_stop_finishes_parked_sessions(model: &str) {
     let mut server = ServerProcess::start("tcp", model, &[]);
     let mut client = parked(&server, "one");
     let set_up = server.wait_for("session 1 setup");
     assert_eq!(server.target().ask("stop"), "");
     expect_end(&mut *client);
     let finished = server.wait_for("session 1 finish");
-    assert_eq!(server.ended(), "cut=0 live=0");
+    assert_eq!(server.ended(), "aborted=0 live=0");
     assert_eq!(steps(&mut server, 1), ["handle", "dropped"]);
 
     let split = |place: &str| {
@@ -361,12 +366,12 @@ fn a_stop_finishes_what_is_parked(model: &str) {
     match model.rsplit('_').next() {
         Some("sequential" | "forking") => assert_eq!(finished_on, thread),
         Some("threading" | "pool") => assert_eq!(finished_on, "socketserver"),
-        // Several that finish at once show that it is a coroutine, see below.
+        // Several sessions that finish at the same time show that coroutines run them, see below.
         _ => {}
     }
 }
 
-fn a_stop_finishes_a_part_of_a_request(model: &str) {
+fn a_stop_finishes_a_session_with_a_partial_request(model: &str) {
     let server = ServerProcess::start("tcp", model, &["whole"]);
     let mut client = parked(&server, "one");
     client.write_all(b"tw").expect("send");
@@ -375,8 +380,9 @@ fn a_stop_finishes_a_part_of_a_request(model: &str) {
     assert_eq!(steps, ["setup", "handle", "finish", "dropped"]);
 }
 
-/// They finish side by side, where the model has requests side by side: not in the accept loop.
-fn a_stop_waits_for_those_that_finish(model: &str) {
+/// The sessions finish concurrently, if the model runs handlers concurrently, and not in the accept
+/// loop.
+fn a_stop_waits_for_sessions_that_finish(model: &str) {
     let mut server = ServerProcess::start("tcp", model, &[]);
     let mut clients = vec![parked(&server, "ask")];
     if !model.ends_with("sequential") {
@@ -388,18 +394,18 @@ fn a_stop_waits_for_those_that_finish(model: &str) {
     for client in &mut clients {
         expect(&mut **client, "done?");
     }
-    assert!(!server.has_said("ended "), "they are not done");
+    assert!(!server.has_said("ended "), "the replies have not ended");
     for client in &mut clients {
         client.write_all(b"yes\n").expect("send");
         expect_end(&mut **client);
     }
-    assert_eq!(server.ended(), "cut=0 live=0");
+    assert_eq!(server.ended(), "aborted=0 live=0");
     let expected = ["setup", "handle", "finish", "yes", "dropped"];
     assert_eq!(steps(&mut server, 1), expected);
 }
 
-/// It leaves the queue to the others, and goes on to its drain at once.
-fn a_worker_that_retires_finishes_what_is_parked(model: &str) {
+/// The worker leaves the backlog to the others, and drains at once.
+fn a_worker_that_retires_finishes_parked_sessions(model: &str) {
     let server = ServerProcess::start("tcp", model, &["one"]);
     let mut client = parked(&server, "one");
     assert_eq!(server.target().ask("retire"), "");
@@ -408,15 +414,15 @@ fn a_worker_that_retires_finishes_what_is_parked(model: &str) {
     assert_eq!(steps, ["setup", "handle", "finish", "dropped"]);
 }
 
-fn who_is_cut_is_dropped(model: &str) {
+fn an_aborted_session_is_dropped(model: &str) {
     let server = ServerProcess::start("tcp", model, &[]);
     let mut client = parked(&server, "one");
-    assert_eq!(server.target().ask("cut"), "");
+    assert_eq!(server.target().ask("abort"), "");
     expect_end(&mut *client);
     assert_eq!(stop(server), ["setup", "handle", "dropped"]);
 }
 
-fn who_is_idle_for_too_long_is_dropped(model: &str) {
+fn an_idle_session_is_dropped_after_the_timeout(model: &str) {
     let server = ServerProcess::start("tcp", model, &["idle"]);
     let mut client = server.target().connect();
     ask(&mut *client, "one", "1");
@@ -424,8 +430,8 @@ fn who_is_idle_for_too_long_is_dropped(model: &str) {
     assert_eq!(stop(server), ["setup", "handle", "dropped"]);
 }
 
-/// The only thread is taken: one waits in its queue, the others are parked still.
-fn the_drain_deadline_drops_what_finds_no_thread() {
+/// The only thread is busy: one connection waits in the queue, and the others stay parked.
+fn the_drain_deadline_drops_sessions_without_a_thread() {
     let mut server = ServerProcess::start("tcp", "pool", &["one", "short"]);
     let numbers = [1, 2, 3];
     let mut clients = numbers.map(|_| {
@@ -441,7 +447,7 @@ fn the_drain_deadline_drops_what_finds_no_thread() {
     for client in clients.iter_mut().chain([&mut outlives]) {
         expect_end(&mut **client);
     }
-    assert_eq!(server.ended(), "cut=4 live=0");
+    assert_eq!(server.ended(), "aborted=4 live=0");
     for id in numbers {
         let steps = steps(&mut server, id);
         assert_eq!(steps, ["setup", "handle", "dropped"], "session {id}");

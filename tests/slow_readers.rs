@@ -1,5 +1,6 @@
-//! A write deadline is about progress: a client that reads slowly gets all of a long reply, under
-//! every model, though the whole reply takes longer than the deadline, and each wait for room too.
+//! A write deadline is about progress: a client that reads slowly receives all of a long reply,
+//! under every model, although the whole reply, and each wait for room, takes longer than the
+//! deadline.
 
 mod support;
 
@@ -19,10 +20,10 @@ mod server;
 /// The write timeout in milliseconds.
 const WRITE: &str = "write_ms=2000";
 
-/// The reply is written in one piece. It is more than the buffers of both ends can have.
+/// The reply is written in one piece, and is larger than the buffers of both ends.
 const REPLY: usize = 16 << 20;
 
-/// How often a client reads before it reads all the rest, and how long it waits between.
+/// How often a client reads a little before it reads all the rest, and how long it waits between.
 const SIPS: usize = 25;
 const PAUSE: Duration = Duration::from_millis(200);
 
@@ -34,27 +35,27 @@ fn main() -> ExitCode {
     let trials = ["tcp", "unix"].map(|transport| {
         Trial::test(transport, move || {
             let models = NAMES.into_iter().filter(|model| is_available(model));
-            // They wait for most of the time: all at once.
+            // The trials wait most of the time, so all run at once.
             let clients: Vec<_> = models
                 .map(|model| (model, thread::spawn(move || sip(transport, model))))
                 .collect();
-            // All are waited for, so that each has ended its server.
+            // All trials are joined, so that each has ended its server.
             let taken = clients
                 .into_iter()
                 .map(|(model, client)| (model, client.join().unwrap_or(0)));
             let taken: Vec<_> = taken.collect();
-            let cut: Vec<_> = taken.iter().filter(|(_, taken)| *taken != REPLY).collect();
-            if cut.is_empty() {
+            let short: Vec<_> = taken.iter().filter(|(_, taken)| *taken != REPLY).collect();
+            if short.is_empty() {
                 Ok(())
             } else {
-                Err(format!("of {REPLY} bytes: {cut:?}").into())
+                Err(format!("of {REPLY} bytes: {short:?}").into())
             }
         })
     });
     libtest_mimic::run(&Arguments::from_args(), trials.into()).exit_code()
 }
 
-/// Reads a reply slowly at first, and returns how long it was.
+/// Reads a reply slowly at first, and returns its length.
 fn sip(transport: &str, model: &str) -> usize {
     let mut server = ServerProcess::start(transport, model, &[WRITE]);
     let (mut client, sip) = connect(server.target());
@@ -62,7 +63,7 @@ fn sip(transport: &str, model: &str) -> usize {
     let mut taken = 0;
     let mut buffer = vec![0; sip];
     for _ in 0..SIPS {
-        // Nothing is waited for: the client is slow.
+        // A timed pause, because the client is slow.
         thread::park_timeout(PAUSE);
         if client.read_exact(&mut buffer).is_err() {
             return taken;
@@ -76,8 +77,8 @@ fn sip(transport: &str, model: &str) -> usize {
     taken
 }
 
-/// A client, and how much it reads at once: the sender sees each time that something was taken, but
-/// has room for more only after several.
+/// A client, and how much it reads at once: the sender sees each read as progress, but has room for
+/// more only after several.
 fn connect(target: &Target) -> (socket2::Socket, usize) {
     let (domain, address, sip) = match target {
         Target::Tcp(addr) => (

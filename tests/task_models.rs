@@ -11,11 +11,10 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use libtest_mimic::{Arguments, Trial};
+use socketserver::model::{Forking, Model, ThreadPool, Threading};
+use socketserver::net::TcpConnection;
 use socketserver::task::{block_on, scope, sleep};
-use socketserver::{
-    Builder, Connection, Forking, HandlerError, Model, Server, ServerHandle, Tcp, TcpConnection,
-    ThreadPool, Threading,
-};
+use socketserver::{Builder, Connection, HandlerError, Server, ServerHandle, Tcp};
 use support::models::{Models, NAMES, UnderModel};
 use support::{DEADLINE, ServerProcess, is_available, poll_until};
 
@@ -125,7 +124,7 @@ fn obey(conn: &mut TcpConnection, handle: &ServerHandle) -> Result<(), HandlerEr
     match words[..] {
         ["echo"] => conn.write_all(b"here")?,
         ["halt"] => handle.shutdown(),
-        ["cut", id] => write!(conn, "{}", handle.cut(id.parse()?))?,
+        ["cut", id] => write!(conn, "{}", handle.abort(id.parse()?))?,
         ["wait", name, upstream, how] => {
             if how == "stop" {
                 handle.shutdown();
@@ -182,7 +181,7 @@ impl UnderModel for Serves {
             let status = std::fs::read_to_string("/proc/self/status").expect("/proc");
             status.contains("\nThreads:\t1\n").then_some(())
         });
-        say(format!("done cut={}", report.cut));
+        say(format!("done cut={}", report.aborted));
         ExitCode::SUCCESS
     }
 }
@@ -232,7 +231,7 @@ fn a_deadline_ends_it(model: &str, waits: &str) {
 fn who_asks_ends_it(model: &str, waits: &str) {
     let (mut server, _held) = begin(model, waits, "-", &[]);
     assert_eq!(server.target().ask("cut 1"), "true");
-    let reason = "the connection was cut through the server's handle";
+    let reason = "the connection was aborted through the server's handle";
     ends(&mut server, waits, reason);
     goes_on(server);
 }
@@ -241,7 +240,7 @@ fn a_stop_ends_it(model: &str, waits: &str) {
     let (mut server, _held) = begin(model, waits, "stop", &["short"]);
     // The children of a process are killed.
     if !model.ends_with("forking") {
-        let reason = "the server has cut what outlived its drain deadline";
+        let reason = "the connection was aborted at the drain deadline of the server's stop";
         ends(&mut server, waits, reason);
     }
     assert_eq!(server.wait_for("done "), "cut=1");

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-/// Where there are sources.
+/// The folders with sources.
 const EVERYWHERE: [&str; 7] = [
     "src",
     "cli/src",
@@ -15,8 +15,8 @@ const EVERYWHERE: [&str; 7] = [
     "examples",
 ];
 
-/// Every Rust source of the library, the command and their tests, with its text.
-fn sources(folders: &[&str]) -> Vec<(String, String)> {
+/// The names of all files in some folders of the project.
+fn files(folders: &[&str]) -> Vec<String> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let mut found = Vec::new();
     let mut folders: Vec<PathBuf> = folders.iter().map(|folder| root.join(folder)).collect();
@@ -25,18 +25,59 @@ fn sources(folders: &[&str]) -> Vec<(String, String)> {
             let path = entry.expect("an entry").path();
             if path.is_dir() {
                 folders.push(path);
-            } else if path.extension().is_some_and(|extension| extension == "rs") {
-                let name = path
-                    .strip_prefix(root)
-                    .expect("below the root")
-                    .display()
-                    .to_string();
-                found.push((name, fs::read_to_string(&path).expect("readable")));
+            } else {
+                let name = path.strip_prefix(root).expect("below the root");
+                found.push(name.display().to_string());
             }
         }
     }
-    assert!(!found.is_empty(), "no sources in {folders:?}");
     found
+}
+
+/// Every Rust source in some folders, with its text.
+fn sources(folders: &[&str]) -> Vec<(String, String)> {
+    let mut found = files(folders);
+    found.retain(|name| name.ends_with(".rs"));
+    assert!(!found.is_empty(), "no sources in {folders:?}");
+    let with_text = |name: String| {
+        let text = fs::read_to_string(&name).expect("readable");
+        (name, text)
+    };
+    found.into_iter().map(with_text).collect()
+}
+
+/// The names at the root of the crate, with those of its features.
+const EXPORTS: &str = "
+    Builder Connection Coroutines Datagram Error Forking Handled Handler HandlerError IntoOutcome
+    Next Outcome Prefork Report RequestHandler Sequential Server ServerGuard ServerHandle Tcp
+    ThreadPool Threading Udp UnixDatagram UnixStream per_connection per_request";
+
+#[test]
+fn the_root_exports_what_is_listed() {
+    let source = fs::read_to_string("src/lib.rs").expect("readable");
+    let mut found = BTreeSet::new();
+    for line in source.lines() {
+        if let Some(alias) = line.strip_prefix("pub type ") {
+            found.extend(alias.split(' ').next());
+        } else if let Some(path) = line.strip_prefix("pub use ") {
+            let names = path.rsplit("::").next().unwrap_or_default();
+            let names = names.trim_matches(['{', '}', ';']).split(',');
+            found.extend(names.map(|name| name.trim_matches([' ', '{', '}', ';'])));
+        }
+    }
+    let listed = EXPORTS.split_whitespace().collect();
+    assert_eq!(found, listed);
+}
+
+/// The pages that show measurements.
+const PAGES: [&str; 2] = ["README.md", "BENCHMARKING.md"];
+
+#[test]
+fn what_is_recorded_is_shown() {
+    let pages = PAGES.map(|page| fs::read_to_string(page).expect("a page"));
+    let mut recorded = files(&["bench/runs"]);
+    recorded.retain(|name| !pages.iter().any(|page| page.contains(&format!("({name})"))));
+    assert!(recorded.is_empty(), "no page shows {recorded:?}");
 }
 
 #[test]
@@ -54,7 +95,7 @@ fn unsafe_code_is_where_architecture_says() {
         .filter_map(|line| line.strip_prefix("| `")?.split_once('`'))
         .map(|(name, _)| name.to_owned())
         .collect();
-    // Spelled in two parts, so that this file is not one of them.
+    // Written in two parts, so that this file does not match.
     let marker = concat!("expect(unsafe", "_code");
     let used: BTreeSet<_> = sources(&EVERYWHERE)
         .into_iter()
@@ -64,7 +105,7 @@ fn unsafe_code_is_where_architecture_says() {
     assert_eq!(used, listed);
 }
 
-/// The layers of the library, the lowest first, as ARCHITECTURE.md has them.
+/// The layers of the library, the lowest first, as in ARCHITECTURE.md.
 fn layers() -> Vec<String> {
     let text = fs::read_to_string("ARCHITECTURE.md").expect("readable");
     let (_, section) = text.split_once("## Layers").expect("a section on layers");
@@ -74,7 +115,7 @@ fn layers() -> Vec<String> {
     names.collect()
 }
 
-/// What the code of a source does, without what it says and without its tests.
+/// The code of a source, without comments and tests.
 fn code(text: &str) -> String {
     let code = text.split("#[cfg(test)]").next();
     let code = code.and_then(|code| code.split("#[cfg(all(test").next());
@@ -85,7 +126,7 @@ fn code(text: &str) -> String {
     lines.collect::<Vec<_>>().join("\n")
 }
 
-/// The modules of the crate that a source names, but for its own tests.
+/// The modules of the crate that a source names outside its tests.
 fn modules_in(code: &str) -> BTreeSet<String> {
     let paths = code.split("crate::").skip(1);
     let first = paths.map(|path| {
@@ -144,13 +185,13 @@ fn every_arrow_points_downwards() {
     );
 }
 
-/// What it says of servers its owner passes in.
+/// The owner of the runtime passes in every text that names servers.
 #[test]
 fn a_runtime_names_no_server() {
     for (name, text) in sources(&["src/task"]) {
         let code = code(&text).replace("socketserver", "");
         let line = code.lines().find(|line| line.contains("server"));
-        assert_eq!(line, None, "{name} speaks of servers");
+        assert_eq!(line, None, "{name} names servers");
     }
 }
 
@@ -158,7 +199,7 @@ fn a_runtime_names_no_server() {
 fn a_model_knows_no_transport() {
     for (name, text) in sources(&["src/model"]) {
         for transport in ["tcp", "udp", "unix", "stream", "datagram"] {
-            let named = code(&text).contains(&format!("transport::{transport}"));
+            let named = code(&text).contains(&format!("net::{transport}"));
             assert!(!named, "{name} names the transport {transport}");
         }
     }
@@ -174,6 +215,38 @@ fn files_are_short_and_say_what_they_own() {
             "{name} does not begin with what it owns"
         );
     }
+}
+
+/// The first program of a page of the manual that runs, line by line.
+fn program(page: &str) -> Vec<String> {
+    let text = fs::read_to_string(format!("src/manual/{page}.rs")).expect("readable");
+    let (_, program) = text.split_once("//! ```\n//! use ").expect("a program");
+    let program = program.split("//! ```").next().expect("a first part");
+    program.lines().map(str::to_owned).collect()
+}
+
+#[test]
+fn only_the_model_differs_between_threads_and_coroutines() {
+    let (threads, coroutines) = (program("first_server"), program("coroutines"));
+    let only = |these: &[String], those: &[String]| -> Vec<String> {
+        let lines = these.iter().filter(|line| !those.contains(line));
+        lines.map(|line| line.replace("//! ", "")).collect()
+    };
+    assert_eq!(
+        only(&threads, &coroutines),
+        [
+            "use socketserver::{Connection, Server, Tcp, Threading};",
+            "        .model(Threading::default())",
+        ]
+    );
+    assert_eq!(
+        only(&coroutines, &threads),
+        [
+            "use socketserver::{Connection, Coroutines, Server, Tcp};",
+            "        // SAFETY: the handler restores no thread-local after a read or a write.",
+            "        .model(unsafe { Coroutines::new() })",
+        ]
+    );
 }
 
 const TESTS: [&str; 3] = ["tests", "cli/tests", "conformance/tests"];
@@ -192,11 +265,12 @@ fn tests_neither_sleep_nor_spin_nor_are_ignored() {
     }
 }
 
-/// Upper bounds that say nothing of speed: how far the clock of the service `time` is from the test's.
+/// Upper bounds that are not about speed: the difference between the clocks of the service `time`
+/// and of the test.
 const NO_SPEED: [&str; 1] = ["cli/tests/cli.rs: off < DEADLINE"];
 
-/// What is promised of speed is counted in tests and measured in `bench`: a machine that is busy with
-/// something else makes no test fail. A wait has its deadline, and nothing was ever too early.
+/// Speed is counted in tests and measured in `bench`, so that a busy machine makes no test fail.
+/// Each wait has a deadline, and a lower bound may be asserted.
 #[test]
 fn tests_assert_no_upper_bound_on_time() {
     let mut bounds = Vec::new();
@@ -209,7 +283,7 @@ fn tests_assert_no_upper_bound_on_time() {
     assert!(bounds.is_empty(), "{}", bounds.join("\n"));
 }
 
-/// The tests in the sources.
+/// The tests within the sources.
 fn unit_tests() -> impl Iterator<Item = (String, String)> {
     let all = sources(&["src", "cli/src", "conformance/src"]).into_iter();
     all.filter_map(|(name, text)| {
@@ -222,7 +296,7 @@ fn unit_tests() -> impl Iterator<Item = (String, String)> {
     })
 }
 
-/// The condition of each assertion in a text, in one line.
+/// The condition of each assertion in a text, on one line.
 fn conditions(text: &str) -> impl Iterator<Item = String> {
     let starts = text.split(concat!("assert", "!(")).skip(1);
     starts.map(|rest| {
@@ -241,7 +315,7 @@ fn conditions(text: &str) -> impl Iterator<Item = String> {
     })
 }
 
-/// What is a time in a text: a `Duration` that is made, and the constants that are one.
+/// The durations in a text: those made by `Duration`, and the constants.
 fn spans(text: &str) -> Vec<&str> {
     let constants = text.split("const ").skip(1).filter_map(|rest| {
         let (name, value) = rest.split_once(": ")?;
@@ -253,8 +327,8 @@ fn spans(text: &str) -> Vec<&str> {
     spans
 }
 
-/// Whether something has to take less than a time. That a test is within its own deadline is none of
-/// that.
+/// Whether the condition requires that something takes less than a time. A test's own deadline does
+/// not count.
 fn is_upper_bound(condition: &str, spans: &[&str]) -> bool {
     let mut parts = condition.split(" && ").flat_map(|part| part.split(" || "));
     parts.any(|part| {

@@ -1,4 +1,4 @@
-//! The command line, as text that has been checked and not yet acted on.
+//! The command line: its options, and the checks that need nothing but the arguments.
 
 use std::ffi::OsString;
 use std::fmt;
@@ -11,166 +11,167 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use crate::limits::Limits;
 use crate::listen::Url;
 
-/// Puts any service on a socket: TCP, UDP and Unix, under threads, pools or processes.
+/// Serves small services over TCP, UDP and Unix sockets, and compares concurrency models.
 #[derive(Debug, Parser)]
 #[command(
     name = "socketserver",
     version,
-    after_help = "Example:\n  socketserver serve hello --listen tcp://127.0.0.1:7007\n  socketserver serve --help"
+    after_help = "Examples:\n  socketserver serve hello --listen tcp://127.0.0.1:7007\n  socketserver compare --connections 64 --cpu 50 --wait 1000"
 )]
 struct Cli {
     #[command(subcommand)]
     command: Command,
 }
 
-/// What the program is to do.
+/// A subcommand.
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
-    /// Serves one of the small services of the RFCs 862 to 868, or a greeting
+    /// Serves one of the small services of RFC 862 to 868, or a greeting
     #[command(after_help = "\
 Examples:
   socketserver serve hello
-  socketserver serve echo --listen tcp://[::]:7 --listen udp://[::]:7 --listen unix:///run/echo.sock
+  socketserver serve echo --listen 'tcp://[::]:7007' --listen 'udp://[::]:7007' --listen unix:///tmp/echo.sock
   socketserver serve daytime --model prefork:pool --workers 4 --max-connections 1000
   socketserver serve echo --max-per-address 20 --rate 500 --at-limit 'refuse:busy\\n'
 
 URLs:
-  tcp://HOST:PORT  udp://HOST:PORT     port 0 picks a free one; a name binds every address it has
+  tcp://HOST:PORT  udp://HOST:PORT     port 0 picks a free port; a host name binds all its addresses
   unix:///PATH     unixgram:///PATH    a socket file
   unix:@NAME       unixgram:@NAME      a name in the abstract namespace
-  fd://N                               a bound socket inherited as descriptor N
-  A link-local address has its interface: tcp://[fe80::1%eth0]:7
+  fd://N                               a bound socket, inherited as descriptor N
+  A link-local address needs its interface: tcp://[fe80::1%eth0]:7007
 
-Options of one listener, the query of its URL: tcp://[::]:7?v6only&backlog=128
-  v6only      tcp, udp         [::] leaves IPv4 alone, so that 0.0.0.0 can have the same port
-  backlog=N   tcp, unix        how many connections wait in the kernel to be accepted
+Options of one listener, the query of its URL: 'tcp://[::]:7007?v6only&backlog=128'
+  v6only      tcp, udp         [::] takes no IPv4, so 0.0.0.0 can have the same port
+  backlog=N   tcp, unix        how many connections the kernel holds until they are accepted
   mode=OCTAL  unix, unixgram   the permissions of the socket file, whatever the umask: mode=660
 
 Signals:
-  SIGTERM and SIGINT drain and stop; a second one cuts what is left. What idle connections send
-  within --idle-grace is answered, and then they get the end of the stream.
+  SIGTERM and SIGINT stop the server: it drains, and exits. A second one aborts the connections that
+  are left. Idle connections are served during --idle-grace, and then get the end of the stream.
 
 Exit status:
-  0 everything was served, 1 failure, 2 wrong usage, 3 the drain deadline cut something")]
+  0 everything was served, 1 failure, 2 wrong usage,
+  3 connections were aborted, at the drain deadline or by a second signal")]
     Serve(Serve),
-    /// Tells which model suits a workload: runs it under each and measures
+    /// Runs a workload under each model, measures, and recommends a model
     #[command(after_help = "\
 Examples:
   socketserver compare
   socketserver compare --connections 1000 --cpu 20 --wait 5000 --chart models.svg
   socketserver compare --models threading,pool,coroutines --workers 4 --json
 
-Each model is what serve has under that name, in a process of its own. Every client sends a request,
-waits for the answer, checks it, and sends the next. The table has:
-  req/s        requests that were answered, a second
-  p50 to p99.9 what a client waited; with --new-connections from connecting to the end
-  CPU/req      processor time of the server and all its processes; the system's part is included
-  mem/conn     memory of all its processes with all clients there, less that of the idle server,
-               for each client served; shared pages count once, the kernel's memory does not
-  served       how many clients were ever answered: some models leave the others waiting
+Each model runs in a server process of its own, as serve runs it. Every client sends a request,
+waits for the answer, checks it, and sends the next request. The columns of the table:
+  req/s        answered requests a second
+  p50 to p99.9 how long a client waited; with --new-connections from connecting to the end
+  CPU/req      processor time of all processes of the server, for each request, system time included
+  mem/conn     memory of all processes of the server with all clients connected, less that of the idle
+               server, for each client served; shared pages count once, kernel memory does not count
+  served       how many clients were answered at least once: some models leave other clients waiting
 
-It recommends, among the models that have served everyone, the one with the most requests a second;
-among those within 5 % of it the one with the least CPU time, and then with the lowest p99.")]
+The recommendation: of the models that served every client, the one with the most requests a second;
+of those within 5 % of that, the one with the least CPU time, and then the one with the lowest p99.")]
     Compare(Compare),
-    /// Serves a workload of compare
+    /// Serves the workload of compare
     #[command(hide = true)]
     Workload(Work),
 }
 
-/// What `serve` is to do.
+/// The arguments of `serve`.
 #[derive(Args, Debug)]
 pub(crate) struct Serve {
-    /// What is served
+    /// The service
     pub(crate) service: Service,
-    /// Answer a datagram from elsewhere with more bytes than it had: who forges its sender has the
-    /// others of the answer sent there
+    /// Answer a UDP datagram from outside loopback even with more bytes than it has: a forged sender
+    /// turns such answers into an attack on the address that it names
     #[arg(long)]
     pub(crate) allow_amplification: bool,
     #[command(flatten)]
     pub(crate) options: Options,
 }
 
-/// How a server is to serve.
+/// The options of a server.
 #[derive(Args, Debug)]
 pub(crate) struct Options {
-    /// Where to listen; may be given several times
+    /// Where to listen; give it once for each listener
     #[arg(long, value_name = "URL", default_value = "tcp://127.0.0.1:7007")]
     pub(crate) listen: Vec<Url>,
     /// Where each request runs: sequential, threading, pool, forking, coroutines, prefork or
     /// prefork:MODEL
     #[arg(long, value_name = "MODEL", default_value = "threading", value_parser = model)]
     pub(crate) model: Model,
-    /// How many threads a pool or coroutines have, how many processes prefork has [default: by the
+    /// How many threads pool and coroutines have, or how many processes prefork has [default: by the
     /// number of processors]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     pub(crate) workers: Option<u32>,
-    /// What coroutines wait with; auto is io_uring where the kernel allows it, else epoll
+    /// How coroutines wait for the kernel; auto is io_uring where the kernel allows it, else epoll
     #[arg(long, value_enum, default_value_t)]
     pub(crate) driver: Driver,
-    /// How long a stop waits for live requests
+    /// How long a stop waits for live connections before it aborts them
     #[arg(long, value_name = "SECONDS", default_value = "25", value_parser = seconds)]
     pub(crate) drain_timeout: Duration,
-    /// Say on standard error what happens, a line for each event
+    /// Write a line for each event to standard error
     #[arg(long)]
     pub(crate) log: bool,
     #[command(flatten)]
     pub(crate) limits: Limits,
 }
 
-/// What `compare` is to do.
+/// The arguments of `compare`.
 #[derive(Args, Debug)]
 pub(crate) struct Compare {
-    /// How many clients there are; each has one request at a time
+    /// How many clients connect; each has one request at a time
     #[arg(long, value_name = "N", default_value = "64",
         value_parser = clap::value_parser!(u32).range(1..=20_000))]
     pub(crate) connections: u32,
     #[command(flatten)]
     pub(crate) workload: Workload,
-    /// How long each model is measured, after a warm-up of a quarter of that
+    /// How long each model is measured, after a warm-up of a quarter of this time
     #[arg(long, value_name = "SECONDS", default_value = "2", value_parser = measured_seconds)]
     pub(crate) seconds: Duration,
-    /// Which models, separated by commas
+    /// The models, separated by commas
     #[arg(long, value_name = "MODELS", value_delimiter = ',', value_parser = model,
         default_value = "sequential,threading,pool,forking,prefork,coroutines,prefork:coroutines")]
     pub(crate) models: Vec<Model>,
-    /// How many threads a pool or coroutines have, how many processes prefork has [default: by the
+    /// How many threads pool and coroutines have, or how many processes prefork has [default: by the
     /// number of processors, as for serve]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     pub(crate) workers: Option<u32>,
-    /// Where the chart is written; an existing file is replaced
+    /// The file of the chart, an SVG; an existing file is replaced
     #[arg(long, value_name = "FILE", default_value = "compare.svg")]
     pub(crate) chart: PathBuf,
-    /// Print an array of JSON objects in place of the table
+    /// Print a JSON array instead of the table
     #[arg(long)]
     pub(crate) json: bool,
 }
 
-/// What a request of `compare` is, and what it takes to answer it.
+/// A request of `compare`: its size, and what the server does to answer it.
 #[derive(Args, Clone, Copy, Debug)]
 pub(crate) struct Workload {
-    /// The size of a request, and of its answer
+    /// The size of a request and of its answer
     #[arg(long, value_name = "BYTES", default_value = "128",
         value_parser = clap::value_parser!(u32).range(1..=16 << 20))]
     pub(crate) request_size: u32,
-    /// How long a request computes: processor time, whatever else runs
+    /// How much processor time a request takes, whatever else runs
     #[arg(long, value_name = "MICROSECONDS", default_value = "50", value_parser = microseconds)]
     pub(crate) cpu: Duration,
-    /// How long a request waits for something else, such as a database
+    /// How long a request waits, as for a database
     #[arg(long, value_name = "MICROSECONDS", default_value = "1000", value_parser = microseconds)]
     pub(crate) wait: Duration,
-    /// Make a new connection for each request, which the server closes
+    /// Connect anew for each request; the server closes the connection
     #[arg(long)]
     pub(crate) new_connections: bool,
 }
 
-/// What a server that `compare` has started is to do.
+/// The arguments of a server that `compare` starts.
 #[derive(Args, Debug)]
 pub(crate) struct Work {
     #[command(flatten)]
     pub(crate) workload: Workload,
     #[command(flatten)]
     pub(crate) options: Options,
-    /// The process without which the server is of no use
+    /// The process that measures; the server ends with it
     #[arg(long, value_name = "PID", value_parser = clap::value_parser!(i32).range(1..))]
     pub(crate) parent: i32,
 }
@@ -182,18 +183,18 @@ pub(crate) enum Service {
     Echo,
     /// Throws away what it receives (RFC 863)
     Discard,
-    /// Sends lines of characters until the client has enough (RFC 864)
+    /// Sends lines of characters until the client closes the connection (RFC 864)
     Chargen,
-    /// Says the date and the time, in UTC (RFC 867)
+    /// Sends the date and the time in UTC, as text (RFC 867)
     Daytime,
-    /// Sends the seconds since 1900 in four bytes (RFC 868)
+    /// Sends the seconds since 1900, in four bytes (RFC 868)
     Time,
-    /// Says "hello world"
+    /// Sends "hello world"
     Hello,
 }
 
 impl Service {
-    /// Whether its clients wait for it to say something.
+    /// Whether the service sends before its client does.
     const fn speaks_first(self) -> bool {
         !matches!(self, Self::Echo | Self::Discard)
     }
@@ -233,15 +234,16 @@ impl Model {
     }
 }
 
-/// Parses the command line. An error has been printed, and is the exit status.
+/// Parses the command line. An error is the exit status; its text is printed already.
 pub(crate) fn parse() -> Result<Command, ExitCode> {
-    parse_from(std::env::args_os()).map_err(|err| {
+    let args: Vec<_> = std::env::args_os().collect();
+    parse_from(args.iter().cloned()).map_err(|err| {
         if err.exit_code() == 0 {
-            // Help and version. A closed pipe is the reader's business.
+            // Help or the version. A reader that has closed the pipe wants no error.
             let _ = err.print();
             return ExitCode::SUCCESS;
         }
-        crate::log::say(format_args!("socketserver: {}", one_line(&err)));
+        crate::log::say(format_args!("socketserver: {}", one_line(&err, &args)));
         ExitCode::from(2)
     })
 }
@@ -255,7 +257,7 @@ fn parse_from(args: impl IntoIterator<Item = OsString>) -> Result<Command, clap:
             let silent = options.limits.client_speaks_first && service.speaks_first();
             silent
                 .then_some(
-                    "--client-speaks-first is not for a service that speaks first: nobody would",
+                    "--client-speaks-first is for the services echo and discard; every other service speaks first",
                 )
                 .or_else(|| options.conflict())
         }
@@ -263,7 +265,7 @@ fn parse_from(args: impl IntoIterator<Item = OsString>) -> Result<Command, clap:
         Command::Compare(compare) => {
             let Workload { cpu, wait, .. } = compare.workload;
             (compare.seconds <= cpu + wait)
-                .then_some("--seconds is too short: a request takes longer by its --cpu and --wait")
+                .then_some("--seconds is too short: one request takes longer, by its --cpu and --wait; raise --seconds")
         }
     };
     match conflict {
@@ -275,46 +277,54 @@ fn parse_from(args: impl IntoIterator<Item = OsString>) -> Result<Command, clap:
     }
 }
 
-/// As many as the library has at most.
+/// The library's own limit.
 const WORKER_PROCESSES_MAX: u32 = 10_000;
 
 impl Options {
-    /// Which options do not go together.
+    /// The first error among options that do not go together.
     fn conflict(&self) -> Option<&'static str> {
         if self.workers.is_some() && !self.model.is_sized() {
             return Some(
-                "--workers sizes the models pool, prefork and coroutines; the others have no fixed number of workers",
+                "--workers is for the models pool, prefork and coroutines; leave it out with any other model",
             );
         }
         let workers = self.workers.unwrap_or(0);
         if matches!(self.model, Model::Prefork(_)) && workers > WORKER_PROCESSES_MAX {
-            return Some("--workers is too large: prefork has at most 10000 worker processes");
+            return Some(
+                "--workers is too large: prefork has at most 10000 worker processes; give fewer",
+            );
         }
         if self.driver != Driver::Auto && self.model.inner() != Inner::Coroutines {
-            return Some("--driver is for the models coroutines and prefork:coroutines");
+            return Some(
+                "--driver is for the models coroutines and prefork:coroutines; leave it out with any other model",
+            );
         }
         None
     }
 }
 
-/// What clap says in a paragraph, in a line.
-fn one_line(err: &clap::Error) -> String {
+/// The text of clap's error, in one line, with the help that these arguments need.
+fn one_line(err: &clap::Error, args: &[OsString]) -> String {
     if err.kind() == clap::error::ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand {
-        return "a command is missing: serve or compare (see socketserver --help)".to_owned();
+        return "a subcommand is missing: serve or compare (see socketserver --help)".to_owned();
     }
+    let help = match args.get(1).and_then(|name| name.to_str()) {
+        Some(name @ ("serve" | "compare")) => format!("socketserver {name} --help"),
+        _ => "socketserver --help".to_owned(),
+    };
     let text = err.to_string();
     let lines = text
         .lines()
         .map(str::trim)
         .take_while(|line| !line.starts_with("Usage:"));
-    let lines: Vec<_> = lines
-        .filter(|line| !line.is_empty() && !line.starts_with("For more"))
-        .collect();
-    let text = lines.join(" ");
-    format!(
-        "{} (see socketserver --help)",
-        text.strip_prefix("error: ").unwrap_or(&text)
-    )
+    // The tip "to pass … as a value" is for values that begin with a dash, of which there are none.
+    let noise = |line: &str| {
+        line.is_empty() || line.starts_with("For more") || line.starts_with("tip: to pass")
+    };
+    let lines: Vec<_> = lines.filter(|line| !noise(line)).collect();
+    let text = lines.join(" ").replace(" tip: ", "; ");
+    let text = text.strip_prefix("error: ").unwrap_or(&text);
+    format!("{text} (see {help})")
 }
 
 fn model(text: &str) -> Result<Model, String> {
@@ -337,7 +347,7 @@ fn model(text: &str) -> Result<Model, String> {
 }
 
 impl Model {
-    /// Whether `--workers` says how large it is.
+    /// Whether `--workers` sets its size.
     pub(crate) const fn is_sized(self) -> bool {
         matches!(
             self,
@@ -370,10 +380,9 @@ impl Inner {
 }
 
 pub(crate) fn seconds(text: &str) -> Result<Duration, String> {
-    let seconds: f64 = text
-        .parse()
-        .map_err(|_| "a number of seconds is needed, such as 25 or 0.5".to_owned())?;
-    Duration::try_from_secs_f64(seconds).map_err(|err| err.to_string())
+    let seconds = text.parse().ok();
+    let time = seconds.and_then(|seconds| Duration::try_from_secs_f64(seconds).ok());
+    time.ok_or_else(|| "a number of seconds is needed, 0 or more, such as 25 or 0.5".to_owned())
 }
 
 fn measured_seconds(text: &str) -> Result<Duration, String> {
@@ -382,16 +391,16 @@ fn measured_seconds(text: &str) -> Result<Duration, String> {
     if measured.contains(&seconds) {
         Ok(seconds)
     } else {
-        Err("0.05 to 3600 seconds are measured".to_owned())
+        Err("a number of seconds from 0.05 to 3600 is needed".to_owned())
     }
 }
 
 fn microseconds(text: &str) -> Result<Duration, String> {
-    // Ten minutes: more is a mistake.
+    // Ten minutes: a longer time is a mistake.
     let count = text.parse().ok().filter(|count| *count <= 600_000_000);
-    count
-        .map(Duration::from_micros)
-        .ok_or_else(|| "a whole number of microseconds is needed, at most 600000000".to_owned())
+    count.map(Duration::from_micros).ok_or_else(|| {
+        "a whole number of microseconds is needed, at most 600000000 (ten minutes)".to_owned()
+    })
 }
 
 #[cfg(test)]
@@ -399,11 +408,9 @@ mod tests {
     use super::*;
 
     fn parsed(line: &str) -> Result<Command, String> {
-        let args = ["socketserver"]
-            .into_iter()
-            .chain(line.split_whitespace())
-            .map(OsString::from);
-        parse_from(args).map_err(|err| one_line(&err))
+        let words = ["socketserver"].into_iter().chain(line.split_whitespace());
+        let args: Vec<_> = words.map(OsString::from).collect();
+        parse_from(args.clone()).map_err(|err| one_line(&err, &args))
     }
 
     #[test]
@@ -430,7 +437,7 @@ mod tests {
         assert!(
             model("serve echo --model forking --workers 3")
                 .unwrap_err()
-                .contains("--workers sizes")
+                .contains("--workers is for")
         );
         assert!(
             model("serve echo --model prefork:prefork")
@@ -481,6 +488,19 @@ mod tests {
             let err = parsed(line).unwrap_err();
             assert_eq!(err.lines().count(), 1, "{err}");
         }
+    }
+
+    #[test]
+    fn a_usage_error_names_the_help_of_its_subcommand() {
+        let help = |line: &str| {
+            let err = parsed(line).unwrap_err();
+            err.split_once("(see ").expect("a pointer").1.to_owned()
+        };
+        assert_eq!(help("serve nothing"), "socketserver serve --help)");
+        assert_eq!(help("compare --cpu x"), "socketserver compare --help)");
+        assert_eq!(help("srve"), "socketserver --help)");
+        let err = parsed("serve echo --lisen x").unwrap_err();
+        assert!(err.contains("found; a similar argument exists"), "{err}");
     }
 
     #[test]

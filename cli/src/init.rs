@@ -1,8 +1,8 @@
-//! The first process of a container: it starts this program again, passes signals on to it, and
-//! reaps what else becomes its child.
+//! The first process of a container: it starts this program again as its child, passes signals on to
+//! the child, and reaps orphans.
 //!
-//! The kernel gives orphans to the first process, and discards signals that it has no handler for
-//! (pid_namespaces(7)). A server reaps its own children alone; so it is a child of its own here.
+//! The kernel makes orphans children of the first process, and discards signals for which that process
+//! has no handler (pid_namespaces(7)). A server reaps its own children alone, so it runs as a child.
 
 use std::env;
 use std::io;
@@ -14,35 +14,35 @@ use signal_hook::consts::{SIGCHLD, SIGHUP, SIGINT};
 
 use crate::{log, signals};
 
-/// Does that where this is the first process, until the program has ended, whose exit status it
-/// returns.
+/// Supervises the program where this is the first process; returns the program's exit status, or
+/// `None` where this process is to serve.
 pub(crate) fn run() -> Option<ExitCode> {
     if process::id() != 1 {
         return None;
     }
-    // They wait from here on, and in the program until its handlers are there.
+    // Signals stay pending from here on, and in the program until it has installed its handlers.
     signals::block();
     signals::default_child_signal();
     match start() {
         Ok(program) => Some(ExitCode::from(supervise(program))),
         Err(err) => {
-            // It serves all the same, as the first process.
+            // The first process serves by itself.
             log::say(format_args!(
-                "socketserver: start this program again, to reap orphans as process 1: {err}"
+                "socketserver: start this program again as a child of process 1: {err}; orphans are not reaped"
             ));
             None
         }
     }
 }
 
-/// Starts the program, with all that this process has.
+/// Starts the program with the arguments, environment and descriptors of this process.
 fn start() -> io::Result<Pid> {
     let mut args = env::args_os();
     let mut command = Command::new(env::current_exe()?);
     if let Some(name) = args.next() {
         command.arg0(name);
     }
-    // A terminal sends its signals to the group of this process, which passes them on: once.
+    // In its own group the program gets no signal from a terminal; this process passes that on.
     let child = command.args(args).process_group(0).spawn()?;
     Ok(Pid::from_child(&child))
 }
@@ -59,13 +59,13 @@ fn supervise(program: Pid) -> u8 {
             SIGHUP => Signal::HUP,
             _ => Signal::TERM,
         };
-        // It fails where the program has just ended.
+        // An error means that the program has just ended.
         let _ = kill_process(program, signal);
     }
 }
 
-/// Reaps every child that has ended, by its number; the exit status of the program, if it is one of
-/// them.
+/// Reaps every child that has ended, by its number. Returns the exit status of the program if that
+/// has ended.
 fn reap(program: Pid) -> Option<u8> {
     let mut ended = None;
     while let Some(pid) = signals::ended_child() {
@@ -77,7 +77,7 @@ fn reap(program: Pid) -> Option<u8> {
             let signal = status
                 .as_ref()
                 .and_then(|status| status.terminating_signal());
-            // As shells have it.
+            // The convention of shells.
             let code = code
                 .or_else(|| signal.map(|signal| 128 + signal))
                 .unwrap_or(1);

@@ -1,83 +1,87 @@
-//! The options for limits and deadlines, with the names and the defaults that the library has.
+//! The options for limits and deadlines, with the library's names and defaults.
 
 use std::time::Duration;
 
 use clap::Args;
-use socketserver::{AtLimit, Builder, Model, Rate, Transport};
+use socketserver::Builder;
+use socketserver::limits::{AtLimit, Rate};
+use socketserver::model::Model;
+use socketserver::net::Transport;
 
 use crate::args::seconds;
-use crate::signals::Patience;
+use crate::signals::StopTimes;
 
-/// How many connections there may be, and how long they may take.
+/// The limits and deadlines of a server.
 #[derive(Args, Clone, Debug)]
 #[command(next_help_heading = "Limits")]
 pub(crate) struct Limits {
-    /// How many requests may be live at once [default: 10240, or what the descriptor limit allows];
-    /// the process's limit on descriptors is raised for it, as far as the hard limit allows
+    /// How many connections and datagrams may be live at once [default: 10240, or what the descriptor
+    /// limit allows]; the soft limit on descriptors is raised for it, up to the hard limit
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     pub(crate) max_connections: Option<u64>,
-    /// How many connections one IPv4 address, or one IPv6 network of 64 bits, may have; further ones
-    /// are refused [default: no limit]
+    /// How many connections an IPv4 address, or an IPv6 /64 network, may have; further ones are
+    /// refused [default: no limit]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     max_per_address: Option<u64>,
-    /// How many new connections or datagrams are taken in a second [default: no limit]
+    /// How many new connections or datagrams are accepted a second [default: no limit]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     rate: Option<u32>,
-    /// How many may come at once after a quiet time [default: a second's worth]
+    /// How many connections or datagrams are accepted at once after a quiet time [default: a second's worth]
     #[arg(long, value_name = "N", requires = "rate", value_parser = clap::value_parser!(u32).range(1..))]
     rate_burst: Option<u32>,
-    /// What becomes of those beyond --max-connections or --rate: wait, refuse, refuse:TEXT (which
-    /// they are sent; \n \r \t \\ are understood), or shed (the oldest idle one makes room)
+    /// What happens to connections beyond --max-connections or --rate: wait (in the backlog), refuse,
+    /// refuse:TEXT (sends TEXT first; \n \r \t \\ are understood), or shed (closes the connection that
+    /// is idle for longest)
     #[arg(long, value_name = "POLICY", default_value = "wait", value_parser = policy)]
     at_limit: AtLimit,
-    /// How long a connection may wait for its first byte; seconds, or none
+    /// How long a new connection may send nothing; seconds, or none
     #[arg(long, value_name = "SECONDS", default_value = "10", value_parser = timeout)]
     first_byte_timeout: Timeout,
-    /// How long a connection that has spoken may be silent; seconds, or none
+    /// How long a connection may be silent after its first byte; seconds, or none
     #[arg(long, value_name = "SECONDS", default_value = "60", value_parser = timeout)]
     idle_timeout: Timeout,
-    /// How long a request may take until its handler returns; seconds, or none
+    /// How long a request may take; seconds, or none
     #[arg(long, value_name = "SECONDS", default_value = "none", value_parser = timeout)]
     request_timeout: Timeout,
-    /// How long a write may wait for a peer that takes nothing; seconds, or none
+    /// How long a write may wait while the peer takes nothing; seconds, or none
     #[arg(long, value_name = "SECONDS", default_value = "30", value_parser = timeout)]
     write_timeout: Timeout,
     /// How long a connection may be open; seconds, or none
     #[arg(long, value_name = "SECONDS", default_value = "none", value_parser = timeout)]
     lifetime: Timeout,
-    /// How many bytes a second a client must send while they are waited for [default: no limit]
+    /// How many bytes a second a client must send while the server waits for input [default: no limit]
     #[arg(long, value_name = "BYTES", value_parser = clap::value_parser!(u64).range(1..))]
     min_rate: Option<u64>,
-    /// How long a request may wait for input before --min-rate counts
+    /// How long a request may wait for input before --min-rate applies
     #[arg(long, value_name = "SECONDS", default_value = "20", value_parser = seconds, requires = "min_rate")]
     min_rate_grace: Duration,
-    /// A connection waits without a thread until its first byte; not for services that speak first
+    /// Start the handler of a connection at its first byte; for echo and discard
     #[arg(long)]
     pub(crate) client_speaks_first: bool,
-    /// How long a server that was asked to stop still accepts
+    /// How long a server still accepts after it was asked to stop
     #[arg(long, value_name = "SECONDS", default_value = "0", value_parser = seconds)]
     lame_duck: Duration,
-    /// How long idle connections stay after that, before they get the end of the stream; seconds, or
-    /// none, which is as long as the drain
+    /// How long idle connections stay in a stop, before they get the end of the stream; seconds, or
+    /// none: as long as the drain
     #[arg(long, value_name = "SECONDS", default_value = "1", value_parser = grace)]
     idle_grace: Timeout,
 }
 
-/// A limit of time, or none.
+/// A time limit, or none.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Timeout(Option<Duration>);
 
 impl Limits {
-    /// How long a stop waits for connections, whose drain takes as long at most.
-    pub(crate) fn patience(&self, drain: Duration) -> Patience {
+    /// How long a stop may take, with this drain timeout.
+    pub(crate) fn stop_times(&self, drain: Duration) -> StopTimes {
         let after = |time: Duration| self.lame_duck.saturating_add(time);
-        Patience {
-            most: after(drain),
+        StopTimes {
+            all: after(drain),
             idle: self.idle_grace.0.map(after),
         }
     }
 
-    /// Sets them all.
+    /// Sets all limits and deadlines of a builder.
     pub(crate) fn apply<T: Transport, M: Model>(&self, builder: Builder<T, M>) -> Builder<T, M> {
         let rate = self.rate.map(|connections| {
             let rate = Rate::per_second(connections);
@@ -111,12 +115,12 @@ fn timeout(text: &str) -> Result<Timeout, String> {
     }
     let time = seconds(text)?;
     if time.is_zero() {
-        return Err("a time of 0 is over at once; none is for no limit".to_owned());
+        return Err("0 would end every connection at once; write none for no limit".to_owned());
     }
     Ok(Timeout(Some(time)))
 }
 
-/// As a timeout, but that none at all is possible.
+/// Parses a timeout that may also be 0.
 fn grace(text: &str) -> Result<Timeout, String> {
     if seconds(text).is_ok_and(|time| time.is_zero()) {
         return Ok(Timeout(Some(Duration::ZERO)));
@@ -145,7 +149,7 @@ fn unescape(text: &str) -> Result<Vec<u8>, String> {
                 Some('t') => '\t',
                 Some('\\') => '\\',
                 _ => {
-                    return Err("after a backslash, one of n, r, t and \\ is understood".to_owned());
+                    return Err("after a backslash, one of n, r, t and \\ is needed".to_owned());
                 }
             },
             char => char,
@@ -153,7 +157,7 @@ fn unescape(text: &str) -> Result<Vec<u8>, String> {
     }
     if message.len() > AtLimit::MESSAGE_MAX {
         return Err(format!(
-            "the text has {} bytes; {} are possible",
+            "the text has {} bytes; at most {} are possible",
             message.len(),
             AtLimit::MESSAGE_MAX
         ));

@@ -1,4 +1,4 @@
-//! Listener URLs, and the listeners that they name.
+//! URLs of listeners: parsing them, and binding or adopting what they name.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -9,15 +9,16 @@ use std::str::FromStr;
 use std::vec;
 
 use anyhow::{Context, bail};
-use socketserver::{Either, Tcp, Udp, UnixAddress, UnixDatagram, UnixStream};
+use socketserver::net::{Either, UnixAddress};
+use socketserver::{Tcp, Udp, UnixDatagram, UnixStream};
 
 use crate::resolve::Resolved;
 use crate::{inherited, signals};
 
-/// Every transport in one: the command serves all of its listeners with one server.
+/// All transports in one type: one server serves all listeners of the command.
 pub(crate) type Any = Either<Either<Tcp, UnixStream>, Either<Udp, UnixDatagram>>;
 
-/// A checked URL of a listener.
+/// The URL of a listener, checked.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Url {
     target: Target,
@@ -34,8 +35,8 @@ enum Target {
     Fd(i32),
 }
 
-/// A host and a port, resolved when they are bound. The host has no brackets, so that the zone of
-/// an IPv6 address may be a name: `fe80::1%eth0`.
+/// A host and a port, resolved before they are bound. The host has no brackets: the resolver takes the
+/// zone of an IPv6 address as a name, `fe80::1%eth0`.
 #[derive(Clone, PartialEq, Eq)]
 struct HostPort {
     host: String,
@@ -50,7 +51,7 @@ struct Options {
     mode: Option<u32>,
 }
 
-/// The options, as they are written, and the schemes that have them.
+/// Each option as it is written, and the schemes that have it.
 const OPTIONS: [(&str, &[&str]); 3] = [
     ("v6only", &["tcp", "udp"]),
     ("backlog=N", &["tcp", "unix"]),
@@ -63,8 +64,7 @@ impl FromStr for Url {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        // A path that has a question mark cannot be given: it would be taken for the query of a
-        // listener with another path.
+        // A path cannot have a question mark: the rest would be a query, and the path another one.
         let (address, query) = match text.split_once('?') {
             Some((address, query)) => (address, Some(query)),
             None => (text, None),
@@ -94,9 +94,9 @@ impl Target {
                     .parse()
                     .ok()
                     .filter(|number| *number >= 0);
-                number
-                    .map(Self::Fd)
-                    .ok_or_else(|| "fd:// takes the number of an open descriptor".to_owned())
+                number.map(Self::Fd).ok_or_else(|| {
+                    "fd:// takes the number of an open descriptor: fd://3".to_owned()
+                })
             }
             _ => Err(FORMS.to_owned()),
         }
@@ -109,10 +109,10 @@ impl FromStr for HostPort {
     fn from_str(text: &str) -> Result<Self, String> {
         let (host, port) = text
             .rsplit_once(':')
-            .ok_or("the port is missing; 0 picks a free one")?;
+            .ok_or("the port is missing; port 0 picks a free one")?;
         let port = port
             .parse()
-            .map_err(|_| format!("{port:?} is no port: 0 to 65535 are"))?;
+            .map_err(|_| format!("{port:?} is no port; a port is a number from 0 to 65535"))?;
         let bare = host
             .strip_prefix('[')
             .and_then(|host| host.strip_suffix(']'));
@@ -121,12 +121,15 @@ impl FromStr for HostPort {
             None if !host.contains(':') => host,
             _ => {
                 let form =
-                    "an IPv6 address, and nothing else, is written in brackets: tcp://[::1]:80";
+                    "an IPv6 address, and nothing else, is written in brackets: tcp://[::1]:7007";
                 return Err(form.to_owned());
             }
         };
         if host.is_empty() {
-            return Err("the host is missing; [::] or 0.0.0.0 are all addresses".to_owned());
+            return Err(
+                "the host is missing; 0.0.0.0 is every IPv4 address, [::] is every address"
+                    .to_owned(),
+            );
         }
         Ok(Self {
             host: host.to_owned(),
@@ -143,7 +146,7 @@ impl ToSocketAddrs for HostPort {
     }
 }
 
-/// As it is in a URL: errors of resolving have it.
+/// The form that a URL has. Errors of resolving show it.
 impl fmt::Debug for HostPort {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { host, port } = self;
@@ -186,12 +189,14 @@ impl Options {
                 ));
             }
             if given.contains(&name) {
-                return Err(format!("the option {name} is given twice"));
+                return Err(format!("the option {name} is given twice; give it once"));
             }
             given.push(name);
             match (name, value) {
                 ("v6only", None) => options.v6_only = true,
-                ("v6only", Some(_)) => return Err("the option v6only takes no value".to_owned()),
+                ("v6only", Some(_)) => {
+                    return Err("the option v6only takes no value: ?v6only".to_owned());
+                }
                 ("backlog", _) => options.backlog = Some(backlog(value)?),
                 _ => options.mode = Some(mode(value)?),
             }
@@ -199,25 +204,25 @@ impl Options {
         Ok(options)
     }
 
-    /// Whether the options can be kept for what the URL names.
+    /// Checks that the options apply to what the URL names.
     fn suit(&self, target: &Target) -> Result<(), String> {
         match target {
             Target::Tcp(at) | Target::Udp(at)
                 if self.v6_only && at.host.parse::<Ipv4Addr>().is_ok() =>
             {
-                Err("the option v6only is for IPv6 addresses".to_owned())
+                Err("the option v6only is for IPv6 addresses; leave it out for an IPv4 address".to_owned())
             }
             Target::Unix(at) | Target::UnixGram(at)
                 if self.mode.is_some() && at.path().is_none() =>
             {
-                Err("the option mode is for socket files; an abstract name has no mode".to_owned())
+                Err("the option mode is for socket files; an abstract name has no mode, so leave it out".to_owned())
             }
             _ => Ok(()),
         }
     }
 }
 
-/// Which options there are, for somebody who has written another.
+/// The options that a scheme has, for the error about another one.
 fn options_of(scheme: &str) -> String {
     let there: Vec<_> = OPTIONS
         .iter()
@@ -245,9 +250,9 @@ fn mode(value: Option<&str>) -> Result<u32, String> {
 
 /// Binds or adopts what the URLs name, in their order.
 ///
-/// Inherited descriptors are adopted before anything else is opened: a number names what the parent
-/// has passed on, not what this program has opened since. Names are resolved before anything is
-/// bound: a signal that comes meanwhile finds nothing to leave in order.
+/// Inherited descriptors are adopted before anything is opened: a number names what the parent passed
+/// on, and not what this program opened later. Names are resolved before anything is bound: a signal
+/// that comes meanwhile ends the program at once, and leaves no socket file behind.
 pub(crate) fn all(urls: &[Url]) -> anyhow::Result<Vec<Any>> {
     let mut adopted = BTreeMap::new();
     for url in urls {
@@ -255,7 +260,7 @@ pub(crate) fn all(urls: &[Url]) -> anyhow::Result<Vec<Any>> {
             let adopt =
                 || inherited::adopt(number).with_context(|| format!("listen on fd://{number}"));
             if adopted.contains_key(&number) {
-                bail!("listen on fd://{number}: it is given twice");
+                bail!("listen on fd://{number}: the URL is given twice; give it once");
             }
             adopted.insert(number, adopt()?);
         }
@@ -280,7 +285,7 @@ impl Target {
         }
     }
 
-    /// Binds what the URL names: `name` is what it was resolved to. Descriptors are adopted elsewhere.
+    /// Binds what the URL names; `name` has the resolved addresses. Descriptors are adopted before.
     fn bind(&self, name: Option<Resolved>, options: &Options) -> anyhow::Result<Vec<Any>> {
         let resolved = |at| name.unwrap_or_else(|| Resolved::new(at));
         Ok(match self {

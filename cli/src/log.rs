@@ -1,8 +1,8 @@
-//! All that a running server says on standard error, which must never keep it waiting.
+//! Lines on standard error, which never block a server.
 //!
-//! A line is one write, short enough to be whole (pipe(7), PIPE_BUF), that does not block. A line for
-//! which there is no room is dropped and counted; the next one that can be written follows a line
-//! that tells how many were dropped.
+//! A line is one write that does not block, short enough not to be split (pipe(7), PIPE_BUF). A line for
+//! which there is no room is dropped and counted; a line with the count precedes the next line that
+//! can be written.
 
 use std::fmt;
 use std::io::{self, IoSlice};
@@ -16,41 +16,41 @@ use rustix::fs::{FileType, Mode, OFlags, fstat, open};
 use rustix::io::{Errno, ReadWriteFlags, pwritev2, read, write};
 use rustix::net::{SendFlags, send};
 
-/// The longest line, with its end: what Linux writes to a pipe in one piece (`PIPE_BUF`).
+/// The longest line, with its line feed: what Linux writes to a pipe in one piece (`PIPE_BUF`).
 const LINE_MAX: usize = 4096;
 const CUT_MARK: &str = " [cut]";
 
 static LOG: OnceLock<Log> = OnceLock::new();
 
-/// Writes a line, or drops it where standard error is closed, full or not read. Control characters
-/// are escaped.
+/// Writes a line, with control characters escaped. Drops it where standard error is closed, full or
+/// not read.
 pub(crate) fn say(line: fmt::Arguments<'_>) {
     log().say(&line.to_string());
 }
 
-/// Writes lines as they are, in a signal handler: without an allocation or a lock. What there is no room
-/// for is dropped.
+/// Writes lines as they are, without an allocation or a lock, for a signal handler. Drops lines for
+/// which there is no room.
 pub(crate) fn say_in_handler(lines: &[u8]) {
     if let Some(log) = LOG.get() {
-        // Nobody is left to tell.
+        // An error has nowhere else to go.
         let _ = log.output.write(lines);
     }
 }
 
-/// Opens standard error. Without this the first line does, in whatever process that is: a process
-/// that was forked before would not share the count of dropped lines.
+/// Opens standard error, which the first line would do otherwise: worker processes that were forked
+/// before it would not share the count of dropped lines.
 pub(crate) fn start() {
     log();
 }
 
-/// Tells of lines that were dropped, if there is room now.
+/// Reports lines that were dropped, if there is room now.
 pub(crate) fn finish() {
     if let Some(log) = LOG.get() {
-        log.confess();
+        log.report_dropped();
     }
 }
 
-/// A line for each panic, and one for each line of a backtrace that was asked for.
+/// Writes a line for a panic, and one for each line of its backtrace if backtraces are on.
 pub(crate) fn panicked(info: &PanicHookInfo<'_>) {
     let payload = info.payload();
     let text = payload.downcast_ref::<&str>().copied();
@@ -71,33 +71,33 @@ pub(crate) fn panicked(info: &PanicHookInfo<'_>) {
 fn log() -> &'static Log {
     LOG.get_or_init(|| Log {
         output: Output::open(),
-        // Without a descriptor each process counts for itself.
+        // Without an eventfd each process has a count of its own.
         dropped: eventfd(0, EventfdFlags::NONBLOCK | EventfdFlags::CLOEXEC).ok(),
         dropped_here: AtomicU64::new(0),
-        is_torn: AtomicBool::new(false),
+        is_partial: AtomicBool::new(false),
     })
 }
 
-/// Standard error, and what it had no room for.
+/// Standard error, and the count of dropped lines.
 #[derive(Debug)]
 struct Log {
     output: Output,
     /// An eventfd(2) that counts the dropped lines of all processes.
     dropped: Option<OwnedFd>,
     dropped_here: AtomicU64,
-    /// Whether the last write was cut short, as a terminal does.
-    is_torn: AtomicBool,
+    /// Whether only a part of the last line was written, as to a terminal.
+    is_partial: AtomicBool,
 }
 
 impl Log {
     fn say(&self, text: &str) {
-        if !self.confess() || !self.write_line(text) {
+        if !self.report_dropped() || !self.write_line(text) {
             self.count_dropped(1);
         }
     }
 
-    /// Says how many lines were dropped, if any were. Says whether there is room for more.
-    fn confess(&self) -> bool {
+    /// Writes how many lines were dropped, if any were. Returns whether there is room for more.
+    fn report_dropped(&self) -> bool {
         let dropped = self.take_dropped();
         if dropped == 0 {
             return true;
@@ -126,15 +126,14 @@ impl Log {
     fn take_dropped(&self) -> u64 {
         let mut count = [0; 8];
         let shared = self.dropped.as_ref();
-        // It fails where nothing was counted.
+        // An error means a count of zero.
         let shared = shared.filter(|fd| read(fd, &mut count).is_ok());
         self.dropped_here.swap(0, Relaxed) + shared.map_or(0, |_| u64::from_ne_bytes(count))
     }
 
-    /// Writes a line. Says whether all of it was written.
+    /// Writes a line. Returns whether all of it was written.
     fn write_line(&self, text: &str) -> bool {
-        let torn = self.is_torn.load(Relaxed);
-        let line = line(text, torn);
+        let line = line(text, self.is_partial.load(Relaxed));
         let written = loop {
             match self.output.write(line.as_bytes()) {
                 Err(Errno::INTR) => {}
@@ -143,16 +142,16 @@ impl Log {
         };
         let written = written.unwrap_or(0);
         if written > 0 {
-            self.is_torn.store(written < line.len(), Relaxed);
+            self.is_partial.store(written < line.len(), Relaxed);
         }
         written == line.len()
     }
 }
 
-/// A line as it is written; one that follows the beginning of another ends that first.
-fn line(text: &str, after_torn: bool) -> String {
+/// A line as it is written; after a partial line it begins with a line feed.
+fn line(text: &str, after_partial: bool) -> String {
     let mut line = String::with_capacity(text.len() + 2);
-    if after_torn {
+    if after_partial {
         line.push('\n');
     }
     for char in text.chars() {
@@ -177,13 +176,13 @@ fn line(text: &str, after_torn: bool) -> String {
 /// How standard error is written to without waiting.
 #[derive(Debug)]
 enum Output {
-    /// A pipe or a terminal that was opened once more, with `O_NONBLOCK`: the flag is one of the open
-    /// file description (open(2)), and others have that of descriptor 2 too.
+    /// A pipe or a terminal, opened once more with `O_NONBLOCK`: the flag belongs to the open file
+    /// description (open(2)), and other processes share that of descriptor 2.
     Opened(OwnedFd),
-    /// A pipe or a terminal that may not be opened: another user's, often, or a pipe without a reader.
+    /// A pipe or a terminal that cannot be opened: another user's, or a pipe without a reader.
     Inherited,
     Socket,
-    /// A file: writing it waits for the disk at most.
+    /// A file: a write waits for the disk at most.
     File,
 }
 
@@ -210,7 +209,7 @@ impl Output {
             Self::Socket => send(&stderr, line, SendFlags::DONTWAIT | SendFlags::NOSIGNAL),
             Self::File => write(&stderr, line),
             Self::Inherited => {
-                // -1: at the file's own position (preadv(2)).
+                // An offset of -1 is the file's own position (preadv(2)).
                 match pwritev2(
                     &stderr,
                     &[IoSlice::new(line)],
@@ -227,7 +226,7 @@ impl Output {
     }
 }
 
-/// For kernels that cannot be told not to wait: another process may take the room in between.
+/// For files that have no RWF_NOWAIT: another process may fill the room in between, and the write waits.
 fn write_if_ready(fd: impl AsFd, line: &[u8]) -> Result<usize, Errno> {
     let mut fds = [PollFd::new(&fd, PollFlags::OUT)];
     match poll(&mut fds, Some(&Timespec::default()))? {

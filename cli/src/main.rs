@@ -1,4 +1,4 @@
-//! The `socketserver` command: puts a service on a socket, and compares the models.
+//! The `socketserver` command: from its arguments to its exit status.
 
 mod args;
 mod compare;
@@ -27,7 +27,7 @@ fn main() -> ExitCode {
     if let Some(code) = init::run() {
         return code;
     }
-    // Before anything that takes time: a signal must not be lost.
+    // First of all, so that no signal is lost.
     let handlers = signals::install();
     panic::set_hook(Box::new(log::panicked));
     let command = match args::parse() {
@@ -47,11 +47,16 @@ fn main() -> ExitCode {
         }
     });
     let code = match result {
-        Ok(Report { cut: 0, .. }) => ExitCode::SUCCESS,
-        Ok(Report { cut, .. }) => {
-            let requests = if cut == 1 { "request" } else { "requests" };
+        Ok(Report { aborted: 0, .. }) => ExitCode::SUCCESS,
+        Ok(Report { aborted, .. }) => {
+            let connections = if aborted == 1 {
+                "connection was"
+            } else {
+                "connections were"
+            };
             say(format_args!(
-                "socketserver: the drain deadline has cut {cut} {requests}"
+                "socketserver: {aborted} {connections} aborted at the drain deadline or a second \
+                 signal; raise --drain-timeout to wait longer"
             ));
             ExitCode::from(3)
         }

@@ -1,4 +1,4 @@
-//! What a service manager is told (sd_notify(3)).
+//! The notification of the service manager (sd_notify(3)).
 
 use std::env;
 use std::io;
@@ -7,10 +7,10 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
 use std::time::Duration;
 
-/// How long a manager may keep its queue full.
-const PATIENCE: Duration = Duration::from_secs(1);
+/// How long the queue of the service manager may be full.
+const SEND_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// Tells the service manager, if there is one, that requests are accepted.
+/// Notifies the service manager, if there is one, that the server is ready.
 pub(crate) fn ready() -> io::Result<()> {
     let Some(name) = env::var_os("NOTIFY_SOCKET") else {
         return Ok(());
@@ -20,7 +20,7 @@ pub(crate) fn ready() -> io::Result<()> {
         None => SocketAddr::from_pathname(&name)?,
     };
     let socket = UnixDatagram::unbound()?;
-    socket.set_write_timeout(Some(PATIENCE))?;
+    socket.set_write_timeout(Some(SEND_TIMEOUT))?;
     socket.send_to_addr(b"READY=1\n", &address)?;
     Ok(())
 }

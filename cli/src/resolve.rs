@@ -1,15 +1,14 @@
-//! Names of hosts, resolved before anything is bound: a signal ends the program while it waits for
-//! an answer.
+//! Host names, resolved before anything is bound: until then a signal ends the program at once.
 
 use std::fmt;
 use std::io;
 use std::net::{SocketAddr, ToSocketAddrs};
 use std::vec;
 
-/// What one `HOST:PORT` means: to whoever binds it as if it were resolved then.
+/// The addresses of one `HOST:PORT`, or the error of resolving it, for a later bind.
 #[derive(Clone)]
 pub(crate) struct Resolved {
-    /// As errors have it.
+    /// The name, for errors.
     name: String,
     /// The addresses, or the kind of error and its text.
     addrs: Result<Vec<SocketAddr>, (io::ErrorKind, String)>,
@@ -20,7 +19,10 @@ impl Resolved {
         let addrs = name.to_socket_addrs().map(Iterator::collect);
         Self {
             name: format!("{name:?}"),
-            addrs: addrs.map_err(|err| (err.kind(), err.to_string())),
+            addrs: addrs.map_err(|err| {
+                let text = format!("{err}; check the name, or give an address");
+                (err.kind(), text)
+            }),
         }
     }
 }

@@ -3,9 +3,11 @@
 use std::io;
 use std::net::SocketAddr;
 
+use socketserver::model::{Driver, Model as ServerModel};
+use socketserver::net::{Either, Transport};
+use socketserver::observe::{Event, Failure};
 use socketserver::{
-    Coroutines, Driver, Either, Event, Failure, Forking, Model as ServerModel, Prefork, Report,
-    Sequential, Server, ThreadPool, Threading, Transport,
+    Coroutines, Forking, Prefork, Report, Sequential, Server, ThreadPool, Threading,
 };
 
 use crate::args::{self, Inner, Model, Options, Service, Workload};
@@ -14,17 +16,16 @@ use crate::log::{self, say};
 use crate::services::Peers;
 use crate::{notify, services, signals, workload};
 
-/// What is done with each request. Nothing else is served: the contract of coroutines is fulfilled
-/// for these.
+/// The handler of a server. There are no others: the contract of `Coroutines` is fulfilled for these.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Task {
-    /// A built-in service, and whether it may answer datagrams with more than they had.
+    /// A built-in service, and whether its answer to a datagram may be longer than the datagram.
     Service(Service, bool),
     Workload(Workload),
 }
 
 impl Task {
-    fn serve(&self, peers: &Peers, request: &mut <Any as Transport>::Request) -> io::Result<()> {
+    fn serve(&self, peers: &Peers, request: &mut <Any as Transport>::Accepted) -> io::Result<()> {
         match self {
             Self::Service(service, _) => services::serve(*service, peers, request),
             Self::Workload(workload) => workload::serve(workload, request),
@@ -60,7 +61,7 @@ pub(crate) fn run(task: Task, options: Options) -> anyhow::Result<Report> {
         Model::Prefork(Inner::Forking) => {
             serve(task, options, prefork(workers, Forking::default()))
         }
-        // The processes are what uses the processors.
+        // One worker in each process: the processes use the processors.
         Model::Prefork(Inner::Coroutines) => {
             let model = coroutines(options.driver, Some(1));
             serve(task, options, prefork(workers, model))
@@ -75,10 +76,10 @@ fn prefork<M>(workers: Option<usize>, model: M) -> Prefork<M> {
 
 #[expect(unsafe_code, reason = "the contract of coroutines")]
 fn coroutines(driver: args::Driver, workers: Option<usize>) -> Coroutines {
-    // SAFETY: the tasks read, write, compute, sleep and format text; nothing they call restores a
-    // thread-local afterwards.
+    // SAFETY: the tasks read, write, compute, sleep and format text; nothing that they call restores a
+    // thread-local after a blocking call.
     let model = unsafe { Coroutines::new() };
-    // Eight times what the deepest service was measured to use.
+    // Eight times the deepest stack that was measured.
     let model = model.stack_size(64 * 1024);
     let model = model.driver(match driver {
         args::Driver::Auto => Driver::Auto,
@@ -97,8 +98,8 @@ fn serve<M: ServerModel>(task: Task, options: Options, model: M) -> anyhow::Resu
         .model(model)
         .drain_timeout(options.drain_timeout)
         .on_error(move |failure| {
-            // Of clients there is no end, and `--log` has the end of each request.
-            if failure.is_disconnect() || failure.cut().is_some() {
+            // Clients cause these without end, and `--log` has the end of each connection.
+            if failure.is_disconnect() || failure.abort_reason().is_some() {
                 return;
             }
             if every_event {
@@ -126,7 +127,7 @@ fn serve<M: ServerModel>(task: Task, options: Options, model: M) -> anyhow::Resu
     let handle = server.handle();
     signals::stop(
         handle.clone(),
-        options.limits.patience(options.drain_timeout),
+        options.limits.stop_times(options.drain_timeout),
     );
     if let Some(note) = short_of_descriptors(&options, handle.limits().max_connections) {
         say(format_args!("socketserver: {note}"));
@@ -134,7 +135,7 @@ fn serve<M: ServerModel>(task: Task, options: Options, model: M) -> anyhow::Resu
     Ok(server.serve_forever(move |request| task.serve(&peers, request))?)
 }
 
-/// The address of a listener for datagrams of UDP.
+/// The address of a UDP listener.
 fn udp_address(listener: &Any) -> Option<SocketAddr> {
     match listener {
         Either::Right(Either::Left(udp)) => udp.local_addr().socket_addr(),
@@ -142,7 +143,7 @@ fn udp_address(listener: &Any) -> Option<SocketAddr> {
     }
 }
 
-/// Says that a request has failed, at most once a second in all processes.
+/// Reports a failure, at most once a second in all processes.
 fn say_once_a_second(failure: &Failure<'_>) {
     match failure.once_a_second() {
         None => {}
@@ -153,7 +154,7 @@ fn say_once_a_second(failure: &Failure<'_>) {
     }
 }
 
-/// Says what happens, unless a hook has said it.
+/// Reports an event, unless a hook reports it.
 fn say_event(event: &Event<'_>) {
     if !matches!(
         event,
@@ -163,7 +164,7 @@ fn say_event(event: &Event<'_>) {
     }
 }
 
-/// What the operator should know of this machine.
+/// Notes on this machine, for the operator.
 fn notes(options: &Options) -> Vec<String> {
     let mut notes = Vec::new();
     if options.model.inner() != Inner::Coroutines {
@@ -177,17 +178,17 @@ fn notes(options: &Options) -> Vec<String> {
     }
     if let Some(most) = Coroutines::capacity() {
         notes.push(format!(
-            "at most {most} coroutines; raise vm.max_map_count, or use Linux 6.13, for more"
+            "at most {most} coroutines at once, by vm.max_map_count; for more, raise that, or use Linux 6.13"
         ));
     }
     notes
 }
 
-/// Fewer connections than this surprise whoever has not asked for them.
+/// Fewer connections than this are reported, unless `--max-connections` asks for fewer.
 const FEW: u64 = 100;
 
-/// What to do where the limit on descriptors, after it was raised, leaves few connections, or fewer
-/// than were asked for.
+/// A note where the limit on descriptors, after it was raised, leaves few connections, or fewer than
+/// `--max-connections` asks for.
 fn short_of_descriptors(options: &Options, max_connections: u64) -> Option<String> {
     let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile).current?;
     let asked = options.limits.max_connections;
@@ -198,7 +199,7 @@ fn short_of_descriptors(options: &Options, max_connections: u64) -> Option<Strin
              raise the hard limit, with ulimit -Hn or LimitNOFILE=, or use more worker processes"
         ));
     }
-    // As the library has it: a process keeps some for everything else.
+    // The reserve of the library: a process needs descriptors for other things too.
     let in_process = limit - (limit / 8).min(64);
     let (who, most) = if is_prefork && in_process < max_connections {
         ("each worker process", in_process)
@@ -227,7 +228,6 @@ fn announce(urls: &[String], notes: &[String]) {
     for note in notes {
         say(format_args!("socketserver: {note}"));
     }
-    // Without a service manager there is nobody to tell, and one that does not listen is none of a
-    // server's worries.
+    // A service manager that does not listen does not keep the server from serving.
     let _ = notify::ready();
 }

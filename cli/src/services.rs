@@ -1,25 +1,26 @@
-//! The services: one function for streams and one for datagrams each.
+//! The built-in services, over streams and over datagrams.
 
 use std::io;
 use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use socketserver::{Connection, Either, Packet, Transport};
+use socketserver::net::{Either, Transport};
+use socketserver::{Connection, Datagram};
 
 use crate::args::Service;
 use crate::listen::Any;
 
-/// The size of a buffer for a client that sends much.
+/// The size of a buffer for a client that sends a lot.
 const LARGE: usize = 16 * 1024;
 
 /// Seconds from 1900, where RFC 868 begins, to 1970.
 const SECONDS_1900_TO_1970: u64 = 2_208_988_800;
 
-/// Serves one request.
+/// Serves one connection or datagram.
 pub(crate) fn serve(
     service: Service,
     peers: &Peers,
-    request: &mut <Any as Transport>::Request,
+    request: &mut <Any as Transport>::Accepted,
 ) -> io::Result<()> {
     match request {
         Either::Left(conn) => stream(service, conn),
@@ -32,29 +33,29 @@ pub(crate) fn serve(
     }
 }
 
-/// Which senders of UDP datagrams are answered. A sender can be forged: by who wants two servers to
-/// answer each other for ever, or the one who is named to be sent more than that costs.
+/// The rules for answers to UDP datagrams, whose sender may be forged. A forged sender can make two
+/// servers answer each other without end, or send more to a victim than the attacker sends.
 #[derive(Debug)]
 pub(crate) struct Peers {
     /// The addresses of this server.
     pub(crate) own: Vec<SocketAddr>,
-    /// Whether an answer may be longer than its question.
+    /// Whether an answer may be longer than its request.
     pub(crate) amplify: bool,
 }
 
-/// Ports below this are those of services, which answer (RFC 862 to 868 and others).
+/// Ports below this are those of services, which answer what they get (RFC 862 to 868 and others).
 const FIRST_PORT_OF_CLIENTS: u16 = 1024;
 
 impl Peers {
-    /// Whether `peer`, who has sent `question` bytes, is to be answered with `answer` bytes.
-    fn allow(&self, peer: SocketAddr, question: usize, answer: usize) -> bool {
-        let is_service = peer.port() < FIRST_PORT_OF_CLIENTS || self.are(peer);
-        let amplifies = answer > question && !peer.ip().to_canonical().is_loopback();
+    /// Whether `peer`, which has sent `request` bytes, gets an answer of `answer` bytes.
+    fn allow(&self, peer: SocketAddr, request: usize, answer: usize) -> bool {
+        let is_service = peer.port() < FIRST_PORT_OF_CLIENTS || self.is_own(peer);
+        let amplifies = answer > request && !peer.ip().to_canonical().is_loopback();
         !is_service && (self.amplify || !amplifies)
     }
 
     /// Whether the address is one of this server's own.
-    fn are(&self, peer: SocketAddr) -> bool {
+    fn is_own(&self, peer: SocketAddr) -> bool {
         let ip = peer.ip().to_canonical();
         self.own
             .iter()
@@ -66,31 +67,31 @@ impl Peers {
     }
 }
 
-/// Whether the address is one of this host's: those can be bound.
+/// Whether the address is one of this host's, which can be bound.
 fn is_local(ip: IpAddr) -> bool {
     ip.is_loopback()
         || match UdpSocket::bind((ip, 0)) {
             Ok(_) => true,
-            // Without descriptors nobody knows.
+            // Without descriptors the address counts as local.
             Err(err) => err.kind() != io::ErrorKind::AddrNotAvailable,
         }
 }
 
-/// What a datagram is answered with.
+/// The answer to a datagram.
 enum Reply {
     Echo,
     Bytes(Vec<u8>),
 }
 
-fn answer(datagram: &mut impl Packet, reply: Reply, peers: &Peers) {
-    let question = datagram.packet().len();
+fn answer(datagram: &mut impl Datagram, reply: Reply, peers: &Peers) {
+    let request = datagram.packet().len();
     let size = match &reply {
-        Reply::Echo => question,
+        Reply::Echo => request,
         Reply::Bytes(bytes) => bytes.len(),
     };
-    // Nobody can forge the address of a Unix socket.
+    // The address of a Unix socket cannot be forged.
     let peer = datagram.peer().socket_addr();
-    if peer.is_none_or(|peer| peers.allow(peer, question, size)) {
+    if peer.is_none_or(|peer| peers.allow(peer, request, size)) {
         match reply {
             Reply::Echo => datagram.echo(),
             Reply::Bytes(bytes) => datagram.set_reply(&bytes),
@@ -101,7 +102,7 @@ fn answer(datagram: &mut impl Packet, reply: Reply, peers: &Peers) {
 fn stream(service: Service, conn: &mut impl Connection) -> io::Result<()> {
     match service {
         Service::Echo => {
-            // An idle client costs little memory, a busy one few system calls.
+            // A small buffer for an idle client, a large one for a client that sends a lot.
             let (mut small, mut large) = ([0; 1024], Vec::new());
             while conn.next_message()? {
                 if conn.stopping() {
@@ -126,7 +127,7 @@ fn stream(service: Service, conn: &mut impl Connection) -> io::Result<()> {
         Service::Discard => {
             let mut buf = [0; 1024];
             while conn.next_message()? {
-                // Whatever it was.
+                // The input is dropped.
                 let _ = conn.read(&mut buf)?;
             }
             Ok(())
@@ -147,13 +148,13 @@ fn stream(service: Service, conn: &mut impl Connection) -> io::Result<()> {
     }
 }
 
-fn packet(service: Service, datagram: &impl Packet) -> Option<Reply> {
+fn packet(service: Service, datagram: &impl Datagram) -> Option<Reply> {
     Some(Reply::Bytes(match service {
         Service::Echo => return Some(Reply::Echo),
         Service::Discard => return None,
         Service::Chargen => {
-            // RFC 864 has up to 512 characters; as many as were sent let nobody use us to amplify
-            // an attack.
+            // RFC 864 allows up to 512 characters; as many as the datagram has do not amplify an
+            // attack.
             let count = datagram.packet().len().min(512);
             (0..CHARACTERS).cycle().flat_map(line).take(count).collect()
         }
@@ -163,7 +164,7 @@ fn packet(service: Service, datagram: &impl Packet) -> Option<Reply> {
     }))
 }
 
-/// The printing characters of ASCII, with the space.
+/// How many printing characters ASCII has, with the space.
 const CHARACTERS: u8 = 95;
 
 /// The line of RFC 864 that begins with the given character.
@@ -183,7 +184,7 @@ fn time() -> [u8; 4] {
     let unix = SystemTime::now()
         .duration_since(UNIX_EPOCH)
         .map_or(0, |since| since.as_secs());
-    // RFC 868 has 32 bits, which begin anew in 2036.
+    // The 32 bits of RFC 868 overflow in 2036.
     ((unix + SECONDS_1900_TO_1970) as u32).to_be_bytes()
 }
 
@@ -192,7 +193,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_lines_of_chargen_shift_by_one_and_come_round() {
+    fn the_lines_of_chargen_shift_by_one_and_wrap() {
         assert!(line(0).starts_with(b" !\"#"));
         assert!(line(1).starts_with(b"!\"#$"));
         assert_eq!(&line(94)[..3], b"~ !");
@@ -207,8 +208,8 @@ mod tests {
     }
 
     #[track_caller]
-    fn answered(peers: &Peers, peer: &str, question: usize, answer: usize) -> bool {
-        peers.allow(peer.parse().unwrap(), question, answer)
+    fn answered(peers: &Peers, peer: &str, request: usize, answer: usize) -> bool {
+        peers.allow(peer.parse().unwrap(), request, answer)
     }
 
     #[test]
@@ -243,7 +244,7 @@ mod tests {
     }
 
     #[test]
-    fn an_answer_is_no_longer_than_its_question_outside_this_host() {
+    fn an_answer_is_no_longer_than_its_request_outside_this_host() {
         let mut peers = peers(&["0.0.0.0:7007"]);
         assert!(answered(&peers, "192.0.2.1:5000", 31, 31));
         assert!(!answered(&peers, "192.0.2.1:5000", 30, 31));

@@ -1,5 +1,5 @@
-//! Signals. SIGTERM and SIGINT stop the server: the first one drains, the second one cuts; before
-//! anything is bound they end the program. And what `init` needs, which waits for signals.
+//! Signals. SIGTERM and SIGINT stop the server: the first one drains, the second one aborts. Before
+//! anything is bound they end the program. `init` waits for signals by the functions at the end.
 #![expect(unsafe_code, reason = "signal handlers, masks and waits")]
 
 use std::fmt;
@@ -20,43 +20,43 @@ use socketserver::ServerHandle;
 
 use crate::log;
 
-/// The signals that a program may have been started with blocked, and that this one relies on.
+/// The signals that this program handles, which may be blocked when it is started.
 pub(crate) const USED: [i32; 4] = [SIGTERM, SIGINT, SIGHUP, SIGCHLD];
 
-/// How often the program was asked to stop.
-static PRESSES: AtomicU32 = AtomicU32::new(0);
-/// Whether there may be sockets, and files of sockets, to leave in order.
+/// How many signals have asked the program to stop.
+static STOP_SIGNALS: AtomicU32 = AtomicU32::new(0);
+/// Whether there may be socket files, which the program removes when it ends in order.
 static MAY_BE_BOUND: AtomicBool = AtomicBool::new(false);
 static SERVER: OnceLock<Stopping> = OnceLock::new();
 
-/// What a signal stops.
+/// The server that a signal stops.
 #[derive(Debug)]
 struct Stopping {
     server: ServerHandle,
-    /// How long it then waits. On a terminal, where somebody can read it.
-    patience: Option<Patience>,
+    /// How long the stop may take; `None` unless standard error is a terminal.
+    times: Option<StopTimes>,
 }
 
 /// How long a stop waits for connections.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Patience {
-    /// For any of them.
-    pub(crate) most: Duration,
-    /// For idle ones.
+pub(crate) struct StopTimes {
+    /// For all connections.
+    pub(crate) all: Duration,
+    /// For idle connections.
     pub(crate) idle: Option<Duration>,
 }
 
-/// Handlers that are in place.
+/// The installed handlers.
 #[derive(Debug)]
 pub(crate) struct Handlers(Vec<SigId>);
 
-/// Sets up all signals, whatever the program was started with.
+/// Installs the handlers, and unblocks the signals that this program handles.
 pub(crate) fn install() -> anyhow::Result<Handlers> {
     default_child_signal();
     let main = process::id();
     let mut handlers = Vec::new();
     for signal in [SIGTERM, SIGINT] {
-        // SAFETY: the action uses atomics, getpid(2), _exit(2), and methods that are documented as
+        // SAFETY: the handler uses atomics, getpid(2), _exit(2), and methods that are documented as
         // async-signal-safe.
         let handler = unsafe { register(signal, move || on_stop_signal(signal, main)) };
         handlers.push(handler.with_context(|| format!("handle signal {signal}"))?);
@@ -66,7 +66,7 @@ pub(crate) fn install() -> anyhow::Result<Handlers> {
 }
 
 impl Handlers {
-    /// Leaves the signals to others.
+    /// Removes the handlers.
     pub(crate) fn remove(self) {
         for id in self.0 {
             unregister(id);
@@ -74,44 +74,44 @@ impl Handlers {
     }
 }
 
-/// From now on a signal lets the program come to its end in order.
+/// From now on a signal does not end the program at once: the server stops in order.
 pub(crate) fn before_binding() {
     MAY_BE_BOUND.store(true, SeqCst);
 }
 
-/// From now on signals stop `server`; those that came before do so now.
-pub(crate) fn stop(server: ServerHandle, patience: Patience) {
+/// From now on signals stop `server`; signals that came before stop it now.
+pub(crate) fn stop(server: ServerHandle, times: StopTimes) {
     let on_terminal = io::stderr().is_terminal();
-    let patience = Some(patience).filter(|_| on_terminal);
-    let stopping = SERVER.get_or_init(|| Stopping { server, patience });
-    // The handler counts first and looks for the server then.
-    stop_for(&stopping.server, PRESSES.load(SeqCst));
+    let times = Some(times).filter(|_| on_terminal);
+    let stopping = SERVER.get_or_init(|| Stopping { server, times });
+    // The handler counts the signal, and reads the server after that: one of the two stops the server.
+    stop_for(&stopping.server, STOP_SIGNALS.load(SeqCst));
 }
 
-/// The action of the handler, in whatever process.
+/// The handler, in every process of the server.
 fn on_stop_signal(signal: i32, main: u32) {
     let in_main = process::id() == main;
     if signal == SIGINT && !in_main {
-        // A terminal sends it to all processes of the group: the main process stops the others.
+        // A terminal signals all processes of the group: the main process stops the other ones.
         return;
     }
-    let presses = PRESSES.fetch_add(1, SeqCst) + 1;
+    let signals = STOP_SIGNALS.fetch_add(1, SeqCst) + 1;
     match SERVER.get() {
         Some(stopping) if in_main => {
-            if signal == SIGINT && presses == 1 {
-                stopping.say();
+            if signal == SIGINT && signals == 1 {
+                stopping.report();
             }
-            stop_for(&stopping.server, presses);
+            stop_for(&stopping.server, signals);
         }
-        // One worker or child was picked, by a guard of memory perhaps.
+        // The signal is for this worker or child alone, as from a memory guard.
         Some(stopping) => stopping.server.retire(),
         None if MAY_BE_BOUND.load(SeqCst) => {}
         None => exit(0),
     }
 }
 
-fn stop_for(server: &ServerHandle, presses: u32) {
-    match presses {
+fn stop_for(server: &ServerHandle, signals: u32) {
+    match signals {
         0 => {}
         1 => server.shutdown(),
         _ => server.shutdown_within(Duration::ZERO),
@@ -119,47 +119,47 @@ fn stop_for(server: &ServerHandle, presses: u32) {
 }
 
 impl Stopping {
-    /// Says what is waited for, to whoever has pressed Ctrl-C. Async-signal-safe.
-    fn say(&self) {
+    /// Reports what the stop waits for, after Ctrl-C on a terminal. Async-signal-safe.
+    fn report(&self) {
         let live = self.server.live();
-        if let Some(patience) = self.patience.filter(|_| live > 0) {
-            // The terminal has shown the key on the last line.
+        if let Some(times) = self.times.filter(|_| live > 0) {
+            // The terminal shows ^C on the current line.
             let mut text = Cursor::new([0; 256]);
-            // It is long enough.
-            let _ = write!(text, "\n{}\n", Waits { live, patience });
+            // The buffer is long enough.
+            let _ = write!(text, "\n{}\n", Waits { live, times });
             let length = text.position() as usize;
             log::say_in_handler(&text.get_ref()[..length]);
         }
     }
 }
 
-/// The line that says what is waited for.
+/// What a stop waits for, as a line.
 struct Waits {
     live: u64,
-    patience: Patience,
+    times: StopTimes,
 }
 
 impl fmt::Display for Waits {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Patience { most, idle } = self.patience;
+        let StopTimes { all, idle } = self.times;
         let s = if self.live == 1 { "" } else { "s" };
         write!(f, "socketserver: waiting for {} connection{s}", self.live)?;
-        write!(f, ", for {} s at most", most.as_secs_f64())?;
-        if let Some(idle) = idle.filter(|idle| *idle < most) {
+        write!(f, ", for {} s at most", all.as_secs_f64())?;
+        if let Some(idle) = idle.filter(|idle| *idle < all) {
             write!(f, ", for idle ones {} s", idle.as_secs_f64())?;
         }
-        f.write_str("; Ctrl-C again ends them now")
+        f.write_str("; Ctrl-C again aborts them now")
     }
 }
 
-/// Lets children be waited for: where SIGCHLD is ignored the kernel forgets them (wait(2)).
+/// Makes children waitable: where SIGCHLD is ignored, the kernel reaps them itself (wait(2)).
 pub(crate) fn default_child_signal() {
     // SAFETY: no handler is set.
     let before = unsafe { libc::signal(SIGCHLD, libc::SIG_DFL) };
     debug_assert_ne!(before, libc::SIG_ERR, "the signal exists");
 }
 
-/// Blocks or unblocks the signals that are used, in a process of one thread.
+/// Blocks or unblocks the signals that this program handles, in a process of one thread.
 fn set_mask(how: i32) {
     let set = used();
     // SAFETY: both pointers are valid or null.
@@ -179,12 +179,12 @@ fn used() -> libc::sigset_t {
     unsafe { set.assume_init() }
 }
 
-/// Keeps the signals that are used for [`next`].
+/// Blocks the signals that this program handles, for [`next`].
 pub(crate) fn block() {
     set_mask(libc::SIG_BLOCK);
 }
 
-/// Waits for one of the signals that were blocked.
+/// Waits for a blocked signal.
 pub(crate) fn next() -> i32 {
     let set = used();
     let mut signal = 0;
@@ -197,7 +197,7 @@ pub(crate) fn next() -> i32 {
     }
 }
 
-/// A child that has ended and was not waited for, whoever started it. It stays one until it is.
+/// A child that has ended and is not reaped yet, whichever process started it. It is not reaped here.
 pub(crate) fn ended_child() -> Option<Pid> {
     // SAFETY: a C struct of integers and pointers, for which zero is a value.
     let mut info: libc::siginfo_t = unsafe { MaybeUninit::zeroed().assume_init() };
@@ -207,7 +207,7 @@ pub(crate) fn ended_child() -> Option<Pid> {
     if result != 0 {
         return None;
     }
-    // SAFETY: waitid(2) fills it in, or leaves the zero that says that no child has ended.
+    // SAFETY: waitid(2) fills it in, or leaves the zero, which means that no child has ended.
     Pid::from_raw(unsafe { info.si_pid() })
 }
 
@@ -216,21 +216,21 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_line_says_what_is_waited_for() {
-        let line = |live, most, idle| {
-            let [most, idle] = [most, idle].map(Duration::from_secs_f64);
+    fn a_line_says_what_a_stop_waits_for() {
+        let line = |live, all, idle| {
+            let [all, idle] = [all, idle].map(Duration::from_secs_f64);
             let idle = Some(idle);
-            let patience = Patience { most, idle };
-            Waits { live, patience }.to_string()
+            let times = StopTimes { all, idle };
+            Waits { live, times }.to_string()
         };
         assert_eq!(
             line(1, 25.0, 25.0),
-            "socketserver: waiting for 1 connection, for 25 s at most; Ctrl-C again ends them now"
+            "socketserver: waiting for 1 connection, for 25 s at most; Ctrl-C again aborts them now"
         );
         assert_eq!(
             line(3, 25.5, 1.0),
             "socketserver: waiting for 3 connections, for 25.5 s at most, for idle ones 1 s; \
-             Ctrl-C again ends them now"
+             Ctrl-C again aborts them now"
         );
         let longest = line(u64::MAX, f64::from(u32::MAX) + 0.123_456_789, 0.123_456_789);
         assert!(longest.len() < 250, "{longest}");

@@ -8,7 +8,8 @@ use std::time::Duration;
 use anyhow::{Context, bail};
 use rustix::process::{Pid, Signal, getppid, set_parent_process_death_signal};
 use rustix::time::{ClockId, clock_gettime};
-use socketserver::{Connection, Either, Report, Transport};
+use socketserver::net::{Either, Transport};
+use socketserver::{Connection, Report};
 
 use crate::args::{Work, Workload};
 use crate::listen::Any;
@@ -28,7 +29,7 @@ pub(crate) fn run(work: Work) -> anyhow::Result<Report> {
 /// Serves one connection. Nobody listens for datagrams.
 pub(crate) fn serve(
     workload: &Workload,
-    request: &mut <Any as Transport>::Request,
+    request: &mut <Any as Transport>::Accepted,
 ) -> io::Result<()> {
     match request {
         Either::Left(conn) => stream(workload, conn),
@@ -42,7 +43,7 @@ fn stream(workload: &Workload, conn: &mut impl Connection) -> io::Result<()> {
         compute(workload.cpu);
         if !workload.wait.is_zero() {
             // Parks a coroutine, and blocks a thread.
-            socketserver::sleep(workload.wait);
+            socketserver::task::sleep(workload.wait);
         }
         conn.write_all(&request)?;
         if workload.new_connections || conn.stopping() {

@@ -7,7 +7,7 @@ mod support;
 use std::process::Command;
 
 use rustix::process::Signal;
-use socketserver::Driver;
+use socketserver::model::Driver;
 
 use support::{Client, Process, command_after, command_under};
 

@@ -12,7 +12,7 @@ use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
-use socketserver::Driver;
+use socketserver::model::Driver;
 
 use support::{Client, DEADLINE, Process, ask, assert_echoes, command_under, poll_until};
 
@@ -79,35 +79,35 @@ rows! {
 // alone, before `main`.
 rows! {
     poll_eintr: "threading", "tcp", "ppoll:error=EINTR:when=1..6" x 6, IsServed, "";
-    poll_eintr_beside_a_cutter: "sequential", "udp", "ppoll:error=EINTR:when=1..6" x 6, IsServed, "";
+    poll_eintr_beside_a_deadline_keeper: "sequential", "udp", "ppoll:error=EINTR:when=1..6" x 6, IsServed, "";
     poll_eintr_beside_children: "forking", "tcp", "ppoll:error=EINTR:when=1..6" x 6, IsServed, "";
     poll_eintr_in_parent_and_worker: "prefork --workers 1", "tcp", "ppoll:error=EINTR:when=1..6" x 6, IsServed, "";
     poll_enomem: "threading", "tcp", "ppoll:error=ENOMEM:when=1..6" x 6, IsServed,
-        "wait for requests: Cannot allocate memory (os error 12); trying again within 5 ms";
+        "wait for clients: Cannot allocate memory (os error 12); trying again within 5 ms";
     poll_enomem_in_the_parent: "prefork --workers 1", "tcp", "ppoll:error=ENOMEM:when=2..3" x 2, IsServed,
-        "wait for requests: Cannot allocate memory (os error 12); trying again within * ms";
+        "wait for clients: Cannot allocate memory (os error 12); trying again within * ms";
     watch_enospc: "coroutines --driver epoll --workers 1", "tcp", "epoll_ctl:error=ENOSPC:when=4..400" x 1, IsServed,
-        "wait for requests: No space left on device (os error 28); trying again within 5 ms";
+        "wait for clients: No space left on device (os error 28); trying again within 5 ms";
     epoll_eintr: "coroutines --driver epoll", "tcp", "epoll_pwait:error=EINTR:when=1..6" x 6, IsServed, "";
-    epoll_eintr_of_the_bell: "threading", "tcp", "epoll_pwait:error=EINTR:when=1" x 1, IsServed, "";
+    epoll_eintr_of_the_wakeup_event: "threading", "tcp", "epoll_pwait:error=EINTR:when=1" x 1, IsServed, "";
 }
 
 // fork(2), which is clone(2) here, and clone3(2), which makes threads.
 rows! {
     fork_eagain: "forking", "tcp", "clone:error=EAGAIN:when=1..6" x 6, IsServed,
-        "start a thread, process or coroutine for a request: Resource temporarily unavailable (os error 11); trying again within 5 ms";
+        "start a thread, process or coroutine: Resource temporarily unavailable (os error 11); trying again within 5 ms";
     fork_enomem: "forking", "udp", "clone:error=ENOMEM:when=1..6" x 6, IsServed,
-        "start a thread, process or coroutine for a request: Cannot allocate memory (os error 12); trying again within 5 ms";
+        "start a thread, process or coroutine: Cannot allocate memory (os error 12); trying again within 5 ms";
     fork_eagain_of_workers: "prefork --workers 2", "tcp", "clone:error=EAGAIN:when=1..2" x 2, IsServed,
         "worker process: Resource temporarily unavailable (os error 11); trying again within 100 ms";
     fork_enomem_of_a_worker: "prefork --workers 2", "tcp", "clone:error=ENOMEM:when=2" x 1, IsServed,
         "worker process: Cannot allocate memory (os error 12); trying again within 100 ms";
     thread_eagain: "threading", "tcp", "clone3:error=EAGAIN:when=1..6" x 6, IsServed,
-        "start a thread, process or coroutine for a request: Resource temporarily unavailable (os error 11); trying again within 5 ms";
+        "start a thread, process or coroutine: Resource temporarily unavailable (os error 11); trying again within 5 ms";
     thread_enomem: "threading", "tcp", "clone3:error=ENOMEM:when=1..6" x 6, IsServed,
-        "start a thread, process or coroutine for a request: Resource temporarily unavailable (os error 11); trying again within 5 ms";
+        "start a thread, process or coroutine: Resource temporarily unavailable (os error 11); trying again within 5 ms";
     thread_eagain_in_a_worker: "prefork --workers 1", "udp", "clone3:error=EAGAIN:when=1..6" x 6, IsServed,
-        "start a thread, process or coroutine for a request: Resource temporarily unavailable (os error 11); trying again within 5 ms";
+        "start a thread, process or coroutine: Resource temporarily unavailable (os error 11); trying again within 5 ms";
 }
 
 // What connections are read and written with. A peer that is gone is no news.
@@ -117,7 +117,7 @@ rows! {
     read_econnreset: "sequential", "tcp", "recvfrom:error=ECONNRESET:when=1" x 1, IsLost, "";
     read_econnreset_in_a_coroutine: "coroutines --driver epoll --workers 1", "tcp", "recvfrom:error=ECONNRESET:when=1" x 1, IsLost, "";
     read_etimedout: "sequential", "tcp", "recvfrom:error=ETIMEDOUT:when=1" x 1, IsLost,
-        "request 1 from *: Connection timed out (os error 110)";
+        "connection 1 from *: Connection timed out (os error 110)";
     write_eintr: "sequential", "tcp", "sendto:error=EINTR:when=1" x 1, IsServed, "";
     write_eintr_in_a_coroutine: "coroutines --driver uring --workers 1", "tcp", "sendto:error=EINTR:when=1" x 1, IsServed, "";
     write_epipe: "sequential", "tcp", "sendto:error=EPIPE:when=1" x 1, IsLost, "";
@@ -136,11 +136,11 @@ rows! {
     recvmmsg_eintr: "sequential", "udp", "recvmmsg:error=EINTR:when=1..6" x 6, IsServed, "";
     sendmmsg_eintr: "sequential", "udp", "sendmmsg:error=EINTR:when=1..6" x 6, IsServed, "";
     sendmmsg_enobufs: "sequential", "udp", "sendmmsg:error=ENOBUFS:when=1" x 1, IsLost,
-        "request 1 from *: No buffer space available (os error 105)";
+        "datagram 1 from *: No buffer space available (os error 105)";
     sendmmsg_enomem: "sequential", "udp", "sendmmsg:error=ENOMEM:when=1" x 1, IsLost,
-        "request 1 from *: Cannot allocate memory (os error 12)";
+        "datagram 1 from *: Cannot allocate memory (os error 12)";
     sendmmsg_econnrefused: "coroutines --driver epoll --workers 1", "udp", "sendmmsg:error=ECONNREFUSED:when=1" x 1, IsLost,
-        "request 1 from *: Connection refused (os error 111)";
+        "datagram 1 from *: Connection refused (os error 111)";
 }
 
 // io_uring_enter(2). The first four calls of a worker are its start.

@@ -46,17 +46,17 @@ fn rest(mut client: TcpStream) -> String {
 }
 
 #[test]
-fn a_silent_client_is_cut_and_the_log_says_so() {
+fn a_silent_client_is_aborted_and_the_log_says_so() {
     let (process, address) = serve("serve echo --first-byte-timeout 0.1 --log");
     assert_eq!(process.next_line(), "socketserver: running");
     let start = Instant::now();
     assert_eq!(rest(connect(&address)), "");
     assert!(start.elapsed() >= Duration::from_millis(100));
     assert!(process.next_line().ends_with("accepted"));
-    assert_eq!(process.next_line(), "socketserver: request 1 started");
+    assert_eq!(process.next_line(), "socketserver: connection 1 started");
     // No failure is said: clients like this one could fill a disk.
     let end = process.next_line();
-    assert!(end.contains("was cut (no first byte"), "{end}");
+    assert!(end.contains("was aborted (no first byte"), "{end}");
 }
 
 #[test]

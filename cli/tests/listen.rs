@@ -282,8 +282,8 @@ fn no_process_of_a_server_keeps_the_lock_of_its_path() {
 // Names that clients choose.
 
 /// A line feed, a line of our own, and an escape sequence that clears the screen.
-const FORGED: &str = "x\nsocketserver: request 9 accepted\x1b[2J";
-const SHOWN: &str = r"x\nsocketserver: request 9 accepted\x1b[2J";
+const FORGED: &str = "x\nsocketserver: connection 9 accepted\x1b[2J";
+const SHOWN: &str = r"x\nsocketserver: connection 9 accepted\x1b[2J";
 
 #[test]
 fn the_name_of_a_client_stays_on_its_line() {
@@ -310,7 +310,7 @@ fn the_name_of_a_client_stays_on_its_line() {
             line.starts_with("socketserver: ") && !line.contains('\x1b'),
             "{line:?}"
         );
-        assert!(!line.starts_with("socketserver: request 9"), "{line:?}");
+        assert!(!line.starts_with("socketserver: connection 9"), "{line:?}");
     }
     let shown = format!("{}/{SHOWN}", directory.path().display());
     assert!(lines.iter().any(|line| line.contains(&shown)), "{lines:#?}");
@@ -356,7 +356,7 @@ fn the_name_of_a_sender_that_is_gone_stays_on_its_line() {
     process.signal(Signal::TERM);
     for line in process.exit().stderr {
         assert!(
-            line.starts_with("socketserver: request 1 from "),
+            line.starts_with("socketserver: datagram 1 from "),
             "{line:?}"
         );
         assert!(line.contains(SHOWN), "{line:?}");

@@ -253,7 +253,7 @@ fn on_a_terminal_the_first_interrupt_says_what_is_waited_for() {
         assert_eq!(process.next_output(), "^C", "{model}");
         assert_eq!(
             process.next_output(),
-            "socketserver: waiting for 1 connection, for 3600 s at most; Ctrl-C again ends them now",
+            "socketserver: waiting for 1 connection, for 3600 s at most; Ctrl-C again aborts them now",
             "{model}"
         );
         keyboard.write_all(CTRL_C).expect("press a key");

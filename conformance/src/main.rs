@@ -128,7 +128,7 @@ fn run(args: &Args) -> io::Result<bool> {
             (recorded.version.clone(), recorded.python.clone())
         }
     };
-    if let (driver, Some(why)) = socketserver::Driver::Auto.pick() {
+    if let (driver, Some(why)) = socketserver::model::Driver::Auto.pick() {
         println!("coroutines+uring runs over {driver}: {why}");
     }
     let program = PathBuf::from("/proc/self/exe").read_link()?;

@@ -11,7 +11,7 @@ use std::process::{Child, Command, Stdio};
 use std::sync::mpsc::{Receiver, channel};
 use std::time::{Duration, Instant};
 
-use rustix::process::{Pid, Signal, kill_process_group};
+use rustix::process::{Pid, Signal, kill_process, kill_process_group};
 
 use crate::client::{Client, DEADLINE, Target, outcome};
 use crate::scenario::Cell;
@@ -124,6 +124,8 @@ impl<'a> Stage<'a> {
         let (verb, rest) = step.split_once(' ').unwrap_or((step, ""));
         match verb {
             "kill" => {}
+            // The driver may have ended.
+            "signal" => drop(kill_process(Pid::from_child(&self.child), Signal::USR1)),
             "serve" | "request" => {
                 self.running = Some(if verb == "serve" { "serve" } else { "request" });
                 self.command(step);

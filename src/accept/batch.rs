@@ -1,24 +1,25 @@
-//! What was accepted together.
+//! A batch: connections or datagrams that were accepted together.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
 
 use crate::accept::dispatch::Serving;
-use crate::admission::permits::Lease;
+use crate::admission::permits::Permits;
 use crate::connection::life::Job;
-use crate::transport::Transport;
+use crate::net::Transport;
 
-/// Requests that were accepted and not yet given to the model.
+/// Connections or datagrams that were accepted and not yet dispatched to the model, with their
+/// permits.
 #[derive(Debug)]
 #[expect(unnameable_types, reason = "models are sealed by it")]
 pub struct Batch<R> {
     pub(crate) requests: VecDeque<R>,
-    pub(crate) lease: Lease,
+    pub(crate) permits: Permits,
 }
 
 impl<R> Batch<R> {
-    /// Takes the first request out, to be served apart from the others.
-    pub(crate) fn next_job<T: Transport<Request = R>>(
+    /// Takes the first entry out of the batch, as a job of its own.
+    pub(crate) fn next_job<T: Transport<Accepted = R>>(
         &mut self,
         serving: &Serving<T>,
     ) -> Option<Job<R>> {
@@ -26,7 +27,7 @@ impl<R> Batch<R> {
         Some(Job {
             request,
             service: Arc::clone(&serving.service),
-            lease: self.lease.split(1),
+            permits: self.permits.split(1),
         })
     }
 }

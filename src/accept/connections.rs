@@ -1,5 +1,5 @@
-//! What the accept loop does for connections that it has accepted before: it ends those whose time is
-//! over, and sends parked ones on their way again.
+//! The accept loop's work for connections that it has accepted before: it keeps their deadlines,
+//! and dispatches parked connections that have input.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -7,69 +7,75 @@ use std::time::{Duration, Instant};
 use crate::accept::Acceptor;
 use crate::accept::dispatch::Dispatch;
 use crate::connection::life::Job;
-use crate::connection::parking::{Parked, Stays};
+use crate::connection::parking::{NotParked, Parked};
 use crate::counters::count;
-use crate::registry::table::CutReason;
+use crate::net::{Accepted, Transport};
+use crate::registry::table::AbortReason;
 use crate::sys::poll::Interest;
-use crate::transport::{Request, Transport};
 
 impl<T: Transport, M: Dispatch> Acceptor<'_, T, M> {
-    /// Looks at the limits, and for connections whose time is over when it is time to.
-    pub(super) fn look(&mut self, now: Instant) {
-        self.tell_limits();
-        if self.shared.registry.listed() == 0 {
-            self.look_at = None;
+    /// Emits limit events, and checks the deadlines of connections when the next check is due.
+    pub(super) fn check(&mut self, now: Instant) {
+        self.emit_limits();
+        if self.shared.registry.registered() == 0 {
+            self.check_at = None;
             return;
         }
-        let first = self.shared.registry.first_look();
-        let look_at = match (self.look_at, first) {
+        let first = self.shared.registry.first_check();
+        let check_at = match (self.check_at, first) {
             (Some(at), _) => at,
-            (None, Some(first)) => *self.look_at.insert(now + first),
+            (None, Some(first)) => *self.check_at.insert(now + first),
             (None, None) => now + Duration::from_secs(3600),
         };
-        if !self.shared.registry.was_asked_to_cut(&mut self.asked) && now < look_at {
+        if !self
+            .shared
+            .registry
+            .abort_was_requested(&mut self.aborts_seen)
+            && now < check_at
+        {
             return;
         }
-        let found = self.shared.registry.look(&|id| self.model.unsent(id));
+        let expired = self.shared.registry.check(&|id| self.model.unsent(id));
         let service = Arc::clone(&self.serving.service);
-        for (id, reason) in found.parked {
+        for (id, reason) in expired.parked {
             match service.parking().and_then(|parking| parking.take(id)) {
                 Some(parked) => service.time_out(parked, reason),
-                // A child waits with it. Elsewhere it is on its way to its handler.
+                // A connection in a child is parked in the child. A connection that is in neither
+                // place is being dispatched.
                 None if self.model.has_child(id) => {
-                    if self.shared.registry.note_cut(id, reason) {
+                    if self.shared.registry.note_abort(id, reason) {
                         count(&self.shared.counters.counts().timed_out);
                     }
-                    self.model.cut_one(id);
+                    self.model.abort_one(id);
                 }
                 None => {}
             }
         }
-        for id in found.elsewhere {
-            self.model.cut_one(id);
+        for id in expired.in_children {
+            self.model.abort_one(id);
         }
-        self.look_at = found.again.map(|again| now + again);
+        self.check_at = expired.next_check.map(|left| now + left);
     }
 
-    /// Cuts a connection, wherever it is served. Says whether it was not cut before, and can be
-    /// reached.
-    pub(super) fn abort(&mut self, id: u64, reason: CutReason) -> bool {
+    /// Aborts a connection in any process of the server. Returns whether this call is the first to
+    /// abort it, and the connection can be reached.
+    pub(super) fn abort(&mut self, id: u64, reason: AbortReason) -> bool {
         let in_child = self.model.has_child(id);
         if !in_child && self.shared.registry.is_here(id) {
-            return self.shared.registry.cut_for(id, reason);
+            return self.shared.registry.abort_here(id, reason);
         }
-        let first = self.shared.registry.note_cut(id, reason);
+        let first = self.shared.registry.note_abort(id, reason);
         if first && in_child {
-            self.model.cut_one(id);
+            self.model.abort_one(id);
         } else if first {
-            // Another worker has it.
-            self.shared.registry.ask_for_cuts();
+            // Another worker process serves the connection.
+            self.shared.registry.request_aborts();
         }
         first
     }
 
-    /// Sends the parked connections whose clients have spoken on their way again.
-    pub(super) fn tend_parked(&mut self) {
+    /// Dispatches the parked connections whose clients have sent something.
+    pub(super) fn dispatch_parked(&mut self) {
         let service = Arc::clone(&self.serving.service);
         let Some(parking) = service.parking() else {
             return;
@@ -79,37 +85,45 @@ impl<T: Transport, M: Dispatch> Acceptor<'_, T, M> {
             if ready.is_empty() {
                 self.parked.exhaust(Interest::Read);
             }
-            for Parked { request, lease, .. } in ready {
+            for Parked {
+                request, permits, ..
+            } in ready
+            {
                 if service.hooks.whole.is_some() {
                     let service = Arc::clone(&service);
                     self.park_again(Job {
                         request,
                         service,
-                        lease,
+                        permits,
                     });
                     continue;
                 }
                 self.batch.requests.push_back(request);
-                self.batch.lease.join(lease);
+                self.batch.permits.join(permits);
             }
             self.dispatch();
         }
     }
 
-    /// Lets a connection wait; one that does not goes into the batch, to its handler.
-    pub(super) fn park_again(&mut self, job: Job<T::Request>) {
-        let (request, lease) = match job.service.park(job.request, job.lease) {
+    /// Parks a connection. A connection that cannot be parked joins the batch, and so goes to its
+    /// handler.
+    pub(super) fn park_again(&mut self, job: Job<T::Accepted>) {
+        let (request, permits) = match job.service.park(job.request, job.permits) {
             Ok(()) => return,
-            Err(Stays::Ready(request, lease) | Stays::Over(request, lease)) => (request, lease),
-            // Its handler meets the error, and its session finishes where it has run.
-            Err(Stays::Failed(request, lease, _)) if request.context().session().is_kept() => {
-                (request, lease)
+            Err(NotParked::Ready(request, permits) | NotParked::Over(request, permits)) => {
+                (request, permits)
             }
-            Err(Stays::Failed(request, lease, err)) => {
-                return job.service.abandon(request, lease, err);
+            // The handler sees the error again, and the session finishes where it has run.
+            Err(NotParked::Failed(request, permits, _))
+                if request.context().session().is_kept() =>
+            {
+                (request, permits)
+            }
+            Err(NotParked::Failed(request, permits, err)) => {
+                return job.service.abandon(request, permits, err);
             }
         };
         self.batch.requests.push_back(request);
-        self.batch.lease.join(lease);
+        self.batch.permits.join(permits);
     }
 }

@@ -1,5 +1,4 @@
-//! What the accept loop works with: the server that serves, and the model that takes what is
-//! accepted.
+//! The traits of a model, and the server that the accept loop serves.
 
 use std::fmt::Debug;
 use std::io::{self, PipeReader};
@@ -13,14 +12,35 @@ use crate::connection::life::Service;
 #[cfg(feature = "coroutines")]
 use crate::connection::outbox;
 use crate::error::Error;
+use crate::net::Transport;
 use crate::observe::hooks::Step;
 use crate::shared::Shared;
-use crate::transport::Transport;
 
-/// Where the requests of a server run: [`Sequential`], [`Threading`], [`ThreadPool`], [`Forking`],
-/// [`Prefork`].
+/// A concurrency model: where the handlers of a server run. The models are [`Sequential`],
+/// [`Threading`], [`ThreadPool`], [`Forking`], [`Prefork`], and `Coroutines` (feature
+/// `coroutines`).
 ///
-/// Sealed: the models are those of this crate.
+/// The trait is sealed.
+///
+/// # Examples
+///
+/// A function that serves under any model:
+///
+/// ```
+/// use std::io::Write;
+/// use socketserver::model::Model;
+/// use socketserver::{Error, Server, Tcp, ThreadPool};
+///
+/// fn greet<M: Model>(model: M) -> Result<(), Error> {
+///     let server = Server::<Tcp>::builder().model(model).bind("127.0.0.1:0")?;
+///     let guard = server.spawn(|conn| conn.write_all(b"hello\n"))?;
+///     println!("model {} on {}", M::NAME, guard.handle().local_addrs()[0]);
+///     Ok(())
+/// }
+///
+/// greet(ThreadPool::new(2))?;
+/// # Ok::<(), socketserver::Error>(())
+/// ```
 ///
 /// [`Sequential`]: crate::Sequential
 /// [`Threading`]: crate::Threading
@@ -28,7 +48,7 @@ use crate::transport::Transport;
 /// [`Forking`]: crate::Forking
 /// [`Prefork`]: crate::Prefork
 pub trait Model: Debug + Send + Sized + 'static {
-    /// The name of the model, as the command line has it.
+    /// The name of the model on the command line.
     const NAME: &'static str;
 
     /// Serves until the server is asked to stop, and drains.
@@ -36,132 +56,146 @@ pub trait Model: Debug + Send + Sized + 'static {
     fn serve<T: Transport>(self, serving: Serving<T>) -> Result<Report, Error>;
 }
 
-/// A model whose requests are accepted on the calling thread, so that `Server::handle_request` can
-/// serve just one: all but [`Prefork`](crate::Prefork) and `Coroutines`.
+/// A model that accepts on the calling thread, so that
+/// [`Server::handle_request`](crate::Server::handle_request) can serve a single connection or
+/// datagram: every model but [`Prefork`](crate::Prefork) and `Coroutines`.
 ///
-/// Sealed, like [`Model`].
+/// The trait is sealed, like [`Model`].
+///
+/// # Examples
+///
+/// A function that serves one datagram under any such model:
+///
+/// ```no_run
+/// use socketserver::model::{Dispatch, Model};
+/// use socketserver::{Datagram, Error, Handled, Server, Udp};
+///
+/// fn echo_one<M: Model + Dispatch>(server: &mut Server<Udp, M>) -> Result<Handled, Error> {
+///     server.handle_request(None, |datagram| datagram.echo())
+/// }
+/// ```
 pub trait Dispatch: Debug {
-    /// Whether `dispatch` serves requests itself, so that the accept loop stands still meanwhile.
+    /// Whether `dispatch` runs the handlers itself, which blocks the accept loop meanwhile.
     #[doc(hidden)]
     const SERVES_HERE: bool = false;
 
-    /// Gets ready to serve; called again before each serving.
+    /// Prepares to serve. Called before each serving.
     #[doc(hidden)]
     fn start(&mut self, shared: &Shared) -> io::Result<()> {
         let _ = shared;
         Ok(())
     }
 
-    /// How many requests can be taken now.
+    /// How many connections or datagrams the model can take now.
     #[doc(hidden)]
     fn room(&self) -> usize {
         usize::MAX
     }
 
-    /// Whether requests that it was given wait until others end.
+    /// Whether dispatched connections are queued until another one ends.
     #[doc(hidden)]
     fn is_behind(&self) -> bool {
         false
     }
 
-    /// Serves what was accepted, or sends it on its way. What could not be is left in `batch` for
-    /// another try.
+    /// Serves the batch, or starts to. Entries that cannot be started stay in `batch` for another
+    /// attempt.
     #[doc(hidden)]
     fn dispatch<T: Transport>(
         &mut self,
-        batch: &mut Batch<T::Request>,
+        batch: &mut Batch<T::Accepted>,
         serving: &mut Serving<T>,
     ) -> io::Result<()>;
 
-    /// Adds the descriptors of the children that [`reap`](Self::reap) looks after.
+    /// Adds the descriptors of the children that [`reap`](Self::reap) reaps.
     #[doc(hidden)]
     fn watch<'a>(&'a self, fds: &mut Vec<BorrowedFd<'a>>) {
         let _ = fds;
     }
 
-    /// Reaps the children whose descriptors are ready, by their place among those of
+    /// Reaps the children whose descriptors are ready: their indexes among the descriptors of
     /// [`watch`](Self::watch), ascending.
     #[doc(hidden)]
     fn reap(&mut self, ready: &[usize]) {
         let _ = ready;
     }
 
-    /// Looks after what is short, at each turn of the accept loop: children that cannot be watched,
-    /// memory for coroutines.
+    /// Retries what has failed for lack of a resource: a pidfd for a child, memory for a coroutine.
+    /// The accept loop calls it at each turn.
     ///
     /// # Errors
     ///
-    /// What has failed once more, and why. It is tried again after [`tends_in`](Self::tends_in).
+    /// The step that has failed again, and the cause. The model retries after
+    /// [`tends_in`](Self::tends_in).
     #[doc(hidden)]
     fn tend(&mut self) -> Result<(), (Step, io::Error)> {
         Ok(())
     }
 
-    /// After how long to [`tend`](Self::tend) again, whatever happens.
+    /// The time until the next call of [`tend`](Self::tend) is due; `None` without a retry.
     #[doc(hidden)]
     fn tends_in(&self, now: Instant) -> Option<Duration> {
         let _ = now;
         None
     }
 
-    /// Ends what cannot be cut through its socket. Called at the drain deadline.
+    /// Ends handlers that an abort of their sockets cannot end. Called at the drain deadline.
     #[doc(hidden)]
-    fn cut(&mut self) {}
+    fn abort(&mut self) {}
 
-    /// Whether a request is served in a child.
+    /// Whether a child serves the connection.
     #[doc(hidden)]
     fn has_child(&self, id: u64) -> bool {
         let _ = id;
         false
     }
 
-    /// Ends a request that is served in another process, as far as it can be reached. Called when a
-    /// deadline of it has passed.
+    /// Aborts a connection that a child serves. Called when a deadline of the connection has
+    /// passed.
     #[doc(hidden)]
-    fn cut_one(&mut self, id: u64) {
+    fn abort_one(&mut self, id: u64) {
         let _ = id;
     }
 
-    /// Ends the input of a connection that is idle in another process, unless its client has sent
+    /// Ends the input of a connection that is idle in a child, unless its client has sent
     /// something.
     #[doc(hidden)]
     fn end_one(&mut self, id: u64) {
         let _ = id;
     }
 
-    /// How many bytes a request that is served in another process has sent which its peer has not
-    /// taken, as far as that can be known.
+    /// How many sent bytes of a connection in a child its peer has not taken yet; `None` if
+    /// unknown.
     #[doc(hidden)]
     fn unsent(&self, id: u64) -> Option<u64> {
         let _ = id;
         None
     }
 
-    /// Ends the threads that are idle. Called when the drain is over; `is_stuck` says that some may
-    /// never be.
+    /// Ends the idle threads. Called when the drain is over; `is_stuck` says that some handlers may
+    /// never return.
     #[doc(hidden)]
     fn finish(&mut self, is_stuck: bool) {
         let _ = is_stuck;
     }
 }
 
-/// A server that serves: its listeners and what is done with their requests.
+/// A server that serves: its listeners, and the service behind them.
 #[derive(Debug)]
 #[expect(unnameable_types, reason = "models are sealed by it")]
 pub struct Serving<T: Transport> {
     pub(crate) listeners: Vec<T>,
-    pub(crate) service: Arc<Service<T::Request>>,
-    /// In a worker process: the pipe that ends when the parent does. The listeners are shared with
-    /// others then.
+    pub(crate) service: Arc<Service<T::Accepted>>,
+    /// In a worker process: the pipe that ends when the parent does. The listeners are then shared
+    /// with other workers.
     pub(crate) lifeline: Option<PipeReader>,
-    /// Where the ends of requests gather that are cheaper ended together, in a model that has them
-    /// end apart.
+    /// The replies that the coroutines of one round send together.
     #[cfg(feature = "coroutines")]
-    pub(crate) outbox: Option<Arc<outbox::Outbox<T::Request>>>,
+    pub(crate) outbox: Option<Arc<outbox::Outbox<T::Accepted>>>,
 }
 
 impl<T: Transport> Serving<T> {
-    pub(crate) const fn new(listeners: Vec<T>, service: Arc<Service<T::Request>>) -> Self {
+    pub(crate) const fn new(listeners: Vec<T>, service: Arc<Service<T::Accepted>>) -> Self {
         Self {
             listeners,
             service,

@@ -1,5 +1,5 @@
-//! How serving ends: the backlog is taken, idle connections have their grace, what is live is waited
-//! for, and at the deadline it is cut.
+//! The end of serving: the accept loop serves the backlog, gives idle connections their grace,
+//! waits for live connections, and aborts them at the drain deadline.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -12,58 +12,59 @@ use crate::accept::report::Report;
 use crate::connection::parking::Parking;
 use crate::counters::Ended;
 use crate::lifecycle::{Idle, State};
-use crate::transport::{Intake, Transport};
+use crate::net::{AcceptBatch, Transport};
 
-/// How often a stop looks for connections whose handshake had begun before it, how long it waits
-/// for them where it cannot look, and how long at most: more than a round trip takes.
-pub(super) const ARRIVAL_LOOK: Duration = Duration::from_millis(1);
+/// The interval between a stop's checks for connections whose handshake began before the stop.
+pub(super) const ARRIVAL_CHECK: Duration = Duration::from_millis(1);
+/// How long a stop waits for such connections where the kernel cannot report them.
 const ARRIVAL_UNKNOWN: Duration = Duration::from_millis(40);
+/// How long a stop waits for such connections at most: longer than a round trip.
 const ARRIVAL_MAX: Duration = Duration::from_secs(1);
 
-/// How many requests a stop takes from a listener that cannot say how many wait: the longest queue
-/// that Linux has unless `net.core.somaxconn` was raised.
-const QUEUE_MAX: usize = 4096;
+/// How many connections a stop accepts from a listener of which the backlog's length is unknown:
+/// the longest backlog of Linux unless `net.core.somaxconn` was raised.
+const BACKLOG_MAX: usize = 4096;
 
-/// How many connections are aborted together.
+/// How many connections of the backlog are aborted at once.
 const ABORTED: u64 = 64;
 
-/// How long, after the drain deadline has cut all requests, their handlers are given to notice.
-const CUT_GRACE: Duration = Duration::from_secs(2);
+/// How long handlers have to return after the drain deadline has aborted their connections.
+const ABORT_GRACE: Duration = Duration::from_secs(2);
 
 impl<T: Transport, M: Dispatch> Acceptor<'_, T, M> {
-    /// Takes what the kernel has already accepted for us: those clients think they are being
-    /// served.
-    pub(super) fn take_queue(&mut self) {
+    /// Serves the backlog: connections that the kernel has accepted, and that look established to
+    /// their clients.
+    pub(super) fn serve_backlog(&mut self) {
         let listeners = &self.serving.listeners;
-        let stopped = |listener: &T| listener.stop_intake().unwrap_or(false);
+        let stopped = |listener: &T| listener.seal_backlog().unwrap_or(false);
         let lossless = listeners
             .iter()
             .filter(|listener| stopped(listener))
             .count();
-        // Of the others, what comes later is not counted, so that a flood does not keep the server
-        // from stopping.
+        // A listener that is not sealed goes on taking in connections. Only as many as wait now are
+        // accepted from it, so that a flood does not keep the server from stopping.
         let left = (lossless < listeners.len()).then(|| {
             let waiting = listeners.iter().map(Transport::waiting);
-            waiting.map(|count| count.unwrap_or(QUEUE_MAX)).sum()
+            waiting.map(|count| count.unwrap_or(BACKLOG_MAX)).sum()
         });
         self.mode = Mode::Backlog { left, accepted: 0 };
         let give_up = Instant::now() + ARRIVAL_MAX;
         let mut quiet: Option<Instant> = None;
         while self.mode.accepts() {
-            self.tend_idle();
+            self.check_idle_grace();
             let left = self.shared.lifecycle.drain_left().unwrap_or_default();
             let now = Instant::now();
             let room = self.has_room(now);
-            let before = self.mode.taken();
-            // Where there is no room, a request has to end first; where there is, what waits is
-            // there already, or comes soon.
+            let before = self.mode.accepted();
+            // Without room, a connection has to end first. With room, whatever is in the backlog is
+            // there already, or arrives soon.
             let pause = match (room, lossless) {
                 (false, _) => left,
                 (true, 0) => Duration::ZERO,
-                (true, _) => left.min(ARRIVAL_LOOK),
+                (true, _) => left.min(ARRIVAL_CHECK),
             };
             self.turn(Some(now + pause));
-            let accepted = self.mode.taken() > before;
+            let accepted = self.mode.accepted() > before;
             if left.is_zero() || lossless == 0 && room && !accepted {
                 break;
             }
@@ -75,11 +76,12 @@ impl<T: Transport, M: Dispatch> Acceptor<'_, T, M> {
         }
     }
 
-    /// Whether nothing has come for long enough, and nothing is on its way.
+    /// Whether no connection has arrived for long enough, and none is on its way. `since` keeps the
+    /// beginning of the quiet time.
     fn is_quiet(&self, now: Instant, since: &mut Option<Instant>) -> bool {
         let quiet = now.duration_since(*since.get_or_insert(now));
-        // The look takes milliseconds where there are many sockets.
-        if quiet < ARRIVAL_LOOK {
+        // Asking the kernel takes milliseconds on a machine with many sockets.
+        if quiet < ARRIVAL_CHECK {
             return false;
         }
         let listeners = self.serving.listeners.iter();
@@ -93,9 +95,9 @@ impl<T: Transport, M: Dispatch> Acceptor<'_, T, M> {
         }
     }
 
-    /// Ends the grace where nobody has one: others wait for what idle connections have. Ends idle
+    /// Ends the idle grace early where idle connections keep other clients waiting, and ends idle
     /// connections whose grace is over.
-    fn tend_idle(&mut self) {
+    fn check_idle_grace(&mut self) {
         let lifecycle = Arc::clone(&self.shared.lifecycle);
         let has_grace = |idle| lifecycle.closing() && !lifecycle.is_grace_over(idle);
         if has_grace(Idle::Parked) && self.is_out_of_permits() {
@@ -117,27 +119,28 @@ impl<T: Transport, M: Dispatch> Acceptor<'_, T, M> {
         }
     }
 
-    /// Ends connections between messages. Those that become idle from now on see the stop.
+    /// Ends connections that wait for their next message. A connection that becomes idle later sees
+    /// the stop itself.
     fn end_idle(&mut self) {
         let now = Instant::now();
         if self.idle_at.is_none_or(|at| now < at) {
             return;
         }
-        let found = self.shared.registry.end_idle();
-        for id in found.elsewhere {
+        let still = self.shared.registry.end_idle();
+        for id in still.in_children {
             self.shared.registry.note_end(id);
             self.model.end_one(id);
         }
-        self.idle_at = found.again.map(|left| now + left);
+        self.idle_at = still.next_check.map(|left| now + left);
     }
 
-    /// Whether others wait in the backlog for a permit.
+    /// Whether clients wait in the backlog for a permit.
     fn is_out_of_permits(&self) -> bool {
         let admission = &self.shared.admission;
         (admission.is_full() || admission.is_full_here()) && self.has_backlog()
     }
 
-    /// Whether others wait, in the backlog or after it, for what they are served with.
+    /// Whether clients wait, in the backlog or queued in the model, for a thread or a process.
     fn is_behind(&self) -> bool {
         self.model.is_behind() || self.model.room() == 0 && self.has_backlog()
     }
@@ -146,8 +149,8 @@ impl<T: Transport, M: Dispatch> Acceptor<'_, T, M> {
         (0..self.serving.listeners.len()).any(|index| self.has_waiting(index) == Some(true))
     }
 
-    /// Waits until every request has ended, or the deadline has come and cuts them. Closes the
-    /// listeners first.
+    /// Closes the listeners, then waits until every connection has ended. Aborts those that are
+    /// left at the drain deadline.
     pub(super) fn drain(&mut self) -> Report {
         self.enter(State::Draining);
         self.abort_backlog();
@@ -155,28 +158,28 @@ impl<T: Transport, M: Dispatch> Acceptor<'_, T, M> {
             .rev()
             .for_each(|index| self.close_listener(index));
         self.mode = Mode::Draining;
-        let (mut cut_at, mut end) = (None, None);
+        let (mut abort_at, mut end) = (None, None);
         loop {
             let left = self.shared.lifecycle.drain_left().unwrap_or_default();
-            if left.is_zero() && cut_at.is_none() {
-                cut_at = Some(Instant::now() + self.shared.registry.notice());
+            if left.is_zero() && abort_at.is_none() {
+                abort_at = Some(Instant::now() + self.shared.registry.abort_delay());
             }
-            self.tend_idle();
+            self.check_idle_grace();
             self.dispatch();
-            self.tend_parked();
+            self.dispatch_parked();
             self.tend_model();
             if self.is_drained() {
                 break;
             }
             let now = Instant::now();
-            match (cut_at, end) {
+            match (abort_at, end) {
                 (_, Some(end)) if now >= end => break,
                 (Some(at), None) if now >= at => {
-                    self.cut();
-                    end = Some(now + CUT_GRACE);
+                    self.abort_rest();
+                    end = Some(now + ABORT_GRACE);
                 }
                 _ => {
-                    self.wait(end.or(cut_at).or_else(|| now.checked_add(left)));
+                    self.wait(end.or(abort_at).or_else(|| now.checked_add(left)));
                 }
             }
         }
@@ -184,27 +187,27 @@ impl<T: Transport, M: Dispatch> Acceptor<'_, T, M> {
         self.model.finish(is_stuck);
         self.shared.registry.finish_threads(is_stuck);
         Report {
-            cut: self.shared.counters.cut_count(),
+            aborted: self.shared.counters.aborted_count(),
         }
     }
 
-    /// Aborts the clients that are left in the backlog at the drain deadline. What is left in one that
-    /// other programs share is theirs.
+    /// Aborts the connections that are left in the backlog at the drain deadline. The backlog of a
+    /// listener that cannot be sealed is left to the programs that share it.
     fn abort_backlog(&self) {
         let lifecycle = &self.shared.lifecycle;
         let late = lifecycle.drain_left().is_some_and(|left| left.is_zero());
         if !late || lifecycle.retires() {
             return;
         }
-        // What is accepted from now on is cut, and counted as that.
+        // The registry aborts and counts each connection that is registered from now on.
         self.shared.registry.close();
         let listeners = self.serving.listeners.iter();
-        for listener in listeners.filter(|listener| listener.stop_intake().unwrap_or(false)) {
+        for listener in listeners.filter(|listener| listener.seal_backlog().unwrap_or(false)) {
             loop {
                 let mut left = VecDeque::new();
-                let mut intake = Intake::new(&mut left, ABORTED, &self.shared);
-                // An error ends it: what cannot be accepted cannot be counted.
-                let accepted = listener.accept(&mut intake);
+                let mut batch = AcceptBatch::new(&mut left, ABORTED, &self.shared);
+                // An error ends the loop: a connection that cannot be accepted cannot be counted.
+                let accepted = listener.accept(&mut batch);
                 if accepted.is_err() || left.is_empty() {
                     break;
                 }
@@ -219,13 +222,15 @@ impl<T: Transport, M: Dispatch> Acceptor<'_, T, M> {
         self.batch.requests.is_empty() && self.shared.admission.live_here() == 0
     }
 
-    /// Ends every request that is still there.
-    fn cut(&mut self) {
-        self.enter(State::Cutting);
+    /// Aborts every connection that is left.
+    fn abort_rest(&mut self) {
+        self.enter(State::Aborting);
         let live = self.shared.admission.live_here();
-        let cut = self.shared.registry.cut_all();
-        self.shared.counters.count_cut(live.saturating_sub(cut));
-        self.model.cut();
+        let abort = self.shared.registry.abort_all();
+        self.shared
+            .counters
+            .count_aborted(live.saturating_sub(abort));
+        self.model.abort();
         let service = Arc::clone(&self.serving.service);
         for parked in service.parking().map(Parking::take_all).unwrap_or_default() {
             service.dismiss(parked);
@@ -234,6 +239,6 @@ impl<T: Transport, M: Dispatch> Acceptor<'_, T, M> {
             .counters
             .tally(Ended::Failed, self.batch.requests.len() as u64);
         self.batch.requests.clear();
-        self.batch.lease.keep(0);
+        self.batch.permits.keep(0);
     }
 }

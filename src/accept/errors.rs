@@ -1,18 +1,18 @@
-//! What to do about an error of the acceptor: the table and the growing delay.
+//! The accept loop's reaction to errors: a table of error classes, and a delay that grows.
 
 use std::io;
 use std::time::{Duration, Instant};
 
 use crate::observe::hooks::Reaction;
 
-/// What an error of accept(2), recvmmsg(2), fork(2) or of a thread's creation means.
+/// The class of an error of accept(2), recvmmsg(2), fork(2) or pthread_create(3).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Class {
-    /// Nothing is waiting.
+    /// No connection or datagram is waiting.
     Nothing,
-    /// A signal came first.
+    /// A signal has interrupted the call.
     Interrupted,
-    /// The error is that of one request, and gone with it.
+    /// The error concerns one connection or datagram, which is gone.
     Request,
     /// Descriptors, memory, threads or processes are exhausted.
     Exhausted,
@@ -28,14 +28,14 @@ pub(crate) fn classify(err: &io::Error) -> Class {
         Some(libc::EINTR) => Class::Interrupted,
         Some(libc::EMFILE | libc::ENFILE | libc::ENOBUFS | libc::ENOMEM) => Class::Exhausted,
         Some(libc::EBADF | libc::EFAULT | libc::EINVAL | libc::ENOTSOCK) => Class::Fatal,
-        // ECONNABORTED, EPROTO, EPERM (a firewall), the network errors, and those of datagrams that
-        // were sent before (ECONNREFUSED): the next call speaks of another request. Unknown ones
-        // too: a listener is not given up lightly.
+        // ECONNABORTED, EPROTO, EPERM (a firewall), the network errors, and ECONNREFUSED for a
+        // datagram that was sent before: the next call concerns another connection or datagram.
+        // Unknown errors are in this class too, so that they do not close a listener.
         Some(_) => Class::Request,
         None if err.kind() == io::ErrorKind::WouldBlock => Class::Nothing,
         None if err.kind() == io::ErrorKind::Interrupted => Class::Interrupted,
         None if err.kind() == io::ErrorKind::OutOfMemory => Class::Exhausted,
-        // A transport of the user's own that has ended.
+        // A custom transport has ended.
         None if err.kind() == io::ErrorKind::UnexpectedEof => Class::Fatal,
         None => Class::Request,
     }
@@ -44,7 +44,8 @@ pub(crate) fn classify(err: &io::Error) -> Class {
 const DELAY_MIN: Duration = Duration::from_millis(5);
 const DELAY_MAX: Duration = Duration::from_secs(1);
 
-/// The pause after something was exhausted: 5 ms, doubling up to 1 s until something succeeds.
+/// The pause after a resource was exhausted: 5 ms, doubled at each failure up to 1 s, until an
+/// attempt succeeds.
 #[derive(Debug, Default)]
 pub(crate) struct Backoff {
     delay: Duration,
@@ -52,24 +53,24 @@ pub(crate) struct Backoff {
 }
 
 impl Backoff {
-    /// Begins a pause, longer than the one before.
+    /// Begins a pause, longer than the last one.
     pub(crate) fn begin(&mut self) -> Reaction {
         self.delay = (self.delay * 2).clamp(DELAY_MIN, DELAY_MAX);
         self.until = Some(Instant::now() + self.delay);
         Reaction::Retry(self.delay)
     }
 
-    /// Ends the pause because something may have become free. The next one is longer still.
+    /// Ends the pause because a resource may be free again. The next pause is longer all the same.
     pub(crate) const fn interrupt(&mut self) {
         self.until = None;
     }
 
-    /// Forgets it all after a success.
+    /// Resets the pause after a success.
     pub(crate) fn reset(&mut self) {
         *self = Self::default();
     }
 
-    /// What is left of the pause at `now`, if one is on.
+    /// The rest of the pause at `now`; `None` outside a pause.
     pub(crate) fn left(&self, now: Instant) -> Option<Duration> {
         self.until?
             .checked_duration_since(now)
@@ -77,27 +78,27 @@ impl Backoff {
     }
 }
 
-/// What keeps a listener from being accepted from for a while.
+/// A pause of one listener, or of dispatching.
 #[derive(Debug, Default)]
 pub(crate) struct Pause {
     pub(crate) backoff: Backoff,
-    /// How often something had been freed before the attempt that failed. Once it is more often,
-    /// another attempt may succeed.
+    /// The count of releases before the attempt that failed. Once the count is higher, another
+    /// attempt may succeed.
     releases: u64,
-    /// How often in a row it was ready and yielded nothing.
-    pub(crate) fruitless: u32,
+    /// How many times in a row the listener was ready and yielded nothing.
+    pub(crate) empty: u32,
 }
 
 impl Pause {
-    /// Begins, because something was exhausted; `releases` is how often something had been freed
-    /// before it was tried.
+    /// Begins a pause because a resource was exhausted; `releases` is the count of releases before
+    /// the attempt.
     pub(crate) fn begin(&mut self, releases: u64) -> Reaction {
         self.releases = releases;
         self.backoff.begin()
     }
 
-    /// Ends if something has been freed since, in this process. What others free, or what nobody
-    /// counts, is found when the pause is over.
+    /// Ends the pause if this process has released something since. Resources that another process
+    /// frees, or that are not counted, are found when the pause is over.
     pub(crate) const fn end_if_released(&mut self, releases: u64) {
         if self.releases != releases {
             self.backoff.interrupt();

@@ -1,57 +1,58 @@
-//! What limits do to the accept loop: how many requests it may take, and what becomes of those that
-//! come beyond.
+//! The accept loop under limits: how many connections or datagrams it may accept, and what it does
+//! with those beyond.
 
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
 
 use crate::accept::Acceptor;
 use crate::accept::dispatch::Dispatch;
-use crate::admission::permits::Lease;
+use crate::admission::permits::Permits;
 use crate::counters::count;
+use crate::net::{Accepted, Managed, Transport};
 use crate::observe::events::{Event, Limit, RefuseReason};
-use crate::registry::table::{Activity, CutReason};
+use crate::registry::table::{AbortReason, Activity};
 use crate::sys::poll::is_readable;
-use crate::transport::{Managed, Request, Transport};
 
-/// How long a handler must have waited in vain for input to be shed, in milliseconds, and how often
-/// the accept loop looks for such.
+/// How long a handler must have waited for input before its connection may be shed, in
+/// milliseconds; and the interval between searches for such a connection.
 const IDLE_MIN: u64 = 1000;
-const SHED_LOOK: Duration = Duration::from_millis(250);
+const SHED_CHECK: Duration = Duration::from_millis(250);
 
-/// How many requests may be taken now.
-pub(super) enum Taking {
-    /// As many as there are places.
-    Served(Lease),
-    /// Some to be refused.
+/// A reservation for an accept: how many connections or datagrams it may yield.
+pub(super) enum Reservation {
+    /// As many as the permits, to be served.
+    Served(Permits),
+    /// At most this many, to be refused.
     Refused(u64),
 }
 
-impl Taking {
+impl Reservation {
     pub(super) const fn room(&self) -> u64 {
         match self {
-            Self::Served(lease) => lease.count(),
+            Self::Served(permits) => permits.count(),
             Self::Refused(room) => *room,
         }
     }
 
-    /// Keeps what `taken` requests need. Says whether they are to be served.
+    /// Keeps the permits of the `accepted` connections in the batch, and returns the others; or
+    /// refuses the batch. Returns whether the batch is to be served.
     pub(super) fn settle<T: Transport, M: Dispatch>(
         self,
-        taken: u64,
+        accepted: u64,
         acceptor: &mut Acceptor<'_, T, M>,
     ) -> bool {
         match self {
-            Self::Served(mut lease) => {
+            Self::Served(mut permits) => {
                 if !acceptor.shared.admission.limits().refuses() {
-                    let unused = lease.count().saturating_sub(taken);
+                    let unused = permits.count().saturating_sub(accepted);
                     acceptor.shared.admission.limits().return_tokens(unused);
                 }
-                lease.settle(taken);
-                acceptor.batch.lease = lease;
+                permits.settle(accepted);
+                acceptor.batch.permits = permits;
                 true
             }
             Self::Refused(_) => {
-                acceptor.refuse_all(taken);
+                acceptor.refuse_all(accepted);
                 false
             }
         }
@@ -59,8 +60,8 @@ impl Taking {
 }
 
 impl<T: Transport, M: Dispatch> Acceptor<'_, T, M> {
-    /// Says when a limit becomes reached.
-    pub(super) fn tell_limits(&mut self) {
+    /// Emits an event when the server reaches a limit.
+    pub(super) fn emit_limits(&mut self) {
         let hooks = &self.serving.service.hooks;
         if hooks.observers.is_empty() {
             return;
@@ -78,14 +79,14 @@ impl<T: Transport, M: Dispatch> Acceptor<'_, T, M> {
         };
         let limit = full.or_else(full_here);
         if let Some(reached) = limit.filter(|_| limit != self.limit) {
-            hooks.tell(|| Event::LimitReached(reached));
+            hooks.emit(|| Event::LimitReached(reached));
         }
         self.limit = limit;
     }
 
-    /// How many requests may be taken from a listener, of the `want` that the model has room for;
-    /// `None`: none.
-    pub(super) fn taking(&mut self, want: u64, index: usize) -> Option<Taking> {
+    /// Reserves permits for an accept from a listener, at most `want`; `None` if nothing may be
+    /// accepted.
+    pub(super) fn reserve(&mut self, want: u64, index: usize) -> Option<Reservation> {
         let shared = &self.shared;
         let limits = shared.admission.limits();
         let paused = shared.lifecycle.is_paused() && !shared.lifecycle.closing();
@@ -93,41 +94,42 @@ impl<T: Transport, M: Dispatch> Acceptor<'_, T, M> {
             return None;
         }
         if limits.refuses() {
-            let lease = shared.admission.lease(want);
-            return match lease.count() {
-                // Others have taken places ahead of an accept, and may give them back.
+            let permits = shared.admission.reserve(want);
+            return match permits.count() {
+                // Other accept loops have reserved the last permits, and may return them.
                 0 if shared.admission.live() < limits.max_connections() => None,
-                0 => Some(Taking::Refused(want)),
-                _ => Some(Taking::Served(lease)),
+                0 => Some(Reservation::Refused(want)),
+                _ => Some(Reservation::Served(permits)),
             };
         }
-        let mut lease = shared.admission.lease(want);
-        if lease.count() == 0 && limits.sheds() {
+        let mut permits = shared.admission.reserve(want);
+        if permits.count() == 0 && limits.sheds() {
             return self.make_room(index);
         }
-        let tokens = self.shared.admission.take_tokens(lease.count());
-        lease.keep(tokens);
-        (tokens > 0).then_some(Taking::Served(lease))
+        let tokens = self.shared.admission.take_tokens(permits.count());
+        permits.keep(tokens);
+        (tokens > 0).then_some(Reservation::Served(permits))
     }
 
-    /// Refuses all that was taken beyond the limit.
-    fn refuse_all(&mut self, taken: u64) {
+    /// Refuses the batch, which was accepted beyond the limit.
+    fn refuse_all(&mut self, accepted: u64) {
         self.shared
             .counters
             .counts()
             .accepted
-            .fetch_add(taken, Relaxed);
+            .fetch_add(accepted, Relaxed);
         let message = self.shared.admission.limits().refusal();
         for mut request in std::mem::take(&mut self.batch.requests) {
-            self.serving.service.tell_accepted(&request);
+            self.serving.service.emit_accepted(&request);
             self.serving.service.refused(&request, RefuseReason::Limit);
             request.refuse_with(&message);
         }
-        self.mode.note(taken as usize, 0);
+        self.mode.note(accepted as usize, 0);
     }
 
-    /// Whether a request is within the limits on addresses and on the rate; counts it, or why not.
-    pub(super) fn is_within(&self, request: &T::Request) -> bool {
+    /// Whether a connection or datagram is within the rate and the limit of its address. Counts it,
+    /// or its refusal.
+    pub(super) fn is_within(&self, request: &T::Accepted) -> bool {
         let (shared, limits) = (&self.shared, self.shared.admission.limits());
         if limits.refuses() && shared.admission.take_tokens(1) == 0 {
             self.serving.service.refused(request, RefuseReason::Rate);
@@ -145,10 +147,12 @@ impl<T: Transport, M: Dispatch> Acceptor<'_, T, M> {
         within
     }
 
-    /// Has the connection that has been idle for longest make room for one that waits at a listener.
-    fn make_room(&mut self, index: usize) -> Option<Taking> {
+    /// Sheds the connection that has been idle for longest, if a client waits at a listener.
+    /// Returns the permit, if it is free at once.
+    fn make_room(&mut self, index: usize) -> Option<Reservation> {
         let shared = &self.shared;
-        // Another worker is about to accept, and has taken the last place for that; or it was faster.
+        // Another worker has reserved the last permit and is about to accept, or has accepted this
+        // client.
         if shared.admission.live() < shared.admission.limits().max_connections()
             || self.has_waiting(index) != Some(true)
         {
@@ -159,28 +163,28 @@ impl<T: Transport, M: Dispatch> Acceptor<'_, T, M> {
             return None;
         }
         if activity == Activity::Parked && self.shed_parked(id) {
-            let lease = self.shared.admission.lease(1);
-            if lease.count() > 0 {
-                return Some(Taking::Served(lease));
+            let permits = self.shared.admission.reserve(1);
+            if permits.count() > 0 {
+                return Some(Reservation::Served(permits));
             }
         }
-        // Its handler has to notice first: room comes later.
+        // The handler has to notice the abort first: its permit is free later.
         self.shared.admission.limits().return_tokens(1);
-        if self.shared.registry.begin_to_shed(id) && self.abort(id, CutReason::Shed) {
+        if self.shared.registry.begin_to_shed(id) && self.abort(id, AbortReason::Shed) {
             count(&self.shared.counters.counts().shed);
         }
-        // One that cannot be reached is looked for again later.
-        self.shedding = Some(Instant::now() + SHED_LOOK);
+        // A connection that cannot be reached now is searched for again later.
+        self.shedding = Some(Instant::now() + SHED_CHECK);
         None
     }
 
-    /// Whether a request waits at a listener; `None` where the kernel cannot tell.
+    /// Whether a connection or datagram waits at a listener; `None` if poll(2) fails.
     pub(super) fn has_waiting(&self, index: usize) -> Option<bool> {
         let listener = &self.serving.listeners[index];
         is_readable(listener).ok()
     }
 
-    /// Closes a connection that this process has parked. Says whether it was one.
+    /// Closes a connection that this process has parked. Returns whether it had.
     fn shed_parked(&self, id: u64) -> bool {
         let service = &self.serving.service;
         let parked = service.parking().and_then(|parking| parking.take(id));
@@ -188,13 +192,14 @@ impl<T: Transport, M: Dispatch> Acceptor<'_, T, M> {
         if let Some(parked) = parked {
             count(&self.shared.counters.counts().shed);
             let slot = parked.request.context().slot();
-            let _ = slot.map(|slot| slot.cut(CutReason::Shed));
+            let _ = slot.map(|slot| slot.abort(AbortReason::Shed));
             service.dismiss(parked);
         }
         found
     }
 
-    /// Whether a connection that was cut to make room is still there, or none can be.
+    /// Whether a full server has to wait for room: a connection that was shed has not ended yet, or
+    /// no connection can be shed.
     pub(super) fn is_shedding(&self, now: Instant) -> bool {
         let shared = &self.shared;
         if !shared.admission.limits().sheds() || !shared.admission.is_full() || !self.mode.accepts()
@@ -206,14 +211,15 @@ impl<T: Transport, M: Dispatch> Acceptor<'_, T, M> {
             || shared.registry.oldest_idle(IDLE_MIN).is_none()
     }
 
-    /// How long until the limits may let more in by themselves.
+    /// The time until the limits may admit another connection without an event: a token of the rate
+    /// is due, or a search for an idle connection.
     pub(super) fn limits_change_in(&self) -> Option<Duration> {
         let (shared, limits) = (&self.shared, self.shared.admission.limits());
         if limits.refuses() {
             return None;
         }
         let token = limits.has_rate().then(|| shared.admission.token_due());
-        let shed = (limits.sheds() && shared.admission.is_full()).then_some(SHED_LOOK);
+        let shed = (limits.sheds() && shared.admission.is_full()).then_some(SHED_CHECK);
         token
             .filter(|due| !due.is_zero())
             .into_iter()

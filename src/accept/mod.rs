@@ -1,9 +1,10 @@
-//! The accept loop: the one place where requests are taken from listeners, for every model that
-//! accepts in one thread.
+//! The accept loop, for every model that accepts in one thread.
 //!
-//! It waits in one poll(2) for its listeners, its children and the server's bell, so nothing is
-//! polled in vain; it takes a place under the limit before it takes a request; and no error ends it
-//! while a listener is left.
+//! Each turn has the same steps: wait, then for each ready listener reserve permits, accept, admit,
+//! dispatch. The loop waits for its listeners, its children, parked connections and the server's
+//! wake-up event in one call, so it polls no flag. It reserves permits before it accepts, so limits
+//! are exact. An error ends one listener at most; the loop fails when no listener is left, or when
+//! the model cannot start handlers any more.
 
 pub(crate) mod batch;
 mod connections;
@@ -31,13 +32,13 @@ use crate::connection::parking::Parking;
 use crate::counters::count;
 use crate::error::{Error, Tried};
 use crate::lifecycle::{Idle, State};
+use crate::net::Transport;
 use crate::observe::events::Limit;
 use crate::observe::hooks::{self, AcceptError, Reaction, Step};
-use crate::registry::keeper::Cutter;
+use crate::registry::keeper::DeadlineKeeper;
 use crate::shared::Shared;
-use crate::sys::bell::Heard;
+use crate::sys::wakeup::WokenBy;
 use crate::task::wait::{self, Awaited, Source, Wakeup, Woken};
-use crate::transport::Transport;
 
 /// The accept loop of one thread.
 #[derive(Debug)]
@@ -46,33 +47,33 @@ pub(crate) struct Acceptor<'a, T: Transport, M> {
     model: &'a mut M,
     shared: Shared,
     wakeup: Wakeup,
-    batch: Batch<T::Request>,
-    /// What keeps requests that were taken from being sent on their way.
+    batch: Batch<T::Accepted>,
+    /// The pause of dispatching.
     dispatching: Pause,
-    /// What keeps each listener from being accepted from.
+    /// The pause of each listener.
     accepting: Vec<Pause>,
-    /// The listener that gets its turn first.
+    /// Rotates which of several ready listeners has its turn first.
     first: usize,
     /// Why serving cannot go on.
     fatal: Option<io::Error>,
     mode: Mode,
-    /// How many requests are taken at once: more while they are served quickly, so that none waits
-    /// long behind another that was taken with it.
-    appetite: usize,
-    /// Where it waits for each listener, and for the parked connections.
+    /// The largest batch to accept: it grows while batches are dispatched quickly, so that no entry
+    /// waits long behind another one of its batch.
+    batch_max: usize,
+    /// The wait state of each listener, and of the parked connections.
     sources: Vec<Source>,
     parked: Source,
-    /// When deadlines of connections are looked at; `None` without connections.
-    look_at: Option<Instant>,
-    /// How often connections were asked to be cut when it was last looked.
-    asked: u64,
-    /// When idle connections are ended whose grace is over; `None` once all of them were.
+    /// When to check deadlines next; `None` without connections.
+    check_at: Option<Instant>,
+    /// The count of abort requests at the last check.
+    aborts_seen: u64,
+    /// When to end idle connections next, once their grace is over; `None` when all have ended.
     idle_at: Option<Instant>,
-    /// Keeps the deadlines while this thread serves.
-    cutter: Option<Cutter>,
-    /// The limit that was reached when it was last looked.
+    /// Keeps deadlines while this thread runs handlers.
+    keeper: Option<DeadlineKeeper>,
+    /// The limit that was reached at the last check.
     limit: Option<Limit>,
-    /// Until when no other connection is looked for that makes room.
+    /// When to search for another connection to shed.
     shedding: Option<Instant>,
 }
 
@@ -91,11 +92,11 @@ impl<'a, T: Transport, M: Dispatch> Acceptor<'a, T, M> {
             .tried(|| "create an epoll instance".to_owned())?;
         let shared = serving.service.shared.clone();
         let lifeline = serving.lifeline.as_ref().map(AsFd::as_fd);
-        let wakeup = Wakeup::new(shared.lifecycle.bell(), lifeline);
+        let wakeup = Wakeup::new(shared.lifecycle.wakeup_event(), lifeline);
         let wakeup = wakeup.tried(|| "create an epoll instance".to_owned())?;
         let batch = Batch {
             requests: VecDeque::new(),
-            lease: shared.admission.lease(0),
+            permits: shared.admission.reserve(0),
         };
         let mut accepting = Vec::new();
         accepting.resize_with(serving.listeners.len(), Pause::default);
@@ -112,13 +113,13 @@ impl<'a, T: Transport, M: Dispatch> Acceptor<'a, T, M> {
             first: 0,
             fatal: None,
             mode: Mode::Serving,
-            appetite: 1,
+            batch_max: 1,
             sources,
             parked: Source::default(),
-            look_at: None,
+            check_at: None,
             idle_at: Some(Instant::now()),
-            asked: 0,
-            cutter: None,
+            aborts_seen: 0,
+            keeper: None,
             limit: None,
             shedding: None,
         })
@@ -126,16 +127,16 @@ impl<'a, T: Transport, M: Dispatch> Acceptor<'a, T, M> {
 
     /// Serves until the server is asked to stop, then drains.
     pub(crate) fn serve(mut self) -> Result<Report, Error> {
-        // A model that serves on this thread keeps it from seeing deadlines.
+        // A model that runs handlers on this thread keeps it from checking deadlines.
         let Serving {
             lifeline,
             listeners,
             ..
         } = &self.serving;
         let lifeline = lifeline.as_ref().map(AsFd::as_fd);
-        let cutter =
-            M::SERVES_HERE.then(|| Cutter::start(&self.shared.registry, lifeline, listeners));
-        self.cutter = cutter.transpose()?;
+        let keeper = M::SERVES_HERE
+            .then(|| DeadlineKeeper::start(&self.shared.registry, lifeline, listeners));
+        self.keeper = keeper.transpose()?;
         if !self.shared.lifecycle.acknowledge() && !self.shared.lifecycle.stopping() {
             self.serving.service.hooks.ready();
             self.enter(State::Running);
@@ -153,15 +154,15 @@ impl<'a, T: Transport, M: Dispatch> Acceptor<'a, T, M> {
             self.turn(None);
             self.service_actions();
         }
-        // The others go on to accept from the listeners of a worker that ends alone.
+        // Where only this worker ends, the other workers accept from the same listeners.
         if !self.shared.lifecycle.retires() {
-            self.enter(State::TakingQueue);
-            self.take_queue();
+            self.enter(State::ServingBacklog);
+            self.serve_backlog();
         }
         Ok(self.drain())
     }
 
-    /// Goes on to `state`, unless it is that of this process alone.
+    /// Advances the server to `state`, unless only this process stops.
     fn enter(&self, state: State) {
         if !self.shared.lifecycle.retires() {
             self.serving
@@ -171,21 +172,22 @@ impl<'a, T: Transport, M: Dispatch> Acceptor<'a, T, M> {
         }
     }
 
-    /// Why serving cannot go on, if it cannot.
+    /// The error that ends serving, if there is one.
     fn failure(&mut self) -> Option<Error> {
         if let Some(err) = self.fatal.take() {
-            return Some(Error::new("start a process for a request", err));
+            return Some(Error::new("start a process for a connection", err));
         }
         self.serving.listeners.is_empty().then(|| {
-            let lost = "every listener has failed; the accept error hook was told why";
-            Error::new("accept requests", io::Error::other(lost))
+            let lost =
+                "every listener has failed; the `on_accept_error` hook has received the errors";
+            Error::new("accept connections", io::Error::other(lost))
         })
     }
 
-    /// Serves one request, if one comes before `deadline`.
+    /// Serves one connection or datagram, if one comes before `deadline`.
     pub(crate) fn serve_one(mut self, deadline: Option<Instant>) -> Result<Handled, Error> {
         let handled = self.take_one(deadline);
-        // The server goes on with them, and the next one waits anew.
+        // The server keeps its listeners, and the next accept loop waits for them anew.
         for (listener, source) in self.serving.listeners.iter().zip(&self.sources) {
             source.release(listener.as_fd());
         }
@@ -212,15 +214,16 @@ impl<'a, T: Transport, M: Dispatch> Acceptor<'a, T, M> {
         }
     }
 
-    /// Waits once, then takes what is ready.
+    /// One turn of the accept loop: dispatches what is left of the last turn, waits, and then
+    /// reserves, accepts, admits and dispatches for each ready listener.
     fn turn(&mut self, deadline: Option<Instant>) {
         self.dispatch();
-        self.tend_parked();
+        self.dispatch_parked();
         self.tend_model();
         let Woken {
             mut ready, by_edge, ..
         } = self.wait(deadline);
-        // None of several busy listeners is always the first to find room.
+        // Rotated, so that no listener always finds room first.
         let count = ready.len().max(1);
         self.first = self.first.wrapping_add(1);
         ready.rotate_left(self.first % count);
@@ -258,17 +261,17 @@ impl<'a, T: Transport, M: Dispatch> Acceptor<'a, T, M> {
         }
     }
 
-    /// Whether the model can take another request.
+    /// Whether the model can take another connection or datagram.
     fn can_dispatch(&self, now: Instant) -> bool {
         self.batch.requests.is_empty()
             && self.model.room() > 0
             && self.dispatching.backoff.left(now).is_none()
     }
 
-    /// Whether another request can be accepted.
+    /// Whether another connection or datagram can be accepted.
     fn has_room(&self, now: Instant) -> bool {
         self.mode.accepts()
-            && self.shared.admission.takes()
+            && self.shared.admission.may_accept()
             && !self.is_shedding(now)
             && self.can_dispatch(now)
     }
@@ -277,48 +280,29 @@ impl<'a, T: Transport, M: Dispatch> Acceptor<'a, T, M> {
         self.accepting.iter_mut().chain([&mut self.dispatching])
     }
 
-    /// Waits until a listener can be accepted from, and says which; or until anything else has
-    /// happened.
+    /// Waits until a listener can be accepted from, or until another event, and reaps children that
+    /// have ended. The indexes of the ready listeners are in [`Woken::ready`].
     fn wait(&mut self, deadline: Option<Instant>) -> Woken {
-        // One reading of the clock decides what is paused and how long to wait for it.
+        // One clock reading decides which pauses hold and how long the wait may last.
         let now = Instant::now();
-        self.look(now);
-        let admission = Arc::clone(&self.shared.admission);
-        let service = Arc::clone(&self.serving.service);
+        self.check(now);
         let paused = self.pauses().any(|pause| pause.backoff.left(now).is_some());
         let waits = !self.has_room(now) || paused || self.mode == Mode::Draining;
+        let admission = Arc::clone(&self.shared.admission);
         let waiting = waits.then(|| admission.announce_waiting());
-        if waits && self.look_again() {
+        if waits && self.check_again() || self.has_leftover(now) {
             return Woken::default();
         }
-        let ready = service.parking().is_some_and(Parking::has_ready);
-        let leftover = (ready || !self.batch.requests.is_empty()) && self.model.room() > 0;
-        if leftover && self.dispatching.backoff.left(now).is_none() {
-            return Woken::default();
-        }
-        // Who has not announced itself is not woken for room: what was there has to be used.
+        // A loop that is not registered is not woken for room, so it uses the room that it has
+        // found.
         let accepting = !waits || self.has_room(now);
-        let is_open =
-            |index: &usize| accepting && self.accepting[*index].backoff.left(now).is_none();
-        let open: Vec<_> = (0..self.serving.listeners.len()).filter(is_open).collect();
-        let parking = service.parking().filter(|_| self.can_dispatch(now));
+        let (open, parked) = (self.open_listeners(now, accepting), self.can_dispatch(now));
         let timeout = self.timeout(deadline, now, accepting);
         let end = timeout.and_then(|timeout| now.checked_add(timeout));
-
-        let listener = |&index: &usize| {
-            let listener = &self.serving.listeners[index];
-            Awaited::readable(listener.as_fd(), &self.sources[index])
-        };
-        let mut fds: Vec<_> = open.iter().map(listener).collect();
-        fds.extend(parking.map(|parking| Awaited::readable(parking.as_fd(), &self.parked)));
-        let others = fds.len();
-        let mut children = Vec::new();
-        self.model.watch(&mut children);
-        fds.extend(children.into_iter().map(Awaited::ended));
-        let woken = self.wakeup.wait(&fds, end);
-        drop((fds, waiting));
-        let mut woken = match woken {
-            Ok(woken) => woken,
+        let waited = self.wait_for(&open, parked, end);
+        drop(waiting);
+        let (mut woken, ended) = match waited {
+            Ok(waited) => waited,
             Err(err) => {
                 self.pause(err);
                 return Woken::default();
@@ -327,19 +311,59 @@ impl<'a, T: Transport, M: Dispatch> Acceptor<'a, T, M> {
         if let Some(err) = woken.unwatched.take() {
             self.pause(err);
         }
-        let ready = take(&mut woken.ready);
-        let children = ready.iter().filter_map(|place| place.checked_sub(others));
-        self.model.reap(&children.collect::<Vec<_>>());
-        if woken.heard == Some(Heard::Orphaned) {
+        self.model.reap(&ended);
+        if woken.by == Some(WokenBy::ParentGone) {
             self.shared.lifecycle.stop_now();
         }
-        // Parked connections are taken out at the next turn.
-        let listeners = ready.iter().filter_map(|place| open.get(*place));
-        woken.ready = listeners.copied().collect();
         woken
     }
 
-    /// Has the model look after what is short.
+    /// Whether the model can take what an earlier turn has accepted, or has found parked and ready.
+    fn has_leftover(&self, now: Instant) -> bool {
+        let parking = self.serving.service.parking();
+        let ready = parking.is_some_and(Parking::has_ready);
+        let leftover = (ready || !self.batch.requests.is_empty()) && self.model.room() > 0;
+        leftover && self.dispatching.backoff.left(now).is_none()
+    }
+
+    /// The indexes of the listeners that are not paused; none unless `accepting`.
+    fn open_listeners(&self, now: Instant, accepting: bool) -> Vec<usize> {
+        let is_open =
+            |index: &usize| accepting && self.accepting[*index].backoff.left(now).is_none();
+        (0..self.serving.listeners.len()).filter(is_open).collect()
+    }
+
+    /// Waits for the listeners `open`, for children, and if `parked` for parked connections.
+    /// Returns the indexes of the ready listeners, and the indexes of the children that have ended.
+    fn wait_for(
+        &self,
+        open: &[usize],
+        parked: bool,
+        end: Option<Instant>,
+    ) -> io::Result<(Woken, Vec<usize>)> {
+        let listener = |&index: &usize| {
+            let listener = &self.serving.listeners[index];
+            Awaited::readable(listener.as_fd(), &self.sources[index])
+        };
+        let mut fds: Vec<_> = open.iter().map(listener).collect();
+        let parking = self.serving.service.parking().filter(|_| parked);
+        fds.extend(parking.map(|parking| Awaited::readable(parking.as_fd(), &self.parked)));
+        let first_child = fds.len();
+        let mut children = Vec::new();
+        self.model.watch(&mut children);
+        fds.extend(children.into_iter().map(Awaited::ended));
+        let mut woken = self.wakeup.wait(&fds, end)?;
+        let ready = take(&mut woken.ready);
+        let ended = ready.iter().filter_map(|fd| fd.checked_sub(first_child));
+        // The next turn dispatches parked connections.
+        woken.ready = ready
+            .iter()
+            .filter_map(|fd| open.get(*fd).copied())
+            .collect();
+        Ok((woken, ended.collect()))
+    }
+
+    /// Has the model retry what has failed for lack of a resource.
     fn tend_model(&mut self) {
         if let Err((step, err)) = self.model.tend() {
             let delay = self.model.tends_in(Instant::now());
@@ -348,9 +372,9 @@ impl<'a, T: Transport, M: Dispatch> Acceptor<'a, T, M> {
         }
     }
 
-    /// Looks for what is waited for after waiting was announced: it may have come just before. Says
-    /// whether all of it has.
-    fn look_again(&mut self) -> bool {
+    /// Checks again after the loop has registered as a waiter: a release or the end of the drain
+    /// may have come just before. Returns whether the drain has ended.
+    fn check_again(&mut self) -> bool {
         let releases = self.shared.admission.releases();
         self.pauses()
             .for_each(|pause| pause.end_if_released(releases));
@@ -358,7 +382,7 @@ impl<'a, T: Transport, M: Dispatch> Acceptor<'a, T, M> {
     }
 
     /// How long a wait may last: until the deadline, the next service actions, the end of a pause,
-    /// or until connections may have taken too long.
+    /// or the next check of connections.
     fn timeout(
         &self,
         deadline: Option<Instant>,
@@ -376,13 +400,12 @@ impl<'a, T: Transport, M: Dispatch> Acceptor<'a, T, M> {
         let pauses = pauses.filter_map(|pause| pause.backoff.left(now));
         let lifecycle = &self.shared.lifecycle;
         let graces = [Idle::Parked, Idle::Held].map(|idle| lifecycle.grace_left(idle));
-        // What waits in the backlog is there already, or comes soon: also where room was found only
-        // just now.
+        // The backlog of a stop is there already, or arrives soon; also if room was found only now.
         let takes_backlog = accepting && matches!(self.mode, Mode::Backlog { .. });
-        let backlog = takes_backlog.then_some(drain::ARRIVAL_LOOK);
+        let backlog = takes_backlog.then_some(drain::ARRIVAL_CHECK);
         pauses
             .chain(deadline.map(left))
-            .chain(self.look_at.map(left))
+            .chain(self.check_at.map(left))
             .chain(self.limits_change_in())
             .chain(self.model.tends_in(now))
             .chain(
@@ -402,7 +425,7 @@ impl<'a, T: Transport, M: Dispatch> Acceptor<'a, T, M> {
             .min()
     }
 
-    /// Lets time pass when the kernel has no memory to wait with.
+    /// Pauses after a wait has failed: the kernel has no memory for it.
     fn pause(&mut self, err: io::Error) {
         let reaction = self.dispatching.begin(self.shared.admission.releases());
         self.report(Step::Wait, reaction, err, None);
@@ -411,7 +434,7 @@ impl<'a, T: Transport, M: Dispatch> Acceptor<'a, T, M> {
         }
     }
 
-    /// Counts an error and tells the hook, at most once a second in all processes.
+    /// Counts an error, and reports it to the hook: at most once a second in all processes.
     fn report(&self, step: Step, reaction: Reaction, error: io::Error, index: Option<usize>) {
         count(&self.shared.counters.counts().accept_errors);
         if let Some(unreported) = self.shared.counters.pass_accept_error() {

@@ -1,28 +1,28 @@
-//! What the accept loop is at: how many connections it still accepts, and what becomes of them.
+//! The mode of the accept loop: how many connections or datagrams it still accepts.
 
 use crate::accept::report::Handled;
 
-/// What the accept loop is at. It goes from the first to one of the others, and from the backlog on to
-/// the drain.
+/// The mode of the accept loop. An accept loop begins as `Serving` or `One`; a stop changes
+/// `Serving` to `Backlog`, then to `Draining`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) enum Mode {
-    /// It accepts whatever comes.
+    /// The loop accepts without an end.
     #[default]
     Serving,
-    /// It accepts one request, and says what has become of it.
+    /// The loop accepts one connection or datagram, and keeps the result.
     One(Option<Handled>),
-    /// It accepts what the kernel has taken in before a stop: `left` more, or whatever is there where
-    /// nothing more is taken in. It has accepted `accepted` of it.
+    /// The loop accepts the backlog of a stop: `left` more connections; or without a bound, if
+    /// every listener is sealed. It has accepted `accepted` of them.
     Backlog {
         left: Option<usize>,
         accepted: usize,
     },
-    /// It accepts nothing, and waits for what is live.
+    /// The loop accepts nothing, and waits for live connections.
     Draining,
 }
 
 impl Mode {
-    /// How many requests may still be accepted.
+    /// How many connections or datagrams the loop may still accept.
     pub(super) fn room(self) -> usize {
         match self {
             Self::Serving | Self::Backlog { left: None, .. } => usize::MAX,
@@ -34,38 +34,38 @@ impl Mode {
         }
     }
 
-    /// Whether anything is still accepted.
+    /// Whether the loop still accepts.
     pub(super) fn accepts(self) -> bool {
         self.room() > 0
     }
 
-    /// Whether a new connection may wait for its client's first byte without a handler.
+    /// Whether a new connection may be parked until its first byte.
     pub(super) const fn parks_new(self) -> bool {
         matches!(self, Self::Serving | Self::Backlog { .. })
     }
 
-    /// How many requests a stop has accepted.
-    pub(super) const fn taken(self) -> usize {
+    /// How many connections of the backlog the stop has accepted.
+    pub(super) const fn accepted(self) -> usize {
         match self {
             Self::Backlog { accepted, .. } => accepted,
             Self::Serving | Self::One(_) | Self::Draining => 0,
         }
     }
 
-    /// Notes that as many were accepted, and how many of them are served.
-    pub(super) fn note(&mut self, taken: usize, served: usize) {
+    /// Notes how many connections or datagrams were accepted, and how many of them are served.
+    pub(super) fn note(&mut self, count: usize, served: usize) {
         match self {
-            Self::One(handled) if taken > 0 => {
-                *handled = Some(if served < taken {
+            Self::One(handled) if count > 0 => {
+                *handled = Some(if served < count {
                     Handled::Refused
                 } else {
                     Handled::Served
                 });
             }
             Self::Backlog { left, accepted } => {
-                *accepted += taken;
+                *accepted += count;
                 if let Some(left) = left {
-                    *left = left.saturating_sub(taken);
+                    *left = left.saturating_sub(count);
                 }
             }
             Self::Serving | Self::One(_) | Self::Draining => {}
@@ -78,7 +78,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn one_request_is_accepted_and_no_more() {
+    fn one_mode_accepts_a_single_connection() {
         for (served, handled) in [(1, Handled::Served), (0, Handled::Refused)] {
             let mut mode = Mode::One(None);
             mode.note(0, 0);
@@ -89,13 +89,13 @@ mod tests {
     }
 
     #[test]
-    fn a_backlog_ends_where_more_may_come_in() {
+    fn a_backlog_is_bounded_unless_it_is_sealed() {
         for (left, goes_on) in [(Some(3), false), (None, true)] {
             let mut mode = Mode::Backlog { left, accepted: 0 };
             mode.note(2, 0);
-            assert_eq!((mode.accepts(), mode.taken()), (true, 2));
+            assert_eq!((mode.accepts(), mode.accepted()), (true, 2));
             mode.note(1, 1);
-            assert_eq!((mode.accepts(), mode.taken()), (goes_on, 3));
+            assert_eq!((mode.accepts(), mode.accepted()), (goes_on, 3));
         }
     }
 

@@ -1,23 +1,49 @@
-//! How serving ended, and what became of one request.
+//! The results of serving.
 
-/// How serving ended.
+/// The result of serving until a stop.
+///
+/// # Examples
+///
+/// ```
+/// use socketserver::python::ThreadingTcpServer;
+///
+/// let guard = ThreadingTcpServer::bind("127.0.0.1:0")?.spawn(|_conn| ())?;
+/// let report = guard.stop()?;
+/// assert_eq!(report.aborted, 0, "the drain deadline aborted a connection");
+/// # Ok::<(), socketserver::Error>(())
+/// ```
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Report {
-    /// How many requests were cut because they had not ended by the drain deadline, and how many
-    /// clients were aborted that nobody had accepted by then.
-    pub cut: u64,
+    /// How many connections and datagrams were aborted because they were still live at the drain
+    /// deadline, or still in the backlog.
+    pub aborted: u64,
 }
 
-/// What became of [`Server::handle_request`](crate::Server::handle_request).
+/// The result of [`Server::handle_request`](crate::Server::handle_request).
+///
+/// # Examples
+///
+/// ```
+/// use std::time::Duration;
+/// use socketserver::Handled;
+/// use socketserver::python::TcpServer;
+///
+/// let mut server = TcpServer::bind("127.0.0.1:0")?;
+/// assert_eq!(server.handle_request(Some(Duration::ZERO), |_conn| ())?, Handled::TimedOut);
+/// server.handle().shutdown();
+/// assert_eq!(server.handle_request(None, |_conn| ())?, Handled::Stopping);
+/// # Ok::<(), socketserver::Error>(())
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Handled {
-    /// A request was served or, under a model with threads or processes, is being served.
+    /// A connection or datagram was served or, under a model with threads or processes, is being
+    /// served.
     Served,
-    /// A request was turned away by the `verify` hook, or was not fit to be served.
+    /// A connection or datagram was refused: by the `verify` hook, by a limit, or by its transport.
     Refused,
-    /// No request came in time; the `on_timeout` hook was called.
+    /// No connection or datagram came in time; the `on_timeout` hook was called.
     TimedOut,
     /// The server was asked to stop.
     Stopping,

@@ -1,4 +1,4 @@
-//! Taking from a listener: reserve a permit, accept, admit, dispatch.
+//! One listener's turn: reserve permits, accept, admit, dispatch.
 
 use std::io;
 use std::mem::take;
@@ -8,34 +8,34 @@ use std::time::{Duration, Instant};
 use crate::accept::Acceptor;
 use crate::accept::dispatch::Dispatch;
 use crate::accept::errors::{Class, classify};
+use crate::net::{AcceptBatch, Managed, Transport};
 use crate::observe::hooks::{Reaction, Step};
 use crate::sys::poll::Interest;
-use crate::transport::{Intake, Managed, Transport};
 
-/// How many times one listener is asked in a row before the others, the children and the stop get
-/// their turn.
+/// How many accept calls in a row one listener gets before the other listeners, the children and
+/// the stop have their turn.
 const TURN_MAX: usize = 16;
 
-/// How long a batch may take to be served before the next one is smaller.
+/// How long dispatching a batch may take before the next batch is smaller.
 const PATIENCE: Duration = Duration::from_millis(1);
 
-/// How often in a row a listener may be ready and yield nothing before it is paused: another
-/// process is faster now and then, but a socket that is shut down, or an error that does not go
-/// away, must not keep a processor busy.
-const FRUITLESS_MAX: u32 = 64;
+/// How many times in a row a listener may be ready and yield nothing before it is paused. Another
+/// process is faster now and then; but a socket that is shut down, or an error that stays, must not
+/// keep a processor busy.
+const EMPTY_MAX: u32 = 64;
 
 impl<T: Transport, M: Dispatch> Acceptor<'_, T, M> {
-    /// Takes requests from one listener and gives them to the model, until there are no more, or no
+    /// Accepts from one listener and dispatches to the model, until nothing waits or there is no
     /// room.
     pub(super) fn accept_from(&mut self, index: usize, by_edge: bool) -> Reaction {
-        let (mut fruitful, mut drained) = (false, false);
+        let (mut accepted_any, mut drained) = (false, false);
         for _ in 0..TURN_MAX {
             let listener = &self.serving.listeners[index];
             let batch = listener.batch().max(1);
             let want = self
                 .model
                 .room()
-                .min(self.appetite.min(batch))
+                .min(self.batch_max.min(batch))
                 .min(self.mode.room());
             let releases = self.shared.admission.releases();
             let left = self.shared.lifecycle.drain_left();
@@ -43,33 +43,34 @@ impl<T: Transport, M: Dispatch> Acceptor<'_, T, M> {
             if want == 0 || !self.batch.requests.is_empty() || late {
                 return Reaction::Continue;
             }
-            let Some(taking) = self.taking(want as u64, index) else {
-                // What an edge has reported another process may have taken.
+            let Some(reservation) = self.reserve(want as u64, index) else {
+                // Another process may have accepted the connection that an edge has reported.
                 if by_edge && self.has_waiting(index) == Some(false) {
                     self.sources[index].exhaust(Interest::Read);
                 }
                 if self.shared.admission.limits().refuses() {
-                    // It is no room that is waited for.
+                    // A server that refuses waits for no room, so the listener stays ready: the
+                    // turn counts as empty.
                     break;
                 }
                 return Reaction::Continue;
             };
             let listener = &self.serving.listeners[index];
             let requests = &mut self.batch.requests;
-            let mut intake = Intake::new(requests, taking.room(), &self.shared);
-            let result = listener.accept(&mut intake);
-            let taken = self.batch.requests.len();
-            if taking.settle(taken as u64, self) && taken > 0 {
-                fruitful = true;
+            let mut into = AcceptBatch::new(requests, reservation.room(), &self.shared);
+            let result = listener.accept(&mut into);
+            let accepted = self.batch.requests.len();
+            if reservation.settle(accepted as u64, self) && accepted > 0 {
+                accepted_any = true;
                 self.accepting[index].backoff.reset();
                 self.admit();
                 if self.serving.service.hooks.client_speaks_first {
-                    self.hold();
+                    self.park_new();
                 }
-                self.dispatch_timed(taken, batch);
+                self.dispatch_timed(accepted, batch);
             }
             match result {
-                Ok(()) if taken > 0 => {}
+                Ok(()) if accepted > 0 => {}
                 Ok(()) => drained = true,
                 Err(err) => match classify(&err) {
                     Class::Nothing => drained = true,
@@ -93,49 +94,51 @@ impl<T: Transport, M: Dispatch> Acceptor<'_, T, M> {
                 break;
             }
         }
-        // What is reported once cannot keep a processor busy.
-        if fruitful || drained && by_edge {
-            self.accepting[index].fruitless = 0;
+        // An edge is reported once, so it cannot keep a processor busy.
+        if accepted_any || drained && by_edge {
+            self.accepting[index].empty = 0;
             return Reaction::Continue;
         }
-        self.count_fruitless(index)
+        self.count_empty(index)
     }
 
-    /// Counts that a listener was ready and has yielded nothing; pauses it after too many in a row.
-    fn count_fruitless(&mut self, index: usize) -> Reaction {
+    /// Counts that a listener was ready and has yielded nothing; pauses it after too many such
+    /// turns in a row.
+    fn count_empty(&mut self, index: usize) -> Reaction {
         let releases = self.shared.admission.releases();
         let pause = &mut self.accepting[index];
-        pause.fruitless += 1;
-        if pause.fruitless < FRUITLESS_MAX {
+        pause.empty += 1;
+        if pause.empty < EMPTY_MAX {
             return Reaction::Continue;
         }
-        pause.fruitless = 0;
+        pause.empty = 0;
         pause.begin(releases)
     }
 
-    /// Gives to the model what was accepted, and learns how much to take the next time.
-    fn dispatch_timed(&mut self, taken: usize, batch: usize) {
+    /// Dispatches the batch, and sets the size of the next one by the time that this takes.
+    fn dispatch_timed(&mut self, accepted: usize, batch: usize) {
         if batch == 1 {
             return self.dispatch();
         }
         let start = Instant::now();
         self.dispatch();
         let quick = start.elapsed() < PATIENCE;
-        self.appetite = if quick {
-            batch.min(self.appetite.max(2 * taken))
+        self.batch_max = if quick {
+            batch.min(self.batch_max.max(2 * accepted))
         } else {
             1
         };
     }
 
-    /// Counts what was accepted, and sorts out what is not to be handled.
+    /// Counts the batch, and refuses the entries that limits, the transport or the `verify` hook do
+    /// not admit.
     fn admit(&mut self) {
         let mut requests = take(&mut self.batch.requests);
         let accepted = requests.len() as u64;
         let counts = self.shared.counters.counts();
         counts.accepted.fetch_add(accepted, Relaxed);
         requests.retain_mut(|request| {
-            self.serving.service.tell_accepted(request);
+            self.serving.service.emit_accepted(request);
             if !self.is_within(request) {
                 request.refuse_with(&self.shared.admission.limits().refusal());
                 return false;
@@ -148,12 +151,12 @@ impl<T: Transport, M: Dispatch> Acceptor<'_, T, M> {
         });
         let admitted = requests.len() as u64;
         self.batch.requests = requests;
-        self.batch.lease.keep(admitted);
+        self.batch.permits.keep(admitted);
         self.mode.note(accepted as usize, admitted as usize);
     }
 
-    /// Lets new connections wait for their first byte, where they may.
-    fn hold(&mut self) {
+    /// Parks the new connections of the batch until their first byte, if the mode allows it.
+    fn park_new(&mut self) {
         if !self.mode.parks_new() {
             return;
         }
@@ -165,23 +168,24 @@ impl<T: Transport, M: Dispatch> Acceptor<'_, T, M> {
         }
     }
 
-    /// Gives what was accepted to the model. What it could not take stays for the next turn.
+    /// Dispatches the batch to the model. Entries that the model could not take stay for the next
+    /// turn.
     pub(super) fn dispatch(&mut self) {
         let paused = self.dispatching.backoff.left(Instant::now()).is_some();
         if self.batch.requests.is_empty() || paused {
             return;
         }
         let releases = self.shared.admission.releases();
-        if let Some(cutter) = self
-            .cutter
+        if let Some(keeper) = self
+            .keeper
             .as_ref()
-            .filter(|_| self.shared.registry.listed() > 0)
+            .filter(|_| self.shared.registry.registered() > 0)
         {
-            cutter.wake();
+            keeper.wake();
         }
         match self.model.dispatch(&mut self.batch, self.serving) {
             Ok(()) => self.dispatching.backoff.reset(),
-            // No pause will mend it: a fork in a process that has other threads now.
+            // The process has other threads now, so a fork would fail after any pause.
             Err(err) if err.kind() == io::ErrorKind::Unsupported => self.fatal = Some(err),
             Err(err) => {
                 let reaction = self.dispatching.begin(releases);

@@ -1,4 +1,4 @@
-//! How many connections each address has, counted over all processes of a server.
+//! The number of connections of each address, over all processes of a server.
 
 use std::hash::{BuildHasher, RandomState};
 use std::io;
@@ -12,7 +12,7 @@ use rustix::fs::{FlockOperation, MemfdFlags, fcntl_lock, memfd_create};
 
 use crate::sys::memory::{SharedMemory, shareable};
 
-/// An address and how many connections it has; free at zero.
+/// An address and its number of connections. An entry with none is free.
 #[derive(Debug, Default)]
 pub(crate) struct Entry {
     address: AtomicU64,
@@ -21,21 +21,22 @@ pub(crate) struct Entry {
 
 shareable!(Entry { address, count });
 
-/// See the module's documentation. An address is in one of two buckets, in the one that was emptier
-/// when it came, and a quarter of the entries is in use at most: both are never full in practice.
+/// See the module's documentation. Each address has two candidate buckets, and enters the emptier
+/// one. At most a quarter of the entries is in use, so both buckets are never full in practice.
 #[derive(Debug)]
 pub(crate) struct Addresses {
     entries: SharedMemory<Entry>,
     hashers: [RandomState; 2],
     lock: Mutex<()>,
-    /// What worker processes lock, each for itself; the lock ends with the process that has it.
+    /// The file that worker processes lock (fcntl(2)). The kernel releases the lock of a process
+    /// that ends.
     file: OnceLock<OwnedFd>,
 }
 
 const BUCKET: usize = 8;
 
 impl Addresses {
-    /// Room for about `capacity` addresses.
+    /// Creates a table for about `capacity` addresses.
     pub(crate) fn new(capacity: usize) -> io::Result<Self> {
         let size = capacity.next_power_of_two().max(BUCKET) * 4;
         Ok(Self {
@@ -46,23 +47,24 @@ impl Addresses {
         })
     }
 
-    /// Gets ready to be used by processes that are forked from now on.
+    /// Prepares the table for processes that are forked from now on.
     pub(crate) fn share(&self) -> io::Result<()> {
         if self.file.get().is_none() {
             let file = memfd_create("socketserver-addresses", MemfdFlags::CLOEXEC)?;
-            // Nobody else is here: the process has one thread.
+            // No other thread can have set it: the process has one thread.
             let _ = self.file.set(file);
         }
         Ok(())
     }
 
-    /// Counts a connection, unless its address has `limit` of them.
+    /// Counts a connection, unless its address has `limit` connections already. Returns whether it
+    /// was counted.
     pub(crate) fn enter(&self, ip: IpAddr, limit: u64) -> bool {
         let key = key(ip);
         let _lock = self.lock();
-        let held = self.places(key).find(|entry| entry.holds(key));
-        // With no entry left it cannot be counted, so it cannot be let in.
-        let Some(entry) = held.or_else(|| self.free_place(key)) else {
+        let held = self.candidates(key).find(|entry| entry.holds(key));
+        // A connection that cannot be counted is not admitted.
+        let Some(entry) = held.or_else(|| self.free_entry(key)) else {
             return false;
         };
         let count = entry.count.load(Relaxed);
@@ -78,7 +80,7 @@ impl Addresses {
     pub(crate) fn leave(&self, ip: IpAddr) {
         let key = key(ip);
         let _lock = self.lock();
-        if let Some(entry) = self.places(key).find(|entry| entry.holds(key)) {
+        if let Some(entry) = self.candidates(key).find(|entry| entry.holds(key)) {
             let count = entry.count.load(Relaxed);
             entry.count.store(count.saturating_sub(1), Relaxed);
         }
@@ -92,12 +94,13 @@ impl Addresses {
         })
     }
 
-    fn places(&self, key: u64) -> impl Iterator<Item = &Entry> {
+    /// The entries that an address may be in.
+    fn candidates(&self, key: u64) -> impl Iterator<Item = &Entry> {
         self.buckets(key).into_iter().flatten()
     }
 
     /// A free entry of the emptier bucket.
-    fn free_place(&self, key: u64) -> Option<&Entry> {
+    fn free_entry(&self, key: u64) -> Option<&Entry> {
         let is_free = |entry: &&Entry| entry.count.load(Relaxed) == 0;
         let room = |bucket: &&[Entry]| bucket.iter().filter(is_free).count();
         let emptier = self.buckets(key).into_iter().max_by_key(room)?;
@@ -105,11 +108,12 @@ impl Addresses {
     }
 
     fn lock(&self) -> Lock<'_> {
-        // Entries are whole after each store.
+        // A panic leaves no entry half changed: each store is whole.
         let threads = self.lock.lock().unwrap_or_else(PoisonError::into_inner);
         let file = self.file.get();
         if let Some(file) = file {
-            // Only EINTR, EDEADLK and ENOLCK are possible: then a count may be one too few.
+            // Possible errors are EINTR, EDEADLK and ENOLCK. After the last two the count may be
+            // one too low.
             while fcntl_lock(file, FlockOperation::LockExclusive) == Err(rustix::io::Errno::INTR) {}
         }
         Lock {
@@ -127,7 +131,7 @@ struct Lock<'a> {
 impl Drop for Lock<'_> {
     fn drop(&mut self) {
         if let Some(file) = self.file {
-            // Closing the file would do it too.
+            // Should this fail, the kernel releases the lock when the file is closed.
             let _ = fcntl_lock(file, FlockOperation::Unlock);
         }
     }
@@ -139,8 +143,9 @@ impl Entry {
     }
 }
 
-/// The network that counts as one address. IPv4 addresses have numbers that no IPv6 network of the
-/// internet has: those of `::/32`, but for its first one, which is left to `::1` and its like.
+/// The number of the network that counts as one address: the upper 64 bits of an IPv6 address. An
+/// IPv4 address gets the number of a network in `0:1::/32`, which lies in the reserved block `::/8`
+/// and so belongs to no IPv6 peer.
 fn key(ip: IpAddr) -> u64 {
     match ip.to_canonical() {
         IpAddr::V4(v4) => 1 << 32 | u64::from(u32::from(v4)),
@@ -157,7 +162,7 @@ mod tests {
     }
 
     #[test]
-    fn an_address_has_as_many_as_it_may() {
+    fn an_address_has_at_most_its_limit() {
         let addresses = Addresses::new(16).unwrap();
         addresses.share().unwrap();
         let one = ip("192.0.2.1");
@@ -179,13 +184,13 @@ mod tests {
         assert!(addresses.enter(ip("192.0.2.1"), 1));
         assert!(
             !addresses.enter(ip("::ffff:192.0.2.1"), 1),
-            "the same, mapped"
+            "the mapped form is the same address"
         );
         assert!(addresses.enter(ip("::1"), 1));
     }
 
     #[test]
-    fn many_addresses_are_told_apart() {
+    fn many_addresses_are_counted_apart() {
         let addresses = Addresses::new(4096).unwrap();
         let all = || (0..4096_u32).map(|bits| IpAddr::V4(bits.into()));
         assert_eq!(all().filter(|ip| addresses.enter(*ip, 1)).count(), 4096);

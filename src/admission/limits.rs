@@ -9,15 +9,15 @@ use crate::sys::memory::shareable;
 
 const WORDS: usize = AtLimit::MESSAGE_MAX / 8;
 
-/// See the module's documentation. Zero is no limit.
+/// See the module's documentation. Zero means no limit.
 #[derive(Debug, Default)]
 pub(crate) struct LimitsPage {
     max_connections: AtomicU64,
     per_address: AtomicU64,
-    /// The time between two connections at the rate, in nanoseconds.
+    /// The interval between two connections at the rate, in nanoseconds.
     interval: AtomicU64,
     burst: AtomicU64,
-    /// When the bucket of the rate will be full again, in nanoseconds since the server's origin.
+    /// When the token bucket will be full again, in nanoseconds since the server's origin.
     full_at: AtomicU64,
     at_limit: AtomicU32,
     /// Odd while the message is being changed.
@@ -43,9 +43,9 @@ const REFUSE: u32 = 1;
 const REFUSE_WITH: u32 = 2;
 const SHED: u32 = 3;
 
-/// How often a message that is being changed is looked at again: it takes the writer less than a
-/// microsecond, unless it has died.
-const LOOKS: usize = 1000;
+/// How many times the message is read while a writer changes it. A write takes less than a
+/// microsecond, unless the writer was killed.
+const MESSAGE_READS: usize = 1000;
 
 impl LimitsPage {
     pub(crate) fn set(&self, limits: &Limits) {
@@ -104,7 +104,7 @@ impl LimitsPage {
         self.at_limit.load(Acquire) == SHED
     }
 
-    /// What is said to those who are refused.
+    /// The message to peers that are refused; empty if there is none.
     pub(crate) fn refusal(&self) -> Vec<u8> {
         if self.at_limit.load(Acquire) == REFUSE_WITH {
             self.message()
@@ -117,7 +117,8 @@ impl LimitsPage {
         self.interval.load(Relaxed) != 0
     }
 
-    /// Takes up to `want` tokens of the rate at `now`, in nanoseconds since the origin.
+    /// Takes up to `want` tokens of the rate at `now`, in nanoseconds since the origin. Returns how
+    /// many.
     pub(crate) fn take_tokens(&self, want: u64, now: u64) -> u64 {
         let interval = self.interval.load(Relaxed);
         if interval == 0 {
@@ -139,7 +140,7 @@ impl LimitsPage {
         grant(before)
     }
 
-    /// Gives back tokens that nobody came for.
+    /// Returns tokens that no connection has used.
     pub(crate) fn return_tokens(&self, count: u64) {
         let back = count.saturating_mul(self.interval.load(Relaxed));
         if back > 0 {
@@ -148,7 +149,7 @@ impl LimitsPage {
         }
     }
 
-    /// How long until there is a token; zero when there is one.
+    /// The time until the rate has a token; zero if it has one.
     pub(crate) fn token_due(&self, now: u64) -> Duration {
         let interval = self.interval.load(Relaxed);
         let room = interval.saturating_mul(self.burst.load(Relaxed));
@@ -169,7 +170,7 @@ impl LimitsPage {
     }
 
     fn message(&self) -> Vec<u8> {
-        for _ in 0..LOOKS {
+        for _ in 0..MESSAGE_READS {
             let version = self.version.load(Acquire);
             let len = self.message_len.load(Relaxed) as usize;
             let words = self
@@ -205,7 +206,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_set_is_in_force() {
+    fn the_limits_that_were_set_are_in_force() {
         let page = LimitsPage::default();
         page.set(&limits());
         assert_eq!(page.get(), limits());
@@ -232,7 +233,7 @@ mod tests {
         page.return_tokens(1);
         assert_eq!(page.token_due(1100), Duration::ZERO);
         assert_eq!(page.take_tokens(5, 1350), 3);
-        // A quiet time fills it, and no more.
+        // A quiet time fills the bucket to its burst.
         assert_eq!(page.take_tokens(9, 1_000_000), 3);
     }
 }

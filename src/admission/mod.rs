@@ -1,5 +1,5 @@
-//! What may come in: the limits, the permits under them, the rate, and how many connections each
-//! address has.
+//! Admission: the limits of a server, the permits under them, the rate, and how many connections
+//! each address has.
 
 pub(crate) mod addresses;
 pub(crate) mod limits;
@@ -19,15 +19,15 @@ use crate::sys::memory::{SharedMemory, shareable};
 
 use addresses::Addresses;
 use limits::LimitsPage;
-use permits::{Lease, SHARED_BIT, Waiting, live, packed, taken};
+use permits::{Permits, SHARED_BIT, Waiting, live, packed, taken};
 use policy::Limits;
 
-/// What all processes of a server share. All zero when made.
+/// The admission state that all processes of a server share. All zero at first.
 #[derive(Debug, Default)]
 struct Page {
-    /// The places of [`Lease`]s, packed, but for those of worker processes.
+    /// The packed count of [`Permits`] of every process that is not a worker.
     live: AtomicU64,
-    /// Which processes wait for a place to be returned, a bit each.
+    /// The processes that wait for a permit to be returned, one bit each.
     waiting: AtomicU64,
     limits: LimitsPage,
 }
@@ -38,26 +38,26 @@ shareable!(Page {
     limits
 });
 
-/// How many requests a process has descriptors for, one for each: what another worker process can
-/// take is left to it. A few are kept for everything else; where that needs more, accepting pauses
-/// as at any exhaustion.
+/// How many connections a process has descriptors for, at one descriptor each. A process that has
+/// as many leaves further ones to other workers. An eighth of the descriptors, 64 at most, is kept
+/// for everything else; if that is too few, accepting pauses as after any exhaustion.
 fn process_max() -> u64 {
     let descriptors = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
     descriptors - (descriptors / 8).min(64)
 }
 
-/// Owns what may come in, and wakes those that wait for room.
+/// Owns the limits and the permits of a server, and wakes accept loops that wait for a permit.
 #[derive(Debug)]
 pub(crate) struct Admission {
     lifecycle: Arc<Lifecycle>,
     page: SharedMemory<Page>,
     /// How many connections each address has.
     addresses: Addresses,
-    /// How many requests this process has descriptors for.
+    /// How many connections this process has descriptors for.
     process_max: u64,
-    /// How many connections there can be, whatever the limit.
+    /// The most that `max_connections` can be set to.
     capacity: usize,
-    /// How often something was freed in this process.
+    /// How many times this process has released a resource.
     releases: AtomicU64,
 }
 
@@ -91,8 +91,8 @@ impl Admission {
     pub(crate) fn set_limits(&self, limits: &Limits) -> io::Result<()> {
         limits.check(self.capacity as u64)?;
         self.limits().set(limits);
-        // There may be more room.
-        self.lifecycle.bell().ring();
+        // The new limits may admit a connection that waits.
+        self.lifecycle.wakeup_event().wake();
         Ok(())
     }
 
@@ -100,78 +100,79 @@ impl Admission {
         &self.addresses
     }
 
-    /// The live requests of all processes.
+    /// How many connections and datagrams are live, in all processes.
     pub(crate) fn live(&self) -> u64 {
-        self.places().map(live).sum()
+        self.packed_counts().map(live).sum()
     }
 
-    /// The live requests of all worker processes.
+    /// How many connections and datagrams are live in worker processes.
     pub(crate) fn live_in_workers(&self) -> u64 {
-        self.places_of_workers().map(live).sum()
+        self.permits_of_workers().map(live).sum()
     }
 
-    /// The places that are taken, in all processes. For a moment it may be more than the limit, by
-    /// what someone is about to find too many.
+    /// How many permits are taken, in all processes. The sum may exceed the limit for a moment,
+    /// until a process has returned the excess of a reservation.
     fn taken(&self) -> u64 {
-        self.places().map(taken).sum()
+        self.packed_counts().map(taken).sum()
     }
 
-    /// What each process has taken.
-    fn places(&self) -> impl Iterator<Item = u64> {
+    /// The packed permits of each process.
+    fn packed_counts(&self) -> impl Iterator<Item = u64> {
         let own = self.page().live.load(Ordering::SeqCst);
-        self.places_of_workers().chain([own])
+        self.permits_of_workers().chain([own])
     }
 
-    fn places_of_workers(&self) -> impl Iterator<Item = u64> {
+    fn permits_of_workers(&self) -> impl Iterator<Item = u64> {
         let slots = self.lifecycle.processes().slots().iter();
         slots.map(|slot| slot.live().load(Ordering::SeqCst))
     }
 
-    /// The live requests of this process, and the places that it has taken ahead.
+    /// How many permits this process has taken: live and reserved ones.
     pub(crate) fn live_here(&self) -> u64 {
         taken(self.own_live().load(Ordering::SeqCst))
     }
 
-    /// Where this process counts its live requests: one place for each process, so that nothing is
-    /// left of one that is killed.
+    /// The packed count of this process. A worker has a count of its own, which its parent clears
+    /// when the worker was killed.
     fn own_live(&self) -> &AtomicU64 {
         let own = self.lifecycle.processes().own();
         own.map_or_else(|| &self.page().live, WorkerSlot::live)
     }
 
-    /// Takes up to `want` places under the limit, ahead of the requests; the lease may be for none.
+    /// Reserves up to `want` permits, before a connection is accepted for each; possibly none.
     ///
-    /// They are counted first and what is too many given back, so that several processes never have
-    /// more than the limit together; both may find that they are too many, and try again.
-    pub(crate) fn lease(self: &Arc<Self>, want: u64) -> Lease {
+    /// The permits are counted first, and the excess is returned, so that several processes
+    /// together never hold more than the limit. Two processes that reserve at the same time may
+    /// both get none, and try again.
+    pub(crate) fn reserve(self: &Arc<Self>, want: u64) -> Permits {
         let want = want.min(self.process_max.saturating_sub(self.live_here()));
         self.own_live()
             .fetch_add(packed(want, true), Ordering::SeqCst);
         let max = self.page().limits.max_connections();
         let excess = self.taken().saturating_sub(max).min(want);
-        self.return_places(excess, packed(excess, true), true);
-        Lease {
+        self.return_permits(excess, packed(excess, true), true);
+        Permits {
             admission: Arc::clone(self),
             count: want - excess,
-            ahead: want > excess,
+            reserved: want > excess,
         }
     }
 
-    /// Whether as many requests are live as may be.
+    /// Whether every permit under the limit is taken.
     pub(crate) fn is_full(&self) -> bool {
         self.taken() >= self.page().limits.max_connections()
     }
 
-    /// Whether this process has as many requests as it has descriptors for.
+    /// Whether this process has as many connections as it has descriptors for.
     pub(crate) fn is_full_here(&self) -> bool {
         self.live_here() >= self.process_max
     }
 
-    /// Whether the limits let another request be accepted now, be it to be refused.
-    pub(crate) fn takes(&self) -> bool {
+    /// Whether the limits allow an accept now, even if only to refuse the connection.
+    pub(crate) fn may_accept(&self) -> bool {
         let limits = &self.page().limits;
         let waits = || {
-            // A stop takes what is in the queue, however fast it came.
+            // The rate does not hold for the backlog of a stop.
             let too_fast =
                 limits.has_rate() && !self.lifecycle.closing() && !self.token_due().is_zero();
             too_fast || self.is_full() && !limits.sheds()
@@ -180,7 +181,7 @@ impl Admission {
         !paused && !self.is_full_here() && (limits.refuses() || !waits())
     }
 
-    /// Takes up to `want` tokens of the rate.
+    /// Takes up to `want` tokens of the rate, and returns how many.
     pub(crate) fn take_tokens(&self, want: u64) -> u64 {
         let limits = &self.page().limits;
         if !limits.has_rate() || self.lifecycle.closing() {
@@ -189,46 +190,47 @@ impl Admission {
         limits.take_tokens(want, self.lifecycle.nanos())
     }
 
-    /// How long until there is a token of the rate.
+    /// The time until the rate has a token.
     pub(crate) fn token_due(&self) -> Duration {
         self.page().limits.token_due(self.lifecycle.nanos())
     }
 
-    /// Counts `packed` off; wakes those who wait for room if there are places among it. An accept
-    /// that has failed gives back the places which it had taken `ahead`, and nothing else that may
-    /// be missing.
-    pub(super) fn return_places(&self, count: u64, packed: u64, ahead: bool) {
+    /// Subtracts `packed` from the count of this process, and wakes waiting accept loops if `count`
+    /// permits are free again. A `reserved` permit was used for no connection, so its return frees
+    /// no other resource and counts as no release.
+    pub(super) fn return_permits(&self, count: u64, packed: u64, reserved: bool) {
         if packed > 0 {
             self.own_live().fetch_sub(packed, Ordering::SeqCst);
         }
-        match (count, ahead) {
+        match (count, reserved) {
             (0, _) => {}
             (_, true) => self.wake_waiting(),
             (_, false) => self.release(),
         }
     }
 
-    /// Returns the place of a request whose lease is lost: it will never end.
+    /// Returns the permit of a connection that will never end, because its worker has failed.
     #[cfg(feature = "coroutines")]
-    pub(crate) fn give_up_one(&self) {
-        self.return_places(1, 1, false);
+    pub(crate) fn return_lost_permit(&self) {
+        self.return_permits(1, 1, false);
     }
 
-    /// Notes that something was freed in this process, by a request or a thread that has ended, and
-    /// wakes those who wait for room.
+    /// Counts a release in this process, by a connection or a thread that has ended, and wakes
+    /// waiting accept loops.
     pub(crate) fn release(&self) {
         self.releases.fetch_add(1, Ordering::SeqCst);
         self.wake_waiting();
     }
 
-    /// How often something was freed in this process.
+    /// How many times this process has released a resource.
     pub(crate) fn releases(&self) -> u64 {
         self.releases.load(Ordering::SeqCst)
     }
 
-    /// Says that this process is about to wait for room, until the returned value is dropped. The
-    /// caller must look for room once more after this call, before it waits: SeqCst on both sides
-    /// makes one of the two see the other.
+    /// Registers this process as a waiter for room, until the returned value is dropped.
+    ///
+    /// The caller checks for room again after this call, before it waits; a releaser checks for
+    /// waiters after its release. SeqCst on both sides makes one of the two see the other.
     pub(crate) fn announce_waiting(&self) -> Waiting<'_> {
         let waiting = Waiting {
             admission: self,
@@ -238,19 +240,19 @@ impl Admission {
         waiting
     }
 
-    /// The bit of this process among those that wait. Workers beyond the first 63 share one that is
-    /// never cleared.
+    /// The bit of this process in `waiting`. Workers beyond the first 63 share a bit, which no
+    /// waiter clears.
     fn waiting_bit(&self) -> u64 {
         let number = self.lifecycle.processes().number();
         1 << usize::from(number.saturating_sub(1)).min(SHARED_BIT)
     }
 
-    /// Wakes those who wait for room, if any.
+    /// Wakes the accept loops that wait for room, if there are any.
     fn wake_waiting(&self) {
         let waiting = &self.page().waiting;
-        // The plain load keeps the common case, nobody waiting, free of a write.
+        // The plain load spares the common case without waiters a write.
         if waiting.load(Ordering::SeqCst) != 0 && waiting.swap(0, Ordering::SeqCst) != 0 {
-            self.lifecycle.bell().ring();
+            self.lifecycle.wakeup_event().wake();
         }
     }
 }
@@ -273,25 +275,25 @@ mod tests {
     }
 
     #[test]
-    fn leases_never_exceed_the_limit_and_come_back() {
+    fn permits_never_exceed_the_limit_and_come_back() {
         let admission = admission(3);
-        let mut two = admission.lease(2);
-        let mut rest = admission.lease(5);
+        let mut two = admission.reserve(2);
+        let mut rest = admission.reserve(5);
         assert_eq!((two.count(), rest.count(), admission.taken()), (2, 1, 3));
-        assert!(admission.is_full() && !admission.takes());
-        assert_eq!(admission.lease(1).count(), 0);
-        assert_eq!(admission.live(), 0, "nothing is accepted yet");
+        assert!(admission.is_full() && !admission.may_accept());
+        assert_eq!(admission.reserve(1).count(), 0);
+        assert_eq!(admission.live(), 0, "reserved permits are not live");
         two.settle(1);
         rest.settle(1);
         assert_eq!((admission.live(), admission.taken()), (2, 2));
-        let ahead = admission.lease(1);
+        let reserved = admission.reserve(1);
         assert_eq!((admission.live(), admission.taken()), (2, 3));
-        assert_eq!(admission.releases(), 0, "nothing has ended yet");
-        drop(ahead);
+        assert_eq!(admission.releases(), 0, "no connection has ended");
+        drop(reserved);
         assert_eq!(
             admission.releases(),
             0,
-            "a place that was taken ahead is not all that is missing"
+            "the return of a reserved permit is no release"
         );
         drop((two, rest));
         assert_eq!((admission.live(), admission.taken()), (0, 0));
@@ -299,13 +301,13 @@ mod tests {
     }
 
     #[test]
-    fn the_leases_of_a_dead_worker_come_back() {
+    fn the_permits_of_a_dead_worker_come_back() {
         let admission = admission(10);
         admission.lifecycle.processes().make_slots(1).unwrap();
         admission.lifecycle.become_worker(1);
         let slots = admission.lifecycle.processes().slots();
-        let mut lease = admission.lease(4);
-        lease.settle(4);
+        let mut permits = admission.reserve(4);
+        permits.settle(4);
         assert_eq!(
             (
                 slots[0].live().load(Ordering::SeqCst),
@@ -313,7 +315,7 @@ mod tests {
             ),
             (0, 4)
         );
-        std::mem::forget(lease);
+        std::mem::forget(permits);
         slots[1].clear();
         assert_eq!(admission.live(), 0);
     }

@@ -1,86 +1,89 @@
-//! Places under the limit on live requests, and waiting for one.
+//! Permits under the limit on live connections and datagrams, and the registration of waiters.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use crate::admission::Admission;
 
-/// Places under the limit on live requests, returned on drop.
+/// A number of permits, returned on drop. A permit allows one live connection or datagram.
 #[derive(Debug)]
-pub(crate) struct Lease {
+pub(crate) struct Permits {
     pub(super) admission: Arc<Admission>,
     pub(super) count: u64,
-    /// Nothing has been accepted for them yet.
-    pub(super) ahead: bool,
+    /// The permits are reserved: no connection was accepted for them yet.
+    pub(super) reserved: bool,
 }
 
-/// Places, and in the upper half how many of them were taken ahead: those count towards the limit,
-/// and are no live requests.
-pub(super) const fn packed(count: u64, ahead: bool) -> u64 {
-    if ahead { count << 32 | count } else { count }
+/// Packs a count: all permits in the lower half, the reserved ones of them in the upper. Reserved
+/// permits count towards the limit, but not as live.
+pub(super) const fn packed(count: u64, reserved: bool) -> u64 {
+    if reserved { count << 32 | count } else { count }
 }
 
-/// How many requests are live.
+/// How many permits of a packed count are live.
 pub(super) const fn live(packed: u64) -> u64 {
     taken(packed) - (packed >> 32)
 }
 
-/// How many places were taken.
+/// How many permits of a packed count are taken.
 pub(super) const fn taken(packed: u64) -> u64 {
     packed & u32::MAX as u64
 }
 
-impl Lease {
+impl Permits {
     pub(crate) const fn count(&self) -> u64 {
         self.count
     }
 
-    /// Adds the places of another lease.
+    /// Adds the permits of `other`.
     pub(crate) fn join(&mut self, mut other: Self) {
-        debug_assert!(!self.ahead && !other.ahead, "nothing is accepted yet");
+        debug_assert!(
+            !self.reserved && !other.reserved,
+            "reserved permits cannot be joined"
+        );
         self.count += std::mem::take(&mut other.count);
     }
 
-    /// Keeps `count` places and returns the rest.
+    /// Keeps `count` permits and returns the rest.
     pub(crate) fn keep(&mut self, count: u64) {
         debug_assert!(count <= self.count, "kept {count} of {}", self.count);
         let rest = std::mem::replace(&mut self.count, count) - count;
         self.admission
-            .return_places(rest, packed(rest, self.ahead), self.ahead);
+            .return_permits(rest, packed(rest, self.reserved), self.reserved);
     }
 
-    /// Notes that `count` requests were accepted, and returns the places of the others.
+    /// Turns `count` reserved permits into live ones, after as many accepts, and returns the rest.
     pub(crate) fn settle(&mut self, count: u64) {
         debug_assert!(count <= self.count, "settled {count} of {}", self.count);
-        let before = packed(self.count, std::mem::take(&mut self.ahead));
+        let before = packed(self.count, std::mem::take(&mut self.reserved));
         let rest = std::mem::replace(&mut self.count, count) - count;
-        self.admission.return_places(rest, before - count, true);
+        self.admission.return_permits(rest, before - count, true);
     }
 
-    /// Moves `count` places to a lease of their own.
+    /// Splits off `count` permits.
     pub(crate) fn split(&mut self, count: u64) -> Self {
         debug_assert!(count <= self.count, "split {count} of {}", self.count);
         self.count -= count;
         Self {
             admission: Arc::clone(&self.admission),
             count,
-            ahead: self.ahead,
+            reserved: self.reserved,
         }
     }
 }
 
-impl Drop for Lease {
+impl Drop for Permits {
     fn drop(&mut self) {
         let count = self.count;
         self.admission
-            .return_places(count, packed(count, self.ahead), self.ahead);
+            .return_permits(count, packed(count, self.reserved), self.reserved);
     }
 }
 
+/// The bit of every worker that has none of its own.
 pub(super) const SHARED_BIT: usize = 63;
 
-/// Says that this process waits for room. Its own places, returned after that, ring for others
-/// only.
+/// The registration of this process as a waiter for room, removed on drop.
 #[must_use]
 pub(crate) struct Waiting<'a> {
     pub(super) admission: &'a Admission,

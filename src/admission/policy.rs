@@ -1,15 +1,19 @@
-//! How many connections a server takes, and what becomes of the others.
+//! The limits of a server, and the policy at a limit.
 
 use std::io;
 use std::time::Duration;
 
-/// The limits of a server, all of which can be changed while it serves:
-/// [`ServerHandle::limits`](crate::ServerHandle::limits).
+/// The limits of a server.
+///
+/// The [`Builder`](crate::Builder) sets them;
+/// [`ServerHandle::set_limits`](crate::ServerHandle::set_limits) changes them while the server
+/// serves.
 ///
 /// # Examples
 ///
 /// ```
-/// use socketserver::{AtLimit, Rate, ThreadingTcpServer};
+/// use socketserver::limits::{AtLimit, Rate};
+/// use socketserver::python::ThreadingTcpServer;
 ///
 /// let guard = ThreadingTcpServer::bind("127.0.0.1:0")?.spawn(|_conn| ())?;
 /// let mut limits = guard.handle().limits();
@@ -23,20 +27,36 @@ use std::time::Duration;
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Limits {
-    /// How many requests may be live at once, in all threads and processes.
+    /// How many connections and datagrams may be live at once, in all threads and processes.
     pub max_connections: u64,
-    /// How many connections one IPv4 address, or one IPv6 network of 64 bits, may have at once;
-    /// `None`: as many as there may be. Further ones are refused: they cannot wait in the kernel,
-    /// where they would be in the way of others. Connections that were there before the limit do not
-    /// count. Datagrams do not count.
+    /// How many connections one IPv4 address, or one IPv6 network of 64 bits, may have at once.
+    /// `None`: no limit.
+    ///
+    /// Further connections are refused under every policy: queued, they would block other clients.
+    /// Connections that were accepted before the limit was set do not count. Datagrams do not
+    /// count.
     pub per_address: Option<u64>,
-    /// How fast new connections or datagrams are taken; `None`: as fast as they come.
+    /// How fast new connections or datagrams are accepted. `None`: no limit.
     pub rate: Option<Rate>,
-    /// What becomes of those that come beyond `max_connections` or `rate`.
+    /// What happens to connections and datagrams beyond `max_connections` or `rate`.
     pub at_limit: AtLimit,
 }
 
-/// A rate of new connections: a token bucket.
+/// A rate of new connections or datagrams: a token bucket.
+///
+/// # Examples
+///
+/// On average 100 connections a second, with bursts of at most 20:
+///
+/// ```
+/// use socketserver::limits::Rate;
+/// use socketserver::{Server, Tcp};
+///
+/// let server = Server::<Tcp>::builder()
+///     .rate(Rate::per_second(100).burst(20))
+///     .bind("127.0.0.1:0")?;
+/// # Ok::<(), socketserver::Error>(())
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Rate {
     pub(crate) interval: Duration,
@@ -44,13 +64,13 @@ pub struct Rate {
 }
 
 impl Rate {
-    /// So many connections a second, and as many at once after a quiet second. At least one.
+    /// Allows `connections` a second, at least one; after a quiet second, as many at once.
     #[must_use]
     pub fn per_second(connections: u32) -> Self {
         Self::per(connections, Duration::from_secs(1))
     }
 
-    /// So many connections in each `period`, and as many at once after a quiet one. At least one.
+    /// Allows `connections` in each `period`, at least one; after a quiet period, as many at once.
     #[must_use]
     pub fn per(connections: u32, period: Duration) -> Self {
         let burst = connections.max(1);
@@ -60,7 +80,7 @@ impl Rate {
         }
     }
 
-    /// How many may come at once after a quiet time. At least one.
+    /// Sets how many connections may come at once after a quiet time, at least one.
     #[must_use]
     pub fn burst(self, connections: u32) -> Self {
         Self {
@@ -70,32 +90,46 @@ impl Rate {
     }
 }
 
-/// What becomes of a connection that comes at the limit.
+/// The policy for a connection or datagram that comes at the limit.
+///
+/// # Examples
+///
+/// ```
+/// use socketserver::limits::AtLimit;
+/// use socketserver::{Server, Tcp};
+///
+/// let server = Server::<Tcp>::builder()
+///     .max_connections(100)
+///     .at_limit(AtLimit::RefuseWith(b"busy, try again later\n".to_vec()))
+///     .bind("127.0.0.1:0")?;
+/// # Ok::<(), socketserver::Error>(())
+/// ```
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum AtLimit {
-    /// It waits in the kernel's queue, as long as that has room.
+    /// It waits in the backlog, as long as that has room.
     #[default]
     Wait,
     /// It is accepted and closed.
     Refuse,
-    /// As `Refuse`, after these bytes, at most [`AtLimit::MESSAGE_MAX`]. A peer that is refused for
-    /// its address gets them too. Datagrams get no answer.
+    /// It is accepted, sent these bytes, at most [`AtLimit::MESSAGE_MAX`], and closed. A peer that
+    /// is refused for its address gets them too. The sender of a datagram gets no answer.
     RefuseWith(Vec<u8>),
-    /// The connection that has been idle for longest makes room: one that is parked, or else one
-    /// whose handler has waited for a message, or read, in vain for a second at least. Without such,
-    /// it waits.
-    /// It may be in any process of the server.
+    /// The server aborts the connection that has been idle for longest, in any of its processes.
+    ///
+    /// It chooses among parked connections first; then among those whose handlers have waited in a
+    /// read, or in [`next_message`](crate::Connection::next_message), for at least a second. If
+    /// there is none, the new connection waits as under `Wait`.
     ShedOldestIdle,
 }
 
 impl AtLimit {
-    /// How many bytes [`RefuseWith`](Self::RefuseWith) may have.
+    /// The longest message of [`RefuseWith`](Self::RefuseWith), in bytes.
     pub const MESSAGE_MAX: usize = 256;
 }
 
 impl Limits {
-    /// What is wrong with them, if anything is.
+    /// Returns an error if a limit is invalid.
     pub(crate) fn check(&self, capacity: u64) -> io::Result<()> {
         let invalid = |what: String| Err(io::Error::new(io::ErrorKind::InvalidInput, what));
         if self.max_connections == 0 {
@@ -103,7 +137,7 @@ impl Limits {
         }
         if self.max_connections > capacity {
             return invalid(format!(
-                "max_connections is {}, and this server was built for {capacity} at most",
+                "max_connections is {}, but this server was built for at most {capacity}",
                 self.max_connections
             ));
         }
@@ -113,7 +147,7 @@ impl Limits {
         match &self.at_limit {
             AtLimit::RefuseWith(message) if message.len() > AtLimit::MESSAGE_MAX => {
                 invalid(format!(
-                    "the message to those who are refused has {} bytes; {} are possible",
+                    "the refusal message has {} bytes, but at most {} are allowed",
                     message.len(),
                     AtLimit::MESSAGE_MAX
                 ))

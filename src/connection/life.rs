@@ -1,5 +1,5 @@
-//! One request from its acceptance to its end: verify, handle, close, count, report. Every model
-//! runs exactly this.
+//! The life of one connection or datagram, from its accept to its end: verify, handle, close,
+//! count, report. Every model runs exactly these steps.
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -7,30 +7,30 @@ use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use crate::address::Address;
-use crate::admission::permits::Lease;
-use crate::connection::parking::{Parked, Parking, Stays};
+use crate::admission::permits::Permits;
+use crate::connection::parking::{NotParked, Parked, Parking};
 use crate::counters::{Counters, Ended, count};
 use crate::error::HandlerError;
 use crate::handler::{Next, Outcome};
+use crate::net::{Accepted, Managed};
 use crate::observe::events::{EndReason, Event, RefuseReason};
 use crate::observe::hooks::{self, Failure, Hooks};
-use crate::registry::info::Traffic;
-use crate::registry::table::{Activity, CutReason, Slot};
+use crate::registry::info::{Subject, Traffic};
+use crate::registry::table::{AbortReason, Activity, Slot};
 use crate::shared::Shared;
-use crate::transport::{Managed, Request};
 
 type DynHandler<R> = Box<dyn Fn(&mut R) -> Outcome + Send + Sync>;
 
-/// What serves the requests of a server: its handler, its hooks and its counts.
+/// The service of a server: its handler, its hooks and its state.
 pub(crate) struct Service<R> {
     handler: DynHandler<R>,
     pub(crate) hooks: Arc<Hooks<R>>,
     pub(crate) shared: Shared,
-    /// Set when the first connection is parked.
+    /// The parked connections; set when the first one is parked.
     parking: OnceLock<Parking<R>>,
-    /// Made before, while there are descriptors.
+    /// Created before it is needed, while the process has descriptors.
     unused_parking: Mutex<Option<Parking<R>>>,
-    /// Whether there is an accept loop that takes out again what is parked.
+    /// Whether connections can be parked: an accept loop dispatches them again.
     parks: bool,
 }
 
@@ -46,7 +46,7 @@ impl<R: Managed> Service<R> {
         }
     }
 
-    /// Parks no connection: nobody will take it out again.
+    /// Disables parking, because no accept loop would dispatch parked connections.
     pub(crate) fn without_parking(self) -> Self {
         Self {
             parks: false,
@@ -54,7 +54,7 @@ impl<R: Managed> Service<R> {
         }
     }
 
-    /// Gets ready to park connections, so that none is lost when descriptors run out.
+    /// Creates the parking, so that no connection is lost when descriptors run out later.
     pub(crate) fn prepare_parking(&self) -> io::Result<()> {
         if !self.parks {
             return Ok(());
@@ -67,13 +67,14 @@ impl<R: Managed> Service<R> {
     }
 
     fn unused_parking(&self) -> MutexGuard<'_, Option<Parking<R>>> {
-        // An option is whole after any panic.
+        // A panic leaves the option whole.
         self.unused_parking
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Whether the request may be handled; says and counts why not.
+    /// Whether the transport and the `verify` hook admit a connection or datagram. Counts and
+    /// reports a refusal.
     pub(crate) fn admit(&self, request: &R) -> bool {
         let verify = || {
             self.hooks
@@ -89,27 +90,31 @@ impl<R: Managed> Service<R> {
             }
             Err(err) => {
                 self.fail(request, err);
-                self.ended(request, Ended::Failed);
+                self.count_end(request, Ended::Failed);
                 false
             }
         }
     }
 
-    /// Runs the handler, or what is left of it for a connection that the server has ended. An error
-    /// or a panic ends this request only.
+    /// Calls the handler; for a connection that the server has ended, only `finish` of its session.
+    /// An error or a panic ends this connection only.
     pub(crate) fn handle(&self, request: &mut R) -> Ended {
         if request.context().session().is_over() {
             return self.finish(request, Ended::Completed);
         }
-        // One that comes in a stop is the last one of its connection. One that was there before may have
-        // been answered, and its client may have sent another: that is what the grace is for.
+        // A request that begins during a stop is the last of its connection. After a request that
+        // began earlier, the connection may be parked for the rest of the grace.
         let is_last = self.shared.lifecycle.stopping();
         request.context().begin_request();
-        self.hooks.tell(|| Event::Started { id: request.id() });
+        self.hooks.emit(|| Event::Started {
+            subject: request.context().subject(),
+            id: request.id(),
+        });
         let opened = hooks::call(|| request.open()).and_then(|opened| opened.map_err(Into::into));
         let outcome = opened.and_then(|()| self.call(request));
         request.context().end_request();
-        // Before the close, which the client sees: who has seen a reply knows that this is noted.
+        // Stored before the close, so that a client with a complete reply knows that the worker has
+        // served.
         self.shared.lifecycle.processes().note_served();
         let ended = match outcome {
             Ok(Next::Park) if self.parks && (!is_last || has_more(request)) => {
@@ -128,7 +133,8 @@ impl<R: Managed> Service<R> {
         self.finish(request, ended)
     }
 
-    /// As [`handle`](Self::handle), for a request that cannot be parked.
+    /// Calls the handler as [`handle`](Self::handle) does, for a connection or datagram that cannot
+    /// be parked.
     pub(crate) fn handle_once(&self, request: &mut R) -> Ended {
         match self.handle(request) {
             Ended::Parked => self.finish(request, Ended::Completed),
@@ -141,11 +147,11 @@ impl<R: Managed> Service<R> {
         hooks::call(|| (self.handler)(request)).unwrap_or_else(Err)
     }
 
-    /// Has the session of a request that is over finish, if there is one: the handler is called for
-    /// that alone. After an abort the session is dropped with the request.
+    /// Finishes the session of a connection that ends, if there is one: calls the handler for that
+    /// alone. After an abort the session is dropped with the connection.
     pub(crate) fn finish(&self, request: &mut R, ended: Ended) -> Ended {
         let context = request.context();
-        if !context.session().is_kept() || context.cut_reason().is_some() {
+        if !context.session().is_kept() || context.abort_reason().is_some() {
             return ended;
         }
         context.session().end();
@@ -159,7 +165,8 @@ impl<R: Managed> Service<R> {
         }
     }
 
-    /// Serves one request to its end, or until it wants to be parked. The caller tallies it.
+    /// Serves one connection or datagram to its end, or until its handler returns `Park`. The
+    /// caller counts the result.
     pub(crate) fn serve(&self, request: &mut R) -> Ended {
         match self.handle(request) {
             Ended::Parked => Ended::Parked,
@@ -167,9 +174,9 @@ impl<R: Managed> Service<R> {
         }
     }
 
-    /// Closes a request whose handler is done with it.
+    /// Closes a connection or datagram whose handler has returned.
     pub(crate) fn close(&self, request: &mut R, handled: Ended) -> Ended {
-        // A request of the user's own may panic here.
+        // The `close` of a custom transport may panic.
         let closed = hooks::call(|| request.close());
         match closed.and_then(|closed| closed.map_err(Into::into)) {
             Err(err) if handled == Ended::Completed => {
@@ -180,76 +187,80 @@ impl<R: Managed> Service<R> {
         }
     }
 
-    /// The connections that wait, where there have been any.
+    /// The parked connections, if any was parked.
     pub(crate) fn parking(&self) -> Option<&Parking<R>> {
         self.parking.get()
     }
 
-    /// Lets a connection wait for its client.
-    pub(crate) fn park(&self, mut request: R, lease: Lease) -> Result<(), Stays<R>> {
+    /// Parks a connection until its client has sent something.
+    pub(crate) fn park(&self, mut request: R, permits: Permits) -> Result<(), NotParked<R>> {
         if let Some(whole) = &self.hooks.whole {
             let gathered = hooks::call(|| request.gather(whole.as_ref()));
             match gathered.unwrap_or_else(|panic| Err(io::Error::other(panic))) {
                 Ok(_) => {}
-                Err(err) => return Err(Stays::Failed(request, lease, err)),
+                Err(err) => return Err(NotParked::Failed(request, permits, err)),
             }
         }
         let (parking, new) = match self.parking.get() {
             Some(parking) => (parking, false),
             None => match self.unused_parking().take().map_or_else(Parking::new, Ok) {
                 Ok(parking) => (self.parking.get_or_init(|| parking), true),
-                Err(err) => return Err(Stays::Failed(request, lease, err)),
+                Err(err) => return Err(NotParked::Failed(request, permits, err)),
             },
         };
-        // The accept loop waits for what it knew of before.
-        let id = request.id();
-        parking.park(request, lease)?;
-        self.hooks.tell(|| Event::Parked { id });
+        let (subject, id) = (request.context().subject(), request.id());
+        parking.park(request, permits)?;
+        self.hooks.emit(|| Event::Parked { subject, id });
+        // The wait of the accept loop does not include a parking that is new.
         if new {
-            self.shared.lifecycle.bell().ring();
+            self.shared.lifecycle.wakeup_event().wake();
         }
         Ok(())
     }
 
-    /// Ends a connection that cannot wait.
-    pub(crate) fn abandon(&self, mut request: R, lease: Lease, err: io::Error) {
+    /// Ends a connection that could not be parked because of `err`.
+    pub(crate) fn abandon(&self, mut request: R, permits: Permits, err: io::Error) {
         let ended = self.reject(&mut request, err);
-        self.over(request, ended, lease);
+        self.end(request, ended, permits);
     }
 
-    /// Closes a request that cannot be served, or not any more. The caller tallies it.
+    /// Fails and closes a connection that cannot be served any further. The caller counts the
+    /// result.
     pub(crate) fn reject(&self, request: &mut R, err: io::Error) -> Ended {
         self.fail(request, err.into());
         let ended = self.finish(request, Ended::Failed);
         self.close(request, ended)
     }
 
-    /// Ends a connection that waited until its deadline, or was asked to be cut.
-    pub(crate) fn time_out(&self, parked: Parked<R>, reason: CutReason) {
+    /// Ends a parked connection whose deadline has passed, or that is to be aborted.
+    pub(crate) fn time_out(&self, parked: Parked<R>, reason: AbortReason) {
         let slot = parked.request.context().slot();
-        if slot.is_some_and(|slot| slot.cut(reason)) {
+        if slot.is_some_and(|slot| slot.abort(reason)) {
             count(&self.shared.counters.counts().timed_out);
         }
         self.dismiss(parked);
     }
 
-    /// Ends a connection that waited: it is aborted, or the server stops and it has no session.
+    /// Ends a parked connection: it is aborted, or the server stops and it has no session.
     pub(crate) fn dismiss(&self, parked: Parked<R>) {
-        let Parked { mut request, lease } = parked;
+        let Parked {
+            mut request,
+            permits,
+        } = parked;
         request.refuse();
-        self.over(request, Ended::Completed, lease);
+        self.end(request, Ended::Completed, permits);
     }
 
     /// Aborts a connection that was left in the backlog at the drain deadline.
     pub(crate) fn abort(&self, request: R) {
         count(&self.shared.counters.counts().accepted);
-        self.tell_accepted(&request);
+        self.emit_accepted(&request);
         let slot = request.context().slot();
-        let _ = slot.map(|slot| slot.cut(CutReason::Drain));
-        self.ended(&request, Ended::Failed);
+        let _ = slot.map(|slot| slot.abort(AbortReason::Drain));
+        self.count_end(&request, Ended::Failed);
     }
 
-    /// Serves requests that were accepted together, one after the other, and answers them together.
+    /// Serves a batch of datagrams, one after the other, and sends their replies together.
     pub(crate) fn serve_all(&self, requests: &mut VecDeque<R>) {
         let mut failed = Vec::new();
         for request in &mut *requests {
@@ -260,26 +271,26 @@ impl<R: Managed> Service<R> {
         self.close_all(requests, failed);
     }
 
-    /// Ends requests whose handlers are done, and counts them; `failed` are the numbers of those
-    /// whose handler has failed.
+    /// Closes and counts a batch of datagrams whose handlers have returned; `failed` has the
+    /// numbers of those whose handlers have failed.
     pub(crate) fn close_all(&self, requests: &mut VecDeque<R>, mut failed: Vec<u64>) {
         let total = requests.len() as u64;
-        let told = |request: &R| (request.id(), request.peer());
+        let identify = |request: &R| (request.context().subject(), request.id(), request.peer());
         let watched = !self.hooks.observers.is_empty();
-        let ends: Vec<_> = requests.iter().filter(|_| watched).map(told).collect();
+        let ends: Vec<_> = requests.iter().filter(|_| watched).map(identify).collect();
         R::close_all(requests, &mut |request, err| {
             if !failed.contains(&request.id()) {
                 failed.push(request.id());
                 self.fail(request, err.into());
             }
         });
-        for (id, peer) in ends {
+        for (subject, id, peer) in ends {
             let ended = if failed.contains(&id) {
                 Ended::Failed
             } else {
                 Ended::Completed
             };
-            self.hooks.tell(|| end_of(id, peer, None, ended));
+            self.hooks.emit(|| end_of(subject, id, peer, None, ended));
         }
         let failures = failed.len() as u64;
         self.shared.counters.tally(Ended::Failed, failures);
@@ -288,7 +299,7 @@ impl<R: Managed> Service<R> {
             .tally(Ended::Completed, total - failures);
     }
 
-    /// Counts a request that is turned away, and says why.
+    /// Counts a connection or datagram that is refused, and emits the event.
     pub(crate) fn refused(&self, request: &R, reason: RefuseReason) {
         let counts = self.shared.counters.counts();
         count(&counts.refused);
@@ -298,37 +309,41 @@ impl<R: Managed> Service<R> {
             RefuseReason::Address => count(&counts.over_address),
             RefuseReason::Rate => count(&counts.over_rate),
         }
-        self.hooks.tell(|| Event::Refused {
+        self.hooks.emit(|| Event::Refused {
+            subject: request.context().subject(),
             id: request.id(),
             peer: request.peer(),
             reason,
         });
     }
 
-    /// Ends a request whose close is done.
-    fn over(&self, request: R, ended: Ended, lease: Lease) {
-        self.tell_end(&request, ended);
+    /// Ends a closed connection or datagram: emits the event, drops it, counts it, and returns its
+    /// permit.
+    fn end(&self, request: R, ended: Ended, permits: Permits) {
+        self.emit_end(&request, ended);
         drop(request);
         self.shared.counters.tally(ended, 1);
-        drop(lease);
+        drop(permits);
     }
 
-    /// Counts a request that has ended.
-    fn ended(&self, request: &R, ended: Ended) {
-        self.tell_end(request, ended);
+    /// Counts a connection or datagram that has ended without a handler, and emits the event.
+    fn count_end(&self, request: &R, ended: Ended) {
+        self.emit_end(request, ended);
         self.shared.counters.tally(ended, 1);
     }
 
-    pub(crate) fn tell_accepted(&self, request: &R) {
-        self.hooks.tell(|| Event::Accepted {
+    pub(crate) fn emit_accepted(&self, request: &R) {
+        self.hooks.emit(|| Event::Accepted {
+            subject: request.context().subject(),
             id: request.id(),
             peer: request.peer(),
         });
     }
 
-    fn tell_end(&self, request: &R, ended: Ended) {
-        self.hooks.tell(|| {
+    fn emit_end(&self, request: &R, ended: Ended) {
+        self.hooks.emit(|| {
             end_of(
+                request.context().subject(),
                 request.id(),
                 request.peer(),
                 request.context().slot(),
@@ -337,32 +352,40 @@ impl<R: Managed> Service<R> {
         });
     }
 
-    /// Reports a failed request.
-    fn fail(&self, request: &dyn Request, err: HandlerError) {
+    /// Reports a failed connection or datagram.
+    fn fail(&self, request: &dyn Accepted, err: HandlerError) {
         self.report(&Failure {
+            subject: request.context().subject(),
             id: request.id(),
             peer: request.peer(),
             error: &*err,
-            cut: request.context().cut_reason(),
+            abort: request.context().abort_reason(),
             counters: &self.shared.counters,
         });
     }
 }
 
-/// Whether the client has sent what a handler can still answer.
+/// Whether the client has sent more input, which a handler can still answer.
 fn has_more(request: &impl Managed) -> bool {
-    request.context().cut_reason().is_none() && request.has_input()
+    request.context().abort_reason().is_none() && request.has_input()
 }
 
-/// The event of a request's end.
-fn end_of<'a>(id: u64, peer: Address, slot: Option<&Slot>, ended: Ended) -> Event<'a> {
-    let cut = slot.and_then(Slot::cut_reason);
-    let how = match (cut, ended) {
-        (Some(reason), _) => EndReason::Cut(reason),
+/// The event of the end of a connection or datagram.
+fn end_of<'a>(
+    subject: Subject,
+    id: u64,
+    peer: Address,
+    slot: Option<&Slot>,
+    ended: Ended,
+) -> Event<'a> {
+    let abort = slot.and_then(Slot::abort_reason);
+    let how = match (abort, ended) {
+        (Some(reason), _) => EndReason::Aborted(reason),
         (None, Ended::Failed) => EndReason::Failed,
         (None, Ended::Completed | Ended::Parked) => EndReason::Completed,
     };
     Event::Ended {
+        subject,
         id,
         peer,
         traffic: Traffic::of(slot),
@@ -370,25 +393,26 @@ fn end_of<'a>(id: u64, peer: Address, slot: Option<&Slot>, ended: Ended) -> Even
     }
 }
 
-/// What is said of a request that ended elsewhere, whatever its type.
+/// Counts and reports what a child has served, independent of its type.
 pub(crate) trait Tally: fmt::Debug + Send + Sync {
-    fn tally(&self, id: u64, peer: &Address, slot: Option<&Slot>, ended: Ended);
-    /// Tells the error hook, if there is one.
+    /// Counts an end, and emits the event.
+    fn tally(&self, subject: Subject, id: u64, peer: &Address, slot: Option<&Slot>, ended: Ended);
+    /// Emits a failure, and calls the error hook.
     fn report(&self, failure: &Failure<'_>);
     fn counters(&self) -> &Counters;
 }
 
 impl<R: Managed> Tally for Service<R> {
-    fn tally(&self, id: u64, peer: &Address, slot: Option<&Slot>, ended: Ended) {
-        self.hooks.tell(|| end_of(id, peer.clone(), slot, ended));
+    fn tally(&self, subject: Subject, id: u64, peer: &Address, slot: Option<&Slot>, ended: Ended) {
+        self.hooks
+            .emit(|| end_of(subject, id, peer.clone(), slot, ended));
         self.shared.counters.tally(ended, 1);
     }
 
     fn report(&self, failure: &Failure<'_>) {
-        self.hooks.tell(|| Event::Failed(failure));
+        self.hooks.emit(|| Event::Failed(failure));
         if let Some(hook) = &self.hooks.error {
-            // Nobody is left to tell of a panic in the error hook but the panic hook, which has
-            // been told.
+            // A panic of the error hook has been reported by the panic hook.
             let _ = hooks::call(|| hook(failure));
         }
     }
@@ -406,41 +430,41 @@ impl<R> fmt::Debug for Service<R> {
     }
 }
 
-/// A request on its way to where it is served.
+/// A connection or datagram that is being dispatched, with its service and permit.
 #[derive(Debug)]
 pub(crate) struct Job<R> {
     pub(crate) request: R,
     pub(crate) service: Arc<Service<R>>,
-    /// Dropped last: the place is free when the request is gone.
-    pub(crate) lease: Lease,
+    /// Dropped last: the permit is free once the socket is closed.
+    pub(crate) permits: Permits,
 }
 
 impl<R: Managed> Job<R> {
-    /// Serves the request on this thread, until it has ended or is parked.
+    /// Serves the connection or datagram here, until it has ended or is parked.
     pub(crate) fn run(self) {
         let Self {
             mut request,
             service,
-            mut lease,
+            mut permits,
         } = self;
         let ended = loop {
             match service.serve(&mut request) {
                 Ended::Parked => {}
                 ended => break ended,
             }
-            (request, lease) = match service.park(request, lease) {
+            (request, permits) = match service.park(request, permits) {
                 Ok(()) => return,
-                Err(Stays::Ready(request, lease)) => (request, lease),
-                Err(Stays::Over(over, kept)) => {
-                    (request, lease) = (over, kept);
+                Err(NotParked::Ready(request, permits)) => (request, permits),
+                Err(NotParked::Over(over, kept)) => {
+                    (request, permits) = (over, kept);
                     let ended = service.finish(&mut request, Ended::Completed);
                     break service.close(&mut request, ended);
                 }
-                Err(Stays::Failed(request, lease, err)) => {
-                    return service.abandon(request, lease, err);
+                Err(NotParked::Failed(request, permits, err)) => {
+                    return service.abandon(request, permits, err);
                 }
             };
         };
-        service.over(request, ended, lease);
+        service.end(request, ended, permits);
     }
 }

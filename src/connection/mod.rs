@@ -1,4 +1,4 @@
-//! One connection, or datagram, from its admission to its end.
+//! A connection or datagram, from its admission to its end.
 
 pub(crate) mod life;
 #[cfg(feature = "coroutines")]

@@ -1,32 +1,33 @@
-//! Replies of coroutines that end in one round of their worker, sent together.
+//! The outbox: datagrams whose coroutines end in the same round of a worker get their replies sent
+//! together.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use crate::admission::permits::Lease;
+use crate::admission::permits::Permits;
 use crate::connection::life::{Job, Service};
 use crate::counters::Ended;
+use crate::net::Managed;
 use crate::task::coro::inbox::Message;
-use crate::task::coro::team::Team;
-use crate::transport::Managed;
+use crate::task::coro::runtime::Runtime;
 
-/// The label of coroutines that serve no request; those of requests begin with 1.
+/// The label of a coroutine that serves no connection; the numbers of connections begin with 1.
 pub(crate) const NOBODY: u64 = 0;
 
-/// Requests of one server whose handlers are done, for each worker.
+/// The datagrams of a server whose handlers have returned, for each worker.
 #[derive(Debug)]
 pub(crate) struct Outbox<R: Managed> {
-    team: Arc<Team>,
+    runtime: Arc<Runtime>,
     done: Vec<Mutex<Done<R>>>,
 }
 
 #[derive(Debug)]
 struct Done<R> {
     requests: VecDeque<R>,
-    /// The numbers of those whose handler has failed.
+    /// The numbers of those whose handlers have failed.
     failed: Vec<u64>,
-    /// Their places under the limit.
-    lease: Option<Lease>,
+    /// The permits of all of them.
+    permits: Option<Permits>,
 }
 
 impl<R> Default for Done<R> {
@@ -34,82 +35,82 @@ impl<R> Default for Done<R> {
         Self {
             requests: VecDeque::new(),
             failed: Vec::new(),
-            lease: None,
+            permits: None,
         }
     }
 }
 
-/// What sends the replies of a round when it is dropped: in the next round, or because the worker has
-/// failed.
+/// Sends the replies of a round when dropped: by a coroutine of the next round, or because the
+/// worker has failed.
 struct Round<R: Managed> {
     outbox: Arc<Outbox<R>>,
-    place: usize,
+    worker: usize,
     service: Arc<Service<R>>,
 }
 
 impl<R: Managed> Drop for Round<R> {
     fn drop(&mut self) {
-        self.outbox.send(self.place, &self.service);
+        self.outbox.send(self.worker, &self.service);
     }
 }
 
 impl<R: Managed> Outbox<R> {
-    pub(crate) fn new(team: &Arc<Team>) -> Arc<Self> {
-        let done = team.inboxes.iter().map(|_| Mutex::default()).collect();
+    pub(crate) fn new(runtime: &Arc<Runtime>) -> Arc<Self> {
+        let done = runtime.inboxes.iter().map(|_| Mutex::default()).collect();
         Arc::new(Self {
-            team: Arc::clone(team),
+            runtime: Arc::clone(runtime),
             done,
         })
     }
 
-    /// Serves a request in the coroutine that calls, and leaves its end to the next round: by then
-    /// those that run in this one are done too.
+    /// Serves a datagram in the calling coroutine, and leaves its reply to the next round, when the
+    /// other handlers of this round have returned too.
     pub(crate) fn serve(self: Arc<Self>, job: Job<R>) {
-        let Some(place) = self.team.place_here() else {
+        let Some(worker) = self.runtime.place_here() else {
             return job.run();
         };
         let Job {
             mut request,
             service,
-            lease,
+            permits,
         } = job;
         let failed = service.handle_once(&mut request) == Ended::Failed;
         let first = {
-            let mut done = self.done(place);
+            let mut done = self.done(worker);
             if failed {
                 done.failed.push(request.id());
             }
             done.requests.push_back(request);
-            match &mut done.lease {
-                Some(held) => held.join(lease),
-                none => *none = Some(lease),
+            match &mut done.permits {
+                Some(held) => held.join(permits),
+                none => *none = Some(permits),
             }
             done.requests.len() == 1
         };
         if first {
-            let inbox = &self.team.inboxes[place];
+            let inbox = &self.runtime.inboxes[worker];
             let round = Round {
                 outbox: Arc::clone(&self),
-                place,
+                worker,
                 service,
             };
             inbox.send(Message::Start(Box::new(move || drop(round)), NOBODY));
         }
     }
 
-    fn send(&self, place: usize, service: &Service<R>) {
+    fn send(&self, worker: usize, service: &Service<R>) {
         let Done {
             mut requests,
             failed,
-            lease,
-        } = std::mem::take(&mut *self.done(place));
+            permits,
+        } = std::mem::take(&mut *self.done(worker));
         service.close_all(&mut requests, failed);
-        drop(lease);
+        drop(permits);
     }
 
-    fn done(&self, place: usize) -> MutexGuard<'_, Done<R>> {
-        // The collections are whole after any panic of their own methods.
-        self.done[place]
+    fn done(&self, worker: usize) -> MutexGuard<'_, Done<R>> {
+        // A panic leaves the collections whole: only their own methods run under the lock.
+        self.done[worker]
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
     }

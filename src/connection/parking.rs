@@ -1,7 +1,9 @@
-//! Connections that wait for their client without a thread: handlers that returned `Next::Park`.
+//! Parking: connections that wait for their client without a thread, because their handler has
+//! returned `Next::Park`, or before their first byte.
 //!
-//! Whoever served a connection puts it here; the accept loop takes it out when it is readable and
-//! sends it on its way again. In a stop they wait until the grace of idle connections is over.
+//! The thread that served a connection parks it. The accept loop takes the connection out when it
+//! is readable, and dispatches it again. During a stop, connections stay parked until the idle
+//! grace is over.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -13,44 +15,44 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use rustix::event::epoll::{self, EventData, EventFlags};
 use rustix::time::Timespec;
 
-use crate::admission::permits::Lease;
+use crate::admission::permits::Permits;
+use crate::net::{Managed, Waits};
 use crate::registry::table::Activity;
-use crate::transport::{Managed, Waits};
 
 /// How many connections are taken out at once.
 const EVENTS: usize = 64;
 
-/// The connections of one process that wait.
+/// The parked connections of one process.
 pub(crate) struct Parking<R> {
     epoll: OwnedFd,
     state: Mutex<State<R>>,
 }
 
 struct State<R> {
-    /// Boxed, so that the room which the map keeps for more is small.
+    /// Boxed, so that the spare capacity of the map is small.
     parked: HashMap<u64, Box<Parked<R>>>,
-    /// Those that go on: they have input, as far as it was looked for, or a stop has ended them and
-    /// their sessions are to finish. Some may not be here any more.
+    /// The numbers of connections to dispatch: they have input, or a stop has ended them and their
+    /// sessions are to finish. Some may have been taken out since.
     ready: Vec<u64>,
-    /// The grace of a stop is over.
+    /// The idle grace of a stop is over.
     closed: bool,
 }
 
-/// A connection, and its place under the limit.
+/// A parked connection with its permit.
 #[derive(Debug)]
 pub(crate) struct Parked<R> {
     pub(crate) request: R,
-    pub(crate) lease: Lease,
+    pub(crate) permits: Permits,
 }
 
-/// Why a connection is not parked, and the connection.
-pub(crate) enum Stays<R> {
-    /// There is input already.
-    Ready(R, Lease),
-    /// It is over: it is no connection, or the grace of a stop is.
-    Over(R, Lease),
-    /// It could not be watched.
-    Failed(R, Lease, io::Error),
+/// A connection that was not parked, and why.
+pub(crate) enum NotParked<R> {
+    /// The connection has input already.
+    Ready(R, Permits),
+    /// The connection ends: it is a datagram, or the idle grace of a stop is over.
+    Over(R, Permits),
+    /// The connection could not be watched, or its output could not be sent.
+    Failed(R, Permits, io::Error),
 }
 
 impl<R: Managed> Parking<R> {
@@ -67,44 +69,43 @@ impl<R: Managed> Parking<R> {
         })
     }
 
-    /// Lets a connection wait.
-    pub(crate) fn park(&self, mut request: R, lease: Lease) -> Result<(), Stays<R>> {
-        // Sends what is buffered, which may take a while: before the lock is taken.
+    /// Parks a connection.
+    pub(crate) fn park(&self, mut request: R, permits: Permits) -> Result<(), NotParked<R>> {
+        // Sends buffered output, which may block, so the lock is not taken yet.
         if let Err(err) = request.wait() {
-            return Err(Stays::Failed(request, lease, err));
+            return Err(NotParked::Failed(request, permits, err));
         }
         let id = request.id();
-        // Its deadlines are found in the list.
+        // The check of deadlines finds the connection by its slot.
         let context = request.context();
-        context.list(&request.peer());
+        context.claim_slot(&request.peer());
         context.enter(Activity::Parked);
-        // While the lock is held nobody takes out what is ready: the connection is here before its
-        // event is seen.
+        // The lock keeps the accept loop from taking events, so the connection is in the map before
+        // its event is seen.
         let mut state = self.state();
         if state.closed {
-            let stays = if request.has_input() {
-                Stays::Ready
+            let not_parked = if request.has_input() {
+                NotParked::Ready
             } else {
-                Stays::Over
+                NotParked::Over
             };
-            return Err(stays(request, lease));
+            return Err(not_parked(request, permits));
         }
         let watched = match request.wait() {
             Ok(Waits::For(fd)) => self.watch(fd, id),
-            Ok(Waits::Ready) => return Err(Stays::Ready(request, lease)),
-            Ok(Waits::Never) => return Err(Stays::Over(request, lease)),
+            Ok(Waits::Ready) => return Err(NotParked::Ready(request, permits)),
+            Ok(Waits::Never) => return Err(NotParked::Over(request, permits)),
             Err(err) => Err(err),
         };
         if let Err(err) = watched {
-            return Err(Stays::Failed(request, lease, err));
+            return Err(NotParked::Failed(request, permits, err));
         }
-        let parked = Parked { request, lease };
+        let parked = Parked { request, permits };
         state.parked.insert(id, Box::new(parked));
         Ok(())
     }
 
-    /// Reports the descriptor once when it is readable. It stays in the epoll instance until it is
-    /// closed.
+    /// Watches a descriptor for one event. It stays in the epoll instance until it is closed.
     fn watch(&self, fd: BorrowedFd<'_>, id: u64) -> io::Result<()> {
         let flags = EventFlags::IN | EventFlags::RDHUP | EventFlags::ONESHOT;
         match epoll::add(&self.epoll, fd, EventData::new_u64(id), flags) {
@@ -118,11 +119,11 @@ impl<R: Managed> Parking<R> {
         }
     }
 
-    /// Takes out up to `max` connections that go on.
+    /// Takes out up to `max` connections that are ready to be dispatched.
     pub(crate) fn take_ready(&self, max: usize) -> Vec<Parked<R>> {
         let state = &mut *self.state();
         if state.ready.is_empty() {
-            self.look(state, max);
+            self.check(state, max);
         }
         let count = state.ready.len().min(max.max(1));
         let ready = state.ready.drain(..count);
@@ -131,16 +132,17 @@ impl<R: Managed> Parking<R> {
             .collect()
     }
 
-    /// Takes in no connection from now on, and takes out those that have neither input nor a session.
-    /// A session has to finish in its model: it goes on as if there were input.
+    /// Closes the parking when the idle grace is over: it parks no connection from now on, and
+    /// returns those that have neither input nor a session. A connection with a session becomes
+    /// ready, so that the session finishes in its model.
     pub(crate) fn close(&self) -> Vec<Parked<R>> {
         let state = &mut *self.state();
         if state.closed {
-            // What is still here goes on.
+            // The connections that are left are ready to be dispatched.
             return Vec::new();
         }
         state.closed = true;
-        while self.look(state, EVENTS) > 0 {}
+        while self.check(state, EVENTS) > 0 {}
         let mut idle = take(&mut state.parked);
         for id in &state.ready {
             state.parked.extend(idle.remove_entry(id));
@@ -158,16 +160,16 @@ impl<R: Managed> Parking<R> {
         over
     }
 
-    /// Whether connections go on that [`take_ready`](Self::take_ready) had no room for.
+    /// Whether connections are ready that [`take_ready`](Self::take_ready) has left.
     pub(crate) fn has_ready(&self) -> bool {
         !self.state().ready.is_empty()
     }
 
-    /// Notes which connections have input, up to `max` of them, and says how many.
-    fn look(&self, state: &mut State<R>, max: usize) -> usize {
+    /// Adds up to `max` connections with input to `ready`. Returns how many.
+    fn check(&self, state: &mut State<R>, max: usize) -> usize {
         let mut events = [const { MaybeUninit::<epoll::Event>::uninit() }; EVENTS];
         let events = &mut events[..max.clamp(1, EVENTS)];
-        // An error (only EINTR is possible) leaves the events for the next call.
+        // An error, which can only be EINTR, leaves the events for the next call.
         let found = epoll::wait(&self.epoll, events, Some(&Timespec::default()));
         let found = found.map_or(&[][..], |(events, _)| events);
         state
@@ -176,7 +178,7 @@ impl<R: Managed> Parking<R> {
         found.len()
     }
 
-    /// Takes out one connection, if it waits.
+    /// Takes out one connection, if it is parked here.
     pub(crate) fn take(&self, id: u64) -> Option<Parked<R>> {
         self.state().parked.remove(&id).map(|parked| *parked)
     }
@@ -188,14 +190,13 @@ impl<R: Managed> Parking<R> {
     }
 
     fn state(&self) -> MutexGuard<'_, State<R>> {
-        // The collections are whole after any panic of their own methods; a panic of a request's
-        // `wait` changes nothing.
+        // A panic leaves the collections whole, also one in the `wait` of a custom transport.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl<R> AsFd for Parking<R> {
-    /// Polls as readable while a connection has input.
+    /// Returns a descriptor that polls as readable while a parked connection has input.
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.epoll.as_fd()
     }
@@ -212,26 +213,25 @@ mod tests {
     use std::sync::Weak;
 
     use super::*;
-    use crate::TcpConnection;
     use crate::address::Address;
-    use crate::registry::context::Cut;
+    use crate::net::TcpConnection;
+    use crate::registry::context::Abort;
     use crate::registry::table::Slot;
 
-    /// What a parked connection without a session takes, but for the kernel. With one it is the size
-    /// of its state more.
+    /// Adds up the memory of a parked connection without a session, outside the kernel.
     #[test]
     fn a_parked_connection_is_small() {
-        // A map may have twice the room that it needs, and has a byte beside each entry.
+        // A map may have twice the capacity that it needs, and a byte beside each entry.
         let entry = |size| 2 * (size + 1);
         let parts = [
             size_of::<Parked<TcpConnection>>(),
             entry(size_of::<(u64, Box<Parked<TcpConnection>>)>()),
-            // Its socket, shared with who may cut it: the counts, the peer, the descriptor, a flag.
+            // The socket in its `Arc`: two counts, the peer, the descriptor, a flag.
             2 * size_of::<usize>() + size_of::<Address>() + 2 * size_of::<u32>(),
-            entry(size_of::<(u64, Weak<dyn Cut>)>()),
+            entry(size_of::<(u64, Weak<dyn Abort>)>()),
             size_of::<Slot>(),
         ];
-        // Each of three allocations has a header.
+        // Three allocations, each with a header.
         let sum = parts.iter().sum::<usize>() + 3 * size_of::<usize>();
         assert!(sum <= 512, "{sum}: {parts:?}");
     }

@@ -1,23 +1,45 @@
-//! Handlers that have something of their own for each connection, for as long as that lives.
+//! Handlers with sessions: a value for each connection, for as long as the connection lives.
 //!
-//! A session is made when its connection's handler is called first. While the connection is parked
-//! it lies in the slot that its [`Context`](crate::Context) has for it.
+//! A session is created at the first call of its connection's handler. While the connection is
+//! parked, the session lies in a slot of its [`Context`](crate::net::Context).
 
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 
 use crate::error::HandlerError;
 use crate::handler::{IntoOutcome, Next, Outcome, RequestHandler};
-use crate::transport::Request;
+use crate::net::Accepted;
 
-/// Turns a [`RequestHandler`] into the closure that the server takes: `make` makes one for each
-/// connection. That goes from thread to thread with its connection, so it is `Send`.
+/// Turns a [`RequestHandler`] into the closure that a server takes: `make` creates a value for each
+/// connection.
 ///
-/// A closure around the returned one is called for the end of a session too, and finds then that
-/// there is nothing more to read. A connection has one session at a time: a call with that of another
-/// handler's type fails.
+/// The value moves from thread to thread with its connection, so its type must be `Send`. A closure
+/// around the returned one is also called for the end of a session, when the connection has no more
+/// input. A connection has one session at a time: a call of a handler with another type of session
+/// fails.
+///
+/// # Examples
+///
+/// ```
+/// use std::io::Write;
+/// use socketserver::net::TcpConnection;
+/// use socketserver::python::ThreadingTcpServer;
+/// use socketserver::{Next, Outcome, RequestHandler, per_request};
+///
+/// struct Greeter;
+///
+/// impl RequestHandler<TcpConnection> for Greeter {
+///     fn handle(&mut self, conn: &mut TcpConnection) -> Outcome {
+///         conn.write_all(b"hello\n")?;
+///         Ok(Next::Close)
+///     }
+/// }
+///
+/// let guard = ThreadingTcpServer::bind("127.0.0.1:0")?.spawn(per_request(|| Greeter))?;
+/// # Ok::<(), socketserver::Error>(())
+/// ```
 pub fn per_request<R, H, F>(make: F) -> impl Fn(&mut R) -> Outcome + Send + Sync + 'static
 where
-    R: Request,
+    R: Accepted,
     H: RequestHandler<R> + Send + 'static,
     F: Fn() -> H + Send + Sync + 'static,
 {
@@ -36,18 +58,21 @@ where
     }
 }
 
-/// Gives each connection a state of its own: `make` makes it, and `handle` is called with it, again
-/// after each [`Next::Park`]. The state is dropped when the connection ends.
+/// Gives each connection a state of its own: `make` creates it, and `handle` is called with it,
+/// again after each [`Next::Park`].
 ///
-/// It is what [`per_request`] is, for closures: whatever is said there and at [`RequestHandler`] holds,
-/// without `setup` and `finish`. The type of the connection has to be named.
+/// The state is dropped when the connection ends. The documentation of [`per_request`] and
+/// [`RequestHandler`] applies, without `setup` and `finish`. The closure has to name the type of
+/// the connection.
 ///
 /// # Examples
 ///
 /// ```
 /// use std::io::{self, BufRead, BufReader, Write};
 /// use std::net::TcpStream;
-/// use socketserver::{Connection, Next, TcpConnection, ThreadingTcpServer, per_connection};
+/// use socketserver::net::TcpConnection;
+/// use socketserver::python::ThreadingTcpServer;
+/// use socketserver::{Connection, Next, per_connection};
 ///
 /// let count = per_connection(u32::default, |conn: &mut TcpConnection, lines| {
 ///     if conn.read_line_max(&mut String::new(), 1024)? == 0 {
@@ -69,11 +94,12 @@ where
 /// # Ok::<(), socketserver::Error>(())
 /// ```
 ///
-/// State that belongs to one thread cannot be a session:
+/// A state that is not `Send` is refused:
 ///
 /// ```compile_fail,E0277
 /// use std::rc::Rc;
-/// use socketserver::{TcpConnection, per_connection};
+/// use socketserver::net::TcpConnection;
+/// use socketserver::per_connection;
 ///
 /// let handler = per_connection(Rc::<u32>::default, |_: &mut TcpConnection, _| ());
 /// ```
@@ -82,7 +108,7 @@ pub fn per_connection<R, S, M, F, O>(
     handle: F,
 ) -> impl Fn(&mut R) -> Outcome + Send + Sync + 'static
 where
-    R: Request,
+    R: Accepted,
     S: Send + 'static,
     M: Fn() -> S + Send + Sync + 'static,
     F: Fn(&mut R, &mut S) -> O + Send + Sync + 'static,
@@ -94,9 +120,9 @@ where
     }
 }
 
-/// One call of a handler that has sessions of type `S`: the first one of a connection, a later one,
-/// or the one that is left when the server has ended the connection.
-fn call<R: Request, S: Send + 'static>(
+/// One call of a handler with sessions of type `S`: the first call for a connection, a later one,
+/// or the last one after the server has ended the connection.
+fn call<R: Accepted, S: Send + 'static>(
     request: &mut R,
     make: impl FnOnce(&mut R) -> Result<S, HandlerError>,
     handle: impl FnOnce(&mut S, &mut R) -> Outcome,
@@ -111,8 +137,7 @@ fn call<R: Request, S: Send + 'static>(
         None if over => return Ok(Next::Close),
         None => Box::new(make(request)?),
     };
-    // The panic goes on after `finish`, so nobody sees what it left of the session or the request
-    // but `finish`.
+    // The panic resumes after `finish`, so only `finish` sees the state that it has left.
     let handled = catch_unwind(AssertUnwindSafe(|| match over {
         true => Ok(Next::Close),
         false => handle(&mut session, request),
@@ -142,7 +167,7 @@ mod tests {
         }
     }
 
-    impl Request for Log {
+    impl Accepted for Log {
         fn context(&self) -> &Context {
             &self.1
         }
@@ -256,11 +281,11 @@ mod tests {
     #[test]
     fn a_session_whose_connection_is_over_finishes() {
         let (mut log, handler) = (Log::new(), per_request(parking));
-        assert!(!log.1.session().end(), "there is none yet");
+        assert!(!log.1.session().end(), "the session does not exist yet");
         assert_eq!(handler(&mut log).unwrap(), Next::Park);
         assert!(log.1.session().end());
         assert_eq!(handler(&mut log).unwrap_err().to_string(), "f");
-        assert_eq!(handler(&mut log).unwrap(), Next::Close, "and only once");
+        assert_eq!(handler(&mut log).unwrap(), Next::Close, "finish runs once");
         assert_eq!(log.0, ["setup", "handle", "finish"]);
     }
 

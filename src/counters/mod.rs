@@ -1,4 +1,4 @@
-//! What a server counts, in memory that all its processes share.
+//! The counters of a server, in memory that all its processes share.
 
 mod throttle;
 
@@ -10,53 +10,68 @@ use crate::counters::throttle::ThrottlePage;
 use crate::lifecycle::Lifecycle;
 use crate::sys::memory::{SharedMemory, shareable};
 
-/// Counts of a server since it was bound, over all of its processes.
+/// The counts of a server since it was bound, over all of its processes.
 ///
-/// Each request that was accepted ends up in exactly one of `refused`, `completed` and `failed`,
-/// except where a worker process was killed while it served.
+/// Each accepted connection or datagram is counted in exactly one of `refused`, `completed` and
+/// `failed` when it ends, except if its worker process was killed.
+///
+/// # Examples
+///
+/// ```
+/// use socketserver::python::ThreadingTcpServer;
+///
+/// let guard = ThreadingTcpServer::bind("127.0.0.1:0")?.spawn(|_conn| ())?;
+/// let totals = guard.handle().totals();
+/// println!("{} accepted, {} failed", totals.accepted, totals.failed);
+/// # Ok::<(), socketserver::Error>(())
+/// ```
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Totals {
-    /// Requests taken from the listeners.
+    /// Connections and datagrams that were accepted.
     pub accepted: u64,
-    /// Requests that were turned away: by the `verify` hook, or by a limit.
+    /// Connections and datagrams that were refused, by the `verify` hook or by a limit.
     pub refused: u64,
-    /// Those of them that came beyond `max_connections`.
+    /// The refused ones that came beyond `max_connections`.
     pub over_limit: u64,
-    /// Those of them whose address had as many connections as it may.
+    /// The refused ones whose address had reached its limit.
     pub over_address: u64,
-    /// Those of them that came faster than the rate.
+    /// The refused ones that came faster than the rate.
     pub over_rate: u64,
-    /// Connections that were cut to make room for others.
+    /// Connections that were shed to make room for others.
     pub shed: u64,
-    /// Bytes that handlers have received over connections that have ended.
+    /// Bytes that handlers have received, over connections that have ended.
     pub received: u64,
-    /// Bytes that handlers have sent over connections that have ended.
+    /// Bytes that handlers have sent, over connections that have ended.
     pub sent: u64,
-    /// Requests whose handler and close both succeeded.
+    /// Connections and datagrams whose handler and close both succeeded.
     pub completed: u64,
-    /// Requests whose handler failed or panicked, or whose reply could not be delivered.
+    /// Connections and datagrams whose handler failed or panicked, or whose reply could not be
+    /// delivered.
     pub failed: u64,
-    /// Connections that were cut because a deadline had passed; each is `completed` or `failed` too,
-    /// as its handler says.
+    /// Connections that were aborted because a deadline had passed. Each is also counted in
+    /// `completed` or `failed`, by the result of its handler.
     pub timed_out: u64,
-    /// Connections that a stop has ended while their clients had sent more than their handlers have
-    /// read, as far as that was seen.
+    /// Connections that a stop has ended while their clients were known to have sent more than the
+    /// handlers have read.
     pub crossed: u64,
-    /// Failures to accept, to start a thread or to fork; each is retried.
+    /// Failures of accept loops: to accept, to wait, to start a thread, to fork, and so on; see
+    /// [`AcceptError`](crate::observe::AcceptError).
     pub accept_errors: u64,
 }
 
-/// How a request ended.
+/// How a call of a handler has ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Ended {
+    /// The handler has succeeded, and the connection ends.
     Completed,
+    /// The handler has failed, and the connection ends.
     Failed,
-    /// It has not: its handler wants to be called again.
+    /// The handler has returned `Next::Park`: the connection goes on.
     Parked,
 }
 
-/// The atomics behind [`Totals`], and what else is counted. All zero when made.
+/// The atomics behind [`Totals`], and the throttles of reports. All zero at first.
 #[derive(Debug, Default)]
 pub(crate) struct Counts {
     pub(crate) accepted: AtomicU64,
@@ -72,8 +87,8 @@ pub(crate) struct Counts {
     pub(crate) timed_out: AtomicU64,
     pub(crate) crossed: AtomicU64,
     pub(crate) accept_errors: AtomicU64,
-    /// Requests that the drain deadline has cut.
-    cut: AtomicU64,
+    /// Connections and datagrams that were aborted at the drain deadline.
+    aborted: AtomicU64,
     accept_errors_throttle: ThrottlePage,
     failures_throttle: ThrottlePage,
 }
@@ -92,12 +107,12 @@ shareable!(Counts {
     timed_out,
     crossed,
     accept_errors,
-    cut,
+    aborted,
     accept_errors_throttle,
     failures_throttle
 });
 
-/// Owns what is counted, and what of it is reported.
+/// Owns the counts of a server, and the throttles of its reports.
 #[derive(Debug)]
 pub(crate) struct Counters {
     lifecycle: Arc<Lifecycle>,
@@ -114,7 +129,7 @@ impl Counters {
         &self.page[0]
     }
 
-    /// Counts requests that have ended.
+    /// Counts connections or datagrams that have ended; nothing for `Parked`.
     pub(crate) fn tally(&self, ended: Ended, requests: u64) {
         if requests == 0 {
             return;
@@ -127,21 +142,21 @@ impl Counters {
         counter.fetch_add(requests, Relaxed);
     }
 
-    pub(crate) fn count_cut(&self, requests: u64) {
-        self.counts().cut.fetch_add(requests, Relaxed);
+    pub(crate) fn count_aborted(&self, requests: u64) {
+        self.counts().aborted.fetch_add(requests, Relaxed);
     }
 
-    pub(crate) fn cut_count(&self) -> u64 {
-        self.counts().cut.load(Relaxed)
+    pub(crate) fn aborted_count(&self) -> u64 {
+        self.counts().aborted.load(Relaxed)
     }
 
-    /// `Some` with the number of accept errors that were held back, if one may be reported now.
+    /// Returns the number of accept errors that were held back, if one may be reported now.
     pub(crate) fn pass_accept_error(&self) -> Option<u64> {
         let throttle = &self.counts().accept_errors_throttle;
         throttle.pass(self.lifecycle.nanos())
     }
 
-    /// As [`pass_accept_error`](Self::pass_accept_error), for failed requests.
+    /// As [`pass_accept_error`](Self::pass_accept_error), for failures of handlers.
     pub(crate) fn pass_failure(&self) -> Option<u64> {
         let throttle = &self.counts().failures_throttle;
         throttle.pass(self.lifecycle.nanos())
@@ -183,7 +198,7 @@ impl Counters {
     }
 }
 
-/// Counts one.
+/// Adds one to a counter.
 pub(crate) fn count(counter: &AtomicU64) {
     counter.fetch_add(1, Relaxed);
 }

@@ -1,15 +1,15 @@
-//! One report a second, over all processes of a server.
+//! A throttle for reports: one a second, over all processes of a server.
 
 use crate::sys::memory::shareable;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 const SECOND: u64 = 1_000_000_000;
 
-/// Lets one report pass in a second, whatever process it comes from, and counts the others. Lies in
-/// memory that processes share: all zero at first.
+/// Lets one report a second pass, from any process, and counts the reports that it holds back. Lies
+/// in shared memory; all zero at first.
 #[derive(Debug, Default)]
 pub(crate) struct ThrottlePage {
-    /// From when on the next report may pass, in nanoseconds.
+    /// When the next report may pass, in nanoseconds since the server's origin.
     next: AtomicU64,
     held_back: AtomicU64,
 }
@@ -17,12 +17,12 @@ pub(crate) struct ThrottlePage {
 shareable!(ThrottlePage { next, held_back });
 
 impl ThrottlePage {
-    /// `Some` with the number of reports that were held back since the last one, if this one may
-    /// pass at `now_nanos`, which all processes count from the same moment.
+    /// Returns the number of reports held back since the last one that passed, if this one may pass
+    /// at `now_nanos`, in nanoseconds since the server's origin.
     pub(crate) fn pass(&self, now_nanos: u64) -> Option<u64> {
         let next = self.next.load(Relaxed);
         let later = now_nanos.saturating_add(SECOND);
-        // Another process may pass at the same moment: one of the two changes the time.
+        // If two processes report at the same moment, one of them changes the time, and passes.
         let passes = now_nanos >= next
             && self
                 .next
@@ -47,13 +47,13 @@ mod tests {
         assert_eq!(throttle.pass(6), None);
         assert_eq!(throttle.pass(SECOND + 4), None);
         assert_eq!(throttle.pass(SECOND + 5), Some(2));
-        // A clock that another thread has read earlier.
+        // Another thread has read its clock earlier.
         assert_eq!(throttle.pass(7), None);
         assert_eq!(throttle.pass(2 * SECOND + 5), Some(1));
     }
 
     #[test]
-    fn one_of_those_that_come_at_the_same_moment_passes() {
+    fn one_of_several_reports_at_the_same_moment_passes() {
         let throttle = ThrottlePage::default();
         let passed = || u64::from(throttle.pass(0).is_some());
         let total: u64 = std::thread::scope(|scope| {

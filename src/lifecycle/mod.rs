@@ -1,5 +1,5 @@
-//! Where a server is between its start and its end, and its stop, in memory that all its processes
-//! share: a stop that is asked for anywhere is seen everywhere.
+//! The lifecycle of a server: its state, its stop and its pauses, in memory that all its processes
+//! share. A stop that one process requests is seen by all.
 
 pub(crate) mod processes;
 
@@ -10,35 +10,48 @@ use std::sync::atomic::Ordering::{AcqRel, Acquire, SeqCst};
 use std::sync::atomic::{AtomicU32, AtomicU64};
 use std::time::{Duration, Instant};
 
-use crate::sys::bell::Bell;
 use crate::sys::memory::{SharedMemory, shareable};
+use crate::sys::wakeup::WakeupEvent;
 use crate::task::wait::{self, Wakeup};
 
 use processes::Processes;
 
-/// Where a server is between its start and its end. It only goes forward; what it does not need it
-/// leaves out.
+/// The state of a server. It only advances, and may skip states.
 ///
-/// With worker processes it is that of the server as a whole: `Running` once every worker accepts,
-/// the next ones as soon as one worker is there, `Closed` when the parent is done.
+/// With worker processes it is the state of the server as a whole: `Running` once every worker
+/// accepts, the later states as soon as one worker has reached them, and `Closed` when the parent
+/// has ended. `Display` prints a short phrase.
+///
+/// # Examples
+///
+/// A readiness check for a load balancer:
+///
+/// ```
+/// use socketserver::ServerHandle;
+/// use socketserver::observe::State;
+///
+/// fn is_ready(handle: &ServerHandle) -> bool {
+///     handle.state() == State::Running
+/// }
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 #[non_exhaustive]
 pub enum State {
-    /// It is bound and does not serve yet: clients wait in the kernel.
+    /// The server is bound and does not serve yet: clients wait in the backlog.
     Starting,
-    /// It accepts and serves.
+    /// The server accepts and serves.
     Running,
-    /// It was asked to stop and still accepts, for as long as
-    /// [`Builder::lame_duck`](crate::Builder::lame_duck) says.
+    /// The server was asked to stop, and still accepts for the time of
+    /// [`Builder::lame_duck`](crate::Builder::lame_duck).
     LameDuck,
-    /// It takes in nothing new and accepts what is in the queue.
-    TakingQueue,
-    /// Its listeners are closed. It waits for live requests, and for the grace of idle connections
-    /// ([`Builder::idle_grace`](crate::Builder::idle_grace)).
+    /// The server accepts only the connections that are in the backlog already.
+    ServingBacklog,
+    /// The listeners are closed. The server waits for live connections, and for the grace of idle
+    /// ones ([`Builder::idle_grace`](crate::Builder::idle_grace)).
     Draining,
-    /// The drain deadline has come: what is left is cut.
-    Cutting,
-    /// It has ended.
+    /// The drain deadline has come, and the server aborts the connections that are left.
+    Aborting,
+    /// The server has ended.
     Closed,
 }
 
@@ -46,9 +59,9 @@ const STATES: [State; 7] = [
     State::Starting,
     State::Running,
     State::LameDuck,
-    State::TakingQueue,
+    State::ServingBacklog,
     State::Draining,
-    State::Cutting,
+    State::Aborting,
     State::Closed,
 ];
 
@@ -58,21 +71,21 @@ impl fmt::Display for State {
             Self::Starting => "starting",
             Self::Running => "running",
             Self::LameDuck => "asked to stop, and still accepting",
-            Self::TakingQueue => "accepting what is in the queue",
+            Self::ServingBacklog => "serving the backlog",
             Self::Draining => "draining",
-            Self::Cutting => "cutting what is left",
+            Self::Aborting => "aborting live connections",
             Self::Closed => "closed",
         })
     }
 }
 
-/// What all processes of a server share. All zero when made.
+/// The lifecycle that all processes of a server share. All zero at first.
 #[derive(Debug, Default)]
 struct Page {
     stop: Stop,
-    /// Where it is, as a number of [`State`].
+    /// The state, as a number of [`State`].
     state: AtomicU32,
-    /// Non-zero while nothing is accepted.
+    /// Non-zero while accepting is paused.
     paused: AtomicU32,
     /// Non-zero once serving has failed in one of the processes.
     failed: AtomicU32,
@@ -85,27 +98,28 @@ shareable!(Page {
     failed
 });
 
-/// Owns where a server is, its stop and its pauses, and what wakes everything that waits for them.
+/// Owns the state, the stop and the pauses of a server, and the event that wakes everything that
+/// waits for them.
 #[derive(Debug)]
 pub(crate) struct Lifecycle {
     page: SharedMemory<Page>,
     /// The stop of this process alone.
     retirement: Stop,
     processes: Processes,
-    bell: Bell,
-    /// When it was made: times in shared memory count from then.
+    wakeup_event: WakeupEvent,
+    /// The origin of all times in shared memory.
     origin: Instant,
     times: Times,
 }
 
-/// How long each part of a stop takes at most.
+/// How long each part of a stop lasts at most.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Times {
-    /// It still accepts.
+    /// How long the server still accepts.
     pub(crate) lame_duck: Duration,
-    /// Idle connections stay, after that; `None`: for as long as the drain.
+    /// How long idle connections stay after the lame duck; `None`: as long as the drain.
     pub(crate) idle_grace: Option<Duration>,
-    /// Live requests are waited for, after the lame duck.
+    /// How long live connections may last after the lame duck.
     pub(crate) drain: Duration,
 }
 
@@ -119,7 +133,7 @@ impl Default for Times {
     }
 }
 
-/// How long a wait for a state rests where there is no memory to wait with.
+/// The pause of a wait for a state after the wait has failed for lack of memory.
 const RETRY: Duration = Duration::from_millis(100);
 
 impl Lifecycle {
@@ -128,7 +142,7 @@ impl Lifecycle {
             page: SharedMemory::new(1)?,
             retirement: Stop::default(),
             processes: Processes::default(),
-            bell: Bell::new()?,
+            wakeup_event: WakeupEvent::new()?,
             origin: Instant::now(),
             times,
         })
@@ -138,20 +152,20 @@ impl Lifecycle {
         &self.page[0]
     }
 
-    pub(crate) const fn bell(&self) -> &Bell {
-        &self.bell
+    pub(crate) const fn wakeup_event(&self) -> &WakeupEvent {
+        &self.wakeup_event
     }
 
     pub(crate) const fn processes(&self) -> &Processes {
         &self.processes
     }
 
-    /// How long the server is there, in nanoseconds: the same in all processes.
+    /// The time since the server was created, in nanoseconds: the same in all processes.
     pub(crate) fn nanos(&self) -> u64 {
         u64::try_from(self.origin.elapsed().as_nanos()).unwrap_or(u64::MAX)
     }
 
-    /// Asks the server to stop at once, with the drain that it was built with: no lame duck.
+    /// Asks the server to stop without a lame duck, with the drain timeout that it was built with.
     ///
     /// Async-signal-safe, as [`stop`](Self::stop).
     pub(crate) fn stop_now(&self) {
@@ -161,23 +175,23 @@ impl Lifecycle {
     /// Makes this process the worker whose slot is `index`.
     pub(crate) fn become_worker(&self, index: usize) {
         self.processes.become_worker(index);
-        // It was asked to before it was one.
+        // The process was asked to retire before it became a worker.
         if self.retires() {
             self.processes.ask_for_successor();
         }
     }
 
-    /// Tells the parent of this worker process, if it is one, that connections are accepted. Says
-    /// whether it is one.
+    /// Reports to the parent of this worker process that it accepts. Returns whether this process
+    /// is a worker.
     pub(crate) fn acknowledge(&self) -> bool {
         let is_worker = self.processes.note_ready();
         if is_worker {
-            self.bell.ring();
+            self.wakeup_event.wake();
         }
         is_worker
     }
 
-    /// Notes, for the parent of a worker process, that serving has failed.
+    /// Stores that serving has failed, for the parent of a worker process.
     pub(crate) fn fail(&self) {
         self.page().failed.store(1, SeqCst);
     }
@@ -191,26 +205,26 @@ impl Lifecycle {
         STATES.get(index as usize).copied().unwrap_or(State::Closed)
     }
 
-    /// Goes on to `state`, unless the server is there or further. Says whether it was not.
+    /// Advances to `state`, unless the server has reached it. Returns whether it advanced.
     pub(crate) fn advance(&self, state: State) -> bool {
         let before = self.page().state.fetch_max(state as u32, AcqRel);
         let advanced = before < state as u32;
         if advanced {
-            self.bell.ring();
+            self.wakeup_event.wake();
         }
         advanced
     }
 
-    /// Waits until the server is at `state` or further; says whether it is.
+    /// Waits until the server has reached `state`. Returns whether it has.
     pub(crate) fn wait_for(&self, state: State, timeout: Duration) -> bool {
         if self.state() >= state {
             return true;
         }
         let deadline = Instant::now().checked_add(timeout);
-        let Ok(wakeup) = Wakeup::new(&self.bell, None) else {
+        let Ok(wakeup) = Wakeup::new(&self.wakeup_event, None) else {
             return self.state() >= state;
         };
-        // A coroutine that is being ended must not wait for what is left to end with it.
+        // A coroutine that is being ended must not wait for a server that waits for the coroutine.
         while self.state() < state
             && wait::can_wait()
             && deadline.is_none_or(|end| Instant::now() < end)
@@ -219,26 +233,26 @@ impl Lifecycle {
             if woken.is_ok_and(|woken| woken.unwatched.is_none()) {
                 continue;
             }
-            // The kernel has no memory to wait with.
+            // The kernel has no memory for the wait.
             wait::pause(RETRY);
         }
         self.state() >= state
     }
 
-    /// Asks the server to stop, in its own time: as a lame duck at first.
+    /// Asks the server to stop, with the times that it was built with.
     ///
     /// Async-signal-safe, as [`stop`](Self::stop).
     pub(crate) fn shutdown(&self) {
         self.stop_with(self.times);
     }
 
-    /// Asks the server to stop within these times; earlier deadlines that were set before stay.
+    /// Asks the server to stop within `times`. Deadlines that are set and earlier stay.
     fn stop_with(&self, times: Times) {
         self.page().stop.ask(self.origin.elapsed(), times);
-        self.bell.ring();
+        self.wakeup_event.wake();
     }
 
-    /// The times of a stop that has to be over sooner than others.
+    /// The times of a stop without a lame duck.
     const fn at_once(&self, drain: Duration) -> Times {
         Times {
             lame_duck: Duration::ZERO,
@@ -247,10 +261,10 @@ impl Lifecycle {
         }
     }
 
-    /// Asks the server to stop, with a drain of at most `drain`; an earlier deadline that was set
-    /// before stays.
+    /// Asks the server to stop without a lame duck, with a drain of at most `drain`. A deadline
+    /// that is set and earlier stays.
     ///
-    /// Async-signal-safe: it reads the clock, stores an atomic and writes to a descriptor.
+    /// Async-signal-safe: it reads the clock, updates atomics, and writes to a descriptor.
     pub(crate) fn stop(&self, drain: Duration) {
         self.stop_with(self.at_once(drain));
     }
@@ -267,29 +281,29 @@ impl Lifecycle {
         if !is_child {
             self.processes.ask_for_successor();
         }
-        self.bell.ring();
+        self.wakeup_event.wake();
     }
 
-    /// Stops because this process cannot go on: the server, unless this is a worker, in whose place
-    /// another one is made.
+    /// Stops because this process cannot go on. In a worker only the worker stops, and its parent
+    /// replaces it; elsewhere the server stops.
     #[cfg(feature = "coroutines")]
     pub(crate) fn give_up(&self) {
         if self.processes.is_worker() {
             self.stop_here();
-            self.bell.ring();
+            self.wakeup_event.wake();
         } else {
             self.fail();
             self.stop_now();
         }
     }
 
-    /// Asks this process alone to stop. The caller rings.
+    /// Asks this process alone to stop. The caller sends the wake-up event.
     fn stop_here(&self) {
         let times = self.at_once(self.times.drain);
         self.retirement.ask(self.origin.elapsed(), times);
     }
 
-    /// Whether this process is to end and the server is not.
+    /// Whether only this process of the server is to stop.
     pub(crate) fn retires(&self) -> bool {
         self.retirement.is_asked() && !self.page().stop.is_asked()
     }
@@ -299,24 +313,24 @@ impl Lifecycle {
         self.stops().any(Stop::is_asked)
     }
 
-    /// How long the drain may still take; `None` while nobody has asked to stop.
+    /// The time until the drain deadline; `None` without a stop.
     pub(crate) fn drain_left(&self) -> Option<Duration> {
         self.stops().filter_map(|stop| self.left(&stop.end)).min()
     }
 
-    /// How long a server that was asked to stop still accepts; `None` while it was not asked.
+    /// The time until the lame duck ends; `None` without a stop.
     pub(crate) fn lame_left(&self) -> Option<Duration> {
         let asked = self.stops().filter(|stop| stop.is_asked());
         asked.filter_map(|stop| self.left(&stop.lame_end)).min()
     }
 
-    /// How long such idle connections still stay in a stop; `None` while nobody has asked for one.
+    /// The time until the grace of such idle connections ends; `None` without a stop.
     pub(crate) fn grace_left(&self, idle: Idle) -> Option<Duration> {
         let graces = self.stops().map(|stop| &stop.grace_ends[idle as usize]);
         graces.filter_map(|end| self.left(end)).min()
     }
 
-    /// Whether such idle connections are to end.
+    /// Whether the grace of such idle connections has ended.
     pub(crate) fn is_grace_over(&self, idle: Idle) -> bool {
         self.grace_left(idle).is_some_and(|left| left.is_zero())
     }
@@ -327,10 +341,10 @@ impl Lifecycle {
         for stop in self.stops().filter(|stop| stop.is_asked()) {
             stop.grace_ends[idle as usize].fetch_min(now, AcqRel);
         }
-        self.bell.ring();
+        self.wakeup_event.wake();
     }
 
-    /// That of the server, and that of this process.
+    /// The stop of the server, and the stop of this process.
     fn stops(&self) -> impl Iterator<Item = &Stop> {
         [&self.page().stop, &self.retirement].into_iter()
     }
@@ -340,14 +354,14 @@ impl Lifecycle {
         Some(Duration::from_nanos(end).saturating_sub(self.origin.elapsed()))
     }
 
-    /// Whether the server is to take in nothing new.
+    /// Whether the server has stopped accepting new connections: the lame duck is over.
     pub(crate) fn closing(&self) -> bool {
         self.lame_left().is_some_and(|left| left.is_zero())
     }
 
     pub(crate) fn set_paused(&self, paused: bool) {
         self.page().paused.store(u32::from(paused), SeqCst);
-        self.bell.ring();
+        self.wakeup_event.wake();
     }
 
     pub(crate) fn is_paused(&self) -> bool {
@@ -355,24 +369,24 @@ impl Lifecycle {
     }
 }
 
-/// What an idle connection has while it waits for its client.
+/// The two kinds of idle connections, by what they hold.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Idle {
-    /// A permit.
+    /// A parked connection holds only a permit.
     Parked,
-    /// Also what serves it: a thread, a process, a coroutine.
+    /// Another idle connection also holds a thread, a process or a coroutine.
     Held,
 }
 
-/// When a stop ends what, in nanoseconds since `Lifecycle::origin`, plus one; zero while nobody has asked
-/// for it.
+/// The deadlines of a stop, in nanoseconds since `Lifecycle::origin`, plus one; zero without a
+/// stop.
 #[derive(Debug, Default)]
 struct Stop {
-    /// Nothing more is accepted.
+    /// The end of the lame duck: the server stops accepting.
     lame_end: AtomicU64,
-    /// Idle connections end, of each kind.
+    /// The end of the grace, for each kind of idle connections.
     grace_ends: [AtomicU64; 2],
-    /// The drain is over.
+    /// The drain deadline.
     end: AtomicU64,
 }
 
@@ -382,7 +396,7 @@ shareable!(Stop {
     end
 });
 
-/// A time as a deadline, of which zero is none.
+/// A time as a stored deadline, where zero means none.
 fn deadline(time: Duration) -> u64 {
     u64::try_from(time.as_nanos())
         .unwrap_or(u64::MAX)
@@ -391,23 +405,23 @@ fn deadline(time: Duration) -> u64 {
 }
 
 impl Stop {
-    /// Asks for it at `now`. Async-signal-safe.
+    /// Requests the stop at `now`. Async-signal-safe.
     fn ask(&self, now: Duration, times: Times) {
         let lame_end = now.saturating_add(times.lame_duck);
         let end = lame_end.saturating_add(times.drain);
         let grace = times.idle_grace.unwrap_or(times.drain);
         let grace_end = lame_end.saturating_add(grace).min(end);
-        // That of the drain last: it says that the stop was asked for.
+        // The drain deadline is stored last: `is_asked` reads it.
         let deadlines = [
             (&self.lame_end, deadline(lame_end)),
             (&self.grace_ends[0], deadline(grace_end)),
             (&self.grace_ends[1], deadline(grace_end)),
             (&self.end, deadline(end)),
         ];
-        for (place, deadline) in deadlines {
+        for (word, deadline) in deadlines {
             let earlier = |current: u64| (current == 0 || deadline < current).then_some(deadline);
-            // Release: who sees the stop sees what was done before it was asked for.
-            let _ = place.fetch_update(AcqRel, Acquire, earlier);
+            // Release: a thread that sees the stop sees all writes before it.
+            let _ = word.fetch_update(AcqRel, Acquire, earlier);
         }
     }
 
@@ -416,7 +430,7 @@ impl Stop {
     }
 }
 
-/// Says that the server has ended when it is dropped.
+/// Advances the server to `Closed` when dropped.
 #[derive(Debug)]
 pub(crate) struct Closing(pub(crate) Arc<Lifecycle>);
 
@@ -446,16 +460,16 @@ mod tests {
         lifecycle.stop(Duration::from_secs(5_000));
         let early = lifecycle.drain_left().unwrap();
         lifecycle.stop(Duration::MAX);
-        // Both have become shorter meanwhile, by much less.
+        // The time that has passed shortens both, by much less.
         let won = late - lifecycle.drain_left().unwrap();
         assert!(won >= Duration::from_secs(4_000) && late - early >= Duration::from_secs(4_000));
         lifecycle.stop(Duration::ZERO);
         assert_eq!(lifecycle.drain_left(), Some(Duration::ZERO));
     }
 
-    /// The seconds that are left until idle connections end, rounded up.
+    /// The seconds until idle connections end, rounded up.
     fn grace(lifecycle: &Lifecycle) -> Option<u64> {
-        // Asked first, so that the time which passes between the two makes it no less.
+        // Read first, so that the time between the two reads cannot make it the smaller one.
         let parked = lifecycle.grace_left(Idle::Parked);
         let left = lifecycle.grace_left(Idle::Held)?;
         assert!(parked >= Some(left));
@@ -493,7 +507,7 @@ mod tests {
         lifecycle.end_grace(Idle::Held);
         assert_eq!(is_over(), [false, true]);
         lifecycle.shutdown();
-        assert_eq!(is_over(), [false, true], "it does not begin anew");
+        assert_eq!(is_over(), [false, true], "the grace does not begin anew");
         lifecycle.end_grace(Idle::Parked);
         assert_eq!(is_over(), [true, true]);
     }

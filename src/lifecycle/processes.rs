@@ -1,4 +1,4 @@
-//! Which of a server's processes this one is, and what its parent knows of each worker.
+//! The processes of a server: which one this process is, and what the parent knows of each worker.
 
 use std::io;
 use std::sync::OnceLock;
@@ -6,20 +6,20 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use crate::sys::memory::{SharedMemory, shareable};
 
-/// How many slots each worker has: one for the process that serves, and one for another that still
-/// drains, or takes its place.
+/// How many slots each worker has: one for the process that serves, and one for its predecessor,
+/// which may still drain.
 pub(crate) const SLOTS_OF_WORKER: usize = 2;
 
-/// Memory that a worker process shares with its parent, all zero at first.
+/// The memory that a worker process shares with its parent. All zero at first.
 #[derive(Debug, Default)]
 pub(crate) struct WorkerSlot {
-    /// The permits of the worker, packed as [`Admission`](crate::admission::Admission) has them.
+    /// The permits of the worker, packed as in [`Admission`](crate::admission::Admission).
     live: AtomicU64,
-    /// Non-zero once the worker accepts connections.
+    /// Non-zero once the worker accepts.
     ready: AtomicU32,
-    /// Non-zero once the worker has served one.
+    /// Non-zero once a handler of the worker has returned.
     served: AtomicU32,
-    /// Non-zero once the worker is to end, and another one to take its place.
+    /// Non-zero once the worker retires, and needs a successor.
     leaving: AtomicU32,
 }
 
@@ -47,7 +47,7 @@ impl WorkerSlot {
         self.leaving.load(Ordering::SeqCst) != 0
     }
 
-    /// Forgets the process that it was for, which has ended.
+    /// Clears the slot after its process has ended.
     pub(crate) fn clear(&self) {
         self.ready.store(0, Ordering::SeqCst);
         self.served.store(0, Ordering::SeqCst);
@@ -59,16 +59,16 @@ impl WorkerSlot {
 /// See the module's documentation.
 #[derive(Debug, Default)]
 pub(crate) struct Processes {
-    /// Which slot is that of this process. Only in a worker.
+    /// The index of this process's slot. Set only in a worker.
     own: OnceLock<usize>,
-    /// Those of all workers. In a server with worker processes.
+    /// The slots of all workers. Set only in a server with worker processes.
     slots: OnceLock<SharedMemory<WorkerSlot>>,
-    /// The process that forks others for the server; zero before.
+    /// The pid of the process that forks for the server; zero before it serves.
     parent: AtomicU32,
 }
 
 impl Processes {
-    /// Makes slots for as many worker processes.
+    /// Creates the slots of `workers` worker processes.
     pub(crate) fn make_slots(&self, workers: usize) -> io::Result<()> {
         let first = self
             .slots
@@ -94,7 +94,7 @@ impl Processes {
         Some(&self.slots()[*self.own.get()?])
     }
 
-    /// What tells this process from others: 0 but in a worker.
+    /// The number of this process: the index of its slot plus one in a worker, 0 elsewhere.
     pub(crate) fn number(&self) -> u16 {
         self.own.get().map_or(0, |index| *index as u16 + 1)
     }
@@ -103,34 +103,34 @@ impl Processes {
         self.own.get().is_some()
     }
 
-    /// Notes that this process forks others for the server: what is forked from now on is a worker
-    /// or a child of it.
+    /// Stores that this process forks for the server: a process that it forks from now on is a
+    /// worker or a child.
     pub(crate) fn note_parent(&self) {
         self.parent.store(std::process::id(), Ordering::SeqCst);
     }
 
-    /// Whether this process was forked by one that serves, and is not a worker yet or never.
+    /// Whether a serving process has forked this process, which is no worker, or not yet.
     /// Async-signal-safe.
     pub(crate) fn is_child(&self) -> bool {
         let parent = self.parent.load(Ordering::SeqCst);
         parent != 0 && parent != std::process::id()
     }
 
-    /// Asks the parent of this worker process for one that takes its place. The caller rings.
+    /// Asks the parent of this worker process for a successor. The caller sends the wake-up event.
     pub(super) fn ask_for_successor(&self) {
         if let Some(own) = self.own() {
             own.leaving.store(1, Ordering::SeqCst);
         }
     }
 
-    /// Notes that this process accepts connections. Says whether it is a worker.
+    /// Stores that this process accepts. Returns whether it is a worker.
     pub(super) fn note_ready(&self) -> bool {
         let own = self.own();
         own.inspect(|own| own.ready.store(1, Ordering::SeqCst))
             .is_some()
     }
 
-    /// Notes, for the parent of a worker process, that a handler has come to its end.
+    /// Stores that a handler of this worker process has returned, for its parent.
     pub(crate) fn note_served(&self) {
         if let Some(own) = self.own() {
             own.served.store(1, Ordering::Relaxed);

@@ -1,4 +1,4 @@
-//! A coroutine for each request.
+//! A coroutine for each connection or datagram.
 
 use std::fmt;
 use std::io;
@@ -8,44 +8,43 @@ use std::thread;
 
 use crate::accept::Acceptor;
 use crate::accept::batch::Batch;
-use crate::accept::dispatch::Model;
-use crate::accept::dispatch::{Dispatch, Serving};
+use crate::accept::dispatch::{Dispatch, Model, Serving};
 use crate::accept::report::Report;
 use crate::connection::life::Service;
 use crate::connection::outbox::{NOBODY, Outbox};
 use crate::error::{Error, Tried};
 use crate::model::on_room;
+use crate::net::{Accepted, Managed, Transport};
 use crate::observe::hooks::{AcceptError, Reaction, Stall, Step};
-use crate::registry::table::CutReason;
+use crate::registry::table::AbortReason;
 use crate::task::coro::driver::Kind;
 use crate::task::coro::inbox::Message;
 use crate::task::coro::overflow;
+use crate::task::coro::runtime::Runtime;
 use crate::task::coro::stack::{self, StackGauge};
-use crate::task::coro::team::Team;
 use crate::task::coro::uring;
 use crate::task::coro::watchdog::Watchdog;
 use crate::task::coro::worker::{Failed, Worker};
-use crate::transport::{Managed, Request, Transport};
 
-/// Serves each request in a coroutine: the handler blocks as in any model, but what blocks is not a
-/// thread.
+/// Runs the handler for each connection or datagram in a coroutine. The handler blocks as in any
+/// model, which suspends the coroutine instead of blocking a thread.
 ///
-/// There is a worker thread for each processor; serving fails if one of them cannot start, or fails
-/// later. A coroutine runs on one of them for its whole life;
-/// where a read, a write or [`sleep`](crate::sleep) would block, the worker runs another one.
-/// Requests go to the worker that has the fewest. The calling thread is the first worker, and
-/// accepts.
+/// There is a worker thread for each processor. A coroutine stays on one worker; when a read, a
+/// write or [`sleep`](crate::task::sleep) would block, the worker runs another coroutine. A new
+/// connection or datagram goes to the worker with the fewest coroutines. The calling thread is the
+/// first worker, and also accepts. Serving fails if a worker cannot start, or fails later.
 ///
-/// Blocking calls that are not this crate's (a database client, `std::fs`, `std::thread::sleep`, a
-/// lock that is held across a read) block the worker and all of its coroutines.
+/// Blocking calls outside this crate (a database client, `std::fs`, `std::thread::sleep`, a lock
+/// that is held across a read) block the worker and all of its coroutines.
 ///
-/// On stack overflow a message names the option to raise; for it, this model installs a handler for `SIGSEGV` and `SIGBUS` when it first serves.
-/// It passes on every fault that is not on a guard of its stacks.
+/// A stack overflow ends the process, after a message that names [`stack_size`](Self::stack_size).
+/// For this message the model installs a handler for `SIGSEGV` and `SIGBUS` when it first serves;
+/// the handler passes on every fault outside the guards of its stacks.
 ///
 /// # Threads
 ///
-/// Several workers call one handler, so it is `Send` and `Sync` as in any model: what belongs to
-/// one thread cannot be captured.
+/// Several workers call one handler, so the handler is `Send` and `Sync`, as in any model, and
+/// cannot capture a value that belongs to one thread.
 ///
 /// ```compile_fail,E0277
 /// # use socketserver::{Coroutines, Server, Tcp};
@@ -57,11 +56,12 @@ use crate::transport::{Managed, Request, Transport};
 /// # Ok::<(), socketserver::Error>(())
 /// ```
 ///
-/// What a handler makes itself stays on its thread, so that may belong to it. The connection is
-/// lent to the handler, so no thread that outlives the handler can have it:
+/// Values that a handler creates stay on its thread, so they may belong to it. The handler borrows
+/// the connection, so no thread that outlives the handler can have it:
 ///
 /// ```compile_fail,E0521
-/// # use socketserver::{Coroutines, Server, Tcp, TcpConnection};
+/// # use socketserver::net::TcpConnection;
+/// # use socketserver::{Coroutines, Server, Tcp};
 /// # let model = unsafe { Coroutines::new() };
 /// Server::<Tcp>::builder().model(model).bind("127.0.0.1:0")?.serve_forever(|conn: &mut TcpConnection| {
 ///     std::thread::spawn(move || conn);
@@ -98,16 +98,28 @@ pub struct Coroutines {
     driver: Driver,
 }
 
-/// What coroutines wait with.
+/// The system interface that coroutines wait with.
+///
+/// # Examples
+///
+/// ```
+/// use socketserver::Coroutines;
+/// use socketserver::model::Driver;
+///
+/// // SAFETY: no handler restores a thread-local after a read or a write.
+/// let model = unsafe { Coroutines::new() }.driver(Driver::Epoll);
+/// # drop(model);
+/// ```
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Driver {
-    /// [`Uring`](Self::Uring) where the kernel has all that it needs, else [`Epoll`](Self::Epoll).
+    /// [`Uring`](Self::Uring) if the kernel has all that it needs, otherwise
+    /// [`Epoll`](Self::Epoll).
     #[default]
     Auto,
     /// epoll(7).
     Epoll,
-    /// io_uring(7) of Linux 6.1 or newer. Containers often forbid it.
+    /// io_uring(7) of Linux 6.1 or newer. Many containers forbid it.
     Uring,
 }
 
@@ -122,13 +134,13 @@ impl fmt::Display for Driver {
 }
 
 impl Driver {
-    /// The driver that this means here: never [`Auto`](Self::Auto). If that had to fall back, also
-    /// why.
+    /// Resolves [`Auto`](Self::Auto). Returns the driver for this system and, if `Auto` fell back
+    /// to epoll, the reason.
     ///
     /// # Examples
     ///
     /// ```
-    /// let (driver, fallback) = socketserver::Driver::Auto.pick();
+    /// let (driver, fallback) = socketserver::model::Driver::Auto.pick();
     /// if let Some(why) = fallback {
     ///     eprintln!("coroutines over {driver}: {why}");
     /// }
@@ -155,18 +167,18 @@ impl Driver {
 }
 
 impl Coroutines {
-    /// A worker for each processor, and stacks of 256 KiB, of which only what is touched takes
-    /// memory.
+    /// Creates the model with a worker for each processor and stacks of 256 KiB, of which only
+    /// touched pages use memory.
     ///
     /// # Safety
     ///
-    /// Coroutines of one worker share its thread, and take turns where they block. The caller
+    /// The coroutines of one worker share its thread, and switch where they block. The caller
     /// promises that no code which runs across a blocking call of a handler relies on thread-locals
-    /// being restored in last-in-first-out order: code that sets a thread-local to a reference to
-    /// its own stack frame, calls a closure that reads or writes or sleeps, and puts the old value
-    /// back afterwards (scoped thread-locals, some tracing guards). Two coroutines would leave a
-    /// dangling reference. Ordinary thread-locals, and anything that does not span a blocking call,
-    /// are fine.
+    /// being restored in last-in-first-out order. Such code sets a thread-local to a reference to
+    /// its own stack frame, calls a closure that reads, writes or sleeps, and restores the old
+    /// value afterwards (scoped thread-locals, some tracing guards); two coroutines would leave a
+    /// dangling reference. Ordinary thread-locals, and code that does not span a blocking call, are
+    /// fine.
     #[expect(
         unsafe_code,
         reason = "the contract is the caller's; nothing here relies on it being unsafe"
@@ -181,40 +193,41 @@ impl Coroutines {
         }
     }
 
-    /// What the workers wait with. Default: [`Driver::Auto`].
+    /// Sets what the workers wait with. Default: [`Driver::Auto`].
     pub fn driver(mut self, driver: Driver) -> Self {
         self.driver = driver;
         self
     }
 
-    /// How many worker threads there are, with the calling one. Default: one for each processor. At
-    /// least 1.
+    /// Sets the number of worker threads, including the calling one. Default: one for each
+    /// processor. At least 1.
     pub fn workers(mut self, threads: usize) -> Self {
         self.workers = threads.max(1);
         self
     }
 
-    /// The size of a coroutine's stack in bytes. Default: 256 KiB. At least 16 KiB; a handler that
-    /// overflows its stack ends the process with a fault, after a message on standard error.
+    /// Sets the size of a coroutine's stack in bytes. Default: 256 KiB. At least 16 KiB. A stack
+    /// overflow ends the process with a fault, after a message on standard error.
     pub fn stack_size(mut self, bytes: usize) -> Self {
         self.stack_size = bytes.max(16 * 1024);
         self
     }
 
-    /// Measures how much of their stacks handlers use, to choose [`stack_size`](Self::stack_size)
-    /// by. Default: not measured. It makes every stack resident as a whole and costs its filling
-    /// for each request: not for production.
+    /// Measures how much of their stacks handlers use, to choose [`stack_size`](Self::stack_size).
+    /// Default: no gauge. A gauge fills the whole stack of each coroutine, which costs memory and
+    /// time: it is not for production.
     ///
     /// # Examples
     ///
     /// ```
-    /// use socketserver::{Coroutines, Server, StackGauge, Tcp};
+    /// use socketserver::model::StackGauge;
+    /// use socketserver::{Coroutines, Server, Tcp};
     ///
     /// let gauge = StackGauge::default();
     /// // SAFETY: the handler calls nothing that restores a thread-local after a read or a write.
     /// let model = unsafe { Coroutines::new() }.stack_gauge(&gauge);
     /// let server = Server::<Tcp>::builder().model(model).bind("127.0.0.1:0")?;
-    /// // … after some requests:
+    /// // … after some connections:
     /// println!("the deepest handler used {} bytes", gauge.high_water());
     /// # Ok::<(), socketserver::Error>(())
     /// ```
@@ -223,19 +236,19 @@ impl Coroutines {
         self
     }
 
-    /// How many coroutines this process can have, where the kernel limits them: before Linux 6.13
-    /// each stack takes two mappings, of which `vm.max_map_count` allows 65,530 by default. Further
-    /// requests wait to be accepted.
+    /// Returns how many coroutines this process can have, if the kernel limits them: before Linux
+    /// 6.13 each stack takes two mappings, of which `vm.max_map_count` allows 65,530 by default.
+    /// Further clients wait in the backlog.
     #[must_use]
     pub fn capacity() -> Option<usize> {
         stack::capacity()
     }
 }
 
-/// What waiting fails with once what is left is cut.
-const CUT: &str = "the server has cut what was left";
+/// The error of waits in coroutines that the server has aborted.
+const ABORTED: &str = "the server has aborted what was left";
 
-/// What is said of a stack that was too small.
+/// The remedy in the message of a stack overflow.
 const LARGER_STACKS: &str =
     "raise it with Coroutines::stack_size, or keep large values on the heap";
 
@@ -248,38 +261,39 @@ impl Model for Coroutines {
         overflow::set_remedy(LARGER_STACKS);
         let service = Arc::clone(&serving.service);
         let on_shortage = on_room(&service.shared);
-        let team = Team::new(
+        let runtime = Runtime::new(
             self.workers,
             self.stack_size,
             self.gauge,
             driver,
             on_shortage,
         );
-        let team = team.tried(start)?;
-        let first = Worker::new(Arc::clone(&team), 0).tried(start)?;
-        let watchdog = watch(&team, &service).tried(start)?;
-        let workers = Workers::start(&team, &service).tried(start);
+        let runtime = runtime.tried(start)?;
+        let first = Worker::new(Arc::clone(&runtime), 0).tried(start)?;
+        let watchdog = watch(&runtime, &service).tried(start)?;
+        let workers = Workers::start(&runtime, &service).tried(start);
         let workers = workers.map_err(|err| {
             err.with_remedy("use fewer workers, or raise the limits on descriptors and memory")
         })?;
         let result = Arc::new(Mutex::new(None));
         let accept = {
-            let (team, result) = (Arc::clone(&team), Arc::clone(&result));
+            let (runtime, result) = (Arc::clone(&runtime), Arc::clone(&result));
             move || {
-                serving.outbox = Some(Outbox::new(&team));
-                let mut spread = Spread(team);
+                serving.outbox = Some(Outbox::new(&runtime));
+                let mut spread = Spread(runtime);
                 let report =
                     Acceptor::new(&mut serving, &mut spread, Self::NAME).and_then(Acceptor::serve);
                 *result.lock().unwrap_or_else(PoisonError::into_inner) = Some(report);
                 spread.0.close();
             }
         };
-        team.inboxes[0].send(Message::Start(Box::new(accept), NOBODY));
+        runtime.inboxes[0].send(Message::Start(Box::new(accept), NOBODY));
         if let Err(failed) = first.run() {
             workers.failure.note(failed, &service);
-            // The accept loop was one of its coroutines: nobody keeps the drain deadline.
-            service.shared.registry.cut_all();
-            team.cancel(CUT);
+            // The accept loop was one of its coroutines, so the drain deadline can no longer be
+            // kept.
+            service.shared.registry.abort_all();
+            runtime.cancel(ABORTED);
         }
         let ran = workers.join();
         drop(watchdog);
@@ -287,7 +301,7 @@ impl Model for Coroutines {
         let report = result.lock().unwrap_or_else(PoisonError::into_inner).take();
         report.unwrap_or_else(|| {
             Err(Error::new(
-                "accept requests",
+                "accept",
                 io::Error::other("the accept loop panicked"),
             ))
         })
@@ -296,48 +310,49 @@ impl Model for Coroutines {
 
 /// The threads of all workers but the first.
 struct Workers {
-    team: Arc<Team>,
+    runtime: Arc<Runtime>,
     threads: Vec<thread::JoinHandle<()>>,
     failure: Arc<Failure>,
 }
 
 impl Workers {
-    /// Starts them, and waits until each has what it needs.
-    fn start<R: Managed>(team: &Arc<Team>, service: &Arc<Service<R>>) -> io::Result<Self> {
+    /// Starts the workers, and waits until each has its driver and its first stack.
+    fn start<R: Managed>(runtime: &Arc<Runtime>, service: &Arc<Service<R>>) -> io::Result<Self> {
         let mut workers = Self {
-            team: Arc::clone(team),
+            runtime: Arc::clone(runtime),
             threads: Vec::new(),
             failure: Arc::default(),
         };
-        let (tell, told) = channel();
-        for place in 1..team.inboxes.len() {
-            let (team, service) = (Arc::clone(team), Arc::clone(service));
-            let (tell, failure) = (tell.clone(), Arc::clone(&workers.failure));
+        let (sender, receiver) = channel();
+        for index in 1..runtime.inboxes.len() {
+            let (runtime, service) = (Arc::clone(runtime), Arc::clone(service));
+            let (sender, failure) = (sender.clone(), Arc::clone(&workers.failure));
             let run = move || {
-                let worker = match Worker::new(team, place) {
+                let worker = match Worker::new(runtime, index) {
                     Ok(worker) => worker,
-                    Err(err) => return drop(tell.send(Err((place, err)))),
+                    Err(err) => return drop(sender.send(Err((index, err)))),
                 };
-                // The other end waits for as many.
-                drop(tell.send(Ok(())));
+                // The receiver waits for one message of each worker.
+                drop(sender.send(Ok(())));
                 if let Err(failed) = worker.run() {
                     failure.note(failed, &service);
                 }
             };
             let thread = thread::Builder::new().name("socketserver-coro".to_owned());
             let thread = thread.spawn(run);
-            workers.threads.push(thread.map_err(|err| at(place, &err))?);
+            workers.threads.push(thread.map_err(|err| at(index, &err))?);
         }
-        drop(tell);
+        drop(sender);
         for _ in &workers.threads {
-            let told = told.recv();
-            let started = told.unwrap_or_else(|_| Err((0, io::Error::other("a worker panicked"))));
-            started.map_err(|(place, err)| at(place, &err))?;
+            let received = receiver.recv();
+            let started =
+                received.unwrap_or_else(|_| Err((0, io::Error::other("a worker panicked"))));
+            started.map_err(|(index, err)| at(index, &err))?;
         }
         Ok(workers)
     }
 
-    /// Ends the workers, joins their threads, and says whether one of them has failed.
+    /// Ends the workers and joins their threads. Returns the error of a worker that has failed.
     fn join(mut self) -> Result<(), Error> {
         self.end();
         let failed = self.failure.0.lock();
@@ -348,40 +363,40 @@ impl Workers {
     }
 
     fn end(&mut self) {
-        self.team.close();
+        self.runtime.close();
         for thread in self.threads.drain(..) {
-            // It cannot panic but for a bug, which the panic hook has told.
+            // A worker panics only through a bug, which the panic hook has reported.
             let _ = thread.join();
         }
     }
 }
 
 impl Drop for Workers {
-    /// What was started before one failed to start.
+    /// Ends the workers that were started before another failed to start.
     fn drop(&mut self) {
         self.end();
     }
 }
 
-/// Adds which worker it was.
-fn at(place: usize, err: &io::Error) -> io::Error {
-    io::Error::new(err.kind(), format!("worker {place}: {err}"))
+/// Adds the number of the worker.
+fn at(index: usize, err: &io::Error) -> io::Error {
+    io::Error::new(err.kind(), format!("worker {index}: {err}"))
 }
 
-/// Why a worker has ended before its time; the first one.
+/// The error of the first worker that has failed.
 #[derive(Debug, Default)]
 struct Failure(Mutex<Option<io::Error>>);
 
 impl Failure {
-    /// Fails the server: its other workers drain, and the clients of this one learn at once that
-    /// nobody serves them.
+    /// Fails the server: the other workers drain, and the connections of the failed worker are
+    /// aborted at once.
     fn note<R: Managed>(&self, failed: Failed, service: &Service<R>) {
         let Failed { error, labels } = failed;
         let shared = &service.shared;
         let stranded = labels.into_iter().filter(|label| *label != NOBODY);
         for label in stranded {
-            shared.registry.cut_for(label, CutReason::Worker);
-            shared.admission.give_up_one();
+            shared.registry.abort_here(label, AbortReason::Worker);
+            shared.admission.return_lost_permit();
         }
         service.hooks.report(&AcceptError {
             listener: None,
@@ -397,8 +412,11 @@ impl Failure {
     }
 }
 
-/// Starts the watchdog, if there is a hook to tell.
-fn watch<R: Managed>(team: &Arc<Team>, service: &Arc<Service<R>>) -> io::Result<Option<Watchdog>> {
+/// Starts the watchdog, if there is a stall hook.
+fn watch<R: Managed>(
+    runtime: &Arc<Runtime>,
+    service: &Arc<Service<R>>,
+) -> io::Result<Option<Watchdog>> {
     if service.hooks.stall.is_none() {
         return Ok(None);
     }
@@ -411,12 +429,12 @@ fn watch<R: Managed>(team: &Arc<Team>, service: &Arc<Service<R>>) -> io::Result<
             time,
         });
     };
-    Watchdog::start(&team.kennel, report).map(Some)
+    Watchdog::start(&runtime.heartbeats, report).map(Some)
 }
 
-/// Sends each request to the worker that has the fewest.
+/// Sends each connection or datagram to the worker with the fewest coroutines.
 #[derive(Debug)]
-struct Spread(Arc<Team>);
+struct Spread(Arc<Runtime>);
 
 impl Dispatch for Spread {
     fn room(&self) -> usize {
@@ -425,7 +443,7 @@ impl Dispatch for Spread {
 
     fn dispatch<T: Transport>(
         &mut self,
-        batch: &mut Batch<T::Request>,
+        batch: &mut Batch<T::Accepted>,
         serving: &mut Serving<T>,
     ) -> io::Result<()> {
         while let Some(job) = batch.next_job(serving) {
@@ -438,7 +456,8 @@ impl Dispatch for Spread {
             };
             self.0.start(Box::new(run), label);
         }
-        // By the time that they are served more may have come, and need not be waited for.
+        // A lone worker runs the new coroutines before the accept loop waits again: more clients may
+        // have come by then, and need no wait.
         self.0.hand_over();
         Ok(())
     }
@@ -451,7 +470,7 @@ impl Dispatch for Spread {
         })
     }
 
-    fn cut(&mut self) {
-        self.0.cancel(CUT);
+    fn abort(&mut self) {
+        self.0.cancel(ABORTED);
     }
 }

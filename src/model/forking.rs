@@ -1,4 +1,4 @@
-//! A process for each request.
+//! A process for each connection or datagram.
 
 use std::io;
 use std::mem::{ManuallyDrop, forget};
@@ -9,11 +9,10 @@ use std::time::{Duration, Instant};
 use rustix::process::{Pid, getpid};
 
 use crate::accept::batch::Batch;
-use crate::accept::dispatch::Model;
-use crate::accept::dispatch::{Dispatch, Serving};
+use crate::accept::dispatch::{Dispatch, Model, Serving};
 use crate::accept::report::Report;
 use crate::address::Address;
-use crate::admission::permits::Lease;
+use crate::admission::permits::Permits;
 use crate::connection::life::{Job, Service, Tally};
 use crate::connection::parking::{Parked, Parking};
 use crate::counters::Ended;
@@ -21,41 +20,42 @@ use crate::error::{Error, HandlerError};
 use crate::lifecycle::Idle;
 use crate::model::serve_here;
 use crate::model::watching::Watching;
+use crate::net::{Accepted, Managed, Transport, Waits};
 use crate::observe::hooks::{Failure, Step};
 use crate::registry::SETTLE;
-use crate::registry::context::Listed;
+use crate::registry::context::Registered;
+use crate::registry::info::Subject;
 use crate::registry::table::{Activity, Slot};
 use crate::shared::Shared;
 use crate::sys::child::{Child, Exit};
 use crate::sys::fork::{Fork, end_with, exit, fork, guard, thread_count};
 use crate::task::wait::{Awaited, Source, Wakeup};
-use crate::transport::{Managed, Request, Transport, Waits};
 
-/// Serves each request in a process of its own, forked from the one that accepts.
+/// Runs the handler for each connection or datagram in a child process.
 ///
-/// What a handler changes in memory is its own, and a crash ends one request. The child closes the
-/// listeners, serves, and exits with 0, or with 1 if its handler failed; what else it ends with is
-/// reported to the error hook. No destructors of the parent's values and no `atexit` handlers run
-/// in it.
+/// A handler changes only its own process's memory, and a crash ends only its own connection. The
+/// child closes the listeners, runs the handler, and exits with 0, or with 1 if the handler failed;
+/// any other end is reported to the error hook. The child runs no destructors of the parent's
+/// values and no `atexit` handlers.
 ///
-/// When [`max_children`](Self::max_children) run, accepting pauses and requests wait in the kernel.
-/// A fork that fails is tried again; its request waits. Children that this model did not fork are
-/// left alone.
+/// While [`max_children`](Self::max_children) run, the accept loop pauses and clients wait in the
+/// backlog. If fork(2) fails, the connection waits and the model tries again. The model never reaps
+/// children of other code.
 ///
-/// A child ends with the process that has forked it, which keeps its deadlines and its limits: the
-/// kernel kills it then (prctl(2), `PR_SET_PDEATHSIG`), unless its handler has changed its user or
-/// group.
+/// The parent keeps deadlines and limits, so its children end with it: when it ends, the kernel
+/// kills them (prctl(2), `PR_SET_PDEATHSIG`), unless the handler has changed its user or group.
 ///
 /// # Errors
 ///
-/// Serving fails with `Unsupported` in a process that has other threads, where a forked child may
-/// do next to nothing (fork(2), signal-safety(7)): start it from `main`, and not with `spawn`.
+/// Serving fails with `Unsupported` in a process with several threads, whose forked children may
+/// call only async-signal-safe functions (fork(2), signal-safety(7)). Serve from `main`, not with
+/// `spawn`.
 ///
 /// # Examples
 ///
 /// ```no_run
 /// use std::io::Write;
-/// use socketserver::ForkingTcpServer;
+/// use socketserver::python::ForkingTcpServer;
 ///
 /// ForkingTcpServer::bind("127.0.0.1:8080")?
 ///     .serve_forever(|conn| writeln!(conn, "served by process {}", std::process::id()))?;
@@ -65,27 +65,28 @@ use crate::transport::{Managed, Request, Transport, Waits};
 #[must_use]
 pub struct Forking {
     max_children: usize,
-    children: Vec<Serves>,
+    children: Vec<ActiveChild>,
     watching: Watching,
 }
 
-/// A child, and what the parent keeps of its request.
+/// A child, and the parent's record of what it serves.
 #[derive(Debug)]
-struct Serves {
+struct ActiveChild {
     child: Child,
     request: Forked,
 }
 
 #[derive(Debug)]
 struct Forked {
+    subject: Subject,
     id: u64,
     peer: Address,
     service: Arc<dyn Tally>,
-    /// The number of its socket, in the child too.
+    /// The socket's descriptor number, the same in the child.
     socket: Option<RawFd>,
-    listed: Option<Listed>,
+    registered: Option<Registered>,
     /// Returned when the child has ended.
-    _lease: Lease,
+    _permits: Permits,
 }
 
 impl Default for Forking {
@@ -99,7 +100,7 @@ impl Default for Forking {
 }
 
 impl Clone for Forking {
-    /// Clones the options; the children belong to one.
+    /// Clones the options; the clone forks children of its own.
     fn clone(&self) -> Self {
         Self {
             max_children: self.max_children,
@@ -109,7 +110,7 @@ impl Clone for Forking {
 }
 
 impl Forking {
-    /// The most children at once. Default: 40, as in Python. At least 1.
+    /// Sets the maximum number of children. Default: 40, as in Python. At least 1.
     pub fn max_children(mut self, children: usize) -> Self {
         self.max_children = children.max(1);
         self
@@ -137,11 +138,11 @@ impl Dispatch for Forking {
 
     fn dispatch<T: Transport>(
         &mut self,
-        batch: &mut Batch<T::Request>,
+        batch: &mut Batch<T::Accepted>,
         serving: &mut Serving<T>,
     ) -> io::Result<()> {
         while !batch.requests.is_empty() {
-            // The request stays in the batch until the fork has succeeded.
+            // The connection stays in the batch until the fork has succeeded.
             let parent = getpid();
             let pid = match fork()? {
                 Fork::Child => serve_and_exit(batch, serving, parent),
@@ -150,23 +151,25 @@ impl Dispatch for Forking {
             let Some(Job {
                 request,
                 service,
-                lease,
+                permits,
             }) = batch.next_job(serving)
             else {
                 break;
             };
             let id = request.id();
             let forked = Forked {
+                subject: request.context().subject(),
                 id,
                 peer: request.peer(),
                 socket: service.shared.registry.socket(id),
-                listed: request.context().hand_over(),
+                registered: request.context().hand_over(),
                 service,
-                _lease: lease,
+                _permits: permits,
             };
-            // The child has its own copy. Closed first: the pidfd may need the descriptor.
+            // The child has its own copy. The parent closes its copy first: the pidfd may need the
+            // descriptor.
             drop(request);
-            self.children.push(Serves {
+            self.children.push(ActiveChild {
                 child: Child::adopt(pid),
                 request: forked,
             });
@@ -178,7 +181,7 @@ impl Dispatch for Forking {
         let pidfds = self
             .children
             .iter()
-            .filter_map(|serves| serves.child.pidfd());
+            .filter_map(|active| active.child.pidfd());
         fds.extend(pidfds);
     }
 
@@ -194,7 +197,7 @@ impl Dispatch for Forking {
     }
 
     fn tend(&mut self) -> Result<(), (Step, io::Error)> {
-        let is_unwatched = |serves: &Serves| serves.child.pidfd().is_none();
+        let is_unwatched = |active: &ActiveChild| active.child.pidfd().is_none();
         if !self.children.iter().any(is_unwatched) {
             return Ok(());
         }
@@ -203,7 +206,7 @@ impl Dispatch for Forking {
                 self.reap_one(index);
             }
         }
-        let children = self.children.iter_mut().map(|serves| &mut serves.child);
+        let children = self.children.iter_mut().map(|active| &mut active.child);
         let watched = self.watching.retry(children, Instant::now());
         watched.map_err(|err| (Step::Watch, err))
     }
@@ -212,9 +215,9 @@ impl Dispatch for Forking {
         self.watching.due(now)
     }
 
-    fn cut(&mut self) {
-        for serves in &self.children {
-            serves.child.kill();
+    fn abort(&mut self) {
+        for active in &self.children {
+            active.child.kill();
         }
     }
 
@@ -222,9 +225,10 @@ impl Dispatch for Forking {
         self.child_of(id).is_some()
     }
 
-    fn cut_one(&mut self, id: u64) {
-        if let Some(Serves { child, request }) = self.child_of(id) {
-            // Its handler learns why. Where this is not allowed, it ends with the process.
+    fn abort_one(&mut self, id: u64) {
+        if let Some(ActiveChild { child, request }) = self.child_of(id) {
+            // The handler gets the reason as an error. If the system forbids pidfd_getfd(2), the
+            // child is killed.
             if child.shut_down(request.socket).is_err() {
                 child.kill();
             }
@@ -232,60 +236,63 @@ impl Dispatch for Forking {
     }
 
     fn end_one(&mut self, id: u64) {
-        if let Some(Serves { child, request }) = self.child_of(id) {
-            // Where this is not allowed, it stays until the drain deadline.
+        if let Some(ActiveChild { child, request }) = self.child_of(id) {
+            // If the system forbids pidfd_getfd(2), the connection stays until the drain deadline.
             let _ = child.end_input(request.socket);
         }
     }
 
     fn unsent(&self, id: u64) -> Option<u64> {
-        let Serves { child, request } = self.child_of(id)?;
-        // Where this is not allowed, what the child itself has noted of its writes has to do.
+        let ActiveChild { child, request } = self.child_of(id)?;
+        // If the system forbids pidfd_getfd(2), the times that the child notes for its own writes
+        // apply.
         child.unsent(request.socket).ok()
     }
 }
 
 impl Forking {
-    fn child_of(&self, id: u64) -> Option<&Serves> {
-        self.children.iter().find(|serves| serves.request.id == id)
+    fn child_of(&self, id: u64) -> Option<&ActiveChild> {
+        self.children.iter().find(|active| active.request.id == id)
     }
 
     /// Reaps a child, if it has ended.
     fn reap_one(&mut self, index: usize) {
         if let Some(exit) = self.children[index].child.try_wait() {
-            let Serves { child, request } = self.children.swap_remove(index);
+            let ActiveChild { child, request } = self.children.swap_remove(index);
             request.end(child.pid(), exit);
-            // Its descriptor is free.
+            // Closing the pidfd frees a descriptor for the next retry.
             drop(child);
-            self.watching.hurry();
+            self.watching.retry_now();
         }
     }
 }
 
 impl Forked {
-    /// Counts how the child ended, and reports what it could not report itself.
+    /// Counts the end of a child, and reports an end that the child could not report itself.
     fn end(self, pid: Pid, exit: Exit) {
-        let slot = self.listed.as_ref().map(Listed::slot);
+        let slot = self.registered.as_ref().map(Registered::slot);
         let ended = match exit {
             Exit::Status(0) => Ended::Completed,
             Exit::Status(1) => Ended::Failed,
             other => {
                 let error = format!("child process {} ended with {other}", pid.as_raw_pid());
                 self.service.report(&Failure {
+                    subject: self.subject,
                     id: self.id,
                     peer: self.peer.clone(),
                     error: &*HandlerError::from(error),
-                    cut: slot.and_then(Slot::cut_reason),
+                    abort: slot.and_then(Slot::abort_reason),
                     counters: self.service.counters(),
                 });
                 Ended::Failed
             }
         };
-        self.service.tally(self.id, &self.peer, slot, ended);
+        self.service
+            .tally(self.subject, self.id, &self.peer, slot, ended);
     }
 }
 
-/// Refuses to go on in a process with other threads.
+/// Returns an error in a process with several threads.
 pub(super) fn single_threaded() -> io::Result<()> {
     match thread_count()? {
         1 => Ok(()),
@@ -299,34 +306,34 @@ pub(super) fn single_threaded() -> io::Result<()> {
     }
 }
 
-/// The life of a child.
+/// Runs in the child, from the fork to the exit.
 fn serve_and_exit<T: Transport>(
-    batch: &mut Batch<T::Request>,
+    batch: &mut Batch<T::Accepted>,
     serving: &mut Serving<T>,
     parent: Pid,
 ) -> ! {
     let ended = guard(|| {
         let service = &serving.service;
-        let tied = end_with(parent);
+        let bound = end_with(parent);
         let request = batch.requests.pop_front();
-        // Nobody serves these here: a client must not find a listener that nobody accepts from, nor
-        // be kept by a copy of its connection once the parent has closed it.
+        // The child serves no listener, no queued and no parked connection. Without these copies, a
+        // listener or connection that the parent closes is closed for its clients.
         serving.listeners.clear();
         batch.requests.drain(..).for_each(leave_to_parent);
         let parked = service.parking().map(Parking::take_all);
-        for Parked { request, lease } in parked.into_iter().flatten() {
+        for Parked { request, permits } in parked.into_iter().flatten() {
             leave_to_parent(request);
-            forget(lease);
+            forget(permits);
         }
-        // Closed by `serve`, never dropped: the process ends, and freeing its memory first would
-        // only copy pages of the parent.
+        // `serve` closes the connection, and no destructor runs: the process ends, and freeing
+        // memory first would only copy pages of the parent.
         let mut request = ManuallyDrop::new(request?);
-        Some(match tied {
+        Some(match bound {
             Ok(()) => serve(service, &mut request),
             Err(err) => service.reject(&mut *request, err),
         })
     });
-    // No destructors: the places under the limit belong to the parent.
+    // The parent owns the permits, and no destructor returns them here.
     exit(if ended == Some(Some(Ended::Completed)) {
         0
     } else {
@@ -334,13 +341,12 @@ fn serve_and_exit<T: Transport>(
     })
 }
 
-/// Closes this process's copy of a request, which lives on in the parent.
+/// Closes this process's copy of a connection that the parent keeps.
 fn leave_to_parent<R: Managed>(request: R) {
     forget(request.context().hand_over());
 }
 
-/// Serves a request to its end. A connection that wants to be parked has nobody to leave it to: the
-/// child waits.
+/// Serves a connection or datagram to its end. A connection that parks waits here, in the child.
 fn serve<R: Managed>(service: &Service<R>, request: &mut R) -> Ended {
     loop {
         match service.serve(request) {
@@ -351,7 +357,7 @@ fn serve<R: Managed>(service: &Service<R>, request: &mut R) -> Ended {
             Ok(Wakes::Input) => continue,
             Ok(Wakes::Over) => service.finish(request, Ended::Completed),
             Ok(Wakes::Aborted) => {
-                // Nobody drops the request.
+                // Drops the session: the connection itself is never dropped.
                 drop(request.context().session().take());
                 Ended::Completed
             }
@@ -361,19 +367,19 @@ fn serve<R: Managed>(service: &Service<R>, request: &mut R) -> Ended {
     }
 }
 
-/// Why a connection waits no longer.
+/// How a wait for input ends.
 enum Wakes {
-    /// There is input, or the end of it.
+    /// Input has arrived, or its end.
     Input,
-    /// It is no connection, or the grace of a stop is over.
+    /// There is nothing to wait for, or the grace of a stop is over.
     Over,
-    /// The client was silent for too long, or the server has cut the connection.
+    /// The client was silent until a deadline, or the server has aborted the connection.
     Aborted,
 }
 
-/// Waits until there is input, or no use in waiting.
+/// Waits until input arrives, a deadline passes, or the grace of a stop is over.
 fn wait<R: Managed>(request: &mut R, shared: &Shared) -> io::Result<Wakes> {
-    let wakeup = Wakeup::new(shared.lifecycle.bell(), None)?;
+    let wakeup = Wakeup::new(shared.lifecycle.wakeup_event(), None)?;
     let source = Source::default();
     request.context().enter(Activity::Parked);
     let deadline = shared
@@ -395,10 +401,10 @@ fn wait<R: Managed>(request: &mut R, shared: &Shared) -> io::Result<Wakes> {
         let end = deadline.into_iter().chain(grace_end).min();
         let woken = wakeup.wait(&[Awaited::readable(fd, &source)], end)?;
         if !woken.ready.is_empty() {
-            let cut = request.context().cut_reason();
-            return Ok(cut.map_or(Wakes::Input, |_| Wakes::Aborted));
+            let abort = request.context().abort_reason();
+            return Ok(abort.map_or(Wakes::Input, |_| Wakes::Aborted));
         }
-        // Nothing had come by then.
+        // No input has arrived until the end of the grace.
         if grace_end.is_some_and(|end| now >= end) {
             request.context().end();
             return Ok(Wakes::Over);

@@ -6,8 +6,7 @@ use std::time::{Duration, Instant};
 
 use rustix::process::Pid;
 
-use crate::accept::dispatch::Model;
-use crate::accept::dispatch::Serving;
+use crate::accept::dispatch::{Model, Serving};
 use crate::accept::report::Report;
 use crate::counters::count;
 use crate::error::{Error, Tried};
@@ -16,37 +15,36 @@ use crate::lifecycle::processes::{SLOTS_OF_WORKER, WorkerSlot};
 use crate::model::forking::single_threaded;
 use crate::model::threading::Threading;
 use crate::model::watching::Watching;
+use crate::net::Transport;
 use crate::observe::events::Event;
 use crate::observe::hooks::{AcceptError, Reaction, Step};
 use crate::shared::Shared;
 use crate::sys::child::{Child, Exit};
 use crate::sys::fork::{self, Fork, exit, fork};
 use crate::task::wait::{self, Awaited, Wakeup};
-use crate::transport::Transport;
 
-/// Serves requests in worker processes that are forked beforehand and share the listeners; each
-/// worker runs model `M`.
+/// Forks worker processes that share the listeners; each worker runs model `M`.
 ///
-/// A crash takes one worker's requests with it and nothing else: the worker comes back after 0.1 s,
-/// after twice as long each time that it dies without having served a request, up to 30 s. When one
-/// has died [`breaker`](Self::breaker) times in a row like that, the server gives up and serving
-/// fails. A worker whose parent is gone drains and ends. One that
-/// [`ServerHandle::retire`](crate::ServerHandle::retire) is called in drains, and is replaced at once.
+/// A crash ends only the connections of one worker. The supervisor replaces the worker after 0.1 s;
+/// each time that it dies without having served anything the delay doubles, up to 30 s. After
+/// [`breaker`](Self::breaker) such deaths in a row, serving fails. A worker whose parent has ended
+/// drains and exits. A worker that calls [`ServerHandle::retire`](crate::ServerHandle::retire)
+/// drains, and is replaced at once.
 ///
-/// The server's handle is the same in all processes: a stop that is asked for in any of them stops
-/// the server, and its counts are those of all. What a handler changes in memory stays in its
-/// worker.
+/// All processes share the server's handle: a stop in one of them stops the server, and its counts
+/// are totals of all. A handler changes only its own worker's memory.
 ///
 /// # Errors
 ///
-/// Serving fails with `Unsupported` in a process that has other threads, as with
+/// Serving fails with `Unsupported` in a process with several threads, as under
 /// [`Forking`](crate::Forking).
 ///
 /// # Examples
 ///
 /// ```no_run
 /// use std::io::Write;
-/// use socketserver::{Bind, Prefork, Server, Tcp, ThreadPool};
+/// use socketserver::net::Bind;
+/// use socketserver::{Prefork, Server, Tcp, ThreadPool};
 ///
 /// Server::<Tcp>::builder()
 ///     .model(Prefork::new(4, ThreadPool::new(16)))
@@ -63,7 +61,7 @@ pub struct Prefork<M> {
 }
 
 impl Default for Prefork<Threading> {
-    /// A worker for each processor, with a thread for each request.
+    /// Creates a worker for each processor, with a thread for each connection or datagram.
     fn default() -> Self {
         let processors = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
         Self::new(processors, Threading::default())
@@ -71,7 +69,7 @@ impl Default for Prefork<Threading> {
 }
 
 impl<M> Prefork<M> {
-    /// This many workers, at least one and at most 10,000, that each run `model`.
+    /// Creates `workers` processes, at least one and at most 10,000, that each run `model`.
     pub fn new(workers: usize, model: M) -> Self {
         Self {
             workers: workers.clamp(1, 10_000),
@@ -80,8 +78,8 @@ impl<M> Prefork<M> {
         }
     }
 
-    /// How many times in a row a worker may die without having served a request before the server
-    /// gives up. Default: 10, which takes about a minute. At least 1.
+    /// Sets how many times in a row a worker may die without having served anything before serving
+    /// fails. Default: 10, which takes about a minute. At least 1.
     pub fn breaker(mut self, deaths: u32) -> Self {
         self.breaker = deaths.max(1);
         self
@@ -91,8 +89,8 @@ impl<M> Prefork<M> {
 const BACKOFF_MIN: Duration = Duration::from_millis(100);
 const BACKOFF_MAX: Duration = Duration::from_secs(30);
 
-/// How much longer than the drain deadline the parent waits for its workers, which cut their
-/// requests at it themselves.
+/// How long after the drain deadline the supervisor kills workers. Workers abort their own
+/// connections at the deadline.
 const KILL_GRACE: Duration = Duration::from_secs(3);
 
 impl<M: Model + Clone> Model for Prefork<M> {
@@ -114,7 +112,10 @@ impl<M: Model + Clone> Model for Prefork<M> {
             let processes = shared.lifecycle.processes();
             processes.make_slots(self.workers)?;
             shared.admission.addresses().share()?;
-            Ok::<_, io::Error>((Wakeup::new(shared.lifecycle.bell(), None)?, io::pipe()?))
+            Ok::<_, io::Error>((
+                Wakeup::new(shared.lifecycle.wakeup_event(), None)?,
+                io::pipe()?,
+            ))
         };
         let (wakeup, (lifeline, alive)) = start().tried(|| "start the prefork model".to_owned())?;
         let new_worker = |index| Worker {
@@ -139,8 +140,8 @@ impl<M: Model + Clone> Model for Prefork<M> {
 struct Supervisor<'a, T: Transport, M> {
     options: &'a Prefork<M>,
     serving: Serving<T>,
-    /// Workers that see the pipe end know that their parent has: only the parent holds its other
-    /// end.
+    /// The read end of a pipe. A worker that sees the end of the pipe knows that the parent has
+    /// ended, because only the parent holds the write end.
     lifeline: PipeReader,
     alive: Option<PipeWriter>,
     workers: Vec<Worker>,
@@ -148,20 +149,20 @@ struct Supervisor<'a, T: Transport, M> {
     watching: Watching,
 }
 
-/// A worker, or the place of one.
+/// A worker process and its predecessor, or the place of a missing one.
 #[derive(Debug, Default)]
 struct Worker {
     child: Option<Child>,
-    /// Where its process, or the next one, is counted.
+    /// The `WorkerSlot` of the process, or of its successor.
     slot: usize,
-    /// The process before it, which drains, and where that is counted.
+    /// The predecessor, which drains, and its slot.
     leaving: Option<(Child, usize)>,
     since: Option<Instant>,
-    /// How often it has died in a row without having served a request.
+    /// Deaths in a row without having served anything.
     deaths: u32,
-    /// How often in a row it could not be forked.
+    /// Failed forks in a row.
     unforked: u32,
-    /// When it may be forked again.
+    /// The time of the next fork, if it is put off.
     due: Option<Instant>,
 }
 
@@ -177,7 +178,7 @@ impl<T: Transport, M: Model + Clone> Supervisor<'_, T, M> {
     fn supervise(&mut self) -> Result<Report, Error> {
         let shared = self.shared().clone();
         let mut announced = false;
-        // One that was stopped before it serves still serves those who are in the queue.
+        // A server that is stopped before it serves still serves its backlog.
         if shared.lifecycle.closing() && !self.serving.listeners.is_empty() {
             self.fork_due();
         }
@@ -197,7 +198,7 @@ impl<T: Transport, M: Model + Clone> Supervisor<'_, T, M> {
             }
             let due = self.workers.iter().filter_map(|worker| worker.due).min();
             self.wait(due);
-            self.relieve();
+            self.replace_retired();
             if let Some(err) = self.reap() {
                 shared.lifecycle.stop_now();
                 self.drain();
@@ -206,7 +207,7 @@ impl<T: Transport, M: Model + Clone> Supervisor<'_, T, M> {
         }
         let report = self.drain();
         if shared.lifecycle.has_failed() {
-            let why = "it failed in a worker process; the accept error hook was told why";
+            let why = "a worker process failed; the accept error hook has received the reason";
             return Err(Error::new("serve", io::Error::other(why)));
         }
         Ok(report)
@@ -217,16 +218,16 @@ impl<T: Transport, M: Model + Clone> Supervisor<'_, T, M> {
         self.workers.iter().all(is_ready)
     }
 
-    /// Makes room for the successors of workers that were asked to end.
-    fn relieve(&mut self) {
+    /// Makes way for the successors of workers that were asked to retire.
+    fn replace_retired(&mut self) {
         let processes = self.serving.service.shared.lifecycle.processes();
         let slots = processes.slots();
         for worker in &mut self.workers {
-            let leaves = slots[worker.slot].is_leaving();
-            // One that is asked to end while its predecessor still drains is relieved later.
-            if leaves && worker.leaving.is_none() {
+            let retires = slots[worker.slot].is_leaving();
+            // A worker that retires while its predecessor still drains is replaced later.
+            if retires && worker.leaving.is_none() {
                 worker.leaving = worker.child.take().map(|child| (child, worker.slot));
-                // The other one of its two.
+                // Each worker has two slots, and uses them in turn.
                 worker.slot ^= 1;
             }
         }
@@ -247,13 +248,13 @@ impl<T: Transport, M: Model + Clone> Supervisor<'_, T, M> {
                     worker.child = Some(Child::adopt(pid));
                     worker.since = Some(Instant::now());
                     (worker.due, worker.unforked) = (None, 0);
-                    self.serving.service.hooks.tell(|| Event::WorkerStarted {
+                    self.serving.service.hooks.emit(|| Event::WorkerStarted {
                         index,
                         pid: pid.as_raw_pid().unsigned_abs(),
                     });
                 }
                 Err(err) => {
-                    // Nobody has died.
+                    // A failed fork is not a death.
                     let worker = &mut self.workers[index];
                     let before = worker.unforked;
                     worker.unforked += 1;
@@ -264,10 +265,10 @@ impl<T: Transport, M: Model + Clone> Supervisor<'_, T, M> {
         }
     }
 
-    /// The life of a worker.
+    /// Runs in the worker, from the fork to the exit.
     fn become_worker(&mut self, index: usize) -> ! {
         let slot = self.workers[index].slot;
-        // The parent's pidfds of the other workers are closed.
+        // Closes the parent's pidfds of the other workers.
         self.workers.clear();
         self.alive = None;
         self.shared().lifecycle.become_worker(slot);
@@ -288,7 +289,7 @@ impl<T: Transport, M: Model + Clone> Supervisor<'_, T, M> {
             if self.shared().lifecycle.has_failed() {
                 self.report(Step::Worker, Reaction::Fail, err, 0);
             } else {
-                // The parent makes another one.
+                // The parent forks a successor.
                 self.report_throttled(Step::Worker, Reaction::Continue, err);
             }
         }
@@ -306,20 +307,21 @@ impl<T: Transport, M: Model + Clone> Supervisor<'_, T, M> {
         self.serving.service.hooks.report(&report);
     }
 
-    /// Tells the hook, at most once a second in all processes.
+    /// Reports to the hook, at most once a second in all processes.
     fn report_throttled(&self, step: Step, reaction: Reaction, error: io::Error) {
         if let Some(unreported) = self.serving.service.shared.counters.pass_accept_error() {
             self.report(step, reaction, error, unreported);
         }
     }
 
-    /// Counts a failure of the kernel's, and reports it.
+    /// Counts a failed system call, and reports it.
     fn report_failure(&self, step: Step, reaction: Reaction, error: io::Error) {
         count(&self.serving.service.shared.counters.counts().accept_errors);
         self.report_throttled(step, reaction, error);
     }
 
-    /// Puts off the next fork of a worker, for longer after each one `before` that was in vain.
+    /// Puts off the next fork of a worker: the delay doubles with each of the `before` failures in
+    /// a row.
     fn postpone(&mut self, index: usize, before: u32) -> Reaction {
         let delay = BACKOFF_MIN
             .saturating_mul(1 << before.min(16))
@@ -328,7 +330,7 @@ impl<T: Transport, M: Model + Clone> Supervisor<'_, T, M> {
         Reaction::Retry(delay)
     }
 
-    /// Waits until a worker ends, the bell rings, or `until` has come.
+    /// Waits until a worker ends, the wake-up event is signalled, or `until` has come.
     fn wait(&mut self, until: Option<Instant>) {
         let now = Instant::now();
         let children = self.workers.iter_mut().flat_map(Worker::children_mut);
@@ -347,7 +349,7 @@ impl<T: Transport, M: Model + Clone> Supervisor<'_, T, M> {
         }
     }
 
-    /// Reaps the workers that have ended. An error says that one has died too often.
+    /// Reaps the workers that have ended. Returns an error if one has died too often.
     fn reap(&mut self) -> Option<Error> {
         for index in 0..self.workers.len() {
             let worker = &self.workers[index];
@@ -355,7 +357,7 @@ impl<T: Transport, M: Model + Clone> Supervisor<'_, T, M> {
                 let (pid, slot, exit) = (child.pid(), *slot, child.try_wait());
                 if let Some(exit) = exit {
                     self.workers[index].leaving = None;
-                    self.bury(index, slot, pid, exit);
+                    self.reclaim(index, slot, pid, exit);
                 }
             }
             let worker = &self.workers[index];
@@ -367,36 +369,37 @@ impl<T: Transport, M: Model + Clone> Supervisor<'_, T, M> {
                 continue;
             };
             let slot = self.slot(worker.slot);
-            let (served, leaves) = (slot.has_served(), slot.is_leaving());
+            let (served, retires) = (slot.has_served(), slot.is_leaving());
             self.workers[index].child = None;
-            self.bury(index, self.workers[index].slot, pid, exit);
-            if self.shared().lifecycle.closing() || leaves {
+            self.reclaim(index, self.workers[index].slot, pid, exit);
+            if self.shared().lifecycle.closing() || retires {
                 continue;
             }
-            if let Some(err) = self.mourn(index, pid, exit, served) {
+            if let Some(err) = self.note_death(index, pid, exit, served) {
                 return Some(err);
             }
         }
         None
     }
 
-    /// Returns what a worker process held that has ended.
-    fn bury(&mut self, index: usize, slot: usize, pid: Pid, exit: Exit) {
-        self.watching.hurry();
+    /// Releases what an ended worker process held: its slot, its permits, its registered
+    /// connections.
+    fn reclaim(&mut self, index: usize, slot: usize, pid: Pid, exit: Exit) {
+        self.watching.retry_now();
         let shared = self.shared().clone();
         shared.registry.forget_worker(slot);
         self.slot(slot).clear();
         shared.admission.release();
-        self.serving.service.hooks.tell(|| Event::WorkerEnded {
+        self.serving.service.hooks.emit(|| Event::WorkerEnded {
             index,
             pid: pid.as_raw_pid().unsigned_abs(),
             exit: exit.to_string(),
         });
     }
 
-    /// Counts the death of a worker that nobody has asked for, and puts off its successor. An error
-    /// says that it was one too many.
-    fn mourn(&mut self, index: usize, pid: Pid, exit: Exit, served: bool) -> Option<Error> {
+    /// Counts an unrequested death of a worker, and puts off its successor. Returns an error if the
+    /// worker has died too often.
+    fn note_death(&mut self, index: usize, pid: Pid, exit: Exit, served: bool) -> Option<Error> {
         let worker = &mut self.workers[index];
         let lasted = worker
             .since
@@ -415,16 +418,17 @@ impl<T: Transport, M: Model + Clone> Supervisor<'_, T, M> {
                 self.options.breaker
             );
             let last = io::Error::other(format!(
-                "the last one ended with {exit} before it had served a request"
+                "the last one ended with {exit} before it had served anything"
             ));
             Error::new(what, last)
         })
     }
 
-    /// Waits for the workers, which drain by themselves, and kills those that outstay the deadline.
+    /// Waits for the workers, which drain by themselves, and kills them some time after the
+    /// deadline.
     fn drain(&mut self) -> Report {
-        // A client that comes now must not wait for nobody. Adopted listeners stay: dropping one
-        // restores its blocking mode, while the workers still accept what is in its queue.
+        // A client that connects now must be refused. Adopted listeners stay open: a drop restores
+        // the blocking mode, while the workers still accept from the backlog.
         self.serving.listeners.retain(Transport::is_adopted);
         let shared = self.shared().clone();
         let mut kill_at = None;
@@ -444,7 +448,7 @@ impl<T: Transport, M: Model + Clone> Supervisor<'_, T, M> {
                 let end = *kill_at.get_or_insert_with(|| Instant::now() + KILL_GRACE);
                 if Instant::now() >= end {
                     self.kill();
-                    // They end now: each end wakes the next wait.
+                    // The kill ends the workers soon, and each end wakes the next wait.
                     kill_at = Some(end + Duration::from_secs(3600));
                 }
             }
@@ -452,23 +456,23 @@ impl<T: Transport, M: Model + Clone> Supervisor<'_, T, M> {
             self.wait(Some(until));
         }
         Report {
-            cut: shared.counters.cut_count(),
+            aborted: shared.counters.aborted_count(),
         }
     }
 
-    /// Kills the workers that are left, and with them the requests that they could not cut.
+    /// Kills the workers that are left, and counts their connections as aborted.
     fn kill(&self) {
         let shared = self.shared().clone();
         shared
             .counters
-            .count_cut(shared.admission.live_in_workers());
+            .count_aborted(shared.admission.live_in_workers());
         let children = self.workers.iter().flat_map(Worker::children);
         children.for_each(Child::kill);
     }
 }
 
 impl Worker {
-    /// Its processes.
+    /// The worker's processes.
     fn children(&self) -> impl Iterator<Item = &Child> {
         let leaving = self.leaving.as_ref().map(|(child, _)| child);
         self.child.iter().chain(leaving)

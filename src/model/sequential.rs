@@ -1,4 +1,4 @@
-//! One request after the other, on the thread that accepts.
+//! One connection or datagram after the other, on the accepting thread.
 
 use std::io;
 
@@ -7,19 +7,20 @@ use crate::accept::dispatch::{Dispatch, Model, Serving};
 use crate::accept::report::Report;
 use crate::error::Error;
 use crate::model::serve_here;
-use crate::transport::{Managed, Transport};
+use crate::net::{Managed, Transport};
 
-/// Serves one request after the other on the thread that accepts them.
+/// Runs the handler on the accepting thread, for one connection or datagram after the other.
 ///
-/// The least overhead there is, and the right model where each request is short: while one is
-/// served, the others wait in the kernel. Datagrams are received and answered in batches. A second
-/// thread sleeps until the server is asked to stop, and cuts the request that outlives the drain
+/// This model has the least overhead and suits short conversations: while the handler runs, other
+/// clients wait in the backlog. Datagrams are received and answered in batches. A second thread
+/// sleeps until the server is asked to stop, and aborts a connection that outlives the drain
 /// deadline.
 ///
 /// # Examples
 ///
 /// ```
-/// use socketserver::{Packet, UdpServer};
+/// use socketserver::python::UdpServer;
+/// use socketserver::Datagram;
 ///
 /// let guard = UdpServer::bind("127.0.0.1:0")?.spawn(|datagram| datagram.echo())?;
 /// # Ok::<(), socketserver::Error>(())
@@ -41,12 +42,12 @@ impl Dispatch for Sequential {
 
     fn dispatch<T: Transport>(
         &mut self,
-        batch: &mut Batch<T::Request>,
+        batch: &mut Batch<T::Accepted>,
         serving: &mut Serving<T>,
     ) -> io::Result<()> {
         if batch.requests.len() > 1 && batch.requests.iter().all(Managed::ends_with_others) {
             serving.service.serve_all(&mut batch.requests);
-            batch.lease.keep(0);
+            batch.permits.keep(0);
         }
         while let Some(job) = batch.next_job(serving) {
             job.run();

@@ -3,79 +3,70 @@
 use std::io;
 
 use crate::accept::batch::Batch;
-use crate::accept::dispatch::Model;
-use crate::accept::dispatch::{Dispatch, Serving};
+use crate::accept::dispatch::{Dispatch, Model, Serving};
 use crate::accept::report::Report;
 use crate::error::Error;
-use crate::model::{dispatch_to, on_room, serve_here};
+use crate::model::pooled::Pooled;
+use crate::model::serve_here;
+use crate::net::Transport;
 use crate::shared::Shared;
-use crate::task::threads::{Limits, Threads};
-use crate::transport::Transport;
+use crate::task::threads::Limits;
 
-/// Serves requests on a fixed number of threads. Those that find all threads busy wait in a queue;
-/// when that is full, accepting pauses and they wait in the kernel.
+/// Runs the handler on a fixed number of threads. While all threads are busy, connections and
+/// datagrams wait in a queue; while that is full, the accept loop pauses and clients wait in the
+/// backlog.
 ///
-/// The right model to bound what requests use. Each connection holds its thread until it ends: give
-/// slow clients a timeout, or choose [`Threading`](crate::Threading).
+/// This model bounds what a server uses. A connection holds its thread until it ends or is parked:
+/// give slow clients a timeout, or choose [`Threading`](crate::Threading).
 ///
 /// # Examples
 ///
 /// ```
-/// use socketserver::{Bind, Server, Tcp, ThreadPool};
+/// use socketserver::net::Bind;
+/// use socketserver::{Server, Tcp, ThreadPool};
 ///
 /// let server = Server::<Tcp>::builder().model(ThreadPool::new(8).queue(100)).bind("127.0.0.1:0")?;
 /// # Ok::<(), socketserver::Error>(())
 /// ```
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 #[must_use]
 pub struct ThreadPool {
-    limits: Limits,
-    threads: Option<Threads>,
+    pooled: Pooled,
 }
 
 impl Default for ThreadPool {
-    /// A pool of four threads for each processor.
+    /// Creates a pool of four threads for each processor.
     fn default() -> Self {
         let processors = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
         Self::new(4 * processors)
     }
 }
 
-impl Clone for ThreadPool {
-    /// Clones the options; the threads belong to one.
-    fn clone(&self) -> Self {
-        Self {
-            limits: self.limits,
-            threads: None,
-        }
-    }
-}
-
 impl ThreadPool {
-    /// A pool of this many threads, at least one, and a queue for as many requests.
+    /// Creates a pool of `threads`, at least one, with a queue of the same length.
     pub fn new(threads: usize) -> Self {
         let threads = threads.max(1);
         Self {
-            limits: Limits {
+            pooled: Pooled::new(Limits {
                 threads,
                 queue: threads,
                 keep_alive: None,
                 stack_size: None,
-            },
-            threads: None,
+            }),
         }
     }
 
-    /// How many requests may wait for a thread. Default: as many as there are threads.
+    /// Sets how many connections or datagrams may wait for a thread. Default: the number of
+    /// threads.
     pub const fn queue(mut self, requests: usize) -> Self {
-        self.limits.queue = requests;
+        self.pooled.limits.queue = requests;
         self
     }
 
-    /// The size of a thread's stack in bytes. Default: that of the standard library (2 MiB, or
+    /// Sets the size of a thread's stack in bytes. Default: the standard library's (2 MiB, or
     /// `RUST_MIN_STACK`).
     pub const fn stack_size(mut self, bytes: usize) -> Self {
-        self.limits.stack_size = Some(bytes);
+        self.pooled.limits.stack_size = Some(bytes);
         self
     }
 }
@@ -90,33 +81,26 @@ impl Model for ThreadPool {
 
 impl Dispatch for ThreadPool {
     fn start(&mut self, shared: &Shared) -> io::Result<()> {
-        let threads = self
-            .threads
-            .get_or_insert_with(|| Threads::new(self.limits, on_room(shared)));
-        threads.start(self.limits.threads)
+        self.pooled.start(shared, self.pooled.limits.threads)
     }
 
     fn room(&self) -> usize {
-        self.threads.as_ref().map_or(0, Threads::room)
+        self.pooled.room()
     }
 
     fn is_behind(&self) -> bool {
-        self.threads.as_ref().is_some_and(Threads::is_behind)
+        self.pooled.is_behind()
     }
 
     fn dispatch<T: Transport>(
         &mut self,
-        batch: &mut Batch<T::Request>,
+        batch: &mut Batch<T::Accepted>,
         serving: &mut Serving<T>,
     ) -> io::Result<()> {
-        self.threads
-            .as_ref()
-            .map_or(Ok(()), |threads| dispatch_to(threads, batch, serving))
+        self.pooled.dispatch(batch, serving)
     }
 
     fn finish(&mut self, is_stuck: bool) {
-        self.threads
-            .iter()
-            .for_each(|threads| threads.finish(is_stuck));
+        self.pooled.finish(is_stuck);
     }
 }

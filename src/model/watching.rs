@@ -1,4 +1,4 @@
-//! Children that could not be watched when they were forked, because no pidfd was to be had: it is
+//! Child processes without a pidfd, because none could be opened when they were forked: opening is
 //! tried again.
 
 use std::io;
@@ -12,11 +12,11 @@ use crate::sys::child::Child;
 pub(super) struct Watching(Backoff);
 
 impl Watching {
-    /// Tries again for those of `children` that are not watched, if it is time to.
+    /// Opens the missing pidfds of `children`, if a retry is due.
     ///
     /// # Errors
     ///
-    /// Why one is still not watched; it is tried again after [`due`](Self::due).
+    /// A pidfd could not be opened; the next retry comes after [`due`](Self::due).
     pub(super) fn retry<'a>(
         &mut self,
         mut children: impl Iterator<Item = &'a mut Child>,
@@ -35,13 +35,13 @@ impl Watching {
         watched
     }
 
-    /// How long until it is tried again; `None` while all are watched.
+    /// Returns how long until the next retry; `None` while every child has a pidfd.
     pub(super) fn due(&self, now: Instant) -> Option<Duration> {
         self.0.left(now)
     }
 
-    /// Tries again at once: a child has ended, and its descriptor is free.
-    pub(super) const fn hurry(&mut self) {
+    /// Retries at the next call: a child has ended and its descriptor is free.
+    pub(super) const fn retry_now(&mut self) {
         self.0.interrupt();
     }
 }

@@ -1,4 +1,4 @@
-//! What happens in a server, as typed events for logs, metrics and tests.
+//! Events of a server, typed, for logs, metrics and tests.
 
 use std::fmt;
 use std::time::Duration;
@@ -6,20 +6,21 @@ use std::time::Duration;
 use crate::address::Address;
 use crate::lifecycle::State;
 use crate::observe::hooks::{AcceptError, Failure, Stall};
-use crate::registry::info::Traffic;
-use crate::registry::table::CutReason;
+use crate::registry::info::{Subject, Traffic};
+use crate::registry::table::AbortReason;
 
-/// Told of everything that happens in a server; see [`Builder::observer`](crate::Builder::observer).
+/// Receives every event of a server; see [`Builder::observer`](crate::Builder::observer).
 ///
-/// It is called where things happen: on the accepting thread, on those of handlers, and in the
-/// processes of [`Forking`](crate::Forking) and [`Prefork`](crate::Prefork); the totals of the
-/// [`ServerHandle`](crate::ServerHandle) are those of all processes. It should not wait: a request
-/// waits meanwhile. A panic of it is contained.
+/// It runs where the event happens: on the accepting thread, on the threads of handlers, and in the
+/// processes of [`Forking`](crate::Forking) and [`Prefork`](crate::Prefork). An observer sees the
+/// events of its own process; [`ServerHandle::totals`](crate::ServerHandle::totals) counts those of
+/// all. An observer should not block, because it delays the server. The server catches its panics.
 ///
 /// # Examples
 ///
 /// ```
-/// use socketserver::{Event, Server, Tcp, Threading};
+/// use socketserver::observe::Event;
+/// use socketserver::{Server, Tcp, Threading};
 ///
 /// let server = Server::<Tcp, Threading>::builder()
 ///     .observer(|event: &Event<'_>| {
@@ -31,7 +32,7 @@ use crate::registry::table::CutReason;
 /// # Ok::<(), socketserver::Error>(())
 /// ```
 pub trait Observer: Send + Sync + 'static {
-    /// Called for each event.
+    /// Receives one event.
     fn observe(&self, event: &Event<'_>);
 }
 
@@ -41,127 +42,192 @@ impl<F: Fn(&Event<'_>) + Send + Sync + 'static> Observer for F {
     }
 }
 
-/// Something that has happened in a server. Its text is one line.
+/// An event of a server. `Display` prints one line.
+///
+/// # Examples
+///
+/// ```
+/// use socketserver::observe::Event;
+///
+/// fn log(event: &Event<'_>) {
+///     match event {
+///         Event::Refused { peer, reason, .. } => println!("refused {peer}: {reason}"),
+///         event => println!("{event}"),
+///     }
+/// }
+/// ```
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum Event<'a> {
-    /// A request was taken from a listener.
+    /// A listener has yielded a connection or datagram.
+    #[non_exhaustive]
     Accepted {
-        /// Its number.
+        /// Whether it is a connection or a datagram.
+        subject: Subject,
+        /// The number of the connection or datagram, unique within its server.
         id: u64,
-        /// Who sent it.
+        /// The address of the peer.
         peer: Address,
     },
-    /// It was turned away, and is over.
+    /// The server has refused a connection or datagram, which is over.
+    #[non_exhaustive]
     Refused {
-        /// Its number.
+        /// Whether it is a connection or a datagram.
+        subject: Subject,
+        /// The number of the connection or datagram, unique within its server.
         id: u64,
-        /// Who sent it.
+        /// The address of the peer.
         peer: Address,
-        /// Why.
+        /// The check that refused it.
         reason: RefuseReason,
     },
-    /// Its handler is called: once, or each time that it comes back from being parked.
+    /// The handler is called: once for each connection or datagram, and again each time that a
+    /// parked connection wakes.
+    #[non_exhaustive]
     Started {
-        /// Its number.
+        /// Whether it is a connection or a datagram.
+        subject: Subject,
+        /// The number of the connection or datagram, unique within its server.
         id: u64,
     },
-    /// It waits for its client without a thread.
+    /// A connection is parked: it waits for its client without a thread.
+    #[non_exhaustive]
     Parked {
-        /// Its number.
+        /// A connection, unless a transport of your own parks something else.
+        subject: Subject,
+        /// The number of the connection, unique within its server.
         id: u64,
     },
-    /// It is over.
+    /// A connection or datagram is over.
+    #[non_exhaustive]
     Ended {
-        /// Its number.
+        /// Whether it was a connection or a datagram.
+        subject: Subject,
+        /// The number of the connection or datagram, unique within its server.
         id: u64,
-        /// Who sent it.
+        /// The address of the peer.
         peer: Address,
-        /// What went over the connection, and for how long; zero for a datagram.
+        /// Bytes in both directions, and the age of the connection; zero for a datagram.
         traffic: Traffic,
         /// How it ended.
         how: EndReason,
     },
-    /// Its handler has failed, or its reply could not be delivered.
+    /// A handler has failed, or a reply could not be delivered.
     Failed(&'a Failure<'a>),
-    /// The acceptor has failed at something, and goes on. At most once a second.
+    /// The server could not accept, or could not run the handler. Errors of system calls are
+    /// reported at most once a second.
     AcceptFailed(&'a AcceptError),
-    /// A coroutine keeps its worker busy. Only with the hook
+    /// A coroutine keeps its worker busy. Emitted only with the hook
     /// [`on_stall`](crate::Builder::on_stall).
     Stalled(&'a Stall),
-    /// A limit is reached: said when it becomes so.
+    /// The server has reached a limit. Emitted once, until the server is below the limit again.
     LimitReached(Limit),
-    /// The server's state has changed, as this process sees it.
+    /// The server has entered a state, as this process sees it.
     State(State),
-    /// A worker process was started.
+    /// A worker process has started.
+    #[non_exhaustive]
     WorkerStarted {
-        /// Its place among the workers, from 0.
+        /// The index of the worker, from 0; its successor has the same.
         index: usize,
-        /// Its process.
+        /// The process id of the worker.
         pid: u32,
     },
     /// A worker process has ended.
+    #[non_exhaustive]
     WorkerEnded {
-        /// Its place among the workers, from 0.
+        /// The index of the worker, from 0; its successor has the same.
         index: usize,
-        /// Its process.
+        /// The process id of the worker.
         pid: u32,
-        /// With what.
+        /// The exit status or the signal, as text: `exit status 1`, `signal 9`.
         exit: String,
     },
 }
 
-/// Why a request was turned away.
+/// Why a server refused a connection or datagram.
+///
+/// # Examples
+///
+/// ```
+/// use socketserver::observe::RefuseReason;
+///
+/// assert_eq!(RefuseReason::Rate.to_string(), "too fast");
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum RefuseReason {
-    /// The `verify` hook said so.
+    /// The `verify` hook returned `false`.
     Verify,
-    /// As many requests are live as may be.
+    /// `max_connections` are live.
     Limit,
-    /// Its address has as many connections as it may.
+    /// The peer's address has its maximum of connections.
     Address,
-    /// It came faster than the rate.
+    /// It exceeds the rate of new connections.
     Rate,
 }
 
-/// How a request ended.
+/// How a connection or datagram ended.
+///
+/// # Examples
+///
+/// ```
+/// use socketserver::observe::{AbortReason, EndReason};
+///
+/// let end = EndReason::Aborted(AbortReason::Idle);
+/// assert!(end.to_string().starts_with("was aborted"));
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum EndReason {
-    /// Its handler has returned, or its client has left while it was parked.
+    /// The handler has returned, or the client has closed a parked connection.
     Completed,
-    /// Its handler has failed, or its reply could not be delivered.
+    /// The handler has failed, or the reply could not be delivered.
     Failed,
-    /// The server has cut it.
-    Cut(CutReason),
+    /// The server has aborted the connection.
+    Aborted(AbortReason),
 }
 
-/// A limit of a server.
+/// A limit that a server has reached.
+///
+/// # Examples
+///
+/// ```
+/// use socketserver::observe::{Event, Limit};
+///
+/// fn is_full(event: &Event<'_>) -> bool {
+///     matches!(event, Event::LimitReached(Limit::Connections))
+/// }
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Limit {
-    /// `max_connections`.
+    /// [`max_connections`](crate::Builder::max_connections).
     Connections,
-    /// The descriptors of this process.
+    /// The descriptors of this process (`RLIMIT_NOFILE`).
     Descriptors,
 }
 
 impl fmt::Display for Event<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Accepted { id, peer } => write!(f, "request {id} from {peer} accepted"),
-            Self::Refused { id, peer, reason } => {
-                write!(f, "request {id} from {peer} refused: {reason}")
+            Self::Accepted { subject, id, peer } => {
+                write!(f, "{subject} {id} from {peer} accepted")
             }
-            Self::Started { id } => write!(f, "request {id} started"),
-            Self::Parked { id } => write!(f, "request {id} parked"),
+            Self::Refused {
+                subject,
+                id,
+                peer,
+                reason,
+            } => write!(f, "{subject} {id} from {peer} refused: {reason}"),
+            Self::Started { subject, id } => write!(f, "{subject} {id} started"),
+            Self::Parked { subject, id } => write!(f, "{subject} {id} parked"),
             Self::Ended {
+                subject,
                 id,
                 peer,
                 traffic,
                 how,
-            } => write!(f, "request {id} from {peer} {how}: {traffic}"),
+            } => write!(f, "{subject} {id} from {peer} {how}: {traffic}"),
             Self::Failed(failure) => write!(f, "{failure}"),
             Self::AcceptFailed(err) => write!(f, "{err}"),
             Self::Stalled(stall) => write!(f, "{stall}"),
@@ -187,7 +253,7 @@ impl fmt::Display for RefuseReason {
         f.write_str(match self {
             Self::Verify => "not verified",
             Self::Limit => "too many connections",
-            Self::Address => "too many connections of its address",
+            Self::Address => "too many connections from its address",
             Self::Rate => "too fast",
         })
     }
@@ -198,7 +264,7 @@ impl fmt::Display for EndReason {
         match self {
             Self::Completed => f.write_str("completed"),
             Self::Failed => f.write_str("failed"),
-            Self::Cut(reason) => write!(f, "was cut ({})", reason.text()),
+            Self::Aborted(reason) => write!(f, "was aborted ({})", reason.text()),
         }
     }
 }

@@ -1,4 +1,4 @@
-//! What a server tells its program, and asks of it, beside the handler.
+//! User callbacks, and the errors that they receive.
 
 use std::any::Any;
 use std::error::Error as StdError;
@@ -13,59 +13,81 @@ use crate::error::Gone;
 use crate::error::HandlerError;
 use crate::lifecycle::{Lifecycle, State};
 use crate::observe::events::{Event, Observer};
-use crate::registry::table::CutReason;
+use crate::registry::info::Subject;
+use crate::registry::table::AbortReason;
 
-/// A request that failed: its handler returned an error or panicked, or its reply could not be
-/// delivered.
+/// A connection or datagram that failed: its handler returned an error or panicked, or its reply
+/// could not be delivered.
+///
+/// # Examples
+///
+/// ```
+/// use socketserver::{Server, Tcp};
+///
+/// let builder = Server::<Tcp>::builder().on_error(|failure| {
+///     if failure.is_panic() {
+///         eprintln!("a bug: {failure}");
+///     }
+/// });
+/// # drop(builder);
+/// ```
 #[derive(Debug)]
 pub struct Failure<'a> {
+    pub(crate) subject: Subject,
     pub(crate) id: u64,
     pub(crate) peer: Address,
     pub(crate) error: &'a (dyn StdError + Send + Sync + 'static),
-    pub(crate) cut: Option<CutReason>,
+    pub(crate) abort: Option<AbortReason>,
     pub(crate) counters: &'a Counters,
 }
 
 impl Failure<'_> {
-    /// The number of the request.
+    /// Returns whether a connection or a datagram failed.
+    #[must_use]
+    pub const fn subject(&self) -> Subject {
+        self.subject
+    }
+
+    /// Returns the number of the connection or datagram.
     #[must_use]
     pub const fn id(&self) -> u64 {
         self.id
     }
 
-    /// Who sent it.
+    /// Returns the address of the peer.
     #[must_use]
     pub const fn peer(&self) -> &Address {
         &self.peer
     }
 
-    /// What went wrong. A panic is shown with its message.
+    /// Returns the error. A panic becomes an error with the panic's message.
     #[must_use]
     pub const fn error(&self) -> &(dyn StdError + Send + Sync + 'static) {
         self.error
     }
 
-    /// The error as an I/O error, if it is one.
+    /// Returns the error as an I/O error, if it is one.
     #[must_use]
     pub fn io_error(&self) -> Option<&io::Error> {
         self.error.downcast_ref()
     }
 
-    /// Whether the handler panicked.
+    /// Returns whether the handler panicked.
     #[must_use]
     pub fn is_panic(&self) -> bool {
         self.error.is::<Panic>()
     }
 
-    /// Why the server has cut the connection, if it has: a deadline, most often. Handlers see it as an
-    /// error of their next read or write. It is in [`Event::Ended`] too.
+    /// Returns why the server has aborted the connection, if it has. Most often a deadline has
+    /// passed. The handler gets the reason as the error of its next read or write, and
+    /// [`Event::Ended`] has it too.
     #[must_use]
-    pub const fn cut(&self) -> Option<CutReason> {
-        self.cut
+    pub const fn abort_reason(&self) -> Option<AbortReason> {
+        self.abort
     }
 
-    /// Whether the peer went away before it was served, or has no address to be answered at
-    /// (`NotConnected`): everyday noise on a public port.
+    /// Returns whether the peer has gone, or has no address for a reply (`NotConnected`). On a
+    /// public port such failures are common.
     #[must_use]
     pub fn is_disconnect(&self) -> bool {
         use io::ErrorKind::{
@@ -82,9 +104,9 @@ impl Failure<'_> {
             )
     }
 
-    /// Lets one failure through in a second, in all processes of the server together: `Some` with
-    /// the number of those that were held back since, or `None` if this one is held back. For hooks
-    /// that write a line: what clients bring about must not fill a disk.
+    /// Throttles failures to one a second, in all processes of the server together. Returns `Some`
+    /// with the number of failures that were held back since the last one, or `None` if this one is
+    /// held back. For hooks that write a line: clients must not be able to fill a disk.
     ///
     /// # Examples
     ///
@@ -109,7 +131,14 @@ impl Failure<'_> {
 
 impl fmt::Display for Failure<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "request {} from {}: {}", self.id, self.peer, self.error)
+        let Self {
+            subject,
+            id,
+            peer,
+            error,
+            ..
+        } = self;
+        write!(f, "{subject} {id} from {peer}: {error}")
     }
 }
 
@@ -133,43 +162,77 @@ impl fmt::Display for Panic {
 
 impl StdError for Panic {}
 
-/// What the acceptor failed at.
+/// What the server failed to do.
+///
+/// # Examples
+///
+/// ```
+/// use socketserver::observe::{AcceptError, Step};
+///
+/// fn is_overload(err: &AcceptError) -> bool {
+///     matches!(err.step(), Step::Accept | Step::Dispatch)
+/// }
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Step {
-    /// Taking a request from the listener: accept(2), recvmmsg(2).
+    /// Accepting from a listener: accept(2), recvmmsg(2).
     Accept,
-    /// Waiting for requests: poll(2).
+    /// Waiting for clients: poll(2).
     Wait,
-    /// Starting a thread, forking a process or getting memory for the stack of a coroutine for a request,
-    /// which waits meanwhile.
+    /// Running the handler: starting a thread, forking a process, or mapping the stack of a
+    /// coroutine. The connection or datagram waits meanwhile.
     Dispatch,
     /// Calling the `service_actions` hook, which panicked.
     ServiceActions,
-    /// Keeping the worker processes alive: one has died, or could not be forked.
+    /// Keeping a worker process alive: one has died, or could not be forked.
     Worker,
     /// Waiting in a worker of the model `Coroutines`: epoll_wait(2), io_uring_enter(2).
     Driver,
-    /// Opening the descriptor by which the end of a child process is seen: pidfd_open(2). The child
-    /// serves meanwhile.
+    /// Opening the pidfd of a child process: pidfd_open(2). The child serves all the same.
     Watch,
 }
 
-/// What the acceptor does about an error.
+/// What the server does about an error.
+///
+/// # Examples
+///
+/// ```
+/// use socketserver::observe::{AcceptError, Reaction};
+///
+/// fn needs_help(err: &AcceptError) -> bool {
+///     matches!(err.reaction(), Reaction::Abandon | Reaction::Fail)
+/// }
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Reaction {
-    /// The error was that of one request, which is gone; accepting goes on.
+    /// The error concerned one connection or datagram, one call of a hook, or one worker process.
+    /// The server goes on.
     Continue,
-    /// Something is exhausted. It is tried again after this time, or as soon as a request ends.
+    /// A resource is exhausted. The server retries after this delay, or as soon as a connection
+    /// ends.
     Retry(Duration),
-    /// This listener is broken and will not be used again; the others go on.
+    /// The listener is broken. The server closes it and goes on with its other listeners.
     Abandon,
     /// The server stops, and serving fails with the error.
     Fail,
 }
 
-/// A failure of the acceptor, which goes on.
+/// An error of accepting, or of running the handler. The server goes on, unless
+/// [`reaction`](Self::reaction) is [`Reaction::Fail`].
+///
+/// # Examples
+///
+/// ```
+/// use socketserver::{Server, Tcp};
+///
+/// let builder = Server::<Tcp>::builder().on_accept_error(|err| {
+///     let listener = err.listener().unwrap_or("the server");
+///     eprintln!("{listener}: {:?}: {}", err.step(), err.error());
+/// });
+/// # drop(builder);
+/// ```
 #[derive(Debug)]
 pub struct AcceptError {
     pub(crate) listener: Option<String>,
@@ -180,32 +243,32 @@ pub struct AcceptError {
 }
 
 impl AcceptError {
-    /// The URL of the listener, where one was at fault.
+    /// Returns the URL of the listener, if the error concerns one.
     #[must_use]
     pub fn listener(&self) -> Option<&str> {
         self.listener.as_deref()
     }
 
-    /// What failed.
+    /// Returns what failed.
     #[must_use]
     pub const fn step(&self) -> Step {
         self.step
     }
 
-    /// What the acceptor does about it.
+    /// Returns what the server does about the error.
     #[must_use]
     pub const fn reaction(&self) -> Reaction {
         self.reaction
     }
 
-    /// The error.
+    /// Returns the system's error.
     #[must_use]
     pub const fn error(&self) -> &io::Error {
         &self.error
     }
 
-    /// How many errors were not reported before this one, in all processes of the server, because
-    /// their hooks are called once a second at most.
+    /// Returns how many errors were held back since the last report, in all processes of the
+    /// server: errors are reported at most once a second.
     #[must_use]
     pub const fn unreported(&self) -> u64 {
         self.unreported
@@ -223,8 +286,8 @@ impl fmt::Display for AcceptError {
         } = self;
         match step {
             Step::Accept => f.write_str("accept")?,
-            Step::Wait => f.write_str("wait for requests")?,
-            Step::Dispatch => f.write_str("start a thread, process or coroutine for a request")?,
+            Step::Wait => f.write_str("wait for clients")?,
+            Step::Dispatch => f.write_str("start a thread, process or coroutine")?,
             Step::ServiceActions => f.write_str("service actions")?,
             Step::Worker => f.write_str("worker process")?,
             Step::Driver => f.write_str("wait in a worker of coroutines")?,
@@ -247,8 +310,19 @@ impl fmt::Display for AcceptError {
     }
 }
 
-/// A request that keeps its worker from the other coroutines: it computes, or blocks in foreign
-/// code.
+/// A handler that keeps its worker from running other coroutines: it computes, or blocks outside
+/// this crate.
+///
+/// # Examples
+///
+/// ```
+/// use socketserver::{Server, Tcp};
+///
+/// let builder = Server::<Tcp>::builder().on_stall(|stall| {
+///     eprintln!("{stall}; use socketserver::task::offload for blocking calls");
+/// });
+/// # drop(builder);
+/// ```
 #[derive(Debug)]
 pub struct Stall {
     pub(crate) id: Option<u64>,
@@ -257,19 +331,20 @@ pub struct Stall {
 }
 
 impl Stall {
-    /// The number of the request; `None` if a hook of the accept loop is at fault.
+    /// Returns the number of the connection or datagram; `None` if a hook of the accept loop keeps
+    /// the worker busy.
     #[must_use]
     pub const fn id(&self) -> Option<u64> {
         self.id
     }
 
-    /// Who sent it, if it is a connection that is still open.
+    /// Returns the address of the peer; `None` for a datagram.
     #[must_use]
     pub const fn peer(&self) -> Option<&Address> {
         self.peer.as_ref()
     }
 
-    /// For how long it has run so far.
+    /// Returns how long the handler has kept the worker busy so far.
     #[must_use]
     pub const fn time(&self) -> Duration {
         self.time
@@ -278,12 +353,10 @@ impl Stall {
 
 impl fmt::Display for Stall {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.id {
-            Some(id) => write!(f, "request {id}")?,
-            None => f.write_str("a hook of the accept loop")?,
-        }
-        if let Some(peer) = &self.peer {
-            write!(f, " from {peer}")?;
+        match (self.id, &self.peer) {
+            (Some(id), Some(peer)) => write!(f, "connection {id} from {peer}")?,
+            (Some(id), None) => write!(f, "datagram {id}")?,
+            (None, _) => f.write_str("a hook of the accept loop")?,
         }
         write!(
             f,
@@ -300,12 +373,12 @@ type AcceptErrorHook = Box<dyn Fn(&AcceptError) + Send + Sync>;
 type StallHook = Box<dyn Fn(&Stall) + Send + Sync>;
 type Callback = Box<dyn Fn() + Send + Sync>;
 
-/// The hooks of a server. All are optional; none can stop it.
+/// The user callbacks of a server. All are optional; none can stop the server.
 pub(crate) struct Hooks<R> {
     pub(crate) observers: Vec<Box<dyn Observer>>,
     pub(crate) verify: Option<Verify<R>>,
     pub(crate) whole: Option<Whole>,
-    /// Whether a connection waits for its first byte before its handler is called.
+    /// Whether the server waits for a connection's first byte before it calls the handler.
     pub(crate) client_speaks_first: bool,
     pub(crate) error: Option<ErrorHook>,
     pub(crate) accept_error: Option<AcceptErrorHook>,
@@ -339,45 +412,45 @@ impl<R> fmt::Debug for Hooks<R> {
 }
 
 impl<R> Hooks<R> {
-    /// Tells the observers, if there are any.
-    pub(crate) fn tell<'a>(&self, event: impl FnOnce() -> Event<'a>) {
+    /// Emits an event to the observers. Without observers, it costs one branch.
+    pub(crate) fn emit<'a>(&self, event: impl FnOnce() -> Event<'a>) {
         if self.observers.is_empty() {
             return;
         }
         let event = event();
         for observer in &self.observers {
-            // Nobody is left to tell of a panic of it but the panic hook, which has been told.
+            // The panic hook has reported a panic of the observer.
             let _ = call(|| observer.observe(&event));
         }
     }
 
-    /// Goes on to `state`, and tells the observers.
+    /// Enters `state`, and emits the event.
     pub(crate) fn enter(&self, lifecycle: &Lifecycle, state: State) {
         if lifecycle.advance(state) {
-            self.tell(|| Event::State(state));
+            self.emit(|| Event::State(state));
         }
     }
 
-    /// Tells the accept error hook, if there is one.
+    /// Emits an accept error, and calls its hook.
     pub(crate) fn report(&self, err: &AcceptError) {
-        self.tell(|| Event::AcceptFailed(err));
+        self.emit(|| Event::AcceptFailed(err));
         if let Some(hook) = &self.accept_error {
             // As above.
             let _ = call(|| hook(err));
         }
     }
 
-    /// Tells the stall hook, if there is one.
+    /// Emits a stall, and calls its hook.
     #[cfg(feature = "coroutines")]
     pub(crate) fn stalled(&self, stall: &Stall) {
-        self.tell(|| Event::Stalled(stall));
+        self.emit(|| Event::Stalled(stall));
         if let Some(hook) = &self.stall {
             // As above.
             let _ = call(|| hook(stall));
         }
     }
 
-    /// Calls the timeout hook, if there is one.
+    /// Calls the timeout hook.
     pub(crate) fn timed_out(&self) {
         if let Some(hook) = &self.timeout {
             // As above.
@@ -385,7 +458,7 @@ impl<R> Hooks<R> {
         }
     }
 
-    /// Tells the ready hook, if there is one.
+    /// Calls the ready hook.
     pub(crate) fn ready(&self) {
         if let Some(hook) = &self.ready {
             // As above.
@@ -394,11 +467,12 @@ impl<R> Hooks<R> {
     }
 }
 
-/// Calls a hook; a panic of it becomes an error.
+/// Calls a hook. Its panic becomes an error.
 pub(crate) fn call<T>(hook: impl FnOnce() -> T) -> Result<T, HandlerError> {
     catch_unwind(AssertUnwindSafe(hook)).map_err(|payload| {
         let panic = Panic::new(&*payload);
-        // Dropping it could panic once more. What that leaves is leaked: it could go on for ever.
+        // The drop of the payload could panic again. That second payload is leaked, because its
+        // drop could panic too.
         if let Err(again) = catch_unwind(AssertUnwindSafe(|| drop(payload))) {
             std::mem::forget(again);
         }

@@ -1,4 +1,4 @@
-//! Events of a server as those of the `tracing` crate.
+//! Events as those of the `tracing` crate.
 
 use std::time::Duration;
 
@@ -9,14 +9,16 @@ use crate::observe::events::{EndReason, Event, Observer};
 /// An observer that emits a `tracing` event for each event of the server, with the target
 /// `socketserver`.
 ///
-/// Requests that come and go are `DEBUG`; those that fail, are refused or are cut, and limits that
-/// are reached, `WARN`; failures to accept and workers that end `ERROR`; states and workers that
-/// start `INFO`. Fields: `id`, `peer`, `received` and `sent` in bytes, `age_ms`.
+/// Levels: `DEBUG` for connections and datagrams that come and go; `WARN` for those that fail, are
+/// refused or are aborted, for limits and for stalls; `ERROR` for accept errors and for workers
+/// that end; `INFO` for states and for workers that start. Fields: `id`, `peer`, `received` and
+/// `sent` in bytes, `age_ms`.
 ///
 /// # Examples
 ///
 /// ```
-/// use socketserver::{Server, Tcp, Threading, Tracing};
+/// use socketserver::observe::Tracing;
+/// use socketserver::{Server, Tcp, Threading};
 ///
 /// let server = Server::<Tcp, Threading>::builder()
 ///     .observer(Tracing::default())
@@ -32,12 +34,14 @@ const TARGET: &str = "socketserver";
 impl Observer for Tracing {
     fn observe(&self, event: &Event<'_>) {
         match event {
-            Event::Accepted { id, peer } => debug!(target: TARGET, id, %peer, "accepted"),
-            Event::Refused { id, peer, reason } => {
+            Event::Accepted { id, peer, .. } => debug!(target: TARGET, id, %peer, "accepted"),
+            Event::Refused {
+                id, peer, reason, ..
+            } => {
                 warn!(target: TARGET, id, %peer, %reason, "refused");
             }
-            Event::Started { id } => debug!(target: TARGET, id, "started"),
-            Event::Parked { id } => debug!(target: TARGET, id, "parked"),
+            Event::Started { id, .. } => debug!(target: TARGET, id, "started"),
+            Event::Parked { id, .. } => debug!(target: TARGET, id, "parked"),
             Event::Ended { how, .. } if *how == EndReason::Completed => {
                 ended(event, |id, peer, [received, sent, age_ms]| {
                     event!(target: TARGET, Level::DEBUG, id, peer, received, sent, age_ms, "completed");
@@ -57,7 +61,7 @@ impl Observer for Tracing {
     }
 }
 
-/// Takes the end of a request apart.
+/// Passes on the fields of [`Event::Ended`].
 fn ended(event: &Event<'_>, emit: impl FnOnce(u64, String, [u64; 3])) {
     if let Event::Ended {
         id, peer, traffic, ..
@@ -83,9 +87,9 @@ mod tests {
     use tracing::{Metadata, Subscriber};
 
     use super::*;
-    use crate::TcpServer;
+    use crate::python::TcpServer;
 
-    /// Writes each event down.
+    /// Records each event.
     #[derive(Clone, Default)]
     struct Lines(Arc<Mutex<Vec<String>>>);
 
@@ -118,7 +122,7 @@ mod tests {
     }
 
     #[test]
-    fn a_request_is_traced_from_its_accept_to_its_end() {
+    fn a_connection_is_traced_from_its_accept_to_its_end() {
         let lines = Lines::default();
         let mut server = TcpServer::builder()
             .observer(Tracing)

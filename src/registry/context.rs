@@ -1,4 +1,5 @@
-//! What a request knows of its server, and how the server reaches it to cut it.
+//! The link between a connection or datagram and its server: what it knows of the server, and how
+//! the server aborts it.
 
 use std::os::fd::BorrowedFd;
 use std::sync::atomic::{AtomicU32, Ordering, fence};
@@ -7,79 +8,131 @@ use std::time::Duration;
 
 use crate::address::Address;
 use crate::lifecycle::Idle;
+use crate::registry::info::Subject;
 use crate::registry::session::SessionSlot;
-use crate::registry::table::{Activity, CutReason, Slot};
+use crate::registry::table::{AbortReason, Activity, Slot};
 use crate::registry::{Registry, SETTLE};
 use crate::sys::clock::Millis;
 use crate::task::abort::Request as Handled;
 use crate::task::local::Entered;
 
-/// Something that ends a request's input and output from another thread.
-pub trait Cut: Send + Sync {
-    /// Makes the blocked and all later reads and writes of the request fail or end. Called at the
-    /// drain deadline, and when the connection has missed another.
-    fn cut(&self);
+/// The part of a connection that the server can reach from another thread, to end its input and
+/// output.
+///
+/// A transport registers one for each connection: [`Context::register`].
+///
+/// # Examples
+///
+/// A connection whose socket is shared with the server:
+///
+/// ```
+/// use std::net::{Shutdown, TcpStream};
+/// use std::sync::Arc;
+/// use socketserver::net::{Abort, Address, Context};
+///
+/// struct Socket(TcpStream, Address);
+///
+/// impl Abort for Socket {
+///     fn abort(&self) {
+///         let _ = self.0.shutdown(Shutdown::Both);
+///     }
+///     fn peer(&self) -> Address {
+///         self.1.clone()
+///     }
+/// }
+///
+/// /// Called by the transport for each connection that it accepts.
+/// fn register(socket: &Arc<Socket>, context: &mut Context) {
+///     let socket: Arc<dyn Abort> = socket.clone();
+///     context.register(Arc::downgrade(&socket));
+/// }
+/// ```
+pub trait Abort: Send + Sync {
+    /// Makes blocked and later reads and writes of the connection fail or end. The server calls it
+    /// when a deadline of the connection has passed, at the drain deadline, and for
+    /// [`ServerHandle::abort`](crate::ServerHandle::abort).
+    fn abort(&self);
 
-    /// Who sent the request.
+    /// Returns the address of the peer.
     fn peer(&self) -> Address;
 
-    /// Whether the peer has sent what was not received yet: it is not to blame then for the time that
-    /// its handler has waited. Default: no.
+    /// Returns whether the peer has sent bytes that were not received yet. If so, no deadline
+    /// blames the peer for the time that the handler has waited. Default: no.
     fn has_input(&self) -> bool {
         false
     }
 
-    /// Makes a wait for input end, because the connection is idle and its server stops: later reads find
-    /// what has come before, and then the end. Default: nothing, and the connection stays until the
-    /// drain deadline.
+    /// Ends a wait for input, because the connection is idle and its server stops. Later reads
+    /// return the input that has come before, then the end of the stream. Default: nothing, and the
+    /// connection stays until the drain deadline.
     fn end_input(&self) {}
 
-    /// How many bytes were sent that the peer has not taken, as the system knows it: a write deadline
-    /// runs from the last moment at which that became less. Default: unknown, and it runs from the
-    /// last write that the system has taken in.
+    /// Returns how many sent bytes the peer has not taken yet, as the kernel knows. A write
+    /// deadline counts from the last moment at which the number fell. Default: unknown, and the
+    /// deadline counts from the last write that the kernel has taken.
     fn unsent(&self) -> Option<u64> {
         None
     }
 
-    /// The socket that shutdown(2) cuts, so that it can be cut from another process that serves it
-    /// ([`Forking`](crate::Forking)). Default: none, and that process is killed.
+    /// Returns the socket, so that the parent can shut it down when a child serves the connection
+    /// ([`Forking`](crate::Forking)). Default: none, and an abort kills the child.
     fn socket(&self) -> Option<BorrowedFd<'_>> {
         None
     }
 }
 
-/// What a request knows of its server. A transport puts one into each request that it makes.
+/// What a connection or datagram knows of its server. A transport stores one in each that it
+/// accepts.
+///
+/// # Examples
+///
+/// ```
+/// use socketserver::net::{Accepted, Address, Context, Managed};
+///
+/// struct Line(String, Context);
+///
+/// impl Accepted for Line {
+///     fn context(&self) -> &Context {
+///         &self.1
+///     }
+///     fn peer(&self) -> Address {
+///         Address::Named("pipe".to_owned())
+///     }
+/// }
+///
+/// impl Managed for Line {}
+/// ```
 #[derive(Debug)]
 pub struct Context {
     id: u64,
-    /// Absent for a connection that was not accepted.
+    /// Absent for an outgoing connection.
     registry: Option<Arc<Registry>>,
-    /// Its slot in the table of connections, plus one; zero without one.
+    /// The index of the slot in the registry, plus one; zero without a slot.
     slot: AtomicU32,
-    /// Whether it is among those that can be cut.
-    cuttable: bool,
+    /// Whether it is registered to be aborted.
+    abortable: bool,
     session: SessionSlot,
 }
 
 impl Context {
-    /// What a new request knows, whose number is `id`.
+    /// The context of a new connection or datagram, whose number is `id`.
     pub(super) const fn new(id: u64, registry: Arc<Registry>) -> Self {
         Self {
             id,
             registry: Some(registry),
             slot: AtomicU32::new(0),
-            cuttable: false,
+            abortable: false,
             session: SessionSlot::new(),
         }
     }
 
-    /// What a connection out knows: nothing.
+    /// The context of an outgoing connection, which has no server.
     pub(crate) const fn detached() -> Self {
         Self {
             id: 0,
             registry: None,
             slot: AtomicU32::new(0),
-            cuttable: false,
+            abortable: false,
             session: SessionSlot::new(),
         }
     }
@@ -89,14 +142,22 @@ impl Context {
         self.registry.is_none()
     }
 
-    /// The number of the request: unique and ascending within its server, over all of its
-    /// processes, from 1. 0 for a connection that was made, not accepted.
+    /// Returns the number of the connection or datagram: unique and ascending within its server,
+    /// over all processes, from 1. Outgoing connections have 0.
     #[must_use]
     pub const fn id(&self) -> u64 {
         self.id
     }
 
-    /// Whether the server has been asked to stop.
+    pub(crate) const fn subject(&self) -> Subject {
+        if self.abortable {
+            Subject::Connection
+        } else {
+            Subject::Datagram
+        }
+    }
+
+    /// Returns whether the server has been asked to stop.
     #[must_use]
     pub fn stopping(&self) -> bool {
         self.registry
@@ -104,25 +165,28 @@ impl Context {
             .is_some_and(|registry| registry.lifecycle().stopping())
     }
 
-    /// Makes this request a connection of its server's: it is listed, its deadlines are kept, and
-    /// it is cut when one has passed, when it is asked for, or when the drain is over.
-    pub fn on_cut(&mut self, cut: Weak<dyn Cut>) {
+    /// Registers this connection with its server.
+    ///
+    /// From then on [`ServerHandle::connections`](crate::ServerHandle::connections) lists it, the
+    /// server keeps its deadlines, and calls [`Abort::abort`] when one has passed, when a handle
+    /// aborts the connection, and at the drain deadline.
+    pub fn register(&mut self, abort: Weak<dyn Abort>) {
         let Some(registry) = &self.registry else {
             return;
         };
-        if let Some(request) = cut.upgrade() {
-            self.list(&request.peer());
+        if let Some(request) = abort.upgrade() {
+            self.claim_slot(&request.peer());
         }
-        self.cuttable = true;
-        registry.register(self.id, cut);
+        self.abortable = true;
+        registry.register(self.id, abort);
     }
 
-    /// Lists the request among the connections, unless it is there.
-    pub(crate) fn list(&self, peer: &Address) {
+    /// Claims a slot of the registry, unless the connection has one.
+    pub(crate) fn claim_slot(&self, peer: &Address) {
         let Some(registry) = self.registry.as_ref().filter(|_| self.slot().is_none()) else {
             return;
         };
-        if let Some(index) = registry.list(self.id, peer) {
+        if let Some(index) = registry.claim_slot(self.id, peer) {
             self.slot.store(index + 1, Ordering::Relaxed);
         }
     }
@@ -135,42 +199,43 @@ impl Context {
         Some(Entered::handler(registry, request))
     }
 
-    /// What its handler keeps from one call to the next.
+    /// The slot of the handler's session.
     pub(crate) const fn session(&self) -> &SessionSlot {
         &self.session
     }
 
-    /// Says that the connection shakes hands from now on, for a transport that wraps another: the
-    /// handshake timeout applies until [`end_handshake`](Self::end_handshake), and no other but
-    /// those of the request and of the connection's lifetime.
+    /// Begins the handshake of the connection, for a transport that wraps another one.
+    ///
+    /// Until [`end_handshake`](Self::end_handshake) the handshake timeout applies in place of the
+    /// first-byte, idle and write timeouts. The request timeout and the lifetime apply as ever.
     pub fn begin_handshake(&self) {
         self.enter(Activity::Handshake);
     }
 
-    /// Says that the handshake is over.
+    /// Ends the handshake of the connection.
     pub fn end_handshake(&self) {
         self.leave(Activity::Handshake, 0);
     }
 
-    /// What the server's processes know of this connection.
+    /// The slot of this connection in the registry.
     pub(crate) fn slot(&self) -> Option<&Slot> {
         let index = self.slot.load(Ordering::Relaxed).checked_sub(1)?;
         let slot = self.registry.as_ref()?.slot(index);
-        // A child whose parent was killed has lost it to another connection.
+        // When the parent of a child was killed, the slot may belong to another connection.
         (slot.id() == self.id).then_some(slot)
     }
 
-    /// Notes what the connection does from now on.
+    /// Stores the activity that the connection enters.
     pub(crate) fn enter(&self, activity: Activity) {
         if let Some(slot) = self.slot() {
-            // What goes on within a handshake is a part of it.
+            // Reads and writes within a handshake are a part of it.
             if slot.activity().0 != Activity::Handshake {
                 slot.enter(activity, Millis::now());
             }
         }
     }
 
-    /// Notes that `activity` is over, and how many bytes it has moved.
+    /// Stores that `activity` is over, and adds the bytes that it has moved.
     pub(crate) fn leave(&self, activity: Activity, bytes: usize) {
         let Some(slot) = self.slot() else { return };
         let ((current, since), now) = (slot.activity(), Millis::now());
@@ -179,7 +244,7 @@ impl Context {
         } else {
             slot.add_sent(bytes);
         }
-        // A handshake goes on.
+        // A read within a handshake does not end the handshake.
         if current == activity {
             if activity == Activity::Reading {
                 slot.add_waited(now.since(since));
@@ -188,7 +253,8 @@ impl Context {
         }
     }
 
-    /// Notes bytes of a request that were received while the connection was parked.
+    /// Adds bytes of a request that were received while the connection was parked, and begins the
+    /// request.
     pub(crate) fn gathered(&self, bytes: usize) {
         let Some(slot) = self.slot().filter(|_| bytes > 0) else {
             return;
@@ -201,7 +267,7 @@ impl Context {
         slot.begin_request(now);
     }
 
-    /// Notes that a request of the connection begins, unless one has.
+    /// Begins a request of the connection, unless one has begun.
     pub(crate) fn begin_request(&self) {
         if let Some(slot) = self.slot() {
             let now = Millis::now();
@@ -210,17 +276,17 @@ impl Context {
         }
     }
 
-    /// Notes that the connection is between messages. Says how long it may be, if the server stops.
+    /// Stores that the connection is idle. Returns how long it may be, if the server stops.
     pub(crate) fn begin_idle(&self) -> Option<Duration> {
         self.enter(Activity::Idle);
-        // Who ends idle connections has seen the stop before it looks for them: either it finds this
-        // one, or this one sees the stop.
+        // Pairs with the fence of `Registry::end_idle`, which runs after the stop: either that pass
+        // finds this connection idle, or this connection sees the stop.
         fence(Ordering::SeqCst);
         let left = self.registry.as_ref()?.lifecycle().grace_left(Idle::Held)?;
         Some(left.max(SETTLE))
     }
 
-    /// Notes that a message has come, or the end of the stream.
+    /// Stores that the connection is no longer idle, and adds the bytes of the message.
     pub(crate) fn end_idle(&self, bytes: usize) {
         if let Some(slot) = self.slot() {
             let now = Millis::now();
@@ -229,7 +295,7 @@ impl Context {
         }
     }
 
-    /// Notes that the server ends the connection, which is idle. Before it is anything else.
+    /// Marks the idle connection as ended by the server. Called before it enters another activity.
     pub(crate) fn end(&self) {
         let _ = self.slot().map(Slot::end);
     }
@@ -239,30 +305,31 @@ impl Context {
         self.slot().is_some_and(Slot::is_ended)
     }
 
-    /// Notes that the client has sent something over a connection that the server was ending.
+    /// Counts that the client has sent something over a connection that the server was ending.
     pub(crate) fn note_crossing(&self) {
         if let Some(registry) = self.registry.as_ref().filter(|_| self.stopping()) {
             registry.count_crossing();
         }
     }
 
+    /// Ends the request of the connection.
     pub(crate) fn end_request(&self) {
         if let Some(slot) = self.slot() {
             slot.end_request();
         }
     }
 
-    pub(crate) fn cut_reason(&self) -> Option<CutReason> {
-        self.slot()?.cut_reason()
+    pub(crate) fn abort_reason(&self) -> Option<AbortReason> {
+        self.slot()?.abort_reason()
     }
 
-    /// Leaves the listed connection to another process, which has a copy of it: this one's is about
-    /// to be dropped.
-    pub(crate) fn hand_over(&self) -> Option<Listed> {
+    /// Takes the slot out of this context, which is about to be dropped: a child has a copy of the
+    /// connection and serves it.
+    pub(crate) fn hand_over(&self) -> Option<Registered> {
         let index = self.slot.swap(0, Ordering::Relaxed).checked_sub(1)?;
         let registry = Arc::clone(self.registry.as_ref()?);
         registry.unregister(self.id);
-        Some(Listed { registry, index })
+        Some(Registered { registry, index })
     }
 }
 
@@ -271,31 +338,31 @@ impl Drop for Context {
         let Some(registry) = &self.registry else {
             return;
         };
-        if self.cuttable {
+        if self.abortable {
             registry.unregister(self.id);
         }
         if let Some(index) = self.slot.get_mut().checked_sub(1) {
-            registry.unlist(index);
+            registry.release_slot(index);
         }
     }
 }
 
-/// A connection that is listed here and served elsewhere. Taken off the list on drop.
+/// The slot of a connection that is registered here and served in a child. Released on drop.
 #[derive(Debug)]
-pub(crate) struct Listed {
+pub(crate) struct Registered {
     registry: Arc<Registry>,
     index: u32,
 }
 
-impl Listed {
+impl Registered {
     pub(crate) fn slot(&self) -> &Slot {
         self.registry.slot(self.index)
     }
 }
 
-impl Drop for Listed {
+impl Drop for Registered {
     fn drop(&mut self) {
-        self.registry.unlist(self.index);
+        self.registry.release_slot(self.index);
     }
 }
 
@@ -310,8 +377,8 @@ mod tests {
     use crate::registry::deadlines::Deadlines;
     use crate::shared::{Options, share};
 
-    /// A connection that is listed, of a server with nothing but defaults.
-    fn listed() -> (Arc<Registry>, Context) {
+    /// A registered connection of a server with default options.
+    fn registered() -> (Arc<Registry>, Context) {
         let options = Options {
             limits: Limits {
                 max_connections: 1,
@@ -325,13 +392,13 @@ mod tests {
         };
         let registry = share(&options).unwrap().registry;
         let context = registry.context();
-        context.list(&Address::from(SocketAddr::from(([127, 0, 0, 1], 9))));
+        context.claim_slot(&Address::from(SocketAddr::from(([127, 0, 0, 1], 9))));
         (registry, context)
     }
 
     #[test]
     fn a_handler_that_has_just_begun_to_wait_is_not_shed() {
-        let (registry, context) = listed();
+        let (registry, context) = registered();
         let slot = context.slot().unwrap();
         let shed = |waiting| registry.oldest_idle(waiting).map(|(_, activity)| activity);
         for activity in [Activity::Idle, Activity::Reading] {
@@ -344,8 +411,8 @@ mod tests {
     }
 
     #[test]
-    fn what_a_handshake_reads_is_no_waiting_of_a_request() {
-        let (_registry, context) = listed();
+    fn reads_of_a_handshake_do_not_count_as_waiting() {
+        let (_registry, context) = registered();
         let slot = context.slot().unwrap();
         let long_ago = Millis(Millis::now().0.saturating_sub(1000));
         slot.enter(Activity::Handshake, long_ago);

@@ -1,16 +1,16 @@
-//! How long a connection may take, and finding those that took longer.
+//! Deadlines of connections, and the check for those that have passed.
 //!
-//! No connection has a timer. Each notes what it does in its [`Slot`], and the accept loop looks
-//! through the slots of its process: as often as the shortest limit asks for, and when the first
-//! deadline comes.
+//! No connection has a timer. Each stores its activity in its [`Slot`]. The accept loop checks the
+//! slots of its process when the next deadline may have come, but no more often than the shortest
+//! limit requires. While the accept loop runs a handler itself, the deadline keeper checks instead.
 
 use std::time::Duration;
 
 use crate::registry::context::Context;
-use crate::registry::table::{Activity, CutReason, Slot};
+use crate::registry::table::{AbortReason, Activity, Slot};
 use crate::sys::clock::{Millis, TICK};
 
-/// How long a connection may take for what. `None`: for ever.
+/// The time limits of a connection. `None`: no limit.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Deadlines {
     pub(crate) first_byte: Option<Duration>,
@@ -22,11 +22,11 @@ pub(crate) struct Deadlines {
     pub(crate) min_rate: Option<MinRate>,
 }
 
-/// How fast a request must come in.
+/// The minimum rate at which a request must arrive.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct MinRate {
     pub(crate) bytes_per_second: u64,
-    /// How long a request may wait for input before this is looked at.
+    /// How long a request may wait for input before the rate is enforced.
     pub(crate) grace: Duration,
 }
 
@@ -44,24 +44,24 @@ impl Default for Deadlines {
     }
 }
 
-/// What a look through the connections has found.
+/// The expired connections that a check has left to the accept loop.
 #[derive(Debug, Default)]
-pub(crate) struct Found {
-    /// The numbers of parked connections whose time is over, and why.
-    pub(crate) parked: Vec<(u64, CutReason)>,
-    /// The numbers of others that this process cannot cut itself: their sockets are in a child.
-    pub(crate) elsewhere: Vec<u64>,
-    /// After how long to look again; `None` without connections.
-    pub(crate) again: Option<Duration>,
+pub(crate) struct Expired {
+    /// The numbers of parked connections, and why they are to be aborted.
+    pub(crate) parked: Vec<(u64, AbortReason)>,
+    /// The numbers of connections whose sockets are in a child.
+    pub(crate) in_children: Vec<u64>,
+    /// The time until the next check; `None` without connections.
+    pub(crate) next_check: Option<Duration>,
 }
 
-/// How often one looks at most, and how seldom the shortest limit is divided into looks.
-const LOOK_MIN: u64 = 2;
-const LOOK_MAX: u64 = 1000;
-const LOOKS: u64 = 64;
+/// The interval of checks, in milliseconds: a 64th of the shortest limit, within these bounds.
+const CHECK_MIN: u64 = 2;
+const CHECK_MAX: u64 = 1000;
+const CHECKS_PER_LIMIT: u64 = 64;
 
 impl Deadlines {
-    /// The shortest of them, in milliseconds. A deadline that begins now is not due before.
+    /// The shortest limit, in milliseconds. A deadline that begins now is not due before.
     pub(super) fn shortest(&self) -> Option<u64> {
         let limits = [
             self.first_byte,
@@ -75,23 +75,23 @@ impl Deadlines {
         limits.into_iter().flatten().map(millis).min()
     }
 
-    /// How long a connection that has nothing else to wait for may wait for its peer.
+    /// How long a parked connection may wait for its peer.
     pub(crate) fn parked(&self, context: &Context) -> Option<Duration> {
         let spoke = context.slot().is_some_and(|slot| slot.received() > 0);
         if spoke { self.idle } else { self.first_byte }
     }
 
-    /// Which deadline has passed, or when the next one will.
-    pub(super) fn check(&self, slot: &Slot, now: Millis) -> Result<Option<u64>, CutReason> {
+    /// Returns when the next deadline is due; an error if one has passed.
+    pub(super) fn check(&self, slot: &Slot, now: Millis) -> Result<Option<u64>, AbortReason> {
         let (activity, since) = slot.activity();
         let waiting = match activity {
             Activity::Reading | Activity::Idle | Activity::Parked if slot.received() == 0 => {
-                (self.first_byte, CutReason::FirstByte)
+                (self.first_byte, AbortReason::FirstByte)
             }
-            Activity::Reading | Activity::Idle | Activity::Parked => (self.idle, CutReason::Idle),
-            Activity::Writing => (self.write, CutReason::Write),
-            Activity::Handshake => (self.handshake, CutReason::Handshake),
-            Activity::Running | Activity::Queued => (None, CutReason::Idle),
+            Activity::Reading | Activity::Idle | Activity::Parked => (self.idle, AbortReason::Idle),
+            Activity::Writing => (self.write, AbortReason::Write),
+            Activity::Handshake => (self.handshake, AbortReason::Handshake),
+            Activity::Running | Activity::Queued => (None, AbortReason::Idle),
         };
         let began = slot.began();
         let limits = [
@@ -99,14 +99,15 @@ impl Deadlines {
             (
                 self.request.filter(|_| began.is_some()),
                 began.unwrap_or_default(),
-                CutReason::Request,
+                AbortReason::Request,
             ),
-            (self.lifetime, slot.accepted(), CutReason::Lifetime),
+            (self.lifetime, slot.accepted(), AbortReason::Lifetime),
         ];
         let mut next: Option<u64> = None;
         for (limit, start, reason) in limits {
             let Some(limit) = limit else { continue };
-            // A tick more: neither clock reading is early.
+            // The clock is behind by up to a tick, so that the difference of two readings may be a
+            // tick too long.
             let due = start.0.saturating_add(millis(limit)).saturating_add(TICK);
             if now.0 >= due {
                 return Err(reason);
@@ -123,23 +124,23 @@ impl Deadlines {
 }
 
 impl MinRate {
-    /// When the connection will have been too slow, if it sends nothing more.
-    fn due(self, slot: &Slot, waits: u64, now: Millis) -> Result<u64, CutReason> {
+    /// Returns when the connection will be too slow if it sends nothing more; an error if it is.
+    fn due(self, slot: &Slot, waits: u64, now: Millis) -> Result<u64, AbortReason> {
         let (received, waited) = slot.progress();
         let waited = waited + waits;
-        // What has come is enough for this long.
+        // The received bytes pay for this many milliseconds.
         let paid = received.saturating_mul(1000) / self.bytes_per_second.max(1);
         let enough = paid.max(millis(self.grace));
         if waited > enough + TICK {
-            return Err(CutReason::MinRate);
+            return Err(AbortReason::MinRate);
         }
         Ok(now.0 + enough + TICK + 1 - waited)
     }
 }
 
-/// How often one looks where a limit is the shortest.
-pub(super) fn look_step(limit: u64) -> u64 {
-    (limit / LOOKS).clamp(LOOK_MIN, LOOK_MAX)
+/// The interval of checks for a limit, in milliseconds.
+pub(super) fn check_step(limit: u64) -> u64 {
+    (limit / CHECKS_PER_LIMIT).clamp(CHECK_MIN, CHECK_MAX)
 }
 
 pub(super) fn millis(limit: Duration) -> u64 {
@@ -166,9 +167,10 @@ mod tests {
         }
     }
 
-    /// When a connection that was accepted at 0 and does `activity` from 1 s on is cut, and why.
+    /// Asserts when and why a connection is aborted that was accepted at 0 and enters `activity` at
+    /// 1 s.
     #[track_caller]
-    fn cut_at(slot: &Slot, activity: Activity, due: u64, reason: CutReason) {
+    fn abort_at(slot: &Slot, activity: Activity, due: u64, reason: AbortReason) {
         slot.enter(activity, Millis(1000));
         let check = |now| deadlines().check(slot, Millis(now));
         assert_eq!(
@@ -182,17 +184,17 @@ mod tests {
     #[test]
     fn each_deadline_comes_when_it_should() {
         let slot = Slot::default();
-        cut_at(&slot, Activity::Reading, 11_000, CutReason::FirstByte);
-        cut_at(&slot, Activity::Parked, 11_000, CutReason::FirstByte);
-        cut_at(&slot, Activity::Idle, 11_000, CutReason::FirstByte);
-        cut_at(&slot, Activity::Handshake, 6_000, CutReason::Handshake);
-        cut_at(&slot, Activity::Writing, 31_000, CutReason::Write);
-        cut_at(&slot, Activity::Queued, 1_000_000, CutReason::Lifetime);
+        abort_at(&slot, Activity::Reading, 11_000, AbortReason::FirstByte);
+        abort_at(&slot, Activity::Parked, 11_000, AbortReason::FirstByte);
+        abort_at(&slot, Activity::Idle, 11_000, AbortReason::FirstByte);
+        abort_at(&slot, Activity::Handshake, 6_000, AbortReason::Handshake);
+        abort_at(&slot, Activity::Writing, 31_000, AbortReason::Write);
+        abort_at(&slot, Activity::Queued, 1_000_000, AbortReason::Lifetime);
         slot.add_received(1);
-        cut_at(&slot, Activity::Reading, 61_000, CutReason::Idle);
-        cut_at(&slot, Activity::Parked, 61_000, CutReason::Idle);
+        abort_at(&slot, Activity::Reading, 61_000, AbortReason::Idle);
+        abort_at(&slot, Activity::Parked, 61_000, AbortReason::Idle);
         slot.begin_request(Millis(500));
-        cut_at(&slot, Activity::Running, 100_500, CutReason::Request);
+        abort_at(&slot, Activity::Running, 100_500, AbortReason::Request);
     }
 
     #[test]
@@ -202,14 +204,14 @@ mod tests {
         let due = |slot: &Slot| deadlines().check(slot, Millis(31_000 + TICK)).is_err();
         assert!(due(&slot));
         slot.note_unsent(500, Millis(1000), Millis(1500));
-        assert!(!due(&slot), "what came before the first look is not known");
+        assert!(!due(&slot), "the first check begins the deadline");
         let since = || slot.activity().1;
         slot.note_unsent(500, since(), Millis(2000));
         slot.note_unsent(600, since(), Millis(2500));
-        assert_eq!(since(), Millis(1500), "it has taken nothing");
+        assert_eq!(since(), Millis(1500), "the peer has taken nothing");
         slot.note_unsent(599, since(), Millis(3000));
         assert_eq!(since(), Millis(3000));
-        // The writer was faster.
+        // The write has ended before the check.
         slot.enter(Activity::Running, Millis(3500));
         slot.note_unsent(0, Millis(3000), Millis(4000));
         assert_eq!(slot.activity(), (Activity::Running, Millis(3500)));
@@ -218,16 +220,16 @@ mod tests {
     }
 
     #[test]
-    fn a_slow_request_is_cut_and_a_slow_handler_is_not() {
+    fn a_slow_request_is_aborted_and_a_slow_handler_is_not() {
         let slot = Slot::default();
         slot.begin_request(Millis(0));
         slot.add_received(1);
-        // Nothing more comes: too slow once the grace is over.
-        cut_at(&slot, Activity::Reading, 21_001, CutReason::MinRate);
-        // What came pays for 40 s, of which it has waited 10 s before.
+        // A client that sends nothing more is too slow once the grace is over.
+        abort_at(&slot, Activity::Reading, 21_001, AbortReason::MinRate);
+        // The received bytes pay for 40 s, of which 10 s have been spent.
         slot.add_received(19_999);
         slot.add_waited(10_000);
-        cut_at(&slot, Activity::Reading, 31_001, CutReason::MinRate);
-        cut_at(&slot, Activity::Running, 100_000, CutReason::Request);
+        abort_at(&slot, Activity::Reading, 31_001, AbortReason::MinRate);
+        abort_at(&slot, Activity::Running, 100_000, AbortReason::Request);
     }
 }

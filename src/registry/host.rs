@@ -9,8 +9,8 @@ use std::thread;
 use std::time::Duration;
 
 use crate::registry::Registry;
-use crate::registry::table::CutReason;
-use crate::task::abort::{Abort, Host, Request};
+use crate::registry::table::AbortReason;
+use crate::task::abort::{AbortSignal, Host, Request};
 use crate::task::threads::{Limits, Threads};
 use crate::task::wait::Wakeup;
 
@@ -28,9 +28,9 @@ pub(super) struct Waits {
 #[derive(Debug, Default)]
 struct Aborts {
     /// By the numbers of the requests; with the slots of their connections.
-    of: HashMap<u64, (u32, Arc<Abort>)>,
+    of: HashMap<u64, (u32, Arc<AbortSignal>)>,
     /// The deadline has come: what begins to wait is aborted at once.
-    over: Option<CutReason>,
+    over: Option<AbortReason>,
 }
 
 impl Default for Waits {
@@ -50,7 +50,7 @@ impl Default for Waits {
 }
 
 impl Waits {
-    pub(super) fn abort(&self, id: u64, reason: CutReason) {
+    pub(super) fn abort(&self, id: u64, reason: AbortReason) {
         let abort = self
             .aborts()
             .of
@@ -62,7 +62,7 @@ impl Waits {
     }
 
     /// Aborts what waits now, and what will.
-    pub(super) fn abort_all(&self, reason: CutReason) {
+    pub(super) fn abort_all(&self, reason: AbortReason) {
         let all: Vec<_> = {
             let mut aborts = self.aborts();
             aborts.over = Some(reason);
@@ -90,9 +90,9 @@ impl Registry {
     }
 
     /// Why the connection of a request was aborted, if it was.
-    fn reason_of(&self, id: u64, slot: u32) -> Option<CutReason> {
+    fn reason_of(&self, id: u64, slot: u32) -> Option<AbortReason> {
         let slot = self.slot(slot.checked_sub(1)?);
-        slot.cut_reason().filter(|_| slot.id() == id)
+        slot.abort_reason().filter(|_| slot.id() == id)
     }
 
     /// Has a thread look for aborts that another process has noted: the parent of this one, which has the
@@ -120,7 +120,7 @@ impl Registry {
                 }
             }
         };
-        let Ok(wakeup) = Wakeup::new(self.lifecycle.bell(), None) else {
+        let Ok(wakeup) = Wakeup::new(self.lifecycle.wakeup_event(), None) else {
             return;
         };
         let thread = thread::Builder::new().name("socketserver-abort".to_owned());
@@ -130,7 +130,7 @@ impl Registry {
 }
 
 impl Host for Registry {
-    fn watch(self: Arc<Self>, request: Request, abort: &Arc<Abort>) {
+    fn watch(self: Arc<Self>, request: Request, abort: &Arc<AbortSignal>) {
         let Request { id, slot } = request;
         let over = {
             let mut aborts = self.waits.aborts();

@@ -1,4 +1,4 @@
-//! The list of a server's connections, as its handle shows it.
+//! The public view of the registry: what a handle shows of each connection.
 
 use std::fmt;
 use std::time::Duration;
@@ -8,40 +8,103 @@ use crate::lifecycle::processes::SLOTS_OF_WORKER;
 use crate::registry::table::{Activity, Slot};
 use crate::sys::clock::Millis;
 
-/// A live connection of a server, as it was when it was listed. See
-/// [`ServerHandle::connections`](crate::ServerHandle::connections).
+/// A live connection of a server, as
+/// [`ServerHandle::connections`](crate::ServerHandle::connections) has found it. `Display` prints
+/// one line.
+///
+/// # Examples
+///
+/// Aborts connections that have been open for an hour:
+///
+/// ```
+/// use std::time::Duration;
+/// use socketserver::ServerHandle;
+///
+/// fn abort_old(handle: &ServerHandle) {
+///     for connection in handle.connections() {
+///         if connection.age > Duration::from_secs(3600) {
+///             handle.abort(connection.id);
+///         }
+///     }
+/// }
+/// ```
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct ConnectionInfo {
-    /// Its number: [`Context::id`](crate::Context::id).
+    /// The number of the connection: [`Context::id`](crate::net::Context::id).
     pub id: u64,
-    /// Who it is from. Of a Unix socket the name is not known here, of a transport of your own
-    /// nothing is.
+    /// The address of the peer. [`UnixAddress::Unnamed`](crate::net::UnixAddress) for Unix sockets,
+    /// and an empty [`Address::Named`] for custom transports.
     pub peer: Address,
-    /// How long ago it was accepted.
+    /// The time since the connection was accepted.
     pub age: Duration,
-    /// What it does.
+    /// What the connection does.
     pub activity: Activity,
-    /// For how long it has done that.
+    /// The time since the activity began.
     pub since: Duration,
-    /// How many bytes its handler has received.
+    /// How many bytes the handler has received.
     pub received: u64,
-    /// How many bytes its handler has sent.
+    /// How many bytes the handler has sent.
     pub sent: u64,
-    /// The index of the worker process that has it, from 0, under
+    /// The index of the worker process that serves the connection, from 0, under
     /// [`Prefork`](crate::Prefork).
     pub worker: Option<u32>,
 }
 
-/// What went over a connection.
+/// The subject of an event: a connection or a datagram. `Display` prints that word.
+///
+/// # Examples
+///
+/// ```
+/// use socketserver::observe::Subject;
+///
+/// assert_eq!(Subject::Datagram.to_string(), "datagram");
+/// ```
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[expect(
+    clippy::exhaustive_enums,
+    reason = "a transport yields one or the other"
+)]
+pub enum Subject {
+    /// A connection: its transport called [`Context::register`](crate::net::Context::register).
+    Connection,
+    /// A datagram, or whatever else a transport of your own yields.
+    Datagram,
+}
+
+impl fmt::Display for Subject {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Connection => "connection",
+            Self::Datagram => "datagram",
+        })
+    }
+}
+
+/// The traffic of a connection, in [`Event::Ended`](crate::observe::Event::Ended). All zero for
+/// datagrams.
+///
+/// # Examples
+///
+/// ```
+/// use socketserver::observe::Event;
+/// use socketserver::{Server, Tcp};
+///
+/// let builder = Server::<Tcp>::builder().observer(|event: &Event<'_>| {
+///     if let Event::Ended { id, traffic, .. } = event {
+///         println!("{id}: {} bytes received, {} sent", traffic.received, traffic.sent);
+///     }
+/// });
+/// # drop(builder);
+/// ```
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Traffic {
-    /// How many bytes its handler has received.
+    /// How many bytes the handler has received.
     pub received: u64,
-    /// How many bytes its handler has sent.
+    /// How many bytes the handler has sent.
     pub sent: u64,
-    /// How long ago it was accepted.
+    /// The time since the connection was accepted.
     pub age: Duration,
 }
 
@@ -72,7 +135,7 @@ impl ConnectionInfo {
                 .checked_sub(1)
                 .map(|place| u32::from(place) / SLOTS_OF_WORKER as u32),
         };
-        // The slot may have been given to another meanwhile.
+        // Another connection may have claimed the slot meanwhile.
         (id != 0 && slot.id() == id).then_some(info)
     }
 }

@@ -1,5 +1,5 @@
-//! The table of a server's live connections: who they are, how one is aborted, and which have taken
-//! too long.
+//! The registry of a server's live connections: the table of their slots, how each is aborted, and
+//! the check of their deadlines.
 
 pub(crate) mod context;
 pub(crate) mod deadlines;
@@ -22,52 +22,54 @@ use crate::address::Address;
 use crate::admission::Admission;
 use crate::counters::{Counters, count};
 use crate::lifecycle::Lifecycle;
-use crate::registry::context::{Context, Cut};
-use crate::registry::deadlines::{Deadlines, Found, look_step, millis};
+use crate::registry::context::{Abort, Context};
+use crate::registry::deadlines::{Deadlines, Expired, check_step, millis};
 use crate::registry::host::Waits;
 use crate::registry::info::ConnectionInfo;
-use crate::registry::table::{Activity, CutReason, Slot, Table};
+use crate::registry::table::{AbortReason, Activity, Slot, Table};
 use crate::sys::clock::{Millis, TICK};
 use crate::sys::memory::{SharedMemory, shareable};
 
-/// What all processes of a server share, beside the table. All zero when made.
+/// The state of the registry that all processes of a server share, beside the table. All zero at
+/// first.
 #[derive(Debug, Default)]
 struct Page {
     last_id: AtomicU64,
-    /// How often a connection was asked to be cut.
-    cuts_asked: AtomicU64,
-    /// The number of the connection that was chosen last to make room for another.
+    /// How many times an abort was requested.
+    aborts_requested: AtomicU64,
+    /// The number of the connection that was shed last.
     shed: AtomicU64,
 }
 
 shareable!(Page {
     last_id,
-    cuts_asked,
+    aborts_requested,
     shed
 });
 
-/// What ending idle connections has left.
+/// The idle connections that a pass over the registry could not end.
 #[derive(Debug, Default)]
-pub(crate) struct Ended {
-    /// The numbers of those whose sockets are in a child.
-    pub(crate) elsewhere: Vec<u64>,
-    /// After how long to look again: some have only just become idle.
-    pub(crate) again: Option<Duration>,
+pub(crate) struct StillIdle {
+    /// The numbers of connections whose sockets are in a child.
+    pub(crate) in_children: Vec<u64>,
+    /// The time until the next pass: some connections have only just become idle.
+    pub(crate) next_check: Option<Duration>,
 }
 
-/// How long a connection that has just been answered, or accepted, is left alone when the grace is
-/// over: its client may be about to send.
+/// How long a connection stays after it became idle, even if the grace is over: its client may be
+/// about to send.
 pub(crate) const SETTLE: Duration = Duration::from_millis(50);
 
-/// How long idle connections that end at the drain deadline have for it.
-const NOTICE: Duration = Duration::from_millis(250);
+/// How long the abort at the drain deadline waits for idle connections, which end by themselves
+/// then.
+const ABORT_DELAY: Duration = Duration::from_millis(250);
 
-/// The requests of a process that can be cut.
+/// The connections and datagrams of a process that can be aborted.
 #[derive(Default)]
-struct Cuttable {
-    /// With who sent them, by their numbers.
-    requests: HashMap<u64, Weak<dyn Cut>>,
-    /// The deadline has come: what is registered now is cut at once.
+struct Abortable {
+    /// The connections and datagrams, by their numbers.
+    requests: HashMap<u64, Weak<dyn Abort>>,
+    /// The drain deadline has come: connections that are registered now are aborted at once.
     over: bool,
 }
 
@@ -79,11 +81,11 @@ pub(crate) struct Registry {
     page: SharedMemory<Page>,
     table: Table,
     deadlines: Deadlines,
-    /// How many connections this process has in the table.
-    listed: AtomicU64,
-    /// The live requests of this process that can be cut. Weak: a request owns its socket, and
-    /// closes it when it ends.
-    cuttable: Mutex<Cuttable>,
+    /// How many slots of the table this process has.
+    registered: AtomicU64,
+    /// The live connections and datagrams of this process that can be aborted. Weak: a connection
+    /// owns its socket, and closes it when it ends.
+    abortable: Mutex<Abortable>,
     /// What the handlers of this process wait for beside their connections.
     waits: Waits,
 }
@@ -103,8 +105,8 @@ impl Registry {
             page: SharedMemory::new(1)?,
             table: Table::new(capacity)?,
             deadlines,
-            listed: AtomicU64::new(0),
-            cuttable: Mutex::default(),
+            registered: AtomicU64::new(0),
+            abortable: Mutex::default(),
             waits: Waits::default(),
         })
     }
@@ -125,45 +127,46 @@ impl Registry {
         self.table.slot(index)
     }
 
-    /// Puts a connection of this process into the table, if there is a slot.
-    pub(super) fn list(&self, id: u64, peer: &Address) -> Option<u32> {
+    /// Claims a slot for a connection of this process; `None` if the table is full.
+    pub(super) fn claim_slot(&self, id: u64, peer: &Address) -> Option<u32> {
         let number = self.lifecycle.processes().number();
         let index = self.table.claim(id, number, peer, Millis::now())?;
-        // SeqCst, as the load: see `Cutter`.
-        self.listed.fetch_add(1, SeqCst);
+        // SeqCst, like the load in `registered`: the deadline keeper goes to sleep, then checks
+        // again.
+        self.registered.fetch_add(1, SeqCst);
         Some(index)
     }
 
-    /// Has a request be cut by `cut` from now on: at once, if the drain deadline has come.
-    pub(super) fn register(&self, id: u64, cut: Weak<dyn Cut>) {
+    /// Registers how a connection is aborted. Aborts it at once if the drain deadline has come.
+    pub(super) fn register(&self, id: u64, abort: Weak<dyn Abort>) {
         let over = {
-            let mut cuttable = self.cuttable();
-            cuttable.requests.insert(id, cut);
-            cuttable.over
+            let mut abortable = self.abortable();
+            abortable.requests.insert(id, abort);
+            abortable.over
         };
-        if let Some(late) = over.then(|| self.cuttable_of(id)).flatten() {
-            self.counters.count_cut(1);
-            late.cut();
+        if let Some(late) = over.then(|| self.abortable_of(id)).flatten() {
+            self.counters.count_aborted(1);
+            late.abort();
         }
     }
 
     pub(super) fn unregister(&self, id: u64) {
-        self.cuttable().requests.remove(&id);
+        self.abortable().requests.remove(&id);
     }
 
-    /// A context for a new request.
+    /// Creates the context of a new connection or datagram.
     pub(crate) fn context(self: &Arc<Self>) -> Context {
         let id = self.page().last_id.fetch_add(1, Relaxed) + 1;
         Context::new(id, Arc::clone(self))
     }
 
-    /// Counts a connection among those of its address; says whether that may have another.
+    /// Counts a connection for its address. Returns whether the address is within its limit.
     pub(crate) fn count_address(&self, context: &Context, ip: IpAddr, limit: u64) -> bool {
         let Some(slot) = context.slot() else {
             return true;
         };
-        // Noted first: a worker that is killed in between leaves one too few, until the address has no
-        // connection left, rather than one too many for good.
+        // Marked before it is counted: a worker that is killed in between leaves the count one too
+        // low until the address has no connection left, rather than one too high for ever.
         slot.counted.store(1, Relaxed);
         let entered = self.admission.addresses().enter(ip, limit);
         if !entered {
@@ -172,13 +175,14 @@ impl Registry {
         entered
     }
 
-    pub(super) fn unlist(&self, index: u32) {
+    /// Releases a slot, and adds its traffic to the counts of the server.
+    pub(super) fn release_slot(&self, index: u32) {
         self.uncount_address(index);
         let (slot, counts) = (self.table.slot(index), self.counters.counts());
         counts.received.fetch_add(slot.received(), Relaxed);
         counts.sent.fetch_add(slot.sent(), Relaxed);
         self.table.release(index);
-        self.listed.fetch_sub(1, Relaxed);
+        self.registered.fetch_sub(1, Relaxed);
     }
 
     fn uncount_address(&self, index: u32) {
@@ -191,7 +195,7 @@ impl Registry {
         }
     }
 
-    /// Forgets the connections of the worker whose slot is `index`, which is dead.
+    /// Releases the slots of a dead worker's connections; `index` is the slot of the worker.
     pub(crate) fn forget_worker(&self, index: usize) {
         for (index, _) in self.slots_of(index as u16 + 1) {
             self.uncount_address(index);
@@ -209,64 +213,67 @@ impl Registry {
         self.table.used().filter(move |(_, slot)| is_of(slot))
     }
 
-    /// How many connections this process has listed.
-    pub(crate) fn listed(&self) -> u64 {
-        self.listed.load(SeqCst)
+    /// How many slots of the table this process has.
+    pub(crate) fn registered(&self) -> u64 {
+        self.registered.load(SeqCst)
     }
 
-    /// The number of the socket of a connection of this process, where it has one.
+    /// The descriptor of a connection of this process, if the connection has a socket.
     pub(crate) fn socket(&self, id: u64) -> Option<RawFd> {
-        let request = self.cuttable_of(id)?;
+        let request = self.abortable_of(id)?;
         request.socket().map(|socket| socket.as_raw_fd())
     }
 
-    /// How a connection of this process is cut.
-    fn cuttable_of(&self, id: u64) -> Option<Arc<dyn Cut>> {
-        self.cuttable().requests.get(&id)?.upgrade()
+    /// The connection of this process with number `id`, if it can be aborted.
+    fn abortable_of(&self, id: u64) -> Option<Arc<dyn Abort>> {
+        self.abortable().requests.get(&id)?.upgrade()
     }
 
-    /// Who sent a request of this process that can be cut.
+    /// The peer of a connection of this process that can be aborted.
     #[cfg(feature = "coroutines")]
     pub(crate) fn peer(&self, id: u64) -> Option<Address> {
-        let request = self.cuttable_of(id)?;
+        let request = self.abortable_of(id)?;
         Some(request.peer())
     }
 
-    /// Cuts every live request of this process that can be cut, and counts them.
-    pub(crate) fn cut_all(&self) -> u64 {
+    /// Aborts every live connection and datagram of this process that can be aborted. Returns how
+    /// many, and counts them.
+    pub(crate) fn abort_all(&self) -> u64 {
         for (_, slot) in self.slots_here() {
-            slot.cut(CutReason::Drain);
+            slot.abort(AbortReason::Drain);
         }
-        let cuttable: Vec<_> = {
-            let mut cuttable = self.cuttable();
-            cuttable.over = true;
-            cuttable
+        let abortable: Vec<_> = {
+            let mut abortable = self.abortable();
+            abortable.over = true;
+            abortable
                 .requests
                 .values()
                 .filter_map(Weak::upgrade)
                 .collect()
         };
-        // Noted and counted first: what is cut may end, and its server report, before this thread goes on.
-        self.counters.count_cut(cuttable.len() as u64);
-        for request in &cuttable {
-            request.cut();
+        // Counted first: the aborted connections may end, and the server may return its report,
+        // before this thread goes on.
+        self.counters.count_aborted(abortable.len() as u64);
+        for request in &abortable {
+            request.abort();
         }
-        self.waits.abort_all(CutReason::Drain);
-        cuttable.len() as u64
+        self.waits.abort_all(AbortReason::Drain);
+        abortable.len() as u64
     }
 
-    /// Has requests that are registered from now on be cut at once.
+    /// From now on aborts each connection as it is registered.
     pub(crate) fn close(&self) {
-        self.cuttable().over = true;
+        self.abortable().over = true;
     }
 
-    /// Ends the connections of this process whose handlers wait for a next message, once the grace of
-    /// a stop is over: but for those that have sent one.
-    pub(crate) fn end_idle(&self) -> Ended {
-        // Seen after the stop: who is not idle yet sees the stop when it is.
+    /// Ends the connections of this process whose handlers wait in `next_message`, once the grace
+    /// of a stop is over; except those whose clients have sent a message.
+    pub(crate) fn end_idle(&self) -> StillIdle {
+        // Pairs with the fence of `Context::begin_idle`: a connection that this pass does not find
+        // idle sees the stop when it becomes idle.
         fence(SeqCst);
         let now = Millis::now();
-        let mut found = Ended::default();
+        let mut still = StillIdle::default();
         for (_, slot) in self.slots_here() {
             let (activity, since) = slot.activity();
             if activity != Activity::Idle || slot.is_ended() {
@@ -275,68 +282,75 @@ impl Registry {
             let settled = since.0 + millis(SETTLE) + TICK;
             if now.0 < settled {
                 let left = Duration::from_millis(settled - now.0);
-                found.again = Some(found.again.map_or(left, |again| again.min(left)));
+                still.next_check = Some(still.next_check.map_or(left, |next| next.min(left)));
                 continue;
             }
-            match self.cuttable_of(slot.id()) {
+            match self.abortable_of(slot.id()) {
                 Some(request) if request.has_input() => {}
                 Some(request) => {
                     slot.end();
                     request.end_input();
                 }
-                None => found.elsewhere.push(slot.id()),
+                None => still.in_children.push(slot.id()),
             }
         }
-        found
+        still
     }
 
-    /// Notes that the server ends an idle connection, which another process of it serves.
+    /// Marks an idle connection, which a child serves, as ended by the server.
     pub(crate) fn note_end(&self, id: u64) {
         let _ = self.slot_of(id).map(Slot::end);
     }
 
-    /// How long what is live is left alone at the drain deadline: idle connections that end with it
-    /// are given a while to notice.
-    pub(crate) fn notice(&self) -> Duration {
+    /// How long after the drain deadline live connections are aborted: later if some are idle,
+    /// because those end by themselves at the deadline.
+    pub(crate) fn abort_delay(&self) -> Duration {
         if self.slots_here().any(|(_, slot)| slot.is_leaving()) {
-            NOTICE
+            ABORT_DELAY
         } else {
             Duration::ZERO
         }
     }
 
-    fn cuttable(&self) -> MutexGuard<'_, Cuttable> {
-        // A map is whole after any panic of its own methods, and no other code runs under this
-        // lock.
-        self.cuttable.lock().unwrap_or_else(PoisonError::into_inner)
+    fn abortable(&self) -> MutexGuard<'_, Abortable> {
+        // A panic leaves the map whole: only its own methods run under this lock.
+        self.abortable
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(crate) const fn deadlines(&self) -> &Deadlines {
         &self.deadlines
     }
 
-    /// How long a first connection can be left alone.
-    pub(crate) fn first_look(&self) -> Option<Duration> {
+    /// The time from the first connection until the first check of deadlines.
+    pub(crate) fn first_check(&self) -> Option<Duration> {
         self.deadlines().shortest().map(Duration::from_millis)
     }
 
-    /// Cuts the connections of this process whose time is over, and those that were asked to be.
-    /// `unsent` says of one that is served in another process what its peer has not taken.
-    pub(crate) fn look(&self, unsent: &dyn Fn(u64) -> Option<u64>) -> Found {
+    /// Aborts the connections of this process whose deadlines have passed, and those for which an
+    /// abort was requested. `unsent` returns how many bytes the peer of a connection in a child has
+    /// not taken.
+    pub(crate) fn check(&self, unsent: &dyn Fn(u64) -> Option<u64>) -> Expired {
         let now = Millis::now();
-        let mut found = Found::default();
+        let mut expired = Expired::default();
         let mut next: Option<u64> = None;
         for (_, slot) in self.slots_here() {
             let id = slot.id();
-            let reason = match slot.cut_reason() {
-                // Another process may have noted that, and only this one can do it.
-                Some(reason @ (CutReason::Asked | CutReason::Shed)) => reason,
+            let reason = match slot.abort_reason() {
+                // Another process may have requested the abort, which only this process can carry
+                // out.
+                Some(reason @ (AbortReason::Asked | AbortReason::Shed)) => reason,
                 Some(_) => continue,
                 None => {
-                    let looks_on = self.look_at_write(slot, id, now, unsent);
+                    let keeps_checking = self.check_write(slot, id, now, unsent);
                     match self.deadlines().check(slot, now) {
                         Ok(due) => {
-                            let due = due.into_iter().chain(looks_on).min().unwrap_or(u64::MAX);
+                            let due = due
+                                .into_iter()
+                                .chain(keeps_checking)
+                                .min()
+                                .unwrap_or(u64::MAX);
                             next = Some(next.map_or(due, |next: u64| next.min(due)));
                             continue;
                         }
@@ -344,39 +358,40 @@ impl Registry {
                     }
                 }
             };
-            // It is looked at again: it may have been on its way to where it can be cut.
+            // Checked again soon: a connection that is being dispatched cannot be aborted yet.
             next = Some(next.map_or(now.0, |next| next.min(now.0)));
-            self.cut_one(slot, id, reason, &mut found);
+            self.abort_one(slot, id, reason, &mut expired);
         }
-        found.again = next.and_then(|due| self.look_again(due.saturating_sub(now.0)));
-        found
+        expired.next_check = next.and_then(|due| self.next_check(due.saturating_sub(now.0)));
+        expired
     }
 
-    fn look_again(&self, left: u64) -> Option<Duration> {
+    /// The time until the next check, if the next deadline is due in `left` milliseconds.
+    fn next_check(&self, left: u64) -> Option<Duration> {
         let shortest = self.deadlines().shortest()?;
-        let step = look_step(shortest);
+        let step = check_step(shortest);
         Some(Duration::from_millis(left.clamp(step, shortest.max(step))))
     }
 
-    /// Notes whether the peer of a connection that waits to write has taken anything since the last
-    /// look: its deadline runs from then on. Says when to look again.
-    fn look_at_write(
+    /// Checks whether the peer of a waiting write has taken bytes since the last check, from which
+    /// the write's deadline counts then. Returns when to check again.
+    fn check_write(
         &self,
         slot: &Slot,
         id: u64,
         now: Millis,
         unsent: &dyn Fn(u64) -> Option<u64>,
     ) -> Option<u64> {
-        let step = look_step(millis(self.deadlines().write?));
+        let step = check_step(millis(self.deadlines().write?));
         let (activity, since) = slot.activity();
         if activity != Activity::Writing {
             return None;
         }
-        // Most have room soon, and need no look.
+        // Most writes end soon, and need no system call.
         if slot.unsent().is_none() && now.since(since) < step {
             return Some(since.0 + step);
         }
-        let own = self.cuttable_of(id);
+        let own = self.abortable_of(id);
         let left = own.map_or_else(|| unsent(id), |request| request.unsent());
         if let Some(left) = left {
             slot.note_unsent(left, since, now);
@@ -384,43 +399,43 @@ impl Registry {
         Some(now.0 + step)
     }
 
-    /// Cuts a connection, or says who has to.
-    fn cut_one(&self, slot: &Slot, id: u64, reason: CutReason, found: &mut Found) {
-        let request = self.cuttable_of(id);
+    /// Aborts a connection, or adds it to `expired` if its socket is in a child or it is parked.
+    fn abort_one(&self, slot: &Slot, id: u64, reason: AbortReason, expired: &mut Expired) {
+        let request = self.abortable_of(id);
         let waits_for_peer = matches!(
             reason,
-            CutReason::FirstByte | CutReason::Idle | CutReason::MinRate
+            AbortReason::FirstByte | AbortReason::Idle | AbortReason::MinRate
         );
-        // A busy worker has not come to it yet.
+        // The client has sent its part; a busy worker has not read it yet.
         if waits_for_peer && request.as_ref().is_some_and(|request| request.has_input()) {
             return;
         }
         if slot.activity().0 == Activity::Parked {
-            found.parked.push((id, reason));
+            expired.parked.push((id, reason));
             return;
         }
-        let is_first = slot.cut(reason);
+        let is_first = slot.abort(reason);
         if is_first {
             count(&self.counters.counts().timed_out);
         }
         match request {
             Some(request) => {
-                request.cut();
+                request.abort();
                 self.waits.abort(id, reason);
             }
             None => {
-                found.elsewhere.push(id);
-                // It looks for the reason when it is woken.
+                expired.in_children.push(id);
+                // The child looks for the reason when it is woken.
                 if is_first {
-                    self.lifecycle.bell().ring();
+                    self.lifecycle.wakeup_event().wake();
                 }
             }
         }
     }
 
-    /// The connection of the server that has been idle for longest: one that is parked, or else one
-    /// whose handler has waited for a message, or read, for `waiting` milliseconds at least. A
-    /// handler that has just begun to wait may not have come to a message that is there.
+    /// The connection of the server that has been idle for longest: a parked one, or else one whose
+    /// handler has waited in `next_message` or in a read for at least `waiting` milliseconds. The
+    /// bound spares a handler that has only begun to wait, and is about to find a message.
     pub(crate) fn oldest_idle(&self, waiting: u64) -> Option<(u64, Activity)> {
         let now = Millis::now();
         let slots = self.table.used().map(|(_, slot)| slot);
@@ -430,25 +445,29 @@ impl Registry {
             let parked = activity == Activity::Parked;
             let waits = matches!(activity, Activity::Idle | Activity::Reading);
             let is_idle = parked || waits && now.since(since) >= waiting;
-            (is_idle && slot.cut_reason().is_none()).then(|| (!parked, since, slot.id(), activity))
+            (is_idle && slot.abort_reason().is_none())
+                .then(|| (!parked, since, slot.id(), activity))
         });
-        // The clock is coarse: of two that are idle since the same tick, the first one came first.
+        // The clock is coarse: of two connections that are idle since the same tick, the older one
+        // is chosen.
         idle.min_by_key(|(waits, since, id, _)| (*waits, *since, *id))
             .map(|(.., id, activity)| (id, activity))
     }
 
-    /// Notes why a connection is cut, for whoever serves it. Says whether it was not cut before.
-    pub(crate) fn note_cut(&self, id: u64, reason: CutReason) -> bool {
-        self.slot_of(id).is_some_and(|slot| slot.cut(reason))
+    /// Stores why a connection is aborted, for the process that serves it. Returns whether this is
+    /// the first reason.
+    pub(crate) fn note_abort(&self, id: u64, reason: AbortReason) -> bool {
+        self.slot_of(id).is_some_and(|slot| slot.abort(reason))
     }
 
-    /// Cuts a connection of this process, if it can be.
-    pub(crate) fn cut_for(&self, id: u64, reason: CutReason) -> bool {
-        let Some(request) = self.cuttable_of(id) else {
+    /// Aborts a connection of this process. Returns whether it could be aborted, and was not
+    /// before.
+    pub(crate) fn abort_here(&self, id: u64, reason: AbortReason) -> bool {
+        let Some(request) = self.abortable_of(id) else {
             return false;
         };
-        self.note_cut(id, reason) && {
-            request.cut();
+        self.note_abort(id, reason) && {
+            request.abort();
             self.waits.abort(id, reason);
             true
         }
@@ -462,35 +481,36 @@ impl Registry {
         used.find(|slot| slot.id() == id)
     }
 
-    /// Asks whoever has the connection to cut it. Says whether there is such a connection.
-    pub(crate) fn ask_to_cut(&self, id: u64) -> bool {
+    /// Requests the abort of a connection from the process that serves it. Returns whether the
+    /// connection exists.
+    pub(crate) fn request_abort(&self, id: u64) -> bool {
         let Some(slot) = self.slot_of(id) else {
             return false;
         };
-        slot.cut(CutReason::Asked);
-        self.ask_for_cuts();
+        slot.abort(AbortReason::Asked);
+        self.request_aborts();
         true
     }
 
-    /// Has all processes look for connections that are noted to be cut.
-    pub(crate) fn ask_for_cuts(&self) {
-        self.page().cuts_asked.fetch_add(1, SeqCst);
-        self.lifecycle.bell().ring();
+    /// Makes all processes check for connections with a stored abort reason.
+    pub(crate) fn request_aborts(&self) {
+        self.page().aborts_requested.fetch_add(1, SeqCst);
+        self.lifecycle.wakeup_event().wake();
     }
 
-    /// Whether this process has a connection, or a child of it.
+    /// Whether this process, or a child of it, serves a connection.
     pub(crate) fn is_here(&self, id: u64) -> bool {
         let mine = self.lifecycle.processes().number();
         self.slot_of(id).is_some_and(|slot| slot.worker() == mine)
     }
 
-    /// Whether the connection that was chosen last to make room has not ended yet.
+    /// Whether the connection that was shed last has not ended yet.
     pub(crate) fn sheds(&self) -> bool {
         self.slot_of(self.page().shed.load(SeqCst)).is_some()
     }
 
-    /// Chooses a connection to make room, unless another one is about to: several processes see the
-    /// same client wait.
+    /// Chooses a connection to shed, unless a shed connection is still ending: several processes
+    /// see the same client wait.
     pub(crate) fn begin_to_shed(&self, id: u64) -> bool {
         let before = self.page().shed.load(SeqCst);
         let chosen = || {
@@ -501,17 +521,17 @@ impl Registry {
         !self.sheds() && chosen().is_ok()
     }
 
-    /// Whether a connection was asked to be cut since `seen`, which is brought up to date.
-    pub(crate) fn was_asked_to_cut(&self, seen: &mut u64) -> bool {
-        let asked = self.page().cuts_asked.load(SeqCst);
-        std::mem::replace(seen, asked) != asked
+    /// Whether an abort was requested since the count was `seen`, which is updated.
+    pub(crate) fn abort_was_requested(&self, seen: &mut u64) -> bool {
+        let requested = self.page().aborts_requested.load(SeqCst);
+        std::mem::replace(seen, requested) != requested
     }
 
     /// The connections of all processes, in the order in which they were accepted.
     pub(crate) fn connections(&self) -> Vec<ConnectionInfo> {
         let now = Millis::now();
-        let listed = self.table.used();
-        let mut connections: Vec<_> = listed
+        let registered = self.table.used();
+        let mut connections: Vec<_> = registered
             .filter_map(|(_, slot)| ConnectionInfo::of(slot, now))
             .collect();
         connections.sort_unstable_by_key(|connection| connection.id);
@@ -523,7 +543,7 @@ impl std::fmt::Debug for Registry {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Registry")
             .field("page", self.page())
-            .field("listed", &self.listed())
+            .field("registered", &self.registered())
             .finish_non_exhaustive()
     }
 }

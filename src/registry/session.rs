@@ -1,4 +1,4 @@
-//! What a handler keeps with its connection from one call to the next.
+//! Sessions: the value that a handler keeps with its connection from one call to the next.
 
 use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -8,17 +8,17 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 /// A session of any type.
 pub(crate) type AnySession = Box<dyn Any + Send>;
 
-/// The place of a connection's session while its handler does not run. Empty for handlers that have
-/// none.
+/// The slot of a connection's session while its handler does not run. Empty for handlers without
+/// sessions.
 ///
-/// One thread at a time has the connection, and hands it on with locks of its own; so plain loads
-/// and stores do for the flags.
+/// One thread at a time has the connection, and hands it on under a lock, so relaxed loads and
+/// stores are enough for the flags.
 #[derive(Debug, Default)]
 pub(crate) struct SessionSlot {
     session: Mutex<Option<AnySession>>,
-    /// Whether there is one, without the lock.
+    /// Whether the slot has a session, readable without the lock.
     kept: AtomicBool,
-    /// The server has ended the connection: the handler is not called again, but for `finish`.
+    /// The server has ended the connection: only `finish` is left to be called.
     over: AtomicBool,
 }
 
@@ -47,7 +47,7 @@ impl SessionSlot {
         self.kept.load(Relaxed)
     }
 
-    /// Leaves `finish` to be called, and nothing else. Says whether there is a session.
+    /// Marks the session so that only `finish` is called. Returns whether there is a session.
     pub(crate) fn end(&self) -> bool {
         let kept = self.is_kept();
         if kept {
@@ -62,14 +62,14 @@ impl SessionSlot {
     }
 
     fn session(&self) -> MutexGuard<'_, Option<AnySession>> {
-        // An option is whole after any panic.
+        // A panic leaves the option whole.
         self.session.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl Drop for SessionSlot {
-    /// The session of an aborted connection. Its destructor is the program's own, and may run on the
-    /// thread that accepts: a panic in it ends nothing else. The panic hook has been told.
+    /// Drops the session of an aborted connection. Its destructor is user code, and may run on the
+    /// accepting thread, so a panic in it is caught; the panic hook has reported it.
     fn drop(&mut self) {
         if let Some(session) = self.take() {
             let _ = catch_unwind(AssertUnwindSafe(|| drop(session)));

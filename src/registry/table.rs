@@ -1,6 +1,6 @@
-//! The connections of a server, in memory that its processes share: who they are, what they do and
-//! since when. Deadlines are kept by looking through it, so that setting one costs a connection
-//! nothing but a store.
+//! The table of connection slots, in memory that the processes of a server share. A slot has the
+//! peer of a connection, its activity, and since when. Checks for deadlines scan the table, so
+//! setting a deadline costs a connection no more than a store.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6};
 use std::sync::atomic::Ordering::{Acquire, Relaxed, Release};
@@ -10,24 +10,38 @@ use crate::address::{Address, UnixAddress};
 use crate::sys::clock::Millis;
 use crate::sys::memory::{SharedMemory, shareable};
 
-/// What a connection does.
+/// What a connection does. `Display` prints it in one or two words.
+///
+/// # Examples
+///
+/// ```
+/// use socketserver::ServerHandle;
+/// use socketserver::observe::Activity;
+///
+/// /// How many clients are slow to read their answers.
+/// fn slow_readers(handle: &ServerHandle) -> usize {
+///     let connections = handle.connections();
+///     connections.iter().filter(|connection| connection.activity == Activity::Writing).count()
+/// }
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Activity {
-    /// Its handler runs, or waits for something else than its peer.
+    /// The handler runs, or waits for something other than the peer.
     Running,
-    /// Its handler waits for input.
+    /// The handler waits for input.
     Reading,
-    /// Its handler waits until the peer takes output.
+    /// The handler waits until the peer takes output.
     Writing,
-    /// Its handler waits for the next message
+    /// The handler waits for the next message
     /// ([`Connection::next_message`](crate::Connection::next_message)).
     Idle,
-    /// It waits for its peer without a handler.
+    /// The connection waits for its peer without a handler.
     Parked,
-    /// It was accepted and waits for a thread, or for whatever its model serves it with.
+    /// The connection was accepted, and waits for a thread, a process or a coroutine.
     Queued,
-    /// It shakes hands; see [`Context::begin_handshake`](crate::Context::begin_handshake).
+    /// The handshake of the connection is in progress; see
+    /// [`Context::begin_handshake`](crate::net::Context::begin_handshake).
     Handshake,
 }
 
@@ -41,53 +55,69 @@ const ACTIVITIES: [Activity; 7] = [
     Activity::Idle,
 ];
 
-/// Why a connection was cut.
+/// Why the server has aborted a connection.
+///
+/// # Examples
+///
+/// ```
+/// use socketserver::observe::AbortReason;
+/// use socketserver::{Server, Tcp};
+///
+/// let builder = Server::<Tcp>::builder().on_error(|failure| {
+///     if failure.abort_reason() == Some(AbortReason::Request) {
+///         eprintln!("a request took too long: {failure}");
+///     }
+/// });
+/// # drop(builder);
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
-pub enum CutReason {
-    /// It outlived the drain deadline of a stop.
+pub enum AbortReason {
+    /// The connection was live at the drain deadline of a stop.
     Drain,
-    /// It has not sent its first byte in time.
+    /// The client did not send its first byte within the [first-byte
+    /// timeout](crate::Builder::first_byte_timeout).
     FirstByte,
-    /// Its handshake has not ended in time.
+    /// The handshake did not end within the [handshake timeout](crate::Builder::handshake_timeout).
     Handshake,
-    /// It was silent for too long between requests, or within one.
+    /// The client was silent for the [idle timeout](crate::Builder::idle_timeout).
     Idle,
-    /// A request has not ended in time.
+    /// A request did not end within the [request timeout](crate::Builder::request_timeout).
     Request,
-    /// It did not read what it was sent.
+    /// The peer took no output for the [write timeout](crate::Builder::write_timeout).
     Write,
-    /// It was open for as long as one may be.
+    /// The connection was open for its [lifetime](crate::Builder::lifetime).
     Lifetime,
-    /// It sent too slowly.
+    /// The client sent more slowly than the [minimum rate](crate::Builder::min_rate).
     MinRate,
-    /// It was the one that was idle for longest, and another wanted its place.
+    /// The connection was idle for longest when a full server needed room:
+    /// [`AtLimit::ShedOldestIdle`](crate::limits::AtLimit::ShedOldestIdle).
     Shed,
-    /// It was cut through the handle.
+    /// [`ServerHandle::abort`](crate::ServerHandle::abort) has aborted the connection.
     Asked,
-    /// The worker that served it has failed.
+    /// The worker that served the connection has failed.
     Worker,
 }
 
-const REASONS: [CutReason; 11] = [
-    CutReason::Drain,
-    CutReason::FirstByte,
-    CutReason::Handshake,
-    CutReason::Idle,
-    CutReason::Request,
-    CutReason::Write,
-    CutReason::Lifetime,
-    CutReason::MinRate,
-    CutReason::Shed,
-    CutReason::Asked,
-    CutReason::Worker,
+const REASONS: [AbortReason; 11] = [
+    AbortReason::Drain,
+    AbortReason::FirstByte,
+    AbortReason::Handshake,
+    AbortReason::Idle,
+    AbortReason::Request,
+    AbortReason::Write,
+    AbortReason::Lifetime,
+    AbortReason::MinRate,
+    AbortReason::Shed,
+    AbortReason::Asked,
+    AbortReason::Worker,
 ];
 
-impl CutReason {
-    /// What the handler of the connection is told.
+impl AbortReason {
+    /// The text of the error that the handler's reads and writes return.
     pub(crate) const fn text(self) -> &'static str {
         match self {
-            Self::Drain => "the server has cut what outlived its drain deadline",
+            Self::Drain => "the connection was aborted at the drain deadline of the server's stop",
             Self::FirstByte => "no first byte came within the first-byte timeout",
             Self::Handshake => "the handshake took longer than the handshake timeout",
             Self::Idle => "no input came within the idle timeout",
@@ -96,23 +126,24 @@ impl CutReason {
             Self::Lifetime => "the connection was open for its whole lifetime",
             Self::MinRate => "input came more slowly than the minimum rate",
             Self::Shed => "the server is full, and this connection was idle for longest",
-            Self::Asked => "the connection was cut through the server's handle",
+            Self::Asked => "the connection was aborted through the server's handle",
             Self::Worker => "the worker that served this connection has failed",
         }
     }
 }
 
-/// One connection, or the place of one. All zero when free and new.
+/// The slot of one connection. All zero at first.
 #[derive(Debug, Default)]
 #[repr(align(32))]
 pub(crate) struct Slot {
-    /// What it does (an index of `ACTIVITIES`, 3 bits) and since when.
+    /// The activity (an index of `ACTIVITIES`, 3 bits), and since when.
     activity: AtomicU64,
     received: AtomicU64,
     sent: AtomicU64,
     /// When the current request began, plus one; zero between requests.
     began: AtomicU64,
-    /// What was received before the current request, and how long this request has waited for input.
+    /// How many bytes were received before the current request, and how long the request has waited
+    /// for input, in milliseconds.
     received_before: AtomicU64,
     waited: AtomicU64,
     /// The number of the connection; zero while the slot is free.
@@ -121,21 +152,22 @@ pub(crate) struct Slot {
     address: [AtomicU64; 2],
     port: AtomicU16,
     family: AtomicU8,
-    /// Why it was cut (an index of `REASONS`, plus one); zero while it was not.
-    cut: AtomicU8,
-    /// What its peer had not taken at the last look at a write that waits, plus one; zero before.
+    /// Why the connection was aborted (an index of `REASONS`, plus one); zero if it was not.
+    abort: AtomicU8,
+    /// How many bytes of a waiting write the peer had not taken at the last check, plus one; zero
+    /// before the first check.
     unsent: AtomicU32,
-    /// The process that it belongs to: a worker's index plus one, or zero.
+    /// The process that serves the connection: the index of a worker's slot plus one, or zero.
     worker: AtomicU16,
     /// The next free slot, plus one.
     next: AtomicU32,
-    /// Whether its address was counted.
+    /// Whether the connection was counted for its address.
     pub(crate) counted: AtomicU8,
-    /// Non-zero once the server has ended it while it was idle.
+    /// Non-zero once the server has ended the connection while it was idle.
     ended: AtomicU8,
 }
 
-/// What a connection does, and since when, in one word.
+/// An activity, and since when, in one word.
 fn packed(activity: Activity, since: Millis) -> u64 {
     let index = ACTIVITIES.iter().position(|other| *other == activity);
     since.0 << 3 | index.unwrap_or_default() as u64
@@ -149,10 +181,11 @@ const UNIX: u8 = 3;
 const INET6_ZONE: u8 = 4;
 const ZONE: u32 = 64;
 
-/// What the slots share.
+/// The free slots of a table.
 #[derive(Debug, Default)]
 pub(crate) struct Free {
-    /// The first free slot, plus one, in the lower half; how often that has changed in the upper.
+    /// The index of the first free slot, plus one, in the lower half; a count of changes in the
+    /// upper half.
     first: AtomicU64,
     /// How many slots were ever used.
     fresh: AtomicU32,
@@ -177,7 +210,7 @@ shareable!(Slot {
     address,
     port,
     family,
-    cut,
+    abort,
     unsent,
     worker,
     next,
@@ -208,26 +241,26 @@ impl Table {
         (0..fresh).zip(self.slots.iter())
     }
 
-    /// Takes a slot for a connection; `None` when all are taken.
+    /// Claims a slot for a connection; `None` if all are taken.
     pub(crate) fn claim(&self, id: u64, worker: u16, peer: &Address, now: Millis) -> Option<u32> {
         let index = self.pop().or_else(|| self.take_fresh())?;
         let slot = self.slot(index);
         slot.received.store(0, Relaxed);
         slot.sent.store(0, Relaxed);
         slot.end_request();
-        slot.cut.store(0, Relaxed);
+        slot.abort.store(0, Relaxed);
         slot.counted.store(0, Relaxed);
         slot.ended.store(0, Relaxed);
         slot.accepted.store(now.0, Relaxed);
         slot.worker.store(worker, Relaxed);
         slot.enter(Activity::Queued, now);
         slot.set_peer(peer);
-        // Release: who sees the number sees the rest.
+        // Release: a reader that sees the number sees the other fields.
         slot.id.store(id, Release);
         Some(index)
     }
 
-    /// Gives a slot back.
+    /// Releases a slot.
     pub(crate) fn release(&self, index: u32) {
         self.slot(index).id.store(0, Release);
         let first = &self.free[0].first;
@@ -271,19 +304,20 @@ impl Slot {
         self.worker.load(Relaxed)
     }
 
-    /// Notes what the connection does from now on.
+    /// Stores the activity that the connection enters.
     pub(crate) fn enter(&self, activity: Activity, now: Millis) {
         self.unsent.store(0, Relaxed);
         self.activity.store(packed(activity, now), Relaxed);
     }
 
-    /// What the peer had not taken at the last look at the write that waits.
+    /// How many bytes of a waiting write the peer had not taken at the last check.
     pub(crate) fn unsent(&self) -> Option<u32> {
         self.unsent.load(Relaxed).checked_sub(1)
     }
 
-    /// Notes what the peer has not taken at `now` of what has waited to be written since `since`. If
-    /// it has taken some, or this is the first look, it is as if the write began now.
+    /// Stores how many bytes the peer has not taken at `now`, for a write that waits since `since`.
+    /// If the peer has taken some since the last check, or this is the first check, the write
+    /// counts as begun now.
     pub(crate) fn note_unsent(&self, left: u64, since: Millis, now: Millis) {
         let left = u32::try_from(left)
             .unwrap_or(u32::MAX - 1)
@@ -295,12 +329,12 @@ impl Slot {
                 packed(Activity::Writing, since),
                 packed(Activity::Writing, now),
             );
-            // A write that has ended meanwhile has stored something else.
+            // A write that has ended meanwhile has stored another activity.
             let _ = self.activity.compare_exchange(old, new, Relaxed, Relaxed);
         }
     }
 
-    /// What it does, and since when.
+    /// The activity, and since when.
     pub(crate) fn activity(&self) -> (Activity, Millis) {
         let packed = self.activity.load(Relaxed);
         let activity = ACTIVITIES.get((packed & 7) as usize);
@@ -310,14 +344,15 @@ impl Slot {
         )
     }
 
-    /// Notes that the server ends it, because it is idle and the grace of a stop is over.
+    /// Marks the connection as ended by the server, because it is idle and the grace of a stop is
+    /// over.
     pub(crate) fn end(&self) {
         self.ended.store(1, Release);
-        // Before what it does next.
+        // Orders the mark before the next activity: see `is_leaving`.
         fence(Release);
     }
 
-    /// Whether it is idle, or was until the server has ended it.
+    /// Whether the connection is idle, or was idle when the server has ended it.
     pub(crate) fn is_leaving(&self) -> bool {
         let idle = matches!(self.activity().0, Activity::Parked | Activity::Idle);
         fence(Acquire);
@@ -328,20 +363,22 @@ impl Slot {
         self.ended.load(Acquire) != 0
     }
 
-    /// Only the process that serves the connection calls this, from one thread at a time.
+    /// Adds to the received bytes. Only the process that serves the connection calls this, from one
+    /// thread at a time.
     pub(crate) fn add_received(&self, bytes: usize) {
         let received = self.received.load(Relaxed);
         self.received
             .store(received.wrapping_add(bytes as u64), Relaxed);
     }
 
-    /// As above.
+    /// Adds to the sent bytes; called like [`add_received`](Self::add_received).
     pub(crate) fn add_sent(&self, bytes: usize) {
         let sent = self.sent.load(Relaxed);
         self.sent.store(sent.wrapping_add(bytes as u64), Relaxed);
     }
 
-    /// As above.
+    /// Adds to the time that the request has waited for input, in milliseconds; called like
+    /// [`add_received`](Self::add_received).
     pub(crate) fn add_waited(&self, time: u64) {
         let waited = self.waited.load(Relaxed);
         self.waited.store(waited.wrapping_add(time), Relaxed);
@@ -359,7 +396,7 @@ impl Slot {
         Millis(self.accepted.load(Relaxed))
     }
 
-    /// Notes that a request begins, unless it has begun before.
+    /// Begins a request, unless one has begun.
     pub(crate) fn begin_request(&self, now: Millis) {
         if self.began.load(Relaxed) == 0 {
             self.began.store(now.0 + 1, Relaxed);
@@ -376,23 +413,25 @@ impl Slot {
         self.began.load(Relaxed).checked_sub(1).map(Millis)
     }
 
-    /// What this request has received, and how long it has waited for it.
+    /// How many bytes this request has received, and how long it has waited for them, in
+    /// milliseconds.
     pub(crate) fn progress(&self) -> (u64, u64) {
         let received = self.received();
         let before = self.received_before.load(Relaxed);
         (received.wrapping_sub(before), self.waited.load(Relaxed))
     }
 
-    /// Notes why the connection is cut; the first reason stays. Says whether this is the first.
-    pub(crate) fn cut(&self, reason: CutReason) -> bool {
+    /// Stores why the connection is aborted, unless a reason is stored. Returns whether this is the
+    /// first reason.
+    pub(crate) fn abort(&self, reason: AbortReason) -> bool {
         let index = REASONS.iter().position(|other| *other == reason);
         let code = index.map_or(0, |index| index as u8 + 1);
-        let first = self.cut.compare_exchange(0, code, Release, Acquire);
+        let first = self.abort.compare_exchange(0, code, Release, Acquire);
         first.is_ok()
     }
 
-    pub(crate) fn cut_reason(&self) -> Option<CutReason> {
-        let code = self.cut.load(Acquire);
+    pub(crate) fn abort_reason(&self) -> Option<AbortReason> {
+        let code = self.abort.load(Acquire);
         REASONS.get(usize::from(code).checked_sub(1)?).copied()
     }
 
@@ -420,7 +459,8 @@ impl Slot {
         self.address[1].store(bits as u64, Relaxed);
     }
 
-    /// The peer, as far as it is known here: not the name of a Unix socket.
+    /// The peer. The slot does not store names: a Unix socket is `Unnamed`, a custom address an
+    /// empty `Named`.
     pub(crate) fn peer(&self) -> Address {
         let bits = u128::from(self.address[0].load(Relaxed)) << 64
             | u128::from(self.address[1].load(Relaxed));
@@ -464,7 +504,7 @@ mod tests {
     }
 
     #[test]
-    fn a_slot_says_what_was_put_in() {
+    fn a_slot_returns_what_was_stored() {
         let table = Table::new(1).unwrap();
         let v6 = Address::from(SocketAddr::from(([1, 2, 3, 4, 5, 6, 7, 8], 9)));
         let slot = table.slot(table.claim(1, 3, &v6, Millis(5)).unwrap());
@@ -472,9 +512,9 @@ mod tests {
         assert_eq!(slot.activity(), (Activity::Queued, Millis(5)));
         slot.enter(Activity::Writing, Millis(1 << 40));
         assert_eq!(slot.activity(), (Activity::Writing, Millis(1 << 40)));
-        assert_eq!((slot.cut_reason(), slot.began()), (None, None));
-        assert!(slot.cut(CutReason::Asked) && !slot.cut(CutReason::Drain));
-        assert_eq!(slot.cut_reason(), Some(CutReason::Asked));
+        assert_eq!((slot.abort_reason(), slot.began()), (None, None));
+        assert!(slot.abort(AbortReason::Asked) && !slot.abort(AbortReason::Drain));
+        assert_eq!(slot.abort_reason(), Some(AbortReason::Asked));
         slot.begin_request(Millis(0));
         slot.begin_request(Millis(8));
         slot.add_received(3);
@@ -498,8 +538,8 @@ mod tests {
     fn every_reason_and_every_activity_comes_back() {
         for reason in REASONS {
             let slot = Slot::default();
-            slot.cut(reason);
-            assert_eq!(slot.cut_reason(), Some(reason));
+            slot.abort(reason);
+            assert_eq!(slot.abort_reason(), Some(reason));
         }
         for activity in ACTIVITIES {
             let slot = Slot::default();

@@ -1,6 +1,6 @@
-//! A child process held by its pidfd, so that neither waiting nor killing can hit a process that
-//! took over its number. Until a pidfd can be had, by its number: that stays its own until it is
-//! reaped.
+//! Child processes, held by pidfd: a wait or a kill by number could hit a process that has taken
+//! over the number. Until a pidfd can be opened the number is used, which is the child's own until
+//! the child is reaped.
 
 use std::fmt;
 use std::io;
@@ -19,7 +19,7 @@ use crate::sys::sockopt;
 #[derive(Debug)]
 pub(crate) struct Child {
     pid: Pid,
-    /// Absent until one can be had.
+    /// `None` until it can be opened.
     pidfd: Option<OwnedFd>,
 }
 
@@ -28,16 +28,16 @@ pub(crate) struct Child {
 pub(crate) enum Exit {
     Status(i32),
     Signal(i32),
-    /// Something else reaped it (`SIGCHLD` ignored, or a foreign `waitpid(-1)`).
+    /// Other code has reaped it (`SIGCHLD` ignored, or a foreign `waitpid(-1)`).
     Unknown,
 }
 
 impl Child {
-    /// Says whether this process can have pidfds: a filter of system calls may forbid them.
+    /// Checks whether this process can open pidfds: a filter of system calls may forbid it.
     ///
     /// # Errors
     ///
-    /// What pidfd_open(2) says, with its name.
+    /// As pidfd_open(2), with its name and a remedy.
     pub(crate) fn can_be_watched() -> io::Result<()> {
         pidfd_open(getpid(), PidfdFlags::empty()).map_or_else(
             |errno| {
@@ -57,19 +57,19 @@ impl Child {
         )
     }
 
-    /// Takes charge of a child that this process has just forked, and watches it if that can be.
+    /// Takes charge of a child that this process has just forked, and opens its pidfd if possible.
     pub(crate) fn adopt(pid: Pid) -> Self {
         let mut child = Self { pid, pidfd: None };
-        // It is tried again by whoever waits for the child, who then says why it cannot be.
+        // The owner of the child retries, and reports why it fails.
         let _ = child.watch();
         child
     }
 
-    /// Opens the pidfd, unless there is one.
+    /// Opens the pidfd, unless it is open.
     ///
     /// # Errors
     ///
-    /// What pidfd_open(2) says: no descriptor or no memory is left.
+    /// As pidfd_open(2): no descriptor or no memory is left.
     pub(crate) fn watch(&mut self) -> io::Result<()> {
         if self.pidfd.is_none() {
             self.pidfd = Some(pidfd_open(self.pid, PidfdFlags::empty())?);
@@ -77,7 +77,8 @@ impl Child {
         Ok(())
     }
 
-    /// What polls as readable once the child has ended; `None` while it cannot be watched.
+    /// Returns the descriptor that polls as readable once the child has ended; `None` while it is
+    /// not open.
     pub(crate) fn pidfd(&self) -> Option<BorrowedFd<'_>> {
         self.pidfd.as_ref().map(AsFd::as_fd)
     }
@@ -98,20 +99,21 @@ impl Child {
         }
     }
 
-    /// Shuts down a socket of the child, by its number there.
+    /// Shuts down a socket of the child, by its number in the child.
     ///
     /// # Errors
     ///
-    /// There is none, or the system does not let this process reach it (pidfd_getfd(2)).
+    /// The child has no such socket, or the system does not let this process reach it
+    /// (pidfd_getfd(2)).
     pub(crate) fn shut_down(&self, socket: Option<RawFd>) -> io::Result<()> {
         match rustix::net::shutdown(self.copy_of(socket)?, Shutdown::Both) {
-            // The peer was faster.
+            // The peer has closed already.
             Err(Errno::NOTCONN) => Ok(()),
             result => Ok(result?),
         }
     }
 
-    /// Shuts down the input of a socket of the child, unless there is some.
+    /// Shuts down the receiving side of a socket of the child, unless input has arrived.
     ///
     /// # Errors
     ///
@@ -125,7 +127,7 @@ impl Child {
         Ok(rustix::net::shutdown(socket, Shutdown::Read)?)
     }
 
-    /// How many bytes a socket of the child has sent that its peer has not taken yet.
+    /// Returns how many bytes a socket of the child has sent that its peer has not taken.
     ///
     /// # Errors
     ///
@@ -141,21 +143,22 @@ impl Child {
         Ok(pidfd_getfd(pidfd, number, PidfdGetfdFlags::empty())?)
     }
 
-    /// Kills the child at once. It still has to be reaped.
+    /// Kills the child at once. The owner must still reap it.
     pub(crate) fn kill(&self) {
         let killed = self
             .pidfd()
             .map(|pidfd| pidfd_send_signal(pidfd, Signal::KILL));
-        // Not allowed, or without a pidfd: its number is its own while it is a child of this process.
+        // Without a pidfd, or if it is not allowed, the kill goes by number, which is the child's
+        // own until it is reaped.
         let is_child = || waitid(self.id(), PEEK).is_ok();
         if !matches!(killed, Some(Ok(()) | Err(Errno::SRCH))) && is_child() {
-            // ESRCH: it has ended meanwhile.
+            // ESRCH: the child has ended meanwhile.
             let _ = kill_process(self.pid, Signal::KILL);
         }
     }
 }
 
-/// Looks whether there is such a child, and leaves it.
+/// Checks for a child, and leaves it unreaped.
 const PEEK: WaitIdOptions = WaitIdOptions::EXITED
     .union(WaitIdOptions::NOHANG)
     .union(WaitIdOptions::NOWAIT);

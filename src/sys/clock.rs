@@ -1,12 +1,12 @@
-//! A clock that costs no system call: milliseconds, as exact as the kernel's tick.
+//! A clock without a system call: milliseconds, as exact as the kernel's tick.
 
 use rustix::time::{ClockId, clock_gettime};
 
-/// Milliseconds of `CLOCK_MONOTONIC_COARSE` (clock_gettime(2)), which all processes share.
+/// Milliseconds of `CLOCK_MONOTONIC_COARSE` (clock_gettime(2)), the same in all processes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Millis(pub(crate) u64);
 
-/// How far the clock is behind at most: the longest tick that Linux can be built with.
+/// The largest delay of the clock in milliseconds: the longest tick that Linux can be built with.
 pub(crate) const TICK: u64 = 10;
 
 impl Millis {

@@ -1,4 +1,4 @@
-//! fork(2), made safe by its one precondition: the process has a single thread.
+//! fork(2), made safe by one precondition: the process has a single thread.
 #![expect(unsafe_code, reason = "fork(2) and _exit(2) have no safe binding")]
 
 use std::io::{self, Write};
@@ -7,7 +7,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use rustix::process::{Pid, Signal, getppid, set_parent_process_death_signal};
 
-/// Which side of a fork this is.
+/// The side of a fork.
 #[derive(Debug)]
 pub(crate) enum Fork {
     Parent(Pid),
@@ -18,9 +18,9 @@ pub(crate) enum Fork {
 ///
 /// # Errors
 ///
-/// - `Unsupported` when the process has more than one thread: the child of such a fork may only
-///   make async-signal-safe calls (fork(2), "NOTES"), and a handler makes others.
-/// - what fork(2) says: `EAGAIN` (process limit), `ENOMEM`.
+/// - `Unsupported`: the process has several threads, so the child may call only async-signal-safe
+///   functions (fork(2), "NOTES"), and handlers call others.
+/// - else as fork(2): `EAGAIN` (process limit), `ENOMEM`.
 pub(crate) fn fork() -> io::Result<Fork> {
     let threads = thread_count()?;
     if threads != 1 {
@@ -29,10 +29,10 @@ pub(crate) fn fork() -> io::Result<Fork> {
             format!("fork needs a process with a single thread, this one has {threads}"),
         ));
     }
-    // What the parent has printed but not yet flushed would be printed by the child once more.
+    // The child would print the parent's buffered output again.
     let _ = io::stdout().flush();
-    // SAFETY: the process has one thread, this one, so no lock is held by a thread that the child
-    // will lack and the child may do whatever the parent may.
+    // SAFETY: the process has only this thread, so no lock is held by a thread that the child
+    // lacks, and the child may do whatever the parent may.
     let pid = unsafe { libc::fork() };
     match pid {
         -1 => Err(io::Error::last_os_error()),
@@ -40,12 +40,12 @@ pub(crate) fn fork() -> io::Result<Fork> {
     }
 }
 
-/// Has the kernel kill this child when `parent`, which has forked it, ends (prctl(2),
-/// `PR_SET_PDEATHSIG`). Where it has ended already, so does this process.
+/// Makes the kernel kill this child when `parent`, which has forked it, ends (prctl(2),
+/// `PR_SET_PDEATHSIG`). If the parent has ended already, the child exits.
 ///
 /// # Errors
 ///
-/// What prctl(2) says: a filter of system calls may forbid it.
+/// As prctl(2): a filter of system calls may forbid it.
 pub(crate) fn end_with(parent: Pid) -> io::Result<()> {
     set_parent_process_death_signal(Some(Signal::KILL))?;
     if getppid() != Some(parent) {
@@ -56,7 +56,7 @@ pub(crate) fn end_with(parent: Pid) -> io::Result<()> {
 
 /// Counts the threads of this process in one system call.
 pub(crate) fn thread_count() -> io::Result<u64> {
-    // The link count of this directory is the number of threads and two more (proc_task_getattr in
+    // The link count of this directory is the number of threads plus two (proc_task_getattr in
     // fs/proc/base.c).
     let directory = std::fs::metadata("/proc/self/task").map_err(|err| {
         io::Error::new(
@@ -67,16 +67,16 @@ pub(crate) fn thread_count() -> io::Result<u64> {
     Ok(directory.st_nlink().saturating_sub(2))
 }
 
-/// Runs the life of a child. `None` if it panicked: nothing may unwind into the frames of the
-/// parent.
+/// Runs `life` in a child. Returns `None` if it panicked: a panic must not unwind into the parent's
+/// frames.
 pub(crate) fn guard<R>(life: impl FnOnce() -> R) -> Option<R> {
-    // The payload is forgotten: dropping it could panic once more.
+    // The payload is leaked: its drop could panic again.
     catch_unwind(AssertUnwindSafe(life))
         .map_err(std::mem::forget)
         .ok()
 }
 
-/// Ends a child process: flushes standard output, runs no destructors and no atexit handlers.
+/// Ends a child process: flushes standard output; runs no destructors and no atexit handlers.
 pub(crate) fn exit(status: i32) -> ! {
     let _ = io::stdout().flush();
     // SAFETY: _exit(2) has no preconditions.

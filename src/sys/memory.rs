@@ -1,5 +1,5 @@
-//! Memory that a process and the children it forks later share: counters and the stop state of a
-//! server.
+//! Memory that a process shares with children that it forks later: counters, and the state of a
+//! stop.
 #![expect(unsafe_code, reason = "shared anonymous memory has no safe binding")]
 
 use std::io;
@@ -13,8 +13,8 @@ use rustix::mm::{MapFlags, ProtFlags, mmap_anonymous, munmap};
 ///
 /// # Safety
 ///
-/// It is made of atomic integers, so that all-zero bytes are a valid value, nothing points into
-/// one process's memory, and nothing needs to be dropped. [`shareable`] implements it for structs.
+/// The type consists of atomic integers: all-zero bytes are a valid value, it points to no memory
+/// of one process, and it needs no drop. [`shareable`] implements the trait for structs.
 pub(crate) unsafe trait Shareable: Sync {}
 
 // SAFETY: an atomic integer.
@@ -28,8 +28,8 @@ unsafe impl Shareable for AtomicU64 {}
 // SAFETY: as one of them.
 unsafe impl<T: Shareable, const N: usize> Shareable for [T; N] {}
 
-/// Says that a struct is [`Shareable`], which it is if each of its fields is; the compiler checks
-/// that all of them are named.
+/// Implements [`Shareable`] for a struct, whose fields must all be; the compiler checks that each
+/// field is named.
 macro_rules! shareable {
     ($name:ident { $($field:ident),* $(,)? }) => {
         const _: () = {
@@ -41,13 +41,14 @@ macro_rules! shareable {
             }
         };
         #[expect(unsafe_code, reason = "each field has been checked")]
-        // SAFETY: each field is, see above.
+        // SAFETY: each field is `Shareable`, see above.
         unsafe impl $crate::sys::memory::Shareable for $name {}
     };
 }
 pub(crate) use shareable;
 
-/// A slice of `T` in shared memory, zeroed when made, unmapped on drop (in this process only).
+/// A slice of `T` in shared memory. It is zeroed when made; the drop unmaps it in this process
+/// only.
 #[derive(Debug)]
 pub(crate) struct SharedMemory<T> {
     start: NonNull<T>,
@@ -59,8 +60,7 @@ impl<T: Shareable> SharedMemory<T> {
         let bytes = size_of::<T>()
             .checked_mul(len)
             .ok_or(io::ErrorKind::OutOfMemory)?;
-        // SAFETY: an anonymous mapping at an address that the kernel picks overlaps nothing that
-        // exists.
+        // SAFETY: an anonymous mapping at an address that the kernel picks overlaps no other.
         let start = unsafe {
             mmap_anonymous(
                 std::ptr::null_mut(),
@@ -88,8 +88,8 @@ impl<T: Shareable> Deref for SharedMemory<T> {
 
 impl<T> Drop for SharedMemory<T> {
     fn drop(&mut self) {
-        // SAFETY: the mapping was made in `new` with this length, and `&mut self` says that no
-        // reference is left.
+        // SAFETY: `new` made the mapping with this length, and `&mut self` shows that no reference
+        // is left.
         let _ = unsafe { munmap(self.start.as_ptr().cast(), size_of::<T>() * self.len) };
     }
 }

@@ -1,5 +1,5 @@
-//! Datagrams in batches: recvmmsg(2) and sendmmsg(2), with the local address of each packet (ip(7)
-//! `IP_PKTINFO`, ipv6(7) `IPV6_RECVPKTINFO`).
+//! Datagrams in batches: recvmmsg(2) and sendmmsg(2), with the local address of each datagram
+//! (ip(7) `IP_PKTINFO`, ipv6(7) `IPV6_RECVPKTINFO`).
 #![expect(
     unsafe_code,
     reason = "recvmmsg, sendmmsg and control messages have no safe binding"
@@ -16,16 +16,16 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use libc::{c_int, cmsghdr, iovec, mmsghdr, socklen_t};
 use socket2::SockAddr;
 
-/// The most datagrams that one system call moves.
+/// The most datagrams of one system call.
 pub(crate) const BATCH_MAX: usize = 32;
 
-/// Room for two control messages: `in6_pktinfo` (20 bytes, the larger of the two) and the size of a
-/// segment.
+/// Room for two control messages: `in6_pktinfo` (20 bytes, the larger of the two structures) and
+/// the size of a segment.
 const CONTROL_LEN: usize = 64;
 
-/// The largest datagram that is sent in a bundle: what IPv6 carries over every link (RFC 8200
-/// section 5: 1,280 bytes) less the headers, rounded down. A larger one could need fragments, which
-/// a bundle must not.
+/// The largest datagram of a bundle: what IPv6 carries over every link (RFC 8200 section 5: 1,280
+/// bytes) less the headers, rounded down. A larger datagram could need fragments, which a bundle
+/// must not.
 const SEGMENT_MAX: usize = 1200;
 
 /// Control messages, aligned as `cmsghdr` must be.
@@ -40,12 +40,12 @@ pub(crate) struct RawAddr {
     len: socklen_t,
 }
 
-/// A received datagram: its buffer, kept for the next one, and what the kernel said of it.
+/// A received datagram: its buffer, which is reused, and what the kernel reported of it.
 pub(crate) struct Packet {
     buffer: Box<[u8]>,
     size: usize,
     pub(crate) sender: RawAddr,
-    /// The address of this host that it was sent to, so that the reply can leave from it.
+    /// The local address that the datagram was sent to: the reply leaves from it.
     pub(crate) local: Option<IpAddr>,
 }
 
@@ -57,7 +57,7 @@ pub(crate) struct Outgoing<'a> {
     pub(crate) from: Option<IpAddr>,
 }
 
-/// Makes the kernel say of each packet which local address it was sent to.
+/// Makes the kernel report the local address of each datagram.
 pub(crate) fn report_local_ip(socket: BorrowedFd<'_>, ipv6: bool) -> io::Result<()> {
     let (level, option) = if ipv6 {
         (libc::IPPROTO_IPV6, libc::IPV6_RECVPKTINFO)
@@ -83,12 +83,12 @@ pub(crate) fn report_local_ip(socket: BorrowedFd<'_>, ipv6: bool) -> io::Result<
     }
 }
 
-/// Receives as many datagrams as are waiting, up to one for each of `packets`, and says how many.
-/// Never blocks.
+/// Receives waiting datagrams, up to one for each of `packets`. Returns how many. Never blocks.
 ///
 /// # Errors
 ///
-/// `WouldBlock` when none waits; else what recvmmsg(2) says.
+/// - `WouldBlock`: none is waiting.
+/// - else as recvmmsg(2).
 pub(crate) fn receive(
     socket: BorrowedFd<'_>,
     packets: &mut [Box<Packet>],
@@ -109,7 +109,7 @@ pub(crate) fn receive(
         new.msg_hdr.msg_namelen = size_of::<libc::sockaddr_storage>() as socklen_t;
         new.msg_hdr.msg_iov = vector;
         new.msg_hdr.msg_iovlen = 1;
-        // Without room for control messages the kernel discards them, and with them the descriptors
+        // Without room for control messages the kernel discards them, and with them descriptors
         // that a Unix peer may send (unix(7), SCM_RIGHTS).
         if local_ip_wanted {
             new.msg_hdr.msg_control = control.as_mut_ptr().cast();
@@ -117,8 +117,7 @@ pub(crate) fn receive(
         }
         header.write(new);
     }
-    // MSG_TRUNC makes the length of a datagram its real one, however much of it found room
-    // (recv(2)).
+    // MSG_TRUNC: `msg_len` is the datagram's real length, even if the buffer is smaller (recv(2)).
     let flags = libc::MSG_DONTWAIT | libc::MSG_TRUNC | libc::MSG_CMSG_CLOEXEC;
     // SAFETY: the first `count` headers are initialised, and each points at buffers that outlive
     // the call and that nothing else reads or writes meanwhile (`&mut packets`, and locals of this
@@ -143,16 +142,16 @@ pub(crate) fn receive(
     Ok(received)
 }
 
-/// Whether a send waits for room, as long as the socket's `SO_SNDTIMEO` says.
+/// Whether a send waits for room, for as long as the socket's `SO_SNDTIMEO`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Room {
     WaitFor,
     Need,
 }
 
-/// Whether neighbours of one size to one peer go to the kernel as one piece (udp(7), `UDP_SEGMENT`),
-/// which cuts it up as late as it can: the peer sees the same datagrams. Stays on until the kernel
-/// declines.
+/// Whether successive datagrams of one size to one peer go to the kernel as a bundle (udp(7),
+/// `UDP_SEGMENT`). The kernel splits it as late as it can, and the peer sees the same datagrams. It
+/// stays on until the kernel rejects a bundle.
 #[derive(Debug)]
 pub(crate) struct Bundling(AtomicBool);
 
@@ -165,8 +164,9 @@ impl Bundling {
         self.0.load(Ordering::Relaxed)
     }
 
-    /// Notes why a bundle was not sent. EIO: the route has no checksum offload; EINVAL and
-    /// EOPNOTSUPP: the kernel or the device knows no segments. Others speak of the datagrams.
+    /// Notes why a bundle was not sent. EIO: the route has no checksum offload. EINVAL and
+    /// EOPNOTSUPP: the kernel or the device has no segmentation. Other errors concern the
+    /// datagrams.
     fn declined(&self, err: &io::Error) {
         let reasons = [libc::EIO, libc::EINVAL, libc::EOPNOTSUPP];
         if err
@@ -178,7 +178,7 @@ impl Bundling {
     }
 }
 
-/// Sends the datagrams in order, and tells `failed` the index and the error of each that could not
+/// Sends the datagrams in order. Calls `failed` with the index and the error of each that could not
 /// be sent.
 pub(crate) fn send(
     socket: BorrowedFd<'_>,
@@ -188,7 +188,7 @@ pub(crate) fn send(
     mut failed: impl FnMut(usize, io::Error),
 ) {
     let mut done = 0;
-    // Up to here each is sent by itself: a bundle of them has failed.
+    // The end of a failed bundle, whose datagrams are sent one by one.
     let mut single = 0;
     while done < datagrams.len() {
         let retried = single > done;
@@ -209,8 +209,8 @@ pub(crate) fn send(
     }
 }
 
-/// How many of the first datagrams can go as one bundle: all of one size but the last, which may be
-/// smaller, to one peer, from one address.
+/// Returns how many of the first datagrams fit into one bundle: all to one peer and from one
+/// address, and all of one size, except the last, which may be smaller.
 fn run(datagrams: &[Outgoing<'_>]) -> usize {
     let Some((first, others)) = datagrams.split_first() else {
         return 0;
@@ -233,7 +233,7 @@ fn run(datagrams: &[Outgoing<'_>]) -> usize {
     count
 }
 
-/// Sends a prefix of `datagrams` and says how long it was; an error speaks of the first one, or of
+/// Sends a prefix of `datagrams` and returns its length. An error concerns the first datagram, or
 /// the first bundle.
 fn send_some(
     socket: BorrowedFd<'_>,
@@ -257,7 +257,7 @@ fn send_some(
             iov_len: datagram.data.len(),
         });
     }
-    // Messages of one datagram each, or of a bundle.
+    // Each message is one datagram, or a bundle.
     let mut lengths = [0; BATCH_MAX];
     let (mut taken, mut messages) = (0, 0);
     for (header, control) in headers.iter_mut().zip(&mut controls) {
@@ -300,7 +300,7 @@ fn empty_header() -> mmsghdr {
     unsafe { zeroed() }
 }
 
-/// Finds the destination address among the control messages that the kernel wrote.
+/// Returns the local address from the control messages that the kernel wrote.
 fn local_ip(header: &libc::msghdr) -> Option<IpAddr> {
     if header.msg_controllen < size_of::<cmsghdr>() {
         return None;
@@ -315,7 +315,7 @@ fn local_ip(header: &libc::msghdr) -> Option<IpAddr> {
             // SAFETY: the kernel writes an `in_pktinfo` behind this header (ip(7)); it may be
             // unaligned.
             let info: libc::in_pktinfo = unsafe { ptr::read_unaligned(data.cast()) };
-            // `ipi_spec_dst` is a local address even where the packet was broadcast or multicast.
+            // `ipi_spec_dst` is a local address even if the datagram was broadcast or multicast.
             Some(Ipv4Addr::from(info.ipi_spec_dst.s_addr.to_ne_bytes()).into())
         }
         (libc::IPPROTO_IPV6, libc::IPV6_PKTINFO) => {
@@ -330,8 +330,8 @@ fn local_ip(header: &libc::msghdr) -> Option<IpAddr> {
 }
 
 impl Control {
-    /// Writes the messages that make a packet leave from `ip`, and be cut into pieces of `segment`
-    /// bytes. Returns their length.
+    /// Writes the control messages that set the source address to `ip` and the segment size to
+    /// `segment` bytes. Returns their length.
     fn set(&mut self, ip: Option<IpAddr>, segment: Option<u16>) -> usize {
         let used = match ip {
             None => 0,
@@ -361,8 +361,8 @@ impl Control {
         })
     }
 
-    /// Writes a message at `offset`, which is 0 or what this has returned, and returns where the
-    /// next one goes.
+    /// Writes a message at `offset`, which is 0 or an earlier return value. Returns the offset of
+    /// the next one.
     fn write<T>(&mut self, offset: usize, level: c_int, kind: c_int, value: T) -> usize {
         let size = size_of::<T>() as u32;
         // SAFETY: CMSG_LEN only computes.
@@ -393,7 +393,7 @@ impl Control {
 }
 
 impl Packet {
-    /// Makes an empty packet that takes up to `max` bytes.
+    /// Makes an empty packet that receives up to `max` bytes.
     pub(crate) fn new(max: usize) -> Self {
         Self {
             buffer: vec![0; max].into_boxed_slice(),
@@ -403,12 +403,12 @@ impl Packet {
         }
     }
 
-    /// What arrived, up to the size of the buffer.
+    /// Returns the received bytes, up to the size of the buffer.
     pub(crate) fn data(&self) -> &[u8] {
         &self.buffer[..self.size.min(self.buffer.len())]
     }
 
-    /// The size that the datagram had when it was sent.
+    /// Returns the size of the datagram as it was sent.
     pub(crate) const fn size(&self) -> usize {
         self.size
     }
@@ -426,12 +426,12 @@ impl RawAddr {
         Self { storage, len: 0 }
     }
 
-    /// Whether the sender has no address to reply to (an unbound Unix socket).
+    /// Returns whether the sender has no address to reply to (an unbound Unix socket).
     pub(crate) const fn is_unnamed(&self) -> bool {
         self.len as usize <= size_of::<libc::sa_family_t>()
     }
 
-    /// The internet address that it is, if it is one (ip(7), ipv6(7)).
+    /// Returns the internet address, if it is one (ip(7), ipv6(7)).
     pub(crate) fn inet(&self) -> Option<SocketAddr> {
         let bytes = self.bytes();
         let port = u16::from_be_bytes(*bytes.get(2..)?.first_chunk()?);
@@ -444,7 +444,8 @@ impl RawAddr {
                 let word = |at: usize| bytes.get(at..)?.first_chunk().copied();
                 let (flow, scope) = (word(4)?, word(24)?);
                 let ip: [u8; 16] = *bytes.get(8..)?.first_chunk()?;
-                // As the kernel has them: the flow in the network's order, the scope in the host's.
+                // As the kernel stores them: the flow in network byte order, the scope in host byte
+                // order.
                 let (flow, scope) = (u32::from_ne_bytes(flow), u32::from_ne_bytes(scope));
                 Some(SocketAddrV6::new(ip.into(), port, flow, scope).into())
             }
@@ -452,12 +453,12 @@ impl RawAddr {
         }
     }
 
-    /// Whether it is an internet address with port 0, which nothing can be sent to.
+    /// Returns whether it is an internet address with port 0, to which no datagram can be sent.
     pub(crate) fn has_no_port(&self) -> bool {
         self.inet().is_some_and(|addr| addr.port() == 0)
     }
 
-    /// The address as the kernel wrote it.
+    /// Returns the address as the kernel wrote it.
     fn bytes(&self) -> &[u8] {
         let len = (self.len as usize).min(size_of::<libc::sockaddr_storage>());
         // SAFETY: any part of a C struct of integers that was all zero at first is initialised.

@@ -1,7 +1,6 @@
-//! Thin, typed calls to the operating system. Owns every raw system call that `rustix` and
-//! `socket2` do not offer safely; knows nothing of servers, transports or handlers.
+//! Thin, typed calls to the operating system: every raw system call that `rustix` and `socket2` do
+//! not offer safely. This module knows no servers, transports or handlers.
 
-pub(crate) mod bell;
 pub(crate) mod child;
 pub(crate) mod clock;
 pub(crate) mod fork;
@@ -10,18 +9,18 @@ pub(crate) mod mmsg;
 pub(crate) mod poll;
 pub(crate) mod sock_diag;
 pub(crate) mod sockopt;
+pub(crate) mod wakeup;
 
 use std::time::Duration;
 
 use rustix::time::Timespec;
 
-/// The number of an error that a system call has returned, for what expects one.
+/// Converts an I/O error to the number of the system's error.
 pub(crate) fn errno(err: std::io::Error) -> rustix::io::Errno {
     rustix::io::Errno::from_io_error(&err).unwrap_or(rustix::io::Errno::IO)
 }
 
-/// Turns a duration into what poll(2) takes; a duration too long for it becomes the longest it can
-/// take.
+/// Converts a duration for poll(2). A duration beyond its range becomes the longest one.
 pub(crate) fn timespec(duration: Duration) -> Timespec {
     Timespec {
         tv_sec: i64::try_from(duration.as_secs()).unwrap_or(i64::MAX),

@@ -1,4 +1,4 @@
-//! poll(2), until a deadline.
+//! poll(2) with a deadline.
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
@@ -25,12 +25,12 @@ impl From<Interest> for PollFlags {
     }
 }
 
-/// Blocks the thread until a descriptor is ready, and says how many are: none at the deadline. A signal
+/// Blocks the thread until a descriptor is ready. Returns how many are: 0 at the deadline. A signal
 /// does not end the wait.
 ///
 /// # Errors
 ///
-/// What poll(2) fails with: `ENOMEM`, or `EINVAL` with more descriptors than `RLIMIT_NOFILE`.
+/// As poll(2): `ENOMEM`, or `EINVAL` with more descriptors than `RLIMIT_NOFILE`.
 pub(crate) fn poll(fds: &mut [PollFd<'_>], deadline: Option<Instant>) -> io::Result<usize> {
     loop {
         let left = deadline.map(|end| end.saturating_duration_since(Instant::now()));
@@ -41,21 +41,21 @@ pub(crate) fn poll(fds: &mut [PollFd<'_>], deadline: Option<Instant>) -> io::Res
     }
 }
 
-/// Whether a descriptor is readable now. Does not wait.
+/// Returns whether a descriptor is readable now. Never blocks.
 ///
 /// # Errors
 ///
-/// As [`poll`]: then nothing is known.
+/// As [`poll`].
 pub(crate) fn is_readable(fd: &impl AsFd) -> io::Result<bool> {
     let mut fds = [PollFd::new(fd, PollFlags::IN)];
     Ok(poll(&mut fds, Some(Instant::now()))? > 0)
 }
 
-/// A descriptor that polls as readable while one of the others does.
+/// Returns a descriptor that polls as readable while one of `fds` does.
 ///
 /// # Errors
 ///
-/// What epoll_create(2) and epoll_ctl(2) fail with: no descriptor or no memory is left.
+/// As epoll_create(2) and epoll_ctl(2): no descriptor or no memory is left.
 pub(crate) fn any_of<F: AsFd>(fds: &[F]) -> io::Result<OwnedFd> {
     let any = epoll::create(CreateFlags::CLOEXEC)?;
     for fd in fds {

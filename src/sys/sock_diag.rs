@@ -1,4 +1,4 @@
-//! What the kernel says of its TCP sockets (sock_diag(7)).
+//! The kernel's list of TCP sockets (sock_diag(7)).
 
 use std::io;
 use std::net::SocketAddr;
@@ -7,7 +7,8 @@ use rustix::net::{
     AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, netlink, recv, send, socket_with,
 };
 
-/// `SOCK_DIAG_BY_FAMILY`, the request and each answer; `NLMSG_ERROR` and `NLMSG_DONE` (netlink(7)).
+/// `SOCK_DIAG_BY_FAMILY` is the type of the request and of each answer; `NLMSG_ERROR` and
+/// `NLMSG_DONE` end the answers (netlink(7)).
 const SOCK_DIAG_BY_FAMILY: u16 = 20;
 const NLMSG_ERROR: u16 = 2;
 const NLMSG_DONE: u16 = 3;
@@ -22,11 +23,11 @@ const STATES: u32 = 1 << 3 | 1 << 12;
 /// The length of a `struct nlmsghdr`.
 const HEADER: usize = 16;
 
-/// Whether a handshake with a local port is under way; an IPv6 socket may take IPv4 too.
+/// Returns whether a handshake with a local port is under way; an IPv6 socket may accept IPv4 too.
 ///
 /// # Errors
 ///
-/// What socket(2) says where the kernel has no sock_diag, or a filter forbids it.
+/// As socket(2), if the kernel has no sock_diag, or if a filter forbids it.
 pub(crate) fn in_handshake(local: SocketAddr) -> io::Result<bool> {
     let port = local.port();
     Ok(dump(libc::AF_INET, port)? || local.is_ipv6() && dump(libc::AF_INET6, port)?)
@@ -60,7 +61,7 @@ fn request(family: u8, port: u16) -> Vec<u8> {
     bytes.extend((LEN as u32).to_ne_bytes());
     bytes.extend(SOCK_DIAG_BY_FAMILY.to_ne_bytes());
     bytes.extend(REQUEST_DUMP.to_ne_bytes());
-    // The number and the port of the sender: the kernel's choice.
+    // The sequence number and the port of the sender: the kernel's choice.
     bytes.extend([0; 8]);
     bytes.extend([family, libc::IPPROTO_TCP as u8, 0, 0]);
     bytes.extend(STATES.to_ne_bytes());
@@ -83,7 +84,7 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let addr = listener.local_addr().unwrap();
         assert!(!in_handshake(addr).expect("sock_diag"));
-        // Nothing ends a handshake but data (tcp(7)).
+        // Only data completes a deferred handshake (tcp(7)).
         let (level, option) = (libc::IPPROTO_TCP, libc::TCP_DEFER_ACCEPT);
         sockopt::set(listener.as_fd(), level, option, 60).unwrap();
         let mut client = TcpStream::connect(addr).unwrap();

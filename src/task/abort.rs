@@ -17,7 +17,7 @@ pub(crate) struct Request {
 /// Who runs handlers, and aborts their requests.
 pub(crate) trait Host: Send + Sync {
     /// Has `abort` told once the request is aborted; at once if it has been.
-    fn watch(self: Arc<Self>, request: Request, abort: &Arc<Abort>);
+    fn watch(self: Arc<Self>, request: Request, abort: &Arc<AbortSignal>);
 
     /// Ends that.
     fn forget(&self, request: Request);
@@ -28,12 +28,12 @@ pub(crate) trait Host: Send + Sync {
 
 /// Whether a request was aborted, and which tasks wait for it.
 #[derive(Default)]
-pub(crate) struct Abort {
+pub(crate) struct AbortSignal {
     why: OnceLock<&'static str>,
     tasks: Mutex<Vec<Arc<Signal>>>,
 }
 
-impl Abort {
+impl AbortSignal {
     /// Ends the waits of all tasks, now and from now on.
     pub(crate) fn abort(&self, why: &'static str) {
         // The first reason stays.
@@ -69,9 +69,9 @@ impl Abort {
     }
 }
 
-impl fmt::Debug for Abort {
+impl fmt::Debug for AbortSignal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Abort")
+        f.debug_struct("AbortSignal")
             .field("why", &self.why())
             .field("tasks", &self.tasks().len())
             .finish()

@@ -31,7 +31,7 @@ use crate::task::wait::until;
 ///
 /// - `TimedOut` at the deadline of a [`timeout`](super::timeout) around the call;
 /// - `ConnectionAborted` when the connection of the handler is aborted (by a deadline of the
-///   [`Builder`](crate::Builder), by [`abort`](crate::ServerHandle), or because the drain deadline of a stop
+///   [`Builder`](crate::Builder), by [`ServerHandle::abort`](crate::ServerHandle::abort), or because the drain deadline of a stop
 ///   has come), with the reason as its text; and in a coroutine that would have to be suspended while a
 ///   panic unwinds.
 ///
@@ -44,10 +44,11 @@ use crate::task::wait::until;
 /// ```
 /// use std::io::{self, Write};
 /// use std::time::Duration;
-/// use socketserver::{TcpConnection, ThreadingTcpServer, task};
+/// use socketserver::net::TcpConnection;
+/// use socketserver::{Server, Tcp, Threading, task};
 ///
 /// let (jobs, queue) = async_channel::bounded::<String>(16);
-/// let guard = ThreadingTcpServer::bind("127.0.0.1:0")?.spawn(move |conn: &mut TcpConnection| {
+/// let guard = Server::<Tcp>::builder().model(Threading::default()).bind("127.0.0.1:0")?.spawn(move |conn: &mut TcpConnection| {
 ///     match task::timeout(Duration::from_secs(5), || task::block_on(queue.recv())) {
 ///         Ok(Ok(job)) => writeln!(conn, "do {job}"),
 ///         Ok(Err(_closed)) => writeln!(conn, "nothing will come"),

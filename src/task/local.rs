@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::task::Waker;
 use std::time::Instant;
 
-use crate::task::abort::{Abort, Host, Request};
+use crate::task::abort::{AbortSignal, Host, Request};
 use crate::task::signal::Signal;
 use crate::task::wait::{Target, Task};
 
@@ -25,7 +25,7 @@ struct Handling {
     host: Arc<dyn Host>,
     request: Request,
     /// Made by the first wait that needs it, and shared with what runs beside the handler.
-    abort: OnceCell<Arc<Abort>>,
+    abort: OnceCell<Arc<AbortSignal>>,
     /// Whether that interrupts this task.
     joined: Cell<bool>,
     /// It runs beside a handler, which outlives it.
@@ -36,7 +36,7 @@ struct Handling {
 #[derive(Clone)]
 pub(crate) struct Inherited {
     deadline: Option<Instant>,
-    handling: Option<(Arc<dyn Host>, Request, Arc<Abort>)>,
+    handling: Option<(Arc<dyn Host>, Request, Arc<AbortSignal>)>,
 }
 
 /// A handler that this task runs, until this is dropped.
@@ -117,7 +117,7 @@ impl Local {
 }
 
 impl Handling {
-    fn abort(&self) -> &Arc<Abort> {
+    fn abort(&self) -> &Arc<AbortSignal> {
         self.abort.get_or_init(|| {
             let abort = Arc::default();
             Arc::clone(&self.host).watch(self.request, &abort);

@@ -14,7 +14,7 @@
 //! # Aborts
 //!
 //! When the connection of a handler is aborted, because a deadline of the [`Builder`](crate::Builder) has
-//! passed, because [somebody asks](crate::ServerHandle), or because the drain deadline of a stop has come, all
+//! passed, because [somebody asks](crate::ServerHandle::abort), or because the drain deadline of a stop has come, all
 //! that the handler waits for ends, in what it has spawned too: [`block_on`], and reads and writes, also of
 //! [dialed](crate::net::Dialed) connections, fail with an error, and [`sleep`] unwinds. So does what it waits
 //! for later. The handler is to return then; its destructors can wait for nothing more. Where no coroutine

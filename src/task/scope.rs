@@ -37,7 +37,7 @@ const AT_ONCE: usize = 1024;
 /// waits, whatever happens, until all have ended, so a closure that neither waits with this crate nor ends
 /// keeps its handler.
 ///
-/// Under [`Coroutines`](crate::Coroutines) a scope that is entered while a panic unwinds can spawn
+/// Under `Coroutines` a scope that is entered while a panic unwinds can spawn
 /// nothing.
 ///
 /// # Panics

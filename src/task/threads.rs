@@ -44,7 +44,7 @@ struct Pool {
 struct State {
     queue: VecDeque<Task>,
     /// Threads that wait for a task, the one that has waited longest first.
-    idle: Vec<Arc<Seat>>,
+    idle: Vec<Arc<IdleSlot>>,
     /// Every thread that has not announced its end.
     threads: HashMap<ThreadId, JoinHandle<()>>,
     /// Threads that have announced their end: joining them takes no time.
@@ -57,7 +57,7 @@ struct State {
 
 /// Where an idle thread waits.
 #[derive(Default)]
-struct Seat {
+struct IdleSlot {
     call: Mutex<Option<Call>>,
     called: Condvar,
 }
@@ -209,14 +209,14 @@ impl Pool {
             state.closing = true;
             std::mem::take(&mut state.idle)
         };
-        for seat in idle {
-            seat.call(Call::Leave);
+        for slot in idle {
+            slot.call(Call::Leave);
         }
     }
 
     /// The life of one thread.
     fn work(&self) {
-        let seat = Arc::new(Seat::default());
+        let slot = Arc::new(IdleSlot::default());
         let mut state = self.state();
         state.starting -= 1;
         loop {
@@ -224,14 +224,14 @@ impl Pool {
                 Some(task) => (Some(task), false),
                 None if state.closing => break,
                 None => {
-                    state.idle.push(Arc::clone(&seat));
+                    state.idle.push(Arc::clone(&slot));
                     (None, true)
                 }
             };
             drop(state);
             // Either way there is room for one more.
             (self.on_room)();
-            let task = if idle { self.next_task(&seat) } else { task };
+            let task = if idle { self.next_task(&slot) } else { task };
             let leaves = task.is_none();
             if let Some(task) = task {
                 task();
@@ -251,15 +251,15 @@ impl Pool {
 }
 
 impl Pool {
-    /// Waits on an idle seat. `None` is the end of the thread.
-    fn next_task(&self, seat: &Arc<Seat>) -> Option<Task> {
+    /// Waits on an idle slot. `None` is the end of the thread.
+    fn next_task(&self, slot: &Arc<IdleSlot>) -> Option<Task> {
         let mut limit = self.limits.keep_alive;
         let call = loop {
-            if let Some(call) = seat.wait(limit) {
+            if let Some(call) = slot.wait(limit) {
                 break Some(call);
             }
             let mut state = self.state();
-            let listed = state.idle.iter().position(|other| Arc::ptr_eq(other, seat));
+            let listed = state.idle.iter().position(|other| Arc::ptr_eq(other, slot));
             match listed {
                 Some(at) if state.idle.len() > state.reserved => {
                     state.idle.remove(at);
@@ -267,7 +267,7 @@ impl Pool {
                 }
                 // A task was promised a thread, and this may be the one.
                 Some(_) => {}
-                // Whoever took the seat from the list is about to call.
+                // Whoever took the idle slot from the list is about to call.
                 None => limit = None,
             }
         };
@@ -284,7 +284,7 @@ impl State {
     }
 }
 
-impl Seat {
+impl IdleSlot {
     fn call(&self, call: Call) {
         *self.call.lock().unwrap_or_else(PoisonError::into_inner) = Some(call);
         self.called.notify_one();

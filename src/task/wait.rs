@@ -23,9 +23,9 @@ use rustix::io::Errno;
 use rustix::net::sockopt::{Timeout, set_socket_timeout};
 use rustix::net::{RecvFlags, recv};
 
-use crate::spare;
-use crate::sys::bell::{Bell, Heard, Watch};
+use crate::buffers;
 use crate::sys::poll::{Interest, poll};
+use crate::sys::wakeup::{WakeupEvent, Watch, WokenBy};
 #[cfg(feature = "coroutines")]
 use crate::task::coro::net::{self, Place, Visit};
 #[cfg(feature = "coroutines")]
@@ -200,7 +200,7 @@ const LANDING: usize = 1024;
 
 /// Moves what has landed in a smaller buffer into one of the pool, with what more there is.
 pub(super) fn land(fd: BorrowedFd<'_>, landing: &[u8], count: usize) -> (Box<[u8]>, usize) {
-    let mut buffer = spare::take();
+    let mut buffer = buffers::take();
     buffer[..count].copy_from_slice(&landing[..count]);
     if count < landing.len() {
         return (buffer, count);
@@ -345,7 +345,7 @@ pub(crate) struct Woken {
     /// [exhausted](Source::exhaust); else it is their state that was asked for.
     pub(crate) by_edge: bool,
     /// What the wake-up event has said.
-    pub(crate) heard: Option<Heard>,
+    pub(crate) by: Option<WokenBy>,
     /// Why something could not be watched: then all are said to be ready, at once, to be tried. Without a
     /// [`pause`] that would go on and on.
     pub(crate) unwatched: Option<io::Error>,
@@ -371,7 +371,7 @@ pub(crate) fn any(fds: &[Awaited<'_>], deadline: Option<Instant>) -> io::Result<
         return Ok(Woken {
             ready,
             by_edge: true,
-            heard: None,
+            by: None,
             unwatched,
         });
     }
@@ -382,7 +382,7 @@ pub(crate) fn any(fds: &[Awaited<'_>], deadline: Option<Instant>) -> io::Result<
     Ok(Woken {
         ready: ready.collect(),
         by_edge: false,
-        heard: None,
+        by: None,
         unwatched: None,
     })
 }
@@ -395,11 +395,14 @@ pub(crate) struct Wakeup {
 }
 
 impl Wakeup {
-    /// Watches `bell` and, in a worker process, the pipe whose other end only the parent holds.
-    pub(crate) fn new(bell: &Bell, lifeline: Option<BorrowedFd<'_>>) -> io::Result<Self> {
+    /// Watches `wakeup_event` and, in a worker process, the pipe whose other end only the parent holds.
+    pub(crate) fn new(
+        wakeup_event: &WakeupEvent,
+        lifeline: Option<BorrowedFd<'_>>,
+    ) -> io::Result<Self> {
         Ok(Self {
             source: Source::default(),
-            watch: Watch::new(bell, lifeline)?,
+            watch: Watch::new(wakeup_event, lifeline)?,
         })
     }
 
@@ -415,7 +418,7 @@ impl Wakeup {
         let mut woken = any(&all, deadline)?;
         if woken.ready.first() == Some(&0) {
             woken.ready.remove(0);
-            woken.heard = Some(self.watch.hear()?);
+            woken.by = Some(self.watch.take()?);
             self.source.exhaust(Interest::Read);
         }
         woken.ready.iter_mut().for_each(|place| *place -= 1);

@@ -1,7 +1,6 @@
-//! Every example as its user runs it, and what it serves under every other model: a process of its
-//! own, and a client that talks to it. Three of them also as they are written on Python's
-//! `socketserver`; where there is no python3 they are ignored, which is said, and with
-//! `CI_STRICT=1` a failure.
+//! Every example as its user runs it, and its handler under every other model: a process of its
+//! own, and a client that talks to it. Three examples also exist on Python's `socketserver`.
+//! Without python3 those are ignored, with a message; with `CI_STRICT=1` that is a failure.
 
 #[path = "../support/models.rs"]
 mod models;
@@ -9,7 +8,7 @@ mod play;
 mod program;
 mod talk;
 
-/// The examples themselves. Of each, everything is served but its `main`.
+/// The examples themselves. The tests call everything but `main`.
 #[path = "../../examples"]
 #[expect(dead_code, reason = "see above")]
 mod examples {
@@ -50,7 +49,8 @@ struct Row {
     example: &'static str,
     what: &'static str,
     talk: fn(Program),
-    /// The models under which it cannot be, and why. A word stands for the models that begin so.
+    /// Models that the example does not run under, and why. A word stands for the models that begin
+    /// with it.
     except: &'static [(&'static str, &'static str)],
 }
 
@@ -66,10 +66,10 @@ macro_rules! rows {
     };
 }
 
-/// Why some examples cannot be under some models.
-const ONE_AT_A_TIME: &str = "a client that stays keeps it from the others";
-const NO_MEMORY_IN_COMMON: &str = "each process would have clients and a state of its own";
-const THREADS: &str = "it has a thread beside the server's, and forking wants a process with one";
+/// Why some examples do not run under some models.
+const ONE_AT_A_TIME: &str = "a client that stays connected keeps other clients waiting";
+const NO_MEMORY_IN_COMMON: &str = "each process has its own clients and state";
+const THREADS: &str = "it has a second thread, and forking needs a single-threaded process";
 
 const ROWS: [Row; 21] = rows! {
     hello greets_every_client, except [];
@@ -79,15 +79,15 @@ const ROWS: [Row; 21] = rows! {
         ("forking prefork", NO_MEMORY_IN_COMMON),
     ];
     login remembers_each_client_between_its_lines, except [];
-    http_hello serves_its_page_and_turns_nonsense_down, except [("sequential", ONE_AT_A_TIME)];
-    request_handler knows_its_user_and_finishes_in_any_case, except [];
+    http_hello serves_its_page_and_refuses_nonsense, except [("sequential", ONE_AT_A_TIME)];
+    request_handler knows_its_user_and_always_finishes, except [];
     two_transports reverses_lines_on_both, except [("sequential", ONE_AT_A_TIME)];
-    graceful_stop lets_clients_finish_and_ends_the_silent, except [("sequential", ONE_AT_A_TIME)];
+    graceful_stop lets_clients_finish_and_closes_silent_ones, except [("sequential", ONE_AT_A_TIME)];
     background counts_its_clients_and_stops_at_the_end_of_input, except [
         ("forking prefork", THREADS),
     ];
-    hooks tell_what_is_turned_away_and_what_fails, except [
-        ("forking prefork", "each process would have descriptors, a limit and lines of its own"),
+    hooks report_refused_and_failed_connections, except [
+        ("forking prefork", "each process has its own descriptors, limit and lines"),
     ];
     inetd becomes_the_program_for_each_connection, except [
         ("sequential threading pool coroutines", "the program takes the place of the server"),
@@ -96,31 +96,31 @@ const ROWS: [Row; 21] = rows! {
             "the program takes the place of a worker",
         ),
     ];
-    prefork answers_from_its_workers_and_replaces_the_dead, except [
+    prefork answers_from_its_workers_and_replaces_dead_ones, except [
         ("sequential threading pool forking coroutines", "it has no workers to replace"),
         ("prefork_forking", "its workers have children that answer"),
     ];
-    chat sends_each_line_to_everybody, except [
+    chat sends_each_line_to_all_clients, except [
         ("sequential", ONE_AT_A_TIME),
         ("forking prefork", NO_MEMORY_IN_COMMON),
     ];
     proxy passes_lines_on_and_answers_back, except [("sequential", ONE_AT_A_TIME)];
     resolver answers_names_with_their_addresses, except [("sequential", ONE_AT_A_TIME)];
-    poll_loop serves_both_and_ends_when_told, except [("forking prefork", THREADS)];
+    poll_loop serves_both_and_ends_on_request, except [("forking prefork", THREADS)];
     adopted_socket serves_on_its_standard_input, except [];
     own_transport keeps_messages_apart, except [];
     counting counts_what_each_client_sends_and_gets, except [];
-    tftp sends_files_and_says_when_there_is_none, except [];
+    tftp sends_files_and_reports_missing_ones, except [];
 };
 
 /// The examples that need the feature.
 const OF_COROUTINES: [&str; 2] = ["chat", "resolver"];
 
-/// The examples that are there in Python too.
+/// The examples that also exist in Python.
 const IN_PYTHON: [&str; 3] = ["key_value", "tftp", "unix_datagram_log"];
 
 impl Row {
-    /// Whether this example can be under a model.
+    /// Whether this example can run under a model.
     fn fits(&self, model: &str) -> bool {
         let mut words = self.except.iter().flat_map(|(words, _)| words.split(' '));
         !words.any(|word| model.starts_with(word))
@@ -199,7 +199,7 @@ fn every_example_is_in_the_tables() {
         for driver in ["coroutines_epoll", "coroutines_uring"] {
             let mut models = models::NAMES.iter().filter(|model| model.ends_with(driver));
             let served = models.any(|model| row.fits(model));
-            // What it runs needs a process of its own.
+            // This program needs a process of its own.
             assert_eq!(served, name != "inetd", "{name} under {driver}");
         }
     }
@@ -209,7 +209,7 @@ fn names<const N: usize>(names: [&str; N]) -> BTreeSet<String> {
     names.map(str::to_owned).into()
 }
 
-/// The names of all files below `examples/` that end like this.
+/// The names of all files below `examples/` with this extension.
 fn programs(extension: &str) -> BTreeSet<String> {
     let folders = [sources(), sources().join("python")];
     let files = folders
@@ -225,8 +225,8 @@ fn programs(extension: &str) -> BTreeSet<String> {
     stems.map(|stem| stem.expect("a name of text")).collect()
 }
 
-/// Whether a tool is there; says so where it is not.
-#[expect(clippy::print_stderr, reason = "what is not run is said")]
+/// Whether a tool is installed; prints a message if it is not.
+#[expect(clippy::print_stderr, reason = "a skipped test prints why")]
 pub(crate) fn is_there(tool: &str) -> bool {
     let version = Command::new(tool)
         .arg("--version")
@@ -237,7 +237,7 @@ pub(crate) fn is_there(tool: &str) -> bool {
     if !is_there {
         let is_strict = std::env::var_os("CI_STRICT").is_some_and(|value| value == "1");
         assert!(!is_strict, "there is no {tool}");
-        eprintln!("there is no {tool} here: what needs it was not run");
+        eprintln!("{tool} is not installed: its tests did not run");
     }
     is_there
 }

@@ -1,5 +1,5 @@
-//! The servers: what each example serves, under a model that it was not written for. A process of
-//! its own, which takes the arguments of the example and says what that says.
+//! The servers: the handler of each example under a model that the example was not written for.
+//! Each is a process with the arguments and the output of the example.
 #![expect(clippy::print_stderr, reason = "as the examples do")]
 
 use std::io::Write;
@@ -7,15 +7,17 @@ use std::path::Path;
 use std::process::ExitCode;
 use std::time::Duration;
 
+use socketserver::model::Model;
+use socketserver::net::{Bind, Either, Transport};
 use socketserver::{
-    Bind, Builder, Either, Forking, Handler, IntoOutcome, Model, Server, Tcp, ThreadPool,
-    Threading, Transport, Udp, UnixDatagram, UnixStream, per_connection, per_request,
+    Builder, Forking, Handler, IntoOutcome, Server, Tcp, ThreadPool, Threading, Udp, UnixDatagram,
+    UnixStream, per_connection, per_request,
 };
 
 use crate::examples;
 use crate::models::{Models, UnderModel};
 
-/// A closure that is in an example, word for word.
+/// A closure of an example, word for word.
 macro_rules! quote {
     ($example:literal, $closure:expr) => {{
         let source = include_str!(concat!("../../examples/", $example, ".rs"));
@@ -53,7 +55,7 @@ fn streams(example: &str, model: &str, addr: &str, others: &[String]) -> Option<
         "http_hello" => serve(model, tcp(), examples::http_hello::hello),
         "key_value" => {
             let store = examples::key_value::Store::default();
-            serve(model, tcp(), store.into_fn())
+            serve(model, tcp(), move |conn| store.handle(conn))
         }
         "login" => {
             let new = examples::login::Session::default;
@@ -136,7 +138,8 @@ fn datagrams(example: &str, model: &str, addr: &str, others: &[String]) -> Optio
             let builder = Server::builder().listen([socket.expect("bind")]);
             serve(model, builder, examples::unix_datagram_log::log)
         }
-        // Its own socket blocks a worker of coroutines: they serve as many at once as there are.
+        // The handler's own socket blocks a worker of coroutines, so there are as many workers as
+        // transfers.
         "tftp" => {
             let directory = others[0].clone();
             serve(model, on::<Udp>(addr), move |datagram| {
@@ -147,7 +150,7 @@ fn datagrams(example: &str, model: &str, addr: &str, others: &[String]) -> Optio
     })
 }
 
-/// Examples that are about the server and not its handler.
+/// Examples about the server, not its handler.
 fn whole_servers(example: &str, model: &str, addr: &str) -> Option<ExitCode> {
     let tcp = || on::<Tcp>(addr);
     Some(match example {
@@ -158,7 +161,7 @@ fn whole_servers(example: &str, model: &str, addr: &str) -> Option<ExitCode> {
     })
 }
 
-/// As large as the examples want them.
+/// In the sizes that the examples use.
 fn models() -> Models {
     Models {
         threading: Threading::default(),
@@ -173,7 +176,7 @@ fn on<'a, T: Bind<&'a str>>(addr: &'a str) -> Builder<T> {
     Server::builder().listen(T::bind(addr).expect("bind"))
 }
 
-/// Builds a server, and says where it listens.
+/// Builds a server, and prints where it listens.
 fn build<T: Transport, M: Model>(builder: Builder<T>, model: M) -> Server<T, M> {
     let server = builder.model(model).build().expect("build a server");
     for url in server.urls() {
@@ -185,7 +188,7 @@ fn build<T: Transport, M: Model>(builder: Builder<T>, model: M) -> Server<T, M> 
 fn serve<T, F, O>(model: &str, builder: Builder<T>, handler: F) -> ExitCode
 where
     T: Transport,
-    F: Fn(&mut T::Request) -> O + Send + Sync + 'static,
+    F: Fn(&mut T::Accepted) -> O + Send + Sync + 'static,
     O: IntoOutcome,
 {
     models().run(model, Serve(builder, handler))
@@ -196,7 +199,7 @@ struct Serve<T: Transport, F>(Builder<T>, F);
 impl<T, F, O> UnderModel for Serve<T, F>
 where
     T: Transport,
-    F: Fn(&mut T::Request) -> O + Send + Sync + 'static,
+    F: Fn(&mut T::Accepted) -> O + Send + Sync + 'static,
     O: IntoOutcome,
 {
     fn run<M: Model>(self, model: M) -> ExitCode {
@@ -226,7 +229,7 @@ impl UnderModel for GracefulStop {
     }
 }
 
-/// Its two servers, without the loop: `handle_request` is not for every model.
+/// The two servers of the example, without its loop: not every model has `handle_request`.
 struct PollLoop(Builder<Tcp>, Builder<Udp>);
 
 impl UnderModel for PollLoop {

@@ -1,4 +1,4 @@
-//! Running examples: each a process of its own, and clients of which every wait has a deadline.
+//! Examples as processes, and clients whose every wait has a deadline.
 
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
@@ -19,12 +19,13 @@ use tempfile::TempDir;
 /// How long a test waits for anything before it fails.
 pub(crate) const DEADLINE: Duration = Duration::from_secs(10);
 
-/// Which program a client talks to. All of one example take the same arguments and say the same.
+/// The program that a client talks to. All programs of one example take the same arguments and
+/// print the same.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Program {
     /// The example, as its user runs it.
     Itself(&'static str),
-    /// What the example serves, under another model: this binary, started again.
+    /// The handler of the example under another model: this binary, started again.
     Under(&'static str, &'static str),
     /// The example as it is written on Python's `socketserver`.
     InPython(&'static str),
@@ -53,7 +54,7 @@ impl Program {
         Example::launch(self.command(args))
     }
 
-    /// Starts one that takes one TCP address.
+    /// Starts a program that takes one TCP address.
     pub(crate) fn on_tcp(self) -> (Example, SocketAddr) {
         let example = self.start(&["127.0.0.1:0"]);
         let addr = example.inet("tcp");
@@ -61,14 +62,14 @@ impl Program {
     }
 }
 
-/// Where the examples are.
+/// The folder of the examples.
 pub(crate) fn sources() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("examples")
 }
 
-/// An example as cargo has built it.
+/// The path of an example as cargo has built it.
 fn built(name: &str) -> PathBuf {
-    // It is target/debug/deps/examples-0123456789abcdef.
+    // This binary is target/debug/deps/examples-0123456789abcdef.
     let tests = std::env::current_exe().expect("this binary");
     let target = tests.ancestors().nth(2).expect("a folder");
     let program = target.join("examples").join(name);
@@ -83,7 +84,7 @@ fn built(name: &str) -> PathBuf {
     program
 }
 
-/// An example that runs. Killed when dropped.
+/// An example that runs. The drop kills it.
 pub(crate) struct Example {
     pub(crate) child: Child,
     pub(crate) output: Lines,
@@ -103,12 +104,12 @@ impl Example {
         }
     }
 
-    /// The next URL that it says it listens on.
+    /// The next URL that the example prints.
     pub(crate) fn url(&self) -> String {
         self.errors.wait_for("listening on ")
     }
 
-    /// The address of the next URL, of this scheme.
+    /// The address of the next URL, which must have this scheme.
     pub(crate) fn inet(&self, scheme: &str) -> SocketAddr {
         let url = self.url();
         let addr = url
@@ -121,14 +122,14 @@ impl Example {
         Pid::from_child(&self.child)
     }
 
-    /// Waits until it has ended by itself.
+    /// Waits until the example has ended by itself.
     pub(crate) fn end(&mut self) -> ExitStatus {
         End::of(self.pid()).wait();
         self.child.wait().expect("wait for it")
     }
 }
 
-/// The end of a process, which can be waited for with a deadline.
+/// The end of a process, awaited with a deadline.
 pub(crate) struct End(OwnedFd);
 
 impl End {
@@ -150,7 +151,7 @@ impl Drop for Example {
     }
 }
 
-/// The lines of a pipe, each waited for within the deadline.
+/// The lines of a pipe, each awaited with a deadline.
 pub(crate) struct Lines(Receiver<String>);
 
 impl Lines {
@@ -170,7 +171,7 @@ impl Lines {
             .expect("a line within the deadline")
     }
 
-    /// Passes over lines until one begins like this, and returns the rest of it.
+    /// Skips lines until one begins with `prefix`, and returns the rest of it.
     pub(crate) fn wait_for(&self, start: &str) -> String {
         let end = Instant::now() + DEADLINE;
         let mut passed = Vec::new();
@@ -187,7 +188,7 @@ impl Lines {
     }
 }
 
-/// A stream client, of which every wait has a deadline.
+/// A stream client whose every wait has a deadline.
 pub(crate) struct Client<S>(BufReader<S>);
 
 impl<S: Read + Write + AsFd> Client<S> {
@@ -213,7 +214,7 @@ impl<S: Read + Write + AsFd> Client<S> {
             .expect("end the input");
     }
 
-    /// The next line, without its end.
+    /// Returns the next line, without its end.
     pub(crate) fn line(&mut self) -> String {
         let mut line = String::new();
         self.0
@@ -227,7 +228,7 @@ impl<S: Read + Write + AsFd> Client<S> {
         self.line()
     }
 
-    /// All that still comes, up to the end.
+    /// Returns all input up to the end.
     pub(crate) fn rest(mut self) -> String {
         let mut text = String::new();
         self.0

@@ -1,4 +1,4 @@
-//! The clients: one conversation for each example, whichever program it is with.
+//! The clients: one conversation for each example, with any of its programs.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -55,7 +55,7 @@ pub(crate) fn http_hello(program: Program) {
         client.send(request);
         client.rest()
     };
-    // Others are served while one client says nothing.
+    // The server answers other clients while one is silent.
     let _silent = connect(addr);
     let page = get("GET / HTTP/1.1\r\nHost: example\r\n\r\n");
     let (head, body) = page.split_once("\r\n\r\n").expect("a head and a body");
@@ -115,7 +115,11 @@ pub(crate) fn request_handler(program: Program) {
     let mut client = connect_unix(&path);
     assert_eq!(client.line(), greeting);
     client.send_bytes(b"\xff\n");
-    assert_eq!(client.rest(), "", "what is no text ends its connection");
+    assert_eq!(
+        client.rest(),
+        "",
+        "a line that is not UTF-8 ends its connection"
+    );
     assert_eq!(example.errors.next(), format!("user {user} sent 0 lines"));
 }
 
@@ -142,7 +146,7 @@ pub(crate) fn graceful_stop(program: Program) {
     busy.send("late\n");
     assert_eq!(busy.rest(), "LATE\n", "an answer, and no other question");
     assert_eq!(silent.rest(), "");
-    assert_eq!(example.errors.next(), "0 of 3 clients were cut");
+    assert_eq!(example.errors.next(), "0 of 3 clients were aborted");
     assert!(example.end().success());
 }
 
@@ -162,7 +166,7 @@ pub(crate) fn background(program: Program) {
     assert_eq!(count(&example), "1 came");
     assert_eq!(client.ask("Ada"), "hello Ada");
     drop(input);
-    assert_eq!(example.output.next(), "1 served, 0 cut");
+    assert_eq!(example.output.next(), "1 served, 0 aborted");
     assert!(example.end().success());
 }
 
@@ -176,7 +180,7 @@ pub(crate) fn hooks(program: Program) {
     let connected = socket.connect_timeout(&addr.into(), DEADLINE);
     connected.expect("connect");
     assert_eq!(Client::new(TcpStream::from(socket)).rest(), "");
-    example.errors.wait_for("turned away: 127.0.0.2");
+    example.errors.wait_for("refused: 127.0.0.2");
     example.errors.wait_for("still accepting");
 
     assert_eq!(connect(addr).ask("21"), "42");
@@ -184,7 +188,7 @@ pub(crate) fn hooks(program: Program) {
         let mut client = connect(addr);
         client.send(request);
         assert_eq!(client.rest(), "");
-        example.errors.wait_for("failed: request ")
+        example.errors.wait_for("failed: connection ")
     };
     let nonsense = failure("many\n");
     assert!(nonsense.starts_with("3 from 127.0.0.1:"), "{nonsense}");
@@ -192,7 +196,7 @@ pub(crate) fn hooks(program: Program) {
     let large = failure(&format!("{}\n", i64::MAX));
     assert!(large.ends_with(": too large"), "{large}");
 
-    // It may open no descriptor more, until it may again.
+    // The program may open no more descriptors, until the limit is lifted.
     let mut limit = getrlimit(Resource::Nofile);
     limit.current = Some(3);
     let old = prlimit(Some(example.pid()), Resource::Nofile, limit).expect("lower its limit");
@@ -216,7 +220,7 @@ pub(crate) fn inetd(program: Program) {
 
     let example = program.start(&["127.0.0.1:0", "/no/such/program"]);
     assert_eq!(connect(example.inet("tcp")).rest(), "");
-    let error = example.errors.wait_for("request 1 from 127.0.0.1:");
+    let error = example.errors.wait_for("connection 1 from 127.0.0.1:");
     let reason = error.ends_with(": No such file or directory (os error 2)");
     assert!(reason, "{error}");
 }
@@ -229,9 +233,9 @@ pub(crate) fn prefork(program: Program) {
     let workers: Vec<_> = children.split_whitespace().collect();
     assert_eq!(workers.len(), 4);
 
-    let server = |request| {
+    let server = |number| {
         let answer = connect(addr).rest();
-        let start = format!("request {request} in process ");
+        let start = format!("connection {number} in process ");
         let pid = answer.trim_end().strip_prefix(&start);
         pid.expect(&answer).to_owned()
     };
@@ -277,12 +281,12 @@ pub(crate) fn adopted_socket(program: Program) {
 }
 
 pub(crate) fn own_transport(program: Program) {
-    // Other trials, and other runs, are under way.
+    // Other trials and other runs use names too.
     let name = format!("{program:?} {}", std::process::id()).replace('"', "");
     let example = program.start(&[&name]);
     assert_eq!(example.url(), format!("seqpacket:@{name}"));
     let addr = SockAddr::unix(format!("\0{name}")).expect("a name");
-    // More than there are workers, and than a pool has threads: each stays, and the next is served.
+    // More clients than workers or threads of a pool: each stays connected, and the next is served.
     let mut clients = Vec::new();
     for _ in 0..10 {
         let mut client = Socket::new(Domain::UNIX, Type::SEQPACKET, None).expect("a socket");
@@ -328,7 +332,7 @@ pub(crate) fn key_value(program: Program) {
     store(addr);
 }
 
-/// The key-value store is in front, and another one behind it.
+/// The proxy is in front of the key-value store.
 pub(crate) fn proxy(program: Program) {
     let (upstream, behind) = Program::Itself("key_value").on_tcp();
     let example = program.start(&["127.0.0.1:0", &behind.to_string()]);
@@ -341,7 +345,11 @@ pub(crate) fn proxy(program: Program) {
     drop(upstream);
     client.send("get sky\n");
     assert_eq!(client.rest(), "", "a server that is gone is the end");
-    assert_eq!(connect(addr).rest(), "", "there is none to connect to");
+    assert_eq!(
+        connect(addr).rest(),
+        "",
+        "there is no listener to connect to"
+    );
 }
 
 pub(crate) fn resolver(program: Program) {
@@ -355,7 +363,7 @@ pub(crate) fn resolver(program: Program) {
             .any(|addr| addr == "127.0.0.1" || addr == "::1"),
         "{local}"
     );
-    // No system is asked for this one.
+    // The resolver needs no name server for this name.
     let nonsense = client.ask("no\0name");
     assert!(nonsense.starts_with("error: "), "{nonsense}");
     assert_eq!(client.ask("::1"), "::1");
@@ -413,7 +421,7 @@ pub(crate) fn tftp(program: Program) {
     }
 }
 
-/// A TFTP client: asks for a file, and acknowledges each block to the socket that has sent it.
+/// A TFTP client: requests a file, and acknowledges each block to the socket that has sent it.
 fn fetch(addr: SocketAddr, name: &str) -> Result<Vec<u8>, String> {
     let client = UdpSocket::bind("127.0.0.1:0").expect("bind");
     set_deadlines(SockRef::from(&client));

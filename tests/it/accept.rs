@@ -1,11 +1,12 @@
-//! The accept loop and its hooks, with a transport of the tests' own. The table of errors has tests
-//! of its own, in `errno.rs`.
+//! The accept loop and its hooks, with a transport of these tests. The table of errors is tested in
+//! `errno.rs`.
 
 use std::io;
 use std::sync::mpsc::channel;
 use std::time::Duration;
 
-use socketserver::{Event as Observed, Next, Server, Step, ThreadPool, Threading};
+use socketserver::observe::{Event as Observed, Step};
+use socketserver::{Next, Server, ThreadPool, Threading};
 
 use crate::script::{Event, Script, errno, until_stop};
 use crate::support::{DEADLINE, Gate, hold_at};
@@ -25,11 +26,11 @@ fn hooks_that_panic_stop_nothing() {
         .on_ready(|| panic!("ready hook"))
         .service_actions(Duration::from_secs(3600), || panic!("service actions"))
         .listen([Script::new([
-            Event::Request("unverifiable"),
+            Event::Accepted("unverifiable"),
             errno(libc::EPROTO),
-            Event::Request("cannot be closed"),
-            Event::Request("panics"),
-            Event::Request("stop"),
+            Event::Accepted("cannot be closed"),
+            Event::Accepted("panics"),
+            Event::Accepted("stop"),
         ])])
         .build()
         .unwrap();
@@ -49,13 +50,13 @@ fn hooks_that_panic_stop_nothing() {
 }
 
 #[test]
-fn a_request_that_fails_twice_is_one_failure() {
+fn a_connection_that_fails_twice_is_one_failure() {
     let (failures, wait) = channel();
     let server = Server::<Script>::builder()
         .on_error(move |failure| failures.send(failure.to_string()).unwrap())
         .listen([Script::new([
-            Event::Request("cannot be closed"),
-            Event::Request("stop"),
+            Event::Accepted("cannot be closed"),
+            Event::Accepted("stop"),
         ])])
         .build()
         .unwrap();
@@ -70,18 +71,18 @@ fn a_request_that_fails_twice_is_one_failure() {
         })
         .unwrap();
     assert_eq!(handle.totals().failed, 1);
-    assert_eq!(wait.try_recv().unwrap(), "request 1 from script: handler");
+    assert_eq!(wait.try_recv().unwrap(), "datagram 1 from script: handler");
     assert!(wait.try_recv().is_err());
 }
 
 #[test]
-fn service_actions_come_with_requests_and_with_the_period() {
+fn service_actions_run_with_connections_and_with_the_period() {
     let (called, wait) = channel();
     let server = Server::<Script>::builder()
         .service_actions(Duration::from_millis(10), move || {
             let _ = called.send(());
         })
-        .listen([Script::new([Event::Request("one")])])
+        .listen([Script::new([Event::Accepted("one")])])
         .build()
         .unwrap();
     let guard = server.spawn(until_stop).unwrap();
@@ -92,31 +93,34 @@ fn service_actions_come_with_requests_and_with_the_period() {
 }
 
 #[test]
-fn a_thread_that_cannot_be_created_is_reported_and_its_request_waits() {
+fn a_thread_that_cannot_be_created_is_reported_and_its_connection_waits() {
     // No address space has room for such a stack.
     let model = Threading::default().stack_size(1 << 60);
     let (reports, wait) = channel();
     let server = Server::<Script>::builder()
         .model(model)
         .on_accept_error(move |err| reports.send((err.step(), err.to_string())).unwrap())
-        .listen([Script::new([Event::Request("one"), Event::Request("two")])])
+        .listen([Script::new([
+            Event::Accepted("one"),
+            Event::Accepted("two"),
+        ])])
         .build()
         .unwrap();
     let guard = server.spawn(until_stop).unwrap();
     let (step, text) = wait.recv_timeout(DEADLINE).unwrap();
     assert_eq!(step, Step::Dispatch);
     assert!(
-        text.starts_with("start a thread, process or coroutine for a request: "),
+        text.starts_with("start a thread, process or coroutine: "),
         "{text}"
     );
     assert_eq!(
         guard.handle().live(),
         1,
-        "the first request waits, and the second is not taken"
+        "the first connection waits, and the second is not accepted"
     );
     guard.handle().shutdown_within(Duration::ZERO);
     let handle = guard.handle().clone();
-    assert_eq!(guard.join().unwrap().cut, 1);
+    assert_eq!(guard.join().unwrap().aborted, 1);
     assert_eq!((handle.live(), handle.totals().accepted), (0, 1));
 }
 
@@ -145,7 +149,7 @@ fn a_full_pool_takes_no_more_than_it_has_room_for() {
                 let _ = accepted.send(());
             }
         })
-        .listen([Script::new((0..6).map(|_| Event::Request("hold")))])
+        .listen([Script::new((0..6).map(|_| Event::Accepted("hold")))])
         .build()
         .unwrap();
     let hold = gate.hold();
@@ -173,7 +177,7 @@ fn forking_refuses_a_process_with_threads() {
     use socketserver::{Forking, Prefork};
     let (_keep, wait) = channel::<()>();
     let other = std::thread::spawn(move || wait.recv());
-    let script = || Script::new([Event::Request("one")]);
+    let script = || Script::new([Event::Accepted("one")]);
     let forking = Server::<Script>::builder()
         .model(Forking::default())
         .listen([script()])

@@ -1,4 +1,4 @@
-//! Binding, adopting, and what is said when it fails.
+//! Binding, adopting, and the errors of both.
 
 use std::io::{self, Read, Write};
 use std::net::{TcpListener, TcpStream, UdpSocket};
@@ -7,10 +7,9 @@ use std::time::Duration;
 
 use rustix::thread::{CapabilitySet, capabilities, set_capabilities};
 use socket2::SockRef;
-use socketserver::{
-    Bind, Server, Tcp, TcpServer, Transport, Udp, UdpServer, UnixAddress, UnixDatagram, UnixStream,
-    UnixStreamServer,
-};
+use socketserver::net::{Bind, Transport, UnixAddress};
+use socketserver::python::{TcpServer, UdpServer, UnixStreamServer};
+use socketserver::{Server, Tcp, Udp, UnixDatagram, UnixStream};
 
 use crate::support::{DEADLINE, Target};
 
@@ -66,7 +65,7 @@ fn the_remedy_for_two_wildcards_is_ipv6_alone() {
     let _two = alone.bind(format!("[::]:{port}")).unwrap();
 }
 
-/// Two sockets can be bound to one address with SO_REUSEADDR, as long as none listens (ip(7)).
+/// SO_REUSEADDR allows two sockets on one address, as long as none listens (ip(7)).
 #[test]
 fn an_error_of_listen_names_the_address() {
     let first = Tcp::options().bind_only("127.0.0.1:0").unwrap();
@@ -78,7 +77,7 @@ fn an_error_of_listen_names_the_address() {
     assert!(err.to_string().starts_with(&start), "{err}");
     assert!(err.to_string().contains("; another socket, "), "{err}");
 
-    // A name with both wildcards has the same trouble with itself.
+    // A name that resolves to both wildcards conflicts with itself.
     let both = ["0.0.0.0:0", "[::]:0"].map(|addr| addr.parse().unwrap());
     let err = Tcp::bind(&both[..] as &[std::net::SocketAddr]).unwrap_err();
     assert!(err.to_string().starts_with("listen on [::]:"), "{err}");
@@ -87,14 +86,14 @@ fn an_error_of_listen_names_the_address() {
 
 #[test]
 fn a_privileged_port_needs_a_capability() {
-    // Capabilities belong to the thread (capabilities(7)): this one gives its own up.
+    // Capabilities belong to the thread (capabilities(7)): this thread drops its own.
     let mut sets = capabilities(None).unwrap();
     sets.effective.remove(CapabilitySet::NET_BIND_SERVICE);
     set_capabilities(None, sets).unwrap();
     let limit = std::fs::read_to_string("/proc/sys/net/ipv4/ip_unprivileged_port_start").unwrap();
     assert!(
         limit.trim().parse::<u16>().unwrap() > 1,
-        "this host lets everybody bind port 1"
+        "this host lets every user bind port 1"
     );
     for err in [
         TcpServer::bind("127.0.0.1:1").unwrap_err(),
@@ -199,7 +198,7 @@ fn accepted_connections_have_the_options_of_their_listener() {
             .unwrap();
         let (seen_nodelay, seen_keepalive, buffers) = wait.recv().unwrap();
         assert_eq!((seen_nodelay, seen_keepalive), (nodelay, keepalive));
-        // The kernel doubles what it is given (socket(7)).
+        // The kernel doubles the value (socket(7)).
         assert_eq!(buffers == (40_000, 60_000), keepalive);
     }
 }
@@ -223,7 +222,7 @@ fn the_backlog_and_the_reuse_options_reach_the_kernel() {
             .is_ok()
     );
 
-    // A queue of one takes two (listen(2)), and leaves the third waiting to connect.
+    // A backlog of one holds two connections (listen(2)), and the third waits in connect(2).
     let short = Tcp::options().backlog(1).bind("127.0.0.1:0").unwrap();
     let addr = short[0].local_addr().socket_addr().unwrap();
     let connect = |limit| TcpStream::connect_timeout(&addr, limit);
@@ -311,7 +310,7 @@ fn descriptors_are_adopted_if_they_fit() {
     );
     let err = Udp::from_fd(listener.into()).unwrap_err();
     assert!(err.to_string().starts_with(&named), "{err}");
-    // Who adopts a socket file does not own it.
+    // The process that adopts a socket file does not own it.
     drop((
         UnixStream::from_fd(stream).unwrap(),
         UnixDatagram::from_fd(datagram).unwrap(),
@@ -324,7 +323,7 @@ fn blocks(socket: &impl AsFd) -> bool {
     !flags.contains(rustix::fs::OFlags::NONBLOCK)
 }
 
-/// The mode lies in what both descriptors share.
+/// The mode belongs to the open file description, which both descriptors share.
 #[test]
 fn an_adopted_listener_blocks_again_when_its_server_has_ended() {
     let directory = tempfile::tempdir().unwrap();
@@ -344,13 +343,13 @@ fn an_adopted_listener_blocks_again_when_its_server_has_ended() {
     drop(adopted);
     assert!(blocks(&shared));
 
-    // What did not block before does not block afterwards.
+    // A listener that did not block before does not block afterwards.
     shared.set_nonblocking(true).unwrap();
     drop(UnixStream::from_fd(shared.try_clone().unwrap().into()).unwrap());
     assert!(!blocks(&shared));
 }
 
-/// As a new generation of a program takes over from an old one.
+/// A new generation of a program takes over from an old one like this.
 #[test]
 fn a_second_server_goes_on_with_a_listener_when_the_first_has_ended() {
     let shared = TcpListener::bind("127.0.0.1:0").unwrap();
@@ -395,7 +394,7 @@ fn an_adopted_datagram_socket_gets_its_send_timeout_back() {
 }
 
 #[test]
-fn unix_addresses_that_cannot_be_are_named() {
+fn invalid_unix_addresses_are_named() {
     let long = format!("/{}", "x".repeat(200));
     let err = UnixStreamServer::bind(long.as_str()).unwrap_err();
     assert!(

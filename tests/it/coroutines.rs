@@ -12,10 +12,11 @@ use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use socketserver::{
-    Connection, Coroutines, Driver, Request, Server, ServerGuard, State, Tcp, TcpConnection,
-    UnixAddress, UnixConnection, UnixStream, offload, sleep, yield_now,
-};
+use socketserver::model::Driver;
+use socketserver::net::{Accepted, TcpConnection, UnixAddress, UnixConnection};
+use socketserver::observe::State;
+use socketserver::task::{offload, sleep, yield_now};
+use socketserver::{Connection, Coroutines, Server, ServerGuard, Tcp, UnixStream};
 
 use crate::support::{DEADLINE, Target};
 
@@ -27,7 +28,7 @@ fn coroutines(workers: usize) -> Coroutines {
 }
 
 /// The driver that this module tests.
-#[expect(clippy::print_stderr, reason = "nothing is skipped in silence")]
+#[expect(clippy::print_stderr, reason = "a skipped test prints why")]
 fn driver() -> Driver {
     if module_path!().ends_with("epoll") {
         return Driver::Epoll;
@@ -107,7 +108,7 @@ fn connections_are_spread_evenly() {
 }
 
 #[test]
-fn sleeping_holds_up_nobody() {
+fn sleeping_delays_no_other_coroutine() {
     let (guard, target, done) = serve(1, |conn| {
         let mut unit = [0];
         conn.read_exact(&mut unit).unwrap();
@@ -126,7 +127,7 @@ fn sleeping_holds_up_nobody() {
         assert_eq!(done.recv_timeout(DEADLINE).unwrap(), b'm');
     }
     guard.handle().shutdown_within(Duration::ZERO);
-    assert_eq!(guard.join().unwrap().cut, 1, "the first one sleeps on");
+    assert_eq!(guard.join().unwrap().aborted, 1, "the first one sleeps on");
 }
 
 #[test]
@@ -158,7 +159,7 @@ fn a_busy_client_does_not_starve_the_others() {
 }
 
 #[test]
-fn a_timeout_wakes_a_reader_and_data_comes_before_it() {
+fn a_timeout_wakes_a_reader_and_data_wakes_it_earlier() {
     let (_guard, target, results) = serve(1, |conn| {
         conn.set_read_timeout(Some(Duration::from_millis(20)))
             .unwrap();
@@ -204,7 +205,7 @@ fn a_panic_after_a_wait_ends_its_own_connection() {
 }
 
 #[test]
-fn reading_in_a_destructor_while_a_panic_unwinds_does_not_park() {
+fn reading_in_a_destructor_while_a_panic_unwinds_does_not_suspend() {
     struct ReadsOnDrop<'a>(&'a mut TcpConnection, Sender<io::ErrorKind>);
     impl Drop for ReadsOnDrop<'_> {
         fn drop(&mut self) {
@@ -248,7 +249,7 @@ fn a_peer_that_vanishes_while_it_is_written_to_ends_the_handler() {
 }
 
 #[test]
-fn a_cut_unwinds_what_sleeps_so_that_destructors_run() {
+fn an_abort_unwinds_sleeping_coroutines_so_that_destructors_run() {
     struct Alive(Arc<AtomicUsize>, Sender<()>);
     impl Drop for Alive {
         fn drop(&mut self) {
@@ -268,7 +269,7 @@ fn a_cut_unwinds_what_sleeps_so_that_destructors_run() {
         match conn.id() % 3 {
             0 => sleep(Duration::from_secs(3600)),
             1 => drop(conn.read(&mut [0])),
-            // Until the test lets go.
+            // The handler runs until the test releases it.
             _ => {
                 let released = Arc::clone(&released);
                 offload(move || released.lock().unwrap().recv().is_ok());
@@ -281,35 +282,35 @@ fn a_cut_unwinds_what_sleeps_so_that_destructors_run() {
     }
     assert_eq!(alive.load(Ordering::SeqCst), 9);
     guard.handle().shutdown_within(Duration::ZERO);
-    // Those that are cut end; what is offloaded must come back first.
+    // Aborted handlers end; the offloaded call must return first.
     for _ in 0..6 {
         ends.recv_timeout(DEADLINE).unwrap();
     }
     drop(release);
-    assert_eq!(guard.join().unwrap().cut, 9);
+    assert_eq!(guard.join().unwrap().aborted, 9);
     assert_eq!(alive.load(Ordering::SeqCst), 0);
 }
 
-/// Not with the grace of two seconds that handlers have to notice: fifteen of those would take
+/// The server does not wait two seconds for each handler to notice: fifteen such waits would take
 /// longer than the deadline.
 #[test]
-fn a_cut_of_many_ends_with_the_last_of_them() {
+fn an_abort_of_many_ends_with_the_last_of_them() {
     let (sender, ended) = channel();
     let rounds = thread::spawn(move || {
         for _ in 0..15 {
-            cut_many();
+            abort_many();
             sender.send(()).unwrap();
         }
     });
     let end = Instant::now() + DEADLINE;
     for _ in 0..15 {
         let left = end.saturating_duration_since(Instant::now());
-        ended.recv_timeout(left).expect("all cuts end in time");
+        ended.recv_timeout(left).expect("all aborts end in time");
     }
     rounds.join().unwrap();
 }
 
-fn cut_many() {
+fn abort_many() {
     let (guard, target, _) = serve(1, |conn| {
         conn.write_all(b"!").expect("send");
         let _ = conn.read(&mut [0]);
@@ -319,11 +320,11 @@ fn cut_many() {
         client.read_exact(&mut [0]).expect("served");
     }
     guard.handle().shutdown_within(Duration::ZERO);
-    assert_eq!(guard.join().expect("join").cut, 200);
+    assert_eq!(guard.join().expect("join").aborted, 200);
 }
 
 #[test]
-fn a_lock_may_be_held_across_a_read_where_nobody_else_on_the_worker_wants_it() {
+fn a_lock_may_be_held_across_a_read_without_contention_on_the_worker() {
     let lock = Arc::new(Mutex::new(0));
     let inner = Arc::clone(&lock);
     let (locked, wait) = channel();
@@ -411,7 +412,7 @@ fn connecting_out_fails_clearly() {
 }
 
 #[test]
-fn a_unix_server_that_has_no_room_is_waited_for_and_given_up() {
+fn a_connect_waits_for_a_full_unix_backlog_until_its_timeout() {
     let name = UnixAddress::Abstract(
         format!(
             "socketserver-room-{}-{}",
@@ -465,12 +466,14 @@ fn a_writer_reaches_a_connection_from_another_handler() {
 }
 
 #[test]
-fn a_handler_that_blocks_its_worker_is_reported_by_name() {
+fn a_handler_that_blocks_its_worker_is_reported() {
     let (stalls, wait) = channel();
     let server = Server::<Tcp>::builder()
         .model(coroutines(2))
         .on_stall(move |stall| {
-            let peer = stall.peer().and_then(socketserver::Address::socket_addr);
+            let peer = stall
+                .peer()
+                .and_then(socketserver::net::Address::socket_addr);
             stalls.send((stall.id(), peer, stall.time())).unwrap();
         })
         .bind("127.0.0.1:0")
@@ -519,7 +522,7 @@ fn random_ends_leave_nothing_behind() {
             conn.write_all(b"end")
         })
         .unwrap();
-    // A generator of its own (xorshift), so that a failure comes again with the same seed.
+    // A generator of its own (xorshift), so that the same seed reproduces a failure.
     let mut seed = 0x2545_f491_4f6c_dd1d_u64;
     let mut random = move || {
         seed ^= seed << 13;
@@ -540,13 +543,13 @@ fn random_ends_leave_nothing_behind() {
         }
     }
     let handle = guard.handle().clone();
-    assert_eq!(guard.stop().unwrap().cut, 0);
+    assert_eq!(guard.stop().unwrap().aborted, 0);
     let totals = handle.totals();
     assert_eq!((totals.accepted, handle.live()), (2000, 0));
     assert_eq!(totals.completed + totals.failed, 2000);
 }
 
-/// Reading and writing wait in turn on one connection, and no byte is lost, doubled or moved.
+/// Reads and writes wait in turn on one connection, and no byte is lost, doubled or moved.
 #[test]
 fn more_than_the_sockets_hold_goes_both_ways_in_order() {
     const TOTAL: usize = 8 << 20;
@@ -586,9 +589,9 @@ fn more_than_the_sockets_hold_goes_both_ways_in_order() {
     ended.recv_timeout(DEADLINE).unwrap().unwrap();
 }
 
-/// It kept its worker, and with it the accept loop, until its time was over.
+/// The handler kept its worker, and with it the accept loop, until its time was over.
 #[test]
-fn one_that_waits_for_a_state_leaves_its_worker_to_the_others() {
+fn a_coroutine_that_waits_for_a_state_does_not_block_its_worker() {
     let server = Server::<Tcp>::builder().model(coroutines(1));
     let server = server.bind("127.0.0.1:0").unwrap();
     let (target, handle) = (Target::parse(&server.urls()[0]), server.handle());

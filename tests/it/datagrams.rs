@@ -4,9 +4,9 @@ use std::io::{self, Write};
 use std::net::{IpAddr, UdpSocket};
 use std::sync::mpsc::channel;
 
-use socketserver::{
-    Address, Bind, Packet, Request, Server, Udp, UdpServer, UnixAddress, UnixDatagram,
-};
+use socketserver::net::{Accepted, Address, Bind, UnixAddress};
+use socketserver::python::UdpServer;
+use socketserver::{Datagram, Server, Udp, UnixDatagram};
 
 use crate::support::{DEADLINE, Target};
 
@@ -32,7 +32,7 @@ fn received(client: &UdpSocket) -> Vec<u8> {
 }
 
 #[test]
-fn writes_become_one_reply_and_none_becomes_none() {
+fn writes_become_one_reply_and_no_write_no_reply() {
     let server = UdpServer::bind("127.0.0.1:0").unwrap();
     let addr = server.local_addrs()[0].socket_addr().unwrap();
     let _guard = server
@@ -57,7 +57,7 @@ fn writes_become_one_reply_and_none_becomes_none() {
         })
         .unwrap();
     let client = client();
-    // Nothing comes for the first one, or it would come first.
+    // The first one has no reply: it would have arrived first.
     for (request, reply) in [
         ("none", None),
         ("two", Some("ab")),
@@ -73,7 +73,7 @@ fn writes_become_one_reply_and_none_becomes_none() {
 }
 
 #[test]
-fn an_empty_datagram_is_a_request() {
+fn an_empty_datagram_is_handled() {
     let server = UdpServer::bind("127.0.0.1:0").unwrap();
     let addr = server.local_addrs()[0].socket_addr().unwrap();
     let _guard = server
@@ -85,7 +85,7 @@ fn an_empty_datagram_is_a_request() {
 }
 
 #[test]
-fn further_datagrams_go_to_the_sender_or_elsewhere() {
+fn more_datagrams_go_to_the_sender_or_elsewhere() {
     let server = UdpServer::bind("127.0.0.1:0").unwrap();
     let addr = server.local_addrs()[0].socket_addr().unwrap();
     let (asker, other) = (client(), client());
@@ -134,7 +134,7 @@ fn the_largest_datagram_arrives_whole_and_a_larger_one_is_reported() {
     );
     client.send_to(&[0; 1000], addrs[0]).unwrap();
     assert_eq!(received(&client), b"1000 bytes");
-    // The most that UDP over IPv4 can carry.
+    // The largest datagram of UDP over IPv4.
     client.send_to(&[0; 65_507], addrs[1]).unwrap();
     assert_eq!(received(&client), b"65507 bytes");
     let totals = guard.handle().totals();
@@ -142,7 +142,7 @@ fn the_largest_datagram_arrives_whole_and_a_larger_one_is_reported() {
 }
 
 #[test]
-fn a_reply_leaves_from_the_address_that_was_asked() {
+fn a_reply_leaves_from_the_address_of_the_datagram() {
     for (bound, asked) in [
         ("0.0.0.0:0", "127.0.0.9"),
         ("[::]:0", "127.0.0.9"),
@@ -158,7 +158,7 @@ fn a_reply_leaves_from_the_address_that_was_asked() {
         })
         .unwrap();
         client.set_read_timeout(Some(DEADLINE)).unwrap();
-        // A connected socket takes datagrams of its peer's address alone.
+        // A connected socket receives only datagrams from its peer's address.
         client
             .connect((asked.parse::<IpAddr>().unwrap(), port))
             .unwrap();
@@ -168,12 +168,12 @@ fn a_reply_leaves_from_the_address_that_was_asked() {
 }
 
 #[test]
-fn many_datagrams_are_each_answered_once() {
+fn each_of_many_datagrams_is_answered_once() {
     let server = UdpServer::bind("127.0.0.1:0").unwrap();
     let addr = server.local_addrs()[0].socket_addr().unwrap();
     let guard = server.spawn(|datagram| datagram.echo()).unwrap();
     let client = client();
-    // As many as the receive buffers hold for certain.
+    // As many as the receive buffers certainly hold.
     for round in 0..20_u32 {
         for number in 0..50 {
             client
@@ -190,9 +190,10 @@ fn many_datagrams_are_each_answered_once() {
     assert_eq!(handle.totals().completed, 1000);
 }
 
-/// Replies of one size to one peer go to the kernel in one piece: what arrives is the same.
+/// Replies of one size to one peer go to the kernel as a bundle; the peer receives the same
+/// datagrams.
 #[test]
-fn replies_that_are_sent_together_arrive_each_by_itself() {
+fn replies_in_a_bundle_arrive_as_datagrams() {
     for (bound, target) in [
         ("127.0.0.1:0", "127.0.0.1"),
         ("0.0.0.0:0", "127.0.0.3"),
@@ -211,14 +212,14 @@ fn replies_that_are_sent_together_arrive_each_by_itself() {
         for client in &clients {
             client.connect((ip, port)).unwrap();
         }
-        // All of them wait when the server starts, so it takes and answers them in batches.
+        // All datagrams wait when the server starts, so it receives and answers them in batches.
         let sizes = [
             64, 64, 64, 10, 64, 0, 64, 64, 1200, 1200, 1201, 1201, 1, 1, 1,
         ];
         let packet = |client: usize, number: usize, size| vec![(client * 100 + number) as u8; size];
         let mut expected = [Vec::new(), Vec::new()];
         for (number, size) in sizes.into_iter().cycle().take(45).enumerate() {
-            // Runs of one client, cut short by the other now and then.
+            // Runs of one client, interrupted by the other now and then.
             let client = usize::from(number % 7 == 3);
             let packet = packet(client, number, size);
             assert_eq!(clients[client].send(&packet).unwrap(), size);
@@ -297,7 +298,7 @@ fn a_sender_that_is_gone_is_a_disconnect() {
         .build()
         .unwrap();
     let to = net::SocketAddr::from_abstract_name(&name).unwrap();
-    // Both are gone before the server begins to serve. The file of one is too.
+    // Both senders are gone before the server begins to serve, one of them with its file.
     for (file, unlink) in [("without a socket", false), ("without a file", true)] {
         let file = directory.path().join(file);
         let client = net::UnixDatagram::bind(&file).unwrap();
@@ -363,7 +364,8 @@ fn a_peer_whose_queue_is_full_does_not_stop_the_server() {
         wait.recv_timeout(DEADLINE).unwrap(),
         io::ErrorKind::TimedOut
     );
-    // What the deaf one has not read fills the server's send buffer (unix(7)) until it is gone.
+    // Replies that the deaf client has not read fill the server's send buffer (unix(7)) until that
+    // client is gone.
     drop(deaf);
     polite.send(b"hello").unwrap();
     let mut reply = [0; 10];
@@ -388,11 +390,11 @@ fn ids_and_peers_are_those_of_the_datagram() {
     );
 }
 
-/// Their replies are sent together where the handlers run apart, each from its own socket.
+/// Handlers run on several threads, but the replies are sent together, each from its own socket.
 #[cfg(feature = "coroutines")]
 #[expect(unsafe_code, reason = "the contract of coroutines")]
 #[test]
-fn two_sockets_of_one_server_answer_each_for_itself() {
+fn each_socket_of_a_server_sends_its_own_replies() {
     // SAFETY: the handler restores no thread-local.
     let model = unsafe { socketserver::Coroutines::new() }.workers(1);
     let sockets = (0..2).map(|_| Udp::bind("127.0.0.1:0").unwrap().remove(0));
@@ -403,7 +405,7 @@ fn two_sockets_of_one_server_answer_each_for_itself() {
         .iter()
         .map(|addr| {
             let client = client();
-            // A connected socket takes datagrams of its peer alone.
+            // A connected socket receives only datagrams from its peer.
             client.connect(addr.socket_addr().unwrap()).unwrap();
             client
         })

@@ -1,4 +1,4 @@
-//! One request at a time, from a program's own loop.
+//! One connection or datagram at a time, from a program's own loop.
 
 use std::io::{Read, Write};
 use std::sync::Arc;
@@ -6,15 +6,17 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, poll};
+use socketserver::net::{Accepted, Either};
+use socketserver::python::{TcpServer, UdpServer};
 use socketserver::{
-    Either, Handled, HandlerError, Next, Outcome, Packet, Request, RequestHandler, Server, Tcp,
-    TcpServer, Threading, Udp, UdpServer, per_request,
+    Datagram, Handled, HandlerError, Next, Outcome, RequestHandler, Server, Tcp, Threading, Udp,
+    per_request,
 };
 
 use crate::support::Target;
 
 #[test]
-fn a_request_is_served_and_the_next_one_waits() {
+fn a_connection_is_served_and_the_next_one_waits() {
     let mut server = TcpServer::bind("127.0.0.1:0").unwrap();
     let target = Target::parse(&server.urls()[0]);
     let (mut first, mut second) = (target.connect(), target.connect());
@@ -88,7 +90,7 @@ fn a_timeout_is_called_once_and_zero_does_not_wait() {
 }
 
 #[test]
-fn a_refused_request_says_so() {
+fn a_refused_connection_is_reported() {
     let mut server = Server::<Tcp>::builder()
         .verify(|_| false)
         .bind("127.0.0.1:0")
@@ -105,7 +107,7 @@ fn a_refused_request_says_so() {
 }
 
 #[test]
-fn a_stopped_server_says_so() {
+fn a_stopped_server_reports_it() {
     let mut server = TcpServer::bind("127.0.0.1:0").unwrap();
     server.handle().shutdown();
     assert_eq!(
@@ -149,7 +151,7 @@ fn two_servers_share_a_programs_own_loop() {
         pending.map(super::support::Pending::answer),
         ["datagram", "stream"]
     );
-    // With nothing waiting, the descriptor is quiet.
+    // Without a waiting client, the descriptor is not readable.
     let mut fds = [
         PollFd::new(&streams, PollFlags::IN),
         PollFd::new(&datagrams, PollFlags::IN),
@@ -200,10 +202,10 @@ fn one_server_has_listeners_of_two_transports() {
     guard.stop().unwrap();
 }
 
-/// A session that is never over by itself, and says goodbye.
+/// A session that never ends by itself, and says goodbye.
 struct Polite;
 
-impl<R: Request + Write> RequestHandler<R> for Polite {
+impl<R: Accepted + Write> RequestHandler<R> for Polite {
     fn handle(&mut self, _: &mut R) -> Outcome {
         Ok(Next::Park)
     }
@@ -214,9 +216,9 @@ impl<R: Request + Write> RequestHandler<R> for Polite {
     }
 }
 
-/// Nobody would come back to it.
+/// No later call would wake a parked connection.
 #[test]
-fn what_would_be_parked_is_finished() {
+fn a_connection_that_would_be_parked_is_finished() {
     let mut server = TcpServer::bind("127.0.0.1:0").unwrap();
     let client = Target::parse(&server.urls()[0]).send("hello");
     let handled = server.handle_request(None, per_request(|| Polite));
@@ -224,7 +226,7 @@ fn what_would_be_parked_is_finished() {
     assert_eq!(client.answer(), "goodbye");
 }
 
-/// Alone, and with others: more are taken at once while they are served quickly.
+/// One session alone, and several: the server takes several at once while it serves them quickly.
 #[test]
 fn a_datagram_that_would_be_parked_is_finished() {
     let server = UdpServer::bind("127.0.0.1:0").unwrap();

@@ -1,4 +1,4 @@
-//! The handshake timeout, with a transport that shakes hands.
+//! The handshake timeout, with a transport that has a handshake.
 
 use std::io::{self, Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
@@ -6,10 +6,10 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use socketserver::net::{Cut, Intake, Managed};
-use socketserver::{
-    Activity, Address, Context, Request, Server, ServerGuard, Threading, Transport,
-};
+use socketserver::net::{Abort, AcceptBatch, Managed};
+use socketserver::net::{Accepted, Address, Context, Transport};
+use socketserver::observe::Activity;
+use socketserver::{Server, ServerGuard, Threading};
 
 use crate::support::DEADLINE;
 
@@ -22,8 +22,8 @@ struct Hand {
 
 struct Socket(TcpStream);
 
-impl Cut for Socket {
-    fn cut(&self) {
+impl Abort for Socket {
+    fn abort(&self) {
         let _ = self.0.shutdown(Shutdown::Both);
     }
 
@@ -41,25 +41,25 @@ impl AsFd for Shaking {
 }
 
 impl Transport for Shaking {
-    type Request = Hand;
+    type Accepted = Hand;
     const SCHEME: &'static str = "shaking";
 
     fn local_addr(&self) -> Address {
         Address::from(self.0.local_addr().expect("an address"))
     }
 
-    fn accept(&self, intake: &mut Intake<'_, Hand>) -> io::Result<()> {
+    fn accept(&self, batch: &mut AcceptBatch<'_, Hand>) -> io::Result<()> {
         let socket = Arc::new(Socket(self.0.accept()?.0));
-        intake.push(|mut context| {
-            let cut = Arc::downgrade(&socket);
-            context.on_cut(cut);
+        batch.push(|mut context| {
+            let abort = Arc::downgrade(&socket);
+            context.register(abort);
             Hand { socket, context }
         });
         Ok(())
     }
 }
 
-impl Request for Hand {
+impl Accepted for Hand {
     fn context(&self) -> &Context {
         &self.context
     }
@@ -77,7 +77,7 @@ fn listener() -> TcpListener {
     listener
 }
 
-/// Serves clients whose hand is one byte.
+/// Serves clients whose handshake is one byte.
 fn serve(listener: TcpListener, timeout: Duration) -> (ServerGuard, Address) {
     let server = Server::<Shaking>::builder()
         .model(Threading::default())
@@ -90,7 +90,7 @@ fn serve(listener: TcpListener, timeout: Duration) -> (ServerGuard, Address) {
         hand.context.begin_handshake();
         let shaken = (&hand.socket.0).read(&mut [0]);
         hand.context.end_handshake();
-        // What comes after it has no deadline of its own here.
+        // No deadline applies after the handshake here.
         let _ = (&hand.socket.0).read(&mut [0]);
         shaken.map(drop)
     });
@@ -106,7 +106,7 @@ fn connect(address: &Address) -> TcpStream {
 }
 
 #[test]
-fn a_handshake_that_takes_too_long_is_cut() {
+fn a_handshake_that_takes_too_long_is_aborted() {
     let (guard, address) = serve(listener(), Duration::from_millis(100));
     let start = Instant::now();
     assert_eq!(connect(&address).read(&mut [0]).unwrap(), 0);
@@ -116,14 +116,14 @@ fn a_handshake_that_takes_too_long_is_cut() {
 }
 
 #[test]
-fn what_comes_after_the_handshake_is_none() {
+fn nothing_after_the_handshake_belongs_to_it() {
     let listener = listener();
-    // It has spoken before it is accepted, so that its handshake waits for nobody.
+    // The client has sent its byte before it is accepted, so its handshake does not wait.
     let mut client = connect(&Address::from(listener.local_addr().unwrap()));
     client.write_all(b"!").unwrap();
     let limit = Duration::from_secs(1);
     let (guard, _) = serve(listener, limit);
-    // It is left alone for longer than the handshake might take.
+    // The connection is idle for longer than the handshake timeout.
     client.set_read_timeout(Some(limit + limit / 2)).unwrap();
     let silence = client.read(&mut [0]).unwrap_err();
     assert_eq!(silence.kind(), io::ErrorKind::WouldBlock);

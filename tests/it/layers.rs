@@ -5,10 +5,12 @@ use std::net::Shutdown;
 use std::sync::mpsc::channel;
 use std::time::Duration;
 
+use socketserver::model::Model;
+use socketserver::net::{Accepted, Address, Bind, TcpConnection, Transport};
 use socketserver::net::{Layer, Layered, LayeredConnection};
+use socketserver::observe::AbortReason;
 use socketserver::{
-    Address, Bind, Builder, Connection, CutReason, IntoOutcome, Model, Next, Request, Server,
-    ServerGuard, Tcp, TcpConnection, ThreadPool, Threading, Transport,
+    Builder, Connection, IntoOutcome, Next, Server, ServerGuard, Tcp, ThreadPool, Threading,
 };
 
 use crate::support::{Client, DEADLINE, Target};
@@ -19,7 +21,8 @@ struct Plain;
 
 impl<C: Connection> Layer<C> for Plain {}
 
-/// A layer that takes all that has come, and gives it line by line, as a cipher does its records.
+/// A layer that reads all waiting input and returns it line by line, as a cipher does with its
+/// records.
 #[derive(Default)]
 struct Records(Vec<u8>);
 
@@ -43,7 +46,7 @@ impl<C: Connection> Layer<C> for Records {
     }
 }
 
-/// A layer whose peer says that nothing more comes, as one of TLS does: with a point on a line.
+/// A layer whose peer announces the end of input, as in TLS: with a point on a line.
 #[derive(Default)]
 struct Ending {
     records: Records,
@@ -106,14 +109,14 @@ fn builder<T: Bind<&'static str>>() -> Builder<T> {
 
 fn spawn<T: Transport, M: Model, O: IntoOutcome>(
     builder: Builder<T, M>,
-    handler: impl Fn(&mut T::Request) -> O + Send + Sync + 'static,
+    handler: impl Fn(&mut T::Accepted) -> O + Send + Sync + 'static,
 ) -> (ServerGuard, Target) {
     let server = builder.build().expect("build");
     let target = Target::parse(&server.urls()[0]);
     (server.spawn(handler).expect("spawn"), target)
 }
 
-/// Reads until as much has come.
+/// Reads as much as is expected, and compares.
 fn take(client: &mut dyn Client, expected: &str) {
     let mut answer = vec![0; expected.len()];
     client.read_exact(&mut answer).expect("an answer");
@@ -121,14 +124,14 @@ fn take(client: &mut dyn Client, expected: &str) {
 }
 
 #[test]
-fn a_connection_whose_layer_has_input_left_is_not_parked() {
+fn a_connection_with_input_in_its_layer_is_not_parked() {
     let builder = builder::<Layered<Tcp, Records>>();
     let (guard, target) = spawn(builder.model(ThreadPool::new(1)), echo);
     let mut client = target.connect();
-    // The layer has taken all of it when the first line is handled.
+    // The layer holds all of the input when the first line is handled.
     client.write_all(b"one\ntwo\nthree\n").unwrap();
     take(&mut *client, "one\ntwo\nthree\n");
-    // And then it is parked: another client gets the only thread.
+    // The connection is then parked: another client gets the only thread.
     let mut other = target.connect();
     other.write_all(b"other\n").unwrap();
     take(&mut *other, "other\n");
@@ -154,14 +157,14 @@ fn layers_can_be_stacked() {
 }
 
 #[test]
-fn a_layer_speaks_before_the_handler_and_last() {
+fn a_layer_sends_the_first_and_the_last_bytes() {
     let (guard, target) = spawn(builder::<Layered<Tcp, Polite>>(), |conn| {
         write!(conn, "hello {}, ", conn.peer())?;
-        // The last words come before the end of the stream, and once.
+        // The layer's last bytes come before the end of the stream, and once.
         conn.shutdown(Shutdown::Write)
     });
     assert_eq!(target.ask("joe"), "hello joe, bye");
-    // Whoever says no name is not handled, and nothing is said to it.
+    // A client without a name has no handler, and gets no good-bye.
     assert_eq!(target.ask(""), "");
     let handle = guard.handle().clone();
     guard.stop().unwrap();
@@ -170,27 +173,33 @@ fn a_layer_speaks_before_the_handler_and_last() {
 }
 
 #[test]
-fn what_a_layer_says_first_has_the_deadline_of_a_handshake() {
+fn the_first_bytes_of_a_layer_have_the_deadline_of_a_handshake() {
     let (reasons, wait) = channel();
     let builder = builder::<Layered<Tcp, Polite>>()
         .model(Threading::default())
         .handshake_timeout(Duration::from_millis(100))
-        .on_error(move |failure| reasons.send(failure.cut()).expect("the test waits"));
-    let (_guard, target) = spawn(builder, |_| -> Next { unreachable!("nobody said a name") });
+        .on_error(move |failure| {
+            reasons
+                .send(failure.abort_reason())
+                .expect("the test waits");
+        });
+    let (_guard, target) = spawn(builder, |_| -> Next {
+        unreachable!("no client sent a name")
+    });
     assert_eq!(target.connect().read(&mut [0]).unwrap(), 0);
     let reason = wait.recv_timeout(DEADLINE).unwrap();
-    assert_eq!(reason, Some(CutReason::Handshake));
+    assert_eq!(reason, Some(AbortReason::Handshake));
 }
 
 #[test]
-fn what_a_layer_has_taken_is_a_part_of_a_whole_request() {
+fn input_in_a_layer_is_a_part_of_a_whole_request() {
     let builder = builder::<Layered<Tcp, Plain>>();
     let builder = builder.whole_request(|input| input.contains(&b'\n'));
     let (_guard, target) = spawn(builder.model(ThreadPool::new(1)), echo);
     let mut slow = target.connect();
     slow.write_all(b"one\ntw").unwrap();
     take(&mut *slow, "one\n");
-    // The part of a line that was read with the first one holds no thread.
+    // The part of a line that was read with the first line holds no thread.
     let mut other = target.connect();
     other.write_all(b"other\n").unwrap();
     take(&mut *other, "other\n");
@@ -201,7 +210,7 @@ fn what_a_layer_has_taken_is_a_part_of_a_whole_request() {
 }
 
 #[test]
-fn input_that_a_layer_has_taken_and_nobody_has_read_resets_no_reply() {
+fn unread_input_in_a_layer_resets_no_reply() {
     let (_guard, target) = spawn(builder::<Layered<Tcp, Plain>>(), |conn| {
         let mut line = String::new();
         conn.read_line_max(&mut line, 100)?;
@@ -212,7 +221,7 @@ fn input_that_a_layer_has_taken_and_nobody_has_read_resets_no_reply() {
     let mut reply = String::new();
     client.read_to_string(&mut reply).unwrap();
     assert_eq!(reply, "line\n");
-    // The server takes what still comes; over a connection that it has closed, the second would fail.
+    // The server still receives: over a connection that it had closed, the second write would fail.
     client.write_all(b"and more").unwrap();
     client.write_all(b"and more").unwrap();
 }
@@ -237,10 +246,10 @@ fn buffered_and_direct_reads_of_a_layer_see_one_stream() {
 }
 
 #[test]
-fn the_end_that_a_layer_has_is_no_message() {
+fn the_end_of_input_in_a_layer_is_no_message() {
     let handler = |conn: &mut LayeredConnection<TcpConnection, Ending>| {
         let mut messages = 0;
-        // One more would be none.
+        // A third call would find the end of the input.
         while messages < 2 && conn.next_message()? {
             conn.read_line_max(&mut String::new(), 100)?;
             messages += 1;

@@ -1,10 +1,11 @@
-//! Link-local IPv6 addresses, which say nothing without their zone.
+//! Link-local IPv6 addresses, which are incomplete without their zone.
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, SocketAddrV6, UdpSocket};
 use std::time::Duration;
 
-use socketserver::{Packet, Server, Tcp, TcpConnection, Transport, Udp};
+use socketserver::net::{TcpConnection, Transport};
+use socketserver::{Datagram, Server, Tcp, Udp};
 
 use crate::support::{DEADLINE, Target};
 
@@ -62,7 +63,7 @@ fn datagrams(addr: SocketAddrV6, name: &str) {
     );
     let url = format!("udp://[{}%{name}]:{}", addr.ip(), local.port());
     assert_eq!(sockets[0].url(), url);
-    // Replies of a socket that is bound to all addresses too.
+    // Also replies of a socket that is bound to all addresses.
     let any = Udp::options().bind("[::]:0").expect("bind UDP");
     let port = any[0].local_addr().port().expect("a port");
     let mut server = Server::<Udp>::builder()
@@ -85,7 +86,7 @@ fn datagrams(addr: SocketAddrV6, name: &str) {
     }
 }
 
-/// Checks that an address is the given one but for its port.
+/// Checks that an address is the given one except for its port.
 #[track_caller]
 fn with_zone(expected: SocketAddrV6, addr: &SocketAddr) -> SocketAddrV6 {
     let SocketAddr::V6(v6) = addr else {

@@ -1,5 +1,5 @@
-//! What can be tested within one process. One file for each concern; forking models and
-//! process-wide limits are in `matrix.rs` and `process.rs`.
+//! Tests within one process, one file for each concern. Forking models and process-wide limits are
+//! in `matrix.rs` and `process.rs`.
 
 #[path = "../support/mod.rs"]
 mod support;
@@ -9,7 +9,7 @@ mod script;
 
 mod accept;
 mod bind;
-/// The same tests on both drivers, each of which knows its own by the name of its module.
+/// The same tests on both drivers. Each module finds its driver by its own name.
 #[cfg(feature = "coroutines")]
 #[path = "coroutines.rs"]
 mod coroutines_epoll;

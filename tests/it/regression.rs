@@ -1,4 +1,4 @@
-//! One test for each defect that was found and mended; each failed before.
+//! One test for each defect that was found and fixed; each failed before.
 
 use std::fs;
 use std::io::{self, BufRead, PipeReader, PipeWriter, Read, Write};
@@ -7,11 +7,10 @@ use std::sync::Arc;
 use std::sync::mpsc::channel;
 use std::time::{Duration, Instant};
 
-use socketserver::net::{Intake, Managed};
-use socketserver::{
-    Address, Bind, Connection, Context, Next, Packet, Request, Server, Tcp, TcpConnection,
-    TcpServer, Threading, Transport, UnixAddress, UnixDatagram,
-};
+use socketserver::net::{AcceptBatch, Managed};
+use socketserver::net::{Accepted, Address, Bind, Context, TcpConnection, Transport, UnixAddress};
+use socketserver::python::TcpServer;
+use socketserver::{Connection, Datagram, Next, Server, Tcp, Threading, UnixDatagram};
 
 use crate::script::Calls;
 use crate::support::{Client, DEADLINE, Target};
@@ -23,7 +22,7 @@ struct Barren {
     _writer: PipeWriter,
 }
 
-/// What it would yield.
+/// The type that it would yield.
 struct Nothing(Context);
 
 impl AsFd for Barren {
@@ -33,7 +32,7 @@ impl AsFd for Barren {
 }
 
 impl Transport for Barren {
-    type Request = Nothing;
+    type Accepted = Nothing;
 
     const SCHEME: &'static str = "barren";
 
@@ -41,13 +40,13 @@ impl Transport for Barren {
         Address::Named("nothing".to_owned())
     }
 
-    fn accept(&self, _: &mut Intake<'_, Nothing>) -> io::Result<()> {
+    fn accept(&self, _: &mut AcceptBatch<'_, Nothing>) -> io::Result<()> {
         self.calls.note();
         Err(io::ErrorKind::WouldBlock.into())
     }
 }
 
-impl Request for Nothing {
+impl Accepted for Nothing {
     fn context(&self) -> &Context {
         &self.0
     }
@@ -59,9 +58,9 @@ impl Request for Nothing {
 
 impl Managed for Nothing {}
 
-/// It kept a processor busy: a socket that is shut down polls as readable for ever.
+/// The accept loop spun: a socket that is shut down always polls as readable.
 #[test]
-fn a_listener_that_is_ready_in_vain_does_not_spin() {
+fn a_listener_that_is_ready_and_yields_nothing_does_not_spin() {
     let (ready, mut writer) = io::pipe().unwrap();
     writer.write_all(&[0]).unwrap();
     let calls = Arc::<Calls>::default();
@@ -91,7 +90,7 @@ fn a_listener_that_is_ready_in_vain_does_not_spin() {
 
 /// The handler saw the end of the input, and took half an upload for the whole.
 #[test]
-fn a_cut_is_a_timeout_and_not_the_end_of_the_input() {
+fn an_abort_is_a_timeout_and_not_the_end_of_the_input() {
     let server = Server::<Tcp>::builder()
         .model(Threading::default())
         .bind("127.0.0.1:0")
@@ -113,17 +112,17 @@ fn a_cut_is_a_timeout_and_not_the_end_of_the_input() {
     client.write_all(b"half an upload").unwrap();
     assert_eq!(wait.recv_timeout(DEADLINE).unwrap(), None);
     guard.handle().shutdown_within(Duration::ZERO);
-    let cut = Err(io::ErrorKind::TimedOut);
+    let aborted = Err(io::ErrorKind::TimedOut);
     assert_eq!(
         wait.recv_timeout(DEADLINE).unwrap(),
-        Some((cut, Err(io::ErrorKind::TimedOut)))
+        Some((aborted, Err(io::ErrorKind::TimedOut)))
     );
-    assert_eq!(guard.join().unwrap().cut, 1);
+    assert_eq!(guard.join().unwrap().aborted, 1);
 }
 
-/// A connection that was accepted behind one that was cut was served for as long as its client liked.
+/// A connection that was accepted after an aborted one was served for as long as its client liked.
 #[test]
-fn a_sequential_server_cuts_what_it_accepts_after_its_deadline() {
+fn a_sequential_server_aborts_what_it_accepts_after_its_deadline() {
     let server = Server::<Tcp>::builder()
         .listen(Tcp::bind("127.0.0.1:0").unwrap())
         .listen(Tcp::bind("127.0.0.1:0").unwrap())
@@ -140,14 +139,14 @@ fn a_sequential_server_cuts_what_it_accepts_after_its_deadline() {
         .unwrap();
     wait.recv_timeout(DEADLINE).unwrap();
     guard.handle().shutdown_within(Duration::from_millis(1));
-    // It ends at all; the second client is cut too, or not accepted any more.
-    assert!(guard.join().unwrap().cut >= 1);
+    // Serving ends; the second client is aborted too, or not accepted.
+    assert!(guard.join().unwrap().aborted >= 1);
 }
 
-/// It waited for ever.
+/// Serving never ended.
 #[test]
 fn handle_request_fails_when_no_listener_is_left() {
-    // Shut down, a TCP listener does not listen any more: accept(2) says EINVAL.
+    // After shutdown(2), a TCP listener does not listen any more: accept(2) returns EINVAL.
     let broken = Tcp::bind("127.0.0.1:0").unwrap().remove(0);
     socket2::SockRef::from(&broken)
         .shutdown(std::net::Shutdown::Both)
@@ -162,7 +161,7 @@ fn handle_request_fails_when_no_listener_is_left() {
 
 /// A peer that did not read its replies kept the others waiting for a second each.
 #[test]
-fn a_unix_peer_that_does_not_read_holds_up_nobody() {
+fn a_unix_peer_that_does_not_read_delays_no_reply() {
     let name = format!("socketserver-deaf-{}", std::process::id());
     let address = UnixAddress::Abstract(name.clone().into_bytes());
     let server = Server::<UnixDatagram>::builder()
@@ -182,8 +181,9 @@ fn a_unix_peer_that_does_not_read_holds_up_nobody() {
     };
     let (deaf, polite) = (client("deaf"), client("polite"));
     let server = address(name.clone());
-    // More than the queue of the deaf one takes (net.unix.max_dgram_qlen), and then a hundred more: at
-    // a second for each of those, the server would not come to the polite one within the deadline.
+    // More datagrams than the queue of the deaf peer holds (net.unix.max_dgram_qlen), and then a
+    // hundred more: at a second for each of those, the server would not answer the polite peer
+    // within the deadline.
     let queue = fs::read_to_string("/proc/sys/net/unix/max_dgram_qlen").unwrap();
     let queue: u64 = queue.trim().parse().unwrap();
     let most = queue + 100;
@@ -197,14 +197,14 @@ fn a_unix_peer_that_does_not_read_holds_up_nobody() {
     assert_eq!(polite.recv(&mut reply).unwrap(), 5);
     let handle = guard.handle().clone();
     guard.stop().unwrap();
-    // What was dropped is reported; the queue takes one more than it is said to.
+    // Dropped replies are reported. The queue holds one more than its limit.
     let failed = handle.totals().failed;
     assert!((90..=most).contains(&failed), "{failed} of {most}");
 }
 
-/// They were closed: what was taken out of the parked ones together was also ended together.
+/// They were closed: parked connections that woke together were also ended together.
 #[test]
-fn parked_connections_that_speak_at_once_are_parked_again() {
+fn parked_connections_that_wake_together_are_parked_again() {
     let server = TcpServer::bind("127.0.0.1:0").unwrap();
     let target = Target::parse(&server.urls()[0]);
     let (held, wait) = channel();

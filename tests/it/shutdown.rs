@@ -7,9 +7,12 @@ use std::sync::mpsc::{Receiver, Sender, channel, sync_channel};
 use std::thread;
 use std::time::Duration;
 
+use socketserver::model::Model;
+use socketserver::net::{Accepted, Bind, TcpConnection};
+use socketserver::observe::{Event, State};
+use socketserver::python::{TcpServer, ThreadingTcpServer};
 use socketserver::{
-    Bind, Connection, Event, Model, Next, Request, Sequential, Server, State, Tcp, TcpConnection,
-    TcpServer, ThreadPool, Threading, ThreadingTcpServer, per_connection,
+    Connection, Next, Sequential, Server, Tcp, ThreadPool, Threading, per_connection,
 };
 
 use crate::support::{DEADLINE, Gate, Target, hold_at, waits_of_this_thread};
@@ -19,17 +22,17 @@ fn connect(url: &str) -> Box<dyn crate::support::Client> {
 }
 
 #[test]
-fn before_serving_it_returns_without_serving() {
+fn a_stop_before_serving_returns_without_serving() {
     let server = TcpServer::bind("127.0.0.1:0").unwrap();
     let handle = server.handle();
     handle.shutdown();
     assert!(handle.is_stopping());
-    assert_eq!(server.serve_forever(|_| ()).unwrap().cut, 0);
+    assert_eq!(server.serve_forever(|_| ()).unwrap().aborted, 0);
     assert_eq!(handle.totals().accepted, 0);
 }
 
 #[test]
-fn after_serving_it_does_nothing() {
+fn a_stop_after_serving_does_nothing() {
     let guard = TcpServer::bind("127.0.0.1:0")
         .unwrap()
         .spawn(|_| ())
@@ -40,40 +43,40 @@ fn after_serving_it_does_nothing() {
     handle.shutdown_within(Duration::ZERO);
 }
 
-/// How often a stop may look for clients that are on their way in. Each look is a wait of a
-/// millisecond, and 40 of them are enough where nobody can say whether there are such clients.
+/// How often a stop may check for handshakes under way. Each check waits a millisecond, and 40 are
+/// enough where the transport cannot tell.
 const LOOKS_MAX: u64 = 60;
 
-/// The wait that the stop ends, and room for what else may block a thread, as a page that is read in.
+/// The wait that the stop ends, and a margin for waits of other kinds, such as page faults.
 const WAITS_MAX: u64 = 4;
 
-/// The stop is an event that ends the loop's only wait. What this takes in time is measured in
-/// `bench`: the scenario `stop-unused`.
+/// The stop is an event that ends the loop's only wait. The scenario `stop-unused` in `bench`
+/// measures its time.
 #[test]
 fn an_idle_server_waits_once_and_is_woken_by_the_stop() {
     let (states, wait) = channel();
     let server = Server::<Tcp, Threading>::builder().observer(move |event: &Event<'_>| {
         if let Event::State(state) = event {
-            // Told by the thread that accepts, of its own waits.
-            let told = (*state, thread::current().id(), waits_of_this_thread());
-            states.send(told).unwrap();
+            // The accepting thread reports its own waits.
+            let seen = (*state, thread::current().id(), waits_of_this_thread());
+            states.send(seen).unwrap();
         }
     });
     let guard = server.bind("127.0.0.1:0").unwrap().spawn(|_| ()).unwrap();
     assert!(guard.handle().wait_for(State::Running, DEADLINE));
-    // As long as it likes: an idle server has nothing to wake up for.
+    // As long as the machine needs: an idle server never wakes up.
     let (_keep, never) = channel::<()>();
     let _ = never.recv_timeout(Duration::from_millis(300));
     guard.stop().unwrap();
-    let told: Vec<_> = wait.try_iter().collect();
+    let seen: Vec<_> = wait.try_iter().collect();
     let waits_at = |wanted: State| {
-        let of_state = told.iter().find(|(state, ..)| *state == wanted);
+        let of_state = seen.iter().find(|(state, ..)| *state == wanted);
         of_state
             .map(|(_, thread, waits)| (*thread, *waits))
             .unwrap()
     };
     let (thread, running) = waits_at(State::Running);
-    let (stopper, stopping) = waits_at(State::TakingQueue);
+    let (stopper, stopping) = waits_at(State::ServingBacklog);
     let (closer, closed) = waits_at(State::Closed);
     assert_eq!((stopper, closer), (thread, thread));
     let [idle, stop] = [stopping - running, closed - stopping];
@@ -82,7 +85,7 @@ fn an_idle_server_waits_once_and_is_woken_by_the_stop() {
 }
 
 #[test]
-fn from_a_sequential_handler() {
+fn a_stop_in_a_sequential_handler_ends_serving() {
     let server = TcpServer::bind("127.0.0.1:0").unwrap();
     let (handle, url) = (server.handle(), server.urls().remove(0));
     let inner = handle;
@@ -99,7 +102,7 @@ fn from_a_sequential_handler() {
 }
 
 #[test]
-fn at_the_limit_it_wakes_the_loop() {
+fn a_stop_at_the_limit_wakes_the_loop() {
     let gate = Gate::new();
     let pool = ThreadPool::new(1).queue(0);
     let server = Server::<Tcp>::builder()
@@ -116,11 +119,11 @@ fn at_the_limit_it_wakes_the_loop() {
     let held = gate.wait();
     guard.handle().shutdown();
     drop(held);
-    assert_eq!(guard.join().unwrap().cut, 0);
+    assert_eq!(guard.join().unwrap().aborted, 0);
 }
 
 #[test]
-fn the_drain_ends_with_the_last_request_and_not_later() {
+fn the_drain_ends_with_the_last_connection() {
     let gate = Gate::new();
     let server = Server::<Tcp, Threading>::builder()
         .drain_timeout(Duration::from_secs(3600))
@@ -140,7 +143,7 @@ fn the_drain_ends_with_the_last_request_and_not_later() {
     let mut client = connect(&url);
     let held = gate.wait();
     guard.handle().shutdown();
-    // The door closes while the request is being served.
+    // The listener closes while the handler runs.
     assert!(guard.handle().wait_for(State::Draining, DEADLINE));
     let addr = guard.handle().local_addrs()[0].socket_addr().unwrap();
     assert!(TcpStream::connect(addr).is_err());
@@ -148,7 +151,7 @@ fn the_drain_ends_with_the_last_request_and_not_later() {
     let mut reply = String::new();
     client.read_to_string(&mut reply).unwrap();
     assert_eq!(reply, "true");
-    assert_eq!(guard.join().unwrap().cut, 0);
+    assert_eq!(guard.join().unwrap().aborted, 0);
 }
 
 #[test]
@@ -167,7 +170,7 @@ fn a_shorter_deadline_overtakes_a_longer_one() {
     let handle = guard.handle().clone();
     handle.shutdown_within(Duration::from_secs(3600));
     handle.shutdown_within(Duration::ZERO);
-    assert_eq!(guard.join().unwrap().cut, 1);
+    assert_eq!(guard.join().unwrap().aborted, 1);
     assert_eq!(
         client.read(&mut [0; 10]).unwrap(),
         0,
@@ -176,7 +179,7 @@ fn a_shorter_deadline_overtakes_a_longer_one() {
 }
 
 #[test]
-fn a_sequential_server_cuts_the_connection_it_serves() {
+fn a_sequential_server_aborts_the_connection_it_serves() {
     let server = TcpServer::bind("127.0.0.1:0").unwrap();
     let url = server.urls().remove(0);
     let (held, wait) = channel();
@@ -189,7 +192,7 @@ fn a_sequential_server_cuts_the_connection_it_serves() {
     let _client = connect(&url);
     wait.recv_timeout(DEADLINE).unwrap();
     guard.handle().shutdown_within(Duration::from_millis(1));
-    assert_eq!(guard.join().unwrap().cut, 1);
+    assert_eq!(guard.join().unwrap().aborted, 1);
 }
 
 #[test]
@@ -222,7 +225,7 @@ fn starting_and_stopping_in_a_race_always_ends() {
 }
 
 #[test]
-fn closing_a_server_waits_for_what_handle_request_has_started() {
+fn closing_a_server_waits_for_handlers_of_handle_request() {
     let gate = Gate::new();
     let mut server = Server::<Tcp>::builder()
         .model(Threading::default())
@@ -243,11 +246,11 @@ fn closing_a_server_waits_for_what_handle_request_has_started() {
     let mut reply = String::new();
     client.read_to_string(&mut reply).unwrap();
     assert_eq!(reply, "late");
-    assert_eq!(closer.join().unwrap().unwrap().cut, 0);
+    assert_eq!(closer.join().unwrap().unwrap().aborted, 0);
 }
 
-/// A parked connection has the only place, and two clients wait for it.
-fn gives_its_place_to_the_queue(model: impl Model) {
+/// A parked connection has the only permit, and two clients wait for it.
+fn gives_its_permit_to_the_backlog(model: impl Model) {
     let (parked, wait) = channel();
     let server = Server::<Tcp>::builder()
         .model(model)
@@ -277,19 +280,19 @@ fn gives_its_place_to_the_queue(model: impl Model) {
     for (line, client) in waiting {
         assert_eq!(client.answer(), format!("{line}\n"));
     }
-    assert_eq!(guard.join().expect("join").cut, 0);
+    assert_eq!(guard.join().expect("join").aborted, 0);
     let end = first.read(&mut [0]).expect("the end, and no reset");
     assert_eq!(end, 0);
 }
 
 #[test]
-fn a_stop_gives_the_places_of_parked_connections_to_the_queue() {
-    gives_its_place_to_the_queue(Sequential::default());
-    gives_its_place_to_the_queue(Threading::default());
-    gives_its_place_to_the_queue(ThreadPool::new(1));
+fn a_stop_gives_the_permits_of_parked_connections_to_the_backlog() {
+    gives_its_permit_to_the_backlog(Sequential::default());
+    gives_its_permit_to_the_backlog(Threading::default());
+    gives_its_permit_to_the_backlog(ThreadPool::new(1));
 }
 
-/// Echoes a line and parks. Where the line is `hold` it first says so, and waits until the sender for
+/// Echoes a line and parks. For the line `hold`, it first reports, and waits until the sender for
 /// `released` is dropped.
 fn echo_or_hold(
     conn: &mut TcpConnection,
@@ -306,7 +309,7 @@ fn echo_or_hold(
     Ok(Next::Park)
 }
 
-/// Its client has spoken, and no thread was free: it is not idle.
+/// The client has sent input, and no thread was free: the connection is not idle.
 #[test]
 fn a_stop_serves_parked_connections_whose_clients_have_spoken() {
     let (held, wait) = channel();
@@ -331,7 +334,7 @@ fn a_stop_serves_parked_connections_whose_clients_have_spoken() {
         client.write_all(b"again\n").unwrap();
     }
     guard.handle().shutdown();
-    // The one that is silent is closed while nothing can be served.
+    // The silent connection is closed while no handler can run.
     assert_eq!(parked[2].read(&mut [0]).unwrap(), 0);
     drop(release);
     assert_eq!(holds.answer(), "hold\n");
@@ -340,10 +343,10 @@ fn a_stop_serves_parked_connections_whose_clients_have_spoken() {
         client.read_to_string(&mut answer).unwrap();
         assert_eq!(answer, "again\n");
     }
-    assert_eq!(guard.join().unwrap().cut, 0);
+    assert_eq!(guard.join().unwrap().aborted, 0);
 }
 
-/// Its handler takes no notice of the deadline: those that are parked do not wait for it.
+/// The handler ignores the deadline; the drops of parked sessions do not wait for it.
 #[test]
 fn the_drain_deadline_drops_the_sessions_of_parked_connections() {
     struct Session(Sender<()>);
@@ -383,17 +386,22 @@ fn the_drain_deadline_drops_the_sessions_of_parked_connections() {
     guard.join().unwrap();
 }
 
-/// What the client has sent beyond the last message has no answer, and is counted, whether it was
-/// received or not.
+/// Input after the last message has no answer and is counted, whether it was received or not, and
+/// whether the client has ended its stream meanwhile.
 #[test]
-fn what_a_stop_leaves_unread_is_counted() {
-    for unread in ["", "more\n"] {
-        let guard = Server::<Tcp, Threading>::bind("127.0.0.1:0").unwrap();
-        let stop = guard.handle();
-        let guard = guard
+fn unread_input_at_a_stop_is_counted() {
+    for (unread, ends) in [("", false), ("more\n", false), ("more\n", true)] {
+        let (sent, wait) = channel();
+        let wait = Mutex::new(wait);
+        let server = Server::<Tcp, Threading>::bind("127.0.0.1:0").unwrap();
+        let stop = server.handle();
+        let guard = server
             .spawn(move |conn| {
                 let mut line = String::new();
                 conn.read_line_max(&mut line, 100)?;
+                let wait = wait.lock().expect("no handler panics");
+                wait.recv_timeout(DEADLINE)
+                    .expect("the test releases the handler");
                 stop.shutdown();
                 conn.write_all(line.as_bytes())
             })
@@ -403,6 +411,10 @@ fn what_a_stop_leaves_unread_is_counted() {
         client
             .write_all(format!("one\n{unread}").as_bytes())
             .unwrap();
+        if ends {
+            client.end_of_input();
+        }
+        sent.send(()).unwrap();
         let mut answer = String::new();
         client.read_to_string(&mut answer).unwrap();
         assert_eq!(answer, "one\n");
@@ -412,8 +424,8 @@ fn what_a_stop_leaves_unread_is_counted() {
     }
 }
 
-/// The end of the stream is there as soon as the last answer is: they are one segment. A client that
-/// looks for it before it sends again finds it.
+/// The end of the stream arrives with the last answer, in one segment. A client that checks for it
+/// before it sends again finds it.
 #[test]
 fn the_last_answer_comes_with_the_end() {
     let server = ThreadingTcpServer::bind("127.0.0.1:0").unwrap();

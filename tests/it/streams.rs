@@ -5,14 +5,13 @@ use std::net::Shutdown;
 use std::sync::mpsc::{Receiver, channel};
 use std::time::Duration;
 
-use socketserver::{
-    Bind, Connection, Request, Server, ServerGuard, Tcp, TcpConnection, ThreadingTcpServer,
-    UnixAddress, UnixStream,
-};
+use socketserver::net::{Accepted, Bind, TcpConnection, UnixAddress};
+use socketserver::python::ThreadingTcpServer;
+use socketserver::{Connection, Server, ServerGuard, Tcp, UnixStream};
 
 use crate::support::{Client, DEADLINE, Target};
 
-/// A server whose handler's results come back, and a client of it.
+/// Starts a server whose handler's results come back, and a client.
 fn serve<R: Send + 'static>(
     handler: impl Fn(&mut TcpConnection) -> R + Send + Sync + 'static,
 ) -> (ServerGuard, Box<dyn Client>, Receiver<R>) {
@@ -71,7 +70,7 @@ fn a_line_that_is_too_long_or_no_text_is_an_error() {
 }
 
 #[test]
-fn what_reads_from_a_buf_read_reads_from_a_connection() {
+fn readers_of_a_buf_read_read_from_a_connection() {
     let (_guard, mut client, results) = serve(|conn| conn.lines().collect::<Result<Vec<_>, _>>());
     client.write_all(b"one\ntwo\nthree").unwrap();
     client.end_of_input();
@@ -101,7 +100,7 @@ fn a_dialed_connection_is_one_like_any_other() {
     assert_eq!(ask(&mut dialed, "me").unwrap(), "who?\n");
     assert_eq!((dialed.id(), dialed.stopping()), (0, false));
     assert_eq!(dialed.peer_addr(), address);
-    // What is in the write buffer is sent at a close.
+    // The write buffer is sent at the close.
     dialed.write_all(b"bye").unwrap();
     dialed.close().unwrap();
     let seen = wait.recv_timeout(DEADLINE).unwrap();
@@ -126,9 +125,9 @@ fn buffered_and_direct_reads_see_one_stream() {
     );
 }
 
-/// A client that goes on to send resets a connection that was cut.
+/// A client that goes on to send resets a connection that was aborted.
 #[test]
-fn who_was_cut_is_told_so_though_the_client_has_reset_the_connection() {
+fn a_handler_gets_the_abort_reason_after_a_reset() {
     let (go, wait) = channel::<()>();
     let wait = std::sync::Mutex::new(wait);
     let (guard, mut client, results) = serve(move |conn| {
@@ -138,15 +137,18 @@ fn who_was_cut_is_told_so_though_the_client_has_reset_the_connection() {
         (read, conn.write(b"x").unwrap_err().to_string())
     });
     client.read_exact(&mut [0]).unwrap();
-    assert!(guard.handle().cut(1));
-    assert_eq!(client.read(&mut [0]).unwrap(), 0, "it is cut");
+    assert!(guard.handle().abort(1));
+    assert_eq!(client.read(&mut [0]).unwrap(), 0, "it is aborted");
     let end = std::time::Instant::now() + DEADLINE;
     while client.write_all(b"x").is_ok() {
         assert!(std::time::Instant::now() < end, "no reset comes");
     }
     go.send(()).unwrap();
-    let told = || "the connection was cut through the server's handle".to_owned();
-    assert_eq!(results.recv_timeout(DEADLINE).unwrap(), (told(), told()));
+    let reason = || "the connection was aborted through the server's handle".to_owned();
+    assert_eq!(
+        results.recv_timeout(DEADLINE).unwrap(),
+        (reason(), reason())
+    );
 }
 
 #[test]
@@ -158,7 +160,7 @@ fn writes_are_seen_at_once_unless_they_are_buffered() {
         conn.set_write_buffer(64).unwrap();
         conn.write_all(b"later").unwrap();
         wait.lock().unwrap().recv().unwrap();
-        // Waiting for input sends what is buffered: the client may be waiting for it.
+        // A wait for input sends buffered output, because the client may be waiting for it.
         conn.read_exact(&mut [0; 2]).unwrap();
         conn.write_all(b"at the end").unwrap();
     });
@@ -201,7 +203,7 @@ fn timeouts_say_timed_out_and_zero_is_refused() {
             .unwrap();
         let read = conn.read(&mut [0]).unwrap_err().kind();
         let again = conn.fill_buf().unwrap_err().kind();
-        // The client reads nothing: the buffers of both ends fill up.
+        // The client reads nothing, so the buffers of both ends fill up.
         let write = conn.write_all(&vec![0; 64 << 20]).unwrap_err().kind();
         [zero, read, again, write]
     });
@@ -326,7 +328,7 @@ fn a_timeout_may_be_beyond_the_reach_of_the_clock() {
         let mut byte = [0];
         conn.set_write_timeout(Some(Duration::MAX))?;
         conn.read_exact(&mut byte)?;
-        // More than the sockets hold: it waits.
+        // More than the sockets hold, so the write waits.
         conn.write_all(&vec![0; 16 << 20])
     });
     client.write_all(b"x").expect("send");

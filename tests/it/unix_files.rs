@@ -1,4 +1,4 @@
-//! The files of Unix sockets: who may connect, what is replaced, what is removed.
+//! The files of Unix sockets: who may connect, which files are replaced, and which are removed.
 
 use std::fs;
 use std::io;
@@ -19,7 +19,7 @@ fn mode(path: &Path) -> u32 {
 }
 
 #[test]
-fn the_mode_is_what_was_asked_whatever_the_umask() {
+fn the_mode_does_not_depend_on_the_umask() {
     let directory = tempfile::tempdir().unwrap();
     for wanted in [0o600, 0o660, 0o666, 0o777, 0o000] {
         let (stream, datagram) = (directory.path().join("s"), directory.path().join("g"));
@@ -32,7 +32,7 @@ fn the_mode_is_what_was_asked_whatever_the_umask() {
         );
         assert_eq!((mode(&stream), mode(&datagram)), (wanted, wanted));
     }
-    // Without one it is what the umask leaves, as with any new file.
+    // Without a mode, the umask applies, as to any new file.
     let (ours, plain) = (
         directory.path().join("ours"),
         directory.path().join("plain"),
@@ -53,7 +53,7 @@ fn the_owner_is_set_where_that_is_allowed() {
         rustix::process::getgid().as_raw(),
     );
     let is_root = own.0 == 0;
-    // Root may give it to anybody; others only to themselves.
+    // Root may give the file to any user; other users only to themselves.
     let (uid, gid) = if is_root { (65_534, 65_533) } else { own };
     let bound = UnixStream::options()
         .owner(Some(uid), Some(gid))
@@ -70,7 +70,7 @@ fn the_owner_is_set_where_that_is_allowed() {
             .unwrap_err();
         assert!(err.is_permission_denied(), "{err}");
     }
-    // Without a mode, the umask has its say after the owner was set.
+    // Without a mode, the umask applies after the owner was set.
     let plain = directory.path().join("plain");
     let _bound = (
         UnixStream::options()
@@ -83,7 +83,7 @@ fn the_owner_is_set_where_that_is_allowed() {
 }
 
 #[test]
-fn the_file_goes_with_its_listener_and_only_if_it_is_still_its() {
+fn a_listener_removes_its_file_and_no_other() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("s");
     drop(UnixStream::options().bind(&path).unwrap());
@@ -115,7 +115,7 @@ fn a_file_that_a_dead_server_left_is_replaced() {
 }
 
 #[test]
-fn a_live_server_is_an_error_also_when_its_queue_is_full_or_its_type_another() {
+fn a_live_server_is_an_error_even_with_a_full_backlog_or_another_type() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("s");
     let live = UnixStream::options().backlog(0).bind(&path).unwrap();
@@ -160,8 +160,8 @@ fn a_file_of_another_kind_is_left_alone() {
 fn a_failure_after_the_bind_leaves_no_file() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("s");
-    // No group may be given away by a user, and none with this number exists for root: chown(2)
-    // takes any but -1.
+    // A user may not give the file to this group, and for root the group is invalid: chown(2)
+    // accepts any number but -1.
     let options = UnixStream::options().owner(Some(u32::MAX - 1), None);
     if let Err(err) = options.bind(&path) {
         assert!(err.is_permission_denied(), "{err}");
@@ -170,7 +170,7 @@ fn a_failure_after_the_bind_leaves_no_file() {
 }
 
 #[test]
-fn bound_and_not_listening_refuses_until_it_listens() {
+fn a_bound_socket_refuses_until_it_listens() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("s");
     let bound = UnixStream::options().bind_only(&path).unwrap();
@@ -182,12 +182,12 @@ fn bound_and_not_listening_refuses_until_it_listens() {
     assert!(net::UnixStream::connect(&path).is_ok());
 }
 
-/// A probe is refused by a socket that does not listen yet, as by one whose server is dead.
+/// A socket that does not listen yet refuses a probe, as the file of a dead server does.
 #[test]
 fn a_server_that_does_not_listen_yet_keeps_its_path() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("s");
-    // Over a stale file, and without one.
+    // With a stale file, and without one.
     drop(net::UnixListener::bind(&path).unwrap());
     for _ in 0..2 {
         let bound = UnixStream::options().bind_only(&path).unwrap();
@@ -207,13 +207,13 @@ fn a_server_that_does_not_listen_yet_keeps_its_path() {
         drop(listener);
         assert_eq!(fs::read_dir(&directory).unwrap().count(), 0);
     }
-    // Who gives up before it listens leaves the path to others.
+    // A server that gives up before it listens unlocks the path.
     drop(UnixStream::options().bind_only(&path).unwrap());
     drop(UnixStream::options().bind(&path).unwrap());
 }
 
 #[test]
-fn a_lock_on_the_directory_is_none_of_ours() {
+fn a_lock_on_the_directory_does_not_matter() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("s");
     drop(net::UnixListener::bind(&path).unwrap());
@@ -228,8 +228,8 @@ fn a_lock_on_the_directory_is_none_of_ours() {
 fn a_stale_file_is_replaced_in_a_directory_that_cannot_be_read() {
     let directory = tempfile::tempdir().unwrap();
     fs::set_permissions(&directory, fs::Permissions::from_mode(0o777)).unwrap();
-    // Root may read any directory, so this thread becomes somebody else; the harness may have given
-    // it other tests to run.
+    // Root may read any directory, so this thread changes its user; the harness may run other tests
+    // on it afterwards.
     let unreadable = directory.path().join("d");
     let other = thread::spawn(move || {
         if rustix::process::getuid().is_root() {
@@ -245,7 +245,7 @@ fn a_stale_file_is_replaced_in_a_directory_that_cannot_be_read() {
         assert!(net::UnixStream::connect(&path).is_ok());
         drop(bound);
         assert!(!path.exists());
-        // So that it can be removed.
+        // So that the directory can be removed.
         fs::set_permissions(&unreadable, fs::Permissions::from_mode(0o700)).unwrap();
     });
     other.join().unwrap();

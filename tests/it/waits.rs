@@ -1,5 +1,5 @@
-//! Several coroutines wait for one descriptor, and for what only a thread can wait for, and leave their
-//! worker to the others.
+//! Several coroutines wait for one descriptor, or for events that only a thread can wait for, and
+//! do not block their worker.
 
 #![expect(unsafe_code, reason = "the contract of coroutines")]
 
@@ -11,9 +11,11 @@ use std::sync::Mutex;
 use std::sync::mpsc::{Receiver, channel};
 use std::time::{Duration, Instant};
 
+use socketserver::model::Driver;
+use socketserver::net::{Accepted, TcpConnection, UnixAddress, UnixConnection, Writer};
+use socketserver::python::TcpServer;
 use socketserver::{
-    Coroutines, Driver, Handled, Packet, Request, Server, ServerGuard, Tcp, TcpConnection,
-    TcpServer, UnixAddress, UnixConnection, UnixDatagram, UnixStream, Writer,
+    Coroutines, Datagram, Handled, Server, ServerGuard, Tcp, UnixDatagram, UnixStream,
 };
 
 use crate::support::{DEADLINE, Target};
@@ -29,7 +31,7 @@ fn coroutines(workers: usize) -> Coroutines {
     coroutines.workers(workers).driver(driver)
 }
 
-/// A name that no other test has.
+/// Returns a name that no other test has.
 fn name(what: &str) -> String {
     format!("{what}-{}-{}", module_path!(), std::process::id())
 }
@@ -37,11 +39,11 @@ fn name(what: &str) -> String {
 /// More than the sockets hold.
 const MUCH: usize = 8 << 20;
 
-/// The highest number that is written. Above, clients are answered.
+/// The highest number whose client writes. Clients with higher numbers are answered.
 const NUMBERS: u8 = 3;
 
-/// A server whose first client, which sends a zero, is written to by what later ones start that send a
-/// number. Says how their writes have ended.
+/// Starts a server whose first client sends a zero. Later clients send a number, and their handlers
+/// write to the first client. Returns how the writes end.
 fn written_to_by(
     workers: usize,
     write: fn(Writer, u8) -> io::Result<()>,
@@ -58,13 +60,13 @@ fn written_to_by(
             0 => {
                 *first.lock().expect("no panic") = Some(conn.writer());
                 conn.write_all(b"!")?;
-                // It waits to read while others wait to write.
+                // The first handler waits to read while others wait to write.
                 conn.read_exact(&mut byte)?;
                 conn.write_all(b".")?;
             }
             number @ 1..=NUMBERS => {
                 let writer = first.lock().expect("no panic").clone();
-                let written = write(writer.expect("the first is there"), number);
+                let written = write(writer.expect("the first client is connected"), number);
                 ends.send(written).expect("the test waits");
             }
             _ => conn.write_all(b"?")?,
@@ -133,7 +135,7 @@ fn a_writer_gives_up_a_peer_that_takes_nothing_for_a_second() {
 }
 
 #[test]
-fn a_unix_server_makes_room_for_one_that_waits() {
+fn a_connect_waits_for_room_in_a_unix_backlog() {
     let name = UnixAddress::Abstract(name("waits-room").into_bytes());
     let listener = UnixStream::options().backlog(0).bind(&name).unwrap();
     let server = Server::<Tcp>::builder().model(coroutines(1));
@@ -201,7 +203,7 @@ fn a_unix_datagram_waits_for_room_in_the_queue_of_its_peer() {
 
 /// Each call waits for the listener anew.
 #[test]
-fn a_coroutine_serves_one_request_after_the_other() {
+fn a_coroutine_serves_one_connection_after_the_other() {
     let server = Server::<Tcp>::builder().model(coroutines(1));
     let server = server.bind("127.0.0.1:0").expect("bind");
     let addr = server.local_addrs()[0].socket_addr().expect("an address");

@@ -1,5 +1,5 @@
-//! A link-local IPv6 address for a test, in a network namespace that is made for it where that is
-//! possible. The tests of the library and of the command share this file.
+//! A link-local IPv6 address for a test, in a network namespace of its own if possible. The tests
+//! of the library and of the command share this file.
 
 use std::env;
 use std::fs;
@@ -7,15 +7,15 @@ use std::io::Write;
 use std::net::{Ipv6Addr, SocketAddrV6};
 use std::process::Command;
 
-/// Set where a test runs in its own namespace.
+/// Set if a test runs in its own namespace.
 const INSIDE: &str = "SOCKETSERVER_TEST_LINK_LOCAL";
 
-/// The loopback interface of a new namespace is down and has no link-local address.
+/// In a new namespace the loopback interface is down and has no link-local address.
 const SETUP: &str = "ip link set lo up && ip -6 addr add fe80::77/64 dev lo nodad";
 
-/// Runs `check` with a link-local address, its zone and the name of that: in a new namespace, where
-/// the test binary runs the test of this name once more, or with an address of this host. Says so on
-/// standard error, past the capture of the test harness, where there is neither.
+/// Runs `check` with a link-local address, its zone and the zone's name. In a new namespace the
+/// test binary runs the test of this name again; otherwise an address of this host is used. Without
+/// either, a line on standard error says so, past the capture of the test harness.
 pub(crate) fn with_link_local(test: &str, check: impl FnOnce(SocketAddrV6, &str)) {
     if env::var_os(INSIDE).is_none() {
         let unshare = |script: &str| {
@@ -53,8 +53,8 @@ pub(crate) fn with_link_local(test: &str, check: impl FnOnce(SocketAddrV6, &str)
     check(addr, &name);
 }
 
-/// The first link-local address that is in use (net/ipv6/addrconf.c, if6_seq_show: address, number of
-/// the interface, length of the prefix, scope, flags, name).
+/// Returns the first link-local address in use (net/ipv6/addrconf.c, if6_seq_show: address, number
+/// of the interface, length of the prefix, scope, flags, name).
 fn first_address() -> Option<(SocketAddrV6, String)> {
     let table = fs::read_to_string("/proc/net/if_inet6").ok()?;
     table.lines().find_map(|line| {

@@ -1,8 +1,8 @@
-//! What the test binaries share: clients with deadlines, and servers in processes of their own.
+//! Shared by the test binaries: clients with deadlines, and servers in processes of their own.
 //!
 //! A server process is the test binary itself, started again with `--server` and the names of a
-//! transport and a model. Its handler obeys the first line of each request, and what happens is
-//! printed as lines on its standard output.
+//! transport and a model. Its handler obeys the first line of each connection, and prints events as
+//! lines on its standard output.
 
 #![allow(
     dead_code,
@@ -13,7 +13,7 @@
 pub(crate) mod models;
 mod poll;
 
-use std::io::{BufRead, BufReader, Read, Write};
+use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::os::fd::OwnedFd;
 use std::os::linux::net::SocketAddrExt;
@@ -37,22 +37,26 @@ pub(crate) const DEADLINE: Duration = Duration::from_secs(20);
 
 /// A stream client of either family.
 pub(crate) trait Client: Read + Write + Send {
-    fn end_of_input(&self);
+    fn half_close(&self) -> io::Result<()>;
+
+    fn end_of_input(&self) {
+        self.half_close().expect("half-close");
+    }
 }
 
 impl Client for TcpStream {
-    fn end_of_input(&self) {
-        self.shutdown(Shutdown::Write).expect("half-close");
+    fn half_close(&self) -> io::Result<()> {
+        self.shutdown(Shutdown::Write)
     }
 }
 
 impl Client for UnixStream {
-    fn end_of_input(&self) {
-        self.shutdown(Shutdown::Write).expect("half-close");
+    fn half_close(&self) -> io::Result<()> {
+        self.shutdown(Shutdown::Write)
     }
 }
 
-/// Where a server listens, as its URL says.
+/// The address of a server's listener, as its URL says.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Target {
     Tcp(SocketAddr),
@@ -81,26 +85,37 @@ impl Target {
 
     /// Connects a stream client.
     pub(crate) fn connect(&self) -> Box<dyn Client> {
-        match self {
+        self.connect_within(DEADLINE).expect("connect")
+    }
+
+    /// Connects a stream client, unless that fails or takes too long, as over TCP with a full
+    /// backlog.
+    pub(crate) fn connect_within(&self, patience: Duration) -> io::Result<Box<dyn Client>> {
+        Ok(match self {
             Self::Tcp(addr) => {
-                let client = TcpStream::connect_timeout(addr, DEADLINE).expect("connect");
-                client
-                    .set_read_timeout(Some(DEADLINE))
-                    .expect("set a deadline");
+                let client = TcpStream::connect_timeout(addr, patience)?;
+                client.set_read_timeout(Some(DEADLINE))?;
                 Box::new(client)
             }
             Self::Unix(path) => {
-                let client = UnixStream::connect(path).expect("connect");
-                client
-                    .set_read_timeout(Some(DEADLINE))
-                    .expect("set a deadline");
+                let client = UnixStream::connect(path)?;
+                client.set_read_timeout(Some(DEADLINE))?;
                 Box::new(client)
             }
             Self::Udp(_) | Self::UnixGram(_) => panic!("not a stream: {self:?}"),
-        }
+        })
     }
 
-    /// Sends one request without waiting for its answer.
+    /// Asks a server that may end the connection before it answers.
+    pub(crate) fn try_ask(&self, request: &str) -> io::Result<String> {
+        let mut client = self.connect_within(DEADLINE)?;
+        client.write_all(format!("{request}\n").as_bytes())?;
+        let mut answer = String::new();
+        client.read_to_string(&mut answer)?;
+        Ok(answer)
+    }
+
+    /// Sends one command without waiting for its answer.
     pub(crate) fn send(&self, request: &str) -> Pending {
         match self {
             Self::Tcp(_) | Self::Unix(_) => {
@@ -137,13 +152,13 @@ impl Target {
         }
     }
 
-    /// Sends one request and returns its whole answer.
+    /// Sends one command and returns its whole answer.
     pub(crate) fn ask(&self, request: &str) -> String {
         self.send(request).answer()
     }
 }
 
-/// An abstract address that nobody else has.
+/// Returns an abstract name that no other test has.
 fn unique_name() -> std::os::unix::net::SocketAddr {
     static LAST: AtomicU64 = AtomicU64::new(0);
     let name = format!(
@@ -154,7 +169,7 @@ fn unique_name() -> std::os::unix::net::SocketAddr {
     std::os::unix::net::SocketAddr::from_abstract_name(name).expect("a short name")
 }
 
-/// A request that has been sent.
+/// A command that was sent.
 pub(crate) enum Pending {
     Stream(Box<dyn Client>),
     Udp(UdpSocket),
@@ -183,7 +198,8 @@ impl Pending {
     }
 }
 
-/// Where handlers that are told to `hold` report and wait to be released. Works across processes.
+/// Handlers that are told to `hold` report to the gate, and wait to be released. Works across
+/// processes.
 pub(crate) struct Gate(TcpListener);
 
 impl Gate {
@@ -195,12 +211,12 @@ impl Gate {
         Self(listener)
     }
 
-    /// The request that makes a handler hold here.
+    /// The command that makes a handler hold at this gate.
     pub(crate) fn hold(&self) -> String {
         format!("hold {}", self.0.local_addr().expect("bound"))
     }
 
-    /// Waits until a handler holds. It is released when the returned value is dropped.
+    /// Waits until a handler holds. The drop of the returned value releases it.
     pub(crate) fn wait(&self) -> TcpStream {
         self.0
             .accept()
@@ -217,19 +233,19 @@ impl Gate {
     }
 }
 
-/// The other end of a gate: what the handler does.
-pub(crate) fn hold_at(gate: &str) -> std::io::Result<()> {
+/// The handler's end of a gate.
+pub(crate) fn hold_at(gate: &str) -> io::Result<()> {
     TcpStream::connect(gate)?.read(&mut [0]).map(|_| ())
 }
 
-/// A server in a process of its own. Killed when dropped.
+/// A server in a process of its own. The drop kills it.
 pub(crate) struct ServerProcess {
     child: Child,
     lines: Receiver<String>,
-    /// Lines that were read while another one was waited for.
+    /// Lines that were read while another line was awaited.
     seen: Vec<String>,
     pub(crate) targets: Vec<Target>,
-    /// Holds the socket files.
+    /// The directory of the socket files.
     _directory: tempfile::TempDir,
 }
 
@@ -297,7 +313,7 @@ impl ServerProcess {
             .expect("a line of the server within the deadline")
     }
 
-    /// Whether a line that begins with `prefix` has come.
+    /// Whether a line that begins with `prefix` has arrived.
     pub(crate) fn has_said(&mut self, prefix: &str) -> bool {
         self.seen.extend(self.lines.try_iter());
         self.seen.iter().any(|line| line.starts_with(prefix))
@@ -317,13 +333,14 @@ impl ServerProcess {
         }
     }
 
-    /// Asks the server to stop through a handler, and returns how its serving ended.
+    /// Asks the server to stop through a handler, and returns the line of its end.
     pub(crate) fn stop(mut self) -> String {
         assert_eq!(self.target().ask("shutdown"), "ok");
         self.ended()
     }
 
-    /// Waits until serving has ended by itself, and returns how: `cut=0 accepted=1 …`.
+    /// Waits until serving has ended by itself, and returns the line of its end:
+    /// `aborted=0 accepted=1 …`.
     pub(crate) fn ended(&mut self) -> String {
         let report = self.wait_for("ended ");
         assert!(
@@ -335,7 +352,7 @@ impl ServerProcess {
 
     pub(crate) fn exit_status(&mut self) -> ExitStatus {
         let end = Instant::now() + DEADLINE;
-        // The pipe ends with the process; waiting for it has a deadline, wait(2) has none.
+        // The pipe ends with the process. A read from it can have a deadline, and wait(2) cannot.
         while self
             .lines
             .recv_timeout(end.saturating_duration_since(Instant::now()))
@@ -357,8 +374,8 @@ impl Drop for ServerProcess {
     }
 }
 
-/// How often a thread of this process has waited: `voluntary_ctxt_switches` of proc_pid_status(5). What
-/// a busy machine takes from a thread is not among them.
+/// How often a thread of this process has waited: `voluntary_ctxt_switches` of proc_pid_status(5),
+/// which does not count preemptions on a busy machine.
 pub(crate) fn waits_of_this_thread() -> u64 {
     let status = std::fs::read_to_string("/proc/thread-self/status").expect("/proc");
     let count = status
@@ -368,7 +385,7 @@ pub(crate) fn waits_of_this_thread() -> u64 {
     count.trim().parse().expect("a number")
 }
 
-/// A process, from when it is surely there; its end is an event.
+/// A process that is known to exist. Its end is an event.
 pub(crate) struct Watched(OwnedFd);
 
 impl Watched {
@@ -383,11 +400,11 @@ impl Watched {
         let limit = Timespec::try_from(DEADLINE).expect("a short time");
         let mut fds = [PollFd::new(&self.0, PollFlags::IN)];
         let ended = poll(&mut fds, Some(&limit)).expect("wait for a process");
-        assert_eq!(ended, 1, "the process is still there");
+        assert_eq!(ended, 1, "the process still exists");
     }
 }
 
-/// Whether a process is there and not a zombie.
+/// Whether a process exists and is not a zombie.
 pub(crate) fn is_running(pid: &str) -> bool {
     let stat =
         std::fs::read_to_string(Path::new("/proc").join(pid).join("stat")).unwrap_or_default();

@@ -1,10 +1,11 @@
-//! Every model that a test can ask for, by its name.
+//! Every model that a test can ask for, by name.
 
 #![allow(dead_code, reason = "each test binary uses its own part")]
 
 use std::process::ExitCode;
 
-use socketserver::{Forking, Model, Prefork, Sequential, ThreadPool, Threading};
+use socketserver::model::Model;
+use socketserver::{Forking, Prefork, Sequential, ThreadPool, Threading};
 
 /// The names of all models.
 pub(crate) const NAMES: [&str; 12] = [
@@ -22,18 +23,18 @@ pub(crate) const NAMES: [&str; 12] = [
     "prefork_coroutines_uring",
 ];
 
-/// What is done under a model, whatever its type.
+/// Code that runs under a model, whatever its type.
 pub(crate) trait UnderModel {
     fn run<M: Model + Clone>(self, model: M) -> ExitCode;
 }
 
-/// The models, as large as a test wants them.
+/// The models, in the sizes that a test wants.
 #[derive(Debug)]
 pub(crate) struct Models {
     pub(crate) threading: Threading,
     pub(crate) pool: ThreadPool,
     pub(crate) forking: Forking,
-    /// Worker processes, and the threads of coroutines.
+    /// Worker processes, and worker threads of coroutines.
     pub(crate) workers: usize,
     /// How often a worker process may die.
     pub(crate) breaker: u32,
@@ -66,14 +67,14 @@ impl Models {
         Prefork::new(self.workers, model).breaker(self.breaker)
     }
 
-    /// The requests of these tests restore no thread-locals after they have blocked.
+    /// The handlers of these tests restore no thread-locals after they have blocked.
     #[cfg(feature = "coroutines")]
     #[expect(unsafe_code, reason = "the contract of coroutines")]
     fn coroutines(&self, name: &str) -> socketserver::Coroutines {
         let driver = if name.ends_with("uring") {
-            socketserver::Driver::Uring
+            socketserver::model::Driver::Uring
         } else {
-            socketserver::Driver::Epoll
+            socketserver::model::Driver::Epoll
         };
         // SAFETY: as said above.
         unsafe { socketserver::Coroutines::new() }
@@ -82,15 +83,15 @@ impl Models {
     }
 }
 
-/// Whether a model can be had here: its feature is on, and the kernel has io_uring for it. Says why
-/// not.
-#[expect(clippy::print_stderr, reason = "nothing is skipped in silence")]
+/// Whether this build and kernel have a model: its feature is on, and the kernel allows io_uring.
+/// Otherwise prints why not.
+#[expect(clippy::print_stderr, reason = "a skipped test prints why")]
 pub(crate) fn is_available(model: &str) -> bool {
     if !model.contains("coroutines") {
         return true;
     }
     #[cfg(feature = "coroutines")]
-    match socketserver::Driver::Auto.pick() {
+    match socketserver::model::Driver::Auto.pick() {
         (_, Some(why)) if model.ends_with("uring") => {
             eprintln!("{model} is ignored: {why}");
             false

@@ -1,4 +1,4 @@
-//! A transport of the tests' own, which does as its script says.
+//! A transport of these tests, which plays a script.
 
 #![allow(dead_code, reason = "each test binary uses its own part")]
 
@@ -8,18 +8,19 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::Instant;
 
-use socketserver::net::{Intake, Managed};
-use socketserver::{Address, Context, Next, Request, Transport};
+use socketserver::Next;
+use socketserver::net::{AcceptBatch, Managed};
+use socketserver::net::{Accepted, Address, Context, Transport};
 
 use crate::support::{DEADLINE, waits_of_this_thread};
 
 /// What a call of `accept` does.
 pub(crate) enum Event {
-    Request(&'static str),
+    Accepted(&'static str),
     Error(io::Error),
 }
 
-/// An error with this number.
+/// Returns an error with this number.
 pub(crate) fn errno(code: i32) -> Event {
     Event::Error(io::Error::from_raw_os_error(code))
 }
@@ -32,7 +33,7 @@ pub(crate) struct Script {
     pub(crate) calls: Arc<Calls>,
 }
 
-/// What a script has still to play. More can be added while it is played.
+/// The rest of a script. More can be added while it is played.
 #[derive(Clone)]
 pub(crate) struct Queue {
     events: Arc<Mutex<VecDeque<Event>>>,
@@ -96,7 +97,7 @@ impl Calls {
         self.all.lock().expect("not poisoned").clone()
     }
 
-    /// Notes a call, by the thread that makes it.
+    /// Records a call, on the thread that makes it.
     pub(crate) fn note(&self) {
         let call = Call {
             time: Instant::now(),
@@ -106,7 +107,7 @@ impl Calls {
         self.more.notify_all();
     }
 
-    /// Waits until there have been so many.
+    /// Waits until there have been so many calls.
     pub(crate) fn wait_for(&self, count: usize) {
         let calls = self.all.lock().expect("not poisoned");
         let few = |calls: &mut Vec<Call>| calls.len() < count;
@@ -127,7 +128,7 @@ impl AsFd for Script {
 }
 
 impl Transport for Script {
-    type Request = Line;
+    type Accepted = Line;
 
     const SCHEME: &'static str = "script";
 
@@ -135,7 +136,7 @@ impl Transport for Script {
         Address::Named(self.name.to_owned())
     }
 
-    fn accept(&self, intake: &mut Intake<'_, Line>) -> io::Result<()> {
+    fn accept(&self, batch: &mut AcceptBatch<'_, Line>) -> io::Result<()> {
         self.calls.note();
         let event = self.queue.events.lock().expect("not poisoned").pop_front();
         let Some(event) = event else {
@@ -146,15 +147,15 @@ impl Transport for Script {
             .expect("a byte for each event");
         match event {
             Event::Error(err) => Err(err),
-            Event::Request(text) => {
-                intake.push(|context| Line { text, context });
+            Event::Accepted(text) => {
+                batch.push(|context| Line { text, context });
                 Ok(())
             }
         }
     }
 }
 
-impl Request for Line {
+impl Accepted for Line {
     fn context(&self) -> &Context {
         &self.context
     }
@@ -174,7 +175,7 @@ impl Managed for Line {
     }
 }
 
-/// Stops the server when the request `stop` comes.
+/// Stops the server when the text `stop` arrives.
 pub(crate) fn until_stop(line: &mut Line) -> Next {
     if line.text == "stop" {
         Next::Stop

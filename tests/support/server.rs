@@ -1,5 +1,4 @@
-//! The server side of the test processes: any transport, any model, one handler that obeys its
-//! request.
+//! The server in the test processes: any transport, any model, and one handler that obeys commands.
 
 use std::fmt::Debug;
 use std::io::{self, Write};
@@ -8,30 +7,34 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use socketserver::limits::{AtLimit, Rate};
+use socketserver::model::Model;
+use socketserver::net::{Accepted, Bind, Transport};
+use socketserver::observe::Event;
+use socketserver::task::offload;
 use socketserver::{
-    AtLimit, Bind, Builder, Connection, Event, Forking, Model, Next, Outcome, Packet, Rate, Report,
-    Request, Server, ServerHandle, Tcp, ThreadPool, Threading, Transport, Udp, UnixDatagram,
-    UnixStream, offload,
+    Builder, Connection, Datagram, Forking, Next, Outcome, Report, Server, ServerHandle, Tcp,
+    ThreadPool, Threading, Udp, UnixDatagram, UnixStream,
 };
 
 use crate::support::hold_at;
 use crate::support::models::{Models, UnderModel};
 
-/// A transport that wraps another one.
+/// A wrapping transport.
 #[path = "../../examples/counting.rs"]
 #[expect(dead_code, reason = "its server is not used here")]
 mod counting;
 
-/// A request whose first line is a command.
-pub(crate) trait Command: Request + Write {
+/// A connection or datagram whose first line is a command.
+pub(crate) trait Command: Accepted + Write {
     fn command(&mut self) -> io::Result<String>;
 
-    /// Whether there is another one. A datagram has one.
+    /// Waits for the next message. A datagram has none.
     fn next_message(&mut self) -> io::Result<bool> {
         Ok(false)
     }
 
-    /// Buffers what is written.
+    /// Buffers writes.
     fn buffer(&mut self) -> io::Result<()> {
         Ok(())
     }
@@ -60,108 +63,108 @@ macro_rules! commands {
     };
 }
 
-commands!(socketserver::TcpConnection, socketserver::UnixConnection, counting::CountedConnection; socketserver::UdpDatagram, socketserver::UnixPacket);
+commands!(socketserver::net::TcpConnection, socketserver::net::UnixConnection, counting::CountedConnection; socketserver::net::UdpPacket, socketserver::net::UnixPacket);
 
-/// State that requests share, unless each has a process of its own.
+/// State that handlers share, unless each has a process of its own.
 #[derive(Debug)]
 struct Shared {
     handle: ServerHandle,
     count: AtomicU64,
 }
 
-/// Does what the request says.
-fn obey<R: Command>(request: &mut R, shared: &Shared) -> Outcome {
-    let line = request.command()?;
+/// Obeys the first line.
+fn obey<R: Command>(accepted: &mut R, shared: &Shared) -> Outcome {
+    let line = accepted.command()?;
     let (command, argument) = line.split_once(' ').unwrap_or((&line, ""));
     match command {
-        "echo" => request.write_all(argument.as_bytes())?,
+        "echo" => accepted.write_all(argument.as_bytes())?,
         "keep" => {
-            writeln!(request, "{argument}")?;
+            writeln!(accepted, "{argument}")?;
             return Ok(Next::Park);
         }
-        // The end of a connection that was kept.
+        // The end of a connection that was parked.
         "" => {}
         "count" => write!(
-            request,
+            accepted,
             "{}",
             shared.count.fetch_add(1, Ordering::SeqCst) + 1
         )?,
-        "id" => write!(request, "{}", request.id())?,
-        "pid" => write!(request, "{}", process::id())?,
-        "live" => write!(request, "{}", shared.handle.live())?,
-        "stopping" => write!(request, "{}", request.stopping())?,
+        "id" => write!(accepted, "{}", accepted.id())?,
+        "pid" => write!(accepted, "{}", process::id())?,
+        "live" => write!(accepted, "{}", shared.handle.live())?,
+        "stopping" => write!(accepted, "{}", accepted.stopping())?,
         "fail" => {
-            request.write_all(b"part")?;
+            accepted.write_all(b"part")?;
             return Err("failed as asked".into());
         }
         "panic" => {
-            request.write_all(b"part")?;
+            accepted.write_all(b"part")?;
             panic!("panicked as asked");
         }
-        "abort" => process::abort(),
-        "overflow" => write!(request, "{}", recurse(1))?,
+        "crash" => process::abort(),
+        "overflow" => write!(accepted, "{}", recurse(1))?,
         "exit" => process::exit(argument.parse()?),
         "shutdown" => {
             shared.handle.shutdown();
-            request.write_all(b"ok")?;
+            accepted.write_all(b"ok")?;
         }
         "stop" => {
-            request.write_all(b"ok")?;
+            accepted.write_all(b"ok")?;
             return Ok(Next::Stop);
         }
-        // Tells the gate, and waits until the test lets go.
+        // Reports to the gate, and waits until the test releases it.
         "hold" => {
             let gate = argument.to_owned();
             offload(move || hold_at(&gate))?;
-            write!(request, "held, stopping {}", request.stopping())?;
+            write!(accepted, "held, stopping {}", accepted.stopping())?;
         }
-        // Reads until the peer or the server ends it.
+        // Reads until the peer or the server ends the connection.
         "wait" => {
-            while !request.command()?.is_empty() {}
-            request.write_all(b"ended")?;
+            while !accepted.command()?.is_empty() {}
+            accepted.write_all(b"ended")?;
         }
-        // Asks the server to stop, and outlives its deadline if the deadline lets it.
+        // Asks the server to stop, and runs past its deadline if the server lets it.
         "outlive" => {
             shared.handle.shutdown();
             if argument.is_empty() {
-                while !request.command()?.is_empty() {}
+                while !accepted.command()?.is_empty() {}
             } else {
                 let gate = argument.to_owned();
                 offload(move || hold_at(&gate))?;
             }
         }
-        "talk" => talk(request, &shared.handle)?,
-        "big" => request.write_all(&vec![b'x'; argument.parse()?])?,
-        _ => return manage(request, &shared.handle, command, argument),
+        "talk" => talk(accepted, &shared.handle)?,
+        "big" => accepted.write_all(&vec![b'x'; argument.parse()?])?,
+        _ => return manage(accepted, &shared.handle, command, argument),
     }
     Ok(Next::Close)
 }
 
 /// Answers each message with a line, until there are no more.
-fn talk<R: Command>(request: &mut R, handle: &ServerHandle) -> io::Result<()> {
-    while request.next_message()? {
-        let line = request.command()?;
+fn talk<R: Command>(accepted: &mut R, handle: &ServerHandle) -> io::Result<()> {
+    while accepted.next_message()? {
+        let line = accepted.command()?;
         let (command, argument) = line.split_once(' ').unwrap_or((&line, ""));
         match command {
             "halt" => {
                 handle.shutdown();
-                writeln!(request, "ok")?;
+                writeln!(accepted, "ok")?;
             }
-            "stopping" => writeln!(request, "{}", request.stopping())?,
-            // Has a second line.
+            "stopping" => writeln!(accepted, "{}", accepted.stopping())?,
+            // A message of two lines.
             "more" => {
-                let more = request.command()?;
-                writeln!(request, "{more}")?;
+                let more = accepted.command()?;
+                writeln!(accepted, "{more}")?;
             }
-            _ => writeln!(request, "{argument}")?,
+            _ => writeln!(accepted, "{argument}")?,
         }
     }
     Ok(())
 }
 
-/// Does what the request says to the server.
+/// Obeys a command that is about the server.
 fn manage<R: Command>(
-    request: &mut R,
+    accepted: &mut R,
     handle: &ServerHandle,
     command: &str,
     argument: &str,
@@ -170,23 +173,23 @@ fn manage<R: Command>(
         // The connections, a line each.
         "list" => {
             for connection in handle.connections() {
-                writeln!(request, "{connection}")?;
+                writeln!(accepted, "{connection}")?;
             }
         }
-        "cut" => write!(request, "{}", handle.cut(argument.parse()?))?,
+        "abort" => write!(accepted, "{}", handle.abort(argument.parse()?))?,
         "halt" => {
             handle.shutdown();
-            writeln!(request, "ok")?;
+            writeln!(accepted, "ok")?;
         }
         "pause" => handle.pause(),
-        "errors" => write!(request, "{}", handle.totals().accept_errors)?,
-        // Asks to stop without a time as a lame duck.
+        "errors" => write!(accepted, "{}", handle.totals().accept_errors)?,
+        // Asks to stop without a lame duck time.
         "drain" => handle.shutdown_within(Duration::from_secs(3600)),
-        // Asks to stop, and once more.
+        // Asks to stop twice.
         "twice" => {
             handle.shutdown();
             handle.shutdown_within(Duration::ZERO);
-            while !request.command()?.is_empty() {}
+            while !accepted.command()?.is_empty() {}
         }
         "max" => {
             let mut limits = handle.limits();
@@ -203,7 +206,7 @@ fn manage<R: Command>(
     Ok(Next::Close)
 }
 
-/// Recurses until the stack is full.
+/// Recurses until the stack overflows.
 fn recurse(depth: u64) -> u64 {
     let frame = std::hint::black_box([depth; 64]);
     if depth == u64::MAX {
@@ -276,7 +279,7 @@ fn here(name: &str) -> std::path::PathBuf {
 
 fn with_model<T>(model: &str, options: &Options, listeners: impl IntoIterator<Item = T>) -> ExitCode
 where
-    T: Transport<Request: Command>,
+    T: Transport<Accepted: Command>,
 {
     let models = Models {
         threading: Threading::default()
@@ -298,20 +301,20 @@ struct Obeying<'a, T: Transport> {
     builder: Builder<T>,
 }
 
-impl<T: Transport<Request: Command>> UnderModel for Obeying<'_, T> {
+impl<T: Transport<Accepted: Command>> UnderModel for Obeying<'_, T> {
     fn run<M: Model>(self, model: M) -> ExitCode {
         serve(self.options, self.builder.model(model))
     }
 }
 
-/// Prints a line at once and whole, also when several processes print.
+/// Prints a line at once and whole, even if several processes print.
 fn say(line: impl Debug + std::fmt::Display) {
     let mut out = io::stdout().lock();
     let _ = out.write_all(format!("{line}\n").as_bytes());
     let _ = out.flush();
 }
 
-/// Sets the times and limits that are asked for.
+/// Sets the times and limits of the options.
 fn limits<T: Transport, M: Model>(options: &Options, mut builder: Builder<T, M>) -> Builder<T, M> {
     let time = |name| options.number(name).map(Duration::from_millis);
     type Set<T, M> = fn(Builder<T, M>, Duration) -> Builder<T, M>;
@@ -347,12 +350,12 @@ fn limits<T: Transport, M: Model>(options: &Options, mut builder: Builder<T, M>)
     }
 }
 
-/// Says what was counted.
+/// Prints the totals.
 fn say_totals(report: Report, handle: &ServerHandle) {
     let totals = handle.totals();
     say(format!(
-        "ended cut={} live={} accepted={} refused={} completed={} failed={}",
-        report.cut,
+        "ended aborted={} live={} accepted={} refused={} completed={} failed={}",
+        report.aborted,
         handle.live(),
         totals.accepted,
         totals.refused,
@@ -367,9 +370,9 @@ fn say_totals(report: Report, handle: &ServerHandle) {
 
 fn serve<T, M: Model>(options: &Options, mut builder: Builder<T, M>) -> ExitCode
 where
-    T: Transport<Request: Command>,
+    T: Transport<Accepted: Command>,
 {
-    // Panics of handlers are asked for; their messages would drown those of the tests.
+    // Handlers panic on request; the messages would hide those of the tests.
     std::panic::set_hook(Box::new(|_| {}));
     builder = builder
         .on_ready(|| say("ready"))
@@ -396,7 +399,7 @@ where
         builder = builder.max_connections(max);
     }
     if let Some(refused) = options.number("refuse_id") {
-        builder = builder.verify(move |request| request.id() != refused);
+        builder = builder.verify(move |accepted| accepted.id() != refused);
     }
     let server = match builder.build() {
         Ok(server) => server,
@@ -413,23 +416,23 @@ where
         handle: handle.clone(),
         count: AtomicU64::new(0),
     });
-    // A child that is none of the server's, and has ended before it serves or soon after.
+    // A child of the process that is not the server's, and ends before it serves or soon after.
     let foreign = options.number("foreign").map(|status| {
         let exit = format!("exit {status}");
         let child = process::Command::new("/bin/sh").args(["-c", &exit]).spawn();
         child.expect("start a child")
     });
     let buffers = options.number("write_buffer") == Some(1);
-    let handler = move |request: &mut T::Request| {
+    let handler = move |accepted: &mut T::Accepted| {
         if buffers {
-            request.buffer()?;
+            accepted.buffer()?;
         }
-        obey(request, &shared)
+        obey(accepted, &shared)
     };
     match server.serve_forever(handler) {
         Ok(report) => {
             if let Some(mut foreign) = foreign {
-                let status = foreign.wait().expect("nobody else has waited for it");
+                let status = foreign.wait().expect("no other code has waited for it");
                 say(format!("foreign {status}"));
             }
             say_totals(report, &handle);

@@ -16,7 +16,8 @@ use std::sync::Mutex;
 use std::sync::mpsc::{Sender, channel};
 use std::thread;
 
-use socketserver::{Forking, Model, Server, Tcp, ThreadPool, Threading};
+use socketserver::model::{Forking, Model, ThreadPool, Threading};
+use socketserver::{Server, Tcp};
 use support::models::{Models, UnderModel};
 use support::{DEADLINE, Target, is_available};
 

@@ -6,9 +6,10 @@ use std::net::TcpListener;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::{Duration, Instant};
 
+use socketserver::Connection;
 use socketserver::net::Dialed;
+use socketserver::net::TcpConnection;
 use socketserver::task::{block_on, sleep, timeout};
-use socketserver::{Connection, TcpConnection};
 
 use crate::{DEADLINE, everywhere};
 

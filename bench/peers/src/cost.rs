@@ -38,7 +38,7 @@ pub(crate) fn serve(stream: &mut (impl Read + Write), compute: fn()) -> io::Resu
             Cost::Nothing => {}
             Cost::Compute => compute(),
             // Parks a coroutine, and blocks a thread.
-            Cost::Wait => socketserver::sleep(WAIT),
+            Cost::Wait => socketserver::task::sleep(WAIT),
         }
         stream.write_all(&message)?;
     }

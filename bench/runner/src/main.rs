@@ -45,7 +45,7 @@ Usage: bench-runner [OPTIONS]
   --server PATH       the socketserver binary [default: build it]
   --json              print an array of JSON objects on standard output, and the tables on standard error
   --charts DIR        write charts as SVG files
-  --record DIR        measure everything, idle-100k too, and write report.txt, results.json and charts
+  --record DIR        measure everything, idle-100k too, and write report.txt and charts
   --idle N            how many idle connections idle-100k holds [default: 100000]
   --hold-seconds S    for how long [default: 60]
   --list              print the names of the scenarios";
@@ -96,7 +96,7 @@ fn main() -> Result<()> {
         print!("{text}");
     }
     if let Some(dir) = &options.record {
-        record(dir, &text, &report::json(&outcomes, &machine)?)?;
+        record(dir, &text)?;
     }
     for dir in options.charts.iter().chain(&options.record) {
         charts::write(&outcomes, dir)?;
@@ -105,13 +105,10 @@ fn main() -> Result<()> {
 }
 
 /// Keeps a run.
-fn record(dir: &Path, text: &str, json: &str) -> Result<()> {
+fn record(dir: &Path, text: &str) -> Result<()> {
     fs::create_dir_all(dir).with_context(|| format!("create {}", dir.display()))?;
-    for (name, content) in [("report.txt", text), ("results.json", json)] {
-        let path = dir.join(name);
-        fs::write(&path, content).with_context(|| format!("write {}", path.display()))?;
-    }
-    Ok(())
+    let path = dir.join("report.txt");
+    fs::write(&path, text).with_context(|| format!("write {}", path.display()))
 }
 
 impl Options {

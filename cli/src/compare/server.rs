@@ -193,7 +193,7 @@ impl Server {
         let cpu = self.cpu_time()?;
         let status = self.reap();
         match status.code() {
-            // 3: a request was cut, as its client was gone.
+            // 3: a request was aborted, as its client was gone.
             Some(0 | 3) => Ok(cpu),
             _ => bail!("{}", self.died(status)),
         }

@@ -210,9 +210,10 @@ impl Stage<'_> {
         }
     }
 
-    /// What was said since it was asked before.
+    /// The lines since the last call. The first one may be on its way.
     fn said(&self) -> Vec<String> {
-        self.process.lines()
+        let first = self.process.line_within(DEADLINE);
+        first.into_iter().chain(self.process.lines()).collect()
     }
 
     /// A line each second, of all processes together, and one for the worker that was killed.

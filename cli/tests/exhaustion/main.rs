@@ -24,7 +24,7 @@ mod tree;
 use std::process::ExitCode;
 
 use libtest_mimic::{Arguments, Completion, Trial};
-use socketserver::Driver;
+use socketserver::model::Driver;
 
 use scarcity::{Means, cannot_trace, has_users};
 use table::{Cell, Row};

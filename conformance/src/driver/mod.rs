@@ -12,10 +12,11 @@ use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::process::{Resource, Rlimit, Signal, getpid, getrlimit, kill_process, setrlimit};
+use socketserver::model::{Dispatch, Driver as Waiting, Model};
+use socketserver::observe::Failure;
 use socketserver::{
-    Builder, Coroutines, Dispatch, Driver as Waiting, Error, Failure, Forking, Handled, Model,
-    Prefork, Report, Sequential, Server, ServerHandle, Tcp, ThreadPool, Threading, Udp,
-    UnixDatagram, UnixStream, per_request,
+    Builder, Coroutines, Error, Forking, Handled, Prefork, Report, Sequential, Server,
+    ServerHandle, Tcp, ThreadPool, Threading, Udp, UnixDatagram, UnixStream, per_request,
 };
 
 use console::{Console, say};
@@ -85,6 +86,9 @@ pub(crate) fn main(args: &[String]) -> ExitCode {
     SPEC.set(spec).expect("set once");
     // Panics are asked for; their messages would drown what matters.
     std::panic::set_hook(Box::new(|_| {}));
+    // Scenarios send it to interrupt what waits.
+    let ignored = std::sync::Arc::default();
+    signal_hook::flag::register(signal_hook::consts::SIGUSR1, ignored).expect("a handler");
     trace::begin();
     match transport.as_str() {
         "tcp" => with_model::<Tcp>(model),
@@ -126,7 +130,7 @@ fn coroutines(waiting: Waiting) -> Coroutines {
     unsafe { Coroutines::new() }.workers(2).driver(waiting)
 }
 
-type Request<T, M> = fn(&mut Server<T, M>) -> Result<Handled, Error>;
+type Accepted<T, M> = fn(&mut Server<T, M>) -> Result<Handled, Error>;
 type Close<T, M> = fn(Server<T, M>) -> Result<Report, Error>;
 
 /// One server and what the runner makes of it.
@@ -139,7 +143,7 @@ struct Driver<T: Place, M: Model> {
     foreign: Option<Child>,
     console: Console,
     /// What only models have that accept on the calling thread.
-    request: Option<Request<T, M>>,
+    request: Option<Accepted<T, M>>,
     close: Option<Close<T, M>>,
 }
 
@@ -151,7 +155,7 @@ impl<T: Place, M: Model + Dispatch> Driver<T, M> {
                 .millis("socket_timeout")
                 .or_else(|| spec().millis("timeout"));
             if by_closure() {
-                return server.handle_request(timeout, script::serve::<T::Request>);
+                return server.handle_request(timeout, script::serve::<T::Accepted>);
             }
             server.handle_request(timeout, per_request(Script::new))
         });
@@ -214,7 +218,7 @@ impl<T: Place, M: Model> Driver<T, M> {
             "activate" => self.activate().and(returned),
             "serve" => match self.server.take() {
                 Some(server) if by_closure() => {
-                    server.serve_forever(script::serve::<T::Request>)?;
+                    server.serve_forever(script::serve::<T::Accepted>)?;
                     returned
                 }
                 Some(server) => server.serve_forever(per_request(Script::new)).and(returned),
@@ -243,6 +247,7 @@ impl<T: Place, M: Model> Driver<T, M> {
             "leak" => Ok(self.leak(argument.parse().unwrap_or(0))),
             "file" => Ok(one_of(std::path::Path::new("s").exists(), "there", "gone")),
             "fd" => Ok(one_of(self.server.is_some(), "open", "closed")),
+            "threads" => Ok(threads(argument.parse().unwrap_or(0))),
             "children" => Ok(children()),
             "foreign_child" => {
                 self.foreign = Some(foreign_child());
@@ -357,7 +362,7 @@ fn with_hooks<T: Place, M: Model>(mut builder: Builder<T, M>, polled: bool) -> B
         .on_error(on_error)
 }
 
-fn request_id(request: &impl socketserver::Request) -> u64 {
+fn request_id(request: &impl socketserver::net::Accepted) -> u64 {
     request.id()
 }
 
@@ -466,6 +471,12 @@ fn limit_descriptors(to_none: bool) {
         limit.maximum.map(|most| most.min(10_000))
     };
     setrlimit(Resource::Nofile, limit).expect("lower or raise the soft limit");
+}
+
+/// How many threads there are, if they are not fewer.
+fn threads(most: usize) -> String {
+    let count = std::fs::read_dir("/proc/self/task").map_or(0, Iterator::count);
+    one_of(count < most, "fewer", &count.to_string())
 }
 
 /// How many children there are, ended ones too.

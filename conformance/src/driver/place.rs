@@ -2,16 +2,14 @@
 
 use std::fmt::Debug;
 
-use socketserver::{
-    Address, BoundTcp, BoundUnixStream, Error, Request, Tcp, Transport, Udp, UnixAddress,
-    UnixDatagram, UnixStream,
-};
+use socketserver::net::{Accepted, Address, BoundTcp, BoundUnixStream, Transport, UnixAddress};
+use socketserver::{Error, Tcp, Udp, UnixDatagram, UnixStream};
 
 use super::script::Peer;
 use super::spec;
 
 /// A transport as the driver binds it.
-pub(super) trait Place: Transport<Request: Peer> + Debug {
+pub(super) trait Place: Transport<Accepted: Peer> + Debug {
     /// Bound, and not yet listening; for datagrams there is no difference.
     type Bound;
 
@@ -168,7 +166,7 @@ impl Place for UnixDatagram {
 }
 
 /// Who sent a request, as both languages say it.
-pub(super) fn peer_name(request: &impl Request) -> String {
+pub(super) fn peer_name(request: &impl Accepted) -> String {
     match request.peer() {
         Address::Inet(addr) => addr.to_string(),
         Address::Unix(UnixAddress::Path(path)) => path

@@ -10,9 +10,8 @@ use std::time::Duration;
 use rustix::fs::{OFlags, fcntl_getfl};
 use rustix::net::{RecvFlags, recv};
 use socket2::SockRef;
-use socketserver::{
-    Connection, Datagram, HandlerError, Next, Outcome, Packet, Request, RequestHandler, Stream,
-};
+use socketserver::net::{Accepted, Packet, Stream};
+use socketserver::{Connection, Datagram, HandlerError, Next, Outcome, RequestHandler};
 
 use super::place::peer_name;
 use super::spec;
@@ -22,7 +21,7 @@ use super::trace::{kind, note, place, shown};
 static COUNTED: AtomicU64 = AtomicU64::new(0);
 
 /// A request as scripts use it.
-pub(super) trait Peer: Request + Write {
+pub(super) trait Peer: Accepted + Write {
     /// The next line with its end; what is left, if that is no line.
     fn line(&mut self, at: &mut usize) -> io::Result<Vec<u8>>;
 
@@ -109,7 +108,7 @@ impl<T: Send + 'static> Peer for Stream<T> {
     }
 }
 
-impl<T: Send + 'static> Peer for Datagram<T> {
+impl<T: Send + 'static> Peer for Packet<T> {
     fn line(&mut self, at: &mut usize) -> io::Result<Vec<u8>> {
         let rest = &self.packet()[*at..];
         let end = rest.iter().position(|&byte| byte == b'\n');
@@ -231,7 +230,7 @@ impl Script {
             }
             "gate" => {
                 let gate = argument.to_owned();
-                socketserver::offload(move || at_gate(&gate))?;
+                socketserver::task::offload(move || at_gate(&gate))?;
             }
             "shutdown" => {
                 if let Some(handle) = &*super::lock() {

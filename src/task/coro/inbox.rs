@@ -143,7 +143,7 @@ impl<W: Wake> fmt::Debug for Inbox<W> {
     }
 }
 
-/// `RUSTFLAGS='--cfg loom' cargo test --release --features coroutines --lib loom`
+/// `.ci/run loom`
 #[cfg(all(test, loom))]
 mod tests {
     use super::*;
@@ -152,19 +152,19 @@ mod tests {
 
     /// What an eventfd is to a driver: a wait ends when it has been rung since the last one.
     #[derive(Default)]
-    struct Bell {
+    struct WakeupEvent {
         rung: Mutex<bool>,
         changed: Condvar,
     }
 
-    impl Wake for Bell {
+    impl Wake for WakeupEvent {
         fn wake(&self) {
             *self.rung.lock().unwrap() = true;
             self.changed.notify_one();
         }
     }
 
-    impl Bell {
+    impl WakeupEvent {
         fn wait(&self) {
             let mut rung = self.rung.lock().unwrap();
             while !*rung {
@@ -179,7 +179,7 @@ mod tests {
     #[test]
     fn loom_no_message_is_slept_over() {
         loom::model(|| {
-            let inbox = Arc::new(Inbox::with_waker(Bell::default()));
+            let inbox = Arc::new(Inbox::with_waker(WakeupEvent::default()));
             let senders: Vec<_> = (0..2)
                 .map(|_| {
                     let inbox = Arc::clone(&inbox);

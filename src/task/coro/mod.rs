@@ -12,8 +12,8 @@ pub(crate) mod inbox;
 pub(crate) mod net;
 pub(crate) mod offload;
 pub(crate) mod overflow;
+pub(crate) mod runtime;
 pub(crate) mod stack;
-pub(crate) mod team;
 #[cfg(test)]
 mod tests;
 pub(crate) mod timers;

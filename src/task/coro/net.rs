@@ -13,7 +13,7 @@ use std::time::Instant;
 use rustix::net::{RecvFlags, recv};
 use slab::Slab;
 
-use crate::spare;
+use crate::buffers;
 use crate::sys::poll::Interest;
 use crate::task::coro::driver::{Directions, Drive, Edge};
 use crate::task::coro::uring::Lent;
@@ -187,7 +187,7 @@ impl Place {
         self.complete(current, fd, Interest::Read, deadline, attempt)
     }
 
-    /// Receives what is there into a spare buffer, which is taken only once something is.
+    /// Receives what is there into a buffer of the pool, which is taken only once something is.
     pub(crate) fn receive_late(
         &self,
         current: &Current,
@@ -200,14 +200,14 @@ impl Place {
             return Ok(land(fd, &landing, received?));
         }
         self.complete(current, fd, Interest::Read, deadline, || {
-            let mut buffer = spare::take();
+            let mut buffer = buffers::take();
             match recv(fd, &mut *buffer, RecvFlags::DONTWAIT) {
                 Ok((count, _)) => {
                     let all = count < buffer.len();
                     Ok(((buffer, count), all))
                 }
                 Err(err) => {
-                    spare::give(buffer);
+                    buffers::give(buffer);
                     Err(err)
                 }
             }

@@ -14,12 +14,12 @@ pub(crate) fn offload<R: Send + 'static>(
     current: &Current,
     work: impl FnOnce() -> R + Send + 'static,
 ) -> R {
-    let team = current.team();
     // No coroutine is suspended while a panic unwinds.
     if std::thread::panicking() {
         return work();
     }
-    let Ok(place) = team.helpers.reserve() else {
+    let runtime = current.runtime();
+    let Ok(place) = runtime.helpers.reserve() else {
         return work();
     };
     current.watch_abort();

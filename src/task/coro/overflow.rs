@@ -204,7 +204,7 @@ mod tests {
     }
 
     #[test]
-    fn a_line_is_cut_where_it_is_full() {
+    fn a_line_is_aborted_where_it_is_full() {
         let mut line = Line::default();
         line.push_number(240);
         assert_eq!(&line.bytes[..line.len], b"240");

@@ -13,7 +13,7 @@ use crate::sys::poll::Interest;
 use crate::task::coro::driver::{Directions, Drive, Edge, Event, Kind};
 use crate::task::coro::inbox::{Message, Start};
 use crate::task::coro::net::{Place, wait_any};
-use crate::task::coro::team::Team;
+use crate::task::coro::runtime::Runtime;
 use crate::task::coro::uring::Lent;
 use crate::task::coro::worker::{RUNS_MAX, Worker, current, here};
 use crate::task::yield_now;
@@ -67,8 +67,8 @@ fn run(stack_size: usize, starts: impl Iterator<Item = Start>, quiet: fn()) {
 
 /// As [`run`], over any driver.
 fn run_with(driver: Box<dyn Drive>, stack_size: usize, starts: impl Iterator<Item = Start>) {
-    let team = Team::new(1, stack_size, None, Kind::Epoll, || {}).unwrap();
-    let worker = Worker::with_driver(Arc::clone(&team), 0, driver);
+    let runtime = Runtime::new(1, stack_size, None, Kind::Epoll, || {}).unwrap();
+    let worker = Worker::with_driver(Arc::clone(&runtime), 0, driver);
     let (mut count, ended) = (0, Arc::new(AtomicUsize::new(0)));
     for start in starts {
         count += 1;
@@ -77,9 +77,9 @@ fn run_with(driver: Box<dyn Drive>, stack_size: usize, starts: impl Iterator<Ite
             start();
             ended.fetch_add(1, Ordering::Relaxed);
         };
-        team.start(Box::new(start), count);
+        runtime.start(Box::new(start), count);
     }
-    team.inboxes[0].send(Message::Close);
+    runtime.inboxes[0].send(Message::Close);
     assert!(worker.run().is_ok());
     // A panic ends its own coroutine, and nobody else is told.
     assert_eq!(
@@ -315,10 +315,10 @@ fn who_yields_lets_the_world_be_looked_at_and_who_hands_over_does_not_keep_it_fr
     let hands_over = looks(|| (0..640).for_each(|_| current().unwrap().hand_over()));
     assert_eq!(hands_over, 10, "once for each {RUNS_MAX} runs");
     let starts = looks(|| {
-        let team = current().unwrap().team();
+        let runtime = current().unwrap().runtime();
         for label in 0..640 {
-            team.start(Box::new(|| {}), label);
-            team.hand_over();
+            runtime.start(Box::new(|| {}), label);
+            runtime.hand_over();
         }
     });
     assert_eq!(starts, 19, "two run each time but the last");
@@ -372,7 +372,7 @@ impl Drive for Late {
 
 /// Receives over such a kernel, which ends with `result`; `disturb` comes meanwhile.
 fn receive_late(result: i32, deadline: Duration, disturb: Option<Message>) -> io::Result<usize> {
-    let team = Team::new(1, 64 * 1024, None, Kind::Epoll, || {}).unwrap();
+    let runtime = Runtime::new(1, 64 * 1024, None, Kind::Epoll, || {}).unwrap();
     let lent = Arc::new(AtomicBool::new(false));
     let driver = Box::new(Late {
         result,
@@ -380,9 +380,9 @@ fn receive_late(result: i32, deadline: Duration, disturb: Option<Message>) -> io
         waits_left: None,
         lent: Arc::clone(&lent),
     });
-    let worker = Worker::with_driver(Arc::clone(&team), 0, driver);
+    let worker = Worker::with_driver(Arc::clone(&runtime), 0, driver);
     let received = Arc::new(Mutex::new(None));
-    let (result, mates) = (Arc::clone(&received), Arc::clone(&team));
+    let (result, mates) = (Arc::clone(&received), Arc::clone(&runtime));
     let start = move || {
         let null = File::open("/dev/null").unwrap();
         let deadline = Instant::now() + deadline;
@@ -398,8 +398,8 @@ fn receive_late(result: i32, deadline: Duration, disturb: Option<Message>) -> io
         );
         *result.lock().unwrap() = Some(end);
     };
-    team.start(Box::new(start), 1);
-    team.inboxes[0].send(Message::Close);
+    runtime.start(Box::new(start), 1);
+    runtime.inboxes[0].send(Message::Close);
     assert!(worker.run().is_ok());
     received.lock().unwrap().take().unwrap()
 }
@@ -412,9 +412,9 @@ fn a_receive_ends_only_when_the_kernel_says_so_and_what_has_come_counts() {
     let (timed_out, aborted) = (io::ErrorKind::TimedOut, io::ErrorKind::ConnectionAborted);
     assert_eq!(kind(receive_late(cancelled, soon, None)), Err(timed_out));
     assert_eq!(kind(receive_late(3, soon, None)), Ok(3));
-    let cut = || Some(Message::Cancel("as asked"));
-    assert_eq!(kind(receive_late(cancelled, long, cut())), Err(aborted));
-    assert_eq!(kind(receive_late(3, long, cut())), Ok(3));
+    let abort = || Some(Message::Cancel("as asked"));
+    assert_eq!(kind(receive_late(cancelled, long, abort())), Err(aborted));
+    assert_eq!(kind(receive_late(3, long, abort())), Ok(3));
     let reset = receive_late(-libc::ECONNRESET, soon, None);
     assert_eq!(kind(reset), Err(io::ErrorKind::ConnectionReset));
 }
@@ -472,9 +472,9 @@ fn what_it_costs_to_switch_and_to_start() {
     });
     time("start and end, 64 at a time", 1 << 16, &|| {
         let starter: Start = Box::new(|| {
-            let team = current().unwrap().team();
+            let runtime = current().unwrap().runtime();
             for _ in 0..1 << 10 {
-                (0..64).for_each(|label| team.start(Box::new(|| {}), label));
+                (0..64).for_each(|label| runtime.start(Box::new(|| {}), label));
                 yield_now();
             }
         });
@@ -497,12 +497,12 @@ impl Drive for Broken {
 
 #[test]
 fn a_worker_whose_driver_fails_names_what_it_leaves_behind() {
-    let team = Team::new(2, 64 * 1024, None, Kind::Epoll, || {}).unwrap();
-    let worker = Worker::with_driver(Arc::clone(&team), 0, Box::new(Broken));
+    let runtime = Runtime::new(2, 64 * 1024, None, Kind::Epoll, || {}).unwrap();
+    let worker = Worker::with_driver(Arc::clone(&runtime), 0, Box::new(Broken));
     let wait: Start = Box::new(|| {
         let _ = wait_any(&current().unwrap(), std::iter::empty(), None);
     });
-    team.inboxes[0].send(Message::Start(wait, 7));
+    runtime.inboxes[0].send(Message::Start(wait, 7));
     let failed = worker.run().err().unwrap();
     assert_eq!(
         (failed.error.to_string(), failed.labels),
@@ -511,11 +511,11 @@ fn a_worker_whose_driver_fails_names_what_it_leaves_behind() {
     // What is sent to it is dropped, and what is started goes to the other one.
     let dropped = Arc::new(());
     let held = Arc::clone(&dropped);
-    team.inboxes[0].send(Message::Start(Box::new(move || drop(held)), 8));
+    runtime.inboxes[0].send(Message::Start(Box::new(move || drop(held)), 8));
     assert_eq!(Arc::strong_count(&dropped), 1);
-    let load = team.inboxes[1].load();
-    team.start(Box::new(|| {}), 9);
-    assert_eq!(team.inboxes[1].load(), load + 1);
+    let load = runtime.inboxes[1].load();
+    runtime.start(Box::new(|| {}), 9);
+    assert_eq!(runtime.inboxes[1].load(), load + 1);
 }
 
 #[test]

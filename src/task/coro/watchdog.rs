@@ -1,7 +1,7 @@
 //! Notices a worker that one coroutine keeps busy for too long: foreign code that blocks, or a
 //! computation.
 //!
-//! A thread looks at each worker's [`Pulse`] twice in every hundred milliseconds, and sleeps while
+//! A thread looks at each worker's [`Heartbeat`] twice in every hundred milliseconds, and sleeps while
 //! all workers wait.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -18,7 +18,7 @@ const TICK: Duration = Duration::from_millis(50);
 
 /// What a worker shows of itself. Written by the worker alone.
 #[derive(Debug, Default)]
-pub(crate) struct Pulse {
+pub(crate) struct Heartbeat {
     /// Goes up when a coroutine is resumed, and again when it is suspended or ends: odd while one runs.
     beat: AtomicU64,
     /// The label of the coroutine that runs.
@@ -27,7 +27,7 @@ pub(crate) struct Pulse {
     waiting: AtomicBool,
 }
 
-impl Pulse {
+impl Heartbeat {
     pub(crate) fn resume(&self, label: u64) {
         self.label.store(label, Ordering::Relaxed);
         self.advance();
@@ -48,32 +48,32 @@ impl Pulse {
 
 /// What the watchdog and the workers share.
 #[derive(Debug, Default)]
-pub(crate) struct Kennel {
-    pub(crate) pulses: Vec<Pulse>,
+pub(crate) struct Heartbeats {
+    pub(crate) workers: Vec<Heartbeat>,
     /// Set by the watchdog before it looks whether all workers wait, and sleeps.
     asleep: AtomicBool,
     closed: Mutex<bool>,
     called: Condvar,
 }
 
-impl Kennel {
+impl Heartbeats {
     pub(crate) fn new(workers: usize) -> Self {
-        let pulses = (0..workers).map(|_| Pulse::default()).collect();
+        let workers = (0..workers).map(|_| Heartbeat::default()).collect();
         Self {
-            pulses,
+            workers,
             ..Self::default()
         }
     }
 
     /// Says that a worker begins to wait.
     pub(crate) fn wait(&self, worker: usize) {
-        self.pulses[worker].waiting.store(true, Ordering::SeqCst);
+        self.workers[worker].waiting.store(true, Ordering::SeqCst);
     }
 
     /// Says that a worker has work. SeqCst, as in `doze`: either it sees the watchdog asleep, or
     /// that one sees it at work.
     pub(crate) fn work(&self, worker: usize) {
-        self.pulses[worker].waiting.store(false, Ordering::SeqCst);
+        self.workers[worker].waiting.store(false, Ordering::SeqCst);
         if self.asleep.load(Ordering::SeqCst) {
             self.call();
         }
@@ -90,9 +90,9 @@ impl Kennel {
         let closed = self.closed();
         self.asleep.store(true, Ordering::SeqCst);
         let idle = self
-            .pulses
+            .workers
             .iter()
-            .all(|pulse| pulse.waiting.load(Ordering::SeqCst));
+            .all(|heartbeat| heartbeat.waiting.load(Ordering::SeqCst));
         let closed = if idle {
             let awake = |closed: &mut bool| self.asleep.load(Ordering::SeqCst) && !*closed;
             self.called
@@ -116,7 +116,7 @@ impl Kennel {
 /// The thread that looks. Ends when dropped.
 #[derive(Debug)]
 pub(crate) struct Watchdog {
-    kennel: Arc<Kennel>,
+    heartbeats: Arc<Heartbeats>,
     thread: Option<JoinHandle<()>>,
 }
 
@@ -124,35 +124,35 @@ impl Watchdog {
     /// Calls `report` with the label of a coroutine that runs for longer than the limit, and for
     /// how long; once for each time that it does.
     pub(crate) fn start(
-        kennel: &Arc<Kennel>,
+        heartbeats: &Arc<Heartbeats>,
         report: impl Fn(u64, Duration) + Send + 'static,
     ) -> io::Result<Self> {
-        let watched = Arc::clone(kennel);
-        let thread = thread::Builder::new().name("socketserver-dog".to_owned());
+        let watched = Arc::clone(heartbeats);
+        let thread = thread::Builder::new().name("socketserver-watchdog".to_owned());
         let thread = thread.spawn(move || watch(&watched, report))?;
         Ok(Self {
-            kennel: Arc::clone(kennel),
+            heartbeats: Arc::clone(heartbeats),
             thread: Some(thread),
         })
     }
 }
 
-fn watch(kennel: &Kennel, report: impl Fn(u64, Duration)) {
+fn watch(heartbeats: &Heartbeats, report: impl Fn(u64, Duration)) {
     // The beat of each worker that was seen last, since when, and whether it was reported.
-    let mut seen: Vec<(u64, Instant, bool)> = kennel
-        .pulses
+    let mut seen: Vec<(u64, Instant, bool)> = heartbeats
+        .workers
         .iter()
         .map(|_| (0, Instant::now(), false))
         .collect();
-    while kennel.doze() {
+    while heartbeats.doze() {
         let now = Instant::now();
-        for (pulse, (beat, since, reported)) in kennel.pulses.iter().zip(&mut seen) {
-            let new = pulse.beat.load(Ordering::Acquire);
+        for (heartbeat, (beat, since, reported)) in heartbeats.workers.iter().zip(&mut seen) {
+            let new = heartbeat.beat.load(Ordering::Acquire);
             if new != *beat {
                 (*beat, *since, *reported) = (new, now, false);
             } else if new % 2 == 1 && !*reported && now - *since >= LIMIT {
                 *reported = true;
-                report(pulse.label.load(Ordering::Relaxed), now - *since);
+                report(heartbeat.label.load(Ordering::Relaxed), now - *since);
             }
         }
     }
@@ -160,8 +160,8 @@ fn watch(kennel: &Kennel, report: impl Fn(u64, Duration)) {
 
 impl Drop for Watchdog {
     fn drop(&mut self) {
-        *self.kennel.closed() = true;
-        self.kennel.call();
+        *self.heartbeats.closed() = true;
+        self.heartbeats.call();
         if let Some(thread) = self.thread.take() {
             // What it calls contains its panics.
             let _ = thread.join();
@@ -176,19 +176,19 @@ mod tests {
 
     #[test]
     fn a_coroutine_that_runs_on_is_reported_once_and_a_quick_one_is_not() {
-        let kennel = Arc::new(Kennel::new(2));
+        let heartbeats = Arc::new(Heartbeats::new(2));
         let (reports, wait) = channel();
-        let _dog = Watchdog::start(&kennel, move |label, time| {
+        let _dog = Watchdog::start(&heartbeats, move |label, time| {
             reports.send((label, time)).unwrap();
         })
         .unwrap();
-        kennel.wait(1);
-        kennel.work(0);
+        heartbeats.wait(1);
+        heartbeats.work(0);
         // One that was not quick, because the machine was busy, may be reported.
         let is_slow = |label: &u64| {
             let start = Instant::now();
-            kennel.pulses[0].resume(*label);
-            kennel.pulses[0].suspend();
+            heartbeats.workers[0].resume(*label);
+            heartbeats.workers[0].suspend();
             start.elapsed() >= LIMIT
         };
         let slow: Vec<_> = (100..200).filter(is_slow).collect();
@@ -198,12 +198,12 @@ mod tests {
                 return report;
             }
         };
-        kennel.pulses[0].resume(7);
+        heartbeats.workers[0].resume(7);
         let (label, time) = next();
         assert_eq!(label, 7);
         assert!(time >= LIMIT);
-        kennel.pulses[0].suspend();
-        kennel.pulses[0].resume(8);
+        heartbeats.workers[0].suspend();
+        heartbeats.workers[0].resume(8);
         assert_eq!(next().0, 8);
         assert!(wait.try_recv().is_err());
     }

@@ -22,8 +22,8 @@ use crate::task::coro::ahead;
 use crate::task::coro::driver::{self, Drive, Event};
 use crate::task::coro::inbox::{Inbox, Message, Start};
 use crate::task::coro::net::{SourceState, Waiter};
+use crate::task::coro::runtime::Runtime;
 use crate::task::coro::stack::{PooledStack, StackPool};
-use crate::task::coro::team::Team;
 use crate::task::coro::timers::Timers;
 pub(crate) use crate::task::coro::worker::running::{Current, Remote, current};
 use crate::task::coro::worker::shortage::Shortage;
@@ -92,7 +92,7 @@ type Queue = VecDeque<(TaskId, Wake)>;
 /// The state of one worker. Only its own thread ever touches it.
 pub(crate) struct Worker {
     id: u32,
-    /// Which of the team it is.
+    /// Which of the runtime it is.
     place: usize,
     tasks: RefCell<Slab<Task>>,
     pub(crate) sources: RefCell<Slab<SourceState>>,
@@ -106,7 +106,7 @@ pub(crate) struct Worker {
     wakers: RefCell<Vec<Waker>>,
     pub(crate) driver: RefCell<Box<dyn Drive>>,
     stacks: StackPool,
-    team: Arc<Team>,
+    runtime: Arc<Runtime>,
     /// What waits for a stack.
     starts: RefCell<VecDeque<(Start, u64)>>,
     shortage: Cell<Option<Shortage>>,
@@ -154,21 +154,25 @@ impl Drop for Here {
 }
 
 impl Worker {
-    /// A worker with the driver of its team and memory for a first coroutine, on the thread that will
+    /// A worker with the driver of its runtime and memory for a first coroutine, on the thread that will
     /// run it.
     ///
     /// # Errors
     ///
     /// What could not be had.
-    pub(crate) fn new(team: Arc<Team>, place: usize) -> io::Result<Rc<Self>> {
-        let driver = driver::open(team.driver, &team.inboxes[place].waker)?;
-        let worker = Self::with_driver(team, place, driver);
+    pub(crate) fn new(runtime: Arc<Runtime>, place: usize) -> io::Result<Rc<Self>> {
+        let driver = driver::open(runtime.driver, &runtime.inboxes[place].waker)?;
+        let worker = Self::with_driver(runtime, place, driver);
         // It goes back to the pool, and stays there.
         drop(worker.stacks.take()?);
         Ok(worker)
     }
 
-    pub(crate) fn with_driver(team: Arc<Team>, place: usize, driver: Box<dyn Drive>) -> Rc<Self> {
+    pub(crate) fn with_driver(
+        runtime: Arc<Runtime>,
+        place: usize,
+        driver: Box<dyn Drive>,
+    ) -> Rc<Self> {
         // Zero is none.
         static NEXT: AtomicU32 = AtomicU32::new(1);
         Rc::new(Self {
@@ -182,8 +186,8 @@ impl Worker {
             timers: RefCell::default(),
             wakers: RefCell::default(),
             driver: RefCell::new(driver),
-            stacks: StackPool::new(team.stack_size, team.gauge.clone()),
-            team,
+            stacks: StackPool::new(runtime.stack_size, runtime.gauge.clone()),
+            runtime,
             starts: RefCell::default(),
             shortage: Cell::new(None),
             next_generation: Cell::new(0),
@@ -197,13 +201,13 @@ impl Worker {
         self.id
     }
 
-    /// Which of its team it is.
+    /// Which of its runtime it is.
     pub(crate) const fn place(&self) -> usize {
         self.place
     }
 
     fn inbox(&self) -> &Inbox {
-        &self.team.inboxes[self.place]
+        &self.runtime.inboxes[self.place]
     }
 
     /// A generation for a new source, of 30 bits: a driver uses the others. It may come round: an
@@ -342,13 +346,13 @@ impl Worker {
             (body, Rc::clone(&task.running))
         };
         running.budget.set(BUDGET);
-        let pulse = &self.team.kennel.pulses[self.place];
-        pulse.resume(running.label);
+        let heartbeat = &self.runtime.heartbeats.workers[self.place];
+        heartbeat.resume(running.label);
         // A runtime may itself run in a coroutine of another one.
         let outer = RUNNING.replace(Some(running));
         let result = body.resume(wake);
         RUNNING.set(outer);
-        pulse.suspend();
+        heartbeat.suspend();
         match result {
             CoroutineResult::Yield(()) => self.tasks.borrow_mut()[id.index].body = Some(body),
             CoroutineResult::Return(()) => {
@@ -393,14 +397,14 @@ impl Worker {
         };
         let may_block = timeout != Some(Duration::ZERO);
         if may_block {
-            self.team.kennel.wait(self.place);
+            self.runtime.heartbeats.wait(self.place);
         }
         let waited = self
             .driver
             .borrow_mut()
             .wait(timeout, &mut |event| self.on_event(event));
         if may_block {
-            self.team.kennel.work(self.place);
+            self.runtime.heartbeats.work(self.place);
         }
         self.call_wakers();
         self.runs.set(0);

@@ -12,7 +12,9 @@ use std::io::{self, Read, Write};
 
 use anyhow::{Result, bail};
 use bench_peers::announce;
-use socketserver::{Connection, Coroutines, Driver, IntoOutcome, Next, Server, Tcp, TcpConnection};
+use socketserver::model::Driver;
+use socketserver::net::TcpConnection;
+use socketserver::{Connection, Coroutines, IntoOutcome, Next, Server, Tcp};
 
 /// The longest line that is taken.
 const LINE: usize = 1024;

@@ -11,10 +11,9 @@ use std::io;
 
 use anyhow::{Result, bail};
 use bench_peers::{Handler, announce, compute, serve_mixed};
-use socketserver::{
-    Coroutines, Driver, Forking, Model, Prefork, Sequential, Server, Tcp, TcpConnection,
-    ThreadPool, Threading,
-};
+use socketserver::model::{Driver, Model};
+use socketserver::net::TcpConnection;
+use socketserver::{Coroutines, Forking, Prefork, Sequential, Server, Tcp, ThreadPool, Threading};
 
 /// As many processes as no scenario has connections.
 const CHILDREN: usize = 200;
@@ -23,7 +22,7 @@ fn main() -> Result<()> {
     let handler = Handler::from_args()?;
     let echo = move |conn: &mut TcpConnection| handler.serve(conn);
     let offloading =
-        |conn: &mut TcpConnection| serve_mixed(conn, || socketserver::offload(compute));
+        |conn: &mut TcpConnection| serve_mixed(conn, || socketserver::task::offload(compute));
     match env::args().nth(2).as_deref() {
         Some("sequential") => serve(echo, Sequential::default()),
         Some("threading") => serve(echo, Threading::default()),

@@ -11,7 +11,9 @@ use std::io::{self, Write};
 
 use anyhow::{Result, bail};
 use bench_peers::announce;
-use socketserver::{Connection, Coroutines, Driver, Model, Server, Tcp, TcpConnection, Threading};
+use socketserver::model::{Driver, Model};
+use socketserver::net::TcpConnection;
+use socketserver::{Connection, Coroutines, Server, Tcp, Threading};
 
 /// The longest head that is taken.
 const HEAD: usize = 8192;

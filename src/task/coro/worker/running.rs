@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use crate::task::coro::inbox::{Message, Start};
-use crate::task::coro::team::Team;
+use crate::task::coro::runtime::Runtime;
 use crate::task::coro::worker::{Queue, RUNNING, Running, TaskId, Wake, Worker, here};
 use crate::task::local::Local;
 use crate::task::signal::Rouse;
@@ -129,21 +129,21 @@ impl Current {
         self.switch();
     }
 
-    /// Whether its worker is one of `team`.
-    pub(crate) fn is_of(&self, team: &Team) -> bool {
-        std::ptr::eq(&raw const *self.0.worker.team, team)
+    /// Whether its worker is one of `runtime`.
+    pub(crate) fn is_of(&self, runtime: &Runtime) -> bool {
+        std::ptr::eq(&raw const *self.0.worker.runtime, runtime)
     }
 
-    /// Starts a coroutine on the worker at `place` of `team`, if that is the one that runs here.
+    /// Starts a coroutine on the worker at `place` of `runtime`, if that is the one that runs here.
     pub(crate) fn start(
         &self,
-        team: &Team,
+        runtime: &Runtime,
         place: usize,
         start: Start,
         label: u64,
     ) -> Result<(), Start> {
         let worker = &self.0.worker;
-        if worker.place != place || !self.is_of(team) {
+        if worker.place != place || !self.is_of(runtime) {
             return Err(start);
         }
         worker.inbox().began_one();
@@ -163,7 +163,7 @@ impl Current {
             return Err(err);
         }
         let worker = &self.0.worker;
-        if worker.team.room() == 0 {
+        if worker.runtime.room() == 0 {
             return Err(io::ErrorKind::OutOfMemory.into());
         }
         let stack = worker.stacks.take()?;
@@ -187,8 +187,8 @@ impl Current {
         why.unwrap_or(PANICKING)
     }
 
-    pub(crate) fn team(&self) -> Arc<Team> {
-        Arc::clone(&self.worker().team)
+    pub(crate) fn runtime(&self) -> Arc<Runtime> {
+        Arc::clone(&self.worker().runtime)
     }
 
     pub(crate) fn local(&self) -> &Local {
@@ -206,7 +206,7 @@ impl Current {
     /// What wakes this coroutine, from any thread.
     pub(crate) fn remote(&self) -> Remote {
         Remote {
-            team: self.team(),
+            runtime: self.runtime(),
             place: self.worker().place,
             worker: self.worker().id,
             id: self.id(),
@@ -217,7 +217,7 @@ impl Current {
 /// A coroutine, as whoever wakes it knows it. It may be over.
 #[derive(Debug)]
 pub(crate) struct Remote {
-    team: Arc<Team>,
+    runtime: Arc<Runtime>,
     place: usize,
     worker: u32,
     id: TaskId,
@@ -227,7 +227,7 @@ impl Rouse for Remote {
     fn rouse(&self) {
         match here() {
             Some(worker) if worker.id == self.worker => worker.wake(self.id, Wake::Ready),
-            _ => self.team.inboxes[self.place].send(Message::Wake(self.id)),
+            _ => self.runtime.inboxes[self.place].send(Message::Wake(self.id)),
         }
     }
 }

@@ -36,7 +36,7 @@ impl Worker {
                 Err(err) => return self.fall_short(shortage, &err),
             };
             if self.shortage.take().is_some() {
-                self.team.is_short_no_more();
+                self.runtime.is_short_no_more();
             }
             let Some((start, label)) = self.starts.borrow_mut().pop_front() else {
                 return;
@@ -54,7 +54,7 @@ impl Worker {
         self.shortage.set(Some(Shortage { pause, until }));
         // Told of at once, and then about once a second.
         if before.is_none() || pause == STACK_PAUSE_MAX {
-            self.team.is_short(err, before.is_none());
+            self.runtime.is_short(err, before.is_none());
         }
     }
 

@@ -1,0 +1,50 @@
+//! The buffer pool for received input: each thread keeps a few free buffers, so that a connection
+//! holds one only while it has unread input.
+
+use std::cell::RefCell;
+
+/// The size of a buffer, in bytes.
+pub(crate) const BUFFER: usize = 8 * 1024;
+
+/// How many free buffers a thread keeps.
+const KEPT: usize = 16;
+
+thread_local! {
+    static POOL: RefCell<Vec<Box<[u8]>>> = const { RefCell::new(Vec::new()) };
+}
+
+/// Takes a buffer from the pool. Its contents are old input.
+pub(crate) fn take() -> Box<[u8]> {
+    POOL.try_with(|pool| pool.borrow_mut().pop())
+        .ok()
+        .flatten()
+        .unwrap_or_else(|| vec![0; BUFFER].into_boxed_slice())
+}
+
+/// Returns a buffer to the pool of this thread.
+pub(crate) fn give(buffer: Box<[u8]>) {
+    // A thread that is ending has no pool any more.
+    let _ = POOL.try_with(|pool| {
+        let mut pool = pool.borrow_mut();
+        if buffer.len() == BUFFER && pool.len() < KEPT {
+            pool.push(buffer);
+        }
+    });
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_buffer_that_was_given_last_is_taken_next() {
+        let (first, second) = (take(), take());
+        let address = second.as_ptr();
+        give(first);
+        give(second);
+        let again = take();
+        assert_eq!(again.as_ptr(), address);
+        give(Box::default());
+        assert_eq!(take().len(), BUFFER);
+    }
+}

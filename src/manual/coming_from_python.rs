@@ -1,0 +1,14 @@
+//! Coming from Python: each name of Python's `socketserver` and its counterpart.
+//!
+//! The module [`python`](crate::python) has the servers under the names that Python has for them
+//! (`ThreadingTCPServer` is [`ThreadingTcpServer`](crate::python::ThreadingTcpServer)). Most of a migration
+//! is four changes, of which the tables below, from `docs/coming-from-python.md`, have each name:
+//!
+//! - the handler is given to [`serve_forever`](crate::Server::serve_forever), not to the constructor;
+//! - class attributes are options: of the [`Builder`](crate::Builder), of the transport
+//!   ([`Tcp::options`](crate::Tcp::options)), or of the model;
+//! - overridden methods are hooks of the [`Builder`](crate::Builder);
+//! - `shutdown` returns at once; [`serve_forever`](crate::Server::serve_forever) returns when the server
+//!   has ended.
+#![doc = ""]
+#![doc = include_str!("../../docs/coming-from-python.md")]

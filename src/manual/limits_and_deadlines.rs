@@ -1,0 +1,156 @@
+//! Limits and deadlines: each with its unit, its default, and what happens when it is reached.
+//!
+//! # Limits
+//!
+//! | limit | unit | default | counted over | beyond it |
+//! |---|---|---|---|---|
+//! | [`max_connections`] | live connections and datagrams | 10,240, or 64 fewer than `RLIMIT_NOFILE` if that is less | all threads and processes, exactly | [`at_limit`] decides |
+//! | [`rate`] | new connections or datagrams in a time, and how many at once | none | all processes | [`at_limit`] decides; under `ShedOldestIdle` they wait |
+//! | [`max_per_address`] | live connections of one IPv4 address, or of one IPv6 network of 64 bits | none | all processes, exactly | refused |
+//! | descriptors (`RLIMIT_NOFILE`) | live connections of one process | the limit less an eighth of it, at most 64 | each process | they wait, or go to another worker |
+//! | [`Threading::max_threads`] | handlers at once | 1,024 | each process | they wait |
+//! | [`ThreadPool::new`], [`queue`](crate::ThreadPool::queue) | handlers at once, connections that wait for a thread | 4 for each processor, as many again | each process | they wait |
+//! | [`Forking::max_children`] | handlers at once | 40 | each process | they wait |
+//! | [`TcpOptions::backlog`], [`UnixOptions::backlog`] | connections that wait in the kernel | `net.core.somaxconn`, 4,096 | each listener | their connect(2) waits |
+//!
+//! The accept loop takes a permit before it accepts, so [`max_connections`] is never exceeded. Parked
+//! connections are live and hold a permit. A connection that *waits* is in the kernel's backlog: its
+//! client is connected and has no answer yet.
+//!
+//! [`at_limit`] has four policies:
+//!
+//! | [`AtLimit`] | what the client sees |
+//! |---|---|
+//! | `Wait`, the default | the client is connected, and served when there is room |
+//! | `Refuse` | the end of the stream |
+//! | `RefuseWith(bytes)` | these bytes, 256 at most, and the end of the stream |
+//! | `ShedOldestIdle` | the client is served, and the connection that has been idle for longest ends: a parked connection, or else a connection whose handler has waited for input for a second. Without such a connection the client waits |
+//!
+//! A refused datagram is dropped without an answer. [`Builder::verify`] refuses by a hook of the
+//! program's own. [`Builder::raise_descriptor_limit`] raises `RLIMIT_NOFILE` as far as
+//! [`max_connections`] needs.
+//!
+//! The second client of a server for one:
+//!
+//! ```
+//! use std::io::{Read, Write};
+//! use socketserver::limits::AtLimit;
+//! use socketserver::testing::TestServer;
+//! use socketserver::{Connection, Server, Tcp, Threading};
+//!
+//! let server = Server::<Tcp, Threading>::builder()
+//!     .max_connections(1)
+//!     .at_limit(AtLimit::RefuseWith(b"busy, try again later\n".to_vec()))
+//!     .bind("127.0.0.1:0")?;
+//! let server = TestServer::spawn(server, |conn| {
+//!     conn.write_all(b"welcome\n")?;
+//!     conn.next_message().map(drop)
+//! });
+//! let mut first = server.connect();
+//! first.read_exact(&mut [0; 8]).unwrap();
+//!
+//! let mut answer = String::new();
+//! server.connect().read_to_string(&mut answer).unwrap();
+//! assert_eq!(answer, "busy, try again later\n");
+//! assert_eq!(server.handle().totals().over_limit, 1);
+//! # Ok::<(), socketserver::Error>(())
+//! ```
+//!
+//! [`ServerHandle::set_limits`] changes the first three limits and the policy while the server serves;
+//! live connections stay. [`ServerHandle::connections`] lists the live connections,
+//! [`ServerHandle::abort`] ends one of them.
+//!
+//! # Deadlines
+//!
+//! Each is a [`Duration`](std::time::Duration); `None` means for ever. Datagrams have none.
+//!
+//! | deadline | default | begins | ends |
+//! |---|---|---|---|
+//! | [`first_byte_timeout`] | 10 s | when the server waits for the client's first byte | when it has come |
+//! | [`idle_timeout`] | 60 s | with each wait for input after the first byte, in a handler or parked | when input comes |
+//! | [`write_timeout`] | 30 s | with a write, and anew whenever the client has taken some of it | when the write is done |
+//! | [`request_timeout`] | none | when the handler is called; after [`next_message`], with the message; under [`whole_request`], with its first byte | when the handler returns, or calls [`next_message`] again |
+//! | [`lifetime`] | none | when the connection is accepted | when it is closed |
+//! | [`min_rate`], bytes a second since the handler was called | none | when the handler has waited for input for `grace` in all | when the handler returns |
+//! | [`handshake_timeout`] | 5 s | with the handshake of a transport that has one; those of this crate have none | with the handshake |
+//!
+//! When a deadline has passed, the server aborts the connection:
+//!
+//! - the read or write in which the handler waits, or its next one, fails with
+//!   [`TimedOut`](std::io::ErrorKind::TimedOut), and the error names the deadline. The handler can clean
+//!   up, and cannot answer. [`Failure::abort_reason`] has the reason as a value;
+//! - a parked connection is closed, and its session dropped;
+//! - the client sees the end of the stream, or a reset if it goes on sending;
+//! - [`Totals::timed_out`] counts it.
+//!
+//! Computing is not interrupted: a handler that neither reads nor writes notices nothing.
+//!
+//! A deadline is never early. A deadline is late by 10 ms, or by a 64th of the shortest deadline that is
+//! set, whichever is more; the write timeout by a 64th, twice. No connection has a timer, and no deadline
+//! costs a system call. [`handle_request`](crate::Server::handle_request) keeps deadlines only while it
+//! waits itself, and under [`Sequential`](crate::Sequential) none: set the timeouts of the connection.
+//!
+//! [`Connection::set_read_timeout`] and [`set_write_timeout`](crate::Connection::set_write_timeout) are
+//! the handler's own: the default is none, the call fails with `TimedOut`, and the connection goes on.
+//!
+//! A client that connects and says nothing:
+//!
+//! ```
+//! use std::io::Read;
+//! use std::time::Duration;
+//! use socketserver::testing::TestServer;
+//! use socketserver::{Connection, Server, Tcp, Threading};
+//!
+//! let server = Server::<Tcp, Threading>::builder()
+//!     .first_byte_timeout(Duration::from_millis(50))
+//!     .bind("127.0.0.1:0")?;
+//! let server = TestServer::spawn(server, |conn| {
+//!     let mut line = String::new();
+//!     conn.read_line_max(&mut line, 1024).map(drop)
+//! });
+//! let mut silent = server.connect();
+//! assert_eq!(silent.read(&mut [0]).unwrap(), 0);
+//! let handle = server.handle().clone();
+//! assert_eq!(server.stop().aborted, 0, "the deadline has ended it before the stop");
+//! assert_eq!(handle.totals().timed_out, 1);
+//! # Ok::<(), socketserver::Error>(())
+//! ```
+//!
+//! # Slow clients
+//!
+//! - The first-byte and idle timeouts end a client that is silent. Until then the client holds the thread
+//!   of its handler, unless the connection is [parked](crate::manual::handlers_and_sessions#parking).
+//! - A client that sends a byte now and then is never idle: [`min_rate`] or [`request_timeout`] ends it,
+//!   and [`whole_request`] keeps it away from the threads of a pool.
+//! - The write timeout ends a client that does not read its answer, and leaves a client alone that reads
+//!   slowly.
+//!
+//! Next: [stopping](crate::manual::stopping).
+//!
+//! [`AtLimit`]: crate::limits::AtLimit
+//! [`Builder::raise_descriptor_limit`]: crate::Builder::raise_descriptor_limit
+//! [`Builder::verify`]: crate::Builder::verify
+//! [`Connection::set_read_timeout`]: crate::Connection::set_read_timeout
+//! [`Failure::abort_reason`]: crate::observe::Failure::abort_reason
+//! [`Forking::max_children`]: crate::Forking::max_children
+//! [`ServerHandle::abort`]: crate::ServerHandle::abort
+//! [`ServerHandle::connections`]: crate::ServerHandle::connections
+//! [`ServerHandle::set_limits`]: crate::ServerHandle::set_limits
+//! [`TcpOptions::backlog`]: crate::net::TcpOptions::backlog
+//! [`ThreadPool::new`]: crate::ThreadPool::new
+//! [`Threading::max_threads`]: crate::Threading::max_threads
+//! [`Totals::timed_out`]: crate::observe::Totals::timed_out
+//! [`UnixOptions::backlog`]: crate::net::UnixOptions::backlog
+//! [`at_limit`]: crate::Builder::at_limit
+//! [`first_byte_timeout`]: crate::Builder::first_byte_timeout
+//! [`handshake_timeout`]: crate::Builder::handshake_timeout
+//! [`idle_timeout`]: crate::Builder::idle_timeout
+//! [`lifetime`]: crate::Builder::lifetime
+//! [`max_connections`]: crate::Builder::max_connections
+//! [`max_per_address`]: crate::Builder::max_per_address
+//! [`min_rate`]: crate::Builder::min_rate
+//! [`next_message`]: crate::Connection::next_message
+//! [`rate`]: crate::Builder::rate
+//! [`request_timeout`]: crate::Builder::request_timeout
+//! [`whole_request`]: crate::Builder::whole_request
+//! [`write_timeout`]: crate::Builder::write_timeout

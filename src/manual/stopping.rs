@@ -1,0 +1,181 @@
+//! Stopping: who may stop a server, the steps of a stop, and what a client sees.
+//!
+//! # Who stops a server
+//!
+//! | call | from where |
+//! |---|---|
+//! | [`ServerHandle::shutdown`] | any thread, handler, signal handler or forked child; before, during or after serving. Returns at once |
+//! | [`ServerHandle::shutdown_within`] | as `shutdown`, with a drain of its own and without a lame duck. Zero aborts at once |
+//! | [`Next::Stop`] | a handler, by returning it, in every model. As `shutdown` |
+//! | [`ServerGuard::stop`], or dropping the guard | the owner of a server that was [spawned](crate::Server::spawn). Both wait until the server has drained |
+//! | [`ServerHandle::retire`] | a process of a server, to stop itself alone: it drains, and a worker is [replaced](crate::manual::several_processes) |
+//!
+//! [`serve_forever`](crate::Server::serve_forever) returns when the server has ended, with a [`Report`]
+//! of how many connections were aborted. A second call of `shutdown` changes nothing; the earliest
+//! deadline counts, so a program that is asked twice can call `shutdown_within(Duration::ZERO)`.
+//!
+//! A server that is stopped before it serves still serves its backlog, and returns.
+//!
+//! ```
+//! use std::io::{Read, Write};
+//! use std::net::TcpStream;
+//! use socketserver::{Connection, Next, Server, Tcp, Threading};
+//!
+//! let server = Server::<Tcp, Threading>::bind("127.0.0.1:0")?;
+//! let addr = server.local_addrs()[0].socket_addr().unwrap();
+//! let mut client = TcpStream::connect(addr).unwrap();
+//! client.write_all(b"stop\n").unwrap();
+//!
+//! let report = server.serve_forever(|conn| {
+//!     let mut line = String::new();
+//!     conn.read_line_max(&mut line, 80)?;
+//!     conn.write_all(b"goodbye\n")?;
+//!     Ok::<_, std::io::Error>(if line == "stop\n" { Next::Stop } else { Next::Close })
+//! })?;
+//! assert_eq!(report.aborted, 0);
+//!
+//! let mut answer = String::new();
+//! client.read_to_string(&mut answer).unwrap();
+//! assert_eq!(answer, "goodbye\n");
+//! # Ok::<(), socketserver::Error>(())
+//! ```
+//!
+//! # Signals
+//!
+//! The library installs no handler for SIGTERM or SIGINT, which end a process that has none. `shutdown`
+//! is async-signal-safe (signal-safety(7)), so a signal handler may call it. This one is installed with
+//! signal(2); crates such as `signal-hook` need less code.
+//!
+//! ```
+//! use std::io::Write;
+//! use std::sync::OnceLock;
+//! use socketserver::{Server, ServerHandle, Tcp, Threading};
+//!
+//! static SERVER: OnceLock<ServerHandle> = OnceLock::new();
+//!
+//! extern "C" fn stop(_signal: libc::c_int) {
+//!     if let Some(server) = SERVER.get() {
+//!         server.shutdown();
+//!     }
+//! }
+//!
+//! let server = Server::<Tcp, Threading>::bind("127.0.0.1:0")?;
+//! SERVER.set(server.handle()).expect("this is the only server");
+//! // SAFETY: `stop` makes async-signal-safe calls alone: an atomic load, and `shutdown`.
+//! unsafe { libc::signal(libc::SIGTERM, stop as *const () as libc::sighandler_t) };
+//! # // SAFETY: raise(3) has no preconditions.
+//! # unsafe { libc::raise(libc::SIGTERM) };
+//! server.serve_forever(|conn| conn.write_all(b"hello world\n"))?;
+//! # Ok::<(), socketserver::Error>(())
+//! ```
+//!
+//! # The steps
+//!
+//! [`ServerHandle::state`] names them, [`ServerHandle::wait_for`] waits for one, and an
+//! [`Observer`](crate::observe::Observer) receives each.
+//!
+//! | [`State`] | what happens | how long |
+//! |---|---|---|
+//! | `LameDuck` | the server still accepts; [`is_stopping`] and [`Accepted::stopping`] say `true`, so that health checks can fail | [`lame_duck`], none by default |
+//! | `ServingBacklog` | the kernel takes in no new connection; the server accepts and serves the backlog | until the backlog is empty and no handshake is on its way |
+//! | `Draining` | the listeners are closed; live connections end by themselves | until the last one has ended |
+//! | `Aborting` | the server aborts the connections that are left | from [`drain_timeout`] after the lame duck on, 25 s by default |
+//! | `Closed` | `serve_forever` returns | |
+//!
+//! Each step ends as soon as it is done: without connections, a stop takes milliseconds. Keep the sum of
+//! `lame_duck` and `drain_timeout` below the time that a service manager gives (30 s in Kubernetes, 90 s
+//! in systemd): then the server ends before it is killed.
+//!
+//! # Idle connections
+//!
+//! A kept-alive connection would hold up every stop, so a stop ends connections that are *idle*: parked,
+//! or in [`Connection::next_message`]. An idle connection stays for [`idle_grace`] after the lame duck,
+//! 1 s by default, so that a request on its way is answered. After the grace the client gets the end of
+//! the stream, which is no abort. There is no grace while clients in the backlog wait for the permit,
+//! thread or process of an idle connection.
+//!
+//! A connection whose handler waits in `read` between two messages is not idle, and holds up the stop
+//! until the drain deadline. Such a handler should use `next_message` instead.
+//!
+//! ```
+//! use std::io::{BufRead, BufReader, Write};
+//! use socketserver::testing::TestServer;
+//! use socketserver::{Connection, Server, Tcp, Threading};
+//!
+//! fn shout(conn: &mut impl Connection) -> std::io::Result<()> {
+//!     let mut line = String::new();
+//!     while conn.next_message()? {
+//!         conn.read_line_max(&mut line, 1024)?;
+//!         conn.write_all(line.to_uppercase().as_bytes())?;
+//!         line.clear();
+//!     }
+//!     Ok(())
+//! }
+//!
+//! // A grace as long as the drain timeout.
+//! let server = Server::<Tcp, Threading>::builder().idle_grace(None).bind("127.0.0.1:0")?;
+//! let server = TestServer::spawn(server, shout);
+//! let mut client = BufReader::new(server.connect());
+//! let mut ask = |question: &[u8]| {
+//!     client.get_mut().write_all(question).unwrap();
+//!     let mut answer = String::new();
+//!     client.read_line(&mut answer).unwrap();
+//!     answer
+//! };
+//! assert_eq!(ask(b"before\n"), "BEFORE\n");
+//! server.handle().shutdown();
+//! assert_eq!(ask(b"after\n"), "AFTER\n");
+//! assert_eq!(client.read_line(&mut String::new()).unwrap(), 0, "it was the last one");
+//! assert_eq!(server.stop().aborted, 0);
+//! # Ok::<(), socketserver::Error>(())
+//! ```
+//!
+//! # What a client sees
+//!
+//! | when the stop begins, the client | it sees |
+//! |---|---|
+//! | is in the backlog | its connection is served |
+//! | connects during the lame duck | its connection is served |
+//! | connects after that | TCP: no answer, and "connection refused" once the listener is closed; a Unix stream: refused at once |
+//! | waits for an answer | the answer; then, where the handler uses `next_message`, parks or returns, the end of the stream |
+//! | is idle, and sends a message within the grace | the answer, and the end of the stream |
+//! | is idle, and silent | the end of the stream, when the grace is over |
+//! | is not done at the drain deadline | the end of the stream in the midst of an answer, or a reset |
+//! | is still in the backlog at the drain deadline | a reset |
+//! | has sent a datagram | the answer. A later datagram meets a closed port |
+//!
+//! A stop loses no connection of a listener that the server has bound itself. On a listener that the
+//! server has [adopted](crate::Tcp::from_fd), connections that come after the last accept are reset,
+//! unless another program has the listener too.
+//!
+//! # What an abort is
+//!
+//! The server shuts the connection's socket down: reads and writes of its handler fail with
+//! [`TimedOut`](std::io::ErrorKind::TimedOut). [`Report::aborted`] counts the connection. A handler that
+//! neither reads nor writes does not notice, and the models differ:
+//!
+//! | model | a handler that goes on after the drain deadline |
+//! |---|---|
+//! | `Threading`, `ThreadPool` | serving returns two seconds later, and leaves the thread behind |
+//! | `Sequential`, `Coroutines` | serving returns when the handler has returned |
+//! | `Forking` | the child process is killed at the deadline |
+//! | `Prefork` | the worker process ends, at the latest when it is killed three seconds after the deadline |
+//!
+//! Next: [sharing state](crate::manual::sharing_state).
+//!
+//! [`Accepted::stopping`]: crate::net::Accepted::stopping
+//! [`Connection::next_message`]: crate::Connection::next_message
+//! [`Next::Stop`]: crate::Next::Stop
+//! [`Report`]: crate::Report
+//! [`Report::aborted`]: crate::Report::aborted
+//! [`ServerGuard::stop`]: crate::ServerGuard::stop
+//! [`ServerHandle::retire`]: crate::ServerHandle::retire
+//! [`ServerHandle::shutdown_within`]: crate::ServerHandle::shutdown_within
+//! [`ServerHandle::shutdown`]: crate::ServerHandle::shutdown
+//! [`ServerHandle::state`]: crate::ServerHandle::state
+//! [`ServerHandle::wait_for`]: crate::ServerHandle::wait_for
+//! [`State`]: crate::observe::State
+//! [`drain_timeout`]: crate::Builder::drain_timeout
+//! [`idle_grace`]: crate::Builder::idle_grace
+//! [`is_stopping`]: crate::ServerHandle::is_stopping
+//! [`lame_duck`]: crate::Builder::lame_duck

@@ -1,0 +1,138 @@
+//! Outgoing connections, of another type than accepted ones.
+
+use std::io::{self, BufRead, Read, Write};
+use std::net::Shutdown;
+use std::ops::Deref;
+use std::time::Duration;
+
+use crate::address::Address;
+use crate::net::{Accepted, Connection, Managed};
+use crate::registry::context::Context;
+
+/// A connection to another server, made by
+/// [`TcpConnection::connect`](crate::net::TcpConnection::connect) or
+/// [`UnixConnection::connect`](crate::net::UnixConnection::connect).
+///
+/// It is a [`Connection`], and dereferences to `C` for methods that take `&self`. No server counts
+/// it: no limit, no deadline and no stop applies to it, only its own timeouts.
+///
+/// # Swapping
+///
+/// A handler borrows its connection, which the server counts and may abort. A dialed connection has
+/// another type and lends no `&mut C`, so safe code cannot swap it with the handler's and keep that
+/// one:
+///
+/// ```compile_fail,E0596
+/// # use std::time::Duration;
+/// # use socketserver::net::TcpConnection;
+/// fn keep(conn: &mut TcpConnection) -> Result<(), socketserver::Error> {
+///     let mut dialed = TcpConnection::connect("127.0.0.1:9090", Duration::from_secs(5))?;
+///     std::mem::swap(conn, &mut dialed);
+///     Ok(())
+/// }
+/// ```
+///
+/// # Dropping
+///
+/// The drop closes the connection: the kernel sends what it has taken, a write buffer is lost, and
+/// unread input resets the connection. [`close`](Self::close) ends it in good order.
+///
+/// # Examples
+///
+/// ```
+/// use std::io::{Read, Write};
+/// use std::time::Duration;
+/// use socketserver::net::TcpConnection;
+/// use socketserver::python::ThreadingTcpServer;
+///
+/// let server = ThreadingTcpServer::bind("127.0.0.1:0")?;
+/// let address = server.local_addrs()[0].socket_addr().expect("an internet address");
+/// let guard = server.spawn(|conn| conn.write_all(b"hello world\n"))?;
+///
+/// let mut dialed = TcpConnection::connect(address, Duration::from_secs(5))?;
+/// let mut greeting = String::new();
+/// dialed.read_to_string(&mut greeting)?;
+/// assert_eq!((greeting.as_str(), dialed.peer_addr()), ("hello world\n", address));
+/// dialed.close()?;
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Debug)]
+pub struct Dialed<C>(pub(crate) C);
+
+impl<C: Managed> Dialed<C> {
+    /// Closes the connection in good order: sends buffered output and the end of the stream, and
+    /// then, if input was left unread, receives and discards input for up to 2 s or 256 KiB.
+    ///
+    /// # Errors
+    ///
+    /// Buffered output could not be sent. The connection is over all the same.
+    pub fn close(mut self) -> io::Result<()> {
+        self.0.close()
+    }
+}
+
+impl<C> Deref for Dialed<C> {
+    type Target = C;
+
+    fn deref(&self) -> &C {
+        &self.0
+    }
+}
+
+impl<C: Accepted> Accepted for Dialed<C> {
+    fn context(&self) -> &Context {
+        self.0.context()
+    }
+
+    fn peer(&self) -> Address {
+        self.0.peer()
+    }
+}
+
+impl<C: Connection> Connection for Dialed<C> {
+    fn set_write_buffer(&mut self, capacity: usize) -> io::Result<()> {
+        self.0.set_write_buffer(capacity)
+    }
+
+    fn set_read_timeout(&mut self, timeout: Option<Duration>) -> io::Result<()> {
+        self.0.set_read_timeout(timeout)
+    }
+
+    fn set_write_timeout(&mut self, timeout: Option<Duration>) -> io::Result<()> {
+        self.0.set_write_timeout(timeout)
+    }
+
+    fn shutdown(&mut self, how: Shutdown) -> io::Result<()> {
+        self.0.shutdown(how)
+    }
+
+    fn local_addr(&self) -> io::Result<Address> {
+        self.0.local_addr()
+    }
+}
+
+impl<C: Read> Read for Dialed<C> {
+    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        self.0.read(buf)
+    }
+}
+
+impl<C: BufRead> BufRead for Dialed<C> {
+    fn fill_buf(&mut self) -> io::Result<&[u8]> {
+        self.0.fill_buf()
+    }
+
+    fn consume(&mut self, count: usize) {
+        self.0.consume(count);
+    }
+}
+
+impl<C: Write> Write for Dialed<C> {
+    fn write(&mut self, buf: &[u8]) -> io::Result<usize> {
+        self.0.write(buf)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.0.flush()
+    }
+}

@@ -1,0 +1,239 @@
+//! Two transports that feed one server.
+
+use std::collections::VecDeque;
+use std::io::{self, BufRead, Read, Write};
+use std::net::Shutdown;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::time::Duration;
+
+use crate::address::Address;
+use crate::net::{AcceptBatch, Accepted, Connection, Datagram, Managed, Transport, Waits};
+use crate::registry::context::Context;
+
+/// A listener, connection or datagram of one of two transports, so that both feed one server. Nest
+/// it for more.
+///
+/// It is a [`Connection`] if both sides are, and a [`Datagram`] if both are, so one handler serves
+/// both.
+///
+/// # Examples
+///
+/// ```
+/// use socketserver::net::{Bind, Either, UnixAddress};
+/// use socketserver::{Connection, Server, Tcp, Threading, UnixStream};
+///
+/// fn hello(conn: &mut impl Connection) -> std::io::Result<()> {
+///     conn.write_all(b"hello world\n")
+/// }
+///
+/// let server = Server::<Either<Tcp, UnixStream>, Threading>::builder()
+///     .listen(Tcp::bind("127.0.0.1:0")?.into_iter().map(Either::Left))
+///     .listen(UnixStream::bind(UnixAddress::Abstract(b"socketserver-doc-either".to_vec()))?.into_iter().map(Either::Right))
+///     .build()?;
+/// assert_eq!(server.urls().len(), 2);
+/// let guard = server.spawn(hello)?;
+/// # Ok::<(), socketserver::Error>(())
+/// ```
+#[derive(Clone, Copy, Debug)]
+#[expect(clippy::exhaustive_enums, reason = "there are two sides")]
+pub enum Either<L, R> {
+    /// A value of the first transport.
+    Left(L),
+    /// A value of the second transport.
+    Right(R),
+}
+
+/// Evaluates one expression for either side.
+macro_rules! both {
+    ($either:expr, $side:pat => $then:expr) => {
+        match $either {
+            Either::Left($side) => $then,
+            Either::Right($side) => $then,
+        }
+    };
+}
+
+impl<L: AsFd, R: AsFd> AsFd for Either<L, R> {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        both!(self, side => side.as_fd())
+    }
+}
+
+impl<L: Transport, R: Transport> Transport for Either<L, R> {
+    type Accepted = Either<L::Accepted, R::Accepted>;
+
+    const SCHEME: &'static str = "either";
+
+    fn local_addr(&self) -> Address {
+        both!(self, side => side.local_addr())
+    }
+
+    fn url(&self) -> String {
+        both!(self, side => side.url())
+    }
+
+    fn accept(&self, batch: &mut AcceptBatch<'_, Self::Accepted>) -> io::Result<()> {
+        match self {
+            Self::Left(side) => batch.through(Either::Left, |batch| side.accept(batch)),
+            Self::Right(side) => batch.through(Either::Right, |batch| side.accept(batch)),
+        }
+    }
+
+    fn waiting(&self) -> Option<usize> {
+        both!(self, side => side.waiting())
+    }
+
+    fn seal_backlog(&self) -> io::Result<bool> {
+        both!(self, side => side.seal_backlog())
+    }
+
+    fn arriving(&self) -> Option<bool> {
+        both!(self, side => side.arriving())
+    }
+
+    fn is_adopted(&self) -> bool {
+        both!(self, side => side.is_adopted())
+    }
+
+    fn batch(&self) -> usize {
+        both!(self, side => side.batch())
+    }
+}
+
+impl<L: Accepted, R: Accepted> Accepted for Either<L, R> {
+    fn context(&self) -> &Context {
+        both!(self, side => side.context())
+    }
+
+    fn peer(&self) -> Address {
+        both!(self, side => side.peer())
+    }
+}
+
+impl<L: Managed, R: Managed> Managed for Either<L, R> {
+    fn admit(&self) -> io::Result<()> {
+        both!(self, side => side.admit())
+    }
+
+    fn open(&mut self) -> io::Result<()> {
+        both!(self, side => side.open())
+    }
+
+    fn wait(&mut self) -> io::Result<Waits<'_>> {
+        both!(self, side => side.wait())
+    }
+
+    fn has_input(&self) -> bool {
+        both!(self, side => side.has_input())
+    }
+
+    fn gather(&mut self, is_whole: &dyn Fn(&[u8]) -> bool) -> io::Result<bool> {
+        both!(self, side => side.gather(is_whole))
+    }
+
+    fn leave_unread(&mut self) {
+        both!(self, side => side.leave_unread());
+    }
+
+    fn refuse(&mut self) {
+        both!(self, side => side.refuse());
+    }
+
+    fn refuse_with(&mut self, message: &[u8]) {
+        both!(self, side => side.refuse_with(message));
+    }
+
+    fn close(&mut self) -> io::Result<()> {
+        both!(self, side => side.close())
+    }
+
+    fn ends_with_others(&self) -> bool {
+        both!(self, side => side.ends_with_others())
+    }
+
+    fn close_all(finished: &mut VecDeque<Self>, failed: &mut dyn FnMut(&dyn Accepted, io::Error)) {
+        let (mut left, mut right) = (VecDeque::new(), VecDeque::new());
+        for accepted in finished.drain(..) {
+            match accepted {
+                Self::Left(side) => left.push_back(side),
+                Self::Right(side) => right.push_back(side),
+            }
+        }
+        L::close_all(&mut left, failed);
+        R::close_all(&mut right, failed);
+    }
+}
+
+impl<L: Connection, R: Connection> Connection for Either<L, R> {
+    fn next_message(&mut self) -> io::Result<bool> {
+        both!(self, side => side.next_message())
+    }
+
+    fn set_write_buffer(&mut self, capacity: usize) -> io::Result<()> {
+        both!(self, side => side.set_write_buffer(capacity))
+    }
+
+    fn set_read_timeout(&mut self, timeout: Option<Duration>) -> io::Result<()> {
+        both!(self, side => side.set_read_timeout(timeout))
+    }
+
+    fn set_write_timeout(&mut self, timeout: Option<Duration>) -> io::Result<()> {
+        both!(self, side => side.set_write_timeout(timeout))
+    }
+
+    fn shutdown(&mut self, how: Shutdown) -> io::Result<()> {
+        both!(self, side => side.shutdown(how))
+    }
+
+    fn local_addr(&self) -> io::Result<Address> {
+        both!(self, side => Connection::local_addr(side))
+    }
+}
+
+impl<L: Datagram, R: Datagram> Datagram for Either<L, R> {
+    fn packet(&self) -> &[u8] {
+        both!(self, side => side.packet())
+    }
+
+    fn set_reply(&mut self, reply: &[u8]) {
+        both!(self, side => side.set_reply(reply));
+    }
+
+    fn echo(&mut self) {
+        both!(self, side => side.echo());
+    }
+
+    fn send(&mut self, data: &[u8]) -> io::Result<()> {
+        both!(self, side => side.send(data))
+    }
+
+    fn send_to(&mut self, data: &[u8], to: &Address) -> io::Result<()> {
+        both!(self, side => side.send_to(data, to))
+    }
+}
+
+impl<L: Read, R: Read> Read for Either<L, R> {
+    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        both!(self, side => side.read(buf))
+    }
+}
+
+impl<L: BufRead, R: BufRead> BufRead for Either<L, R> {
+    fn fill_buf(&mut self) -> io::Result<&[u8]> {
+        both!(self, side => side.fill_buf())
+    }
+
+    fn consume(&mut self, count: usize) {
+        both!(self, side => side.consume(count));
+    }
+}
+
+impl<L: Write, R: Write> Write for Either<L, R> {
+    fn write(&mut self, buf: &[u8]) -> io::Result<usize> {
+        both!(self, side => side.write(buf))
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        both!(self, side => side.flush())
+    }
+}

@@ -1,0 +1,680 @@
+//! Transports. A transport is a bound listener that yields connections or datagrams.
+//!
+//! This module owns the traits; each file beside it is one transport. Transports know neither
+//! models nor servers.
+
+pub(crate) mod connect;
+pub(crate) mod datagram;
+pub(crate) mod dialed;
+pub(crate) mod either;
+pub(crate) mod layered;
+pub(crate) mod listener;
+pub(crate) mod options;
+pub(crate) mod stream;
+pub(crate) mod tcp;
+pub(crate) mod udp;
+pub(crate) mod unix_datagram;
+pub(crate) mod unix_lock;
+pub(crate) mod unix_path;
+pub(crate) mod unix_stream;
+
+pub use crate::address::{Address, UnixAddress};
+pub use crate::registry::context::{Abort, Context};
+pub use datagram::Packet;
+pub use dialed::Dialed;
+pub use either::Either;
+pub use layered::{Layer, Layered, LayeredConnection};
+pub use stream::{Stream, Writer};
+pub use tcp::{BoundTcp, Tcp, TcpConnection, TcpOptions};
+pub use udp::{Udp, UdpOptions, UdpPacket};
+pub use unix_datagram::{UnixDatagram, UnixPacket};
+pub use unix_path::UnixOptions;
+pub use unix_stream::{BoundUnixStream, Credentials, UnixConnection, UnixStream};
+
+use std::collections::VecDeque;
+use std::io::{self, BufRead, Write};
+use std::net::Shutdown;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::time::Duration;
+
+use crate::error::Error;
+use crate::shared::Shared;
+
+/// A bound listener that yields connections or datagrams.
+///
+/// Implement it to serve something that is not a socket. The descriptor of [`AsFd`] must poll as
+/// readable whenever [`accept`](Self::accept) would find something.
+///
+/// # Examples
+///
+/// A transport that yields the bytes of a pipe, one at a time. (`examples/own_transport.rs` is a
+/// whole program.)
+///
+/// ```
+/// use std::io::{self, PipeReader, Read};
+/// use std::os::fd::{AsFd, BorrowedFd};
+/// use socketserver::net::{AcceptBatch, Managed};
+/// use socketserver::net::{Accepted, Address, Context, Transport};
+///
+/// struct Bytes(PipeReader);
+/// struct Byte(u8, Context);
+///
+/// impl AsFd for Bytes {
+///     fn as_fd(&self) -> BorrowedFd<'_> {
+///         self.0.as_fd()
+///     }
+/// }
+///
+/// impl Transport for Bytes {
+///     type Accepted = Byte;
+///     const SCHEME: &'static str = "bytes";
+///
+///     fn local_addr(&self) -> Address {
+///         Address::Named("pipe".to_owned())
+///     }
+///
+///     fn accept(&self, batch: &mut AcceptBatch<'_, Byte>) -> io::Result<()> {
+///         let mut byte = [0];
+///         (&self.0).read_exact(&mut byte)?;
+///         batch.push(|context| Byte(byte[0], context));
+///         Ok(())
+///     }
+/// }
+///
+/// impl Accepted for Byte {
+///     fn context(&self) -> &Context {
+///         &self.1
+///     }
+///     fn peer(&self) -> Address {
+///         Address::Named("writer".to_owned())
+///     }
+/// }
+///
+/// impl Managed for Byte {}
+/// ```
+pub trait Transport: AsFd + Send + Sync + Sized + 'static {
+    /// The type of what is accepted and given to the handler.
+    type Accepted: Managed;
+
+    /// The scheme of a listener's URL: `tcp` in `tcp://127.0.0.1:80`.
+    const SCHEME: &'static str;
+
+    /// Returns the bound address, with the real port.
+    fn local_addr(&self) -> Address;
+
+    /// Returns the bound address as a URL.
+    fn url(&self) -> String {
+        match self.local_addr() {
+            Address::Unix(addr) if addr.path().is_none() => format!("{}:{addr}", Self::SCHEME),
+            addr => format!("{}://{addr}", Self::SCHEME),
+        }
+    }
+
+    /// Accepts waiting connections or datagrams into `batch`: at least one and at most
+    /// [`AcceptBatch::room`]. Never blocks.
+    ///
+    /// # Errors
+    ///
+    /// `WouldBlock` when nothing is waiting. The accept loop classifies every other error as
+    /// accept(2) describes it: it counts errors of one connection, pauses after an exhaustion, and
+    /// abandons the listener after anything else.
+    fn accept(&self, batch: &mut AcceptBatch<'_, Self::Accepted>) -> io::Result<()>;
+
+    /// Returns the length of the backlog, if it is known: a stop serves as many. Default: unknown.
+    fn waiting(&self) -> Option<usize> {
+        None
+    }
+
+    /// Seals the backlog: the kernel lets in no new connections, while those in the backlog can
+    /// still be accepted. Returns whether the transport can do that. A stop calls it first,
+    /// possibly several times. Default: `false`; what arrives after the last
+    /// [`accept`](Self::accept) is lost.
+    ///
+    /// # Errors
+    ///
+    /// Treated as `Ok(false)`.
+    fn seal_backlog(&self) -> io::Result<bool> {
+        Ok(false)
+    }
+
+    /// Returns whether something is still arriving that cannot be accepted yet, such as a
+    /// handshake, after [`seal_backlog`](Self::seal_backlog); `None` if that cannot be known.
+    /// Default: `Some(false)`.
+    fn arriving(&self) -> Option<bool> {
+        Some(false)
+    }
+
+    /// Returns whether the listener was adopted from another program, which may use it again
+    /// afterwards. The process that adopted it drops it after its worker processes have ended, and
+    /// the drop restores what serving changed, such as the blocking mode. Default: `false`.
+    fn is_adopted(&self) -> bool {
+        false
+    }
+
+    /// Returns how many connections or datagrams one call of [`accept`](Self::accept) should take
+    /// at most. Default: 1.
+    ///
+    /// A larger batch suits datagrams, which are cheaper to receive together. A model that runs the
+    /// handler on the accepting thread handles a batch one after the other.
+    fn batch(&self) -> usize {
+        1
+    }
+}
+
+/// A transport that can be bound to an address of type `A` with its default options.
+///
+/// # Examples
+///
+/// ```
+/// use socketserver::Tcp;
+/// use socketserver::net::Bind;
+///
+/// let listeners = Tcp::bind(("127.0.0.1", 0))?;
+/// assert_eq!(listeners.len(), 1);
+/// # Ok::<(), socketserver::Error>(())
+/// ```
+pub trait Bind<A>: Transport {
+    /// Binds and listens on `addr`: one listener for each address that it resolves to.
+    ///
+    /// # Errors
+    ///
+    /// The error names what was tried and on what. Nothing stays bound.
+    fn bind(addr: A) -> Result<Vec<Self>, Error>;
+}
+
+/// What a handler receives: a connection or a datagram.
+///
+/// [`Managed`] has the methods that only the server calls.
+///
+/// # Examples
+///
+/// ```
+/// use socketserver::net::Accepted;
+///
+/// fn describe(accepted: &impl Accepted) -> String {
+///     format!("number {} from {}", accepted.id(), accepted.peer())
+/// }
+/// ```
+pub trait Accepted: Send + 'static {
+    /// Returns the context, as [`AcceptBatch::push`] passed it.
+    fn context(&self) -> &Context;
+
+    /// Returns the peer's address.
+    fn peer(&self) -> Address;
+
+    /// Returns the number of the connection or datagram: unique and ascending within its server,
+    /// from 1; 0 for a dialed connection.
+    fn id(&self) -> u64 {
+        self.context().id()
+    }
+
+    /// Returns whether the server has been asked to stop. A handler that serves many messages on
+    /// one connection should then end it.
+    fn stopping(&self) -> bool {
+        self.context().stopping()
+    }
+}
+
+/// What a server does with a connection or datagram before and after its handler: it admits or
+/// refuses it, parks it, closes it.
+///
+/// Transports implement this trait; handlers do not need it, so it is not at the root of the crate.
+/// Every method has a default: `impl Managed for Mine {}` suits a type that needs nothing after its
+/// handler has returned, and whose drop closes it.
+///
+/// # Examples
+///
+/// A transport of open files, which are synchronised to the disk after their handler.
+///
+/// ```
+/// use std::fs::File;
+/// use std::io;
+/// use socketserver::net::{Accepted, Address, Context, Managed};
+///
+/// struct OpenFile {
+///     file: File,
+///     context: Context,
+/// }
+///
+/// impl Accepted for OpenFile {
+///     fn context(&self) -> &Context {
+///         &self.context
+///     }
+///     fn peer(&self) -> Address {
+///         Address::Named("file".to_owned())
+///     }
+/// }
+///
+/// impl Managed for OpenFile {
+///     fn close(&mut self) -> io::Result<()> {
+///         self.file.sync_all()
+///     }
+/// }
+/// ```
+pub trait Managed: Accepted {
+    /// Checks whether the handler may be called. Called once, before the `verify` hook. Default:
+    /// `Ok`.
+    ///
+    /// # Errors
+    ///
+    /// The connection or datagram is dropped, and the error is reported as its failure.
+    fn admit(&self) -> io::Result<()> {
+        Ok(())
+    }
+
+    /// Prepares for the handler. Called where the handler runs, before each call of it, so it may
+    /// wait for the peer. Default: nothing to do.
+    ///
+    /// # Errors
+    ///
+    /// The handler is not called, and the error is reported as its failure.
+    fn open(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+
+    /// Prepares to wait for the client without a thread, after the handler has returned
+    /// `Next::Park`, and returns what to wait for. May be called several times. Default:
+    /// [`Waits::Never`], which closes.
+    ///
+    /// # Errors
+    ///
+    /// Buffered output could not be sent. The connection is closed.
+    fn wait(&mut self) -> io::Result<Waits<'_>> {
+        Ok(Waits::Never)
+    }
+
+    /// Returns whether the client has sent input that the handler has not read; a stop does not end
+    /// such a connection. Default: `false`.
+    fn has_input(&self) -> bool {
+        false
+    }
+
+    /// Receives waiting input, without blocking, for the hook
+    /// [`whole_request`](crate::Builder::whole_request). Returns whether to call the handler; after
+    /// `false`, [`wait`](Self::wait) waits for more. Default: `true`.
+    ///
+    /// # Errors
+    ///
+    /// Receiving failed. The connection is over.
+    fn gather(&mut self, is_whole: &dyn Fn(&[u8]) -> bool) -> io::Result<bool> {
+        let _ = is_whole;
+        Ok(true)
+    }
+
+    /// Notes that a wrapper around this connection holds input that the handler has not read:
+    /// [`close`](Self::close) must then avoid a reset that would destroy the reply. Default:
+    /// nothing to do.
+    fn leave_unread(&mut self) {}
+
+    /// Ends the connection in good order after its handler has returned: sends what is buffered,
+    /// then the end of the stream. For a datagram, sends the reply. A drop without it ends as fast
+    /// as it can. Default: nothing; the value is dropped.
+    ///
+    /// # Errors
+    ///
+    /// What was buffered could not be sent. The connection is over all the same.
+    fn close(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+
+    /// Ends a connection or datagram that the `verify` hook has refused. Runs on the accepting
+    /// thread and must not block. Default: nothing; the value is dropped.
+    fn refuse(&mut self) {}
+
+    /// As [`refuse`](Self::refuse), for a connection or datagram beyond a limit. `message` is for
+    /// the peer and may be empty. Default: `refuse`, without the message.
+    fn refuse_with(&mut self, message: &[u8]) {
+        let _ = message;
+        self.refuse();
+    }
+
+    /// Returns whether [`close_all`](Self::close_all) is cheaper than as many calls of
+    /// [`close`](Self::close), and none of them blocks. Default: `false`.
+    fn ends_with_others(&self) -> bool {
+        false
+    }
+
+    /// Closes connections or datagrams that finished together, and calls `failed` for each whose
+    /// reply was not delivered.
+    ///
+    /// Default: closes one after the other. Datagrams send all replies in one system call.
+    fn close_all(finished: &mut VecDeque<Self>, failed: &mut dyn FnMut(&dyn Accepted, io::Error))
+    where
+        Self: Sized,
+    {
+        for mut accepted in finished.drain(..) {
+            if let Err(err) = accepted.close() {
+                failed(&accepted, err);
+            }
+        }
+    }
+}
+
+/// A connected byte stream. A handler for `&mut impl Connection` serves every stream transport.
+///
+/// `Read` and `Write` block until the peer is ready, and never fail with `WouldBlock` or
+/// `Interrupted`; `TimedOut` means that a timeout has passed. `Read` reads straight into the
+/// caller's buffer, unless `BufRead` holds buffered input. Writing is unbuffered until
+/// [`set_write_buffer`](Self::set_write_buffer).
+///
+/// # Examples
+///
+/// ```
+/// use socketserver::Connection;
+///
+/// fn shout(conn: &mut impl Connection) -> std::io::Result<()> {
+///     let mut line = String::new();
+///     while conn.next_message()? {
+///         conn.read_line_max(&mut line, 1024)?;
+///         conn.write_all(line.to_uppercase().as_bytes())?;
+///         line.clear();
+///     }
+///     Ok(())
+/// }
+/// ```
+pub trait Connection: Accepted + BufRead + Write {
+    /// Appends bytes to `out` up to and including the next `delimiter`, or up to the end of the
+    /// stream. Returns how many.
+    ///
+    /// [`BufRead::read_until`] has no limit, so a peer can fill the memory.
+    ///
+    /// # Errors
+    ///
+    /// - `InvalidData`: `limit` bytes without a delimiter, which have been read into `out`.
+    /// - else as [`BufRead::fill_buf`].
+    fn read_until_max(
+        &mut self,
+        delimiter: u8,
+        out: &mut Vec<u8>,
+        limit: usize,
+    ) -> io::Result<usize> {
+        let mut taken = 0;
+        while taken < limit {
+            let input = self.fill_buf()?;
+            let input = &input[..input.len().min(limit - taken)];
+            let (count, done) = input
+                .iter()
+                .position(|&byte| byte == delimiter)
+                .map_or((input.len(), input.is_empty()), |at| (at + 1, true));
+            out.extend_from_slice(&input[..count]);
+            self.consume(count);
+            taken += count;
+            if done {
+                return Ok(taken);
+            }
+        }
+        Err(io::Error::new(
+            io::ErrorKind::InvalidData,
+            format!("no delimiter within the limit of {limit} bytes"),
+        ))
+    }
+
+    /// Appends the next line to `line`, with its `\n`. Returns its length in bytes: 0 at the end of
+    /// the stream.
+    ///
+    /// [`BufRead::read_line`] has no limit, so a peer can fill the memory.
+    ///
+    /// # Errors
+    ///
+    /// - `InvalidData`: the line is longer than `limit` bytes, or is not UTF-8.
+    /// - else as [`BufRead::fill_buf`].
+    fn read_line_max(&mut self, line: &mut String, limit: usize) -> io::Result<usize> {
+        let mut bytes = Vec::new();
+        let count = self.read_until_max(b'\n', &mut bytes, limit)?;
+        let text = String::from_utf8(bytes)
+            .map_err(|err| io::Error::new(io::ErrorKind::InvalidData, err))?;
+        line.push_str(&text);
+        Ok(count)
+    }
+
+    /// Waits between two messages for the next one. Returns `false` at the end of the stream, and
+    /// when the server has ended the connection because it stops. Call it before each message, the
+    /// first one too.
+    ///
+    /// While it waits, the connection is idle, as it is after a handler returns
+    /// [`Next::Park`](crate::Next::Park): the idle timeout applies, the server may close the
+    /// connection to make room for others, and a stop waits for it no longer than the
+    /// [`idle_grace`](crate::Builder::idle_grace). A message begins when `next_message` returns
+    /// `true` and ends at the next call; the request timeout applies to it. After a message that
+    /// began during a stop, `next_message` returns `false`, unless the client has sent another. It
+    /// sends buffered output before it waits; the last answer leaves together with the end of the
+    /// stream.
+    ///
+    /// The default waits for input, and does not react to a stop.
+    ///
+    /// # Errors
+    ///
+    /// As [`Read::read`](std::io::Read::read); `TimedOut` after the read timeout.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use socketserver::Connection;
+    ///
+    /// fn shout(conn: &mut impl Connection) -> std::io::Result<()> {
+    ///     let mut line = String::new();
+    ///     while conn.next_message()? {
+    ///         conn.read_line_max(&mut line, 1024)?;
+    ///         conn.write_all(line.to_uppercase().as_bytes())?;
+    ///         line.clear();
+    ///     }
+    ///     Ok(())
+    /// }
+    /// ```
+    fn next_message(&mut self) -> io::Result<bool> {
+        self.flush()?;
+        Ok(!self.fill_buf()?.is_empty())
+    }
+
+    /// Buffers writes in `capacity` bytes. The buffer is sent when it is full, on flush, before the
+    /// connection waits for input, and at its end. Default: 0, which sends each write at once.
+    ///
+    /// # Errors
+    ///
+    /// What was buffered before could not be sent.
+    fn set_write_buffer(&mut self, capacity: usize) -> io::Result<()>;
+
+    /// Makes a read that waits longer than `timeout` fail with `TimedOut`. Default: `None`, which
+    /// waits forever.
+    ///
+    /// # Errors
+    ///
+    /// `InvalidInput` for a timeout of zero.
+    fn set_read_timeout(&mut self, timeout: Option<Duration>) -> io::Result<()>;
+
+    /// Makes a write that waits longer than `timeout` fail with `TimedOut`. Default: `None`, which
+    /// waits forever.
+    ///
+    /// # Errors
+    ///
+    /// `InvalidInput` for a timeout of zero.
+    fn set_write_timeout(&mut self, timeout: Option<Duration>) -> io::Result<()>;
+
+    /// Ends one direction of the connection, or both. `Shutdown::Write` sends what is buffered,
+    /// then the end of the stream; reading still works.
+    ///
+    /// # Errors
+    ///
+    /// What was buffered could not be sent, or `NotConnected`.
+    fn shutdown(&mut self, how: Shutdown) -> io::Result<()>;
+
+    /// Returns the address of this end of the connection.
+    ///
+    /// # Errors
+    ///
+    /// As getsockname(2).
+    fn local_addr(&self) -> io::Result<Address>;
+}
+
+/// A datagram and its reply. A handler for `&mut impl Datagram` serves every datagram transport.
+///
+/// All that the handler writes becomes one reply, which is sent when the handler has returned.
+/// Without a write there is no reply.
+///
+/// # Examples
+///
+/// ```
+/// use socketserver::Datagram;
+///
+/// fn echo(datagram: &mut impl Datagram) -> std::io::Result<()> {
+///     let copy = datagram.packet().to_vec();
+///     datagram.write_all(&copy)
+/// }
+/// ```
+pub trait Datagram: Accepted + Write {
+    /// Returns the bytes that arrived.
+    fn packet(&self) -> &[u8];
+
+    /// Replaces the reply, and what was written before, by `reply`. An empty reply is sent too.
+    fn set_reply(&mut self, reply: &[u8]);
+
+    /// Makes the received bytes the reply, without a copy.
+    fn echo(&mut self);
+
+    /// Sends one datagram to the sender at once.
+    ///
+    /// # Errors
+    ///
+    /// - `NotConnected`: the sender has no address (an unbound Unix socket, UDP source port 0).
+    /// - `NotFound` or `ConnectionRefused`: the sender's Unix socket is gone.
+    /// - `TimedOut`: the socket had no room for a second.
+    /// - else as sendmsg(2).
+    fn send(&mut self, data: &[u8]) -> io::Result<()>;
+
+    /// Sends one datagram to `to` at once.
+    ///
+    /// # Errors
+    ///
+    /// - `NotConnected`: `to` is not the address of a socket.
+    /// - else as [`send`](Self::send).
+    fn send_to(&mut self, data: &[u8], to: &Address) -> io::Result<()>;
+}
+
+/// What a connection waits for before its handler is called again.
+///
+/// # Examples
+///
+/// [`Managed::wait`] of a connection whose input is not buffered.
+///
+/// ```
+/// use std::io;
+/// use std::os::fd::{AsFd, OwnedFd};
+/// use socketserver::net::Waits;
+///
+/// fn wait(socket: &OwnedFd) -> io::Result<Waits<'_>> {
+///     Ok(Waits::For(socket.as_fd()))
+/// }
+/// ```
+#[derive(Clone, Copy, Debug)]
+#[non_exhaustive]
+pub enum Waits<'a> {
+    /// Nothing: the connection is over once its handler has returned.
+    Never,
+    /// Nothing: input is buffered already.
+    Ready,
+    /// This descriptor, until it is readable.
+    For(BorrowedFd<'a>),
+}
+
+/// The place where [`Transport::accept`] puts accepted connections or datagrams.
+///
+/// # Examples
+///
+/// A transport that accepts as many as are waiting.
+///
+/// ```
+/// use std::io;
+/// use socketserver::net::{AcceptBatch, Context};
+///
+/// fn accept_all<R>(
+///     batch: &mut AcceptBatch<'_, R>,
+///     mut take: impl FnMut() -> io::Result<Box<dyn FnOnce(Context) -> R>>,
+/// ) -> io::Result<()> {
+///     while batch.room() > 0 {
+///         batch.push(take()?);
+///     }
+///     Ok(())
+/// }
+/// ```
+#[derive(Debug)]
+pub struct AcceptBatch<'a, R> {
+    accepted: &'a mut VecDeque<R>,
+    room: usize,
+    shared: &'a Shared,
+}
+
+impl<'a, R> AcceptBatch<'a, R> {
+    pub(crate) const fn new(accepted: &'a mut VecDeque<R>, room: u64, shared: &'a Shared) -> Self {
+        Self {
+            accepted,
+            room: room as usize,
+            shared,
+        }
+    }
+
+    /// Returns whether the server has been asked to stop. Then [`Transport::seal_backlog`] may have
+    /// been called, here or in another process.
+    #[must_use]
+    pub fn stopping(&self) -> bool {
+        self.shared.lifecycle.stopping()
+    }
+
+    /// Returns how many connections or datagrams may still be pushed.
+    #[must_use]
+    pub const fn room(&self) -> usize {
+        self.room
+    }
+
+    /// Lets another transport accept, and wraps each of its connections or datagrams. For a
+    /// transport around another one that is not a [`Layered`].
+    ///
+    /// # Errors
+    ///
+    /// The error of `accept`. What it pushed before the error is wrapped and kept.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::io;
+    /// use socketserver::net::{AcceptBatch, Managed};
+    /// use socketserver::net::Transport;
+    ///
+    /// /// Accepts from `inner` and wraps the result.
+    /// fn accept<T: Transport, R: Managed>(
+    ///     inner: &T,
+    ///     wrap: fn(T::Accepted) -> R,
+    ///     batch: &mut AcceptBatch<'_, R>,
+    /// ) -> io::Result<()> {
+    ///     batch.through(wrap, |batch| inner.accept(batch))
+    /// }
+    /// ```
+    pub fn through<Q>(
+        &mut self,
+        wrap: impl Fn(Q) -> R,
+        accept: impl FnOnce(&mut AcceptBatch<'_, Q>) -> io::Result<()>,
+    ) -> io::Result<()> {
+        let mut inner = VecDeque::new();
+        let result = accept(&mut AcceptBatch {
+            accepted: &mut inner,
+            room: self.room,
+            shared: self.shared,
+        });
+        self.room -= inner.len();
+        self.accepted.extend(inner.into_iter().map(wrap));
+        result
+    }
+
+    /// Adds the connection or datagram that `make` builds around its context.
+    ///
+    /// # Panics
+    ///
+    /// Panics if [`room`](Self::room) is 0.
+    pub fn push(&mut self, make: impl FnOnce(Context) -> R) {
+        self.room = self
+            .room
+            .checked_sub(1)
+            .expect("a transport pushes at most `room` connections or datagrams");
+        self.accepted
+            .push_back(make(self.shared.registry.context()));
+    }
+}
