@@ -183,7 +183,9 @@ impl<T: Transport, M: Dispatch> Acceptor<'_, T, M> {
                 }
             }
         }
-        self.model.finish(self.shared.admission.live_here() > 0);
+        let is_stuck = self.shared.admission.live_here() > 0;
+        self.model.finish(is_stuck);
+        self.shared.registry.finish_threads(is_stuck);
         Report {
             aborted: self.shared.counters.aborted_count(),
         }

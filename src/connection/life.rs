@@ -143,6 +143,7 @@ impl<R: Managed> Service<R> {
     }
 
     fn call(&self, request: &mut R) -> Outcome {
+        let _entered = request.context().enter_handler();
         hooks::call(|| (self.handler)(request)).unwrap_or_else(Err)
     }
 

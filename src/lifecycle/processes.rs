@@ -111,7 +111,7 @@ impl Processes {
 
     /// Whether a serving process has forked this process, which is no worker, or not yet.
     /// Async-signal-safe.
-    pub(super) fn is_child(&self) -> bool {
+    pub(crate) fn is_child(&self) -> bool {
         let parent = self.parent.load(Ordering::SeqCst);
         parent != 0 && parent != std::process::id()
     }

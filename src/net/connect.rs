@@ -116,7 +116,7 @@ fn connect_to(addr: SocketAddr, timeout: Duration) -> io::Result<Dialed<TcpConne
         }
     };
     let deadline = after(Some(timeout));
-    let source = Source::default();
+    let source = Source::apart();
     source.complete(socket.as_fd(), Interest::Write, || deadline, attempt)?;
     // The connection has a source of its own.
     source.release(socket.as_fd());

@@ -158,13 +158,19 @@ impl<T: 'static> Stream<T> {
         });
         let weak = Arc::downgrade(&socket);
         context.register(weak);
+        // Nobody shuts down a connection that was made from here.
+        let source = if context.is_detached() {
+            Source::apart()
+        } else {
+            Source::default()
+        };
         Self {
             socket,
             input: Input::default(),
             output: Output::default(),
             read_timeout: None,
             write_timeout: None,
-            source: Source::default(),
+            source,
             context,
             is_last: false,
             transport: PhantomData,

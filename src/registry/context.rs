@@ -13,6 +13,8 @@ use crate::registry::session::SessionSlot;
 use crate::registry::table::{AbortReason, Activity, Slot};
 use crate::registry::{Registry, SETTLE};
 use crate::sys::clock::Millis;
+use crate::task::abort::Request as Handled;
+use crate::task::local::Entered;
 
 /// The part of a connection that the server can reach from another thread, to end its input and
 /// output.
@@ -135,6 +137,11 @@ impl Context {
         }
     }
 
+    /// Whether it is that of a connection out.
+    pub(crate) const fn is_detached(&self) -> bool {
+        self.registry.is_none()
+    }
+
     /// Returns the number of the connection or datagram: unique and ascending within its server,
     /// over all processes, from 1. Outgoing connections have 0.
     #[must_use]
@@ -182,6 +189,14 @@ impl Context {
         if let Some(index) = registry.claim_slot(self.id, peer) {
             self.slot.store(index + 1, Ordering::Relaxed);
         }
+    }
+
+    /// Says that its handler runs from now on, until this is dropped: an abort ends all of its waits.
+    pub(crate) fn enter_handler(&self) -> Option<Entered> {
+        let registry = Arc::clone(self.registry.as_ref()?);
+        let slot = self.slot.load(Ordering::Relaxed);
+        let request = Handled { id: self.id, slot };
+        Some(Entered::handler(registry, request))
     }
 
     /// The slot of the handler's session.

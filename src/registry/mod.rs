@@ -3,6 +3,7 @@
 
 pub(crate) mod context;
 pub(crate) mod deadlines;
+mod host;
 pub(crate) mod info;
 pub(crate) mod keeper;
 pub(crate) mod session;
@@ -23,6 +24,7 @@ use crate::counters::{Counters, count};
 use crate::lifecycle::Lifecycle;
 use crate::registry::context::{Abort, Context};
 use crate::registry::deadlines::{Deadlines, Expired, check_step, millis};
+use crate::registry::host::Waits;
 use crate::registry::info::ConnectionInfo;
 use crate::registry::table::{AbortReason, Activity, Slot, Table};
 use crate::sys::clock::{Millis, TICK};
@@ -84,6 +86,8 @@ pub(crate) struct Registry {
     /// The live connections and datagrams of this process that can be aborted. Weak: a connection
     /// owns its socket, and closes it when it ends.
     abortable: Mutex<Abortable>,
+    /// What the handlers of this process wait for beside their connections.
+    waits: Waits,
 }
 
 impl Registry {
@@ -103,6 +107,7 @@ impl Registry {
             deadlines,
             registered: AtomicU64::new(0),
             abortable: Mutex::default(),
+            waits: Waits::default(),
         })
     }
 
@@ -252,6 +257,7 @@ impl Registry {
         for request in &abortable {
             request.abort();
         }
+        self.waits.abort_all(AbortReason::Drain);
         abortable.len() as u64
     }
 
@@ -417,12 +423,22 @@ impl Registry {
             expired.parked.push((id, reason));
             return;
         }
-        if slot.abort(reason) {
+        let is_first = slot.abort(reason);
+        if is_first {
             count(&self.counters.counts().timed_out);
         }
         match request {
-            Some(request) => request.abort(),
-            None => expired.in_children.push(id),
+            Some(request) => {
+                request.abort();
+                self.waits.abort(id, reason);
+            }
+            None => {
+                expired.in_children.push(id);
+                // The child looks for the reason when it is woken.
+                if is_first {
+                    self.lifecycle.wakeup_event().wake();
+                }
+            }
         }
     }
 
@@ -461,6 +477,7 @@ impl Registry {
         };
         self.note_abort(id, reason) && {
             request.abort();
+            self.waits.abort(id, reason);
             true
         }
     }

@@ -1,5 +1,5 @@
-//! Threads that take tasks: the engine of the threading and the thread pool models, and of what
-//! coroutines offload.
+//! Threads that take tasks: the engine of the threading and the thread pool models, of what coroutines
+//! offload, and of what handlers on threads run side by side.
 //!
 //! The thread that has been idle for the shortest time gets the next task: its stack is warm, and
 //! the others can end.
@@ -108,14 +108,38 @@ impl Threads {
     /// When a thread was needed and could not be started.
     pub(crate) fn reserve(&self) -> io::Result<Reserved<'_>> {
         let mut state = self.pool.state();
-        join(state.ended.drain(..));
-        let available = state.idle.len() + state.starting;
-        let full = state.count() == self.pool.limits.threads;
-        if available <= state.queue.len() + state.reserved && !full {
-            self.spawn(&mut state)?;
-        }
+        self.prepare(&mut state)?;
         state.reserved += 1;
         Ok(Reserved(&self.pool))
+    }
+
+    /// Runs a task on a thread that is free, or on a new one.
+    ///
+    /// # Errors
+    ///
+    /// `ResourceBusy` where all threads are busy and there can be no more; else as
+    /// [`reserve`](Self::reserve). The task is dropped.
+    pub(crate) fn run_now(&self, task: Task) -> io::Result<()> {
+        let mut state = self.pool.state();
+        if !self.prepare(&mut state)? {
+            let busy = format!("all {} threads are busy", self.pool.limits.threads);
+            drop(state);
+            return Err(io::Error::new(io::ErrorKind::ResourceBusy, busy));
+        }
+        Pool::execute(state, task);
+        Ok(())
+    }
+
+    /// Starts a thread if another task needs one and there can be one. Says whether that task finds a
+    /// thread at once.
+    fn prepare(&self, state: &mut State) -> io::Result<bool> {
+        join(state.ended.drain(..));
+        let is_free =
+            |state: &State| state.idle.len() + state.starting > state.queue.len() + state.reserved;
+        if !is_free(state) && state.count() < self.pool.limits.threads {
+            self.spawn(state)?;
+        }
+        Ok(is_free(state))
     }
 
     /// Ends the threads as they become idle, and joins them if none `is_stuck` in a task.
@@ -145,14 +169,7 @@ impl Threads {
 impl Reserved<'_> {
     /// Gives the task to a thread, or queues it for the next one that is free.
     pub(crate) fn execute(self, task: Task) {
-        let mut state = self.0.state();
-        match state.idle.pop() {
-            Some(slot) => {
-                drop(state);
-                slot.call(Call::Work(task));
-            }
-            None => state.queue.push_back(task),
-        }
+        Pool::execute(self.0.state(), task);
     }
 }
 
@@ -173,6 +190,16 @@ impl Pool {
     fn state(&self) -> MutexGuard<'_, State> {
         // No code of the user's runs under this lock.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn execute(mut state: MutexGuard<'_, State>, task: Task) {
+        match state.idle.pop() {
+            Some(seat) => {
+                drop(state);
+                seat.call(Call::Work(task));
+            }
+            None => state.queue.push_back(task),
+        }
     }
 
     /// Sends the idle threads away, and the others as they become idle.
@@ -297,5 +324,56 @@ impl fmt::Debug for Threads {
             .field("idle", &state.idle.len())
             .field("queued", &state.queue.len())
             .finish()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc::channel;
+
+    use super::*;
+
+    #[test]
+    fn at_the_bound_a_task_fails_at_once_and_finds_a_thread_later() {
+        let deadline = Duration::from_secs(20);
+        let limits = Limits {
+            threads: 2,
+            queue: 0,
+            keep_alive: None,
+            stack_size: None,
+        };
+        let (room, has_room) = channel();
+        let threads = Threads::new(limits, move || {
+            let _ = room.send(());
+        });
+        let (ran, has_run) = channel();
+        let holds = |threads: &Threads| {
+            let (hold, held) = channel::<()>();
+            let ran = ran.clone();
+            let task = move || {
+                ran.send(()).unwrap();
+                let _ = held.recv_timeout(deadline);
+            };
+            threads.run_now(Box::new(task)).map(|()| hold)
+        };
+        let (first, _second) = (holds(&threads).unwrap(), holds(&threads).unwrap());
+        let busy = holds(&threads).unwrap_err();
+        assert_eq!(busy.kind(), io::ErrorKind::ResourceBusy);
+        for _ in 0..2 {
+            has_run.recv_timeout(deadline).unwrap();
+        }
+        drop(first);
+        // It says so when it is idle.
+        let _third = loop {
+            match holds(&threads) {
+                Ok(third) => break third,
+                Err(_) => has_room.recv_timeout(deadline).unwrap(),
+            }
+        };
+        has_run.recv_timeout(deadline).unwrap();
+        assert!(
+            has_run.try_recv().is_err(),
+            "the one that failed never runs"
+        );
     }
 }

@@ -1,13 +1,21 @@
 //! The one wait: the only place that knows whether its caller is a thread, which then blocks, or a
-//! coroutine, which then parks.
+//! coroutine, which is suspended then ([`Task`]).
+//!
+//! A wait for a descriptor is here, one for anything else in `caller`. An abort of the handler's request ends
+//! both: that of the connection itself because its socket is shut down, all others by the task's signal.
 //!
 //! Who expects to succeed attempts first and waits after `EAGAIN` ([`Source::complete`]); who waits for
 //! one of several things waits for all of them at once ([`any`], [`Wakeup::wait`]). A signal ends none of
 //! these waits, and what poll(2) fails with is their error.
 
+mod caller;
+
+use std::convert::Infallible;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
+use std::panic::resume_unwind;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::task::{Poll, Waker};
 use std::time::{Duration, Instant};
 
 use rustix::event::PollFd;
@@ -21,7 +29,12 @@ use crate::sys::wakeup::{WakeupEvent, Watch, WokenBy};
 #[cfg(feature = "coroutines")]
 use crate::task::coro::net::{self, Place, Visit};
 #[cfg(feature = "coroutines")]
-use crate::task::coro::worker::{current, here};
+use crate::task::coro::worker::{Current, current, here};
+use crate::task::thread;
+use crate::task::timeout::timeout;
+use crate::task::wait::caller::{ABORTED, Kept, aborted, deadline_here, timed_out};
+pub(crate) use crate::task::wait::caller::{Target, Task, beside, through, until};
+use crate::task::watched;
 
 /// Where an owner waits for its descriptor, as often as it likes: in a coroutine the descriptor stays
 /// with the driver of the worker, so that a wait takes no system call of its own. Threads and
@@ -32,17 +45,38 @@ pub(crate) struct Source {
     place: Place,
     /// The receive timeout that the kernel has for threads, in nanoseconds; zero for none.
     kernel_timeout: AtomicU64,
+    /// An abort of the handler's request does not reach the descriptor itself, and has to end the wait.
+    apart: bool,
 }
 
 impl Source {
+    /// Of a descriptor that an abort of the handler's request leaves as it is: the waits for it end then.
+    pub(crate) fn apart() -> Self {
+        Self {
+            apart: true,
+            ..Self::default()
+        }
+    }
+
+    /// The coroutine that calls, which is about to wait here.
+    #[cfg(feature = "coroutines")]
+    fn current(&self) -> Option<Current> {
+        current().inspect(|current| {
+            if self.apart {
+                current.watch_abort();
+            }
+        })
+    }
+
     /// Repeats `attempt`, which must not block, until it has something else to say than `EAGAIN`.
     ///
     /// `attempt` also says whether it has taken all there was, which saves a coroutine the next one.
     ///
     /// # Errors
     ///
-    /// `TimedOut` at the deadline, which begins with each wait; in a coroutine `ConnectionAborted` when
-    /// its worker ends what is left.
+    /// `TimedOut` at the deadline, which begins with each wait, and at that of [`timeout`];
+    /// `ConnectionAborted` in a coroutine whose worker ends what is left, and where the descriptor is
+    /// [apart](Self::apart) when the handler's request is aborted.
     pub(crate) fn complete<R>(
         &self,
         fd: BorrowedFd<'_>,
@@ -51,12 +85,12 @@ impl Source {
         attempt: impl FnMut() -> rustix::io::Result<(R, bool)>,
     ) -> io::Result<R> {
         #[cfg(feature = "coroutines")]
-        if let Some(current) = current() {
+        if let Some(current) = self.current() {
             return self
                 .place
                 .complete(&current, fd, interest, deadline, attempt);
         }
-        complete_blocking(fd, interest, deadline, attempt)
+        complete_blocking(fd, interest, self.apart, deadline, attempt)
     }
 
     /// Receives what is there from a socket in blocking mode; waits until something is, for `limit` at
@@ -72,8 +106,13 @@ impl Source {
         limit: Option<Duration>,
     ) -> io::Result<usize> {
         #[cfg(feature = "coroutines")]
-        if let Some(current) = current() {
+        if let Some(current) = self.current() {
             return self.place.receive(&current, fd, buf, || after(limit));
+        }
+        if self.apart || deadline_here().is_some() {
+            let attempt = || Ok((recv(fd, &mut *buf, RecvFlags::DONTWAIT)?.0, false));
+            let deadline = || after(limit);
+            return complete_blocking(fd, Interest::Read, self.apart, deadline, attempt);
         }
         self.keep_timeout(fd, limit)?;
         loop {
@@ -93,12 +132,35 @@ impl Source {
         limit: Option<Duration>,
     ) -> io::Result<(Box<[u8]>, usize)> {
         #[cfg(feature = "coroutines")]
-        if let Some(current) = current() {
+        if let Some(current) = self.current() {
             return self.place.receive_late(&current, fd, || after(limit));
         }
         let mut landing = [0; LANDING];
         let count = self.receive(fd, &mut landing, limit)?;
         Ok(land(fd, &landing, count))
+    }
+
+    /// Whether the descriptor may be ready; where it is not, wakes `waker` once it is. The caller has tried,
+    /// and has [said so](Self::exhaust).
+    ///
+    /// # Errors
+    ///
+    /// `Unsupported` on a thread that is in no [`until`]; else what epoll_ctl(2) fails with.
+    #[cfg_attr(not(test), expect(dead_code, reason = "no connection is polled yet"))]
+    pub(crate) fn poll(
+        &self,
+        waker: &Waker,
+        fd: BorrowedFd<'_>,
+        interest: Interest,
+    ) -> Poll<io::Result<()>> {
+        #[cfg(feature = "coroutines")]
+        if here().is_some() {
+            return self.place.poll(waker, fd, interest);
+        }
+        match Task::here().signal().0.target().thread() {
+            Some(blocked) => watched::poll(waker, fd, interest, blocked),
+            None => Poll::Ready(Err(io::ErrorKind::Unsupported.into())),
+        }
     }
 
     /// Has the kernel keep the timeout of a thread that receives: a system call only where it changes.
@@ -167,6 +229,7 @@ pub(crate) fn complete_shared<R>(
 ) -> io::Result<R> {
     #[cfg(feature = "coroutines")]
     if let Some(current) = current() {
+        current.watch_abort();
         let mut visit = None;
         return loop {
             match attempt() {
@@ -182,7 +245,7 @@ pub(crate) fn complete_shared<R>(
             }
         };
     }
-    complete_blocking(fd, interest, deadline, || {
+    complete_blocking(fd, interest, true, deadline, || {
         attempt().map(|result| (result, false))
     })
 }
@@ -190,19 +253,47 @@ pub(crate) fn complete_shared<R>(
 fn complete_blocking<R>(
     fd: BorrowedFd<'_>,
     interest: Interest,
+    apart: bool,
     deadline: impl Fn() -> Option<Instant>,
     mut attempt: impl FnMut() -> rustix::io::Result<(R, bool)>,
 ) -> io::Result<R> {
     loop {
         match attempt() {
             Err(Errno::INTR) => {}
-            Err(Errno::AGAIN) => {
-                let mut fds = [PollFd::from_borrowed_fd(fd, interest.into())];
-                if poll(&mut fds, deadline())? == 0 {
-                    return Err(io::ErrorKind::TimedOut.into());
-                }
-            }
+            Err(Errno::AGAIN) => block_for(fd, interest, apart, deadline())?,
             done => return Ok(done?.0),
+        }
+    }
+}
+
+/// Blocks the thread until a descriptor is ready; where it is `apart`, until an abort too.
+fn block_for(
+    fd: BorrowedFd<'_>,
+    interest: Interest,
+    apart: bool,
+    deadline: Option<Instant>,
+) -> io::Result<()> {
+    let task = Task::here();
+    let local = task.local();
+    let end = deadline.into_iter().chain(local.deadline()).min();
+    let signal = &task.signal().0;
+    let blocked = signal.target().thread();
+    let Some(blocked) = blocked.filter(|_| apart && local.is_handling()) else {
+        let mut fds = [PollFd::from_borrowed_fd(fd, interest.into())];
+        let ready = poll(&mut fds, end)? > 0;
+        return ready.then_some(()).ok_or_else(timed_out);
+    };
+    let _kept = Kept::new(signal);
+    loop {
+        signal.clear();
+        if let Some(why) = local.watch_abort(signal) {
+            return Err(aborted(why));
+        }
+        if thread::block_for(signal, blocked, fd, interest, end)? {
+            return Ok(());
+        }
+        if end.is_some_and(|end| Instant::now() >= end) {
+            return Err(timed_out());
         }
     }
 }
@@ -340,7 +431,7 @@ pub(crate) fn pause(time: Duration) {
     #[cfg(feature = "coroutines")]
     if let Some(current) = current() {
         // Also while the worker ends what is left; and what wakes it early does no harm.
-        current.park_always(Instant::now().checked_add(time));
+        current.suspend_always(Instant::now().checked_add(time));
         return;
     }
     block(time);
@@ -359,15 +450,18 @@ fn block(time: Duration) {
 pub(crate) fn can_wait() -> bool {
     #[cfg(feature = "coroutines")]
     if let Some(current) = current() {
-        return current.may_park();
+        return current.may_suspend();
     }
     true
 }
 
-/// Waits for `time`: suspends the coroutine that calls, or blocks the thread where there is none.
+/// Waits for `time`: suspends the coroutine that calls, or blocks the thread where there is none. It ends
+/// early at the deadline of a [`timeout`].
 ///
-/// In a coroutine whose server has aborted what is left (see [`Server`](crate::Server)), it unwinds the
-/// handler instead, as a panic does but without a message, so that its destructors run.
+/// When the connection of its handler is aborted, or the server aborts what is left (see
+/// [`Server`](crate::Server)), it unwinds the handler, as a panic does but without a message, so that its
+/// destructors run. In a program where a panic ends the process, and while one unwinds, it returns at
+/// once instead.
 ///
 /// # Examples
 ///
@@ -377,11 +471,21 @@ pub(crate) fn can_wait() -> bool {
 /// socketserver::task::sleep(Duration::from_millis(1));
 /// ```
 pub fn sleep(time: Duration) {
-    #[cfg(feature = "coroutines")]
-    if let Some(current) = current() {
-        return current.sleep_until(Instant::now() + time);
+    if time.is_zero() {
+        return yield_now();
     }
-    block(time);
+    let waited = timeout(time, || until(|_| Poll::<Infallible>::Pending));
+    if waited.is_err_and(|err| err.kind() == io::ErrorKind::ConnectionAborted) {
+        end_handler();
+    }
+}
+
+/// Unwinds the handler whose waits fail from now on, where that does no harm.
+pub(crate) fn end_handler() {
+    if !cfg!(panic = "abort") && !std::thread::panicking() {
+        let why = Task::here().why().unwrap_or(ABORTED);
+        resume_unwind(Box::new(why));
+    }
 }
 
 /// Lets the other coroutines of this worker run, or the other threads where there is none.
@@ -408,10 +512,11 @@ pub fn yield_now() {
 
 /// Runs a call that blocks in another way than this crate's, without blocking the worker: in a
 /// coroutine it runs on one of up to 64 helper threads while the coroutine waits; where there is no
-/// coroutine it runs right here.
+/// coroutine, and while a panic unwinds, it runs right here.
 ///
-/// A panic of `work` goes on in the caller. If the server aborts the handler meanwhile, the handler
-/// is unwound and the result of `work` is dropped when it is done.
+/// A panic of `work` goes on in the caller. If the connection of the handler is aborted meanwhile, a
+/// coroutine is unwound, as by [`sleep`], and the result of `work` is dropped when it is done; where a panic
+/// ends the process, it waits for the result. A [`timeout`] does not end it.
 ///
 /// # Errors
 ///

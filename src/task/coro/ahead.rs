@@ -10,14 +10,14 @@
 /// The size of a cache line.
 const LINE: usize = 64;
 
-/// How many lines of a parked coroutine's stack are touched when it goes on: those of the calls
-/// between its handler and the place where it parked, about a kilobyte.
+/// How many lines of a suspended coroutine's stack are touched when it goes on: those of the calls
+/// between its handler and the place where it was suspended, about a kilobyte.
 const LINES: usize = 16;
 
-/// What lies below the place where it parked: registers that the switch has saved.
+/// What lies below the place where it was suspended: registers that the switch has saved.
 const BELOW: usize = 2 * LINE;
 
-/// Fetches the part of a stack that ends at `top` of a parked coroutine, growing upwards in
+/// Fetches the part of a stack that ends at `top` of a suspended coroutine, growing upwards in
 /// addresses.
 pub(crate) fn fetch_stack(top: usize) {
     let start = top.saturating_sub(BELOW);

@@ -25,7 +25,7 @@ pub(crate) enum Message {
     Start(Start, u64),
     /// This coroutine may go on.
     Wake(TaskId),
-    /// All coroutines are to end, for this reason: parking fails from now on.
+    /// All coroutines are to end, for this reason: waiting fails from now on.
     Cancel(&'static str),
     /// End when the last coroutine has.
     Close,

@@ -249,7 +249,7 @@ impl Place {
         }
     }
 
-    /// Parks the coroutine until an edge comes.
+    /// Suspends the coroutine until an edge comes.
     pub(crate) fn wait(
         &self,
         current: &Current,
@@ -262,12 +262,11 @@ impl Place {
         if waiting.is_ready(0) {
             return Ok(());
         }
-        current.park(deadline).into_result(current)
+        current.suspend(deadline).into_result(current)
     }
 
     /// Whether an edge has come since the last attempt that found nothing; where none has, wakes `waker`
     /// once one does. On a thread that runs no worker there is nothing to wait with: `Unsupported`.
-    #[cfg_attr(not(test), expect(dead_code, reason = "nothing polls futures yet"))]
     pub(crate) fn poll(
         &self,
         waker: &Waker,
@@ -393,8 +392,8 @@ impl Drop for Waiting<'_> {
     }
 }
 
-/// Parks the coroutine until an edge has come at one of several descriptors, and says at which: none at
-/// the deadline, or where something else has woken it. Parks also once its worker ends what is left.
+/// Suspends the coroutine until an edge has come at one of several descriptors, and says at which: none at
+/// the deadline, or where something else has woken it. Suspends also once its worker ends what is left.
 ///
 /// They stay ready until they are [exhausted](Place::exhaust).
 ///
@@ -418,7 +417,7 @@ pub(crate) fn wait_any<'a>(
         current.spend();
         return Ok(ready);
     }
-    current.park_always(deadline);
+    current.suspend_always(deadline);
     Ok(waiting.ready())
 }
 
@@ -436,7 +435,7 @@ impl Visit {
         Ok(Self { place, fd })
     }
 
-    /// Parks the coroutine until an edge comes; what is there at first is one.
+    /// Suspends the coroutine until an edge comes; what is there at first is one.
     pub(crate) fn wait(
         &self,
         current: &Current,
@@ -469,21 +468,21 @@ impl Wake {
     }
 }
 
-/// Lets the driver receive. `None` where it does not, or where the coroutine must not park.
+/// Lets the driver receive. `None` where it does not, or where the coroutine must not be suspended.
 fn complete_receive(
     current: &Current,
     fd: BorrowedFd<'_>,
     buf: &mut [u8],
     deadline: Option<Instant>,
 ) -> Option<io::Result<usize>> {
-    if !current.may_park() {
+    if !current.may_suspend() {
         return None;
     }
     let worker = current.worker();
     let task = current.id().index();
     let until_completion = AbortOnUnwind;
     // SAFETY: this function returns only after the completion, and does not unwind before it, which
-    // the guard makes sure of; a coroutine that is parked is not dropped while its driver may have
+    // the guard makes sure of; a coroutine that is suspended is not dropped while its driver may have
     // something to tell it (see `Worker::run`). Until then nobody else has the buffer, and whoever
     // owns the descriptor has lent it.
     let lent = unsafe { Lent::new(fd, buf) };
@@ -498,13 +497,13 @@ fn complete_receive(
             break result;
         }
         if woken == Wake::Ready {
-            woken = current.park(deadline);
+            woken = current.suspend(deadline);
             if woken != Wake::Ready {
                 worker.driver.borrow_mut().cancel(task);
             }
         } else {
             // Nothing but the completion ends this: the buffer is the kernel's.
-            current.park_through();
+            current.suspend_through();
         }
     };
     forget(until_completion);

@@ -4,6 +4,8 @@ use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::task::coro::worker::{Current, Wake};
+use crate::task::signal::Rouse;
+use crate::task::wait::end_handler;
 
 /// Runs `work` on a helper thread while the coroutine that calls waits; right here where no helper thread
 /// can be started. Its panic goes on in the caller. Where the caller is cancelled meanwhile it is unwound,
@@ -12,13 +14,18 @@ pub(crate) fn offload<R: Send + 'static>(
     current: &Current,
     work: impl FnOnce() -> R + Send + 'static,
 ) -> R {
+    // No coroutine is suspended while a panic unwinds.
+    if std::thread::panicking() {
+        return work();
+    }
     let runtime = current.runtime();
     let Ok(place) = runtime.helpers.reserve() else {
         return work();
     };
+    current.watch_abort();
     let result = Arc::new(Mutex::new(None));
     let task = {
-        let (result, wake) = (Arc::clone(&result), current.waker());
+        let (result, caller) = (Arc::clone(&result), current.remote());
         move || {
             let done = catch_unwind(AssertUnwindSafe(work));
             *result.lock().unwrap_or_else(PoisonError::into_inner) = Some(done);
@@ -26,17 +33,23 @@ pub(crate) fn offload<R: Send + 'static>(
             // goes on, and nobody is left to tell but the panic hook.
             let dropped = catch_unwind(AssertUnwindSafe(|| drop(result)));
             dropped.unwrap_or_else(std::mem::forget);
-            wake();
+            caller.rouse();
         }
     };
     place.execute(Box::new(task));
+    let mut woken = Wake::Ready;
     loop {
-        let woken = current.park(None);
+        if woken == Wake::Cancelled {
+            end_handler();
+            // That would have ended the process.
+            current.suspend_through();
+        } else {
+            woken = current.suspend_until(None);
+        }
         let done = result.lock().unwrap_or_else(PoisonError::into_inner).take();
         match done {
             Some(Ok(value)) => return value,
             Some(Err(panic)) => resume_unwind(panic),
-            None if woken == Wake::Cancelled => current.unwind(),
             None => {}
         }
     }

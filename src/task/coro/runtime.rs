@@ -140,7 +140,7 @@ impl Runtime {
         (errno != 0).then(|| io::Error::from_raw_os_error(errno))
     }
 
-    /// Ends what is left: parking fails from now on, and says `why`.
+    /// Ends what is left: waiting fails from now on, and says `why`.
     pub(crate) fn cancel(&self, why: &'static str) {
         self.inboxes
             .iter()

@@ -98,8 +98,8 @@ fn resident() -> usize {
     pages * rustix::param::page_size()
 }
 
-/// Parks this many coroutines at once, and says what each took of memory.
-fn park(count: usize) -> usize {
+/// Suspends this many coroutines at once, and says what each took of memory.
+fn suspend(count: usize) -> usize {
     static HERE: AtomicUsize = AtomicUsize::new(0);
     static MOST: AtomicUsize = AtomicUsize::new(0);
     let before = resident();
@@ -128,7 +128,7 @@ fn park(count: usize) -> usize {
 
 #[test]
 fn ten_thousand_wait_at_once_and_all_of_them_go_on() {
-    park(10_000);
+    suspend(10_000);
 }
 
 /// What a future that was woken does with its worker: it waits again, and drops a source.
@@ -176,12 +176,12 @@ fn wakers_wait_beside_coroutines_and_are_called_when_nothing_is_borrowed() {
         let (waker, woken) = counter();
         assert!(eager.wait(&waker).is_pending());
         assert!(eager.wait(&waker).is_pending(), "it waits once");
-        park_on(&eager.place, &eager.null);
+        wait_on(&eager.place, &eager.null);
         assert_eq!(woken.0.load(Ordering::Relaxed), 1);
         let own = Place::default();
         let poll = || own.poll(&waker, eager.null.as_fd(), Interest::Read);
         assert!(poll().is_pending());
-        park_on(&eager.place, &eager.null);
+        wait_on(&eager.place, &eager.null);
         assert_eq!(woken.0.load(Ordering::Relaxed), 2);
         // Nobody has found the descriptor to be exhausted.
         assert!(poll().is_ready());
@@ -191,15 +191,15 @@ fn wakers_wait_beside_coroutines_and_are_called_when_nothing_is_borrowed() {
         let waker = Waker::from(Arc::clone(&begins));
         assert!(begins.wait(&waker).is_pending());
         drop(waker);
-        park_on(&begins.place, &begins.null);
+        wait_on(&begins.place, &begins.null);
         // The other waits are its own.
         let until = Instant::now() + Duration::from_secs(30);
         while begins.left.load(Ordering::Relaxed) > 0 && Instant::now() < until {
-            park_on(&Place::default(), &begins.null);
+            wait_on(&Place::default(), &begins.null);
         }
     });
-    let parks = waits(&eager, |eager| park_on(&eager.place, &eager.null));
-    let starts = [begin, waits(&eager, polls), parks];
+    let waiting = waits(&eager, |eager| wait_on(&eager.place, &eager.null));
+    let starts = [begin, waits(&eager, polls), waiting];
     run_again(starts.into_iter());
     assert_eq!(eager.left.load(Ordering::Relaxed), 0);
     assert_eq!(Arc::strong_count(&eager), 1, "no waker is left");
@@ -219,7 +219,7 @@ fn a_waker_finds_no_worker_on_a_thread_and_is_dropped_with_its_source() {
                 .is_pending()
         );
         place.release(null.as_fd());
-        park_on(&Place::default(), &null);
+        wait_on(&Place::default(), &null);
         assert_eq!(woken.0.load(Ordering::Relaxed), 0);
         // The place has dropped its own.
         drop(waker);
@@ -228,8 +228,8 @@ fn a_waker_finds_no_worker_on_a_thread_and_is_dropped_with_its_source() {
     run(64 * 1024, [start].into_iter(), || {});
 }
 
-/// Parks the coroutine until an edge comes.
-fn park_on(place: &Place, file: &File) {
+/// Suspends the coroutine until an edge comes.
+fn wait_on(place: &Place, file: &File) {
     let current = current().unwrap();
     let soon = Instant::now() + Duration::from_secs(30);
     place.exhaust(current.worker(), Interest::Read);
@@ -424,9 +424,9 @@ fn a_receive_ends_only_when_the_kernel_says_so_and_what_has_come_counts() {
 #[ignore = "takes 5 GiB of memory"]
 fn a_million_wait_at_once() {
     let begin = Instant::now();
-    let each = park(1_000_000);
+    let each = suspend(1_000_000);
     println!(
-        "a million parked coroutines: {each} bytes each, {:.1} s in all",
+        "a million suspended coroutines: {each} bytes each, {:.1} s in all",
         begin.elapsed().as_secs_f64()
     );
     assert!(each < 6 * 1024, "{each}");

@@ -19,7 +19,7 @@ const TICK: Duration = Duration::from_millis(50);
 /// What a worker shows of itself. Written by the worker alone.
 #[derive(Debug, Default)]
 pub(crate) struct Heartbeat {
-    /// Goes up when a coroutine is resumed, and again when it parks or ends: odd while one runs.
+    /// Goes up when a coroutine is resumed, and again when it is suspended or ends: odd while one runs.
     beat: AtomicU64,
     /// The label of the coroutine that runs.
     label: AtomicU64,
@@ -33,7 +33,7 @@ impl Heartbeat {
         self.advance();
     }
 
-    pub(crate) fn park(&self) {
+    pub(crate) fn suspend(&self) {
         self.advance();
     }
 
@@ -188,7 +188,7 @@ mod tests {
         let is_slow = |label: &u64| {
             let start = Instant::now();
             heartbeats.workers[0].resume(*label);
-            heartbeats.workers[0].park();
+            heartbeats.workers[0].suspend();
             start.elapsed() >= LIMIT
         };
         let slow: Vec<_> = (100..200).filter(is_slow).collect();
@@ -202,7 +202,7 @@ mod tests {
         let (label, time) = next();
         assert_eq!(label, 7);
         assert!(time >= LIMIT);
-        heartbeats.workers[0].park();
+        heartbeats.workers[0].suspend();
         heartbeats.workers[0].resume(8);
         assert_eq!(next().0, 8);
         assert!(wait.try_recv().is_err());

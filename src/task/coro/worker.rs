@@ -1,13 +1,13 @@
 //! One worker: the thread that runs coroutines, one at a time, until all of them wait.
-#![expect(unsafe_code, reason = "reaching the yielder of the running coroutine")]
 
+mod running;
 mod shortage;
 
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::fmt;
 use std::io;
-use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::ptr::null;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -25,7 +25,9 @@ use crate::task::coro::net::{SourceState, Waiter};
 use crate::task::coro::runtime::Runtime;
 use crate::task::coro::stack::{PooledStack, StackPool};
 use crate::task::coro::timers::Timers;
+pub(crate) use crate::task::coro::worker::running::{Current, Remote, current};
 use crate::task::coro::worker::shortage::Shortage;
+use crate::task::local::Local;
 
 /// How many reads and writes a coroutine may do before the others get their turn.
 const BUDGET: u32 = 128;
@@ -37,7 +39,7 @@ pub(crate) struct TaskId {
     generation: u64,
 }
 
-/// Why a parked coroutine goes on.
+/// Why a suspended coroutine goes on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Wake {
     Ready,
@@ -54,13 +56,13 @@ struct Task {
     body: Option<Body>,
     running: Rc<Running>,
     /// Whether it waits, and is not in the run queue.
-    parked: bool,
+    suspended: bool,
     /// When the wait times out, and the entry among the timers that will look at it.
     deadline: Option<Instant>,
     armed: Option<Instant>,
     /// What its driver has completed for it, until it looks.
     completed: Option<i32>,
-    /// Where its stack was when it parked; zero before that.
+    /// Where its stack was when it was suspended; zero before that.
     top: usize,
 }
 
@@ -75,11 +77,14 @@ struct Running {
     id: Cell<TaskId>,
     /// What the watchdog calls it.
     label: u64,
+    /// It runs beside another one, which has the label too.
+    is_part: bool,
     worker: Rc<Worker>,
     /// Lives on the coroutine's own stack, from its first resume to its end.
     yielder: Cell<*const Yielder<Wake, ()>>,
     /// Reads and writes left before it must let others run.
     budget: Cell<u32>,
+    local: Local,
 }
 
 type Queue = VecDeque<(TaskId, Wake)>;
@@ -146,14 +151,6 @@ impl Drop for Here {
     fn drop(&mut self) {
         HERE.set(self.0.take());
     }
-}
-
-/// The coroutine that calls.
-pub(crate) struct Current(Rc<Running>);
-
-/// The coroutine that calls; `None` on an ordinary thread.
-pub(crate) fn current() -> Option<Current> {
-    RUNNING.with_borrow(|running| running.clone()).map(Current)
 }
 
 impl Worker {
@@ -246,7 +243,9 @@ impl Worker {
                 self.inbox().fail();
                 self.starts.take();
                 let tasks = self.tasks.take();
-                let labels = tasks.iter().map(|(_, task)| task.running.label).collect();
+                let running = tasks.iter().map(|(_, task)| &task.running);
+                let whole = running.filter(|running| !running.is_part);
+                let labels = whole.map(|running| running.label).collect();
                 // The driver may still write into buffers on these stacks.
                 std::mem::forget(tasks);
                 return Err(Failed { error, labels });
@@ -277,7 +276,7 @@ impl Worker {
         }
     }
 
-    /// Ends what is left: each parked coroutine goes on, and cannot park again. What waits for memory
+    /// Ends what is left: each suspended coroutine goes on, and cannot be suspended again. What waits for memory
     /// never begins.
     fn cancel(&self, why: &'static str) {
         self.cancelled.set(Some(why));
@@ -295,7 +294,7 @@ impl Worker {
         }
     }
 
-    fn start(self: &Rc<Self>, stack: PooledStack, start: Start, label: u64) {
+    fn start(self: &Rc<Self>, stack: PooledStack, start: Start, label: u64, is_part: bool) {
         let generation = self.next_generation.replace(self.next_generation.get() + 1);
         let mut tasks = self.tasks.borrow_mut();
         let entry = tasks.vacant_entry();
@@ -306,9 +305,11 @@ impl Worker {
         let running = Rc::new(Running {
             id: Cell::new(id),
             label,
+            is_part,
             worker: Rc::clone(self),
             yielder: Cell::new(null()),
             budget: Cell::new(BUDGET),
+            local: Local::default(),
         });
         let own = Rc::clone(&running);
         let body =
@@ -322,7 +323,7 @@ impl Worker {
             generation,
             body: Some(body),
             running,
-            parked: false,
+            suspended: false,
             deadline: None,
             armed: None,
             completed: None,
@@ -331,7 +332,7 @@ impl Worker {
         self.queue.borrow_mut().push_back((id, Wake::Ready));
     }
 
-    /// Runs a coroutine until it parks or ends.
+    /// Runs a coroutine until it is suspended or ends.
     fn resume(&self, id: TaskId, wake: Wake) {
         let (mut body, running) = {
             let mut tasks = self.tasks.borrow_mut();
@@ -351,7 +352,7 @@ impl Worker {
         let outer = RUNNING.replace(Some(running));
         let result = body.resume(wake);
         RUNNING.set(outer);
-        heartbeat.park();
+        heartbeat.suspend();
         match result {
             CoroutineResult::Yield(()) => self.tasks.borrow_mut()[id.index].body = Some(body),
             CoroutineResult::Return(()) => {
@@ -363,14 +364,14 @@ impl Worker {
         }
     }
 
-    /// Puts a parked coroutine into the run queue.
+    /// Puts a suspended coroutine into the run queue.
     pub(crate) fn wake(&self, id: TaskId, wake: Wake) {
         let mut tasks = self.tasks.borrow_mut();
         if let Some(task) = tasks
             .get_mut(id.index)
-            .filter(|task| task.generation == id.generation && task.parked)
+            .filter(|task| task.generation == id.generation && task.suspended)
         {
-            task.parked = false;
+            task.suspended = false;
             task.deadline = None;
             self.queue.borrow_mut().push_back((id, wake));
         }
@@ -497,162 +498,6 @@ impl TaskId {
     /// Which of the coroutines of its worker that are there now.
     pub(crate) const fn index(self) -> u32 {
         self.index as u32
-    }
-}
-
-impl Current {
-    pub(crate) fn worker(&self) -> &Worker {
-        &self.0.worker
-    }
-
-    pub(crate) fn id(&self) -> TaskId {
-        self.0.id.get()
-    }
-
-    /// Parks the coroutine until it is woken, or until `deadline`.
-    ///
-    /// Never parks while a panic unwinds: the thread counts its panics, and the other coroutines
-    /// would run as if it were theirs. And never once the worker has been told to end what is left.
-    pub(crate) fn park(&self, deadline: Option<Instant>) -> Wake {
-        if self.may_park() {
-            self.park_always(deadline)
-        } else {
-            Wake::Cancelled
-        }
-    }
-
-    /// As [`park`](Self::park), also once the worker has been told to end what is left: for whoever
-    /// waits for that end.
-    pub(crate) fn park_always(&self, deadline: Option<Instant>) -> Wake {
-        if std::thread::panicking() {
-            return Wake::Cancelled;
-        }
-        let worker = self.worker();
-        {
-            let mut tasks = worker.tasks.borrow_mut();
-            let task = &mut tasks[self.id().index];
-            task.parked = true;
-            let here = 0_u8;
-            task.top = (&raw const here).addr();
-            task.deadline = deadline;
-            if let Some(at) = deadline.filter(|at| task.armed.is_none_or(|armed| armed > *at)) {
-                task.armed = Some(at);
-                worker.timers.borrow_mut().push(at, self.id());
-            }
-        }
-        self.suspend()
-    }
-
-    /// Whether [`park`](Self::park) parks.
-    pub(crate) fn may_park(&self) -> bool {
-        self.worker().cancelled.get().is_none() && !std::thread::panicking()
-    }
-
-    /// Parks the coroutine until it is woken, whatever the worker has been told: for what the driver
-    /// has begun.
-    pub(crate) fn park_through(&self) {
-        {
-            let mut tasks = self.worker().tasks.borrow_mut();
-            tasks[self.id().index].parked = true;
-        }
-        self.suspend();
-    }
-
-    /// What the driver has completed for this coroutine since it was asked last.
-    pub(crate) fn take_completion(&self) -> Option<i32> {
-        let mut tasks = self.worker().tasks.borrow_mut();
-        tasks[self.id().index].completed.take()
-    }
-
-    fn suspend(&self) -> Wake {
-        // SAFETY: the yielder lives on the stack of this coroutine, which is the one that runs:
-        // `RUNNING` names it from before its resume until after, and its root has set the pointer
-        // before anything else ran.
-        let yielder = unsafe { &*self.0.yielder.get() };
-        yielder.suspend(())
-    }
-
-    /// Lets the others run, and the world be looked at.
-    pub(crate) fn yield_now(&self) {
-        self.go_on(&self.worker().later);
-    }
-
-    /// Lets those run that are ready.
-    pub(crate) fn hand_over(&self) {
-        self.go_on(&self.worker().queue);
-    }
-
-    fn go_on(&self, at_the_end_of: &RefCell<Queue>) {
-        if std::thread::panicking() {
-            return;
-        }
-        at_the_end_of
-            .borrow_mut()
-            .push_back((self.id(), Wake::Ready));
-        self.suspend();
-    }
-
-    /// Whether its worker is one of `runtime`.
-    pub(crate) fn is_of(&self, runtime: &Runtime) -> bool {
-        std::ptr::eq(&raw const *self.0.worker.runtime, runtime)
-    }
-
-    /// Starts a coroutine on the worker at `place` of `runtime`, if that is the one that runs here.
-    pub(crate) fn start(
-        &self,
-        runtime: &Runtime,
-        place: usize,
-        start: Start,
-        label: u64,
-    ) -> Result<(), Start> {
-        let worker = &self.0.worker;
-        if worker.place != place || !self.is_of(runtime) {
-            return Err(start);
-        }
-        worker.inbox().began_one();
-        worker.starts.borrow_mut().push_back((start, label));
-        worker.start_waiting();
-        Ok(())
-    }
-
-    /// Counts a read or a write that did not have to wait; now and then lets the others run.
-    pub(crate) fn spend(&self) {
-        match self.0.budget.get().checked_sub(1) {
-            Some(left) => self.0.budget.set(left),
-            None => self.yield_now(),
-        }
-    }
-
-    pub(crate) fn sleep_until(&self, at: Instant) {
-        loop {
-            match self.park(Some(at)) {
-                Wake::TimedOut => return,
-                Wake::Ready => {}
-                Wake::Cancelled if std::thread::panicking() => return,
-                Wake::Cancelled => self.unwind(),
-            }
-        }
-    }
-
-    /// Unwinds a coroutine that has been cancelled: as a panic does, but nobody is told.
-    pub(crate) fn unwind(&self) -> ! {
-        resume_unwind(Box::new(self.why_cancelled()))
-    }
-
-    /// Why waiting fails: what was given with the order to end what is left.
-    pub(crate) fn why_cancelled(&self) -> &'static str {
-        let why = self.worker().cancelled.get();
-        why.unwrap_or("nothing can be waited for while a panic unwinds")
-    }
-
-    pub(crate) fn runtime(&self) -> Arc<Runtime> {
-        Arc::clone(&self.worker().runtime)
-    }
-
-    /// What wakes this coroutine from another thread.
-    pub(crate) fn waker(&self) -> impl FnOnce() + Send + 'static {
-        let (runtime, place, id) = (self.runtime(), self.worker().place, self.id());
-        move || runtime.inboxes[place].send(Message::Wake(id))
     }
 }
 

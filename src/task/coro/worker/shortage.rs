@@ -41,7 +41,7 @@ impl Worker {
             let Some((start, label)) = self.starts.borrow_mut().pop_front() else {
                 return;
             };
-            self.start(stack, start, label);
+            self.start(stack, start, label, false);
         }
     }
 
