@@ -5,7 +5,7 @@
 //! | a handler returns an error | [`Builder::on_error`] | closes the connection, and goes on |
 //! | a handler panics | [`Builder::on_error`]; Rust's panic hook prints the message | closes the connection, and goes on |
 //! | an answer cannot be delivered | [`Builder::on_error`] | closes the connection, and goes on |
-//! | accept(2) fails, or there is no thread, process or stack for a connection | [`Builder::on_accept_error`], at most once a second | pauses, and tries again |
+//! | accept(2) fails, or there is no thread, process or stack for a connection | [`Builder::on_accept_error`], at most once a second | pauses and tries again, goes on, or closes the listener: [see below](#failures-to-accept) |
 //! | the last listener fails, or the model cannot start | the caller of `serve_forever` | stops |
 //! | a server cannot be bound or built | the caller of `bind` or `build` | leaves nothing bound |
 //!

@@ -7,15 +7,15 @@
 //! | [`max_connections`] | live connections and datagrams | 10,240, or 64 fewer than `RLIMIT_NOFILE` if that is less | all threads and processes, exactly | [`at_limit`] decides |
 //! | [`rate`] | new connections or datagrams in a period, and the largest burst | none | all processes, exactly | [`at_limit`] decides; under `ShedOldestIdle` clients wait |
 //! | [`max_per_address`] | live connections of one IPv4 address, or of one IPv6 network of 64 bits | none | all processes, exactly | refused |
-//! | descriptors (`RLIMIT_NOFILE`) | live connections of one process | `RLIMIT_NOFILE` less an eighth of it, or less 64 if that is fewer | each process | clients wait, or another worker accepts them |
+//! | descriptors (`RLIMIT_NOFILE`) | live connections of one process | `RLIMIT_NOFILE` minus a reserve: an eighth of it, 64 at most | each process | clients wait, or another worker accepts them |
 //! | [`Threading::max_threads`] | handlers at once | 1,024 | each process | clients wait |
 //! | [`ThreadPool::new`], [`queue`](crate::ThreadPool::queue) | handlers at once, connections that wait for a thread | 4 for each processor, as many again | each process | clients wait |
 //! | [`Forking::max_children`] | handlers at once | 40 | each process | clients wait |
-//! | [`TcpOptions::backlog`], [`UnixOptions::backlog`] | connections that wait in the kernel | `net.core.somaxconn`, 4,096 | each listener | the client's connect(2) waits |
+//! | [`TcpOptions::backlog`], [`UnixOptions::backlog`] | connections that wait in the kernel | `net.core.somaxconn`, by default 4,096 | each listener | the client's connect(2) waits |
 //!
-//! The accept loop takes a permit before it accepts, so [`max_connections`] is never exceeded. Parked
-//! connections are live and hold a permit. A connection that *waits* is in the kernel's backlog: its
-//! client is connected and has no answer yet.
+//! There are as many *permits* as [`max_connections`]. The accept loop takes one before it accepts, so
+//! the limit is never exceeded. Parked connections are live and hold a permit. A connection that
+//! *waits* is in the kernel's backlog: its client is connected and has no answer yet.
 //!
 //! [`at_limit`] has four policies:
 //!
@@ -71,7 +71,7 @@
 //! | [`write_timeout`] | 30 s | with a write, and anew whenever the client has taken some of it | when the write is done |
 //! | [`request_timeout`] | none | when the handler is called; after [`next_message`], with the message; under [`whole_request`], with its first byte | when the handler returns, or calls [`next_message`] again |
 //! | [`lifetime`] | none | when the connection is accepted | when it is closed |
-//! | [`min_rate`], the average of one request in bytes a second | none | when the handler has waited for input for `grace` in all, during the request | when the handler returns, or calls [`next_message`] again |
+//! | [`min_rate`], the average of one request in bytes a second | none | when the handler has waited for input for `grace` (its second argument) in all, during the request | when the handler returns, or calls [`next_message`] again |
 //! | [`handshake_timeout`] | 5 s | with the handshake of a transport that has one; `Tcp` and `UnixStream` have none | with the handshake |
 //!
 //! When a deadline has passed, the server aborts the connection:

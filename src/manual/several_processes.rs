@@ -81,18 +81,19 @@
 //! | [`ServerHandle`]: state, totals, live connections, stop, pause, limits, aborting one connection | [`retire`], which stops the process that calls it |
 //!
 //! A hook runs in the process in which its cause occurs: [`on_error`] in the process of the handler,
-//! [`service_actions`] in each process that accepts, an observer in all processes. [`on_ready`] runs in
-//! the parent, under `Prefork` once all workers accept. [`on_accept_error`] is called at most once a
-//! second over all processes, and at once for an error that ends a listener or the server.
+//! [`service_actions`] in each process that accepts, an observer in every process, for the events of
+//! that process. [`on_ready`] runs in the parent, under `Prefork` once all workers accept.
+//! [`on_accept_error`] is called at most once a second over all processes, and at once for an error
+//! that ends a listener or the server.
 //!
 //! # What a death means
 //!
 //! | the process that ends | what follows |
 //! |---|---|
-//! | a child of `Forking` crashes or is killed | its client sees the end of the stream, or a reset. [`on_error`] receives how the child ended, and [`Totals::failed`] counts it |
+//! | a child of `Forking` that crashes or is killed | its client sees the end of the stream, or a reset. [`on_error`] receives how the child ended, and [`Totals::failed`] counts it |
 //! | the parent of `Forking` | the kernel kills its children, unless a handler has changed its user or group (prctl(2), `PR_SET_PDEATHSIG`) |
-//! | a worker of `Prefork` | its clients see the end of the stream, or a reset. Its permits are free again; [`on_accept_error`] is called, and an observer receives [`WorkerEnded`]. A new worker starts after 0.1 s; the delay doubles, up to 30 s, with each death in a row without having served |
-//! | a worker and its successors, [`breaker`] in a row without having served, 10 by default | the server stops, and serving fails |
+//! | a worker of `Prefork` | its clients see the end of the stream, or a reset. Its permits are free again; [`on_accept_error`] is called, and an observer receives [`WorkerEnded`]. A new worker starts after 0.1 s; the delay doubles, up to 30 s, with each further death of a worker that has served nothing |
+//! | a worker and its successors, [`breaker`] of them in a row that have served nothing (10 by default) | the server stops, and serving fails |
 //! | the parent of `Prefork` | its workers drain and end |
 //!
 //! A worker that should be replaced in good order, for example because its memory has grown, calls

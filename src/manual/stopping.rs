@@ -5,7 +5,7 @@
 //! | call | from where, and what it does |
 //! |---|---|
 //! | [`ServerHandle::shutdown`] | any thread, handler, signal handler or forked child; before, during or after serving. Returns at once |
-//! | [`ServerHandle::shutdown_within`] | as `shutdown`, with a drain timeout of its own and without a lame duck. Zero aborts at once; idle connections get the end of the stream |
+//! | [`ServerHandle::shutdown_within`] | as `shutdown`, with a drain timeout of its own and without a [lame duck](#the-steps). Zero aborts at once; idle connections get the end of the stream |
 //! | [`Next::Stop`] | a handler, by returning it, in every model. As `shutdown` |
 //! | [`ServerGuard::stop`], or dropping the guard | the owner of a server that was [spawned](crate::Server::spawn). Both wait until the server has drained |
 //! | [`ServerHandle::retire`] | a process of a server, which stops alone: it drains, and if it is a worker, it is [replaced](crate::manual::several_processes) |
@@ -158,7 +158,7 @@
 //!
 //! | model | a handler that goes on after the drain deadline |
 //! |---|---|
-//! | `Threading`, `ThreadPool` | `serve_forever` returns two seconds later, and leaves the thread behind |
+//! | `Threading`, `ThreadPool` | `serve_forever` returns 2.25 s after the deadline at the latest, and leaves the thread behind |
 //! | `Sequential`, `Coroutines` | `serve_forever` returns when the handler has returned |
 //! | `Forking` | the child process is killed at the deadline |
 //! | `Prefork` | the worker process ends, at the latest when it is killed three seconds after the deadline |
