@@ -32,7 +32,7 @@ const AT_ONCE: usize = 1024;
 /// # Behaviour
 ///
 /// Scopes nest, and what was spawned may spawn in the same scope. A closure belongs to the handler that has
-/// spawned it: it has the deadline of the [`timeout`](super::timeout) around its `spawn`, and what ends
+/// spawned it: it has the deadline of the [`timeout`](super::timeout()) around its `spawn`, and what ends
 /// the waits of the handler ends its waits too: an abort of the connection, by a deadline or in a stop. `scope` itself
 /// waits, whatever happens, until all have ended, so a closure that neither waits with this crate nor ends
 /// keeps its handler.
@@ -322,7 +322,7 @@ pub struct Spawned<'scope, T> {
 impl<T> Spawned<'_, T> {
     /// Waits until it has ended, and returns its result.
     ///
-    /// Neither a [`timeout`](super::timeout) nor an abort ends this wait, but both end those of what is
+    /// Neither a [`timeout`](super::timeout()) nor an abort ends this wait, but both end those of what is
     /// waited for.
     ///
     /// # Errors
