@@ -13,13 +13,13 @@
 //! }
 //! ```
 //!
-//! Three nouns, and a [`Server`] that joins them:
+//! A [`Server`] has three parts:
 //!
-//! | noun | the question it answers | types |
+//! | part | the question it answers | types |
 //! |---|---|---|
 //! | transport | where do connections and datagrams come from? | [`Tcp`], [`Udp`], [`UnixStream`], [`UnixDatagram`], [`Either`](net::Either) of two, [`Layered`](net::Layered) over another, or a [`Transport`](net::Transport) of the program's own |
-//! | model | where does each of them run? | [`Sequential`], [`Threading`], [`ThreadPool`], [`Forking`], [`Prefork`], [`Coroutines`](manual::coroutines) |
-//! | handler | what is done with it? | a closure, a [`Handler`], a [`RequestHandler`] |
+//! | model | where does the handler of each run? | [`Sequential`], [`Threading`], [`ThreadPool`], [`Forking`], [`Prefork`], [`Coroutines`](manual::coroutines) |
+//! | handler | what is done with each? | a closure, a [`Handler`], a [`RequestHandler`] |
 //!
 //! Every transport runs under every model. A handler that is generic over [`Connection`] serves every
 //! stream transport, a handler that is generic over [`Datagram`] every datagram transport.
@@ -31,7 +31,7 @@
 //! 1. [A first server](manual::first_server): bind, serve, talk to it, stop it; the other transports.
 //! 2. [Choosing a model](manual::choosing_a_model): what each model costs, when to take it, and what it
 //!    forbids.
-//! 3. [Handlers and sessions](manual::handlers_and_sessions): the three forms of a handler, state of one
+//! 3. [Handlers and sessions](manual::handlers_and_sessions): the forms of a handler, state of one
 //!    connection, and connections that wait without a thread.
 //! 4. [Limits and deadlines](manual::limits_and_deadlines): each with its unit, its default, and what
 //!    happens when it is reached.
@@ -59,9 +59,10 @@
 //! Linux 5.4 or newer, and Rust 1.87 or newer. The crate is built on eventfd(2), epoll(7),
 //! pidfd_open(2) and recvmmsg(2), and has been run on Linux 6.18; it does not compile for another system.
 //!
-//! The library prints nothing and does not end the process. It forks only under [`Forking`] and
-//! [`Prefork`]. It installs a signal handler only under [`Coroutines`](manual::coroutines), to explain a
-//! stack overflow.
+//! The library prints nothing, does not end the process, and installs no signal handler, with one
+//! exception: under [`Coroutines`](manual::coroutines) a signal handler explains a stack overflow
+//! on standard error, before the fault ends the process. It forks only under [`Forking`] and
+//! [`Prefork`].
 
 #![cfg_attr(docsrs, feature(doc_cfg))]
 

@@ -72,6 +72,10 @@ const TESTS: &[(&str, fn())] = &[
     ),
     ("a_crashed_worker_is_replaced", a_crashed_worker_is_replaced),
     (
+        "a_worker_that_is_killed_with_its_connection_counts_one",
+        a_worker_that_is_killed_with_its_connection_counts_one,
+    ),
+    (
         "workers_that_never_serve_trip_the_breaker",
         workers_that_never_serve_trip_the_breaker,
     ),
@@ -358,6 +362,20 @@ fn exhausted(model: &str) {
     drop(idle);
     assert_eq!(late.answer(), "served");
     assert!(server.stop().starts_with("aborted=0"));
+}
+
+/// The worker has counted the connection as aborted, and its handler waits on for something else.
+fn a_worker_that_is_killed_with_its_connection_counts_one() {
+    for model in ["prefork_sequential", "prefork_threading"] {
+        let mut server = ServerProcess::start("tcp", model, &["drain_ms=50", "workers=1"]);
+        let gate = Gate::new();
+        let _pending = server
+            .target()
+            .send(&gate.hold().replace("hold", "outlive"));
+        let _held = gate.wait();
+        let ended = server.wait_for("ended ");
+        assert!(ended.starts_with("aborted=1 "), "{model}: {ended}");
+    }
 }
 
 fn a_crashed_worker_is_replaced() {

@@ -437,7 +437,10 @@ impl<'a, T: Transport, M: Dispatch> Acceptor<'a, T, M> {
     /// Counts an error, and reports it to the hook: at most once a second in all processes.
     fn report(&self, step: Step, reaction: Reaction, error: io::Error, index: Option<usize>) {
         count(&self.shared.counters.counts().accept_errors);
-        if let Some(unreported) = self.shared.counters.pass_accept_error() {
+        let passed = self.shared.counters.pass_accept_error();
+        // A listener is abandoned once: its report is never left out.
+        let always = (reaction == Reaction::Abandon).then_some(0);
+        if let Some(unreported) = passed.or(always) {
             self.report_now(step, reaction, error, index, unreported);
         }
     }

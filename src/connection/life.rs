@@ -209,13 +209,16 @@ impl<R: Managed> Service<R> {
             },
         };
         let (subject, id) = (request.context().subject(), request.id());
-        parking.park(request, permits)?;
-        self.hooks.emit(|| Event::Parked { subject, id });
-        // The wait of the accept loop does not include a parking that is new.
+        let parked = parking.park(request, permits);
+        if parked.is_ok() {
+            self.hooks.emit(|| Event::Parked { subject, id });
+        }
+        // The wait of the accept loop does not include a parking that is new, be it empty: the next
+        // connection that parks does not find it new.
         if new {
             self.shared.lifecycle.wakeup_event().wake();
         }
-        Ok(())
+        parked
     }
 
     /// Ends a connection that could not be parked because of `err`.

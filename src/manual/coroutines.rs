@@ -3,7 +3,7 @@
 //! [`Coroutines`] runs each handler on a stack of its own, many of them on one thread. Where a read, a
 //! write, [`next_message`] or [`task::sleep`] would block, the handler is *suspended*, and its worker
 //! thread runs another. There is no second kind of function or stream: the handler is the same as under
-//! threads, and one line of the program differs.
+//! threads, and only the choice of the model differs.
 //!
 //! ```
 //! use std::error::Error;
@@ -70,8 +70,8 @@
 //!
 //! # What a handler must not do
 //!
-//! These mistakes are sound. Each of the first four keeps a worker, and with it all of the worker's
-//! coroutines, from going on:
+//! These mistakes cause no undefined behaviour. Each of the first four keeps a worker, and with it all
+//! of the worker's coroutines, from going on:
 //!
 //! | instead of | use |
 //! |---|---|
@@ -111,10 +111,10 @@
 //! # Threads
 //!
 //! There is a worker for each processor ([`workers`]); the thread that serves is the first of them, and
-//! accepts. A connection goes to the worker that has the fewest, and stays there until it ends or parks.
-//! Local variables of a handler may belong to its thread (`Rc`, `RefCell`). All workers share the state
-//! that a handler captures, which is `Send` and `Sync` as in every model. A worker that cannot start, or
-//! whose wait fails later, ends the server with its error.
+//! accepts. A connection goes to the worker that has the fewest coroutines, and stays there until it
+//! ends or parks. Local variables of a handler need not be `Send` (`Rc`, `RefCell`). All workers share
+//! the state that a handler captures, which is `Send` and `Sync` as in every model. A worker that
+//! cannot start, or whose wait fails later, ends the server with its error.
 //!
 //! # Stacks
 //!
@@ -144,15 +144,17 @@
 //! # Ok::<(), socketserver::Error>(())
 //! ```
 //!
-//! Before Linux 6.13 each stack takes two of the mappings of `vm.max_map_count`, which is 65,530 by
+//! Before Linux 6.13 each stack takes two memory mappings, of which `vm.max_map_count` allows 65,530 by
 //! default: [`Coroutines::capacity`] is the number of coroutines that fit. Where there is no memory for
 //! a stack, its connection waits, and the server accepts nothing meanwhile.
 //!
-//! # What workers wait with
+//! # Drivers
 //!
-//! [`Driver::Auto`](crate::model::Driver::Auto) is io_uring(7) where the kernel has all that it needs
-//! (Linux 6.1 or newer; containers often forbid it), else epoll(7).
-//! [`Driver::pick`](crate::model::Driver::pick) returns the driver for this machine, and why it fell back.
+//! A driver is the system interface that workers wait with.
+//! [`Driver::Auto`](crate::model::Driver::Auto) is io_uring(7) if the kernel has every operation that
+//! the driver needs (Linux 6.1 or newer; containers often forbid io_uring), else epoll(7).
+//! [`Driver::pick`](crate::model::Driver::pick) returns the driver for this machine, and the reason if
+//! `Auto` is epoll there.
 //!
 //! # A stop
 //!

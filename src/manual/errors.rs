@@ -5,12 +5,12 @@
 //! | a handler returns an error | [`Builder::on_error`] | closes the connection, and goes on |
 //! | a handler panics | [`Builder::on_error`]; Rust's panic hook prints the message | closes the connection, and goes on |
 //! | an answer cannot be delivered | [`Builder::on_error`] | closes the connection, and goes on |
-//! | accepting, or a thread, process or stack for a connection | [`Builder::on_accept_error`], at most once a second | pauses, and tries again |
-//! | the last listener, or a model that cannot start | the caller of `serve_forever` | stops |
-//! | binding, or building a server | the caller of `bind` or `build` | nothing stays bound |
+//! | accept(2) fails, or there is no thread, process or stack for a connection | [`Builder::on_accept_error`], at most once a second | pauses and tries again, goes on, or closes the listener: [see below](#failures-to-accept) |
+//! | the last listener fails, or the model cannot start | the caller of `serve_forever` | stops |
+//! | a server cannot be bound or built | the caller of `bind` or `build` | leaves nothing bound |
 //!
-//! Without a hook, failures are only counted: [`ServerHandle::totals`](crate::ServerHandle::totals). The
-//! library prints nothing.
+//! Without a hook the server only counts failures
+//! ([`ServerHandle::totals`](crate::ServerHandle::totals)), and prints none of them.
 //!
 //! # Handlers
 //!
@@ -60,30 +60,32 @@
 //!
 //! # Panics
 //!
-//! The server catches a handler's panic. The panic ends its own connection, whose session finishes, and
-//! becomes a [`Failure`]. A panic in a hook is caught too; in [`Builder::verify`] it fails the
-//! connection. With `panic = "abort"` in the profile every panic ends the process.
+//! The server catches a handler's panic. The panic becomes a [`Failure`] and ends its own connection,
+//! after the `finish` of its session. A panic in a hook is caught too; in [`Builder::verify`] it fails
+//! the connection. With `panic = "abort"` in the profile every panic ends the process.
 //!
 //! # Failures to accept
 //!
-//! No error ends the accept loop while a listener is left. [`AcceptError`] says what failed
-//! ([`Step`](crate::observe::Step)), the error, and the [`Reaction`]:
+//! An error ends the accept loop only if the last listener fails, if a worker fails (`Fail` below), or
+//! if a process of [`Forking`](crate::Forking) has other threads by now and so can never fork again;
+//! serving then returns the error. [`AcceptError`] says what failed ([`Step`](crate::observe::Step)),
+//! the error, and the [`Reaction`]:
 //!
 //! | errors | [`Reaction`] |
 //! |---|---|
-//! | `EMFILE`, `ENFILE`, `ENOBUFS`, `ENOMEM`; no thread or process to be had | `Retry`: after 5 ms, doubling to 1 s, or as soon as a connection ends. New clients wait in the backlog |
-//! | `ECONNABORTED`, `EPROTO`, `EPERM`, network errors | `Continue`: the error was that of one connection |
+//! | `EMFILE`, `ENFILE`, `ENOBUFS`, `ENOMEM`; no thread or process to be had | `Retry`: after 5 ms, doubling to 1 s, or as soon as a connection of the process ends. New clients wait in the backlog |
+//! | `ECONNABORTED`, `EPROTO`, `EPERM`, network errors | `Continue`: the error concerns one connection |
 //! | `EBADF`, `EINVAL`, `ENOTSOCK`, `EFAULT` | `Abandon`: the server closes this listener, and serves its other listeners |
-//! | a worker of `Coroutines` can no longer wait; serving has failed in a worker process | `Fail`: the server stops, and serving returns an error |
+//! | the wait of a worker of `Coroutines` fails (epoll_wait(2), io_uring_enter(2)); serving has failed in a worker process | `Fail`: the server stops, and serving returns an error |
 //!
-//! The hook is called at most once a second, in all processes together;
-//! [`unreported`](crate::observe::AcceptError::unreported) is the number of errors that it was not called
-//! for since.
+//! The server calls the hook at most once a second, in all processes together. An `Abandon`, a `Fail` and
+//! a panic of [`service_actions`](crate::Builder::service_actions) reach the hook at once.
+//! [`unreported`](crate::observe::AcceptError::unreported) is the number of errors since the last call.
 //!
 //! # `Error`
 //!
-//! Binding, building and serving fail with one type. Its text names the attempt, its object and the cause,
-//! and, where the system hides it, the remedy:
+//! Binding, building and serving fail with one type. Its text names the attempt, its object and the
+//! cause, and a remedy where the system's own text suggests none:
 //!
 //! ```text
 //! bind 127.0.0.1:80: Permission denied (os error 13); ports below

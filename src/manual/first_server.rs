@@ -23,27 +23,27 @@
 //! }
 //! ```
 //!
-//! `nc 127.0.0.1 8080` talks to it; Ctrl-C ends it. Line by line:
+//! `nc 127.0.0.1 8080` talks to it; Ctrl-C ends it. The calls:
 //!
 //! - [`Server::bind`] binds and listens. Clients can connect from here on: they wait in the kernel's
 //!   backlog until the server serves. Port 0 picks a free port, which [`Server::local_addrs`] and
 //!   [`Server::urls`] name.
-//! - [`Server::serve_forever`] takes the handler last, serves on the calling thread, and returns when
-//!   the server was [stopped](crate::manual::stopping). The call consumes the server.
+//! - [`Server::serve_forever`] takes the handler, serves on the calling thread, and returns when the
+//!   server has been [stopped](crate::manual::stopping). The call consumes the server.
 //! - The handler is called once for each connection, under [`Threading`](crate::Threading) on a thread
 //!   of its own. Its reads and writes block. When the handler returns, the server sends buffered output
 //!   and closes the connection. The page on [handlers](crate::manual::handlers_and_sessions) has what a
 //!   handler may return.
-//! - [`Connection::next_message`] waits for the next message, and says `false` at the end of the
-//!   stream. A connection that waits there is *idle*: a stop may end it.
+//! - [`Connection::next_message`] waits until the client has sent more, and returns `false` at the end
+//!   of the stream. A connection that waits there is *idle*: a stop may end it.
 //! - [`Connection::read_line_max`] is `read_line` with a limit. A client decides how long its line is;
 //!   without a limit it decides how much memory the server uses.
 //!
 //! # With options, on a thread of its own
 //!
-//! [`Server::builder`] has every option of a server. [`Server::spawn`] serves on a new thread and
-//! returns a [`ServerGuard`](crate::ServerGuard), which stops the server when it is dropped. This program
-//! is its own client, and ends:
+//! [`Server::builder`] returns a [`Builder`](crate::Builder), which has every option of a server.
+//! [`Server::spawn`] serves on a new thread and returns a [`ServerGuard`](crate::ServerGuard), which
+//! stops the server when it is dropped. This program is its own client, and ends:
 //!
 //! ```
 //! use std::error::Error;
@@ -109,8 +109,8 @@
 //! # Ok::<(), socketserver::Error>(())
 //! ```
 //!
-//! A datagram transport gives its handler a [`Datagram`]: what arrived, and a place to write one
-//! reply, which is sent when the handler has returned:
+//! A datagram transport gives its handler a [`Datagram`]: the packet that arrived, and room for one
+//! reply, which the server sends when the handler has returned:
 //!
 //! ```
 //! use std::net::UdpSocket;

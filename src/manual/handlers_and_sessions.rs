@@ -1,4 +1,4 @@
-//! Handlers and sessions: the three forms of a handler, what it returns, and state of one connection.
+//! Handlers and sessions: the forms of a handler, what it returns, and state of one connection.
 //!
 //! The server calls a handler with `&mut` access to a connection or a datagram. All threads of the server
 //! share one handler, which is therefore `Send`, `Sync` and `'static`, and called through `&self`.
@@ -17,7 +17,7 @@
 //! | value | meaning |
 //! |---|---|
 //! | `()`, [`Next::Close`] | the connection is over: the server sends buffered output, and closes |
-//! | [`Next::Park`] | the connection goes on; this handler is called again when the client has sent something, or has ended the stream |
+//! | [`Next::Park`] | the connection stays open; this handler is called again when the client has sent something, or has ended the stream |
 //! | [`Next::Stop`] | the connection is over, and the server [stops](crate::manual::stopping) |
 //! | an error, or a panic | the connection is over and has failed; see [errors](crate::manual::errors) |
 //!
@@ -82,9 +82,9 @@
 //! | while the client is silent | holds its thread, process or coroutine | holds none of them |
 //! | state of the connection | local variables | a session: [`per_connection`] or [`per_request`] |
 //!
-//! The deadlines of connections hold for both; a stop may end both, after their
-//! [grace](crate::manual::stopping); and [`AtLimit::ShedOldestIdle`] may close both. Under
-//! [`Forking`](crate::Forking) the child process waits with a parked connection.
+//! The deadlines apply to an idle connection of either kind. A stop may end it after its
+//! [grace](crate::manual::stopping), and [`AtLimit::ShedOldestIdle`] may close it. Under
+//! [`Forking`](crate::Forking) a parked connection still holds its child process.
 //!
 //! Two options of the server park a connection before its handler is called:
 //! [`Builder::client_speaks_first`] until its first byte has come, [`Builder::whole_request`] until a
@@ -93,8 +93,8 @@
 //!
 //! # Sessions
 //!
-//! [`per_connection`] makes a state when a connection's handler is called first, and drops it when the
-//! connection ends. Here the number of lines survives each parking:
+//! [`per_connection`] creates a state when the handler is called for a connection for the first time,
+//! and drops the state when the connection ends. Here the number of lines survives each parking:
 //!
 //! ```
 //! use std::io::{self, BufRead, BufReader, Write};
@@ -126,9 +126,9 @@
 //! # Ok::<(), socketserver::Error>(())
 //! ```
 //!
-//! A [`RequestHandler`] has Python's order: `setup` once, `handle` once and after each parking, `finish`
-//! once. The trait's documentation has a table: how a connection ends, and which method is called then. A
-//! session moves from thread to thread with its connection, so it is `Send`.
+//! The server calls a [`RequestHandler`] in Python's order: `setup` once, `handle` once and after each
+//! parking, `finish` once. The trait's documentation has a table: how a connection ends, and which
+//! method is called then. A session moves from thread to thread with its connection, so it is `Send`.
 //!
 //! ```
 //! use std::io::{BufRead, BufReader, Write};
@@ -181,9 +181,10 @@
 //!   fails with `WouldBlock` or `Interrupted`.
 //! - Each write is sent at once, unless [`Connection::set_write_buffer`] has set a buffer; a buffer is
 //!   sent when it is full, on flush, before a wait for input, and at the end.
-//! - [`Stream::writer`](crate::net::Stream::writer) writes to a connection from another handler.
+//! - [`Stream::writer`](crate::net::Stream::writer) returns a [`Writer`](crate::net::Writer), through
+//!   which another handler writes to the connection.
 //! - [`TcpConnection::connect`] and [`UnixConnection::connect`] connect out, for handlers that are
-//!   clients of others.
+//!   clients of other servers.
 //!
 //! Next: [limits and deadlines](crate::manual::limits_and_deadlines).
 //!

@@ -5,17 +5,17 @@
 //! | limit | unit | default | counted over | beyond it |
 //! |---|---|---|---|---|
 //! | [`max_connections`] | live connections and datagrams | 10,240, or 64 fewer than `RLIMIT_NOFILE` if that is less | all threads and processes, exactly | [`at_limit`] decides |
-//! | [`rate`] | new connections or datagrams in a time, and how many at once | none | all processes | [`at_limit`] decides; under `ShedOldestIdle` they wait |
+//! | [`rate`] | new connections or datagrams in a period, and the largest burst | none | all processes, exactly | [`at_limit`] decides; under `ShedOldestIdle` clients wait |
 //! | [`max_per_address`] | live connections of one IPv4 address, or of one IPv6 network of 64 bits | none | all processes, exactly | refused |
-//! | descriptors (`RLIMIT_NOFILE`) | live connections of one process | the limit less an eighth of it, at most 64 | each process | they wait, or go to another worker |
-//! | [`Threading::max_threads`] | handlers at once | 1,024 | each process | they wait |
-//! | [`ThreadPool::new`], [`queue`](crate::ThreadPool::queue) | handlers at once, connections that wait for a thread | 4 for each processor, as many again | each process | they wait |
-//! | [`Forking::max_children`] | handlers at once | 40 | each process | they wait |
-//! | [`TcpOptions::backlog`], [`UnixOptions::backlog`] | connections that wait in the kernel | `net.core.somaxconn`, 4,096 | each listener | their connect(2) waits |
+//! | descriptors (`RLIMIT_NOFILE`) | live connections of one process | `RLIMIT_NOFILE` minus a reserve: an eighth of it, 64 at most | each process | clients wait, or another worker accepts them |
+//! | [`Threading::max_threads`] | handlers at once | 1,024 | each process | clients wait |
+//! | [`ThreadPool::new`], [`queue`](crate::ThreadPool::queue) | handlers at once, connections that wait for a thread | 4 for each processor, as many again | each process | clients wait |
+//! | [`Forking::max_children`] | handlers at once | 40 | each process | clients wait |
+//! | [`TcpOptions::backlog`], [`UnixOptions::backlog`] | connections that wait in the kernel | `net.core.somaxconn`, by default 4,096 | each listener | the client's connect(2) waits |
 //!
-//! The accept loop takes a permit before it accepts, so [`max_connections`] is never exceeded. Parked
-//! connections are live and hold a permit. A connection that *waits* is in the kernel's backlog: its
-//! client is connected and has no answer yet.
+//! There are as many *permits* as [`max_connections`]. The accept loop takes one before it accepts, so
+//! the limit is never exceeded. Parked connections are live and hold a permit. A connection that
+//! *waits* is in the kernel's backlog: its client is connected and has no answer yet.
 //!
 //! [`at_limit`] has four policies:
 //!
@@ -24,13 +24,13 @@
 //! | `Wait`, the default | the client is connected, and served when there is room |
 //! | `Refuse` | the end of the stream |
 //! | `RefuseWith(bytes)` | these bytes, 256 at most, and the end of the stream |
-//! | `ShedOldestIdle` | the client is served, and the connection that has been idle for longest ends: a parked connection, or else a connection whose handler has waited for input for a second. Without such a connection the client waits |
+//! | `ShedOldestIdle` | the client is served, and another connection ends in its place: the one that has been parked for longest, or else the one whose handler has waited longest for input, for a second at least. If there is neither, the client waits |
 //!
-//! A refused datagram is dropped without an answer. [`Builder::verify`] refuses by a hook of the
-//! program's own. [`Builder::raise_descriptor_limit`] raises `RLIMIT_NOFILE` as far as
+//! A refused datagram is dropped without an answer. [`Builder::verify`] sets a hook that decides for
+//! each connection or datagram. [`Builder::raise_descriptor_limit`] raises `RLIMIT_NOFILE` as far as
 //! [`max_connections`] needs.
 //!
-//! The second client of a server for one:
+//! A server with room for one connection refuses the second client:
 //!
 //! ```
 //! use std::io::{Read, Write};
@@ -62,7 +62,7 @@
 //!
 //! # Deadlines
 //!
-//! Each is a [`Duration`](std::time::Duration); `None` means for ever. Datagrams have none.
+//! Each is a [`Duration`](std::time::Duration); `None` means no deadline. Datagrams have no deadlines.
 //!
 //! | deadline | default | begins | ends |
 //! |---|---|---|---|
@@ -71,8 +71,8 @@
 //! | [`write_timeout`] | 30 s | with a write, and anew whenever the client has taken some of it | when the write is done |
 //! | [`request_timeout`] | none | when the handler is called; after [`next_message`], with the message; under [`whole_request`], with its first byte | when the handler returns, or calls [`next_message`] again |
 //! | [`lifetime`] | none | when the connection is accepted | when it is closed |
-//! | [`min_rate`], bytes a second since the handler was called | none | when the handler has waited for input for `grace` in all | when the handler returns |
-//! | [`handshake_timeout`] | 5 s | with the handshake of a transport that has one; those of this crate have none | with the handshake |
+//! | [`min_rate`], the average of one request in bytes a second | none | when the handler has waited for input for `grace` (its second argument) in all, during the request | when the handler returns, or calls [`next_message`] again |
+//! | [`handshake_timeout`] | 5 s | with the handshake of a transport that has one; `Tcp` and `UnixStream` have none | with the handshake |
 //!
 //! When a deadline has passed, the server aborts the connection:
 //!
@@ -85,13 +85,17 @@
 //!
 //! Computing is not interrupted: a handler that neither reads nor writes notices nothing.
 //!
-//! A deadline is never early. A deadline is late by 10 ms, or by a 64th of the shortest deadline that is
-//! set, whichever is more; the write timeout by a 64th, twice. No connection has a timer, and no deadline
-//! costs a system call. [`handle_request`](crate::Server::handle_request) keeps deadlines only while it
-//! waits itself, and under [`Sequential`](crate::Sequential) none: set the timeouts of the connection.
+//! A deadline is never early. A deadline is late by at most 20 ms and a 64th of the shortest deadline
+//! that is set (2 ms at least, 1 s at most): 98 ms with the defaults. The write timeout is late by up
+//! to two 64ths of its own length. No connection has a timer, and no read or write makes a system call
+//! for its deadline.
+//!
+//! [`handle_request`](crate::Server::handle_request) checks deadlines only while it waits for a client,
+//! and under [`Sequential`](crate::Sequential) never: use the timeouts of the connection there.
 //!
 //! [`Connection::set_read_timeout`] and [`set_write_timeout`](crate::Connection::set_write_timeout) are
-//! the handler's own: the default is none, the call fails with `TimedOut`, and the connection goes on.
+//! timeouts of the handler's own. None is set by default. When one has passed, the read or write fails
+//! with `TimedOut`, and the connection stays open.
 //!
 //! A client that connects and says nothing:
 //!

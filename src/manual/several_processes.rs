@@ -3,19 +3,20 @@
 //! | | [`Forking`] | [`Prefork<M>`](crate::Prefork) |
 //! |---|---|---|
 //! | a process is forked | for each connection or datagram | beforehand, and when a worker has died |
-//! | the process accepts | no: its parent accepts | yes: all workers accept from the same listeners, under model `M` |
+//! | the forked process accepts | no: its parent accepts | yes: all workers accept from the same listeners, under model `M` |
 //! | how many | 40 children at once; further connections wait in the backlog | a worker for each processor, by default |
 //! | a crash ends | one connection | the connections of one worker |
 //!
 //! # When forking is possible
 //!
-//! A forked child has one thread, whatever locks the other threads of its parent held at that moment
-//! (fork(2), signal-safety(7)). So both models fork only in a process with one thread, and serving
-//! fails with `Unsupported` in any other: serve from `main`, before anything starts a thread, and not
-//! with [`spawn`](crate::Server::spawn). Both check again at each fork, so the hooks that run in the parent
-//! must start no thread later either. Children and workers may start threads.
+//! A forked child has one thread. A lock that another thread of its parent held at the fork stays
+//! locked in the child for ever (fork(2), signal-safety(7)). So both models fork only in a process with
+//! one thread, and serving fails with `Unsupported` in any other: serve from `main`, before anything
+//! starts a thread, and not with [`spawn`](crate::Server::spawn). Both check again at each fork, so the
+//! hooks that run in the parent must start no thread later either. Children and workers may start
+//! threads, except the workers of `Prefork<Forking>`, which fork themselves.
 //!
-//! Both models need pidfd_open(2), and say so where it is forbidden.
+//! Both models need pidfd_open(2). Where that is forbidden, serving fails with an error that names it.
 //!
 //! # A process for each connection
 //!
@@ -73,25 +74,26 @@
 //!
 //! # What the processes share
 //!
-//! | shared by all processes | of each process |
+//! | shared by all processes | private to each process |
 //! |---|---|
-//! | the listeners, and descriptors from before serving | memory, with the state of the handler: [sharing state](crate::manual::sharing_state#under-forking-and-prefork) |
+//! | the listeners, and other descriptors that were opened before serving | memory, with the state of the handler: [sharing state](crate::manual::sharing_state#under-forking-and-prefork) |
 //! | [`max_connections`], [`max_per_address`], [`rate`], exactly | descriptors (`RLIMIT_NOFILE`), [`max_threads`](crate::Threading::max_threads), [`max_children`](crate::Forking::max_children) |
 //! | [`ServerHandle`]: state, totals, live connections, stop, pause, limits, aborting one connection | [`retire`], which stops the process that calls it |
 //!
 //! A hook runs in the process in which its cause occurs: [`on_error`] in the process of the handler,
-//! [`service_actions`] in each process that accepts, an observer in all processes. [`on_ready`] runs in the
-//! parent, under `Prefork` once all workers accept. [`on_accept_error`] is called once a second at most
-//! over all processes.
+//! [`service_actions`] in each process that accepts, an observer in every process, for the events of
+//! that process. [`on_ready`] runs in the parent, under `Prefork` once all workers accept.
+//! [`on_accept_error`] is called at most once a second over all processes, and at once for an error
+//! that ends a listener or the server.
 //!
 //! # What a death means
 //!
 //! | the process that ends | what follows |
 //! |---|---|
-//! | a child of `Forking` crashes or is killed | its client sees the end of the stream, or a reset. [`on_error`] receives how the child ended, and [`Totals::failed`] counts it |
+//! | a child of `Forking` that crashes or is killed | its client sees the end of the stream, or a reset. [`on_error`] receives how the child ended, and [`Totals::failed`] counts it |
 //! | the parent of `Forking` | the kernel kills its children, unless a handler has changed its user or group (prctl(2), `PR_SET_PDEATHSIG`) |
-//! | a worker of `Prefork` | its clients see the end of the stream, or a reset. Its permits come back; [`on_accept_error`] is called, and an observer receives [`WorkerEnded`]. A new worker starts after 0.1 s, after twice as long each time that it dies without having served, up to 30 s |
-//! | a worker, [`breaker`] times in a row without having served, 10 by default | the server stops, and serving fails |
+//! | a worker of `Prefork` | its clients see the end of the stream, or a reset. Its permits are free again; [`on_accept_error`] is called, and an observer receives [`WorkerEnded`]. A new worker starts after 0.1 s; the delay doubles, up to 30 s, with each further death of a worker that has served nothing |
+//! | a worker and its successors, [`breaker`] of them in a row that have served nothing (10 by default) | the server stops, and serving fails |
 //! | the parent of `Prefork` | its workers drain and end |
 //!
 //! A worker that should be replaced in good order, for example because its memory has grown, calls
@@ -100,8 +102,8 @@
 //! # A stop
 //!
 //! [`ServerHandle::shutdown`] stops the whole server from any of its processes; [`retire`] stops the
-//! process that calls it. SIGTERM reaches one process, SIGINT from a terminal all of them, and signal
-//! handlers that the program installs before it serves are installed in each.
+//! process that calls it. A SIGTERM reaches one process, a SIGINT from a terminal all of them. Each
+//! process has the signal handlers that the program has installed before it serves.
 //!
 //! Next: [coming from Python](crate::manual::coming_from_python).
 //!

@@ -3,7 +3,7 @@
 //! A handler is one value that all threads call through `&self`. All connections share the state that a
 //! handler captures, so that state is `Send` and `Sync`; local variables belong to one call.
 //!
-//! | model | what a handler captures is shared by |
+//! | model | the state that a handler captures is shared by |
 //! |---|---|
 //! | `Sequential`, `Threading`, `ThreadPool`, `Coroutines` | all connections of the server |
 //! | `Forking` | no other connection: each child has a copy of its parent's memory |
@@ -16,9 +16,9 @@
 //!
 //! # Collections
 //!
-//! A [`Mutex`], which a handler never holds while it waits for its client: a read waits until the client
-//! sends, a write until the client has taken enough, and every other connection that wants the lock waits
-//! as long. Copy the value, release the lock, and then write:
+//! Use a [`Mutex`], and do not hold it while the handler waits for its client. A read waits until the
+//! client sends, a write until the client has taken enough; every other connection that wants the lock
+//! would wait as long. Copy the value, release the lock, and then write:
 //!
 //! ```
 //! use std::collections::HashMap;
@@ -86,11 +86,11 @@
 //!
 //! # Under `Forking` and `Prefork`
 //!
-//! A process changes its own copy, which ends with it: after one connection under
-//! [`Forking`](crate::Forking), with the worker under [`Prefork`](crate::Prefork). Files, pipes and sockets
-//! that the program opens before it serves are open in every process; processes share state through them,
-//! through a database, or through memory that is mapped as shared. All processes share the server's own
-//! state: its limits, totals, connections and stop.
+//! A handler changes its own process's copy of the state. The copy ends with the process: after one
+//! connection under [`Forking`](crate::Forking), with the worker under [`Prefork`](crate::Prefork).
+//! Files, pipes and sockets that the program opens before it serves are open in every process;
+//! processes share state through them, through a database, or through memory that is mapped as shared.
+//! All processes share the server's own state: its limits, totals, connections and stop.
 //!
 //! ```
 //! use std::io::{Read, Write};
@@ -119,8 +119,8 @@
 //!
 //! # State of one connection
 //!
-//! Local variables of the handler, or a
-//! [session](crate::manual::handlers_and_sessions#sessions) where it parks. Neither needs a lock.
+//! Keep such state in local variables of the handler, or in a
+//! [session](crate::manual::handlers_and_sessions#sessions) if the handler parks. Neither needs a lock.
 //!
 //! Next: [errors](crate::manual::errors).
 //!

@@ -2,17 +2,18 @@
 //!
 //! # Who stops a server
 //!
-//! | call | from where |
+//! | call | from where, and what it does |
 //! |---|---|
 //! | [`ServerHandle::shutdown`] | any thread, handler, signal handler or forked child; before, during or after serving. Returns at once |
-//! | [`ServerHandle::shutdown_within`] | as `shutdown`, with a drain of its own and without a lame duck. Zero aborts at once |
+//! | [`ServerHandle::shutdown_within`] | as `shutdown`, with a drain timeout of its own and without a [lame duck](#the-steps). Zero aborts at once; idle connections get the end of the stream |
 //! | [`Next::Stop`] | a handler, by returning it, in every model. As `shutdown` |
 //! | [`ServerGuard::stop`], or dropping the guard | the owner of a server that was [spawned](crate::Server::spawn). Both wait until the server has drained |
-//! | [`ServerHandle::retire`] | a process of a server, to stop itself alone: it drains, and a worker is [replaced](crate::manual::several_processes) |
+//! | [`ServerHandle::retire`] | a process of a server, which stops alone: it drains, and if it is a worker, it is [replaced](crate::manual::several_processes) |
 //!
 //! [`serve_forever`](crate::Server::serve_forever) returns when the server has ended, with a [`Report`]
 //! of how many connections were aborted. A second call of `shutdown` changes nothing; the earliest
-//! deadline counts, so a program that is asked twice can call `shutdown_within(Duration::ZERO)`.
+//! deadline counts, so a program that is asked to stop twice can call
+//! `shutdown_within(Duration::ZERO)`.
 //!
 //! A server that is stopped before it serves still serves its backlog, and returns.
 //!
@@ -76,23 +77,24 @@
 //!
 //! | [`State`] | what happens | how long |
 //! |---|---|---|
-//! | `LameDuck` | the server still accepts; [`is_stopping`] and [`Accepted::stopping`] say `true`, so that health checks can fail | [`lame_duck`], none by default |
-//! | `ServingBacklog` | the kernel takes in no new connection; the server accepts and serves the backlog | until the backlog is empty and no handshake is on its way |
-//! | `Draining` | the listeners are closed; live connections end by themselves | until the last one has ended |
-//! | `Aborting` | the server aborts the connections that are left | from [`drain_timeout`] after the lame duck on, 25 s by default |
+//! | `LameDuck` | the server still accepts; [`is_stopping`] and [`Accepted::stopping`] return `true`, so that health checks can fail | [`lame_duck`], none by default |
+//! | `ServingBacklog` | the kernel takes in no new connection; the server accepts and serves the backlog | until the backlog is empty and no handshake is on its way, or until the drain deadline |
+//! | `Draining` | the listeners are closed; live connections end by themselves | until the last one has ended, or until the drain deadline: [`drain_timeout`], 25 s by default, after the lame duck |
+//! | `Aborting` | the drain deadline has come, and the server aborts the connections that are left | until their handlers have returned: [see below](#what-an-abort-is) |
 //! | `Closed` | `serve_forever` returns | |
 //!
-//! Each step ends as soon as it is done: without connections, a stop takes milliseconds. Keep the sum of
-//! `lame_duck` and `drain_timeout` below the time that a service manager gives (30 s in Kubernetes, 90 s
-//! in systemd): then the server ends before it is killed.
+//! The lame duck lasts its whole time; each later step ends as soon as its work is done. Without a lame
+//! duck and without connections, a stop takes milliseconds. Keep the sum of `lame_duck` and
+//! `drain_timeout` below the time that a service manager gives (30 s in Kubernetes, 90 s in systemd):
+//! then the server ends before it is killed.
 //!
 //! # Idle connections
 //!
-//! A kept-alive connection would hold up every stop, so a stop ends connections that are *idle*: parked,
-//! or in [`Connection::next_message`]. An idle connection stays for [`idle_grace`] after the lame duck,
-//! 1 s by default, so that a request on its way is answered. After the grace the client gets the end of
-//! the stream, which is no abort. There is no grace while clients in the backlog wait for the permit,
-//! thread or process of an idle connection.
+//! A kept-alive connection would hold up every stop, so a stop ends connections that are *idle*:
+//! parked, or in [`Connection::next_message`]. An idle connection stays for [`idle_grace`] after the
+//! lame duck, 1 s by default, so that a request on its way is answered. After the grace the client gets
+//! the end of the stream, which is no abort. The grace ends early when clients in the backlog wait for
+//! the permit, thread or process of an idle connection.
 //!
 //! A connection whose handler waits in `read` between two messages is not idle, and holds up the stop
 //! until the drain deadline. Such a handler should use `next_message` instead.
@@ -140,7 +142,7 @@
 //! | waits for an answer | the answer; then, where the handler uses `next_message`, parks or returns, the end of the stream |
 //! | is idle, and sends a message within the grace | the answer, and the end of the stream |
 //! | is idle, and silent | the end of the stream, when the grace is over |
-//! | is not done at the drain deadline | the end of the stream in the midst of an answer, or a reset |
+//! | still waits for its answer at the drain deadline | the end of the stream in the midst of an answer, or a reset |
 //! | is still in the backlog at the drain deadline | a reset |
 //! | has sent a datagram | the answer. A later datagram meets a closed port |
 //!
@@ -156,8 +158,8 @@
 //!
 //! | model | a handler that goes on after the drain deadline |
 //! |---|---|
-//! | `Threading`, `ThreadPool` | serving returns two seconds later, and leaves the thread behind |
-//! | `Sequential`, `Coroutines` | serving returns when the handler has returned |
+//! | `Threading`, `ThreadPool` | `serve_forever` returns 2.25 s after the deadline at the latest, and leaves the thread behind |
+//! | `Sequential`, `Coroutines` | `serve_forever` returns when the handler has returned |
 //! | `Forking` | the child process is killed at the deadline |
 //! | `Prefork` | the worker process ends, at the latest when it is killed three seconds after the deadline |
 //!

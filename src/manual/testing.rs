@@ -1,8 +1,8 @@
 //! Testing: a server under test, and its clients.
 //!
 //! [`TestServer`](crate::testing::TestServer) serves on a thread until it is stopped or dropped, and
-//! connects clients to it. Its methods panic where something fails, with the error; a client's reads and
-//! writes fail after 10 s, so a test ends.
+//! connects clients to it. Its methods panic with the error if an operation fails. A client's reads and
+//! writes time out after 10 s, so a test ends.
 //!
 //! ```
 //! use std::io::{BufRead, BufReader, Read, Write};
@@ -44,6 +44,7 @@
 //!     let mut client = server.connect();
 //!     client.write_all(&[b'a'; 100]).unwrap();
 //!     assert_eq!(client.read(&mut [0; 8]).unwrap(), 0);
+//!     drop(client);
 //!     let handle = server.handle().clone();
 //!     assert_eq!(server.stop().aborted, 0);
 //!     assert_eq!(handle.totals().failed, 1);
@@ -55,9 +56,9 @@
 //! - Bind to port 0, or to a path in a temporary directory: tests run side by side.
 //! - [`TestServer::handle`](crate::testing::TestServer::handle) has the totals, the state and the live
 //!   connections. A count is final once [`TestServer::stop`](crate::testing::TestServer::stop) has
-//!   returned: a client may see its end before its connection is counted.
-//! - `connect` makes a client of TCP, Unix streams and UDP. A client of another transport connects to
-//!   [`TestServer::addr`](crate::testing::TestServer::addr).
+//!   returned: a client may see the end of its stream before the server has counted the connection.
+//! - `connect` connects a client over TCP, a Unix stream or UDP. A client of another transport connects
+//!   to [`TestServer::addr`](crate::testing::TestServer::addr).
 //! - A [`Handler`](crate::Handler) type is served through a closure:
 //!   `TestServer::spawn(server, move |conn| handler.handle(conn))`.
 //!
@@ -98,7 +99,7 @@
 //! let (parked, wait) = channel();
 //! let server = Server::<Tcp, Threading>::builder()
 //!     .observer(move |event: &Event<'_>| {
-//!         if let Event::Parked { id } = event {
+//!         if let Event::Parked { id, .. } = event {
 //!             let _ = parked.send(*id);
 //!         }
 //!     })
@@ -112,10 +113,10 @@
 //!
 //! # Models that fork
 //!
-//! [`Forking`](crate::Forking) and [`Prefork`](crate::Prefork) serve only in a process with one thread, so
-//! neither `TestServer` nor Rust's test harness can run them. A handler does not know its model: test it
-//! under `Threading`, and the program as a process of its own. A test with a `main` of its own
-//! (`harness = false`) can serve there; the page on [several
+//! [`Forking`](crate::Forking) and [`Prefork`](crate::Prefork) serve only in a process with one thread,
+//! so neither `TestServer` nor Rust's test harness can run them. A handler does not know its model:
+//! test the handler under `Threading`, and the whole program as a separate process. A test with a
+//! `main` of its own (`harness = false`) can serve under both models; the page on [several
 //! processes](crate::manual::several_processes) has examples that end by themselves.
 //!
 //! Next: [coroutines](crate::manual::coroutines).

@@ -460,12 +460,13 @@ impl<T: Transport, M: Model + Clone> Supervisor<'_, T, M> {
         }
     }
 
-    /// Kills the workers that are left, and counts their connections as aborted.
+    /// Kills the workers that are left, and counts as aborted the connections that they have not
+    /// aborted themselves.
     fn kill(&self) {
-        let shared = self.shared().clone();
-        shared
-            .counters
-            .count_aborted(shared.admission.live_in_workers());
+        let shared = self.shared();
+        let live = shared.admission.live_in_workers();
+        let counted = shared.registry.aborted_by_drain();
+        shared.counters.count_aborted(live.saturating_sub(counted));
         let children = self.workers.iter().flat_map(Worker::children);
         children.for_each(Child::kill);
     }

@@ -261,6 +261,15 @@ impl Registry {
         abortable.len() as u64
     }
 
+    /// How many live connections of all processes the drain deadline has aborted: their process has
+    /// counted them.
+    pub(crate) fn aborted_by_drain(&self) -> u64 {
+        let slots = self.table.used().map(|(_, slot)| slot);
+        let live = slots.filter(|slot| slot.id() != 0);
+        live.filter(|slot| slot.abort_reason() == Some(AbortReason::Drain))
+            .count() as u64
+    }
+
     /// From now on aborts each connection as it is registered.
     pub(crate) fn close(&self) {
         self.abortable().over = true;

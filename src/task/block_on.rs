@@ -29,7 +29,7 @@ use crate::task::wait::until;
 ///
 /// The future is dropped where it is, and that is no panic:
 ///
-/// - `TimedOut` at the deadline of a [`timeout`](super::timeout) around the call;
+/// - `TimedOut` at the deadline of a [`timeout`](super::timeout()) around the call;
 /// - `ConnectionAborted` when the connection of the handler is aborted (by a deadline of the
 ///   [`Builder`](crate::Builder), by [`ServerHandle::abort`](crate::ServerHandle::abort), or because the drain deadline of a stop
 ///   has come), with the reason as its text; and in a coroutine that would have to be suspended while a

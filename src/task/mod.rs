@@ -5,9 +5,9 @@
 //!
 //! | | |
 //! |---|---|
-//! | [`block_on`] | waits for a future: for the channels and the locks of others, for the first of several things |
+//! | [`block_on`](block_on()) | waits for a future: for the channels and the locks of others, for the first of several things |
 //! | [`scope`](scope()) | runs closures side by side, and joins them |
-//! | [`timeout`] | gives a deadline to all that some code waits for |
+//! | [`timeout`](timeout()) | gives a deadline to all that some code waits for |
 //! | [`sleep`], [`yield_now`] | wait for the time, and let others run |
 //! | [`offload`] | keeps a call that blocks in another way from blocking a worker of coroutines |
 //!
@@ -15,7 +15,7 @@
 //!
 //! When the connection of a handler is aborted, because a deadline of the [`Builder`](crate::Builder) has
 //! passed, because [somebody asks](crate::ServerHandle::abort), or because the drain deadline of a stop has come, all
-//! that the handler waits for ends, in what it has spawned too: [`block_on`], and reads and writes, also of
+//! that the handler waits for ends, in what it has spawned too: [`block_on`](block_on()), and reads and writes, also of
 //! [dialed](crate::net::Dialed) connections, fail with an error, and [`sleep`] unwinds. So does what it waits
 //! for later. The handler is to return then; its destructors can wait for nothing more. Where no coroutine
 //! runs, what is offloaded is not ended.

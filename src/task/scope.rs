@@ -32,7 +32,7 @@ const AT_ONCE: usize = 1024;
 /// # Behaviour
 ///
 /// Scopes nest, and what was spawned may spawn in the same scope. A closure belongs to the handler that has
-/// spawned it: it has the deadline of the [`timeout`](super::timeout) around its `spawn`, and what ends
+/// spawned it: it has the deadline of the [`timeout`](super::timeout()) around its `spawn`, and what ends
 /// the waits of the handler ends its waits too: an abort of the connection, by a deadline or in a stop. `scope` itself
 /// waits, whatever happens, until all have ended, so a closure that neither waits with this crate nor ends
 /// keeps its handler.
@@ -96,7 +96,29 @@ pub fn scope<'env, R>(body: impl for<'scope> FnOnce(&'scope Scope<'scope, 'env>)
     result
 }
 
-/// Where closures are spawned that end with a call of [`scope`](scope()).
+/// Spawns closures that end within a call of [`scope`](scope()).
+///
+/// # Examples
+///
+/// ```
+/// use socketserver::task::{self, Scope, Spawned};
+///
+/// fn sum<'scope>(
+///     scope: &'scope Scope<'scope, '_>,
+///     numbers: &'scope [u32],
+/// ) -> std::io::Result<Spawned<'scope, u32>> {
+///     scope.spawn(|| numbers.iter().sum())
+/// }
+///
+/// let numbers = [1, 2, 3, 4];
+/// let (low, high) = numbers.split_at(2);
+/// let sums = task::scope(|scope| {
+///     let (low, high) = (sum(scope, low)?, sum(scope, high)?);
+///     Ok::<_, std::io::Error>((low.join().ok(), high.join().ok()))
+/// })?;
+/// assert_eq!(sums, (Some(3), Some(7)));
+/// # Ok::<(), std::io::Error>(())
+/// ```
 pub struct Scope<'scope, 'env: 'scope> {
     shared: Arc<Shared>,
     // Invariant, as those of `std::thread::Scope`: neither may be shortened.
@@ -275,7 +297,21 @@ impl<T> Packet<T> {
     }
 }
 
-/// What was spawned in a [`Scope`]. It runs on where this is dropped, and ends with its scope.
+/// A closure that a [`Scope`] has spawned. Dropping this value does not end the closure, which ends
+/// within its scope.
+///
+/// # Examples
+///
+/// ```
+/// use socketserver::task;
+///
+/// let sum = task::scope(|scope| {
+///     let sum = scope.spawn(|| (1..=100).sum::<u32>())?;
+///     Ok::<_, std::io::Error>(sum.join().expect("the closure does not panic"))
+/// })?;
+/// assert_eq!(sum, 5050);
+/// # Ok::<(), std::io::Error>(())
+/// ```
 #[must_use = "a panic of what was spawned ends the scope, unless it is joined"]
 pub struct Spawned<'scope, T> {
     packet: Arc<Packet<T>>,
@@ -286,7 +322,7 @@ pub struct Spawned<'scope, T> {
 impl<T> Spawned<'_, T> {
     /// Waits until it has ended, and returns its result.
     ///
-    /// Neither a [`timeout`](super::timeout) nor an abort ends this wait, but both end those of what is
+    /// Neither a [`timeout`](super::timeout()) nor an abort ends this wait, but both end those of what is
     /// waited for.
     ///
     /// # Errors

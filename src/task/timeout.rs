@@ -8,7 +8,7 @@ use crate::task::wait::Task;
 /// [`TimedOut`](std::io::ErrorKind::TimedOut) once `duration` has passed.
 ///
 /// That is each read and write of a connection, accepted or [dialed](crate::net::Dialed),
-/// [`connect`](crate::net::TcpConnection::connect), and [`block_on`](super::block_on); a
+/// [`connect`](crate::net::TcpConnection::connect), and [`block_on`](super::block_on()); a
 /// [`sleep`](super::sleep) ends early. What is there already is not waited for, so it succeeds after the
 /// deadline too. What `work` computes, what it waits for by other means, and [`offload`](super::offload)
 /// go on. Data that a wait has received before is `work`'s: nothing is lost but the wait.

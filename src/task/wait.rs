@@ -74,7 +74,7 @@ impl Source {
     ///
     /// # Errors
     ///
-    /// `TimedOut` at the deadline, which begins with each wait, and at that of [`timeout`];
+    /// `TimedOut` at the deadline, which begins with each wait, and at that of [`timeout`](crate::task::timeout());
     /// `ConnectionAborted` in a coroutine whose worker ends what is left, and where the descriptor is
     /// [apart](Self::apart) when the handler's request is aborted.
     pub(crate) fn complete<R>(
@@ -456,7 +456,7 @@ pub(crate) fn can_wait() -> bool {
 }
 
 /// Waits for `time`: suspends the coroutine that calls, or blocks the thread where there is none. It ends
-/// early at the deadline of a [`timeout`].
+/// early at the deadline of a [`timeout`](crate::task::timeout()).
 ///
 /// When the connection of its handler is aborted, or the server aborts what is left (see
 /// [`Server`](crate::Server)), it unwinds the handler, as a panic does but without a message, so that its
@@ -516,7 +516,7 @@ pub fn yield_now() {
 ///
 /// A panic of `work` goes on in the caller. If the connection of the handler is aborted meanwhile, a
 /// coroutine is unwound, as by [`sleep`], and the result of `work` is dropped when it is done; where a panic
-/// ends the process, it waits for the result. A [`timeout`] does not end it.
+/// ends the process, it waits for the result. A [`timeout`](crate::task::timeout()) does not end it.
 ///
 /// # Errors
 ///

@@ -5,7 +5,7 @@ use std::io;
 use std::sync::mpsc::channel;
 use std::time::Duration;
 
-use socketserver::observe::{Event as Observed, Step};
+use socketserver::observe::{Event as Observed, Reaction, Step};
 use socketserver::{Next, Server, ThreadPool, Threading};
 
 use crate::script::{Event, Script, errno, until_stop};
@@ -47,6 +47,22 @@ fn hooks_that_panic_stop_nothing() {
         (4, 1, 3)
     );
     assert_eq!(totals.accept_errors, 1);
+}
+
+/// The error of `serve_forever` says that the hook has received it, also within a second of another
+/// report.
+#[test]
+fn a_listener_that_fails_for_good_is_always_reported() {
+    let (reports, wait) = channel();
+    let server = Server::<Script>::builder()
+        .on_accept_error(move |err| reports.send(err.reaction()).unwrap())
+        .listen([Script::new([errno(libc::EPROTO), errno(libc::EBADF)])])
+        .build()
+        .unwrap();
+    let err = server.serve_forever(|_| ()).unwrap_err();
+    assert!(err.to_string().contains("every listener has failed"));
+    let reported: Vec<_> = wait.try_iter().collect();
+    assert_eq!(reported, [Reaction::Continue, Reaction::Abandon]);
 }
 
 #[test]

@@ -241,3 +241,36 @@ fn parked_connections_that_wake_together_are_parked_again() {
         ask(client);
     }
 }
+
+/// The accept loop learned of parked connections at its next turn, seconds later: the first connection that
+/// parked had more input, and so did not wait.
+#[test]
+fn a_connection_wakes_although_the_first_to_park_had_more_input() {
+    // Without a deadline the accept loop has no other reason to take a turn.
+    let server = Server::<Tcp, Threading>::builder()
+        .first_byte_timeout(None)
+        .handshake_timeout(None)
+        .idle_timeout(None)
+        .write_timeout(None)
+        .bind("127.0.0.1:0")
+        .unwrap();
+    let target = Target::parse(&server.urls()[0]);
+    let guard = server
+        .spawn(|conn| {
+            let mut line = String::new();
+            let count = conn.read_line_max(&mut line, 80)?;
+            conn.write_all(line.as_bytes())?;
+            let next = if count == 0 { Next::Close } else { Next::Park };
+            Ok::<_, io::Error>(next)
+        })
+        .unwrap();
+    let mut client = target.connect();
+    let mut answer = [0; 8];
+    client.write_all(b"one\ntwo\n").unwrap();
+    client.read_exact(&mut answer).unwrap();
+    client.write_all(b"and more\n").unwrap();
+    client.read_exact(&mut answer).unwrap();
+    assert_eq!(&answer, b"and more");
+    drop(client);
+    guard.stop().unwrap();
+}

@@ -72,7 +72,25 @@ struct Slab {
 
 /// How deep the stacks of coroutines have been used: the most that any of them was, in bytes.
 ///
-/// Given to [`Coroutines::stack_gauge`](crate::Coroutines::stack_gauge).
+/// [`Coroutines::stack_gauge`](crate::Coroutines::stack_gauge) takes it.
+///
+/// # Examples
+///
+/// ```
+/// use socketserver::model::StackGauge;
+/// use socketserver::testing::TestServer;
+/// use socketserver::{Coroutines, Server, Tcp};
+///
+/// let gauge = StackGauge::default();
+/// // SAFETY: the handler does nothing.
+/// let model = unsafe { Coroutines::new() }.stack_gauge(&gauge);
+/// let server = Server::<Tcp>::builder().model(model).bind("127.0.0.1:0")?;
+/// let server = TestServer::spawn(server, |_| ());
+/// drop(server.connect());
+/// let _ = server.stop();
+/// assert!(gauge.high_water() > 0);
+/// # Ok::<(), socketserver::Error>(())
+/// ```
 #[derive(Clone, Debug, Default)]
 pub struct StackGauge(Arc<AtomicUsize>);
 

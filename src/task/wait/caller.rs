@@ -193,7 +193,7 @@ impl Drop for Kept<'_> {
 ///
 /// # Errors
 ///
-/// `TimedOut` at the deadline of [`timeout`]. `ConnectionAborted` when the handler's request is aborted,
+/// `TimedOut` at the deadline of [`timeout`](crate::task::timeout()). `ConnectionAborted` when the handler's request is aborted,
 /// and in a coroutine whose worker ends what is left or in which a panic unwinds.
 pub(crate) fn until<R>(mut poll: impl FnMut(&mut Context<'_>) -> Poll<R>) -> io::Result<R> {
     let task = Task::here();
