@@ -56,19 +56,20 @@ impl<T: Transport, M: Dispatch> Acceptor<'_, T, M> {
             let now = Instant::now();
             let room = self.has_room(now);
             let before = self.mode.accepted();
-            // Without room, a connection has to end first. With room, whatever is in the backlog is
-            // there already, or arrives soon.
-            let pause = match (room, lossless) {
+            // Without room, a connection has to end first, and a listener may have a pause. Else
+            // whatever is in the backlog is there already, or arrives soon.
+            let is_paused = self.pauses().any(|pause| pause.backoff.left(now).is_some());
+            let pause = match (room && !is_paused, lossless) {
                 (false, _) => left,
                 (true, 0) => Duration::ZERO,
                 (true, _) => left.min(ARRIVAL_CHECK),
             };
-            self.turn(Some(now + pause));
-            let accepted = self.mode.accepted() > before;
-            if left.is_zero() || lossless == 0 && room && !accepted {
+            // Where a parked connection takes the room, the turn does not reach the backlog.
+            let is_empty = self.turn(Some(now + pause)) && self.mode.accepted() == before;
+            if left.is_zero() || lossless == 0 && is_empty {
                 break;
             }
-            if !room || accepted {
+            if !is_empty {
                 quiet = None;
             } else if self.is_quiet(now, &mut quiet) || now >= give_up {
                 break;

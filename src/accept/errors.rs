@@ -87,6 +87,8 @@ pub(crate) struct Pause {
     releases: u64,
     /// How many times in a row the listener was ready and yielded nothing.
     pub(crate) empty: u32,
+    /// The last turn of the listener has ended because nothing waited.
+    pub(crate) drained: bool,
 }
 
 impl Pause {

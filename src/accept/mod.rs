@@ -215,14 +215,16 @@ impl<'a, T: Transport, M: Dispatch> Acceptor<'a, T, M> {
     }
 
     /// One turn of the accept loop: dispatches what is left of the last turn, waits, and then
-    /// reserves, accepts, admits and dispatches for each ready listener.
-    fn turn(&mut self, deadline: Option<Instant>) {
+    /// reserves, accepts, admits and dispatches for each ready listener. Returns whether it has found
+    /// the backlog of every listener empty.
+    fn turn(&mut self, deadline: Option<Instant>) -> bool {
         self.dispatch();
         self.dispatch_parked();
         self.tend_model();
+        let (woken, looked) = self.wait(deadline);
         let Woken {
             mut ready, by_edge, ..
-        } = self.wait(deadline);
+        } = woken;
         // Rotated, so that no listener always finds room first.
         let count = ready.len().max(1);
         self.first = self.first.wrapping_add(1);
@@ -232,10 +234,13 @@ impl<'a, T: Transport, M: Dispatch> Acceptor<'a, T, M> {
             .copied()
             .filter(|&index| self.accept_from(index, by_edge) == Reaction::Abandon)
             .collect();
+        let is_drained = |index: &usize| self.accepting[*index].drained;
+        let is_empty = looked && ready.iter().all(is_drained);
         broken.sort_unstable();
         for index in broken.into_iter().rev() {
             self.close_listener(index);
         }
+        is_empty
     }
 
     fn close_listener(&mut self, index: usize) {
@@ -281,8 +286,9 @@ impl<'a, T: Transport, M: Dispatch> Acceptor<'a, T, M> {
     }
 
     /// Waits until a listener can be accepted from, or until another event, and reaps children that
-    /// have ended. The indexes of the ready listeners are in [`Woken::ready`].
-    fn wait(&mut self, deadline: Option<Instant>) -> Woken {
+    /// have ended. The indexes of the ready listeners are in [`Woken::ready`]; the other value says
+    /// whether it has waited for every listener.
+    fn wait(&mut self, deadline: Option<Instant>) -> (Woken, bool) {
         // One clock reading decides which pauses hold and how long the wait may last.
         let now = Instant::now();
         self.check(now);
@@ -291,13 +297,13 @@ impl<'a, T: Transport, M: Dispatch> Acceptor<'a, T, M> {
         let admission = Arc::clone(&self.shared.admission);
         let waiting = waits.then(|| admission.announce_waiting());
         if waits && self.check_again() || self.has_leftover(now) {
-            return Woken::default();
+            return (Woken::default(), false);
         }
         // A loop that is not registered is not woken for room, so it uses the room that it has
         // found.
         let accepting = !waits || self.has_room(now);
         let (open, parked) = (self.open_listeners(now, accepting), self.can_dispatch(now));
-        let timeout = self.timeout(deadline, now, accepting);
+        let timeout = self.timeout(deadline, now, !open.is_empty());
         let end = timeout.and_then(|timeout| now.checked_add(timeout));
         let waited = self.wait_for(&open, parked, end);
         drop(waiting);
@@ -305,7 +311,7 @@ impl<'a, T: Transport, M: Dispatch> Acceptor<'a, T, M> {
             Ok(waited) => waited,
             Err(err) => {
                 self.pause(err);
-                return Woken::default();
+                return (Woken::default(), false);
             }
         };
         if let Some(err) = woken.unwatched.take() {
@@ -315,7 +321,7 @@ impl<'a, T: Transport, M: Dispatch> Acceptor<'a, T, M> {
         if woken.by == Some(WokenBy::ParentGone) {
             self.shared.lifecycle.stop_now();
         }
-        woken
+        (woken, open.len() == self.serving.listeners.len())
     }
 
     /// Whether the model can take what an earlier turn has accepted, or has found parked and ready.

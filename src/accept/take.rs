@@ -29,6 +29,7 @@ impl<T: Transport, M: Dispatch> Acceptor<'_, T, M> {
     /// room.
     pub(super) fn accept_from(&mut self, index: usize, by_edge: bool) -> Reaction {
         let (mut accepted_any, mut drained) = (false, false);
+        self.accepting[index].drained = false;
         for _ in 0..TURN_MAX {
             let listener = &self.serving.listeners[index];
             let batch = listener.batch().max(1);
@@ -90,6 +91,7 @@ impl<T: Transport, M: Dispatch> Acceptor<'_, T, M> {
                 },
             }
             if drained {
+                self.accepting[index].drained = true;
                 self.sources[index].exhaust(Interest::Read);
                 break;
             }

@@ -346,6 +346,43 @@ fn a_stop_serves_parked_connections_whose_clients_have_spoken() {
     assert_eq!(guard.join().unwrap().aborted, 0);
 }
 
+/// The stop took long, and the thread that became free went to the parked connection: the accept loop
+/// closed its listener over the client in the backlog.
+#[test]
+fn a_stop_serves_the_backlog_however_long_handlers_take() {
+    let (held, wait) = channel();
+    let (release, released) = sync_channel::<()>(0);
+    let released = Mutex::new(released);
+    let server = Server::<Tcp>::builder()
+        .model(ThreadPool::new(1).queue(0))
+        .drain_timeout(Duration::from_secs(3600))
+        .bind("127.0.0.1:0")
+        .unwrap();
+    let target = Target::parse(&server.urls()[0]);
+    let handler = move |conn: &mut TcpConnection| echo_or_hold(conn, &held, &released);
+    let guard = server.spawn(handler).unwrap();
+    let mut parked = target.connect();
+    parked.write_all(b"first\n").unwrap();
+    parked.read_exact(&mut [0; 6]).unwrap();
+    let holds = target.send("hold");
+    wait.recv_timeout(DEADLINE).unwrap();
+    parked.write_all(b"hold\n").unwrap();
+    let waiting = target.send("waits");
+    guard.handle().shutdown();
+    // Longer than a stop waits for connections that are on their way.
+    let time = Duration::from_millis(1100);
+    assert!(!guard.handle().wait_for(State::Draining, time));
+    release.send(()).unwrap();
+    assert_eq!(holds.answer(), "hold\n");
+    wait.recv_timeout(DEADLINE).unwrap();
+    drop(release);
+    let mut answer = String::new();
+    parked.read_to_string(&mut answer).unwrap();
+    assert_eq!(answer, "hold\n");
+    assert_eq!(waiting.answer(), "waits\n");
+    assert_eq!(guard.join().unwrap().aborted, 0);
+}
+
 /// The handler ignores the deadline; the drops of parked sessions do not wait for it.
 #[test]
 fn the_drain_deadline_drops_the_sessions_of_parked_connections() {
