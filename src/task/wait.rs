@@ -27,13 +27,13 @@ use crate::buffers;
 use crate::sys::poll::{Interest, poll};
 use crate::sys::wakeup::{WakeupEvent, Watch, WokenBy};
 #[cfg(feature = "coroutines")]
-use crate::task::coro::net::{self, Place, Visit};
+use crate::task::coro::net::{self, Duplicate, Place};
 #[cfg(feature = "coroutines")]
 use crate::task::coro::worker::{Current, current, here};
 use crate::task::thread;
 use crate::task::timeout::timeout;
-use crate::task::wait::caller::{ABORTED, Kept, aborted, deadline_here, timed_out};
-pub(crate) use crate::task::wait::caller::{Target, Task, beside, through, until};
+use crate::task::wait::caller::{ABORTED, RecheckOnDrop, aborted, deadline_here, timed_out};
+pub(crate) use crate::task::wait::caller::{Target, Task, beside, uninterruptible, until};
 use crate::task::watched;
 
 /// Where an owner waits for its descriptor, as often as it likes: in a coroutine the descriptor stays
@@ -46,14 +46,14 @@ pub(crate) struct Source {
     /// The receive timeout that the kernel has for threads, in nanoseconds; zero for none.
     kernel_timeout: AtomicU64,
     /// An abort of the handler's request does not reach the descriptor itself, and has to end the wait.
-    apart: bool,
+    watches_abort: bool,
 }
 
 impl Source {
     /// Of a descriptor that an abort of the handler's request leaves as it is: the waits for it end then.
-    pub(crate) fn apart() -> Self {
+    pub(crate) fn watching_abort() -> Self {
         Self {
-            apart: true,
+            watches_abort: true,
             ..Self::default()
         }
     }
@@ -62,7 +62,7 @@ impl Source {
     #[cfg(feature = "coroutines")]
     fn current(&self) -> Option<Current> {
         current().inspect(|current| {
-            if self.apart {
+            if self.watches_abort {
                 current.watch_abort();
             }
         })
@@ -76,7 +76,7 @@ impl Source {
     ///
     /// `TimedOut` at the deadline, which begins with each wait, and at that of [`timeout`](crate::task::timeout());
     /// `ConnectionAborted` in a coroutine whose worker ends what is left, and where the descriptor is
-    /// [apart](Self::apart) when the handler's request is aborted.
+    /// [apart](Self::watching_abort) when the handler's request is aborted.
     pub(crate) fn complete<R>(
         &self,
         fd: BorrowedFd<'_>,
@@ -90,7 +90,7 @@ impl Source {
                 .place
                 .complete(&current, fd, interest, deadline, attempt);
         }
-        complete_blocking(fd, interest, self.apart, deadline, attempt)
+        complete_blocking(fd, interest, self.watches_abort, deadline, attempt)
     }
 
     /// Receives what is there from a socket in blocking mode; waits until something is, for `limit` at
@@ -109,10 +109,10 @@ impl Source {
         if let Some(current) = self.current() {
             return self.place.receive(&current, fd, buf, || after(limit));
         }
-        if self.apart || deadline_here().is_some() {
+        if self.watches_abort || deadline_here().is_some() {
             let attempt = || Ok((recv(fd, &mut *buf, RecvFlags::DONTWAIT)?.0, false));
             let deadline = || after(limit);
-            return complete_blocking(fd, Interest::Read, self.apart, deadline, attempt);
+            return complete_blocking(fd, Interest::Read, self.watches_abort, deadline, attempt);
         }
         self.keep_timeout(fd, limit)?;
         loop {
@@ -135,9 +135,9 @@ impl Source {
         if let Some(current) = self.current() {
             return self.place.receive_late(&current, fd, || after(limit));
         }
-        let mut landing = [0; LANDING];
-        let count = self.receive(fd, &mut landing, limit)?;
-        Ok(land(fd, &landing, count))
+        let mut on_stack = [0; STACK_BUFFER];
+        let count = self.receive(fd, &mut on_stack, limit)?;
+        Ok(into_pooled(fd, &on_stack, count))
     }
 
     /// Whether the descriptor may be ready; where it is not, wakes `waker` once it is. The caller has tried,
@@ -196,13 +196,13 @@ impl Source {
 }
 
 /// What a thread that waits for input has room for on its stack.
-const LANDING: usize = 1024;
+const STACK_BUFFER: usize = 1024;
 
 /// Moves what has landed in a smaller buffer into one of the pool, with what more there is.
-pub(super) fn land(fd: BorrowedFd<'_>, landing: &[u8], count: usize) -> (Box<[u8]>, usize) {
+pub(super) fn into_pooled(fd: BorrowedFd<'_>, on_stack: &[u8], count: usize) -> (Box<[u8]>, usize) {
     let mut buffer = buffers::take();
-    buffer[..count].copy_from_slice(&landing[..count]);
-    if count < landing.len() {
+    buffer[..count].copy_from_slice(&on_stack[..count]);
+    if count < on_stack.len() {
         return (buffer, count);
     }
     // There may be more. An error shows again when the next one is received.
@@ -230,16 +230,16 @@ pub(crate) fn complete_shared<R>(
     #[cfg(feature = "coroutines")]
     if let Some(current) = current() {
         current.watch_abort();
-        let mut visit = None;
+        let mut duplicate = None;
         return loop {
             match attempt() {
                 Err(Errno::INTR) => {}
                 Err(Errno::AGAIN) => {
-                    let visit = match &mut visit {
-                        Some(visit) => visit,
-                        none => none.insert(Visit::new(fd)?),
+                    let duplicate = match &mut duplicate {
+                        Some(duplicate) => duplicate,
+                        none => none.insert(Duplicate::new(fd)?),
                     };
-                    visit.wait(&current, interest, deadline())?;
+                    duplicate.wait(&current, interest, deadline())?;
                 }
                 done => break Ok(done?),
             }
@@ -253,24 +253,24 @@ pub(crate) fn complete_shared<R>(
 fn complete_blocking<R>(
     fd: BorrowedFd<'_>,
     interest: Interest,
-    apart: bool,
+    watches_abort: bool,
     deadline: impl Fn() -> Option<Instant>,
     mut attempt: impl FnMut() -> rustix::io::Result<(R, bool)>,
 ) -> io::Result<R> {
     loop {
         match attempt() {
             Err(Errno::INTR) => {}
-            Err(Errno::AGAIN) => block_for(fd, interest, apart, deadline())?,
+            Err(Errno::AGAIN) => block_for(fd, interest, watches_abort, deadline())?,
             done => return Ok(done?.0),
         }
     }
 }
 
-/// Blocks the thread until a descriptor is ready; where it is `apart`, until an abort too.
+/// Blocks the thread until a descriptor is ready; where it is `watches_abort`, until an abort too.
 fn block_for(
     fd: BorrowedFd<'_>,
     interest: Interest,
-    apart: bool,
+    watches_abort: bool,
     deadline: Option<Instant>,
 ) -> io::Result<()> {
     let task = Task::here();
@@ -278,12 +278,12 @@ fn block_for(
     let end = deadline.into_iter().chain(local.deadline()).min();
     let signal = &task.signal().0;
     let blocked = signal.target().thread();
-    let Some(blocked) = blocked.filter(|_| apart && local.is_handling()) else {
+    let Some(blocked) = blocked.filter(|_| watches_abort && local.is_handling()) else {
         let mut fds = [PollFd::from_borrowed_fd(fd, interest.into())];
         let ready = poll(&mut fds, end)? > 0;
         return ready.then_some(()).ok_or_else(timed_out);
     };
-    let _kept = Kept::new(signal);
+    let _recheck = RecheckOnDrop::new(signal);
     loop {
         signal.clear();
         if let Some(why) = local.watch_abort(signal) {
@@ -476,12 +476,12 @@ pub fn sleep(time: Duration) {
     }
     let waited = timeout(time, || until(|_| Poll::<Infallible>::Pending));
     if waited.is_err_and(|err| err.kind() == io::ErrorKind::ConnectionAborted) {
-        end_handler();
+        unwind_handler();
     }
 }
 
 /// Unwinds the handler whose waits fail from now on, where that does no harm.
-pub(crate) fn end_handler() {
+pub(crate) fn unwind_handler() {
     if !cfg!(panic = "abort") && !std::thread::panicking() {
         let why = Task::here().why().unwrap_or(ABORTED);
         resume_unwind(Box::new(why));

@@ -150,27 +150,27 @@ mod tests {
     use loom::sync::{Arc, Condvar};
     use loom::thread;
 
-    /// What an eventfd is to a driver: a wait ends when it has been rung since the last one.
+    /// What an eventfd is to a driver: a wait ends when it has been woken since the last one.
     #[derive(Default)]
     struct WakeupEvent {
-        rung: Mutex<bool>,
+        woken: Mutex<bool>,
         changed: Condvar,
     }
 
     impl Wake for WakeupEvent {
         fn wake(&self) {
-            *self.rung.lock().unwrap() = true;
+            *self.woken.lock().unwrap() = true;
             self.changed.notify_one();
         }
     }
 
     impl WakeupEvent {
         fn wait(&self) {
-            let mut rung = self.rung.lock().unwrap();
-            while !*rung {
-                rung = self.changed.wait(rung).unwrap();
+            let mut woken = self.woken.lock().unwrap();
+            while !*woken {
+                woken = self.changed.wait(woken).unwrap();
             }
-            *rung = false;
+            *woken = false;
         }
     }
 

@@ -5,13 +5,13 @@
 //! belong to a thread. Whether the caller is a coroutine is what [`worker::current`] says, which only
 //! [`wait`](crate::task::wait) asks from outside.
 
-mod ahead;
 pub(crate) mod driver;
 mod epoll;
 pub(crate) mod inbox;
 pub(crate) mod net;
 pub(crate) mod offload;
 pub(crate) mod overflow;
+mod prefetch;
 pub(crate) mod runtime;
 pub(crate) mod stack;
 #[cfg(test)]

@@ -18,7 +18,7 @@ use crate::sys::poll::Interest;
 use crate::task::coro::driver::{Directions, Drive, Edge};
 use crate::task::coro::uring::Lent;
 use crate::task::coro::worker::{Current, TaskId, Wake, Worker, here};
-use crate::task::wait::land;
+use crate::task::wait::into_pooled;
 
 /// Where the state of a descriptor is: the worker in the upper half, from 1, and the index in the
 /// lower. Zero until the descriptor first has to wait.
@@ -65,7 +65,7 @@ pub(crate) enum Waiter {
 }
 
 /// What a driver that receives is lent while a connection has no buffer.
-const LANDING: usize = 512;
+const STACK_BUFFER: usize = 512;
 
 impl Directions {
     const fn with(self, interest: Interest) -> Self {
@@ -195,9 +195,9 @@ impl Place {
         deadline: impl Fn() -> Option<Instant>,
     ) -> io::Result<(Box<[u8]>, usize)> {
         // While it waits, the kernel has a part of the stack: that is resident anyway.
-        let mut landing = [0; LANDING];
-        if let Some(received) = complete_receive(current, fd, &mut landing, deadline()) {
-            return Ok(land(fd, &landing, received?));
+        let mut on_stack = [0; STACK_BUFFER];
+        if let Some(received) = complete_receive(current, fd, &mut on_stack, deadline()) {
+            return Ok(into_pooled(fd, &on_stack, received?));
         }
         self.complete(current, fd, Interest::Read, deadline, || {
             let mut buffer = buffers::take();
@@ -423,12 +423,12 @@ pub(crate) fn wait_any<'a>(
 
 /// A copy of a descriptor, watched apart from what others wait for at it: an epoll instance takes each
 /// number once.
-pub(crate) struct Visit {
+pub(crate) struct Duplicate {
     place: Place,
     fd: OwnedFd,
 }
 
-impl Visit {
+impl Duplicate {
     pub(crate) fn new(fd: BorrowedFd<'_>) -> io::Result<Self> {
         let fd = fd.try_clone_to_owned()?;
         let place = Place::default();
@@ -448,7 +448,7 @@ impl Visit {
     }
 }
 
-impl Drop for Visit {
+impl Drop for Duplicate {
     fn drop(&mut self) {
         // Closing the copy would not do: the other descriptors keep it in the epoll instance.
         self.place.release(self.fd.as_fd());
@@ -503,7 +503,7 @@ fn complete_receive(
             }
         } else {
             // Nothing but the completion ends this: the buffer is the kernel's.
-            current.suspend_through();
+            current.suspend_uninterruptible();
         }
     };
     forget(until_completion);

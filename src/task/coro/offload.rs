@@ -4,8 +4,8 @@ use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::task::coro::worker::{Current, Wake};
-use crate::task::signal::Rouse;
-use crate::task::wait::end_handler;
+use crate::task::signal::Wakeable;
+use crate::task::wait::unwind_handler;
 
 /// Runs `work` on a helper thread while the coroutine that calls waits; right here where no helper thread
 /// can be started. Its panic goes on in the caller. Where the caller is cancelled meanwhile it is unwound,
@@ -33,16 +33,16 @@ pub(crate) fn offload<R: Send + 'static>(
             // goes on, and nobody is left to tell but the panic hook.
             let dropped = catch_unwind(AssertUnwindSafe(|| drop(result)));
             dropped.unwrap_or_else(std::mem::forget);
-            caller.rouse();
+            caller.wake();
         }
     };
     place.execute(Box::new(task));
     let mut woken = Wake::Ready;
     loop {
         if woken == Wake::Cancelled {
-            end_handler();
+            unwind_handler();
             // That would have ended the process.
-            current.suspend_through();
+            current.suspend_uninterruptible();
         } else {
             woken = current.suspend_until(None);
         }

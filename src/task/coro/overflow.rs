@@ -110,7 +110,7 @@ extern "C" fn on_fault(signal: c_int, info: *mut siginfo_t, _context: *mut c_voi
         line.push(b" KiB; ");
         line.push(REMEDY.get().unwrap_or(&"it needs a larger one").as_bytes());
         line.push(b"\n");
-        say(&line.bytes[..line.len]);
+        write_stderr(&line.bytes[..line.len]);
     }
     let index = usize::from(signal == libc::SIGBUS);
     // SAFETY: written before this handler was installed.
@@ -122,7 +122,7 @@ extern "C" fn on_fault(signal: c_int, info: *mut siginfo_t, _context: *mut c_voi
 
 /// Writes on standard error, unless that is full: nobody may ever read it, and the fault must end the
 /// process.
-fn say(text: &[u8]) {
+fn write_stderr(text: &[u8]) {
     let mut stderr = libc::pollfd {
         fd: libc::STDERR_FILENO,
         events: libc::POLLOUT,

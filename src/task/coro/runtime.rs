@@ -119,7 +119,7 @@ impl Runtime {
     }
 
     /// Notes that a worker found no memory for a stack; `first` where it had some before.
-    pub(crate) fn is_short(&self, err: &io::Error, first: bool) {
+    pub(crate) fn report_shortage(&self, err: &io::Error, first: bool) {
         let errno = err.raw_os_error().unwrap_or(libc::ENOMEM);
         self.shortage.errno.store(errno, Ordering::Relaxed);
         if first {
@@ -129,7 +129,7 @@ impl Runtime {
     }
 
     /// Notes that a worker that was short of memory has found some.
-    pub(crate) fn is_short_no_more(&self) {
+    pub(crate) fn end_shortage(&self) {
         self.shortage.workers.fetch_sub(1, Ordering::SeqCst);
         (self.on_shortage)();
     }

@@ -24,7 +24,7 @@ const ENTRIES: u32 = 1024;
 const RECEIVE: u64 = 1 << 62;
 const WAKE: u64 = 2 << 62;
 /// Of a request that only asks to end another one.
-const NOBODY: u64 = 3 << 62;
+const CANCEL: u64 = 3 << 62;
 const KINDS: u64 = 3 << 62;
 
 /// `IORING_RECVSEND_POLL_FIRST`: the peer has hardly ever spoken already, so wait before the first
@@ -116,13 +116,13 @@ impl Uring {
 
     /// Hands over what is in the queue.
     fn submit(&self) -> io::Result<()> {
-        settle(self.ring.submit())
+        tolerate(self.ring.submit())
     }
 
     /// Ends a poll or a receive.
     fn end(&mut self, entry: squeue::Entry) {
         // SAFETY: a request that ends another one names neither memory nor a descriptor.
-        let pushed = unsafe { self.push(entry.user_data(NOBODY)) };
+        let pushed = unsafe { self.push(entry.user_data(CANCEL)) };
         // Not handed over now, it stays in the queue for the next wait, which reports the error.
         let _ = pushed.and_then(|()| self.submit());
     }
@@ -176,9 +176,9 @@ impl Drive for Uring {
             );
             let submitter = self.ring.submitter();
             let want = usize::from(blocks);
-            settle(submitter.submit_with_args_and_flags(want, &args, self.enter))?;
+            tolerate(submitter.submit_with_args_and_flags(want, &args, self.enter))?;
         }
-        let mut deaf = false;
+        let mut waker_ended = false;
         for completion in self.ring.completion() {
             let (name, result) = (completion.user_data(), completion.result());
             match name & KINDS {
@@ -186,14 +186,18 @@ impl Drive for Uring {
                     task: name as u32,
                     result,
                 }),
-                WAKE => deaf |= !cqueue::more(completion.flags()),
-                NOBODY => {}
+                WAKE => waker_ended |= !cqueue::more(completion.flags()),
+                CANCEL => {}
                 // The end of a poll that was asked for.
                 _ if result == -libc::ECANCELED => {}
                 _ => on_event(Event::Edge(edge(name, result, completion.flags()))),
             }
         }
-        if deaf { self.poll_waker() } else { Ok(()) }
+        if waker_ended {
+            self.poll_waker()
+        } else {
+            Ok(())
+        }
     }
 
     fn receive(&mut self, into: Lent, task: u32) -> bool {
@@ -229,7 +233,7 @@ fn edge(token: u64, result: i32, flags: u32) -> Edge {
 
 /// Which failures of a call are none: the requests stay in the queue, and what is complete can be
 /// taken.
-fn settle(entered: io::Result<usize>) -> io::Result<()> {
+fn tolerate(entered: io::Result<usize>) -> io::Result<()> {
     match entered.map_err(|err| (err.raw_os_error(), err)) {
         Ok(_) | Err((Some(libc::EINTR | libc::ETIME | libc::EBUSY), _)) => Ok(()),
         Err((Some(libc::EAGAIN | libc::ENOMEM), _)) => {

@@ -178,7 +178,7 @@ mod tests {
     fn a_coroutine_that_runs_on_is_reported_once_and_a_quick_one_is_not() {
         let heartbeats = Arc::new(Heartbeats::new(2));
         let (reports, wait) = channel();
-        let _dog = Watchdog::start(&heartbeats, move |label, time| {
+        let _watchdog = Watchdog::start(&heartbeats, move |label, time| {
             reports.send((label, time)).unwrap();
         })
         .unwrap();

@@ -18,10 +18,10 @@ use std::time::{Duration, Instant};
 use corosensei::{Coroutine, CoroutineResult, Yielder};
 use slab::Slab;
 
-use crate::task::coro::ahead;
 use crate::task::coro::driver::{self, Drive, Event};
 use crate::task::coro::inbox::{Inbox, Message, Start};
 use crate::task::coro::net::{SourceState, Waiter};
+use crate::task::coro::prefetch;
 use crate::task::coro::runtime::Runtime;
 use crate::task::coro::stack::{PooledStack, StackPool};
 use crate::task::coro::timers::Timers;
@@ -70,7 +70,7 @@ struct Task {
 pub(crate) const RUNS_MAX: usize = 64;
 
 /// How far ahead of the coroutine that runs the memory of others is fetched.
-const AHEAD: usize = 2;
+const PREFETCH_DISTANCE: usize = 2;
 
 /// What a running coroutine reaches its worker with.
 struct Running {
@@ -227,7 +227,7 @@ impl Worker {
             let ready = self.queue.borrow().len();
             self.runs.set(self.runs.get() + ready);
             for _ in 0..ready {
-                self.look_ahead();
+                self.prefetch_next();
                 let next = self.queue.borrow_mut().pop_front();
                 if let Some((id, wake)) = next {
                     self.resume(id, wake);
@@ -254,13 +254,15 @@ impl Worker {
     }
 
     /// Has the memory of a coroutine that runs soon on its way.
-    fn look_ahead(&self) {
+    fn prefetch_next(&self) {
         let queue = self.queue.borrow();
         let tasks = self.tasks.borrow();
-        let soon = queue.get(AHEAD).and_then(|(id, _)| tasks.get(id.index));
+        let soon = queue
+            .get(PREFETCH_DISTANCE)
+            .and_then(|(id, _)| tasks.get(id.index));
         if let Some(task) = soon.filter(|task| task.top != 0) {
-            ahead::fetch_stack(task.top);
-            ahead::fetch((&raw const *task.running).addr());
+            prefetch::stack(task.top);
+            prefetch::line((&raw const *task.running).addr());
         }
     }
 
@@ -358,7 +360,7 @@ impl Worker {
             CoroutineResult::Return(()) => {
                 let ended = self.tasks.borrow_mut().remove(id.index);
                 drop((ended, body));
-                self.hurry();
+                self.retry_at_once();
                 self.inbox().ended_one();
             }
         }

@@ -9,7 +9,7 @@ use std::time::Instant;
 #[cfg(feature = "coroutines")]
 use crate::task::coro::worker::{Current, Remote, current};
 use crate::task::local::Local;
-use crate::task::signal::{Rouse, Signal};
+use crate::task::signal::{Signal, Wakeable};
 use crate::task::thread::{self, Blocked};
 use crate::task::watched;
 
@@ -20,7 +20,7 @@ pub(crate) enum Task {
     Coroutine(Current),
 }
 
-/// What the signal of a task rouses.
+/// What the signal of a task wakes.
 #[derive(Debug)]
 pub(crate) enum Target {
     Thread(Blocked),
@@ -39,12 +39,12 @@ impl Target {
     }
 }
 
-impl Rouse for Target {
-    fn rouse(&self) {
+impl Wakeable for Target {
+    fn wake(&self) {
         match self {
-            Self::Thread(blocked) => blocked.rouse(),
+            Self::Thread(blocked) => blocked.wake(),
             #[cfg(feature = "coroutines")]
-            Self::Coroutine(remote) => remote.rouse(),
+            Self::Coroutine(remote) => remote.wake(),
         }
     }
 }
@@ -140,11 +140,11 @@ impl Task {
     }
 
     /// Waits for the signal alone.
-    fn wait_through(&self, signal: &Signal) {
+    fn wait_uninterruptible(&self, signal: &Signal) {
         match self {
             Self::Thread(_) => thread::block(signal, None),
             #[cfg(feature = "coroutines")]
-            Self::Coroutine(current) if signal.begin() => current.suspend_through(),
+            Self::Coroutine(current) if signal.begin() => current.suspend_uninterruptible(),
             #[cfg(feature = "coroutines")]
             Self::Coroutine(current) => current.hand_over(),
         }
@@ -175,17 +175,17 @@ pub(crate) fn beside(start: Box<dyn FnOnce() + Send>) -> io::Result<()> {
 }
 
 /// Has a wait around this one look once more: its wake-up may have come meanwhile.
-pub(super) struct Kept<'a>(&'a Signal);
+pub(super) struct RecheckOnDrop<'a>(&'a Signal);
 
-impl<'a> Kept<'a> {
+impl<'a> RecheckOnDrop<'a> {
     pub(super) const fn new(signal: &'a Signal) -> Self {
         Self(signal)
     }
 }
 
-impl Drop for Kept<'_> {
+impl Drop for RecheckOnDrop<'_> {
     fn drop(&mut self) {
-        self.0.keep();
+        self.0.recheck();
     }
 }
 
@@ -199,7 +199,7 @@ pub(crate) fn until<R>(mut poll: impl FnMut(&mut Context<'_>) -> Poll<R>) -> io:
     let task = Task::here();
     let (signal, waker) = task.signal();
     let mut context = Context::from_waker(waker);
-    let _kept = Kept::new(signal);
+    let _recheck = RecheckOnDrop::new(signal);
     let _watching = matches!(task, Task::Thread(_)).then(watched::Entered::new);
     loop {
         signal.clear();
@@ -217,11 +217,11 @@ pub(crate) fn until<R>(mut poll: impl FnMut(&mut Context<'_>) -> Poll<R>) -> io:
 
 /// As [`until`], whatever happens meanwhile: for what is sure to end. `None` in a coroutine that would
 /// have to be suspended while a panic unwinds.
-pub(crate) fn through<R>(mut poll: impl FnMut(&mut Context<'_>) -> Poll<R>) -> Option<R> {
+pub(crate) fn uninterruptible<R>(mut poll: impl FnMut(&mut Context<'_>) -> Poll<R>) -> Option<R> {
     let task = Task::here();
     let (signal, waker) = task.signal();
     let mut context = Context::from_waker(waker);
-    let _kept = Kept::new(signal);
+    let _recheck = RecheckOnDrop::new(signal);
     loop {
         signal.clear();
         if let Poll::Ready(result) = poll(&mut context) {
@@ -230,6 +230,6 @@ pub(crate) fn through<R>(mut poll: impl FnMut(&mut Context<'_>) -> Poll<R>) -> O
         if !task.can_be_suspended() {
             return None;
         }
-        task.wait_through(signal);
+        task.wait_uninterruptible(signal);
     }
 }

@@ -11,7 +11,7 @@ use crate::task::coro::inbox::{Message, Start};
 use crate::task::coro::runtime::Runtime;
 use crate::task::coro::worker::{Queue, RUNNING, Running, TaskId, Wake, Worker, here};
 use crate::task::local::Local;
-use crate::task::signal::Rouse;
+use crate::task::signal::Wakeable;
 use crate::task::wait::Task;
 
 /// Why nothing can be waited for then.
@@ -87,7 +87,7 @@ impl Current {
 
     /// Suspends the coroutine until it is woken, whatever the worker has been told: for what the driver
     /// has begun.
-    pub(crate) fn suspend_through(&self) {
+    pub(crate) fn suspend_uninterruptible(&self) {
         {
             let mut tasks = self.worker().tasks.borrow_mut();
             tasks[self.id().index].suspended = true;
@@ -223,8 +223,8 @@ pub(crate) struct Remote {
     id: TaskId,
 }
 
-impl Rouse for Remote {
-    fn rouse(&self) {
+impl Wakeable for Remote {
+    fn wake(&self) {
         match here() {
             Some(worker) if worker.id == self.worker => worker.wake(self.id, Wake::Ready),
             _ => self.runtime.inboxes[self.place].send(Message::Wake(self.id)),

@@ -33,10 +33,10 @@ impl Worker {
             // Without memory for another one they wait.
             let stack = match self.stacks.take() {
                 Ok(stack) => stack,
-                Err(err) => return self.fall_short(shortage, &err),
+                Err(err) => return self.note_shortage(shortage, &err),
             };
             if self.shortage.take().is_some() {
-                self.runtime.is_short_no_more();
+                self.runtime.end_shortage();
             }
             let Some((start, label)) = self.starts.borrow_mut().pop_front() else {
                 return;
@@ -46,7 +46,7 @@ impl Worker {
     }
 
     /// Waits for memory, longer than `before`.
-    fn fall_short(&self, before: Option<Shortage>, err: &io::Error) {
+    fn note_shortage(&self, before: Option<Shortage>, err: &io::Error) {
         let pause = before.map_or(STACK_PAUSE_MIN, |before| {
             (before.pause * 2).min(STACK_PAUSE_MAX)
         });
@@ -54,12 +54,12 @@ impl Worker {
         self.shortage.set(Some(Shortage { pause, until }));
         // Told of at once, and then about once a second.
         if before.is_none() || pause == STACK_PAUSE_MAX {
-            self.runtime.is_short(err, before.is_none());
+            self.runtime.report_shortage(err, before.is_none());
         }
     }
 
     /// Tries again at once to get memory: a coroutine has left its stack.
-    pub(super) fn hurry(&self) {
+    pub(super) fn retry_at_once(&self) {
         if let Some(shortage) = self.shortage.get() {
             let until = Instant::now();
             self.shortage.set(Some(Shortage { until, ..shortage }));

@@ -19,18 +19,18 @@ const BELOW: usize = 2 * LINE;
 
 /// Fetches the part of a stack that ends at `top` of a suspended coroutine, growing upwards in
 /// addresses.
-pub(crate) fn fetch_stack(top: usize) {
+pub(crate) fn stack(top: usize) {
     let start = top.saturating_sub(BELOW);
-    (0..LINES).for_each(|line| fetch(start + line * LINE));
+    (0..LINES).for_each(|index| line(start + index * LINE));
 }
 
 /// Fetches what is at an address, which may be any: nothing is read.
 #[cfg(target_arch = "x86_64")]
-pub(crate) fn fetch(address: usize) {
+pub(crate) fn line(address: usize) {
     use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
     // SAFETY: a prefetch never faults and changes nothing that a program can see.
     unsafe { _mm_prefetch::<_MM_HINT_T0>(std::ptr::without_provenance(address)) };
 }
 
 #[cfg(not(target_arch = "x86_64"))]
-pub(crate) fn fetch(_: usize) {}
+pub(crate) fn line(_: usize) {}
