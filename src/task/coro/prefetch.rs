@@ -1,30 +1,28 @@
-//! Fetching into the cache what is needed next.
+//! Prefetches the memory of coroutines that run soon.
 //!
-//! A coroutine that has waited left its stack in the cache long ago where there are thousands. The
-//! run queue says which one comes after the next, so its memory can be on its way while others run.
+//! With thousands of coroutines, the stack of one that has waited is no longer in the cache. The worker
+//! prefetches the stack of a coroutine further down the run queue while another one runs.
 #![cfg_attr(
     target_arch = "x86_64",
-    expect(unsafe_code, reason = "an instruction that only gives a hint")
+    expect(unsafe_code, reason = "a prefetch instruction")
 )]
 
 /// The size of a cache line.
 const LINE: usize = 64;
 
-/// How many lines of a suspended coroutine's stack are touched when it goes on: those of the calls
-/// between its handler and the place where it was suspended, about a kilobyte.
+/// The number of lines to prefetch: the frames between the handler and the suspension, about a kilobyte.
 const LINES: usize = 16;
 
-/// What lies below the place where it was suspended: registers that the switch has saved.
+/// The bytes below the recorded stack address, where the switch has saved registers.
 const BELOW: usize = 2 * LINE;
 
-/// Fetches the part of a stack that ends at `top` of a suspended coroutine, growing upwards in
-/// addresses.
+/// Prefetches the used end of a suspended coroutine's stack: from `top` to higher addresses.
 pub(crate) fn stack(top: usize) {
     let start = top.saturating_sub(BELOW);
     (0..LINES).for_each(|index| line(start + index * LINE));
 }
 
-/// Fetches what is at an address, which may be any: nothing is read.
+/// Prefetches the cache line at an address, which need not be valid.
 #[cfg(target_arch = "x86_64")]
 pub(crate) fn line(address: usize) {
     use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
