@@ -44,10 +44,10 @@
 //!         }
 //!         Ok::<_, io::Error>(())
 //!     })?;
-//!     let mut said = String::new();
-//!     let read = (&conn).read_to_string(&mut said);
+//!     let mut input = String::new();
+//!     let read = (&conn).read_to_string(&mut input);
 //!     stop.close();
-//!     greets.join().expect("it does not panic").and(read)
+//!     greets.join().expect("the closure does not panic").and(read)
 //! })?;
 //! # Ok(())
 //! # }

@@ -191,7 +191,7 @@ impl Pool {
             // EINVAL: an older kernel, or locked memory.
             self.guard = Guard::Protection;
         }
-        // SAFETY: as above.
+        // SAFETY: the slot is mapped and unused.
         match unsafe { libc::mprotect(limit.as_ptr().cast(), GUARD, libc::PROT_NONE) } {
             0 => Ok(()),
             _ => Err(io::Error::last_os_error()),
