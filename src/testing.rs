@@ -33,6 +33,7 @@ use crate::accept::report::Report;
 use crate::address::{Address, UnixAddress};
 use crate::handle::ServerHandle;
 use crate::handler::IntoOutcome;
+use crate::lifecycle::State;
 use crate::net::{Tcp, Transport, Udp, UnixStream};
 use crate::server::{Server, ServerGuard};
 
@@ -65,12 +66,14 @@ pub struct TestServer<T> {
 }
 
 impl<T: Transport> TestServer<T> {
-    /// Serves with `handler` on a new thread. Bind `server` to port 0, or to a path in a temporary
-    /// directory.
+    /// Serves with `handler` on a new thread, and waits until the server runs. Bind `server` to port
+    /// 0, or to a path in a temporary directory.
     ///
     /// # Panics
     ///
     /// - The thread cannot be started.
+    /// - The server does not run, with its error: [`Forking`](crate::Forking) and
+    ///   [`Prefork`](crate::Prefork) do not start in a process that has other threads, as a test has.
     pub fn spawn<M, F, O>(server: Server<T, M>, handler: F) -> Self
     where
         M: Model,
@@ -78,8 +81,15 @@ impl<T: Transport> TestServer<T> {
         O: IntoOutcome,
     {
         let guard = server.spawn(handler);
+        let guard = guard.unwrap_or_else(|err| panic!("{err}"));
+        let runs = guard.handle().wait_for(State::Running, DEADLINE);
+        assert!(runs, "the server does not run within {DEADLINE:?}");
+        if guard.handle().state() == State::Closed {
+            let report = guard.join().unwrap_or_else(|err| panic!("{err}"));
+            panic!("the server has stopped: {report:?}");
+        }
         Self {
-            guard: guard.unwrap_or_else(|err| panic!("{err}")),
+            guard,
             transport: PhantomData,
         }
     }

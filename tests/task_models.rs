@@ -151,7 +151,7 @@ fn serve(model: &str, options: &[String]) -> ExitCode {
     let drain = if has("short") {
         Duration::from_millis(200)
     } else {
-        NEVER
+        DEADLINE
     };
     builder = builder.drain_timeout(drain);
     let models = Models {

@@ -6,7 +6,8 @@ use std::sync::mpsc::channel;
 use std::time::Duration;
 
 use socketserver::observe::{Event as Observed, Reaction, Step};
-use socketserver::{Next, Server, ThreadPool, Threading};
+use socketserver::testing::TestServer;
+use socketserver::{Forking, Next, Server, Tcp, ThreadPool, Threading};
 
 use crate::script::{Event, Script, errno, until_stop};
 use crate::support::{DEADLINE, Gate, hold_at};
@@ -186,6 +187,13 @@ fn a_full_pool_takes_no_more_than_it_has_room_for() {
     drop(held);
     guard.stop().unwrap();
     assert_eq!(handle.totals().completed, 6);
+}
+
+#[test]
+#[should_panic(expected = "threads")]
+fn a_test_server_says_why_it_does_not_run() {
+    let server = Server::<Tcp, Forking>::bind("127.0.0.1:0").unwrap();
+    let _ = TestServer::spawn(server, |_| ());
 }
 
 #[test]
