@@ -1,5 +1,5 @@
-//! What an abort of its connection does to a handler that waits for something else, under every model: a
-//! deadline, somebody who asks, and a stop end all that it waits for, and leave no thread behind.
+//! Aborts of a connection, under every model: a deadline, a call of the handle and a stop end all waits of its
+//! handler, and no thread is left.
 
 mod support;
 
@@ -18,17 +18,17 @@ use socketserver::{Builder, Connection, HandlerError, Server, ServerHandle, Tcp}
 use support::models::{Models, NAMES, UnderModel};
 use support::{DEADLINE, ServerProcess, is_available, poll_until};
 
-/// Nothing waits for so long.
+/// Longer than any test runs.
 const NEVER: Duration = Duration::from_secs(3600);
 
-/// What a handler waits for; each is ended by each abort.
+/// The waits of a handler; each kind of abort ends each of them.
 const WAITS: [&str; 4] = ["future", "sleep", "upstream", "scope"];
 
 type Check = fn(&str, &str);
 
 const ABORTS: [(&str, Check); 3] = [
     ("a_deadline", a_deadline_ends_it),
-    ("who_asks", who_asks_ends_it),
+    ("the_handle", the_handle_ends_it),
     ("a_stop", a_stop_ends_it),
 ];
 
@@ -42,8 +42,8 @@ fn main() -> ExitCode {
     let mut trials = Vec::new();
     for model in NAMES {
         for (name, check) in ABORTS {
-            // Nobody else is served meanwhile.
-            if model == "sequential" && name == "who_asks" {
+            // The server cannot serve the connection that asks for the abort.
+            if model == "sequential" && name == "the_handle" {
                 continue;
             }
             for waits in WAITS {
@@ -58,14 +58,14 @@ fn main() -> ExitCode {
     libtest_mimic::run(&Arguments::from_args(), trials).exit_code()
 }
 
-/// Prints a line at once and whole, also when several processes print.
+/// Prints a line with one write, as several processes print.
 fn say(line: impl Display) {
     let mut out = io::stdout().lock();
     let _ = out.write_all(format!("{line}\n").as_bytes());
     let _ = out.flush();
 }
 
-/// Says that something has ended, however it does.
+/// Prints a line when it is dropped.
 struct Ends(&'static str);
 
 impl Drop for Ends {
@@ -74,7 +74,7 @@ impl Drop for Ends {
     }
 }
 
-/// Waits for ever, for the thing of this name.
+/// Waits for ever, in the way of this name.
 fn wait(name: &str, upstream: SocketAddr) -> io::Result<()> {
     match name {
         "future" => block_on(pending()),
@@ -99,13 +99,13 @@ fn wait(name: &str, upstream: SocketAddr) -> io::Result<()> {
                 }));
                 wait("upstream", upstream)
             })?;
-            let spawned = spawned.join().expect("it does not panic");
-            let nested = nests.join().expect("it does not panic");
+            let spawned = spawned.join().expect("no panic");
+            let nested = nests.join().expect("no panic");
             assert_eq!(kind(&spawned), io::ErrorKind::ConnectionAborted);
             assert_eq!(kind(&nested), io::ErrorKind::ConnectionAborted);
             // Later waits fail too.
             assert_eq!(kind(&block_on(pending::<()>())), kind(&spawned));
-            // The one that sleeps has unwound, and nobody has joined it.
+            // The closure that sleeps has unwound without being joined, so the scope panics.
             Ok(())
         }),
     }
@@ -113,10 +113,10 @@ fn wait(name: &str, upstream: SocketAddr) -> io::Result<()> {
 
 fn kind<T>(result: &io::Result<T>) -> io::ErrorKind {
     let err = result.as_ref().err();
-    err.expect("it waits for ever").kind()
+    err.expect("the wait ends only with an error").kind()
 }
 
-/// Does what the first line says.
+/// Runs the command in the first line.
 fn obey(conn: &mut TcpConnection, handle: &ServerHandle) -> Result<(), HandlerError> {
     let mut line = String::new();
     conn.read_line_max(&mut line, 1024)?;
@@ -124,7 +124,7 @@ fn obey(conn: &mut TcpConnection, handle: &ServerHandle) -> Result<(), HandlerEr
     match words[..] {
         ["echo"] => conn.write_all(b"here")?,
         ["halt"] => handle.shutdown(),
-        ["cut", id] => write!(conn, "{}", handle.abort(id.parse()?))?,
+        ["abort", id] => write!(conn, "{}", handle.abort(id.parse()?))?,
         ["wait", name, upstream, how] => {
             if how == "stop" {
                 handle.shutdown();
@@ -176,17 +176,17 @@ impl UnderModel for Serves {
         let handle = server.handle();
         let report = server.serve_forever(move |conn: &mut TcpConnection| obey(conn, &handle));
         let report = report.expect("serve");
-        // What was joined may still be on its way out of the kernel.
+        // The kernel may still count a thread that was joined.
         poll_until("one thread is left", DEADLINE, || {
             let status = std::fs::read_to_string("/proc/self/status").expect("/proc");
             status.contains("\nThreads:\t1\n").then_some(())
         });
-        say(format!("done cut={}", report.aborted));
+        say(format!("done aborted={}", report.aborted));
         ExitCode::SUCCESS
     }
 }
 
-/// A handler that waits, and the upstream that never answers.
+/// Starts a server with a handler that waits, and an upstream that never answers.
 fn begin(model: &str, waits: &str, how: &str, options: &[&str]) -> (ServerProcess, impl Sized) {
     let upstream = TcpListener::bind("127.0.0.1:0").expect("bind");
     let address = upstream.local_addr().expect("bound");
@@ -198,7 +198,7 @@ fn begin(model: &str, waits: &str, how: &str, options: &[&str]) -> (ServerProces
     (server, (client, upstream))
 }
 
-/// What the handler and its parts say at their end.
+/// Waits for the last lines of the handler and of its closures.
 fn ends(server: &mut ServerProcess, waits: &str, reason: &str) {
     if waits == "scope" {
         for part in ["over future", "over nested", "over sleep"] {
@@ -206,18 +206,18 @@ fn ends(server: &mut ServerProcess, waits: &str, reason: &str) {
         }
     }
     let error = server.wait_for("error ");
-    // A sleep unwinds, which is told of as a panic is.
+    // A sleep unwinds, which is reported as a panic.
     let unwinds = matches!(waits, "sleep" | "scope");
     assert_eq!(error.starts_with("panicked: "), unwinds, "{error}");
-    // Where it was still connecting, that is said first.
+    // An abort while it connects adds a prefix to the reason.
     assert!(error.ends_with(reason), "{error}");
 }
 
-/// The others are served, and nothing is left behind.
+/// The server serves further connections, and ends without threads.
 fn goes_on(mut server: ServerProcess) {
     assert_eq!(server.target().ask("echo"), "here");
     assert_eq!(server.target().ask("halt"), "");
-    assert_eq!(server.wait_for("done "), "cut=0");
+    assert_eq!(server.wait_for("done "), "aborted=0");
     assert!(server.exit_status().success());
 }
 
@@ -228,9 +228,9 @@ fn a_deadline_ends_it(model: &str, waits: &str) {
     goes_on(server);
 }
 
-fn who_asks_ends_it(model: &str, waits: &str) {
+fn the_handle_ends_it(model: &str, waits: &str) {
     let (mut server, _held) = begin(model, waits, "-", &[]);
-    assert_eq!(server.target().ask("cut 1"), "true");
+    assert_eq!(server.target().ask("abort 1"), "true");
     let reason = "the connection was aborted through the server's handle";
     ends(&mut server, waits, reason);
     goes_on(server);
@@ -238,11 +238,11 @@ fn who_asks_ends_it(model: &str, waits: &str) {
 
 fn a_stop_ends_it(model: &str, waits: &str) {
     let (mut server, _held) = begin(model, waits, "stop", &["short"]);
-    // The children of a process are killed.
+    // Under these models the parent kills its children, which print nothing.
     if !model.ends_with("forking") {
         let reason = "the connection was aborted at the drain deadline of the server's stop";
         ends(&mut server, waits, reason);
     }
-    assert_eq!(server.wait_for("done "), "cut=1");
+    assert_eq!(server.wait_for("done "), "aborted=1");
     assert!(server.exit_status().success());
 }

@@ -116,7 +116,7 @@ fn connect_to(addr: SocketAddr, timeout: Duration) -> io::Result<Dialed<TcpConne
         }
     };
     let deadline = after(Some(timeout));
-    let source = Source::apart();
+    let source = Source::watching_abort();
     source.complete(socket.as_fd(), Interest::Write, || deadline, attempt)?;
     // The connection has a source of its own.
     source.release(socket.as_fd());

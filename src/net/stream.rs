@@ -160,7 +160,7 @@ impl<T: 'static> Stream<T> {
         context.register(weak);
         // Nobody shuts down a connection that was made from here.
         let source = if context.is_detached() {
-            Source::apart()
+            Source::watching_abort()
         } else {
             Source::default()
         };

@@ -13,7 +13,7 @@ use crate::registry::session::SessionSlot;
 use crate::registry::table::{AbortReason, Activity, Slot};
 use crate::registry::{Registry, SETTLE};
 use crate::sys::clock::Millis;
-use crate::task::abort::Request as Handled;
+use crate::task::abort::HandlerId;
 use crate::task::local::Entered;
 
 /// The part of a connection that the server can reach from another thread, to end its input and
@@ -195,8 +195,8 @@ impl Context {
     pub(crate) fn enter_handler(&self) -> Option<Entered> {
         let registry = Arc::clone(self.registry.as_ref()?);
         let slot = self.slot.load(Ordering::Relaxed);
-        let request = Handled { id: self.id, slot };
-        Some(Entered::handler(registry, request))
+        let handler = HandlerId { id: self.id, slot };
+        Some(Entered::handler(registry, handler))
     }
 
     /// The slot of the handler's session.

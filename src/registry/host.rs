@@ -1,4 +1,5 @@
-//! What handlers wait for and run beside their connections, and how an abort of those reaches it.
+//! The registry as the host of handlers: an abort of a connection ends the handler's other waits, and those of
+//! its scopes.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -10,27 +11,28 @@ use std::time::Duration;
 
 use crate::registry::Registry;
 use crate::registry::table::AbortReason;
-use crate::task::abort::{AbortSignal, Host, Request};
+use crate::task::abort::{AbortSignal, HandlerId, Host};
 use crate::task::threads::{Limits, Threads};
 use crate::task::wait::Wakeup;
 
-/// The most threads on which the handlers of one process of a server run things side by side.
+/// The most threads for the scopes of handlers, in one process of a server.
 const THREADS: usize = 1024;
 
-/// The waits of the handlers of this process that an abort of their connection does not end by itself.
+/// The abort signals of this process's handlers, for waits that shutting down the socket does not end, and the
+/// threads of their scopes.
 pub(super) struct Waits {
     aborts: Mutex<Aborts>,
     threads: Threads,
-    /// In a child that has no accept loop: whether its thread for aborts runs.
+    /// In a child without an accept loop: whether the thread that watches for aborts runs.
     is_watched: AtomicBool,
 }
 
 #[derive(Debug, Default)]
 struct Aborts {
-    /// By the numbers of the requests; with the slots of their connections.
-    of: HashMap<u64, (u32, Arc<AbortSignal>)>,
-    /// The deadline has come: what begins to wait is aborted at once.
-    over: Option<AbortReason>,
+    /// By the number of the connection or datagram; with its registry slot plus one.
+    signals: HashMap<u64, (u32, Arc<AbortSignal>)>,
+    /// Why all handlers were aborted, if they were: a new signal fires at once.
+    all: Option<AbortReason>,
 }
 
 impl Default for Waits {
@@ -53,7 +55,7 @@ impl Waits {
     pub(super) fn abort(&self, id: u64, reason: AbortReason) {
         let abort = self
             .aborts()
-            .of
+            .signals
             .get(&id)
             .map(|(_, abort)| Arc::clone(abort));
         if let Some(abort) = abort {
@@ -61,13 +63,13 @@ impl Waits {
         }
     }
 
-    /// Aborts what waits now, and what will.
+    /// Aborts all handlers: their current waits and later ones.
     pub(super) fn abort_all(&self, reason: AbortReason) {
         let all: Vec<_> = {
             let mut aborts = self.aborts();
-            aborts.over = Some(reason);
+            aborts.all = Some(reason);
             aborts
-                .of
+                .signals
                 .values()
                 .map(|(_, abort)| Arc::clone(abort))
                 .collect()
@@ -78,37 +80,37 @@ impl Waits {
     }
 
     fn aborts(&self) -> MutexGuard<'_, Aborts> {
-        // A map is whole after any panic of its own methods, and no other code runs under this lock.
+        // Poisoning is ignored: no user code runs under this lock, and a panic cannot leave the map inconsistent.
         self.aborts.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl Registry {
-    /// Ends the threads on which handlers have run something, and joins them if none `is_stuck`.
+    /// Ends the threads of the handlers' scopes, and joins them unless a handler `is_stuck`.
     pub(crate) fn finish_threads(&self, is_stuck: bool) {
         self.waits.threads.finish(is_stuck);
     }
 
-    /// Why the connection of a request was aborted, if it was.
+    /// Returns why a connection or datagram was aborted, if it was.
     fn reason_of(&self, id: u64, slot: u32) -> Option<AbortReason> {
         let slot = self.slot(slot.checked_sub(1)?);
         slot.abort_reason().filter(|_| slot.id() == id)
     }
 
-    /// Has a thread look for aborts that another process has noted: the parent of this one, which has the
-    /// accept loop.
+    /// Starts a thread that watches for aborts by the parent process, which has the accept loop. The parent
+    /// notes them in the shared slots and fires the wake-up event.
     fn watch_parent(self: &Arc<Self>) {
         if self.waits.is_watched.swap(true, Relaxed) {
             return;
         }
         let registry = Arc::clone(self);
         let watch = move |wakeup: Wakeup| {
-            // The process ends with its handler. Where waiting fails, the drain deadline kills it.
+            // The process ends with its handler. If waiting fails, the parent kills it at the drain deadline.
             while wakeup.wait(&[], None).is_ok() {
                 let waits: Vec<_> = {
                     let aborts = registry.waits.aborts();
                     aborts
-                        .of
+                        .signals
                         .iter()
                         .map(|(id, (slot, _))| (*id, *slot))
                         .collect()
@@ -124,30 +126,31 @@ impl Registry {
             return;
         };
         let thread = thread::Builder::new().name("socketserver-abort".to_owned());
-        // As above, where there can be no thread.
+        // If the thread cannot start, the parent kills this process at the drain deadline.
         let _ = thread.stack_size(64 * 1024).spawn(move || watch(wakeup));
     }
 }
 
 impl Host for Registry {
-    fn watch(self: Arc<Self>, request: Request, abort: &Arc<AbortSignal>) {
-        let Request { id, slot } = request;
-        let over = {
+    fn watch(self: Arc<Self>, handler: HandlerId, abort: &Arc<AbortSignal>) {
+        let HandlerId { id, slot } = handler;
+        let all = {
             let mut aborts = self.waits.aborts();
-            aborts.of.insert(id, (slot, Arc::clone(abort)));
-            aborts.over
+            aborts.signals.insert(id, (slot, Arc::clone(abort)));
+            aborts.all
         };
         if self.lifecycle.processes().is_child() {
             self.watch_parent();
         }
-        // Whoever aborts it notes why first, and looks for what waits then.
-        if let Some(reason) = over.or_else(|| self.reason_of(id, slot)) {
+        // An abort stores its reason, then looks for the signal; this code stores the signal, then looks for
+        // the reason.
+        if let Some(reason) = all.or_else(|| self.reason_of(id, slot)) {
             abort.abort(reason.text());
         }
     }
 
-    fn forget(&self, request: Request) {
-        self.waits.aborts().of.remove(&request.id);
+    fn forget(&self, handler: HandlerId) {
+        self.waits.aborts().signals.remove(&handler.id);
     }
 
     fn threads(&self) -> &Threads {

@@ -1,4 +1,4 @@
-//! What ends the waits of a handler, and of all that runs beside it, from another thread.
+//! The abort of a handler: ends, from any thread, its waits and those of the closures that it has spawned.
 
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
@@ -6,27 +6,28 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use crate::task::signal::Signal;
 use crate::task::threads::Threads;
 
-/// The request of a handler, as its host knows it.
+/// The connection or datagram of a handler, as its host identifies it.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Request {
+pub(crate) struct HandlerId {
     pub(crate) id: u64,
-    /// Where the host keeps it; it is the host that knows what this means.
+    /// The registry slot plus one, or zero; only the host interprets it.
     pub(crate) slot: u32,
 }
 
-/// Who runs handlers, and aborts their requests.
+/// The server that runs a handler and can abort its connection or datagram.
 pub(crate) trait Host: Send + Sync {
-    /// Has `abort` told once the request is aborted; at once if it has been.
-    fn watch(self: Arc<Self>, request: Request, abort: &Arc<AbortSignal>);
+    /// Registers `abort`, to be fired when the connection or datagram is aborted; fires it at once if that
+    /// has happened already.
+    fn watch(self: Arc<Self>, handler: HandlerId, abort: &Arc<AbortSignal>);
 
-    /// Ends that.
-    fn forget(&self, request: Request);
+    /// Removes the registration of [`watch`](Self::watch).
+    fn forget(&self, handler: HandlerId);
 
-    /// Runs what handlers do side by side, where no coroutine does.
+    /// Returns the threads that run the scopes of handlers that are not coroutines.
     fn threads(&self) -> &Threads;
 }
 
-/// Whether a request was aborted, and which tasks wait for it.
+/// Whether a handler was aborted, and the tasks that an abort interrupts.
 #[derive(Default)]
 pub(crate) struct AbortSignal {
     why: OnceLock<&'static str>,
@@ -34,37 +35,38 @@ pub(crate) struct AbortSignal {
 }
 
 impl AbortSignal {
-    /// Ends the waits of all tasks, now and from now on.
+    /// Fires: ends the current and all later waits of the tasks.
     pub(crate) fn abort(&self, why: &'static str) {
-        // The first reason stays.
+        // Only the first reason is stored.
         let _ = self.why.set(why);
-        // No code of others runs under the lock.
+        // `interrupt` must not run under the lock.
         let tasks = self.tasks().clone();
         for task in tasks {
             task.interrupt();
         }
     }
 
-    /// Why the waits fail, if they do.
+    /// Returns the reason if the handler was aborted.
     pub(crate) fn why(&self) -> Option<&'static str> {
         self.why.get().copied()
     }
 
-    /// Interrupts this task too. The caller looks at [`why`](Self::why) after that.
+    /// Adds a task to those that an abort interrupts. The caller checks [`why`](Self::why) afterwards, so
+    /// that an earlier abort is not missed.
     pub(crate) fn join(&self, task: &Arc<Signal>) {
         self.tasks().push(Arc::clone(task));
     }
 
-    /// Ends that.
+    /// Removes a task that [`join`](Self::join) has added.
     pub(crate) fn leave(&self, task: &Arc<Signal>) {
         let mut tasks = self.tasks();
-        if let Some(place) = tasks.iter().position(|other| Arc::ptr_eq(other, task)) {
-            tasks.swap_remove(place);
+        if let Some(index) = tasks.iter().position(|other| Arc::ptr_eq(other, task)) {
+            tasks.swap_remove(index);
         }
     }
 
     fn tasks(&self) -> MutexGuard<'_, Vec<Arc<Signal>>> {
-        // A vector is whole after any panic of its own methods.
+        // Poisoning is ignored: a panic cannot leave the vector inconsistent.
         self.tasks.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

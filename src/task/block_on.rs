@@ -1,4 +1,4 @@
-//! Futures in handlers.
+//! `block_on`: waiting for a future in a handler.
 
 use std::future::IntoFuture;
 use std::io;
@@ -6,40 +6,38 @@ use std::pin::pin;
 
 use crate::task::wait::until;
 
-/// Waits for a future that needs no runtime of its own: in a coroutine it suspends the coroutine, on a
-/// thread it blocks the thread.
+/// Waits until a future is ready, and returns its output.
 ///
-/// So the channels and locks of others serve in every model, between handlers, and between a handler and
-/// any other thread: `async-channel`, `async-lock`, `event-listener`, `futures::channel`, `tokio::sync`.
-/// What waits for several things is a future too: a select (`futures_lite::future::or`), a join, a stream. A
-/// future that needs the reactor or the timers of a runtime (`tokio::net`, `tokio::time`) is to run there,
-/// and its handle is waited for here.
+/// It suspends the coroutine that calls, or blocks the thread where there is no coroutine. So the channels and
+/// locks of other crates work in every model, between handlers, and between a handler and any other thread:
+/// `async-channel`, `async-lock`, `event-listener`, `futures::channel`, `tokio::sync`. To wait for several
+/// futures, combine them: a select (`futures_lite::future::or`), a join, a stream. A future that needs the
+/// reactor or the timers of a runtime (`tokio::net`, `tokio::time`) must be spawned on that runtime; `block_on`
+/// then waits for its handle.
 ///
 /// # Behaviour
 ///
-/// The future is polled here, and once more each time its waker has been called. The waker works from any
-/// thread and at any time, also when this has returned and the coroutine is gone: then it does nothing.
-/// A future that wakes itself lets the other coroutines of its worker run. One that blocks in another way
-/// within its poll blocks the worker; so does a lock of `std`.
+/// The caller polls the future once, and again after each call of its waker. The waker works from any thread
+/// and at any time; after `block_on` has returned, a call of it has no effect. A future that wakes itself
+/// lets the other coroutines of its worker run. A poll that blocks by other means, such as a lock of `std`,
+/// blocks the worker.
 ///
-/// Calls nest: a poll may call `block_on`, which waits for the inner future alone. A panic of a poll goes
-/// on in the caller. In any case, the future is dropped before this returns.
+/// Calls nest: a poll may call `block_on`, which waits for the inner future alone. A panic of a poll propagates
+/// to the caller. The future is always dropped before `block_on` returns or unwinds.
 ///
 /// # Errors
 ///
-/// The future is dropped where it is, and that is no panic:
+/// - `TimedOut`: the deadline of a [`timeout`](super::timeout()) around the call has passed.
+/// - `ConnectionAborted`: the connection of the handler was aborted (at a deadline of the
+///   [`Builder`](crate::Builder), by [`ServerHandle::abort`](crate::ServerHandle::abort), or at the drain deadline
+///   of a stop). The error's text is the reason.
+/// - `ConnectionAborted`: a panic unwinds, so the coroutine cannot be suspended.
 ///
-/// - `TimedOut` at the deadline of a [`timeout`](super::timeout()) around the call;
-/// - `ConnectionAborted` when the connection of the handler is aborted (by a deadline of the
-///   [`Builder`](crate::Builder), by [`ServerHandle::abort`](crate::ServerHandle::abort), or because the drain deadline of a stop
-///   has come), with the reason as its text; and in a coroutine that would have to be suspended while a
-///   panic unwinds.
-///
-/// A future that is ready is never an error. Outside of handlers nothing is aborted.
+/// A future that is ready at its first poll never fails. Outside of handlers there are no aborts.
 ///
 /// # Examples
 ///
-/// Handlers that wait for what others do, each for five seconds at most.
+/// Each handler waits up to five seconds for a job from a channel.
 ///
 /// ```
 /// use std::io::{self, Write};
@@ -51,8 +49,8 @@ use crate::task::wait::until;
 /// let guard = Server::<Tcp>::builder().model(Threading::default()).bind("127.0.0.1:0")?.spawn(move |conn: &mut TcpConnection| {
 ///     match task::timeout(Duration::from_secs(5), || task::block_on(queue.recv())) {
 ///         Ok(Ok(job)) => writeln!(conn, "do {job}"),
-///         Ok(Err(_closed)) => writeln!(conn, "nothing will come"),
-///         Err(err) if err.kind() == io::ErrorKind::TimedOut => writeln!(conn, "ask again"),
+///         Ok(Err(_closed)) => writeln!(conn, "no more jobs"),
+///         Err(err) if err.kind() == io::ErrorKind::TimedOut => writeln!(conn, "no job yet"),
 ///         Err(err) => Err(err),
 ///     }
 /// })?;
@@ -61,7 +59,7 @@ use crate::task::wait::until;
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 ///
-/// One of two things, whichever comes first:
+/// Waits for a job or for a stop, whichever comes first:
 ///
 /// ```
 /// use futures_lite::future;

@@ -1,54 +1,53 @@
-//! What belongs to one task, a thread or a coroutine: whose handler it runs, until when it may wait, and
-//! what wakes it.
+//! The state of one task, which is a thread or a coroutine: its handler, its deadline and its signal.
 
 use std::cell::{Cell, OnceCell, RefCell};
 use std::sync::Arc;
 use std::task::Waker;
 use std::time::Instant;
 
-use crate::task::abort::{AbortSignal, Host, Request};
+use crate::task::abort::{AbortSignal, HandlerId, Host};
 use crate::task::signal::Signal;
 use crate::task::wait::{Target, Task};
 
-/// The state of a task. Only its own thread ever touches it.
+/// The state of a task. Only the thread of the task accesses it.
 #[derive(Default)]
 pub(crate) struct Local {
-    /// Waits end by then.
+    /// The deadline of all waits.
     deadline: Cell<Option<Instant>>,
-    /// The handler that it runs, or a part of it.
+    /// The handler that the task runs, in whole or in part.
     handling: RefCell<Option<Handling>>,
     signal: OnceCell<(Arc<Signal>, Waker)>,
 }
 
-/// A handler that is being run.
+/// A running handler.
 struct Handling {
     host: Arc<dyn Host>,
-    request: Request,
-    /// Made by the first wait that needs it, and shared with what runs beside the handler.
+    handler: HandlerId,
+    /// Created by the first wait that needs it; the tasks of a scope share it.
     abort: OnceCell<Arc<AbortSignal>>,
-    /// Whether that interrupts this task.
+    /// Whether `abort` interrupts this task.
     joined: Cell<bool>,
-    /// It runs beside a handler, which outlives it.
+    /// Whether a scope has spawned this task; the handler outlives it.
     is_part: bool,
 }
 
-/// What a task takes over from the one that it runs beside.
+/// The state that a spawned task takes over from its spawner.
 #[derive(Clone)]
 pub(crate) struct Inherited {
     deadline: Option<Instant>,
-    handling: Option<(Arc<dyn Host>, Request, Arc<AbortSignal>)>,
+    handling: Option<(Arc<dyn Host>, HandlerId, Arc<AbortSignal>)>,
 }
 
-/// A handler that this task runs, until this is dropped.
+/// Marks the task that calls as running a handler, until this guard is dropped.
 #[must_use]
 pub(crate) struct Entered {
     task: Task,
-    /// What the task was at before: a handler may itself run one of another host.
+    /// The former state: a handler may itself run a server whose handlers run in the same task.
     before: (Option<Instant>, Option<Handling>),
 }
 
 impl Local {
-    /// The signal of this task, and its waker; the first call makes them.
+    /// Returns the signal of this task, and its waker; the first call creates them.
     pub(crate) fn signal(&self, target: impl FnOnce() -> Target) -> &(Arc<Signal>, Waker) {
         self.signal.get_or_init(|| {
             let signal = Arc::new(Signal::new(target()));
@@ -61,22 +60,23 @@ impl Local {
         self.deadline.get()
     }
 
-    /// Replaces the deadline, and returns the one before.
+    /// Replaces the deadline, and returns the former one.
     pub(crate) fn set_deadline(&self, deadline: Option<Instant>) -> Option<Instant> {
         self.deadline.replace(deadline)
     }
 
-    /// Whether this task runs a handler, or a part of one.
+    /// Returns whether this task runs a handler, in whole or in part.
     pub(crate) fn is_handling(&self) -> bool {
         self.handling.borrow().is_some()
     }
 
-    /// Why the waits of this task fail, as far as one has [asked for it](Self::watch_abort).
+    /// Returns the reason of an abort, if the handler was aborted and a wait
+    /// [watches for it](Self::watch_abort).
     pub(crate) fn aborted(&self) -> Option<&'static str> {
         self.handling.borrow().as_ref()?.abort.get()?.why()
     }
 
-    /// Has an abort of the handler's request interrupt this task, and says whether there was one.
+    /// Lets an abort of the handler interrupt this task, and returns the reason if it was aborted already.
     pub(crate) fn watch_abort(&self, signal: &Arc<Signal>) -> Option<&'static str> {
         let handling = self.handling.borrow();
         let handling = handling.as_ref()?;
@@ -87,12 +87,12 @@ impl Local {
         abort.why()
     }
 
-    /// What a task beside this one takes over. The abort of the handler reaches that one too.
+    /// Returns the state for a task that this one spawns: an abort of the handler reaches it too.
     pub(crate) fn inherit(&self) -> Inherited {
         let handling = self.handling.borrow();
         let handling = handling.as_ref().map(|handling| {
             let host = Arc::clone(&handling.host);
-            (host, handling.request, Arc::clone(handling.abort()))
+            (host, handling.handler, Arc::clone(handling.abort()))
         });
         Inherited {
             deadline: self.deadline(),
@@ -100,7 +100,7 @@ impl Local {
         }
     }
 
-    /// Who runs the handler.
+    /// Returns the server that runs the handler.
     pub(crate) fn host(&self) -> Option<Arc<dyn Host>> {
         let handling = self.handling.borrow();
         Some(Arc::clone(&handling.as_ref()?.host))
@@ -120,18 +120,18 @@ impl Handling {
     fn abort(&self) -> &Arc<AbortSignal> {
         self.abort.get_or_init(|| {
             let abort = Arc::default();
-            Arc::clone(&self.host).watch(self.request, &abort);
+            Arc::clone(&self.host).watch(self.handler, &abort);
             abort
         })
     }
 }
 
 impl Inherited {
-    /// Makes the task that calls a part of the handler.
+    /// Makes the task that calls run a part of the handler.
     pub(crate) fn enter(self) -> Entered {
-        let handling = self.handling.map(|(host, request, abort)| Handling {
+        let handling = self.handling.map(|(host, handler, abort)| Handling {
             host,
-            request,
+            handler,
             abort: OnceCell::from(abort),
             joined: Cell::new(false),
             is_part: true,
@@ -141,11 +141,11 @@ impl Inherited {
 }
 
 impl Entered {
-    /// Says that the task that calls runs the handler of a request.
-    pub(crate) fn handler(host: Arc<dyn Host>, request: Request) -> Self {
+    /// Makes the task that calls run a handler.
+    pub(crate) fn handler(host: Arc<dyn Host>, handler: HandlerId) -> Self {
         let handling = Handling {
             host,
-            request,
+            handler,
             abort: OnceCell::new(),
             joined: Cell::new(false),
             is_part: false,
@@ -172,7 +172,7 @@ impl Drop for Entered {
             abort.leave(&self.task.signal().0);
         }
         if !ended.is_part {
-            ended.host.forget(ended.request);
+            ended.host.forget(ended.handler);
         }
     }
 }

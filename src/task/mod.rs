@@ -1,28 +1,28 @@
-//! What handlers wait for beside their connection, and what they run side by side.
+//! Futures, timeouts, scopes and sleeps for handlers.
 //!
-//! All of it works in every model, and outside of handlers too, so that a handler does not know where it
-//! runs: in a coroutine what waits is suspended, elsewhere the thread blocks.
+//! These functions work in every model, and outside of handlers: a wait suspends the coroutine that calls, or
+//! blocks the thread where there is no coroutine. So the same handler runs in every model.
 //!
 //! | | |
 //! |---|---|
-//! | [`block_on`](block_on()) | waits for a future: for the channels and the locks of others, for the first of several things |
-//! | [`scope`](scope()) | runs closures side by side, and joins them |
-//! | [`timeout`](timeout()) | gives a deadline to all that some code waits for |
-//! | [`sleep`], [`yield_now`] | wait for the time, and let others run |
-//! | [`offload`] | keeps a call that blocks in another way from blocking a worker of coroutines |
+//! | [`block_on`](block_on()) | waits for a future: a channel or a lock of another crate, or the first of several futures |
+//! | [`scope`](scope()) | runs closures concurrently, and joins them |
+//! | [`timeout`](timeout()) | sets a deadline for all waits of a closure |
+//! | [`sleep`], [`yield_now`] | wait for a duration; let other coroutines or threads run |
+//! | [`offload`] | runs a call that blocks by other means without blocking a worker of coroutines |
 //!
 //! # Aborts
 //!
-//! When the connection of a handler is aborted, because a deadline of the [`Builder`](crate::Builder) has
-//! passed, because [somebody asks](crate::ServerHandle::abort), or because the drain deadline of a stop has come, all
-//! that the handler waits for ends, in what it has spawned too: [`block_on`](block_on()), and reads and writes, also of
-//! [dialed](crate::net::Dialed) connections, fail with an error, and [`sleep`] unwinds. So does what it waits
-//! for later. The handler is to return then; its destructors can wait for nothing more. Where no coroutine
-//! runs, what is offloaded is not ended.
+//! The server aborts a connection at a deadline of the [`Builder`](crate::Builder), on
+//! [`ServerHandle::abort`](crate::ServerHandle::abort), and at the drain deadline of a stop. An abort ends all waits of
+//! the handler and of the closures that it has spawned, at once and from then on:
+//! [`block_on`](block_on()) fails, and so do reads and writes, also of [dialed](crate::net::Dialed)
+//! connections; [`sleep`] unwinds the handler. The handler should return then; its destructors cannot wait.
+//! On a thread, an abort does not end a call of [`offload`].
 //!
 //! # Examples
 //!
-//! Greetings are sent while lines are read, and whichever ends first ends the other one.
+//! A spawned closure sends a greeting each second until the handler has read all input.
 //!
 //! ```
 //! use std::io::{self, Read, Write};
@@ -44,10 +44,10 @@
 //!         }
 //!         Ok::<_, io::Error>(())
 //!     })?;
-//!     let mut said = String::new();
-//!     let read = (&conn).read_to_string(&mut said);
+//!     let mut input = String::new();
+//!     let read = (&conn).read_to_string(&mut input);
 //!     stop.close();
-//!     greets.join().expect("it does not panic").and(read)
+//!     greets.join().expect("the closure does not panic").and(read)
 //! })?;
 //! # Ok(())
 //! # }

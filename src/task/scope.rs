@@ -1,7 +1,7 @@
-//! Closures that run side by side within one call.
+//! `scope`: closures that run concurrently and end within one call.
 #![expect(
     unsafe_code,
-    reason = "what runs elsewhere borrows from a caller that waits for it"
+    reason = "spawned closures borrow from a caller that waits for them"
 )]
 
 use std::any::Any;
@@ -16,39 +16,38 @@ use std::task::{Poll, Waker};
 use std::thread;
 
 use crate::task::local::Inherited;
-use crate::task::wait::{Task, beside, through};
+use crate::task::wait::{Task, beside, uninterruptible};
 
 /// The most closures of one scope that run at once.
-const AT_ONCE: usize = 1024;
+const MAX_RUNNING: usize = 1024;
 
-/// Runs `body`, which may [`spawn`](Scope::spawn) closures that run beside it, and returns when all of them
-/// have ended. As [`std::thread::scope`], they may borrow from the caller's stack.
+/// Runs `body`, which may [`spawn`](Scope::spawn) closures that run concurrently, and returns when all of them
+/// have ended.
 ///
-/// In a coroutine they are coroutines of the same worker: they take turns with the caller, and with each
-/// other, where they wait. Elsewhere in a handler they run on threads that the server keeps for that: at
-/// most 1024 in a process, apart from those of its model; an idle one ends after 10 s. Outside of
-/// handlers each has a new thread.
+/// Like those of [`std::thread::scope`], the closures may borrow from the caller's stack.
+///
+/// In a coroutine, each closure is a coroutine of the same worker: one runs while the others wait. In a handler
+/// on a thread, the closures run on threads that the server keeps for scopes: at most 1024 in a process, in
+/// addition to those of its model; an idle thread ends after 10 s. Outside of handlers each closure has a new
+/// thread.
 ///
 /// # Behaviour
 ///
-/// Scopes nest, and what was spawned may spawn in the same scope. A closure belongs to the handler that has
-/// spawned it: it has the deadline of the [`timeout`](super::timeout()) around its `spawn`, and what ends
-/// the waits of the handler ends its waits too: an abort of the connection, by a deadline or in a stop. `scope` itself
-/// waits, whatever happens, until all have ended, so a closure that neither waits with this crate nor ends
-/// keeps its handler.
+/// Scopes nest, and a closure may spawn in its own scope. A closure inherits the deadline of the
+/// [`timeout`](super::timeout()) around its `spawn`, and an abort of the handler's connection ends the waits of
+/// its closures too. Neither ends the wait of `scope` for its closures: a closure that never returns keeps its
+/// handler for ever.
 ///
-/// Under `Coroutines` a scope that is entered while a panic unwinds can spawn
-/// nothing.
+/// In a coroutine, [`spawn`](Scope::spawn) fails while a panic unwinds.
 ///
 /// # Panics
 ///
-/// If `body` panics, its panic goes on once all closures have ended. If a closure panics and nobody has
-/// [joined](Spawned::join) it, its panic goes on here in the same way; the first one, where there are
-/// several.
+/// If `body` panics, the panic propagates once all closures have ended. So does the panic of a closure that
+/// was not [joined](Spawned::join); the first one, if there are several.
 ///
 /// # Examples
 ///
-/// A proxy: both directions at once, each with its own copy of the two sockets.
+/// A proxy copies both directions at once.
 ///
 /// ```
 /// use std::io;
@@ -81,12 +80,13 @@ pub fn scope<'env, R>(body: impl for<'scope> FnOnce(&'scope Scope<'scope, 'env>)
         env: PhantomData,
     };
     let result = catch_unwind(AssertUnwindSafe(|| body(&scope)));
-    let all_ended = through(|_| match shared.running.load(Ordering::Acquire) {
+    let all_ended = uninterruptible(|_| match shared.running.load(Ordering::Acquire) {
         0 => Poll::Ready(()),
         _ => Poll::Pending,
     });
     if all_ended.is_none() {
-        // They borrow from frames that would go. Not reached: nothing is spawned while a panic unwinds.
+        // Running closures borrow from frames that unwinding would drop. Unreachable: `spawn` fails while a
+        // panic unwinds.
         std::process::abort();
     }
     let result = result.unwrap_or_else(|panic| resume_unwind(panic));
@@ -96,7 +96,7 @@ pub fn scope<'env, R>(body: impl for<'scope> FnOnce(&'scope Scope<'scope, 'env>)
     result
 }
 
-/// Spawns closures that end within a call of [`scope`](scope()).
+/// Spawns closures that end before a call of [`scope`](scope()) returns.
 ///
 /// # Examples
 ///
@@ -121,35 +121,34 @@ pub fn scope<'env, R>(body: impl for<'scope> FnOnce(&'scope Scope<'scope, 'env>)
 /// ```
 pub struct Scope<'scope, 'env: 'scope> {
     shared: Arc<Shared>,
-    // Invariant, as those of `std::thread::Scope`: neither may be shortened.
+    // Both lifetimes are invariant, as in `std::thread::Scope`, so neither can be shortened.
     scope: PhantomData<&'scope mut &'scope ()>,
     env: PhantomData<&'env mut &'env ()>,
 }
 
-/// What a scope shares with all that it runs.
+/// The state that a scope shares with its closures.
 struct Shared {
     running: AtomicUsize,
-    /// The first one that nobody else was told of.
+    /// The first panic that was not joined.
     panic: Mutex<Option<Panic>>,
-    /// Wakes the task that has called.
+    /// Wakes the task that called `scope`.
     owner: Waker,
 }
 
 type Panic = Box<dyn Any + Send>;
 
 impl<'scope> Scope<'scope, '_> {
-    /// Runs `work` beside the caller: in a coroutine of the same worker, or on another thread. See
+    /// Runs `work` concurrently with the caller: in a coroutine of the same worker, or on another thread. See
     /// [`scope`](scope()).
     ///
     /// # Errors
     ///
-    /// At once, without running `work`, where it cannot run now: it neither waits for its turn nor runs
-    /// in the caller.
+    /// `spawn` never waits. When it fails, `work` is dropped without having run.
     ///
-    /// - `ResourceBusy` while 1024 closures of this scope run, or while all threads that the server has for
-    ///   scopes are busy;
-    /// - what the system says where it has no thread, or no memory for the stack of a coroutine;
-    /// - `ConnectionAborted` in a coroutine while a panic unwinds.
+    /// - `ResourceBusy`: 1024 closures of this scope are running, or all threads that the server has for scopes
+    ///   are busy.
+    /// - The system has no further thread, or no memory for the stack of a coroutine.
+    /// - `ConnectionAborted`: a panic unwinds in the coroutine that calls.
     ///
     /// # Examples
     ///
@@ -176,10 +175,10 @@ impl<'scope> Scope<'scope, '_> {
             move || run(work, packet, inherited, counted)
         };
         let start: Box<dyn FnOnce() + Send + 'scope> = Box::new(run);
-        // SAFETY: only the lifetime changes. What `start` borrows is alive for 'scope, which lasts until
-        // the call of `scope` returns or unwinds; that waits until each `Counted` is gone, and the one of
-        // `start` goes last, after all that it borrows: see `run`. Where `start` is dropped instead,
-        // `beside` has failed, here, within 'scope; where it is leaked, the caller is never woken.
+        // SAFETY: only the lifetime changes. The borrows of `start` live for 'scope, which lasts until the call
+        // of `scope` returns or unwinds. `scope` waits until each `Counted` is dropped, and `start` drops its
+        // own last, after everything that it borrows: see `run`. If `beside` fails, it drops `start` here,
+        // within 'scope; if it leaks `start`, `scope` never returns.
         let start: Box<dyn FnOnce() + Send> = unsafe { transmute(start) };
         beside(start)?;
         Ok(Spawned {
@@ -190,7 +189,7 @@ impl<'scope> Scope<'scope, '_> {
     }
 }
 
-/// Runs what was spawned.
+/// Runs a spawned closure.
 fn run<T>(
     work: impl FnOnce() -> T,
     packet: Arc<Packet<T>>,
@@ -202,26 +201,26 @@ fn run<T>(
         let result = catch_unwind(AssertUnwindSafe(work));
         drop(entered);
         packet.finish(result, &counted.0);
-        // It may be the last one, and drop the result.
+        // This may be the last reference, which drops the result.
         drop(packet);
     }));
     if let Err(panic) = ended {
         counted.0.note(panic);
     }
-    // Nothing that is borrowed is left.
+    // From here on, no borrow is left.
     drop(counted);
 }
 
-/// One of those that run.
+/// Counts one running closure.
 struct Counted(Arc<Shared>);
 
 impl Counted {
     fn new(shared: &Arc<Shared>) -> io::Result<Self> {
         let counted = Self(Arc::clone(shared));
-        if shared.running.fetch_add(1, Ordering::Relaxed) < AT_ONCE {
+        if shared.running.fetch_add(1, Ordering::Relaxed) < MAX_RUNNING {
             return Ok(counted);
         }
-        let full = format!("{AT_ONCE} closures of this scope run");
+        let full = format!("{MAX_RUNNING} closures of this scope are running");
         Err(io::Error::new(io::ErrorKind::ResourceBusy, full))
     }
 }
@@ -236,30 +235,30 @@ impl Drop for Counted {
 
 impl Shared {
     fn panic(&self) -> MutexGuard<'_, Option<Panic>> {
-        // An option is whole after any panic.
+        // Poisoning is ignored: a panic cannot leave an option inconsistent.
         self.panic.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Keeps a panic that nobody has joined.
+    /// Stores the first panic that was not joined.
     fn note(&self, panic: Panic) {
         let mut first = self.panic();
         match &*first {
             None => *first = Some(panic),
-            // Dropping it might panic once more.
+            // Dropping the payload might panic in turn.
             Some(_) => std::mem::forget(panic),
         }
     }
 }
 
-/// The result of what was spawned, on its way to whoever joins it.
+/// The result of a spawned closure, until it is joined.
 struct Packet<T>(Mutex<State<T>>);
 
 enum State<T> {
-    /// With who waits for it.
+    /// With the waker of the task that joins it.
     Runs(Option<Waker>),
     Ended(thread::Result<T>),
-    /// Nobody waits for it any more.
-    Left,
+    /// Its `Spawned` is dropped, or its result is taken.
+    Detached,
 }
 
 impl<T> Default for Packet<T> {
@@ -276,7 +275,7 @@ impl<T> Default for State<T> {
 
 impl<T> Packet<T> {
     fn state(&self) -> MutexGuard<'_, State<T>> {
-        // No code of others runs under the lock but the clone of a waker of our own.
+        // The only foreign code under this lock would be the clone of a waker, and it is one of this crate's.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -297,8 +296,9 @@ impl<T> Packet<T> {
     }
 }
 
-/// A closure that a [`Scope`] has spawned. Dropping this value does not end the closure, which ends
-/// within its scope.
+/// A closure that a [`Scope`] has spawned.
+///
+/// Dropping this value does not end the closure; its scope waits for it.
 ///
 /// # Examples
 ///
@@ -312,7 +312,7 @@ impl<T> Packet<T> {
 /// assert_eq!(sum, 5050);
 /// # Ok::<(), std::io::Error>(())
 /// ```
-#[must_use = "a panic of what was spawned ends the scope, unless it is joined"]
+#[must_use = "unless it is joined, a panic of the closure propagates from its scope"]
 pub struct Spawned<'scope, T> {
     packet: Arc<Packet<T>>,
     shared: Arc<Shared>,
@@ -320,15 +320,15 @@ pub struct Spawned<'scope, T> {
 }
 
 impl<T> Spawned<'_, T> {
-    /// Waits until it has ended, and returns its result.
+    /// Waits until the closure has ended, and returns its result.
     ///
-    /// Neither a [`timeout`](super::timeout()) nor an abort ends this wait, but both end those of what is
-    /// waited for.
+    /// Neither a [`timeout`](super::timeout()) nor an abort ends this wait; both end the waits of the closure.
     ///
     /// # Errors
     ///
-    /// What it has panicked with. In a coroutine in which a panic unwinds: that it runs still, as a
-    /// `&str`.
+    /// - The payload of the closure's panic.
+    /// - A `&str`: the closure is still running, and a panic unwinds in the coroutine that calls, so it cannot
+    ///   be suspended.
     ///
     /// # Examples
     ///
@@ -343,25 +343,27 @@ impl<T> Spawned<'_, T> {
     /// # Ok::<(), std::io::Error>(())
     /// ```
     pub fn join(self) -> thread::Result<T> {
-        let ended = through(|context| {
+        let ended = uninterruptible(|context| {
             let mut state = self.packet.state();
             match &mut *state {
                 State::Runs(waiter) => {
                     *waiter = Some(context.waker().clone());
                     Poll::Pending
                 }
-                State::Ended(_) | State::Left => {
-                    Poll::Ready(std::mem::replace(&mut *state, State::Left))
+                State::Ended(_) | State::Detached => {
+                    Poll::Ready(std::mem::replace(&mut *state, State::Detached))
                 }
             }
         });
         match ended {
             Some(State::Ended(result)) => result,
-            _ => Err(Box::new("it runs still, and a panic unwinds")),
+            _ => Err(Box::new(
+                "the closure is still running, and a panic unwinds",
+            )),
         }
     }
 
-    /// Whether it has ended.
+    /// Returns whether the closure has ended.
     #[must_use]
     pub fn is_finished(&self) -> bool {
         !matches!(*self.packet.state(), State::Runs(_))
@@ -370,7 +372,7 @@ impl<T> Spawned<'_, T> {
 
 impl<T> Drop for Spawned<'_, T> {
     fn drop(&mut self) {
-        let state = std::mem::replace(&mut *self.packet.state(), State::Left);
+        let state = std::mem::replace(&mut *self.packet.state(), State::Detached);
         if let State::Ended(Err(panic)) = state {
             self.shared.note(panic);
         }

@@ -1,5 +1,5 @@
-//! How a task that waits is woken, from any thread and at any time. It has no lock, and is woken once for
-//! each wait at most.
+//! The wake-ups of a task, from any thread and at any time. A signal takes no lock, and wakes its target at most
+//! once for each wait.
 
 use std::sync::Arc;
 use std::task::Wake;
@@ -11,26 +11,26 @@ use std::sync::atomic::{AtomicU8, Ordering};
 
 use crate::task::wait::Target;
 
-/// Nothing has woken the task since it looked last.
+/// No wake-up has come since the last check.
 const QUIET: u8 = 0;
-/// It was woken, and looks once more before it waits.
+/// A wake-up has come: the task checks once more before it waits.
 const WOKEN: u8 = 1;
-/// It waits: whoever wakes it tells its target.
+/// The task waits: a wake-up must wake its target.
 const WAITING: u8 = 2;
 
-/// What ends the wait of a task.
-pub(crate) trait Rouse {
-    fn rouse(&self);
+/// A thread or a coroutine whose wait can be ended.
+pub(crate) trait Wakeable {
+    fn wake(&self);
 }
 
-/// The wake-ups of one task. Its waker outlives the wait, and the task.
+/// The wake-ups of one task. Its waker may outlive the wait and the task.
 #[derive(Debug)]
 pub(crate) struct Signal<T = Target> {
     state: AtomicU8,
     target: T,
 }
 
-impl<T: Rouse> Signal<T> {
+impl<T: Wakeable> Signal<T> {
     pub(crate) fn new(target: T) -> Self {
         Self {
             state: AtomicU8::new(QUIET),
@@ -42,13 +42,13 @@ impl<T: Rouse> Signal<T> {
         &self.target
     }
 
-    /// Takes the wake-ups until now: what they were for is looked at next. Also the end of a wait.
+    /// Consumes the wake-ups until now; the caller checks its condition next. Also ends a wait.
     pub(crate) fn clear(&self) {
         self.state.swap(QUIET, Ordering::AcqRel);
     }
 
-    /// Says that the task is about to wait. `false` where something has woken it since the last
-    /// [`clear`](Self::clear): then it must not.
+    /// Announces that the task is about to wait. Returns `false` if a wake-up has come since the last
+    /// [`clear`](Self::clear): then the task must not wait.
     pub(crate) fn begin(&self) -> bool {
         let waiting =
             self.state
@@ -56,29 +56,28 @@ impl<T: Rouse> Signal<T> {
         waiting.is_ok()
     }
 
-    /// Whether the task is to go on waiting.
+    /// Returns whether the wait goes on: no wake-up has ended it.
     pub(crate) fn waits(&self) -> bool {
         self.state.load(Ordering::Acquire) == WAITING
     }
 
-    /// Has the next wait of the task look once more: what woke it may have been for a wait around this
-    /// one.
-    pub(crate) fn keep(&self) {
-        // Takes them too: a store alone would hide what was written before them.
+    /// Makes the next wait of the task check once more: a wake-up may have been for an outer wait.
+    pub(crate) fn recheck(&self) {
+        // A swap, as `clear`: a plain store would not acquire the writes before the earlier wake-ups.
         self.state.swap(WOKEN, Ordering::AcqRel);
     }
 
-    /// Ends the wait of the task, or keeps it from the next one.
+    /// Ends the wait of the task, or prevents its next one.
     pub(crate) fn notify(&self) {
         if self.state.swap(WOKEN, Ordering::AcqRel) == WAITING {
-            self.target.rouse();
+            self.target.wake();
         }
     }
 
-    /// As [`notify`](Self::notify), also for a wait that is none of this signal's.
+    /// As [`notify`](Self::notify), and wakes the target even if it does not wait for this signal.
     pub(crate) fn interrupt(&self) {
         self.state.swap(WOKEN, Ordering::AcqRel);
-        self.target.rouse();
+        self.target.wake();
     }
 }
 
@@ -100,17 +99,17 @@ mod tests {
     use loom::sync::{Arc, Condvar, Mutex};
     use loom::thread;
 
-    /// A thread that may be roused before it sleeps, as `std::thread::Thread::unpark`.
+    /// A thread with a token, as that of `std::thread::Thread::unpark`.
     #[derive(Default)]
     struct Token {
         there: Mutex<bool>,
         changed: Condvar,
-        roused: AtomicUsize,
+        wakes: AtomicUsize,
     }
 
-    impl Rouse for Token {
-        fn rouse(&self) {
-            self.roused.fetch_add(1, Ordering::SeqCst);
+    impl Wakeable for Token {
+        fn wake(&self) {
+            self.wakes.fetch_add(1, Ordering::SeqCst);
             *self.there.lock().unwrap() = true;
             self.changed.notify_one();
         }
@@ -126,7 +125,7 @@ mod tests {
         }
     }
 
-    /// As the wait of a thread, until `done`.
+    /// Waits, as a thread does, until `done`.
     fn wait(signal: &Signal<Token>, done: impl Fn() -> bool) {
         loop {
             signal.clear();
@@ -139,19 +138,19 @@ mod tests {
                 }
             }
         }
-        signal.keep();
+        signal.recheck();
     }
 
     fn notifier(signal: &Arc<Signal<Token>>, flag: &Arc<AtomicBool>) -> thread::JoinHandle<()> {
         let (signal, flag) = (Arc::clone(signal), Arc::clone(flag));
         thread::spawn(move || {
-            // Relaxed: it is the signal that carries it.
+            // Relaxed: the signal orders this write.
             flag.store(true, Ordering::Relaxed);
             signal.notify();
         })
     }
 
-    /// Every order in which a thread is kept from going on three times at most: others take hours.
+    /// Checks every order with at most three preemptions; more of them take hours.
     fn model(run: impl Fn() + Send + Sync + 'static) {
         let mut model = loom::model::Builder::new();
         model.preemption_bound = Some(3);
@@ -164,10 +163,9 @@ mod tests {
         (signal, [flag(), flag()])
     }
 
-    /// In every order of what two wakers and the task do, the task sees both: it sleeps over none. Loom
-    /// reports a wait that nobody ends as a deadlock.
+    /// In every order, the task sees the wake-ups of both wakers. Loom reports a lost wake-up as a deadlock.
     #[test]
-    fn loom_no_wake_up_is_slept_over() {
+    fn loom_no_wake_up_is_lost() {
         model(|| {
             let (signal, flags) = parts();
             let wakers = [0, 1].map(|one| notifier(&signal, &flags[one]));
@@ -180,9 +178,9 @@ mod tests {
         });
     }
 
-    /// A wait within another one swallows nothing of it, and after both the signal rouses nobody.
+    /// A nested wait loses no wake-up of the outer one; after both, the signal does not wake its target.
     #[test]
-    fn loom_a_wait_within_a_wait_swallows_nothing() {
+    fn loom_a_nested_wait_loses_no_wake_up() {
         model(|| {
             let (signal, [outer, inner]) = parts();
             let waker = {
@@ -203,14 +201,13 @@ mod tests {
                 done
             });
             waker.join().unwrap();
-            let roused = signal.target.roused.load(Ordering::SeqCst);
+            let wakes = signal.target.wakes.load(Ordering::SeqCst);
             signal.notify();
-            assert_eq!(signal.target.roused.load(Ordering::SeqCst), roused);
+            assert_eq!(signal.target.wakes.load(Ordering::SeqCst), wakes);
         });
     }
 
-    /// A wait that ends by itself, at its deadline, leaves no state in which a waker finds the task
-    /// waiting.
+    /// After a wait has ended at its deadline, a waker does not find the task waiting.
     #[test]
     fn loom_a_wait_that_ends_by_itself_is_over() {
         model(|| {

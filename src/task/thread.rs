@@ -1,4 +1,4 @@
-//! How a thread waits for its signal: it blocks, alone or in poll(2) beside a descriptor.
+//! The wait of a thread for its signal: it parks, or blocks in poll(2) for a descriptor as well.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -10,20 +10,20 @@ use std::time::Instant;
 use rustix::event::{EventfdFlags, PollFd, PollFlags, eventfd};
 
 use crate::sys::poll::{Interest, poll};
-use crate::task::signal::{Rouse, Signal};
+use crate::task::signal::{Signal, Wakeable};
 use crate::task::watched;
 
-/// A thread, as whoever wakes it knows it.
+/// The target of a thread's signal.
 #[derive(Debug)]
 pub(crate) struct Blocked {
     thread: Thread,
-    /// It waits for descriptors, of which the event is one.
+    /// Whether the thread blocks in poll(2) or epoll_wait(2), so that only `event` wakes it.
     polls: AtomicBool,
     event: OnceLock<OwnedFd>,
 }
 
 impl Blocked {
-    /// The thread that calls.
+    /// Returns the thread that calls.
     pub(crate) fn here() -> Self {
         Self {
             thread: thread::current(),
@@ -32,37 +32,37 @@ impl Blocked {
         }
     }
 
-    /// What ends a wait for descriptors.
+    /// Returns the eventfd that ends a wait for descriptors; the first call creates it.
     pub(super) fn event(&self) -> io::Result<BorrowedFd<'_>> {
         if let Some(event) = self.event.get() {
             return Ok(event.as_fd());
         }
         let event = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
-        // Only its own thread makes one.
+        // Only the thread itself creates it, so there is no race.
         Ok(self.event.get_or_init(|| event).as_fd())
     }
 
-    /// Waits for descriptors, of which [`event`](Self::event) is one, and so for the signal too; `None`
-    /// where that has come already.
+    /// Waits for descriptors and the signal: [`event`](Self::event) must be one of the descriptors. Returns
+    /// `None` without waiting if the signal has come already.
     pub(super) fn wait_with<R>(&self, signal: &Signal, wait: impl FnOnce() -> R) -> Option<R> {
         self.polls.store(true, Ordering::Relaxed);
         let waited = signal.begin().then(wait);
         signal.clear();
         self.polls.store(false, Ordering::Relaxed);
         if let Some(event) = self.event.get() {
-            // What it says was taken with the signal.
+            // Reset the event; `clear` has consumed its wake-ups.
             let _ = rustix::io::read(event, &mut [0; 8]);
         }
         waited
     }
 }
 
-impl Rouse for Blocked {
-    fn rouse(&self) {
-        // Stored before the thread has said that it waits.
+impl Wakeable for Blocked {
+    fn wake(&self) {
+        // A thread that polls has set this before `Signal::begin`, so the load sees it.
         match self.event.get() {
             Some(event) if self.polls.load(Ordering::Relaxed) => {
-                // The only error is EAGAIN, after 2^64 - 2 of them.
+                // The only error is EAGAIN, after 2^64 - 2 writes.
                 let _ = rustix::io::write(event, &1_u64.to_ne_bytes());
             }
             _ => self.thread.unpark(),
@@ -70,8 +70,8 @@ impl Rouse for Blocked {
     }
 }
 
-/// Blocks the thread until its signal comes, or until `deadline`; also until a descriptor is ready that a
-/// future waits for.
+/// Blocks the thread until its signal comes, until `deadline`, or until a descriptor that a future waits for is
+/// ready.
 pub(crate) fn block(signal: &Signal, deadline: Option<Instant>) {
     if let (true, Some(blocked)) = (watched::is_watching(), signal.target().thread()) {
         return watched::block(signal, blocked, deadline);
@@ -79,7 +79,7 @@ pub(crate) fn block(signal: &Signal, deadline: Option<Instant>) {
     if !signal.begin() {
         return;
     }
-    // It returns early where something else has unparked the thread.
+    // Any code may unpark the thread, so the state of the signal decides.
     while signal.waits() {
         match deadline.map(|at| at.saturating_duration_since(Instant::now())) {
             None => thread::park(),
@@ -89,11 +89,11 @@ pub(crate) fn block(signal: &Signal, deadline: Option<Instant>) {
     }
 }
 
-/// As [`block`], for one descriptor; says whether it is ready.
+/// As [`block`], for one descriptor; returns whether it is ready.
 ///
 /// # Errors
 ///
-/// What poll(2) and eventfd(2) fail with.
+/// As poll(2) and eventfd(2).
 pub(crate) fn block_for(
     signal: &Signal,
     blocked: &Blocked,

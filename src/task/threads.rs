@@ -1,8 +1,8 @@
-//! Threads that take tasks: the engine of the threading and the thread pool models, of what coroutines
-//! offload, and of what handlers on threads run side by side.
+//! A thread pool: runs the handlers of the threading and thread pool models, the offloaded calls of coroutines,
+//! and the scopes of handlers on threads.
 //!
-//! The thread that has been idle for the shortest time gets the next task: its stack is warm, and
-//! the others can end.
+//! The thread that has been idle for the shortest time gets the next task: its stack is in the cache, and the
+//! other threads can end.
 
 use std::collections::{HashMap, VecDeque};
 use std::fmt;
@@ -13,49 +13,49 @@ use std::time::Duration;
 
 pub(crate) type Task = Box<dyn FnOnce() + Send>;
 
-/// The bounds of a set of threads.
+/// The bounds of a pool.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Limits {
     pub(crate) threads: usize,
     /// How many tasks may wait for a thread.
     pub(crate) queue: usize,
-    /// How long a thread waits for its next task before it ends; `None`: as long as the set lives.
+    /// How long an idle thread lives; `None`: as long as the pool.
     pub(crate) keep_alive: Option<Duration>,
     pub(crate) stack_size: Option<usize>,
 }
 
-/// A set of threads. Dropping it ends them as they become idle, and waits for none.
+/// A pool of threads. Dropping it ends the threads as they become idle, and does not wait for them.
 pub(crate) struct Threads {
     pool: Arc<Pool>,
 }
 
-/// The promise of a thread, or of a place in the queue, for one task.
+/// A reserved thread, or a reserved entry of the queue, for one task.
 #[must_use]
 pub(crate) struct Reserved<'a>(&'a Pool);
 
 struct Pool {
     limits: Limits,
     state: Mutex<State>,
-    /// Called when there may be room again.
+    /// Called when a thread has become free.
     on_room: Box<dyn Fn() + Send + Sync>,
 }
 
 #[derive(Default)]
 struct State {
     queue: VecDeque<Task>,
-    /// Threads that wait for a task, the one that has waited longest first.
+    /// Idle threads; the last one became idle last.
     idle: Vec<Arc<IdleSlot>>,
-    /// Every thread that has not announced its end.
+    /// The handles of the threads that run.
     threads: HashMap<ThreadId, JoinHandle<()>>,
-    /// Threads that have announced their end: joining them takes no time.
+    /// The handles of threads that are about to return: joining them does not block for long.
     ended: Vec<JoinHandle<()>>,
     starting: usize,
-    /// Places that were promised to tasks which are still to come.
+    /// The number of live [`Reserved`] values.
     reserved: usize,
     closing: bool,
 }
 
-/// Where an idle thread waits.
+/// The slot on which an idle thread waits for a call.
 #[derive(Default)]
 struct IdleSlot {
     call: Mutex<Option<Call>>,
@@ -78,7 +78,7 @@ impl Threads {
         }
     }
 
-    /// How many tasks can be taken now.
+    /// Returns how many more tasks fit, on threads and in the queue.
     pub(crate) fn room(&self) -> usize {
         let state = self.pool.state();
         let Limits { threads, queue, .. } = self.pool.limits;
@@ -86,7 +86,7 @@ impl Threads {
         free.saturating_add(queue).saturating_sub(state.queue.len())
     }
 
-    /// Whether tasks wait until others end.
+    /// Returns whether queued tasks wait for busy threads.
     pub(crate) fn is_behind(&self) -> bool {
         let state = self.pool.state();
         state.queue.len() > state.idle.len() + state.starting
@@ -101,11 +101,11 @@ impl Threads {
         Ok(())
     }
 
-    /// Makes sure that a task will find a thread, or a place in the queue.
+    /// Reserves a thread, or an entry of the queue, for one task.
     ///
     /// # Errors
     ///
-    /// When a thread was needed and could not be started.
+    /// A new thread is needed, and the system cannot start one.
     pub(crate) fn reserve(&self) -> io::Result<Reserved<'_>> {
         let mut state = self.pool.state();
         self.prepare(&mut state)?;
@@ -113,12 +113,14 @@ impl Threads {
         Ok(Reserved(&self.pool))
     }
 
-    /// Runs a task on a thread that is free, or on a new one.
+    /// Runs a task on a free thread, or on a new one.
     ///
     /// # Errors
     ///
-    /// `ResourceBusy` where all threads are busy and there can be no more; else as
-    /// [`reserve`](Self::reserve). The task is dropped.
+    /// The task is dropped.
+    ///
+    /// - `ResourceBusy`: all threads are busy, and their number is at its limit.
+    /// - As [`reserve`](Self::reserve).
     pub(crate) fn run_now(&self, task: Task) -> io::Result<()> {
         let mut state = self.pool.state();
         if !self.prepare(&mut state)? {
@@ -130,8 +132,8 @@ impl Threads {
         Ok(())
     }
 
-    /// Starts a thread if another task needs one and there can be one. Says whether that task finds a
-    /// thread at once.
+    /// Starts a thread if the next task needs one and the limit allows it. Returns whether a thread is free for
+    /// that task.
     fn prepare(&self, state: &mut State) -> io::Result<bool> {
         join(state.ended.drain(..));
         let is_free =
@@ -142,7 +144,7 @@ impl Threads {
         Ok(is_free(state))
     }
 
-    /// Ends the threads as they become idle, and joins them if none `is_stuck` in a task.
+    /// Ends the threads as they become idle, and joins them unless one `is_stuck` in a task.
     pub(crate) fn finish(&self, is_stuck: bool) {
         self.pool.close();
         join(std::mem::take(&mut self.pool.state().ended));
@@ -158,7 +160,7 @@ impl Threads {
             builder = builder.stack_size(size);
         }
         let pool = Arc::clone(&self.pool);
-        // It waits for the lock that is held here, so it cannot end before it is known.
+        // The caller holds the lock, for which the thread waits, so the handle is stored before the thread ends.
         let thread = builder.spawn(move || pool.work())?;
         state.starting += 1;
         state.threads.insert(thread.thread().id(), thread);
@@ -167,7 +169,7 @@ impl Threads {
 }
 
 impl Reserved<'_> {
-    /// Gives the task to a thread, or queues it for the next one that is free.
+    /// Hands the task to an idle thread, or queues it for the next one that becomes free.
     pub(crate) fn execute(self, task: Task) {
         Pool::execute(self.0.state(), task);
     }
@@ -181,28 +183,28 @@ impl Drop for Reserved<'_> {
 
 fn join(threads: impl IntoIterator<Item = JoinHandle<()>>) {
     for thread in threads {
-        // Tasks contain their own panics.
+        // Tasks catch their own panics.
         let _ = thread.join();
     }
 }
 
 impl Pool {
     fn state(&self) -> MutexGuard<'_, State> {
-        // No code of the user's runs under this lock.
+        // No user code runs under this lock.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn execute(mut state: MutexGuard<'_, State>, task: Task) {
         match state.idle.pop() {
-            Some(seat) => {
+            Some(slot) => {
                 drop(state);
-                seat.call(Call::Work(task));
+                slot.call(Call::Work(task));
             }
             None => state.queue.push_back(task),
         }
     }
 
-    /// Sends the idle threads away, and the others as they become idle.
+    /// Ends the idle threads, and the busy ones as they become idle.
     fn close(&self) {
         let idle = {
             let mut state = self.state();
@@ -214,7 +216,7 @@ impl Pool {
         }
     }
 
-    /// The life of one thread.
+    /// The main function of each thread.
     fn work(&self) {
         let slot = Arc::new(IdleSlot::default());
         let mut state = self.state();
@@ -229,7 +231,7 @@ impl Pool {
                 }
             };
             drop(state);
-            // Either way there is room for one more.
+            // In both cases there is room for one more task.
             (self.on_room)();
             let task = if idle { self.next_task(&slot) } else { task };
             let leaves = task.is_none();
@@ -237,7 +239,7 @@ impl Pool {
                 task();
             }
             state = self.state();
-            // A task that was queued because this thread still counted finds it here.
+            // A task may have been queued while this thread still counted as free.
             if leaves && state.queue.is_empty() {
                 break;
             }
@@ -251,7 +253,7 @@ impl Pool {
 }
 
 impl Pool {
-    /// Waits on an idle slot. `None` is the end of the thread.
+    /// Waits on an idle slot. Returns `None` if the thread is to end.
     fn next_task(&self, slot: &Arc<IdleSlot>) -> Option<Task> {
         let mut limit = self.limits.keep_alive;
         let call = loop {
@@ -265,9 +267,9 @@ impl Pool {
                     state.idle.remove(at);
                     break None;
                 }
-                // A task was promised a thread, and this may be the one.
+                // Each idle thread is reserved for a task.
                 Some(_) => {}
-                // Whoever took the idle slot from the list is about to call.
+                // The slot was removed by a caller, whose call is about to come.
                 None => limit = None,
             }
         };
@@ -290,7 +292,7 @@ impl IdleSlot {
         self.called.notify_one();
     }
 
-    /// Waits to be called, for `limit` at most.
+    /// Waits for a call, for `limit` at most.
     fn wait(&self, limit: Option<Duration>) -> Option<Call> {
         let call = self.call.lock().unwrap_or_else(PoisonError::into_inner);
         let mut call = match limit {
@@ -363,7 +365,7 @@ mod tests {
             has_run.recv_timeout(deadline).unwrap();
         }
         drop(first);
-        // It says so when it is idle.
+        // The hook runs when the thread is idle.
         let _third = loop {
             match holds(&threads) {
                 Ok(third) => break third,
@@ -373,7 +375,7 @@ mod tests {
         has_run.recv_timeout(deadline).unwrap();
         assert!(
             has_run.try_recv().is_err(),
-            "the one that failed never runs"
+            "a task that failed to start never runs"
         );
     }
 }

@@ -1,29 +1,30 @@
-//! A deadline for everything that some code waits for.
+//! `timeout`: a deadline for all waits of a closure.
 
 use std::time::{Duration, Instant};
 
 use crate::task::wait::Task;
 
-/// Runs `work` with a deadline: whatever it waits for with this crate fails with
-/// [`TimedOut`](std::io::ErrorKind::TimedOut) once `duration` has passed.
+/// Runs `work` with a deadline for all of its waits, `duration` from now.
 ///
-/// That is each read and write of a connection, accepted or [dialed](crate::net::Dialed),
-/// [`connect`](crate::net::TcpConnection::connect), and [`block_on`](super::block_on()); a
-/// [`sleep`](super::sleep) ends early. What is there already is not waited for, so it succeeds after the
-/// deadline too. What `work` computes, what it waits for by other means, and [`offload`](super::offload)
-/// go on. Data that a wait has received before is `work`'s: nothing is lost but the wait.
+/// After the deadline these waits fail with [`TimedOut`](std::io::ErrorKind::TimedOut): reads and writes of
+/// connections, accepted or [dialed](crate::net::Dialed),
+/// [`connect`](crate::net::TcpConnection::connect), and [`block_on`](super::block_on()). A
+/// [`sleep`](super::sleep) ends early. An operation that need not wait succeeds after the deadline too: a read
+/// of input that has arrived, a future that is ready. The deadline does not end computations, waits by other
+/// means, or [`offload`](super::offload). No received data is lost.
 ///
-/// Timeouts nest, and the earlier deadline counts: an inner one cannot extend an outer one. They come
-/// beside the timeouts of a connection. The deadline belongs to the coroutine or the thread that calls,
-/// and to what it spawns in a [`scope`](super::scope()) meanwhile. It ends with `work`, also by a panic.
-/// A duration beyond the clock's reach is no deadline.
+/// Timeouts nest, and the earliest deadline counts: an inner timeout cannot extend an outer one. The timeouts
+/// of a connection apply as well. The deadline applies to the coroutine or the thread that calls, and to the
+/// closures that it spawns in a [`scope`](super::scope()) within `work`. It ends when `work` returns or
+/// unwinds. A duration that overflows the clock sets no deadline.
 ///
-/// A read that has failed so can be tried again, as after a
-/// [read timeout](crate::Connection::set_read_timeout); a `write_all` that has failed may have sent a part.
+/// A read that has timed out can be tried again, as after a
+/// [read timeout](crate::Connection::set_read_timeout); a `write_all` that has timed out may have sent a part of
+/// its data.
 ///
 /// # Examples
 ///
-/// A line that has to come within ten seconds, however the client drips it.
+/// Reads one line within ten seconds, however slowly the client sends it.
 ///
 /// ```
 /// use std::io;
@@ -50,7 +51,7 @@ pub fn timeout<R>(duration: Duration, work: impl FnOnce() -> R) -> R {
     work()
 }
 
-/// Puts back the deadline of the code around a timeout.
+/// Restores the outer deadline when it is dropped.
 struct Restored<'a> {
     task: &'a Task,
     before: Option<Instant>,

@@ -1,12 +1,12 @@
-//! The one wait: the only place that knows whether its caller is a thread, which then blocks, or a
-//! coroutine, which is suspended then ([`Task`]).
+//! Waits: this module alone knows whether its caller is a thread, which it blocks, or a coroutine, which it
+//! suspends ([`Task`]).
 //!
-//! A wait for a descriptor is here, one for anything else in `caller`. An abort of the handler's request ends
-//! both: that of the connection itself because its socket is shut down, all others by the task's signal.
+//! Waits for descriptors are here, all other waits in `caller`. An abort of the handler ends both: it shuts down
+//! the socket of the handler's connection, and interrupts all other waits through the task's signal.
 //!
-//! Who expects to succeed attempts first and waits after `EAGAIN` ([`Source::complete`]); who waits for
-//! one of several things waits for all of them at once ([`any`], [`Wakeup::wait`]). A signal ends none of
-//! these waits, and what poll(2) fails with is their error.
+//! [`Source::complete`] attempts an operation first and waits after `EAGAIN`; [`any`] and [`Wakeup::wait`] wait
+//! for several descriptors at once. No Unix signal ends these waits (they repeat after `EINTR`); other errors of
+//! poll(2) are returned.
 
 mod caller;
 
@@ -27,56 +27,60 @@ use crate::buffers;
 use crate::sys::poll::{Interest, poll};
 use crate::sys::wakeup::{WakeupEvent, Watch, WokenBy};
 #[cfg(feature = "coroutines")]
-use crate::task::coro::net::{self, Place, Visit};
+use crate::task::coro::net::{self, Duplicate, Place};
 #[cfg(feature = "coroutines")]
 use crate::task::coro::worker::{Current, current, here};
 use crate::task::thread;
 use crate::task::timeout::timeout;
-use crate::task::wait::caller::{ABORTED, Kept, aborted, deadline_here, timed_out};
-pub(crate) use crate::task::wait::caller::{Target, Task, beside, through, until};
+use crate::task::wait::caller::{ABORTED, RecheckOnDrop, aborted, deadline_here, timed_out};
+pub(crate) use crate::task::wait::caller::{Target, Task, beside, uninterruptible, until};
 use crate::task::watched;
 
-/// Where an owner waits for its descriptor, as often as it likes: in a coroutine the descriptor stays
-/// with the driver of the worker, so that a wait takes no system call of its own. Threads and
-/// coroutines of several workers may use it, one after the other.
+/// The waits of a descriptor's owner. In a coroutine the descriptor stays registered with the worker's driver,
+/// so that a wait takes no system call of its own. Threads and coroutines of several workers may use it, one
+/// after the other.
 #[derive(Debug, Default)]
 pub(crate) struct Source {
     #[cfg(feature = "coroutines")]
     place: Place,
-    /// The receive timeout that the kernel has for threads, in nanoseconds; zero for none.
+    /// The value of `SO_RCVTIMEO`, which threads use, in nanoseconds; zero for none.
     kernel_timeout: AtomicU64,
-    /// An abort of the handler's request does not reach the descriptor itself, and has to end the wait.
-    apart: bool,
+    /// Whether an abort of the handler ends the waits; else the abort shuts down the descriptor itself.
+    watches_abort: bool,
 }
 
 impl Source {
-    /// Of a descriptor that an abort of the handler's request leaves as it is: the waits for it end then.
-    pub(crate) fn apart() -> Self {
+    /// Returns the source of a descriptor that an abort of the handler does not shut down; the abort ends its
+    /// waits instead.
+    pub(crate) fn watching_abort() -> Self {
         Self {
-            apart: true,
+            watches_abort: true,
             ..Self::default()
         }
     }
 
-    /// The coroutine that calls, which is about to wait here.
+    /// Returns the coroutine that calls, prepared for a wait.
     #[cfg(feature = "coroutines")]
     fn current(&self) -> Option<Current> {
         current().inspect(|current| {
-            if self.apart {
+            if self.watches_abort {
                 current.watch_abort();
             }
         })
     }
 
-    /// Repeats `attempt`, which must not block, until it has something else to say than `EAGAIN`.
+    /// Repeats `attempt`, which must not block, until it succeeds or fails with another error than `EAGAIN`.
     ///
-    /// `attempt` also says whether it has taken all there was, which saves a coroutine the next one.
+    /// `attempt` also returns whether it has exhausted the descriptor; a coroutine then waits before its next
+    /// attempt.
     ///
     /// # Errors
     ///
-    /// `TimedOut` at the deadline, which begins with each wait, and at that of [`timeout`](crate::task::timeout());
-    /// `ConnectionAborted` in a coroutine whose worker ends what is left, and where the descriptor is
-    /// [apart](Self::apart) when the handler's request is aborted.
+    /// - `TimedOut`: the deadline has passed, which is computed anew for each wait, or that of
+    ///   [`timeout`](crate::task::timeout()).
+    /// - `ConnectionAborted`: the coroutine's worker has been cancelled, or the handler was aborted and the
+    ///   source [watches for that](Self::watching_abort).
+    /// - Any other error of `attempt`.
     pub(crate) fn complete<R>(
         &self,
         fd: BorrowedFd<'_>,
@@ -90,11 +94,10 @@ impl Source {
                 .place
                 .complete(&current, fd, interest, deadline, attempt);
         }
-        complete_blocking(fd, interest, self.apart, deadline, attempt)
+        complete_blocking(fd, interest, self.watches_abort, deadline, attempt)
     }
 
-    /// Receives what is there from a socket in blocking mode; waits until something is, for `limit` at
-    /// most.
+    /// Receives from a socket in blocking mode; waits for input, for `limit` at most.
     ///
     /// # Errors
     ///
@@ -109,23 +112,23 @@ impl Source {
         if let Some(current) = self.current() {
             return self.place.receive(&current, fd, buf, || after(limit));
         }
-        if self.apart || deadline_here().is_some() {
+        if self.watches_abort || deadline_here().is_some() {
             let attempt = || Ok((recv(fd, &mut *buf, RecvFlags::DONTWAIT)?.0, false));
             let deadline = || after(limit);
-            return complete_blocking(fd, Interest::Read, self.apart, deadline, attempt);
+            return complete_blocking(fd, Interest::Read, self.watches_abort, deadline, attempt);
         }
         self.keep_timeout(fd, limit)?;
         loop {
             match recv(fd, &mut *buf, RecvFlags::empty()) {
                 Err(Errno::INTR) => {}
-                // A blocking socket says so only when SO_RCVTIMEO has passed (socket(7)).
+                // On a blocking socket, EAGAIN means that SO_RCVTIMEO has passed (socket(7)).
                 Err(Errno::AGAIN) => return Err(io::ErrorKind::TimedOut.into()),
                 received => return Ok(received?.0),
             }
         }
     }
 
-    /// As [`receive`](Self::receive), into a buffer of the pool, which is taken only once there is input.
+    /// As [`receive`](Self::receive), into a buffer that it takes from the pool once there is input.
     pub(crate) fn receive_pooled(
         &self,
         fd: BorrowedFd<'_>,
@@ -135,17 +138,17 @@ impl Source {
         if let Some(current) = self.current() {
             return self.place.receive_late(&current, fd, || after(limit));
         }
-        let mut landing = [0; LANDING];
-        let count = self.receive(fd, &mut landing, limit)?;
-        Ok(land(fd, &landing, count))
+        let mut on_stack = [0; STACK_BUFFER];
+        let count = self.receive(fd, &mut on_stack, limit)?;
+        Ok(into_pooled(fd, &on_stack, count))
     }
 
-    /// Whether the descriptor may be ready; where it is not, wakes `waker` once it is. The caller has tried,
-    /// and has [said so](Self::exhaust).
+    /// Returns whether the descriptor may be ready; if not, wakes `waker` once it is. The caller has made an
+    /// attempt, and has marked the descriptor as [exhausted](Self::exhaust).
     ///
     /// # Errors
     ///
-    /// `Unsupported` on a thread that is in no [`until`]; else what epoll_ctl(2) fails with.
+    /// `Unsupported` on a thread outside of [`until`]; else as epoll_ctl(2).
     #[cfg_attr(not(test), expect(dead_code, reason = "no connection is polled yet"))]
     pub(crate) fn poll(
         &self,
@@ -163,7 +166,7 @@ impl Source {
         }
     }
 
-    /// Has the kernel keep the timeout of a thread that receives: a system call only where it changes.
+    /// Sets `SO_RCVTIMEO` for a thread that receives; no system call if it is unchanged.
     fn keep_timeout(&self, fd: BorrowedFd<'_>, limit: Option<Duration>) -> io::Result<()> {
         let nanos = |limit: Duration| u64::try_from(limit.as_nanos()).unwrap_or(u64::MAX);
         let wanted = limit.map_or(0, nanos);
@@ -174,8 +177,8 @@ impl Source {
         Ok(())
     }
 
-    /// Notes that nothing is left of what [`any`] has reported: the next wait is for more. What is not
-    /// noted is reported again.
+    /// Marks the descriptor as exhausted: the next wait is for a new event. Otherwise [`any`] reports it as ready
+    /// again.
     pub(crate) fn exhaust(&self, interest: Interest) {
         #[cfg(feature = "coroutines")]
         if let Some(worker) = here() {
@@ -185,8 +188,8 @@ impl Source {
         let _ = interest;
     }
 
-    /// Leaves the worker, so that the descriptor can wait elsewhere, or be closed while other processes
-    /// have it.
+    /// Unregisters the descriptor from the worker's driver, so that it can be used on another worker, or be closed
+    /// while other processes have it open.
     pub(crate) fn release(&self, fd: BorrowedFd<'_>) {
         #[cfg(feature = "coroutines")]
         self.place.release(fd);
@@ -195,32 +198,33 @@ impl Source {
     }
 }
 
-/// What a thread that waits for input has room for on its stack.
-const LANDING: usize = 1024;
+/// The size of the stack buffer that receives the first input of a thread.
+const STACK_BUFFER: usize = 1024;
 
-/// Moves what has landed in a smaller buffer into one of the pool, with what more there is.
-pub(super) fn land(fd: BorrowedFd<'_>, landing: &[u8], count: usize) -> (Box<[u8]>, usize) {
+/// Copies input from a buffer on the stack into one of the pool, and receives further input if the first buffer
+/// was filled.
+pub(super) fn into_pooled(fd: BorrowedFd<'_>, on_stack: &[u8], count: usize) -> (Box<[u8]>, usize) {
     let mut buffer = buffers::take();
-    buffer[..count].copy_from_slice(&landing[..count]);
-    if count < landing.len() {
+    buffer[..count].copy_from_slice(&on_stack[..count]);
+    if count < on_stack.len() {
         return (buffer, count);
     }
-    // There may be more. An error shows again when the next one is received.
+    // The next receive reports the error again.
     let more = recv(fd, &mut buffer[count..], RecvFlags::DONTWAIT);
     (buffer, count + more.map_or(0, |(count, _)| count))
 }
 
-/// The end of a wait that begins now; `None` where it has no limit, or one beyond the clock's reach.
+/// Returns the deadline of a wait that begins now; `None` if it has no limit, or one that overflows the clock.
 pub(crate) fn after(limit: Option<Duration>) -> Option<Instant> {
     limit.and_then(|limit| Instant::now().checked_add(limit))
 }
 
-/// As [`Source::complete`], for a descriptor whose source is another's: of a connection that someone
-/// else serves, or of a socket that many send from.
+/// As [`Source::complete`], for a descriptor without a source of the caller's: that of a connection that another
+/// handler serves, or of a socket that many tasks send from.
 ///
 /// # Errors
 ///
-/// Also `EMFILE` in a coroutine, which waits with a copy of the descriptor.
+/// Also `EMFILE`: a coroutine waits with a duplicate of the descriptor.
 pub(crate) fn complete_shared<R>(
     fd: BorrowedFd<'_>,
     interest: Interest,
@@ -230,16 +234,16 @@ pub(crate) fn complete_shared<R>(
     #[cfg(feature = "coroutines")]
     if let Some(current) = current() {
         current.watch_abort();
-        let mut visit = None;
+        let mut duplicate = None;
         return loop {
             match attempt() {
                 Err(Errno::INTR) => {}
                 Err(Errno::AGAIN) => {
-                    let visit = match &mut visit {
-                        Some(visit) => visit,
-                        none => none.insert(Visit::new(fd)?),
+                    let duplicate = match &mut duplicate {
+                        Some(duplicate) => duplicate,
+                        none => none.insert(Duplicate::new(fd)?),
                     };
-                    visit.wait(&current, interest, deadline())?;
+                    duplicate.wait(&current, interest, deadline())?;
                 }
                 done => break Ok(done?),
             }
@@ -253,24 +257,24 @@ pub(crate) fn complete_shared<R>(
 fn complete_blocking<R>(
     fd: BorrowedFd<'_>,
     interest: Interest,
-    apart: bool,
+    watches_abort: bool,
     deadline: impl Fn() -> Option<Instant>,
     mut attempt: impl FnMut() -> rustix::io::Result<(R, bool)>,
 ) -> io::Result<R> {
     loop {
         match attempt() {
             Err(Errno::INTR) => {}
-            Err(Errno::AGAIN) => block_for(fd, interest, apart, deadline())?,
+            Err(Errno::AGAIN) => block_for(fd, interest, watches_abort, deadline())?,
             done => return Ok(done?.0),
         }
     }
 }
 
-/// Blocks the thread until a descriptor is ready; where it is `apart`, until an abort too.
+/// Blocks the thread until a descriptor is ready; if `watches_abort`, also until an abort of the handler.
 fn block_for(
     fd: BorrowedFd<'_>,
     interest: Interest,
-    apart: bool,
+    watches_abort: bool,
     deadline: Option<Instant>,
 ) -> io::Result<()> {
     let task = Task::here();
@@ -278,12 +282,12 @@ fn block_for(
     let end = deadline.into_iter().chain(local.deadline()).min();
     let signal = &task.signal().0;
     let blocked = signal.target().thread();
-    let Some(blocked) = blocked.filter(|_| apart && local.is_handling()) else {
+    let Some(blocked) = blocked.filter(|_| watches_abort && local.is_handling()) else {
         let mut fds = [PollFd::from_borrowed_fd(fd, interest.into())];
         let ready = poll(&mut fds, end)? > 0;
         return ready.then_some(()).ok_or_else(timed_out);
     };
-    let _kept = Kept::new(signal);
+    let _recheck = RecheckOnDrop::new(signal);
     loop {
         signal.clear();
         if let Some(why) = local.watch_abort(signal) {
@@ -298,21 +302,21 @@ fn block_for(
     }
 }
 
-/// A descriptor that is waited for, among others.
+/// One of the descriptors of a wait.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Awaited<'a> {
     fd: BorrowedFd<'a>,
     interest: Interest,
-    /// What a coroutine needs.
+    /// The source, which only a coroutine uses.
     #[cfg_attr(
         not(feature = "coroutines"),
-        expect(dead_code, reason = "threads do without")
+        expect(dead_code, reason = "threads use no source")
     )]
     source: Option<&'a Source>,
 }
 
 impl<'a> Awaited<'a> {
-    /// Waits until there is something to read.
+    /// Waits for input.
     pub(crate) const fn readable(fd: BorrowedFd<'a>, source: &'a Source) -> Self {
         Self {
             fd,
@@ -321,7 +325,7 @@ impl<'a> Awaited<'a> {
         }
     }
 
-    /// Waits until the process of a pidfd has ended. For threads: a coroutine does not wait for it.
+    /// Waits until the process of a pidfd has ended. For threads only: a coroutine ignores it.
     pub(crate) const fn ended(pidfd: BorrowedFd<'a>) -> Self {
         Self {
             fd: pidfd,
@@ -335,28 +339,27 @@ impl<'a> Awaited<'a> {
     }
 }
 
-/// What a wait has found.
+/// The result of a wait.
 #[derive(Debug, Default)]
 pub(crate) struct Woken {
-    /// The places of the descriptors that are ready: none at the deadline, or where something else has
-    /// woken a coroutine.
+    /// The indices of the ready descriptors: empty at the deadline, or after another wake-up of a coroutine.
     pub(crate) ready: Vec<usize>,
-    /// They were reported as they became ready, and are not again once they are
-    /// [exhausted](Source::exhaust); else it is their state that was asked for.
+    /// Whether readiness is edge-triggered: a descriptor that is [exhausted](Source::exhaust) is not reported
+    /// again until it has a new event. Otherwise it is level-triggered.
     pub(crate) by_edge: bool,
-    /// What the wake-up event has said.
+    /// The cause of the wake-up event, if it came.
     pub(crate) by: Option<WokenBy>,
-    /// Why something could not be watched: then all are said to be ready, at once, to be tried. Without a
-    /// [`pause`] that would go on and on.
+    /// Why a descriptor could not be watched. Then all descriptors are reported as ready at once; the caller
+    /// must [`pause`], or it would spin.
     pub(crate) unwatched: Option<io::Error>,
 }
 
-/// Waits until one of several descriptors is ready, or until `deadline`. In a coroutine it does so also
-/// while the worker ends what is left.
+/// Waits until one of several descriptors is ready, or until `deadline`. A coroutine waits even if its worker has
+/// been cancelled.
 ///
 /// # Errors
 ///
-/// What poll(2) fails with: there is no memory to wait with.
+/// As poll(2): the kernel has no memory for the wait.
 pub(crate) fn any(fds: &[Awaited<'_>], deadline: Option<Instant>) -> io::Result<Woken> {
     #[cfg(feature = "coroutines")]
     if let Some(current) = current() {
@@ -378,7 +381,7 @@ pub(crate) fn any(fds: &[Awaited<'_>], deadline: Option<Instant>) -> io::Result<
     let mut polled: Vec<_> = fds.iter().map(Awaited::poll_fd).collect();
     poll(&mut polled, deadline)?;
     let ready = polled.iter().enumerate();
-    let ready = ready.filter_map(|(place, fd)| (!fd.revents().is_empty()).then_some(place));
+    let ready = ready.filter_map(|(index, fd)| (!fd.revents().is_empty()).then_some(index));
     Ok(Woken {
         ready: ready.collect(),
         by_edge: false,
@@ -387,7 +390,7 @@ pub(crate) fn any(fds: &[Awaited<'_>], deadline: Option<Instant>) -> io::Result<
     })
 }
 
-/// One waiter's view of the wake-up event that all of a server share.
+/// One waiter's view of the server's wake-up event.
 #[derive(Debug)]
 pub(crate) struct Wakeup {
     source: Source,
@@ -395,7 +398,7 @@ pub(crate) struct Wakeup {
 }
 
 impl Wakeup {
-    /// Watches `wakeup_event` and, in a worker process, the pipe whose other end only the parent holds.
+    /// Watches `wakeup_event` and, in a worker process, the pipe whose other end is open only in the parent.
     pub(crate) fn new(
         wakeup_event: &WakeupEvent,
         lifeline: Option<BorrowedFd<'_>>,
@@ -406,11 +409,11 @@ impl Wakeup {
         })
     }
 
-    /// As [`any`], also until the wake-up event comes, which is taken.
+    /// As [`any`], also until the wake-up event comes, which it consumes.
     ///
     /// # Errors
     ///
-    /// Also that the wake-up event cannot be taken: without a [`pause`] its waiter would spin.
+    /// Also if the wake-up event cannot be consumed: the caller must [`pause`], or it would spin.
     pub(crate) fn wait(&self, fds: &[Awaited<'_>], deadline: Option<Instant>) -> io::Result<Woken> {
         let mut all = Vec::with_capacity(1 + fds.len());
         all.push(Awaited::readable(self.watch.as_fd(), &self.source));
@@ -421,32 +424,29 @@ impl Wakeup {
             woken.by = Some(self.watch.take()?);
             self.source.exhaust(Interest::Read);
         }
-        woken.ready.iter_mut().for_each(|place| *place -= 1);
+        woken.ready.iter_mut().for_each(|index| *index -= 1);
         Ok(woken)
     }
 }
 
-/// Lets time pass where something that failed would fail again at once.
+/// Pauses for `time` before an operation is tried again that would fail at once.
 pub(crate) fn pause(time: Duration) {
     #[cfg(feature = "coroutines")]
     if let Some(current) = current() {
-        // Also while the worker ends what is left; and what wakes it early does no harm.
+        // Even if the worker has been cancelled; an early wake-up is harmless.
         current.suspend_always(Instant::now().checked_add(time));
         return;
     }
     block(time);
 }
 
-/// Blocks the thread, also where poll(2) fails.
-#[expect(
-    clippy::disallowed_methods,
-    reason = "the end of a wait that has no event"
-)]
+/// Blocks the thread without poll(2), which may be what fails.
+#[expect(clippy::disallowed_methods, reason = "no event ends this wait")]
 fn block(time: Duration) {
     std::thread::sleep(time);
 }
 
-/// Whether a wait waits: not in a coroutine that is being ended.
+/// Returns whether a wait can wait: not in a coroutine that is cancelled, aborted or unwinding.
 pub(crate) fn can_wait() -> bool {
     #[cfg(feature = "coroutines")]
     if let Some(current) = current() {
@@ -455,13 +455,14 @@ pub(crate) fn can_wait() -> bool {
     true
 }
 
-/// Waits for `time`: suspends the coroutine that calls, or blocks the thread where there is none. It ends
-/// early at the deadline of a [`timeout`](crate::task::timeout()).
+/// Waits for `time`.
 ///
-/// When the connection of its handler is aborted, or the server aborts what is left (see
-/// [`Server`](crate::Server)), it unwinds the handler, as a panic does but without a message, so that its
-/// destructors run. In a program where a panic ends the process, and while one unwinds, it returns at
-/// once instead.
+/// It suspends the coroutine that calls, or blocks the thread where there is no coroutine. It ends early at the
+/// deadline of a [`timeout`](crate::task::timeout()).
+///
+/// When the connection of the handler is aborted (see [the module](crate::task#aborts)), `sleep` unwinds the
+/// handler, as a panic does but without a message, so that destructors run. In a program built with
+/// `panic = "abort"`, and while a panic unwinds, it returns at once instead.
 ///
 /// # Examples
 ///
@@ -476,22 +477,22 @@ pub fn sleep(time: Duration) {
     }
     let waited = timeout(time, || until(|_| Poll::<Infallible>::Pending));
     if waited.is_err_and(|err| err.kind() == io::ErrorKind::ConnectionAborted) {
-        end_handler();
+        unwind_handler();
     }
 }
 
-/// Unwinds the handler whose waits fail from now on, where that does no harm.
-pub(crate) fn end_handler() {
+/// Unwinds a handler that was aborted, unless that would end the process.
+pub(crate) fn unwind_handler() {
     if !cfg!(panic = "abort") && !std::thread::panicking() {
         let why = Task::here().why().unwrap_or(ABORTED);
         resume_unwind(Box::new(why));
     }
 }
 
-/// Lets the other coroutines of this worker run, or the other threads where there is none.
+/// Lets the other coroutines of this worker run, or other threads where there is no coroutine.
 ///
-/// Reading and writing do so now and then by themselves; a handler that computes for long should
-/// call this.
+/// Reads and writes yield from time to time by themselves; a handler that computes for long should call
+/// `yield_now`.
 ///
 /// # Examples
 ///
@@ -510,18 +511,16 @@ pub fn yield_now() {
     std::thread::yield_now();
 }
 
-/// Runs a call that blocks in another way than this crate's, without blocking the worker: in a
-/// coroutine it runs on one of up to 64 helper threads while the coroutine waits; where there is no
-/// coroutine, and while a panic unwinds, it runs right here.
+/// Runs a call that blocks by other means than this crate's, without blocking the worker.
 ///
-/// A panic of `work` goes on in the caller. If the connection of the handler is aborted meanwhile, a
-/// coroutine is unwound, as by [`sleep`], and the result of `work` is dropped when it is done; where a panic
-/// ends the process, it waits for the result. A [`timeout`](crate::task::timeout()) does not end it.
+/// In a coroutine, `work` runs on one of up to 64 helper threads while the coroutine is suspended; further calls
+/// wait for a free one. `work` runs on the calling thread where there is no coroutine, while a panic unwinds,
+/// and if a new helper thread is needed and cannot be started.
 ///
-/// # Errors
-///
-/// Returns what `work` returns. Where no helper thread can be started it runs right here, and
-/// blocks the worker.
+/// A panic of `work` propagates to the caller. If the connection of the handler is aborted meanwhile, the
+/// coroutine unwinds, as in [`sleep`], and the result is dropped once `work` returns; in a program built with
+/// `panic = "abort"`, the coroutine waits for the result. A [`timeout`](crate::task::timeout()) does not end the
+/// call.
 ///
 /// # Examples
 ///

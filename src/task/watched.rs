@@ -1,4 +1,4 @@
-//! Descriptors that futures wait for on a thread: it watches them while it waits for its signal.
+//! Descriptors of futures that a thread waits for: the thread watches them while it waits for its signal.
 
 use std::cell::{Cell, OnceCell, RefCell};
 use std::collections::HashMap;
@@ -17,20 +17,20 @@ use crate::sys::timespec;
 use crate::task::signal::Signal;
 use crate::task::thread::Blocked;
 
-/// How many events one wait takes.
+/// The most events that one wait returns.
 const EVENTS: usize = 16;
 
-/// The name of what ends the wait in the epoll instance; those of descriptors are their numbers.
+/// The epoll data of the thread's eventfd; that of a descriptor is its number.
 const EVENT: u64 = u64::MAX;
 
-/// The descriptors of one thread. They are watched until they have become ready once, in whatever
-/// direction.
+/// The watched descriptors of one thread. A watch is one-shot: it ends when the descriptor becomes ready in
+/// either direction.
 #[derive(Default)]
 struct Watched {
-    /// How many waits there are within each other. Without one, nobody would look.
+    /// The number of nested waits. Outside of a wait the thread does not poll, so nothing can be watched.
     depth: Cell<usize>,
     epoll: OnceCell<OwnedFd>,
-    /// By the numbers of the descriptors. What is left of one that was closed is woken for nothing.
+    /// By the number of the descriptor. An entry of a closed descriptor may cause a spurious wake-up.
     waiting: RefCell<HashMap<u64, Waiting>>,
 }
 
@@ -43,12 +43,12 @@ thread_local! {
     static WATCHED: Watched = Watched::default();
 }
 
-/// A wait in which futures may wait for descriptors, until this is dropped.
+/// Marks the thread as in a wait, in which futures can watch descriptors, until this guard is dropped.
 pub(super) struct Entered(());
 
 impl Entered {
     pub(super) fn new() -> Self {
-        // A thread-local of this thread may be dropped after that one.
+        // The destructor of another thread-local may wait after `WATCHED` is dropped.
         let _ = WATCHED.try_with(|watched| watched.depth.set(watched.depth.get() + 1));
         Self(())
     }
@@ -58,16 +58,20 @@ impl Drop for Entered {
     fn drop(&mut self) {
         let left = WATCHED.try_with(|watched| {
             watched.depth.set(watched.depth.get() - 1);
-            // Who waited is gone with the future.
+            // At the end of the outermost wait, all futures are gone.
             let is_outermost = watched.depth.get() == 0 && !watched.waiting.borrow().is_empty();
             is_outermost.then(|| watched.waiting.take())
         });
-        // Nothing is borrowed when wakers are dropped.
+        // Dropping a waker runs foreign code, so nothing may be borrowed.
         drop(left);
     }
 }
 
-/// Wakes `waker` once the descriptor is ready. `Unsupported` where the thread is in no wait of this crate.
+/// Wakes `waker` once the descriptor is ready.
+///
+/// # Errors
+///
+/// `Unsupported`: the thread is not in a wait of this crate.
 pub(super) fn poll(
     waker: &Waker,
     fd: BorrowedFd<'_>,
@@ -85,18 +89,18 @@ pub(super) fn poll(
     }
 }
 
-/// Whether the thread watches any.
+/// Returns whether the thread watches a descriptor.
 pub(super) fn is_watching() -> bool {
     let any = WATCHED.try_with(|watched| !watched.waiting.borrow().is_empty());
     any.unwrap_or(false)
 }
 
-/// Blocks the thread until one of them is ready, whose futures are woken, or its signal comes, or until
-/// `deadline`.
+/// Blocks the thread until a watched descriptor is ready, its signal comes, or `deadline` has passed. Wakes the
+/// futures of the ready descriptors.
 pub(super) fn block(signal: &Signal, blocked: &Blocked, deadline: Option<Instant>) {
     let waited = blocked.wait_with(signal, || WATCHED.with(|watched| watched.wait(deadline)));
     for waker in waited.into_iter().flatten() {
-        // The panic hook has told of it.
+        // The panic hook has reported the panic.
         let _ = catch_unwind(AssertUnwindSafe(|| waker.wake()));
     }
 }
@@ -111,7 +115,7 @@ impl Watched {
     ) -> io::Result<()> {
         let epoll = self.epoll(blocked)?;
         let name = fd.as_raw_fd() as u64;
-        // Cloned, and dropped below: nothing is borrowed.
+        // Cloning and dropping a waker run foreign code, so both happen while nothing is borrowed.
         let waker = waker.clone();
         let (flags, again) = {
             let mut waiting = self.waiting.borrow_mut();
@@ -123,8 +127,8 @@ impl Watched {
                 Interest::Read => epoll::EventFlags::IN,
                 Interest::Write => epoll::EventFlags::OUT,
             };
-            let is_there = waiting.wakers.iter().any(|other| other.will_wake(&waker));
-            let again = if is_there {
+            let is_known = waiting.wakers.iter().any(|other| other.will_wake(&waker));
+            let again = if is_known {
                 Some(waker)
             } else {
                 waiting.wakers.push(waker);
@@ -135,7 +139,7 @@ impl Watched {
         drop(again);
         let data = epoll::EventData::new_u64(name);
         let watched = match epoll::modify(epoll, fd, data, flags) {
-            // It is new to this thread.
+            // The descriptor is new to this epoll instance.
             Err(Errno::NOENT) => epoll::add(epoll, fd, data, flags),
             watched => watched,
         };
@@ -152,7 +156,7 @@ impl Watched {
         Ok(self.epoll.get_or_init(|| epoll))
     }
 
-    /// Waits, and returns whom to wake.
+    /// Waits, and returns the wakers of the ready descriptors.
     fn wait(&self, deadline: Option<Instant>) -> Vec<Waker> {
         let Some(epoll) = self.epoll.get() else {
             return Vec::new();
@@ -162,7 +166,7 @@ impl Watched {
         let events = match epoll::wait(epoll, &mut events, left.map(timespec).as_ref()) {
             Ok((events, _)) => events,
             Err(Errno::INTR) => return Vec::new(),
-            // Whoever waits tries once more, and finds out.
+            // Each future tries again, and sees the error itself.
             Err(_) => {
                 let all = self.waiting.take().into_values();
                 return all.flat_map(|waiting| waiting.wakers).collect();
@@ -201,7 +205,7 @@ mod tests {
         pair
     }
 
-    /// A byte, once it is there.
+    /// Receives a byte.
     async fn receive(socket: &UnixStream, source: &Source) -> io::Result<u8> {
         poll_fn(|context| {
             let mut byte = [0];
@@ -217,7 +221,7 @@ mod tests {
         .await
     }
 
-    /// Sends until the socket is full, and once more when there is room.
+    /// Sends until the socket is full, and once more after it has become writable.
     async fn fill(socket: &UnixStream, source: &Source) -> io::Result<()> {
         let mut was_full = false;
         poll_fn(|context| {
@@ -237,7 +241,7 @@ mod tests {
         .await
     }
 
-    /// Both of two.
+    /// Waits for both futures.
     async fn both<A, B>(one: impl Future<Output = A>, other: impl Future<Output = B>) -> (A, B) {
         let (mut one, mut other) = (pin!(one), pin!(other));
         let (mut first, mut second) = (None, None);
@@ -270,34 +274,34 @@ mod tests {
     fn a_thread_waits_for_descriptors_and_wakers_at_once() {
         let ((one, mut to_one), (other, mut to_other)) = (pair(), pair());
         let (own, its) = (Source::default(), Source::default());
-        let told = Arc::new(Mutex::new((false, None::<Waker>)));
-        let tells = Arc::clone(&told);
+        let flag = Arc::new(Mutex::new((false, None::<Waker>)));
+        let shared = Arc::clone(&flag);
         let (begin, begun) = channel();
         let others = thread::spawn(move || {
-            // All of them are waited for.
+            // The main thread waits for the flag and for both sockets.
             begun.recv_timeout(Duration::from_secs(20)).unwrap();
-            let mut tells = tells.lock().unwrap();
-            tells.0 = true;
-            tells.1.take().unwrap().wake();
-            drop(tells);
+            let mut flag = shared.lock().unwrap();
+            flag.0 = true;
+            flag.1.take().unwrap().wake();
+            drop(flag);
             to_other.write_all(&[2]).unwrap();
             to_one.write_all(&[1]).unwrap();
             (to_one, to_other)
         });
-        let tells = poll_fn(|context| {
-            let mut told = told.lock().unwrap();
-            if told.0 {
+        let flagged = poll_fn(|context| {
+            let mut flag = flag.lock().unwrap();
+            if flag.0 {
                 return Poll::Ready(());
             }
-            told.1 = Some(context.waker().clone());
+            flag.1 = Some(context.waker().clone());
             begin.send(()).unwrap();
             Poll::Pending
         });
         let bytes = both(receive(&one, &own), receive(&other, &its));
-        let ((first, second), ()) = block_on(both(bytes, tells)).unwrap();
+        let ((first, second), ()) = block_on(both(bytes, flagged)).unwrap();
         assert_eq!((first.unwrap(), second.unwrap()), (1, 2));
         drop(others.join().unwrap());
-        // What has hung up is ready.
+        // A socket whose peer has closed is readable.
         assert_eq!(block_on(receive(&one, &own)).unwrap().unwrap(), 0);
         assert!(!is_watching());
     }
@@ -307,11 +311,11 @@ mod tests {
         let (one, mut other) = pair();
         let source = Source::default();
         let drain = thread::spawn(move || {
-            // Neither direction is ready before.
+            // Until now, neither direction of `one` is ready.
             let mut taken = vec![0; 1 << 16];
             other.read_exact(&mut taken).unwrap();
             other.write_all(&[7]).unwrap();
-            // Until the end.
+            // Until `one` is closed.
             other.read_to_end(&mut taken).unwrap();
         });
         let both = both(receive(&one, &source), fill(&one, &source));
@@ -331,7 +335,7 @@ mod tests {
         assert_eq!(late.unwrap_err().kind(), io::ErrorKind::TimedOut);
         assert!(!is_watching());
         other.write_all(&[1, 2]).unwrap();
-        // A wait within another one looks for both.
+        // A nested wait watches the descriptors of both waits.
         let nests = poll_fn(|_| Poll::Ready(block_on(receive(&one, &source))));
         assert_eq!(block_on(nests).unwrap().unwrap().unwrap(), 1);
         assert_eq!(block_on(receive(&one, &source)).unwrap().unwrap(), 2);

@@ -1,5 +1,4 @@
-//! The channels and locks of others, between tasks of every kind. `TASK_ROUNDS` says how many messages
-//! go there and back.
+//! The channels and locks of other crates, between all kinds of tasks. `TASK_ROUNDS` is the number of round trips.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -15,7 +14,7 @@ fn rounds() -> usize {
     rounds.map_or(300, |rounds| rounds.parse().expect("a number"))
 }
 
-/// Plays it everywhere, with as many pairs at once.
+/// Runs `count` pairs at once, in each place.
 fn pairs(count: usize, pair: fn(usize) -> [Role; 2]) {
     for place in places() {
         play(place, (0..count).flat_map(|_| pair(rounds())));
@@ -42,7 +41,7 @@ fn async_channel_carries_everything() {
     });
 }
 
-/// Nobody waits for an answer here, so the two run at once.
+/// The sender does not wait for answers, so both roles run at once.
 #[test]
 fn a_stream_of_messages_arrives_in_order() {
     pairs(2, |rounds| {
@@ -113,7 +112,7 @@ fn tokio_sync_carries_everything() {
 }
 
 #[test]
-fn the_semaphore_of_tokio_lets_as_many_in_as_it_has_permits() {
+fn a_tokio_semaphore_admits_as_many_tasks_as_it_has_permits() {
     for place in places() {
         let semaphore = Arc::new(tokio::sync::Semaphore::new(2));
         let inside = Arc::new(AtomicUsize::new(0));
@@ -135,7 +134,7 @@ fn the_semaphore_of_tokio_lets_as_many_in_as_it_has_permits() {
 }
 
 #[test]
-fn a_lock_of_async_lock_is_held_across_waits() {
+fn an_async_lock_is_held_across_waits() {
     pairs(2, |rounds| {
         let count = Arc::new((async_lock::Mutex::new(0), async_lock::Barrier::new(2)));
         [0, 1].map(|_| {
@@ -167,7 +166,7 @@ fn listeners_of_an_event_take_turns() {
                     let mine = 2 * round + own;
                     while turn.load(Ordering::SeqCst) != mine {
                         let listener = event.listen();
-                        // It may have come before the listener was there.
+                        // The turn may have come before `listen`.
                         if turn.load(Ordering::SeqCst) != mine {
                             block_on(listener).unwrap();
                         }

@@ -1,4 +1,4 @@
-//! Futures that are woken at every moment, that panic, nest and are dropped half-way.
+//! Futures that are woken at any moment, that panic, that nest, and that are dropped before they are ready.
 
 use std::cell::Cell;
 use std::future::{Future, pending, ready};
@@ -17,7 +17,7 @@ use socketserver::task::{block_on, sleep, timeout, yield_now};
 
 use crate::{DEADLINE, Role, everywhere, places, play};
 
-/// A flag, and who waits for it. It wakes as often as it is asked to.
+/// A future that is ready once its flag is set. `wake` calls its waker at any time.
 #[derive(Clone, Default)]
 struct Flag(Arc<Inner>);
 
@@ -51,7 +51,7 @@ impl Future for Flag {
     }
 }
 
-/// Says that it was dropped.
+/// Sends a message when it is dropped.
 struct Dropped(Sender<()>);
 
 impl Drop for Dropped {
@@ -60,7 +60,7 @@ impl Drop for Dropped {
     }
 }
 
-/// Runs something on a thread that is gone when this returns.
+/// Runs `work` on another thread, and joins that.
 fn elsewhere(work: impl FnOnce() + Send + 'static) {
     thread::spawn(work).join().expect("it does not panic");
 }
@@ -85,7 +85,7 @@ fn a_wake_up_within_the_poll_is_enough() {
 }
 
 #[test]
-fn wake_ups_for_nothing_do_no_harm() {
+fn spurious_wake_ups_are_harmless() {
     for place in places() {
         let flag = Flag::default();
         let (there, begun) = channel();
@@ -128,7 +128,7 @@ fn a_waker_outlives_its_wait_and_its_task() {
     let task = flag.clone();
     everywhere(move || {
         assert_eq!(block_on(future::or(task.clone(), async {})).ok(), Some(()));
-        // It wakes the waits after that for nothing.
+        // The old waker causes spurious wake-ups of later waits.
         let late = task.clone();
         let (woken, wait) = async_channel::bounded(1);
         thread::spawn(move || {
@@ -138,12 +138,12 @@ fn a_waker_outlives_its_wait_and_its_task() {
         block_on(wait.recv()).unwrap().unwrap();
         task.wake();
     });
-    // The coroutines are gone, and so are their workers.
+    // The coroutines and their workers have ended.
     flag.set();
 }
 
 #[test]
-fn a_wait_within_a_wait_swallows_no_wake_up() {
+fn a_nested_wait_loses_no_wake_up() {
     everywhere(|| {
         let (outer, inner) = (Flag::default(), Flag::default());
         let mut begun = false;
@@ -154,7 +154,7 @@ fn a_wait_within_a_wait_swallows_no_wake_up() {
                 let (outer, inner) = (outer.clone(), inner.clone());
                 let own = inner.clone();
                 let woken = thread::spawn(move || {
-                    // The outer one first: the inner wait is woken for it.
+                    // The wake-up for the outer wait comes while the inner one waits.
                     outer.set();
                     inner.set();
                 });
@@ -169,10 +169,10 @@ fn a_wait_within_a_wait_swallows_no_wake_up() {
 }
 
 #[test]
-fn a_panic_of_a_poll_goes_on_in_the_caller_and_the_next_wait_waits() {
+fn a_panic_of_a_poll_propagates_to_the_caller_and_the_next_wait_waits() {
     everywhere(|| {
-        let (tell, told) = channel();
-        let held = Dropped(tell);
+        let (sender, dropped) = channel();
+        let held = Dropped(sender);
         let panics = catch_unwind(AssertUnwindSafe(|| {
             block_on(async move {
                 let _held = held;
@@ -182,7 +182,7 @@ fn a_panic_of_a_poll_goes_on_in_the_caller_and_the_next_wait_waits() {
         }));
         let panic = panics.unwrap_err();
         assert_eq!(panic.downcast_ref::<&str>(), Some(&"as asked"));
-        told.try_recv().expect("the future was dropped");
+        dropped.try_recv().expect("the future was dropped");
         let flag = Flag::default();
         let late = flag.clone();
         thread::spawn(move || late.set());
@@ -193,20 +193,20 @@ fn a_panic_of_a_poll_goes_on_in_the_caller_and_the_next_wait_waits() {
 #[test]
 fn a_timeout_drops_the_future() {
     everywhere(|| {
-        let (tell, told) = channel();
-        let held = Dropped(tell);
+        let (sender, dropped) = channel();
+        let held = Dropped(sender);
         let waits = async move {
             let _held = held;
             pending::<()>().await;
         };
         let ended = timeout(Duration::from_millis(5), || block_on(waits));
         assert_eq!(ended.unwrap_err().kind(), io::ErrorKind::TimedOut);
-        told.try_recv().expect("the future was dropped");
+        dropped.try_recv().expect("the future was dropped");
     });
 }
 
 #[test]
-fn a_future_that_is_ready_is_never_too_late() {
+fn a_ready_future_never_times_out() {
     everywhere(|| {
         timeout(Duration::ZERO, || {
             assert_eq!(block_on(ready(7)).ok(), Some(7));
@@ -217,7 +217,7 @@ fn a_future_that_is_ready_is_never_too_late() {
 }
 
 #[test]
-fn a_future_that_wakes_itself_lets_the_others_run_and_ends_at_its_deadline() {
+fn a_future_that_wakes_itself_lets_other_tasks_run_and_ends_at_its_deadline() {
     for place in places() {
         let (there, from_there) = async_channel::bounded::<()>(1);
         let spins = move || {
@@ -246,7 +246,7 @@ fn a_future_that_wakes_itself_lets_the_others_run_and_ends_at_its_deadline() {
 }
 
 #[test]
-fn the_first_of_two_is_waited_for_and_the_other_goes_on_later() {
+fn a_select_returns_the_first_of_two_futures_and_can_be_repeated() {
     everywhere(|| {
         let (number, numbers) = async_channel::bounded(1);
         let (stop, stopped) = async_channel::bounded::<()>(1);
@@ -263,7 +263,7 @@ fn the_first_of_two_is_waited_for_and_the_other_goes_on_later() {
                 thread::park_timeout(Duration::from_millis(1));
             }
             stop.send_blocking(()).unwrap();
-            // Neither is closed before.
+            // Keep both channels open until the messages are received.
             while !stop.is_empty() {
                 thread::park_timeout(Duration::from_millis(1));
             }
@@ -276,7 +276,7 @@ fn the_first_of_two_is_waited_for_and_the_other_goes_on_later() {
 }
 
 #[test]
-fn waiting_while_a_panic_unwinds_suspends_no_coroutine() {
+fn a_coroutine_is_not_suspended_while_a_panic_unwinds() {
     /// Waits when it is dropped.
     struct Waits(Sender<(Option<i32>, io::Result<()>)>);
     impl Drop for Waits {
@@ -293,13 +293,13 @@ fn waiting_while_a_panic_unwinds_suspends_no_coroutine() {
     }
     for place in places().filter(|place| place.handlers > 0) {
         let role = move || {
-            let (tell, told) = channel();
+            let (sender, results) = channel();
             let unwound = catch_unwind(AssertUnwindSafe(|| {
-                let _waits = Waits(tell);
+                let _waits = Waits(sender);
                 std::panic::resume_unwind(Box::new(()));
             }));
             assert!(unwound.is_err());
-            let (here, waited) = told.try_recv().unwrap();
+            let (here, waited) = results.try_recv().unwrap();
             assert_eq!(here, Some(1));
             match waited {
                 Ok(()) => {}

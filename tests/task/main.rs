@@ -1,5 +1,5 @@
-//! What handlers wait with and run side by side: futures, timeouts and scopes, in coroutines of one worker
-//! and of several, on threads, and between those.
+//! Futures, timeouts and scopes, in coroutines of one worker and of several, on threads, and between coroutines
+//! and threads.
 
 #[path = "../support/mod.rs"]
 mod support;
@@ -21,15 +21,15 @@ use socketserver::{Server, Tcp};
 use support::models::{Models, UnderModel};
 use support::{DEADLINE, Target, is_available};
 
-/// A part of a test, in a handler or on a thread of its own.
+/// One of the concurrent parts of a test.
 type Role = Box<dyn FnOnce() + Send>;
 
-/// Where the roles of a test run.
+/// The place where the roles of a test run.
 #[derive(Clone, Copy, Debug)]
 struct Place {
     model: &'static str,
     workers: usize,
-    /// How many of them are handlers; the others have threads of their own.
+    /// The number of roles that run in handlers; the others run on threads of their own.
     handlers: usize,
 }
 
@@ -41,8 +41,8 @@ const fn place(model: &'static str, workers: usize, handlers: usize) -> Place {
     }
 }
 
-/// On one worker, on two, on one and on threads, and on threads alone, some of which are none of a
-/// server's.
+/// One worker, two workers, one worker and a thread, and threads: all in handlers, some in handlers, none in
+/// handlers.
 const PLACES: [Place; 8] = [
     place("coroutines_epoll", 1, usize::MAX),
     place("coroutines_uring", 1, usize::MAX),
@@ -54,24 +54,23 @@ const PLACES: [Place; 8] = [
     place("threading", 0, 0),
 ];
 
-/// Those of them that can be had here.
+/// Returns the places that this system supports.
 fn places() -> impl Iterator<Item = Place> {
     PLACES.into_iter().filter(|place| is_available(place.model))
 }
 
-/// Runs the roles side by side until all have ended, each within the deadline. A panic of one is one of
-/// the test.
+/// Runs the roles concurrently until all have ended. The test fails if a role panics, or misses the deadline.
 fn play(place: Place, roles: impl IntoIterator<Item = Role>) {
-    let (tell, told) = channel();
+    let (ended, ends) = channel();
     let mut handled = VecDeque::new();
     let mut others = Vec::new();
     let mut count = 0;
     for (number, role) in roles.into_iter().enumerate() {
         count += 1;
-        let tell: Sender<_> = tell.clone();
+        let ended: Sender<_> = ended.clone();
         let role: Role = Box::new(move || {
-            let ended = catch_unwind(AssertUnwindSafe(role));
-            let _ = tell.send(ended.map_err(|_| number));
+            let result = catch_unwind(AssertUnwindSafe(role));
+            let _ = ended.send(result.map_err(|_| number));
         });
         if number < place.handlers {
             handled.push_back(role);
@@ -94,24 +93,24 @@ fn play(place: Place, roles: impl IntoIterator<Item = Role>) {
             server,
             all_ended: move || {
                 for _ in 0..count {
-                    let ended = told.recv_timeout(DEADLINE);
-                    let ended = ended.unwrap_or_else(|_| panic!("a role hangs in {place:?}"));
-                    assert_eq!(ended, Ok(()), "a role has panicked in {place:?}");
+                    let end = ends.recv_timeout(DEADLINE);
+                    let end = end.unwrap_or_else(|_| panic!("a role hangs in {place:?}"));
+                    assert_eq!(end, Ok(()), "a role has panicked in {place:?}");
                 }
             },
         },
     );
     for other in others {
-        other.join().expect("it has ended");
+        other.join().expect("the role has ended");
     }
 }
 
-/// Roles that are handlers, one for each connection.
+/// The roles that run in handlers, one for each connection.
 struct Serve {
     roles: VecDeque<Role>,
 }
 
-/// Serves them until all have ended.
+/// Serves until all roles have ended.
 struct Until<F> {
     server: Serve,
     all_ended: F,
@@ -135,7 +134,7 @@ impl<F: FnOnce()> UnderModel for Until<F> {
     }
 }
 
-/// Runs one role in each kind of task.
+/// Runs a role in each kind of task.
 fn everywhere(role: impl Fn() + Clone + Send + 'static) {
     for place in places().filter(|place| place.handlers == usize::MAX) {
         let role: Role = Box::new(role.clone());

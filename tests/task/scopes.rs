@@ -1,4 +1,4 @@
-//! Closures that run side by side.
+//! Scopes: closures that run concurrently.
 
 use std::collections::HashSet;
 use std::io;
@@ -13,7 +13,7 @@ use socketserver::task::{self, block_on, scope, timeout};
 use crate::{DEADLINE, Role, everywhere, places, play};
 
 #[test]
-fn closures_borrow_and_return_and_run_side_by_side() {
+fn closures_borrow_and_return_and_run_concurrently() {
     everywhere(|| {
         let words = ["one".to_owned(), "two".to_owned()];
         let mut count = 0;
@@ -37,7 +37,7 @@ fn closures_borrow_and_return_and_run_side_by_side() {
 }
 
 #[test]
-fn a_scope_waits_for_what_nobody_joins() {
+fn a_scope_waits_for_closures_that_are_not_joined() {
     everywhere(|| {
         let ended = AtomicUsize::new(0);
         let returned = scope(|scope| {
@@ -55,7 +55,7 @@ fn a_scope_waits_for_what_nobody_joins() {
 }
 
 #[test]
-fn what_was_spawned_spawns_and_scopes_nest() {
+fn spawned_closures_spawn_and_scopes_nest() {
     everywhere(|| {
         let count = AtomicUsize::new(0);
         let add = || {
@@ -76,7 +76,7 @@ fn what_was_spawned_spawns_and_scopes_nest() {
 }
 
 #[test]
-fn a_panic_is_the_joiners_or_else_the_scopes() {
+fn a_panic_propagates_from_join_or_else_from_the_scope() {
     everywhere(|| {
         let panics = || resume_unwind(Box::new("as asked"));
         let is_as_asked = |panic: &(dyn std::any::Any + Send)| {
@@ -123,7 +123,7 @@ impl Drop for Bomb {
 }
 
 #[test]
-fn a_result_that_panics_as_it_is_dropped_ends_its_scope() {
+fn a_panic_of_a_results_destructor_propagates_from_the_scope() {
     everywhere(|| {
         let (go, gone) = async_channel::bounded::<()>(1);
         let dropped = catch_unwind(AssertUnwindSafe(|| {
@@ -132,7 +132,7 @@ fn a_result_that_panics_as_it_is_dropped_ends_its_scope() {
                     block_on(gone.recv()).unwrap().unwrap();
                     Bomb
                 });
-                // Nobody wants it.
+                // The result is dropped when the closure returns.
                 drop(spawned.unwrap());
                 go.send_blocking(()).unwrap();
             });
@@ -145,7 +145,7 @@ fn a_result_that_panics_as_it_is_dropped_ends_its_scope() {
 }
 
 #[test]
-fn what_was_spawned_has_the_deadline_of_its_spawner() {
+fn a_spawned_closure_inherits_the_deadline_of_its_spawner() {
     everywhere(|| {
         let wait = || block_on(std::future::pending::<()>()).unwrap_err().kind();
         let kinds = timeout(Duration::from_millis(5), || {
@@ -159,7 +159,7 @@ fn what_was_spawned_has_the_deadline_of_its_spawner() {
 }
 
 #[test]
-fn at_the_bound_it_fails_at_once() {
+fn at_the_limit_spawn_fails_at_once() {
     everywhere(|| {
         let (stop, stopped) = async_channel::bounded::<()>(1);
         let ran = AtomicUsize::new(0);
@@ -180,12 +180,12 @@ fn at_the_bound_it_fails_at_once() {
             (spawned, err.kind())
         });
         assert_eq!((count, kind), (1024, io::ErrorKind::ResourceBusy));
-        assert_eq!(ran.into_inner(), 1024, "the one more has not run");
+        assert_eq!(ran.into_inner(), 1024, "the refused closure has not run");
     });
 }
 
 #[test]
-fn in_a_coroutine_all_run_on_its_worker_and_elsewhere_none_on_its_thread() {
+fn closures_of_a_coroutine_run_on_its_worker_and_others_on_other_threads() {
     for place in places().filter(|place| place.handlers > 0) {
         let role: Role = Box::new(move || {
             let own = thread::current().id();
@@ -201,9 +201,8 @@ fn in_a_coroutine_all_run_on_its_worker_and_elsewhere_none_on_its_thread() {
     }
 }
 
-/// Until the system has no thread at all it takes those that are idle.
 #[test]
-fn threads_are_used_again() {
+fn idle_threads_are_reused() {
     for place in places().filter(|place| place.model == "threading" && place.handlers > 0) {
         let role: Role = Box::new(|| {
             let threads = Mutex::new(HashSet::new());
@@ -216,6 +215,7 @@ fn threads_are_used_again() {
                 });
             }
             let count = threads.into_inner().unwrap().len();
+            // `join` may return before the thread is idle, so a spawn may start a further one.
             assert!(count <= 500, "{count} threads for 1000 closures");
         });
         play(place, [role]);
@@ -223,7 +223,7 @@ fn threads_are_used_again() {
 }
 
 #[test]
-fn a_sibling_joins_another() {
+fn a_closure_joins_its_sibling() {
     everywhere(|| {
         let total = scope(|scope| {
             let first = scope.spawn(|| {
@@ -239,7 +239,7 @@ fn a_sibling_joins_another() {
 }
 
 #[test]
-fn nothing_is_spawned_in_a_coroutine_while_a_panic_unwinds() {
+fn in_a_coroutine_spawn_fails_while_a_panic_unwinds() {
     /// Spawns when it is dropped.
     struct Spawns(Arc<Mutex<Option<io::Result<i32>>>>);
     impl Drop for Spawns {
@@ -259,7 +259,7 @@ fn nothing_is_spawned_in_a_coroutine_while_a_panic_unwinds() {
                 resume_unwind(Box::new(()));
             }));
             assert!(unwound.is_err());
-            let result = result.lock().unwrap().take().expect("it was dropped");
+            let result = result.lock().unwrap().take().expect("`Spawns` was dropped");
             match result {
                 Ok(result) => assert_eq!(result, 7),
                 Err(err) => {
@@ -273,7 +273,7 @@ fn nothing_is_spawned_in_a_coroutine_while_a_panic_unwinds() {
 }
 
 #[test]
-fn a_borrowed_channel_joins_two_sides() {
+fn a_borrowed_channel_connects_two_closures() {
     everywhere(|| {
         let (sender, receiver) = async_channel::bounded::<usize>(1);
         let sum = timeout(DEADLINE, || {

@@ -1,4 +1,4 @@
-//! Deadlines of everything that is waited for.
+//! Timeouts of all kinds of waits.
 
 use std::future::pending;
 use std::io::{self, BufRead, Read, Write};
@@ -14,14 +14,14 @@ use socketserver::task::{block_on, sleep, timeout};
 use crate::{DEADLINE, everywhere};
 
 const SOON: Duration = Duration::from_millis(20);
-/// Nothing waits for so long.
+/// Longer than any test runs.
 const NEVER: Duration = Duration::from_secs(3600);
 
 fn kind<T>(result: io::Result<T>) -> Option<io::ErrorKind> {
     result.err().map(|err| err.kind())
 }
 
-/// A connection, and its other end.
+/// Returns both ends of a connection.
 fn pair() -> (Dialed<TcpConnection>, std::net::TcpStream) {
     let listener = TcpListener::bind("127.0.0.1:0").expect("bind");
     let address = listener.local_addr().expect("bound");
@@ -41,12 +41,12 @@ fn a_read_fails_at_the_deadline_and_can_be_tried_again() {
         assert!(begin.elapsed() >= 2 * SOON);
         peer.write_all(b"here").expect("send");
         let mut buf = [0; 4];
-        timeout(NEVER, || conn.read_exact(&mut buf)).expect("it comes");
+        timeout(NEVER, || conn.read_exact(&mut buf)).expect("the peer has sent four bytes");
         assert_eq!(&buf, b"here");
-        // What is there is not waited for.
+        // Buffered input is returned after the deadline too.
         peer.write_all(b"more").expect("send");
-        conn.fill_buf().expect("it comes");
-        timeout(Duration::ZERO, || conn.read_exact(&mut buf)).expect("it is there");
+        conn.fill_buf().expect("the peer has sent four bytes");
+        timeout(Duration::ZERO, || conn.read_exact(&mut buf)).expect("the input is buffered");
         assert_eq!(&buf, b"more");
     });
 }
@@ -61,7 +61,7 @@ fn a_write_fails_at_the_deadline() {
 }
 
 #[test]
-fn the_timeouts_of_a_connection_count_beside_it() {
+fn the_timeouts_of_a_connection_apply_as_well() {
     everywhere(|| {
         let (mut conn, _peer) = pair();
         conn.set_read_timeout(Some(SOON)).expect("set");
@@ -70,7 +70,7 @@ fn the_timeouts_of_a_connection_count_beside_it() {
         conn.set_read_timeout(Some(NEVER)).expect("set");
         let read = timeout(SOON, || conn.read(&mut [0]));
         assert_eq!(kind(read), Some(io::ErrorKind::TimedOut));
-        // The deadline is over: this one is the connection's again.
+        // Without a deadline, the connection's own timeout applies.
         conn.set_read_timeout(Some(SOON)).expect("set");
         assert_eq!(kind(conn.read(&mut [0])), Some(io::ErrorKind::TimedOut));
     });
@@ -79,7 +79,7 @@ fn the_timeouts_of_a_connection_count_beside_it() {
 #[test]
 fn connecting_fails_at_the_deadline() {
     everywhere(|| {
-        // Its queue is full, so nobody answers.
+        // The listener's backlog is full, so the connection is not established.
         let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None);
         let socket = socket.expect("a socket");
         let any = std::net::SocketAddr::from(([127, 0, 0, 1], 0));
@@ -87,7 +87,8 @@ fn connecting_fails_at_the_deadline() {
         socket.listen(0).expect("listen");
         let address = socket.local_addr().expect("bound");
         let address = address.as_socket().expect("an internet address");
-        let _first = TcpConnection::connect(address, DEADLINE).expect("the queue takes one");
+        let _first =
+            TcpConnection::connect(address, DEADLINE).expect("the backlog holds one connection");
         let begin = Instant::now();
         let dialed = timeout(SOON, || TcpConnection::connect(address, NEVER));
         let dialed = dialed.map_err(io::Error::from);
@@ -120,12 +121,12 @@ fn the_earlier_deadline_counts_and_ends_with_its_code() {
                 timeout(Duration::ZERO, || std::panic::resume_unwind(Box::new(())))
             }));
             assert!(panics.is_err());
-            // Those are over: only the outermost one counts.
+            // The inner deadlines have ended: only the outermost one counts.
             let begin = Instant::now();
             sleep(SOON);
             assert!(begin.elapsed() >= SOON);
         });
-        // Beyond the clock's reach.
+        // This duration overflows the clock.
         timeout(Duration::MAX, || assert_eq!(timeout(SOON, wait), timed_out));
     });
 }

@@ -1,4 +1,5 @@
-//! What a worker waits with: one trait, a file for each way.
+//! The driver of a worker, which waits for events: one trait, with an implementation for epoll and one for
+//! io_uring.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -10,10 +11,10 @@ use crate::task::coro::epoll::Epoll;
 use crate::task::coro::inbox::Wake;
 use crate::task::coro::uring::{Lent, Uring};
 
-/// Waits for descriptors, and, where the kernel can, receives.
+/// Waits for descriptors; the io_uring driver also receives.
 pub(crate) trait Drive {
-    /// Reports each edge of a descriptor under `token`, from now on. What it is already is an edge
-    /// too. `before` is what it reports of this descriptor already.
+    /// Reports each edge of a descriptor under `token`, from now on. If the descriptor is ready already, that is
+    /// an edge too. `before` has the directions that are watched already.
     fn watch(
         &mut self,
         fd: BorrowedFd<'_>,
@@ -22,79 +23,78 @@ pub(crate) trait Drive {
         before: Directions,
     ) -> io::Result<()>;
 
-    /// Ends that, for a descriptor that goes on elsewhere. Default: as where it is closed.
+    /// Stops watching a descriptor that stays open. Default: [`forget`](Self::forget).
     fn unwatch(&mut self, fd: BorrowedFd<'_>, token: u64) {
         let _ = fd;
         self.forget(token);
     }
 
-    /// Ends that, for a descriptor that is being closed. Default: nothing, closing it does.
+    /// Stops watching a descriptor that is about to be closed. Default: nothing; closing it suffices.
     fn forget(&mut self, token: u64) {
         let _ = token;
     }
 
-    /// Waits for events, for `timeout` at most, and passes on each.
+    /// Waits for events, for `timeout` at most, and calls `on_event` for each.
     fn wait(
         &mut self,
         timeout: Option<Duration>,
         on_event: &mut dyn FnMut(Event),
     ) -> io::Result<()>;
 
-    /// Begins to receive into a buffer, and says how that ended in an event under `task`. `false`,
-    /// the default, where this driver only waits.
+    /// Begins to receive into a buffer; an event under `task` reports the result. Returns `false`, the default,
+    /// if this driver cannot receive.
     fn receive(&mut self, into: Lent, task: u32) -> bool {
         let _ = (into, task);
         false
     }
 
-    /// Asks for an early end of what was begun under `task`. The event still comes. Default: nothing
-    /// is begun.
+    /// Requests the cancellation of the receive under `task`. Its event still comes. Default: nothing.
     fn cancel(&mut self, task: u32) {
         let _ = task;
     }
 }
 
-/// Which edges are reported.
+/// The watched directions of a descriptor.
 ///
-/// Only those that someone has waited for: that there is room to write is an event for each message
-/// that the peer of a Unix socket reads.
+/// A direction is watched only once a coroutine has waited for it: a Unix socket would report an edge for
+/// writing after each message that its peer reads.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Directions {
     pub(crate) read: bool,
     pub(crate) write: bool,
 }
 
-/// What a driver reports.
+/// An event that a driver reports.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Event {
     Edge(Edge),
-    /// What was begun under `task` has ended, with a count or a negative errno.
+    /// The receive under `task` has ended, with a count or a negative errno.
     Done {
         task: u32,
         result: i32,
     },
 }
 
-/// What a descriptor became.
+/// A change of a descriptor's readiness.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Edge {
     pub(crate) token: u64,
     pub(crate) readable: bool,
     pub(crate) writable: bool,
-    /// The peer has closed or the socket has failed: it stays readable for good.
+    /// The peer has closed or the socket has failed: the descriptor stays readable.
     pub(crate) hung_up: bool,
-    /// No more are reported until it is watched anew.
+    /// The driver reports no further edges until the descriptor is watched anew.
     pub(crate) last: bool,
 }
 
-/// Which driver.
+/// The kind of a driver.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Kind {
     Epoll,
     Uring,
 }
 
-/// Makes a driver, on the thread that will use it.
+/// Creates a driver, on the thread that will use it.
 pub(crate) fn open(kind: Kind, waker: &Waker) -> io::Result<Box<dyn Drive>> {
     Ok(match kind {
         Kind::Epoll => Box::new(Epoll::new(waker)?),
@@ -102,7 +102,7 @@ pub(crate) fn open(kind: Kind, waker: &Waker) -> io::Result<Box<dyn Drive>> {
     })
 }
 
-/// Wakes the worker that waits, from another thread.
+/// The eventfd that wakes a waiting worker from another thread.
 #[derive(Debug)]
 pub(crate) struct Waker(OwnedFd);
 
@@ -115,8 +115,7 @@ impl Waker {
 
 impl Wake for Waker {
     fn wake(&self) {
-        // The only error is EAGAIN, after 2^64 - 2 wake-ups: the counter is not read, each write is
-        // an edge.
+        // The only error is EAGAIN, after 2^64 - 2 writes. The counter is never read: each write is an edge.
         let _ = rustix::io::write(&self.0, &1_u64.to_ne_bytes());
     }
 }

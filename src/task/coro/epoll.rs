@@ -1,4 +1,4 @@
-//! The epoll driver: edge-triggered, each descriptor added once, one wait for a batch of events.
+//! The epoll driver: edge-triggered; adds each descriptor once, and receives events in batches.
 
 use std::io;
 use std::mem::MaybeUninit;
@@ -10,10 +10,10 @@ use rustix::event::epoll;
 use crate::sys::timespec;
 use crate::task::coro::driver::{Directions, Drive, Edge, Event, Waker};
 
-/// How many events one wait takes.
+/// The most events that one wait returns.
 const EVENTS: usize = 256;
 
-/// The token of the wake-up descriptor.
+/// The token of the waker's eventfd.
 const WAKE: u64 = u64::MAX;
 
 #[derive(Debug)]
@@ -55,7 +55,7 @@ impl Drive for Epoll {
     }
 
     fn unwatch(&mut self, fd: BorrowedFd<'_>, _: u64) {
-        // It was added, or `add` failed: then it is not there, which is what is wanted.
+        // If `add` had failed, `delete` fails too, and the descriptor is not watched either way.
         let _ = epoll::delete(&self.epoll, fd);
     }
 

@@ -1,4 +1,4 @@
-//! What other threads send to a worker.
+//! The messages that other threads send to a worker.
 
 use std::fmt;
 use std::io;
@@ -17,39 +17,39 @@ use std::sync::{Mutex, MutexGuard};
 use crate::task::coro::driver::Waker;
 use crate::task::coro::worker::TaskId;
 
-/// What a coroutine runs. Made on any thread, run on the worker that it is sent to.
+/// The main function of a coroutine. Any thread creates it; the worker that receives it runs it.
 pub(crate) type Start = Box<dyn FnOnce() + Send>;
 
 pub(crate) enum Message {
-    /// Run this in a coroutine with this label.
+    /// Start a coroutine with this label.
     Start(Start, u64),
-    /// This coroutine may go on.
+    /// Resume this coroutine.
     Wake(TaskId),
-    /// All coroutines are to end, for this reason: waiting fails from now on.
+    /// Cancel all coroutines for this reason: their waits fail from now on.
     Cancel(&'static str),
-    /// End when the last coroutine has.
+    /// End the worker when its last coroutine has ended.
     Close,
 }
 
 #[derive(Default)]
 struct Mail {
     messages: Vec<Message>,
-    /// The worker has found nothing and waits: who sends next wakes it.
+    /// The worker waits: the next sender wakes it.
     sleeping: bool,
-    /// Its driver has failed: what is sent is dropped.
+    /// The worker's driver has failed: messages are dropped.
     failed: bool,
 }
 
-/// Wakes the worker that waits, from another thread.
+/// Wakes a waiting worker from another thread.
 pub(crate) trait Wake {
     fn wake(&self);
 }
 
-/// The mailbox of one worker, and how busy it is.
+/// The mailbox of one worker, and the number of its coroutines.
 pub(crate) struct Inbox<W = Waker> {
     mail: Mutex<Mail>,
     pub(crate) waker: W,
-    /// Coroutines that were sent here and have not ended.
+    /// The number of coroutines that were sent or started here and have not ended.
     load: AtomicUsize,
 }
 
@@ -75,7 +75,7 @@ impl<W: Wake> Inbox<W> {
         let sleeping = {
             let mut mail = self.mail();
             if mail.failed {
-                // What it holds is dropped when the lock is free.
+                // Release the lock before the message is dropped, which runs foreign code.
                 drop(mail);
                 return;
             }
@@ -94,21 +94,21 @@ impl<W: Wake> Inbox<W> {
         take(&mut mail.messages)
     }
 
-    /// Says that the worker is about to wait. `false` if there are messages: then it must not.
+    /// Announces that the worker is about to wait. Returns `false` if there are messages: then it must not wait.
     pub(crate) fn prepare_to_sleep(&self) -> bool {
         let mut mail = self.mail();
         mail.sleeping = mail.messages.is_empty();
         mail.sleeping
     }
 
-    /// Drops what was sent, and what will be: the worker has ended.
+    /// Drops all messages, now and from now on: the worker has failed.
     pub(crate) fn fail(&self) {
         let dropped = {
             let mut mail = self.mail();
             mail.failed = true;
             take(&mut mail.messages)
         };
-        // No code of others runs under the lock.
+        // Dropping messages runs foreign code, so it happens outside of the lock.
         drop(dropped);
     }
 
@@ -129,8 +129,8 @@ impl<W: Wake> Inbox<W> {
     }
 
     fn mail(&self) -> MutexGuard<'_, Mail> {
-        // A vector is whole after any panic of its own methods, and no other code runs under this
-        // lock.
+        // Poisoning is ignored: no foreign code runs under this lock, and a panic cannot leave the vector
+        // inconsistent.
         self.mail.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -150,34 +150,34 @@ mod tests {
     use loom::sync::{Arc, Condvar};
     use loom::thread;
 
-    /// What an eventfd is to a driver: a wait ends when it has been rung since the last one.
+    /// A model of an eventfd: a wait ends if a wake-up has come since the last wait.
     #[derive(Default)]
     struct WakeupEvent {
-        rung: Mutex<bool>,
+        woken: Mutex<bool>,
         changed: Condvar,
     }
 
     impl Wake for WakeupEvent {
         fn wake(&self) {
-            *self.rung.lock().unwrap() = true;
+            *self.woken.lock().unwrap() = true;
             self.changed.notify_one();
         }
     }
 
     impl WakeupEvent {
         fn wait(&self) {
-            let mut rung = self.rung.lock().unwrap();
-            while !*rung {
-                rung = self.changed.wait(rung).unwrap();
+            let mut woken = self.woken.lock().unwrap();
+            while !*woken {
+                woken = self.changed.wait(woken).unwrap();
             }
-            *rung = false;
+            *woken = false;
         }
     }
 
-    /// In every order of what two senders and the worker do, the worker gets both messages: it
-    /// never sleeps over one. Loom reports a wait that nobody ends as a deadlock.
+    /// In every order, the worker receives the messages of both senders. Loom reports a lost wake-up as a
+    /// deadlock.
     #[test]
-    fn loom_no_message_is_slept_over() {
+    fn loom_no_message_is_lost() {
         loom::model(|| {
             let inbox = Arc::new(Inbox::with_waker(WakeupEvent::default()));
             let senders: Vec<_> = (0..2)

@@ -1,6 +1,6 @@
-//! Waiting for descriptors in a coroutine: an attempt first, then the edge that the driver reports;
-//! or, with a driver that receives, its completion.
-#![expect(unsafe_code, reason = "the kernel is lent a buffer")]
+//! Waits of coroutines for descriptors: an attempt first, then a wait for the edge that the driver reports. With
+//! the io_uring driver, a receive waits for its completion instead.
+#![expect(unsafe_code, reason = "the kernel borrows a buffer")]
 
 use std::fmt;
 use std::io;
@@ -18,28 +18,28 @@ use crate::sys::poll::Interest;
 use crate::task::coro::driver::{Directions, Drive, Edge};
 use crate::task::coro::uring::Lent;
 use crate::task::coro::worker::{Current, TaskId, Wake, Worker, here};
-use crate::task::wait::land;
+use crate::task::wait::into_pooled;
 
-/// Where the state of a descriptor is: the worker in the upper half, from 1, and the index in the
-/// lower. Zero until the descriptor first has to wait.
+/// The location of a descriptor's state: the worker's number, from 1, in the upper half, and the index in the
+/// lower half. Zero until the first wait.
 ///
-/// Each worker acts on its own number alone, so what another one stores meanwhile is never followed.
+/// A worker uses the index only if the number is its own, so a store by another worker does no harm.
 #[derive(Default)]
 pub(crate) struct Place(AtomicU64);
 
-/// The state of a descriptor on the worker that runs here.
+/// Identifies the state of a descriptor on the current worker.
 #[derive(Clone, Copy, Debug)]
 struct Key {
     index: u32,
     generation: u32,
 }
 
-/// What a worker knows of a descriptor.
+/// A worker's state of a descriptor.
 #[derive(Debug)]
 pub(crate) struct SourceState {
     generation: u32,
     hung_up: bool,
-    /// What the driver reports.
+    /// The directions that the driver watches.
     watched: Directions,
     reading: Direction,
     writing: Direction,
@@ -48,24 +48,24 @@ pub(crate) struct SourceState {
 /// One direction of a descriptor.
 #[derive(Debug, Default)]
 struct Direction {
-    /// An edge has come since the last attempt that found nothing.
+    /// Whether an edge has come since the descriptor was last exhausted.
     ready: bool,
     first: Option<Waiter>,
-    /// Where several wait.
+    /// Further waiters.
     more: Vec<Waiter>,
 }
 
-/// Who waits for an edge.
+/// A waiter for an edge.
 #[derive(Debug)]
 pub(crate) enum Waiter {
     Task(TaskId),
-    /// It runs code of others when it is called, cloned or dropped: never while a part of the worker is
+    /// Its call, clone and drop run foreign code, so none of them may happen while a part of the worker is
     /// borrowed.
     Waker(Waker),
 }
 
-/// What a driver that receives is lent while a connection has no buffer.
-const LANDING: usize = 512;
+/// The size of the stack buffer that the driver receives into while a connection has no buffer.
+const STACK_BUFFER: usize = 512;
 
 impl Directions {
     const fn with(self, interest: Interest) -> Self {
@@ -90,7 +90,7 @@ impl Waiter {
 }
 
 impl Direction {
-    /// Adds a waiter, and returns it where it waits already.
+    /// Adds a waiter, or returns it if it is a waiter already.
     fn add(&mut self, waiter: Waiter) -> Option<Waiter> {
         if self.waiters().any(|other| other.is(&waiter)) {
             return Some(waiter);
@@ -112,7 +112,7 @@ impl Direction {
         self.more.retain(is_other);
     }
 
-    /// Notes an edge, and passes on who waited for it.
+    /// Notes an edge, and calls `wake` for each waiter.
     fn update(&mut self, wake: &mut impl FnMut(Waiter)) {
         self.ready = true;
         self.first.take().into_iter().for_each(&mut *wake);
@@ -140,7 +140,7 @@ impl SourceState {
         source.filter(|source| source.generation == key.generation)
     }
 
-    /// Notes an edge, and passes on who waited for it.
+    /// Notes an edge, and calls `wake` for each waiter.
     pub(crate) fn update(sources: &mut Slab<Self>, edge: Edge, mut wake: impl FnMut(Waiter)) {
         let (index, generation) = (edge.token as u32, (edge.token >> 32) as u32);
         let Some(source) = Self::find(sources, Key { index, generation }) else {
@@ -167,7 +167,7 @@ impl SourceState {
 }
 
 impl Place {
-    /// Receives what is there into `buf`, waiting until something is, from a socket in blocking mode.
+    /// Receives into `buf` from a socket in blocking mode; waits for input.
     pub(crate) fn receive(
         &self,
         current: &Current,
@@ -181,23 +181,23 @@ impl Place {
         let len = buf.len();
         let attempt = || {
             let (count, _) = recv(fd, &mut *buf, RecvFlags::DONTWAIT)?;
-            // Less than there was room for is all there was (epoll(7), question 9).
+            // A short count means that the socket is exhausted (epoll(7), question 9).
             Ok((count, count < len))
         };
         self.complete(current, fd, Interest::Read, deadline, attempt)
     }
 
-    /// Receives what is there into a buffer of the pool, which is taken only once something is.
+    /// Receives into a buffer that it takes from the pool once there is input.
     pub(crate) fn receive_late(
         &self,
         current: &Current,
         fd: BorrowedFd<'_>,
         deadline: impl Fn() -> Option<Instant>,
     ) -> io::Result<(Box<[u8]>, usize)> {
-        // While it waits, the kernel has a part of the stack: that is resident anyway.
-        let mut landing = [0; LANDING];
-        if let Some(received) = complete_receive(current, fd, &mut landing, deadline()) {
-            return Ok(land(fd, &landing, received?));
+        // During the wait the kernel borrows a part of the stack, which is resident in any case.
+        let mut on_stack = [0; STACK_BUFFER];
+        if let Some(received) = complete_receive(current, fd, &mut on_stack, deadline()) {
+            return Ok(into_pooled(fd, &on_stack, received?));
         }
         self.complete(current, fd, Interest::Read, deadline, || {
             let mut buffer = buffers::take();
@@ -214,10 +214,9 @@ impl Place {
         })
     }
 
-    /// Repeats `attempt`, which must not block, until it has something else to say than `EAGAIN`.
+    /// Repeats `attempt`, which must not block, until it succeeds or fails with another error than `EAGAIN`.
     ///
-    /// `attempt` also says whether it has taken all there was: then the next one waits for an edge
-    /// first.
+    /// `attempt` also returns whether it has exhausted the descriptor: then the next read waits for an edge first.
     pub(crate) fn complete<R>(
         &self,
         current: &Current,
@@ -226,7 +225,7 @@ impl Place {
         deadline: impl Fn() -> Option<Instant>,
         mut attempt: impl FnMut() -> rustix::io::Result<(R, bool)>,
     ) -> io::Result<R> {
-        // A write is tried first in any case: it finds room nearly always.
+        // A write always attempts first, as the send buffer nearly always has room.
         if interest == Interest::Read && self.is_exhausted(current.worker()) {
             self.wait(current, fd, interest, deadline())?;
         }
@@ -265,8 +264,12 @@ impl Place {
         current.suspend(deadline).into_result(current)
     }
 
-    /// Whether an edge has come since the last attempt that found nothing; where none has, wakes `waker`
-    /// once one does. On a thread that runs no worker there is nothing to wait with: `Unsupported`.
+    /// Returns whether an edge has come since the descriptor was last exhausted; if not, wakes `waker` once one
+    /// comes.
+    ///
+    /// # Errors
+    ///
+    /// `Unsupported`: the thread runs no worker.
     pub(crate) fn poll(
         &self,
         waker: &Waker,
@@ -276,7 +279,7 @@ impl Place {
         let Some(worker) = here() else {
             return Poll::Ready(Err(io::ErrorKind::Unsupported.into()));
         };
-        // Cloned here and dropped below: nothing is borrowed.
+        // Cloning and dropping a waker run foreign code, so both happen while nothing is borrowed.
         let mut waiter = Some(Waiter::Waker(waker.clone()));
         let key = self.key(&worker, fd, interest)?;
         let mut sources = worker.sources.borrow_mut();
@@ -297,7 +300,7 @@ impl Place {
         }
     }
 
-    /// The key on this worker, after having its driver watch the descriptor if need be.
+    /// Returns the key on this worker, and lets its driver watch the direction if it does not yet.
     fn key(&self, worker: &Worker, fd: BorrowedFd<'_>, interest: Interest) -> io::Result<Key> {
         let mut sources = worker.sources.borrow_mut();
         let index = match self.index(worker) {
@@ -323,13 +326,13 @@ impl Place {
         Ok(Key { index, generation })
     }
 
-    /// Where its state is, if that is on this worker.
+    /// Returns the index of the state, if it is on this worker.
     fn index(&self, worker: &Worker) -> Option<u32> {
         let place = self.0.load(Ordering::Relaxed);
         ((place >> 32) as u32 == worker.id()).then_some(place as u32)
     }
 
-    /// Whether an attempt to read is known to find nothing.
+    /// Returns whether a read would certainly fail with `EAGAIN`.
     fn is_exhausted(&self, worker: &Worker) -> bool {
         let Some(index) = self.index(worker) else {
             return false;
@@ -339,7 +342,7 @@ impl Place {
         source.is_some_and(|source| !source.hung_up && !source.reading.ready)
     }
 
-    /// Notes that an attempt has found nothing: the next one waits for an edge.
+    /// Marks a direction as exhausted: the next wait is for a new edge.
     pub(crate) fn exhaust(&self, worker: &Worker, interest: Interest) {
         let Some(index) = self.index(worker) else {
             return;
@@ -350,7 +353,7 @@ impl Place {
     }
 }
 
-/// A coroutine that is among those who wait for descriptors, until this is dropped.
+/// Registers a coroutine as a waiter of descriptors, until this guard is dropped.
 struct Waiting<'a> {
     current: &'a Current,
     keys: &'a [(Key, Interest)],
@@ -372,17 +375,17 @@ impl<'a> Waiting<'a> {
         }
     }
 
-    /// Whether an edge has come at one of them; also where its owner has left this worker.
-    fn is_ready(&self, place: usize) -> bool {
-        let (key, interest) = self.keys[place];
+    /// Returns whether a descriptor is ready; also `true` if its state was removed.
+    fn is_ready(&self, index: usize) -> bool {
+        let (key, interest) = self.keys[index];
         let mut sources = self.current.worker().sources.borrow_mut();
         let source = SourceState::find(&mut sources, key);
         source.is_none_or(|source| source.direction(interest).ready)
     }
 
     fn ready(&self) -> Vec<usize> {
-        let places = 0..self.keys.len();
-        places.filter(|place| self.is_ready(*place)).collect()
+        let indices = 0..self.keys.len();
+        indices.filter(|index| self.is_ready(*index)).collect()
     }
 }
 
@@ -392,14 +395,14 @@ impl Drop for Waiting<'_> {
     }
 }
 
-/// Suspends the coroutine until an edge has come at one of several descriptors, and says at which: none at
-/// the deadline, or where something else has woken it. Suspends also once its worker ends what is left.
+/// Suspends the coroutine until an edge has come at one of several descriptors, and returns the indices of the
+/// ready ones: none at the deadline, or after another wake-up. It suspends even if the worker has been cancelled.
 ///
-/// They stay ready until they are [exhausted](Place::exhaust).
+/// A descriptor stays ready until it is [exhausted](Place::exhaust).
 ///
 /// # Errors
 ///
-/// One could not be watched; nothing was waited for.
+/// A descriptor could not be watched; the coroutine was not suspended.
 pub(crate) fn wait_any<'a>(
     current: &Current,
     sources: impl Iterator<Item = (&'a Place, BorrowedFd<'a>, Interest)>,
@@ -413,7 +416,7 @@ pub(crate) fn wait_any<'a>(
     let waiting = Waiting::begin(current, &keys);
     let ready = waiting.ready();
     if !ready.is_empty() {
-        // Who finds something each time must not keep the others waiting.
+        // A caller that always finds a ready descriptor must not starve the other coroutines.
         current.spend();
         return Ok(ready);
     }
@@ -421,21 +424,21 @@ pub(crate) fn wait_any<'a>(
     Ok(waiting.ready())
 }
 
-/// A copy of a descriptor, watched apart from what others wait for at it: an epoll instance takes each
-/// number once.
-pub(crate) struct Visit {
+/// A duplicate of a descriptor, for a wait beside that of the owner: an epoll instance accepts each descriptor
+/// only once.
+pub(crate) struct Duplicate {
     place: Place,
     fd: OwnedFd,
 }
 
-impl Visit {
+impl Duplicate {
     pub(crate) fn new(fd: BorrowedFd<'_>) -> io::Result<Self> {
         let fd = fd.try_clone_to_owned()?;
         let place = Place::default();
         Ok(Self { place, fd })
     }
 
-    /// Suspends the coroutine until an edge comes; what is there at first is one.
+    /// Suspends the coroutine until an edge comes; if the descriptor is ready at first, that is an edge.
     pub(crate) fn wait(
         &self,
         current: &Current,
@@ -448,9 +451,9 @@ impl Visit {
     }
 }
 
-impl Drop for Visit {
+impl Drop for Duplicate {
     fn drop(&mut self) {
-        // Closing the copy would not do: the other descriptors keep it in the epoll instance.
+        // Closing the duplicate is not enough: it stays in the epoll instance while the original is open.
         self.place.release(self.fd.as_fd());
     }
 }
@@ -468,7 +471,8 @@ impl Wake {
     }
 }
 
-/// Lets the driver receive. `None` where it does not, or where the coroutine must not be suspended.
+/// Receives through the driver. Returns `None` if the driver cannot receive, or if the coroutine must not be
+/// suspended.
 fn complete_receive(
     current: &Current,
     fd: BorrowedFd<'_>,
@@ -481,10 +485,9 @@ fn complete_receive(
     let worker = current.worker();
     let task = current.id().index();
     let until_completion = AbortOnUnwind;
-    // SAFETY: this function returns only after the completion, and does not unwind before it, which
-    // the guard makes sure of; a coroutine that is suspended is not dropped while its driver may have
-    // something to tell it (see `Worker::run`). Until then nobody else has the buffer, and whoever
-    // owns the descriptor has lent it.
+    // SAFETY: this function returns only after the completion, and the guard ends the process if it would unwind
+    // before. A suspended coroutine is not dropped while its driver may have an operation in flight (see
+    // `Worker::run`). Until then the borrows `buf` and `fd` are held here, and no other code uses the buffer.
     let lent = unsafe { Lent::new(fd, buf) };
     let begun = worker.driver.borrow_mut().receive(lent, task);
     if !begun {
@@ -502,25 +505,24 @@ fn complete_receive(
                 worker.driver.borrow_mut().cancel(task);
             }
         } else {
-            // Nothing but the completion ends this: the buffer is the kernel's.
-            current.suspend_through();
+            // Only the completion ends this wait: until then the kernel may write into the buffer.
+            current.suspend_uninterruptible();
         }
     };
     forget(until_completion);
     match usize::try_from(result) {
-        // What has come counts, whatever happened meanwhile.
+        // Received data counts, even after a deadline or an abort.
         Ok(count) => Some(Ok(count)),
         Err(_) => match -result {
             libc::ECANCELED => woken.into_result(current).err().map(Err),
-            // The descriptor is not in blocking mode, or a signal came: the other way knows both.
+            // The descriptor is in non-blocking mode, or a signal came: `complete` handles both.
             libc::EAGAIN | libc::EINTR => None,
             errno => Some(Err(io::Error::from_raw_os_error(errno))),
         },
     }
 }
 
-/// Ends the process if it is dropped, which a panic would do: the kernel writes into a buffer on a
-/// stack that would be gone.
+/// Ends the process if it is dropped, as by a panic: the kernel may still write into a buffer on the stack.
 struct AbortOnUnwind;
 
 impl Drop for AbortOnUnwind {
@@ -530,12 +532,12 @@ impl Drop for AbortOnUnwind {
 }
 
 impl Place {
-    /// Leaves the worker that runs here, so that the descriptor can wait elsewhere.
+    /// Removes the descriptor from the current worker, so that it can be used on another one.
     pub(crate) fn release(&self, fd: BorrowedFd<'_>) {
         self.leave(|driver, token| driver.unwatch(fd, token));
     }
 
-    /// Leaves the worker, if it is the one that runs here; `end` is what its driver is told.
+    /// Removes the state, if it is on the current worker; `end` unregisters the descriptor from the driver.
     fn leave(&self, end: impl FnOnce(&mut dyn Drive, u64)) {
         let (Some(worker), true) = (here(), self.0.load(Ordering::Relaxed) != 0) else {
             return;
@@ -550,7 +552,7 @@ impl Place {
                 end(&mut **worker.driver.borrow_mut(), source.token(index));
             }
         }
-        // Nothing is borrowed when wakers are dropped.
+        // Dropping a waker runs foreign code, so nothing may be borrowed.
         drop(removed);
     }
 }

@@ -1,25 +1,25 @@
-//! Foreign blocking calls, on threads of their own.
+//! Runs foreign blocking calls on helper threads.
 
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::task::coro::worker::{Current, Wake};
-use crate::task::signal::Rouse;
-use crate::task::wait::end_handler;
+use crate::task::signal::Wakeable;
+use crate::task::wait::unwind_handler;
 
-/// Runs `work` on a helper thread while the coroutine that calls waits; right here where no helper thread
-/// can be started. Its panic goes on in the caller. Where the caller is cancelled meanwhile it is unwound,
-/// and the result is dropped when it is done.
+/// Runs `work` on a helper thread while the coroutine that calls is suspended, or on the worker if a helper
+/// thread cannot be started. A panic of `work` propagates to the caller. If the caller is cancelled meanwhile, it
+/// unwinds, and the result is dropped once `work` returns.
 pub(crate) fn offload<R: Send + 'static>(
     current: &Current,
     work: impl FnOnce() -> R + Send + 'static,
 ) -> R {
-    // No coroutine is suspended while a panic unwinds.
+    // A coroutine cannot be suspended while a panic unwinds.
     if std::thread::panicking() {
         return work();
     }
     let runtime = current.runtime();
-    let Ok(place) = runtime.helpers.reserve() else {
+    let Ok(reserved) = runtime.helpers.reserve() else {
         return work();
     };
     current.watch_abort();
@@ -29,20 +29,20 @@ pub(crate) fn offload<R: Send + 'static>(
         move || {
             let done = catch_unwind(AssertUnwindSafe(work));
             *result.lock().unwrap_or_else(PoisonError::into_inner) = Some(done);
-            // Where the caller is gone, the result is dropped here, and that may panic: the thread
-            // goes on, and nobody is left to tell but the panic hook.
+            // If the caller is gone, the result is dropped here, which may panic. The panic hook has reported
+            // the panic; the payload is leaked, as dropping it might panic in turn.
             let dropped = catch_unwind(AssertUnwindSafe(|| drop(result)));
             dropped.unwrap_or_else(std::mem::forget);
-            caller.rouse();
+            caller.wake();
         }
     };
-    place.execute(Box::new(task));
+    reserved.execute(Box::new(task));
     let mut woken = Wake::Ready;
     loop {
         if woken == Wake::Cancelled {
-            end_handler();
-            // That would have ended the process.
-            current.suspend_through();
+            unwind_handler();
+            // Unwinding would have ended the process: wait for the result.
+            current.suspend_uninterruptible();
         } else {
             woken = current.suspend_until(None);
         }

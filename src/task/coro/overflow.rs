@@ -1,10 +1,8 @@
-//! A readable end for a coroutine that overflows its stack: what happened, and which option to
-//! raise.
+//! The message when a coroutine overflows its stack: the size of the stack, and the option to raise.
 //!
-//! The guard below each stack faults. A handler for that fault, on the alternate signal stack that
-//! the standard library gives each of its threads, looks whether the address is a guard of ours,
-//! writes one line, and lets the fault happen once more, as if there had been no handler. Nothing
-//! is recovered.
+//! An access to the guard below a stack faults. A signal handler, which runs on the alternate signal stack that
+//! the standard library sets up for each of its threads, compares the address with the known guards, writes one
+//! line, and restores the former handler, so that the fault repeats and ends the process. It recovers nothing.
 #![expect(unsafe_code, reason = "a signal handler, and the address of the fault")]
 
 use std::mem::{MaybeUninit, zeroed};
@@ -14,8 +12,8 @@ use std::sync::{Once, OnceLock};
 
 use libc::{c_int, c_void, siginfo_t};
 
-/// The mappings whose guards are known: the handler may not take a lock. Those that find no place
-/// here overflow without a message.
+/// The mappings of stacks, in an array because a signal handler cannot take a lock. Stacks of further mappings
+/// overflow without a message.
 static SLABS: [Range; 1024] = [const { Range::empty() }; 1024];
 
 /// A mapping of stacks. `end` is written last and read first.
@@ -35,25 +33,25 @@ impl Range {
     }
 }
 
-/// What the handler falls back to. Written once, before the handler is installed.
+/// The former signal actions. Written once, before the handler is installed.
 static mut PREVIOUS: [MaybeUninit<libc::sigaction>; 2] = [const { MaybeUninit::uninit() }; 2];
 
-/// How its owner says that stacks are made larger.
+/// The advice at the end of the message.
 static REMEDY: OnceLock<&'static str> = OnceLock::new();
 
-/// Sets what the message says after the size of the stack that was too small: how to have larger ones.
-/// The first one in a process stays.
+/// Sets the advice at the end of the message: how to configure larger stacks. Only the first call in a process
+/// has an effect.
 pub(crate) fn set_remedy(text: &'static str) {
     let _ = REMEDY.set(text);
 }
 
 const SIGNALS: [c_int; 2] = [libc::SIGSEGV, libc::SIGBUS];
 
-/// Makes the guards of a mapping known.
+/// Registers the guards of a mapping.
 pub(crate) fn register(start: usize, len: usize, slot: usize) {
     install();
     for range in &SLABS {
-        // 1 reserves the place: no mapping ends there.
+        // 1 reserves the entry: no mapping ends there.
         if range
             .end
             .compare_exchange(0, 1, Ordering::AcqRel, Ordering::Relaxed)
@@ -67,7 +65,7 @@ pub(crate) fn register(start: usize, len: usize, slot: usize) {
     }
 }
 
-/// Forgets a mapping that is about to go.
+/// Removes a mapping that is about to be unmapped.
 pub(crate) fn unregister(start: usize) {
     for range in &SLABS {
         if range.end.load(Ordering::Acquire) > 1 && range.start.load(Ordering::Relaxed) == start {
@@ -76,7 +74,7 @@ pub(crate) fn unregister(start: usize) {
     }
 }
 
-/// Installs the handler, once for the process.
+/// Installs the signal handler, once in a process.
 fn install() {
     static ONCE: Once = Once::new();
     ONCE.call_once(|| {
@@ -90,9 +88,9 @@ fn install() {
             // SAFETY: this closure runs once, and the handler that reads it is installed after the
             // write.
             let previous = unsafe { &raw mut PREVIOUS[index] };
-            // SAFETY: asks for the old action alone; `previous` is writable.
+            // SAFETY: reads the old action; `previous` is writable.
             unsafe { libc::sigaction(signal, null_mut(), previous.cast()) };
-            // SAFETY: the action is initialised, and its handler does what a signal handler may.
+            // SAFETY: the action is initialised, and its handler is async-signal-safe.
             unsafe { libc::sigaction(signal, from_ref(&action), null_mut()) };
         }
     });
@@ -110,19 +108,18 @@ extern "C" fn on_fault(signal: c_int, info: *mut siginfo_t, _context: *mut c_voi
         line.push(b" KiB; ");
         line.push(REMEDY.get().unwrap_or(&"it needs a larger one").as_bytes());
         line.push(b"\n");
-        say(&line.bytes[..line.len]);
+        write_stderr(&line.bytes[..line.len]);
     }
     let index = usize::from(signal == libc::SIGBUS);
     // SAFETY: written before this handler was installed.
     let previous = unsafe { &raw const PREVIOUS[index] };
-    // SAFETY: `previous` is the action that sigaction(2) wrote. The fault happens again when this
-    // returns.
+    // SAFETY: `previous` is the action that sigaction(2) wrote. The fault repeats when this handler returns.
     unsafe { libc::sigaction(signal, previous.cast(), null_mut()) };
 }
 
-/// Writes on standard error, unless that is full: nobody may ever read it, and the fault must end the
-/// process.
-fn say(text: &[u8]) {
+/// Writes to standard error if that does not block: the fault must end the process even if its reader has
+/// stopped.
+fn write_stderr(text: &[u8]) {
     let mut stderr = libc::pollfd {
         fd: libc::STDERR_FILENO,
         events: libc::POLLOUT,
@@ -131,12 +128,12 @@ fn say(text: &[u8]) {
     // SAFETY: the pointer is valid, and to one element.
     let ready = unsafe { libc::poll(&raw mut stderr, 1, 0) };
     if ready == 1 {
-        // SAFETY: the buffer is readable for its length. Nobody is left to tell of an error.
+        // SAFETY: the buffer is readable for its length. An error cannot be reported anywhere.
         unsafe { libc::write(libc::STDERR_FILENO, text.as_ptr().cast(), text.len()) };
     }
 }
 
-/// The usable size of the stack whose guard the address lies in.
+/// Returns the usable size of the stack whose guard contains the address.
 fn overflowed(address: usize) -> Option<usize> {
     SLABS.iter().find_map(|range| {
         let end = range.end.load(Ordering::Acquire);
@@ -165,8 +162,8 @@ impl Default for Line {
 
 impl Line {
     fn push(&mut self, text: &[u8]) {
-        for (place, byte) in self.bytes[self.len..].iter_mut().zip(text) {
-            *place = *byte;
+        for (target, byte) in self.bytes[self.len..].iter_mut().zip(text) {
+            *target = *byte;
             self.len += 1;
         }
     }
@@ -204,7 +201,7 @@ mod tests {
     }
 
     #[test]
-    fn a_line_is_aborted_where_it_is_full() {
+    fn a_line_is_truncated_at_its_capacity() {
         let mut line = Line::default();
         line.push_number(240);
         assert_eq!(&line.bytes[..line.len], b"240");

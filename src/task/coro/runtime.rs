@@ -1,4 +1,4 @@
-//! What the workers of one runtime share.
+//! The state that the workers of one runtime share.
 
 use std::fmt;
 use std::io;
@@ -13,31 +13,32 @@ use crate::task::coro::watchdog::Heartbeats;
 use crate::task::coro::worker::current;
 use crate::task::threads::{Limits, Threads};
 
-/// The most threads that the coroutines of one runtime offload to. Further calls wait for one.
+/// The most helper threads of one runtime. Further offloaded calls wait for a free one.
 const HELPERS: usize = 64;
 
 /// The workers of one runtime, as seen from other threads.
 pub(crate) struct Runtime {
-    /// One for each worker.
+    /// The inbox of each worker.
     pub(crate) inboxes: Vec<Inbox>,
     pub(crate) heartbeats: Arc<Heartbeats>,
-    /// The threads for `offload`. None is started before it is needed.
+    /// The threads for `offload`, started on demand.
     pub(crate) helpers: Threads,
     pub(crate) stack_size: usize,
     pub(crate) gauge: Option<StackGauge>,
-    /// How many coroutines there can be, if that is known.
+    /// The most coroutines, if the number is known.
     capacity: Option<usize>,
     pub(crate) driver: driver::Kind,
     shortage: Shortage,
-    /// Called when a shortage has begun, was found to go on, or has ended.
+    /// Called when a shortage begins, when it persists, and when it ends.
     on_shortage: Box<dyn Fn() + Send + Sync>,
 }
 
-/// Workers that have no memory for the stack of another coroutine.
+/// A shortage of memory for stacks.
 #[derive(Debug, Default)]
 struct Shortage {
+    /// The number of workers that are short of memory.
     workers: AtomicUsize,
-    /// What the last attempt has failed with, until it is asked for; zero after that.
+    /// The error of the last failed attempt; zero once it has been taken.
     errno: AtomicI32,
 }
 
@@ -76,8 +77,8 @@ impl Runtime {
         }))
     }
 
-    /// Runs `start` in a coroutine of the worker that has the fewest. `label` is what the watchdog
-    /// calls it.
+    /// Runs `start` in a coroutine of the worker that has the fewest. The watchdog reports the coroutine as
+    /// `label`.
     pub(crate) fn start(&self, start: Start, label: u64) {
         let inboxes = self.inboxes.iter().enumerate();
         let live = inboxes.filter(|(_, inbox)| !inbox.has_failed());
@@ -93,21 +94,20 @@ impl Runtime {
         }
     }
 
-    /// Which worker the coroutine that calls runs on, if that is one of these.
+    /// Returns the index of the worker that runs the coroutine that calls, if it is of this runtime.
     pub(crate) fn place_here(&self) -> Option<usize> {
         let current = current()?;
         current.is_of(self).then(|| current.worker().place())
     }
 
-    /// Lets what was started run before the coroutine that calls goes on, where no other worker has
-    /// to wait for that.
+    /// Lets newly started coroutines run before the coroutine that calls goes on, in a runtime with one worker.
     pub(crate) fn hand_over(&self) {
         if let (Some(current), [_]) = (current(), &self.inboxes[..]) {
             current.hand_over();
         }
     }
 
-    /// How many more coroutines there can be.
+    /// Returns how many more coroutines can start.
     pub(crate) fn room(&self) -> usize {
         if self.shortage.workers.load(Ordering::SeqCst) > 0 {
             return 0;
@@ -118,8 +118,8 @@ impl Runtime {
         })
     }
 
-    /// Notes that a worker found no memory for a stack; `first` where it had some before.
-    pub(crate) fn is_short(&self, err: &io::Error, first: bool) {
+    /// Notes that a worker found no memory for a stack; `first` if it was not short of memory before.
+    pub(crate) fn report_shortage(&self, err: &io::Error, first: bool) {
         let errno = err.raw_os_error().unwrap_or(libc::ENOMEM);
         self.shortage.errno.store(errno, Ordering::Relaxed);
         if first {
@@ -128,26 +128,26 @@ impl Runtime {
         (self.on_shortage)();
     }
 
-    /// Notes that a worker that was short of memory has found some.
-    pub(crate) fn is_short_no_more(&self) {
+    /// Notes that a worker is no longer short of memory.
+    pub(crate) fn end_shortage(&self) {
         self.shortage.workers.fetch_sub(1, Ordering::SeqCst);
         (self.on_shortage)();
     }
 
-    /// Why there was no memory for a stack, if one has failed since this was asked last.
+    /// Takes the error of the last failed attempt to get a stack, if there was one since the last call.
     pub(crate) fn take_shortage(&self) -> Option<io::Error> {
         let errno = self.shortage.errno.swap(0, Ordering::Relaxed);
         (errno != 0).then(|| io::Error::from_raw_os_error(errno))
     }
 
-    /// Ends what is left: waiting fails from now on, and says `why`.
+    /// Cancels all coroutines: their waits fail from now on, with `why` as the text.
     pub(crate) fn cancel(&self, why: &'static str) {
         self.inboxes
             .iter()
             .for_each(|inbox| inbox.send(Message::Cancel(why)));
     }
 
-    /// Ends each worker when its last coroutine has.
+    /// Ends each worker when its last coroutine has ended.
     pub(crate) fn close(&self) {
         self.inboxes
             .iter()

@@ -1,5 +1,4 @@
-//! Stacks for coroutines: slots of large mappings, each with a guard below it, used again and
-//! again.
+//! Stacks for coroutines: reusable slots of large mappings, each with a guard at its low end.
 //!
 //! ```text
 //!  a slab: one mapping of SLOTS slots
@@ -7,10 +6,10 @@
 //!  limit       limit + GUARD      base                 the stack grows down from base
 //! ```
 //!
-//! Guards are installed with `MADV_GUARD_INSTALL` (madvise(2), Linux 6.13), which splits no
-//! mapping, so a process can hold a million stacks. Where the kernel lacks it, mprotect(2) does, at
-//! the price of two mappings for each stack, of which `vm.max_map_count` allows 65,530: then there
-//! is a limit ([`capacity`]), which leaves the rest of the process some.
+//! `MADV_GUARD_INSTALL` (madvise(2), Linux 6.13) installs a guard without splitting the mapping, so a process can
+//! hold a million stacks. On older kernels mprotect(2) installs the guards, and each stack takes two mappings, of
+//! which `vm.max_map_count` allows 65,530 by default. The number of stacks is then limited ([`capacity`]), so that
+//! some mappings are left for the rest of the process.
 #![expect(unsafe_code, reason = "mapping, guarding and handing out raw memory")]
 
 use std::cell::RefCell;
@@ -26,22 +25,21 @@ use corosensei::stack::{Stack, StackPointer};
 
 use crate::task::coro::overflow;
 
-/// What a stack must not grow into. rustc probes each page of a large frame, C code may skip a few.
+/// The size of a guard. rustc probes each page of a large frame; C code may skip some pages.
 pub(crate) const GUARD: usize = 16 * 1024;
 
-/// Stacks in the first mapping. Each further one has as many as all before it together, up to the
-/// second number.
+/// The number of stacks in the first mapping. Each further mapping has as many as all before it, up to
+/// `SLOTS_MAX`.
 const SLOTS: usize = 64;
 const SLOTS_MAX: usize = 4096;
 
-/// Mappings that are left to the rest of the process where each stack takes two: memory
-/// allocations, threads.
+/// The mappings that are left for the rest of the process where each stack takes two.
 const SPARE_MAPPINGS: usize = 4096;
 
-/// `MADV_GUARD_INSTALL`, which libc does not name yet.
+/// `MADV_GUARD_INSTALL`, which the libc crate does not define.
 const MADV_GUARD_INSTALL: libc::c_int = 102;
 
-/// Free stacks that keep their memory; further ones give it back to the system.
+/// The most free stacks that stay resident; the memory of further ones is returned to the system.
 const WARM: usize = 256;
 
 /// The stacks of one worker.
@@ -52,10 +50,10 @@ pub(crate) struct StackPool(Rc<RefCell<Pool>>);
 struct Pool {
     /// Usable bytes and the guard, a multiple of the page size.
     slot: usize,
-    /// The lowest addresses of free slots; the last one was used last, and its memory is warm.
+    /// The lowest addresses of free slots; the last one was used last, and is most likely in the cache.
     free: Vec<NonNull<u8>>,
     slabs: Vec<Slab>,
-    /// Slots of the newest slab that were never used, and have no guard yet.
+    /// The number of slots of the newest slab that were never used, and have no guard yet.
     fresh: usize,
     guard: Guard,
     gauge: Option<StackGauge>,
@@ -66,13 +64,14 @@ struct Pool {
 struct Slab {
     start: NonNull<u8>,
     slots: usize,
-    /// Valgrind would take a switch to a stack nearby for a large frame, and report what lies between.
+    /// Without the registration, Valgrind would mistake a switch to a nearby stack for a large frame, and report
+    /// accesses to the memory between.
     _known: ValgrindStackRegistration,
 }
 
-/// How deep the stacks of coroutines have been used: the most that any of them was, in bytes.
+/// Measures the greatest stack depth of a server's coroutines, in bytes.
 ///
-/// [`Coroutines::stack_gauge`](crate::Coroutines::stack_gauge) takes it.
+/// Pass it to [`Coroutines::stack_gauge`](crate::Coroutines::stack_gauge).
 ///
 /// # Examples
 ///
@@ -95,15 +94,14 @@ struct Slab {
 pub struct StackGauge(Arc<AtomicUsize>);
 
 impl StackGauge {
-    /// The most bytes of its stack that a coroutine which has ended had used; 0 before the first
-    /// one.
+    /// Returns the greatest depth of all coroutines that have ended, in bytes; 0 before the first one has.
     #[must_use]
     pub fn high_water(&self) -> usize {
         self.0.load(Ordering::Relaxed)
     }
 }
 
-/// What a gauge fills unused stacks with.
+/// The byte that a gauge fills unused stacks with.
 const PAINT: u8 = 0xa5;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -112,7 +110,7 @@ enum Guard {
     Protection,
 }
 
-/// A stack of a pool, which goes back to it when dropped.
+/// A stack of a pool; dropping it returns the stack to the pool.
 #[derive(Debug)]
 pub(crate) struct PooledStack {
     limit: NonNull<u8>,
@@ -121,7 +119,7 @@ pub(crate) struct PooledStack {
 }
 
 impl StackPool {
-    /// Stacks with at least `size` usable bytes.
+    /// Creates a pool of stacks with at least `size` usable bytes.
     pub(crate) fn new(size: usize, gauge: Option<StackGauge>) -> Self {
         let page = rustix::param::page_size();
         let slot = (size.max(page) + GUARD).next_multiple_of(page);
@@ -140,7 +138,7 @@ impl StackPool {
     ///
     /// # Errors
     ///
-    /// When the system has no memory, or no mapping, for another one.
+    /// The system has no memory, or no mapping, for a further stack.
     pub(crate) fn take(&self) -> io::Result<PooledStack> {
         let mut pool = self.0.borrow_mut();
         let limit = match pool.free.pop() {
@@ -190,10 +188,10 @@ impl Pool {
             if advise(limit).is_ok() {
                 return Ok(());
             }
-            // EINVAL: an older kernel, or memory that is locked.
+            // EINVAL: an older kernel, or locked memory.
             self.guard = Guard::Protection;
         }
-        // SAFETY: as above.
+        // SAFETY: the slot is mapped and unused.
         match unsafe { libc::mprotect(limit.as_ptr().cast(), GUARD, libc::PROT_NONE) } {
             0 => Ok(()),
             _ => Err(io::Error::last_os_error()),
@@ -201,26 +199,25 @@ impl Pool {
     }
 }
 
-/// Installs a guard at the low end of a slot that nobody uses yet.
+/// Installs a guard at the low end of an unused slot.
 fn advise(limit: NonNull<u8>) -> io::Result<()> {
-    // SAFETY: the caller has mapped the slot, and nobody uses it yet.
+    // SAFETY: the caller has mapped the slot, which is unused.
     match unsafe { libc::madvise(limit.as_ptr().cast(), GUARD, MADV_GUARD_INSTALL) } {
         0 => Ok(()),
         _ => Err(io::Error::last_os_error()),
     }
 }
 
-/// How many stacks this process can have, if that is known: where guards take mappings of their
-/// own.
+/// Returns the most stacks that this process can have where guards take mappings of their own; otherwise `None`.
 pub(crate) fn capacity() -> Option<usize> {
     let probe = map(GUARD).ok()?;
     let advised = advise(probe).is_ok();
-    // SAFETY: it was mapped above, with this length, and nobody uses it.
+    // SAFETY: it was mapped above, with this length, and is unused.
     unsafe { libc::munmap(probe.as_ptr().cast(), GUARD) };
     (!advised).then(protected_capacity)
 }
 
-/// How many stacks fit where each takes two mappings.
+/// Returns the most stacks where each takes two mappings.
 fn protected_capacity() -> usize {
     let most = std::fs::read_to_string("/proc/sys/vm/max_map_count");
     let most = most.ok().and_then(|text| text.trim().parse().ok());
@@ -231,7 +228,7 @@ fn protected_capacity() -> usize {
     (left / 2).max(1)
 }
 
-/// Maps memory that takes none until it is touched, page by page.
+/// Maps memory, whose pages become resident on their first use.
 fn map(bytes: usize) -> io::Result<NonNull<u8>> {
     let protection = libc::PROT_READ | libc::PROT_WRITE;
     let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE | libc::MAP_STACK;
@@ -241,18 +238,18 @@ fn map(bytes: usize) -> io::Result<NonNull<u8>> {
     if start == libc::MAP_FAILED {
         return Err(io::Error::last_os_error());
     }
-    // A huge page would make each stack with one byte in use resident as a whole. A kernel without
-    // huge pages says EINVAL, and has no such trouble. SAFETY: the range was just mapped.
+    // With huge pages, one used byte would make a whole stack resident. A kernel without huge pages returns
+    // EINVAL, which is harmless. SAFETY: the range was just mapped.
     unsafe { libc::madvise(start, bytes, libc::MADV_NOHUGEPAGE) };
     NonNull::new(start.cast()).ok_or_else(|| io::Error::other("mmap returned a null address"))
 }
 
 impl Drop for Pool {
     fn drop(&mut self) {
-        // Each stack holds the pool: none is in use.
+        // Each stack holds a reference to the pool, so no stack is in use.
         for Slab { start, slots, .. } in &self.slabs {
             overflow::unregister(start.as_ptr() as usize);
-            // SAFETY: the slab was mapped in `map` with this length, and nothing in it is in use.
+            // SAFETY: the slab was mapped in `map` with this length, and is not in use.
             unsafe { libc::munmap(start.as_ptr().cast(), self.slot * slots) };
         }
     }
@@ -272,25 +269,25 @@ unsafe impl Stack for PooledStack {
 }
 
 impl PooledStack {
-    /// The part that is no guard, from its low end.
+    /// Returns the part above the guard, from its low end.
     fn usable(&self) -> (NonNull<u8>, usize) {
         // SAFETY: a slot is larger than its guard.
         let start = unsafe { self.limit.add(GUARD) };
         (start, self.size - GUARD)
     }
 
-    /// Fills the stack, which nothing runs on yet.
+    /// Fills the unused stack.
     fn paint(&self) {
         let (start, len) = self.usable();
         // SAFETY: the usable part belongs to this stack alone, and is writable.
         unsafe { start.write_bytes(PAINT, len) };
     }
 
-    /// How many bytes have been used since it was painted.
+    /// Returns the number of bytes that were used since `paint`.
     fn used(&self) -> usize {
         let (start, len) = self.usable();
-        // SAFETY: the usable part belongs to this stack alone, `paint` has written all of it, and
-        // nothing runs on it any more.
+        // SAFETY: the usable part belongs to this stack alone, `paint` has written all of it, and no code runs on
+        // it any more.
         let bytes = unsafe { slice::from_raw_parts(start.as_ptr(), len) };
         len - bytes.iter().take_while(|&&byte| byte == PAINT).count()
     }
@@ -304,8 +301,8 @@ impl Drop for PooledStack {
         }
         if pool.free.len() >= WARM {
             let (start, len) = self.usable();
-            // SAFETY: nobody uses this part of the slot any more, and the next use finds zeroed
-            // memory. The guard stays.
+            // SAFETY: this part of the slot is no longer in use, and the next use finds zeroed memory. The guard
+            // stays.
             unsafe { libc::madvise(start.as_ptr().cast(), len, libc::MADV_DONTNEED) };
         }
         pool.free.push(self.limit);
@@ -343,7 +340,7 @@ mod tests {
         for stack in &stacks {
             assert!(stack.base().get() - stack.limit().get() >= 10_000 + GUARD);
             let lowest = (stack.limit().get() + GUARD) as *mut u8;
-            // SAFETY: the lowest usable byte of a stack that nothing runs on.
+            // SAFETY: the lowest usable byte of an unused stack.
             unsafe { lowest.write(1) };
         }
     }
@@ -360,7 +357,7 @@ mod tests {
         };
         let before = maps();
         let stacks: Vec<_> = (0..SLOTS).map(|_| pool.take().unwrap()).collect();
-        // Other tests of this process map and unmap meanwhile.
+        // Other tests of this process map and unmap memory at the same time.
         assert!(maps() > before + stacks.len(), "{before} {}", maps());
         let capacity = protected_capacity();
         assert!(capacity > 1000 && capacity < 1 << 30, "{capacity}");
@@ -373,7 +370,7 @@ mod tests {
         for used in [1000, 5000, 100] {
             let stack = pool.take().unwrap();
             let lowest = (stack.base().get() - used) as *mut u8;
-            // SAFETY: a usable byte of a stack that nothing runs on.
+            // SAFETY: a usable byte of an unused stack.
             unsafe { lowest.write(0) };
         }
         assert_eq!(gauge.high_water(), 5000);

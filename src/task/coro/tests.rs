@@ -1,4 +1,4 @@
-//! The runtime over a driver that a test makes up, and what its parts cost.
+//! Tests of the runtime over fake drivers, and benchmarks of its parts.
 
 use std::fs::File;
 use std::io;
@@ -18,10 +18,10 @@ use crate::task::coro::uring::Lent;
 use crate::task::coro::worker::{RUNS_MAX, Worker, current, here};
 use crate::task::yield_now;
 
-/// A world in which nothing happens until every coroutine waits, and then everything.
+/// A driver without events until every coroutine waits; then it reports an edge for each watched descriptor.
 struct Fake<F> {
     watched: Vec<u64>,
-    /// Called then.
+    /// Called when every coroutine waits.
     quiet: F,
 }
 
@@ -59,7 +59,7 @@ impl<F: FnMut()> Drive for Fake<F> {
     }
 }
 
-/// Runs coroutines on one worker over a fake driver, until they have ended.
+/// Runs coroutines to their end on one worker over a fake driver.
 fn run(stack_size: usize, starts: impl Iterator<Item = Start>, quiet: fn()) {
     let watched = Vec::new();
     run_with(Box::new(Fake { watched, quiet }), stack_size, starts);
@@ -81,13 +81,13 @@ fn run_with(driver: Box<dyn Drive>, stack_size: usize, starts: impl Iterator<Ite
     }
     runtime.inboxes[0].send(Message::Close);
     assert!(worker.run().is_ok());
-    // A panic ends its own coroutine, and nobody else is told.
+    // A panic ends its own coroutine, and is not reported otherwise.
     assert_eq!(
         ended.load(Ordering::Relaxed) as u64,
         count,
-        "have not panicked"
+        "no coroutine panics"
     );
-    // What a worker leaves would be memory that is lost.
+    // A further reference to the worker would be a leak.
     assert_eq!(Rc::strong_count(&worker), 1);
 }
 
@@ -98,7 +98,7 @@ fn resident() -> usize {
     pages * rustix::param::page_size()
 }
 
-/// Suspends this many coroutines at once, and says what each took of memory.
+/// Suspends `count` coroutines at once, and returns the resident memory of each.
 fn suspend(count: usize) -> usize {
     static HERE: AtomicUsize = AtomicUsize::new(0);
     static MOST: AtomicUsize = AtomicUsize::new(0);
@@ -127,15 +127,15 @@ fn suspend(count: usize) -> usize {
 }
 
 #[test]
-fn ten_thousand_wait_at_once_and_all_of_them_go_on() {
+fn ten_thousand_coroutines_wait_at_once_and_all_are_resumed() {
     suspend(10_000);
 }
 
-/// What a future that was woken does with its worker: it waits again, and drops a source.
+/// A waker that uses its worker when it is called: it waits again, and drops a source.
 struct Eager {
     place: Place,
     null: File,
-    /// How often it is still to wait.
+    /// The number of waits that are left.
     left: AtomicUsize,
 }
 
@@ -146,7 +146,7 @@ impl Wake for Eager {
         assert!(silent.is_pending());
         drop(other);
         if self.left.fetch_sub(1, Ordering::Relaxed) == 1 {
-            panic!("a panic of a waker ends nothing");
+            panic!("the worker catches this panic");
         }
         let waker = Waker::from(Arc::clone(&self));
         self.place.exhaust(&here().unwrap(), Interest::Read);
@@ -175,7 +175,7 @@ fn wakers_wait_beside_coroutines_and_are_called_when_nothing_is_borrowed() {
     let polls = |eager: &Eager| {
         let (waker, woken) = counter();
         assert!(eager.wait(&waker).is_pending());
-        assert!(eager.wait(&waker).is_pending(), "it waits once");
+        assert!(eager.wait(&waker).is_pending(), "a waker is added once");
         wait_on(&eager.place, &eager.null);
         assert_eq!(woken.0.load(Ordering::Relaxed), 1);
         let own = Place::default();
@@ -183,7 +183,7 @@ fn wakers_wait_beside_coroutines_and_are_called_when_nothing_is_borrowed() {
         assert!(poll().is_pending());
         wait_on(&eager.place, &eager.null);
         assert_eq!(woken.0.load(Ordering::Relaxed), 2);
-        // Nobody has found the descriptor to be exhausted.
+        // The descriptor is still ready, as it was not exhausted.
         assert!(poll().is_ready());
     };
     let begins = Arc::clone(&eager);
@@ -192,7 +192,7 @@ fn wakers_wait_beside_coroutines_and_are_called_when_nothing_is_borrowed() {
         assert!(begins.wait(&waker).is_pending());
         drop(waker);
         wait_on(&begins.place, &begins.null);
-        // The other waits are its own.
+        // The remaining waits follow from its own wake-ups.
         let until = Instant::now() + Duration::from_secs(30);
         while begins.left.load(Ordering::Relaxed) > 0 && Instant::now() < until {
             wait_on(&Place::default(), &begins.null);
@@ -202,7 +202,7 @@ fn wakers_wait_beside_coroutines_and_are_called_when_nothing_is_borrowed() {
     let starts = [begin, waits(&eager, polls), waiting];
     run_again(starts.into_iter());
     assert_eq!(eager.left.load(Ordering::Relaxed), 0);
-    assert_eq!(Arc::strong_count(&eager), 1, "no waker is left");
+    assert_eq!(Arc::strong_count(&eager), 1, "all wakers are dropped");
 }
 
 #[test]
@@ -221,7 +221,7 @@ fn a_waker_finds_no_worker_on_a_thread_and_is_dropped_with_its_source() {
         place.release(null.as_fd());
         wait_on(&Place::default(), &null);
         assert_eq!(woken.0.load(Ordering::Relaxed), 0);
-        // The place has dropped its own.
+        // `release` has dropped the clone of the waker.
         drop(waker);
         assert_eq!(Arc::strong_count(&woken), 1);
     });
@@ -238,7 +238,7 @@ fn wait_on(place: &Place, file: &File) {
         .unwrap();
 }
 
-/// How often a waker was called.
+/// Counts the calls of a waker.
 #[derive(Default)]
 struct Woken(AtomicUsize);
 
@@ -253,7 +253,7 @@ fn counter() -> (Waker, Arc<Woken>) {
     (Waker::from(Arc::clone(&woken)), woken)
 }
 
-/// As [`run`], in a world where everything happens each time that all wait.
+/// As [`run`], but the driver reports an edge for each descriptor every time that all coroutines wait.
 fn run_again(starts: impl Iterator<Item = Start>) {
     struct Again(Fake<fn()>);
 
@@ -285,7 +285,7 @@ fn run_again(starts: impl Iterator<Item = Start>) {
     run_with(driver, 64 * 1024, starts);
 }
 
-/// A world that is looked at in vain.
+/// A driver without events, which counts its polls.
 struct Silent(Arc<AtomicUsize>);
 
 impl Drive for Silent {
@@ -299,38 +299,40 @@ impl Drive for Silent {
     }
 }
 
-/// How often the worker looks at the world while a coroutine runs.
-fn looks(start: impl FnOnce() + Send + 'static) -> usize {
-    let looks = Arc::default();
-    let driver = Box::new(Silent(Arc::clone(&looks)));
+/// Returns how often the worker polls its driver while a coroutine runs.
+fn polls(start: impl FnOnce() + Send + 'static) -> usize {
+    let polls = Arc::default();
+    let driver = Box::new(Silent(Arc::clone(&polls)));
     let start: Start = Box::new(start);
     run_with(driver, 64 * 1024, [start].into_iter());
-    looks.load(Ordering::Relaxed)
+    polls.load(Ordering::Relaxed)
 }
 
 #[test]
-fn who_yields_lets_the_world_be_looked_at_and_who_hands_over_does_not_keep_it_from_that() {
-    let yields = looks(|| (0..640).for_each(|_| yield_now()));
+fn each_yield_polls_the_driver_and_each_64th_hand_over_does() {
+    let yields = polls(|| (0..640).for_each(|_| yield_now()));
     assert_eq!(yields, 640);
-    let hands_over = looks(|| (0..640).for_each(|_| current().unwrap().hand_over()));
-    assert_eq!(hands_over, 10, "once for each {RUNS_MAX} runs");
-    let starts = looks(|| {
+    let hands_over = polls(|| (0..640).for_each(|_| current().unwrap().hand_over()));
+    assert_eq!(hands_over, 10, "one poll for each {RUNS_MAX} runs");
+    let starts = polls(|| {
         let runtime = current().unwrap().runtime();
         for label in 0..640 {
             runtime.start(Box::new(|| {}), label);
             runtime.hand_over();
         }
     });
-    assert_eq!(starts, 19, "two run each time but the last");
+    assert_eq!(
+        starts, 19,
+        "each hand-over but the last runs two coroutines"
+    );
 }
 
-/// A kernel that is asked to end a receive early and takes its time: until the third wait after
-/// that.
+/// A driver whose receive completes at the third wait after its cancellation.
 struct Late {
     result: i32,
     begun: Option<u32>,
     waits_left: Option<u32>,
-    /// The buffer is the kernel's.
+    /// Whether the driver has the buffer.
     lent: Arc<AtomicBool>,
 }
 
@@ -352,7 +354,7 @@ impl Drive for Late {
                 on_event(Event::Done { task, result });
             }
             (Some(left), _) => self.waits_left = Some(left.saturating_sub(1)),
-            // Nothing comes before the deadline.
+            // No event comes before the deadline.
             (None, _) => std::thread::park_timeout(timeout.unwrap_or(Duration::ZERO)),
         }
         Ok(())
@@ -366,11 +368,11 @@ impl Drive for Late {
 
     fn cancel(&mut self, task: u32) {
         assert_eq!(self.begun, Some(task));
-        assert_eq!(self.waits_left.replace(3), None, "asked once");
+        assert_eq!(self.waits_left.replace(3), None, "cancelled once");
     }
 }
 
-/// Receives over such a kernel, which ends with `result`; `disturb` comes meanwhile.
+/// Receives over such a driver, which completes with `result`; the message `disturb` comes meanwhile.
 fn receive_late(result: i32, deadline: Duration, disturb: Option<Message>) -> io::Result<usize> {
     let runtime = Runtime::new(1, 64 * 1024, None, Kind::Epoll, || {}).unwrap();
     let lent = Arc::new(AtomicBool::new(false));
@@ -394,7 +396,7 @@ fn receive_late(result: i32, deadline: Duration, disturb: Option<Message>) -> io
         let end = place.receive(&current, null.as_fd(), &mut buffer, || Some(deadline));
         assert!(
             !lent.load(Ordering::Relaxed),
-            "the kernel still has the buffer"
+            "the driver still has the buffer"
         );
         *result.lock().unwrap() = Some(end);
     };
@@ -405,7 +407,7 @@ fn receive_late(result: i32, deadline: Duration, disturb: Option<Message>) -> io
 }
 
 #[test]
-fn a_receive_ends_only_when_the_kernel_says_so_and_what_has_come_counts() {
+fn a_receive_ends_only_with_its_completion_and_received_data_counts() {
     let (soon, long) = (Duration::from_millis(5), Duration::from_secs(3600));
     let cancelled = -libc::ECANCELED;
     let kind = |received: io::Result<usize>| received.map_err(|err| err.kind());
@@ -419,10 +421,10 @@ fn a_receive_ends_only_when_the_kernel_says_so_and_what_has_come_counts() {
     assert_eq!(kind(reset), Err(io::ErrorKind::ConnectionReset));
 }
 
-/// `cargo test --release --features coroutines --lib -- --ignored --nocapture a_million`
+/// Run: `cargo test --release --features coroutines --lib -- --ignored --nocapture a_million`
 #[test]
 #[ignore = "takes 5 GiB of memory"]
-fn a_million_wait_at_once() {
+fn a_million_coroutines_wait_at_once() {
     let begin = Instant::now();
     let each = suspend(1_000_000);
     println!(
@@ -432,10 +434,10 @@ fn a_million_wait_at_once() {
     assert!(each < 6 * 1024, "{each}");
 }
 
-/// `cargo test --release --features coroutines --lib -- --ignored --nocapture what_it_costs`
+/// Run: `cargo test --release --features coroutines --lib -- --ignored --nocapture the_cost`
 #[test]
 #[ignore = "a benchmark"]
-fn what_it_costs_to_switch_and_to_start() {
+fn the_cost_of_a_switch_and_of_a_start() {
     let time = |what: &str, operations: u32, work: &dyn Fn()| {
         let mut times: Vec<_> = (0..9)
             .map(|_| {
@@ -482,7 +484,7 @@ fn what_it_costs_to_switch_and_to_start() {
     });
 }
 
-/// A driver that fails.
+/// A driver whose wait fails.
 struct Broken;
 
 impl Drive for Broken {
@@ -496,7 +498,7 @@ impl Drive for Broken {
 }
 
 #[test]
-fn a_worker_whose_driver_fails_names_what_it_leaves_behind() {
+fn a_worker_whose_driver_fails_returns_the_labels_of_its_coroutines() {
     let runtime = Runtime::new(2, 64 * 1024, None, Kind::Epoll, || {}).unwrap();
     let worker = Worker::with_driver(Arc::clone(&runtime), 0, Box::new(Broken));
     let wait: Start = Box::new(|| {
@@ -508,7 +510,7 @@ fn a_worker_whose_driver_fails_names_what_it_leaves_behind() {
         (failed.error.to_string(), failed.labels),
         ("broken".to_owned(), vec![7])
     );
-    // What is sent to it is dropped, and what is started goes to the other one.
+    // Messages to the failed worker are dropped, and new coroutines start on the other worker.
     let dropped = Arc::new(());
     let held = Arc::clone(&dropped);
     runtime.inboxes[0].send(Message::Start(Box::new(move || drop(held)), 8));
@@ -519,7 +521,7 @@ fn a_worker_whose_driver_fails_names_what_it_leaves_behind() {
 }
 
 #[test]
-fn a_worker_within_a_coroutine_gives_it_back() {
+fn after_a_nested_worker_the_outer_coroutine_is_current_again() {
     let inside = Arc::new(AtomicBool::new(false));
     let seen = Arc::clone(&inside);
     let outer: Start = Box::new(move || {

@@ -1,11 +1,11 @@
-//! Deadlines of coroutines. One entry for each at most, moved only when
-//! it comes up too early, so that setting a deadline before each read costs nothing.
+//! The deadlines of coroutines. A coroutine that sets a later deadline leaves its entry in place; the worker moves
+//! the entry when it expires too early. So a deadline before each read costs nearly nothing.
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 use std::time::Instant;
 
-/// Entries sorted by when they come up; each names the coroutine that it wakes.
+/// A queue of entries, the earliest first; each names the coroutine that it wakes.
 #[derive(Debug)]
 pub(crate) struct Timers<K> {
     heap: BinaryHeap<Reverse<(Instant, K)>>,
@@ -24,12 +24,12 @@ impl<K: Ord> Timers<K> {
         self.heap.push(Reverse((at, key)));
     }
 
-    /// When the first entry comes up.
+    /// Returns the time of the first entry.
     pub(crate) fn first(&self) -> Option<Instant> {
         self.heap.peek().map(|Reverse((at, _))| *at)
     }
 
-    /// Takes out the first entry if it has come up.
+    /// Removes and returns the first entry if it has expired.
     pub(crate) fn pop(&mut self, now: Instant) -> Option<K> {
         if self.first()? > now {
             return None;
@@ -44,7 +44,7 @@ mod tests {
     use std::time::Duration;
 
     #[test]
-    fn entries_come_up_in_order_and_not_before() {
+    fn entries_expire_in_order_and_not_before_their_time() {
         let mut timers = Timers::default();
         let start = Instant::now();
         let at = |ms| start + Duration::from_millis(ms);

@@ -1,8 +1,8 @@
-//! The io_uring driver: receives complete in the kernel, a batch of them for one system call; other
-//! waits are polls of the same ring.
+//! The io_uring driver: the kernel completes receives, a batch of them per system call; other waits are polls of
+//! the same ring.
 #![expect(
     unsafe_code,
-    reason = "what the ring is given names buffers and descriptors"
+    reason = "entries of the ring name buffers and descriptors"
 )]
 
 use std::fmt;
@@ -15,26 +15,25 @@ use io_uring::{EnterFlags, IoUring, Probe, cqueue, opcode, squeue};
 
 use crate::task::coro::driver::{Directions, Drive, Edge, Event, Waker};
 
-/// Entries of the submission queue; the completion queue has four times as many. A full one only
-/// costs one more system call.
+/// The size of the submission queue; the completion queue has four times as many entries. A full queue only costs
+/// a further system call.
 const ENTRIES: u32 = 1024;
 
-/// What a completion belongs to, in the two highest bits of its name. Tokens of watches have none
-/// of them (see [`Worker::next_source`](crate::task::coro::worker::Worker)).
+/// The kind of a completion, in the two highest bits of its user data. Both are clear in the tokens of watched
+/// descriptors (see [`Worker::next_source`](crate::task::coro::worker::Worker)).
 const RECEIVE: u64 = 1 << 62;
 const WAKE: u64 = 2 << 62;
-/// Of a request that only asks to end another one.
-const NOBODY: u64 = 3 << 62;
+/// The completion of a cancellation.
+const CANCEL: u64 = 3 << 62;
 const KINDS: u64 = 3 << 62;
 
-/// `IORING_RECVSEND_POLL_FIRST`: the peer has hardly ever spoken already, so wait before the first
-/// attempt.
+/// `IORING_RECVSEND_POLL_FIRST`: waits before the first attempt, as input has rarely arrived by then.
 const POLL_FIRST: u16 = 1;
 
-/// How long a worker rests when the kernel has no memory for a request.
+/// The pause of a worker when the kernel has no memory for a submission.
 const NO_MEMORY_PAUSE: Duration = Duration::from_millis(1);
 
-/// A descriptor and a buffer that the kernel has until it says that it is done.
+/// A descriptor and a buffer that the kernel borrows until the receive completes.
 #[derive(Debug)]
 pub(crate) struct Lent {
     fd: RawFd,
@@ -42,12 +41,12 @@ pub(crate) struct Lent {
 }
 
 impl Lent {
-    /// Lends them.
+    /// Lends a descriptor and a buffer to a driver.
     ///
     /// # Safety
     ///
-    /// If a driver takes them, they stay valid, and nobody touches the buffer, until its event has
-    /// come.
+    /// If a driver accepts them, both stay valid, and no other code accesses the buffer, until the event of the
+    /// receive has come.
     pub(crate) unsafe fn new(fd: BorrowedFd<'_>, buffer: &mut [u8]) -> Self {
         Self {
             fd: fd.as_raw_fd(),
@@ -59,7 +58,7 @@ impl Lent {
 pub(crate) struct Uring {
     ring: IoUring,
     waker: OwnedFd,
-    /// How a wait enters the kernel.
+    /// The flags of io_uring_enter(2) for a wait.
     enter: EnterFlags,
 }
 
@@ -75,7 +74,7 @@ impl Uring {
             .dontfork()
             .build(ENTRIES)?;
         check(&ring)?;
-        // A worker that sleeps is idle, not waiting for a disk.
+        // Without NO_IOWAIT, the kernel counts a waiting worker as waiting for a disk.
         let enter = if ring.params().is_feature_no_iowait() {
             EnterFlags::NO_IOWAIT
         } else {
@@ -92,20 +91,20 @@ impl Uring {
         self.poll(fd, libc::POLLIN, WAKE)
     }
 
-    /// Polls a descriptor until that is ended. Each edge is a completion.
-    fn poll(&mut self, fd: RawFd, events: i16, name: u64) -> io::Result<()> {
+    /// Polls a descriptor until the poll is cancelled. Each edge is a completion.
+    fn poll(&mut self, fd: RawFd, events: i16, data: u64) -> io::Result<()> {
         let entry = opcode::PollAdd::new(Fd(fd), events as u32).multi(true);
-        // SAFETY: a poll names no memory, and its descriptor is open now: the kernel looks it up
-        // when the request is submitted, at once.
-        unsafe { self.push(entry.build().user_data(name)) }?;
+        // SAFETY: a poll names no memory, and its descriptor is open now: the kernel looks it up at the
+        // submission, which follows at once.
+        unsafe { self.push(entry.build().user_data(data)) }?;
         self.submit()
     }
 
-    /// Puts a request into the queue.
+    /// Adds an entry to the submission queue.
     ///
     /// # Safety
     ///
-    /// What it names stays valid until its last completion.
+    /// The memory and the descriptor that the entry names stay valid until its last completion.
     unsafe fn push(&mut self, entry: squeue::Entry) -> io::Result<()> {
         // SAFETY: as the caller promises.
         while unsafe { self.ring.submission().push(&entry) }.is_err() {
@@ -114,16 +113,16 @@ impl Uring {
         Ok(())
     }
 
-    /// Hands over what is in the queue.
+    /// Submits the queued entries.
     fn submit(&self) -> io::Result<()> {
-        settle(self.ring.submit())
+        tolerate(self.ring.submit())
     }
 
-    /// Ends a poll or a receive.
+    /// Submits the cancellation of a poll or a receive.
     fn end(&mut self, entry: squeue::Entry) {
-        // SAFETY: a request that ends another one names neither memory nor a descriptor.
-        let pushed = unsafe { self.push(entry.user_data(NOBODY)) };
-        // Not handed over now, it stays in the queue for the next wait, which reports the error.
+        // SAFETY: a cancellation names neither memory nor a descriptor.
+        let pushed = unsafe { self.push(entry.user_data(CANCEL)) };
+        // If the submission fails, the entry stays in the queue for the next wait, which reports the error.
         let _ = pushed.and_then(|()| self.submit());
     }
 }
@@ -149,8 +148,8 @@ impl Drive for Uring {
         self.poll(fd.as_raw_fd(), events, token)
     }
 
-    /// A poll keeps the socket open behind a closed descriptor, so it is ended at once. A removal of the
-    /// poll would fail with `EALREADY` where an event of it is on its way (`io_poll_disarm`).
+    /// Cancels the poll at once: a poll keeps the socket open after its descriptor is closed. `IORING_OP_POLL_REMOVE`
+    /// would fail with `EALREADY` while an event of the poll is in flight (`io_poll_disarm`).
     fn forget(&mut self, token: u64) {
         self.end(opcode::AsyncCancel::new(token).build());
     }
@@ -176,24 +175,28 @@ impl Drive for Uring {
             );
             let submitter = self.ring.submitter();
             let want = usize::from(blocks);
-            settle(submitter.submit_with_args_and_flags(want, &args, self.enter))?;
+            tolerate(submitter.submit_with_args_and_flags(want, &args, self.enter))?;
         }
-        let mut deaf = false;
+        let mut waker_ended = false;
         for completion in self.ring.completion() {
-            let (name, result) = (completion.user_data(), completion.result());
-            match name & KINDS {
+            let (data, result) = (completion.user_data(), completion.result());
+            match data & KINDS {
                 RECEIVE => on_event(Event::Done {
-                    task: name as u32,
+                    task: data as u32,
                     result,
                 }),
-                WAKE => deaf |= !cqueue::more(completion.flags()),
-                NOBODY => {}
-                // The end of a poll that was asked for.
+                WAKE => waker_ended |= !cqueue::more(completion.flags()),
+                CANCEL => {}
+                // The end of a cancelled poll.
                 _ if result == -libc::ECANCELED => {}
-                _ => on_event(Event::Edge(edge(name, result, completion.flags()))),
+                _ => on_event(Event::Edge(edge(data, result, completion.flags()))),
             }
         }
-        if deaf { self.poll_waker() } else { Ok(()) }
+        if waker_ended {
+            self.poll_waker()
+        } else {
+            Ok(())
+        }
     }
 
     fn receive(&mut self, into: Lent, task: u32) -> bool {
@@ -202,7 +205,7 @@ impl Drive for Uring {
             .ioprio(POLL_FIRST)
             .build()
             .user_data(RECEIVE | u64::from(task));
-        // SAFETY: whoever made `into` keeps the buffer and the descriptor until the completion.
+        // SAFETY: the contract of `Lent::new` keeps the buffer and the descriptor valid until the completion.
         unsafe { self.push(entry) }.is_ok()
     }
 
@@ -211,9 +214,9 @@ impl Drive for Uring {
     }
 }
 
-/// What a completion of a poll says.
+/// Returns the edge that a completion of a poll reports.
 fn edge(token: u64, result: i32, flags: u32) -> Edge {
-    // A poll that has failed says so by an attempt.
+    // After a failed poll, the waiter's attempt returns the error.
     let events = u32::try_from(result).unwrap_or(libc::POLLERR as u32);
     let any = |mask: i16| events & mask as u32 != 0;
     let failed = any(libc::POLLERR | libc::POLLHUP);
@@ -227,15 +230,14 @@ fn edge(token: u64, result: i32, flags: u32) -> Edge {
     }
 }
 
-/// Which failures of a call are none: the requests stay in the queue, and what is complete can be
-/// taken.
-fn settle(entered: io::Result<usize>) -> io::Result<()> {
+/// Ignores transient errors of io_uring_enter(2): the entries stay in the queue, and completions can be read.
+fn tolerate(entered: io::Result<usize>) -> io::Result<()> {
     match entered.map_err(|err| (err.raw_os_error(), err)) {
         Ok(_) | Err((Some(libc::EINTR | libc::ETIME | libc::EBUSY), _)) => Ok(()),
         Err((Some(libc::EAGAIN | libc::ENOMEM), _)) => {
             #[expect(
                 clippy::disallowed_methods,
-                reason = "nothing says when the kernel has memory again"
+                reason = "no event reports that the kernel has memory again"
             )]
             std::thread::sleep(NO_MEMORY_PAUSE);
             Ok(())
@@ -244,18 +246,19 @@ fn settle(entered: io::Result<usize>) -> io::Result<()> {
     }
 }
 
-/// Whether the kernel has all that this driver uses.
+/// Checks that the kernel has all features that this driver uses.
 ///
 /// # Errors
 ///
-/// Why it has not: `PermissionDenied` where io_uring is switched off or filtered, `Unsupported`
-/// where it is too old or absent.
+/// - `PermissionDenied`: io_uring is disabled or filtered.
+/// - `Unsupported`: the kernel has no io_uring, or lacks a feature of it.
+/// - `InvalidInput`: the kernel is older than Linux 6.1.
 pub(crate) fn available() -> io::Result<()> {
     let waker = Waker::new()?;
     Uring::new(&waker).map(drop).map_err(|err| {
         let why = match err.raw_os_error() {
             Some(libc::EPERM | libc::EACCES) => {
-                "forbidden, by kernel.io_uring_disabled or by a filter of system calls"
+                "forbidden by kernel.io_uring_disabled or by a seccomp filter"
             }
             Some(libc::ENOSYS) => "not in this kernel",
             Some(libc::EINVAL) => "needs Linux 6.1",

@@ -1,8 +1,7 @@
-//! Notices a worker that one coroutine keeps busy for too long: foreign code that blocks, or a
+//! The watchdog reports a coroutine that keeps its worker busy for too long: by foreign code that blocks, or by a
 //! computation.
 //!
-//! A thread looks at each worker's [`Heartbeat`] twice in every hundred milliseconds, and sleeps while
-//! all workers wait.
+//! A thread checks each worker's [`Heartbeat`] every 50 ms, and sleeps while all workers wait.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -11,19 +10,19 @@ use std::time::{Duration, Instant};
 
 use std::io;
 
-/// How long one coroutine may run before it is reported.
+/// The time after which a running coroutine is reported.
 pub(crate) const LIMIT: Duration = Duration::from_millis(100);
 
 const TICK: Duration = Duration::from_millis(50);
 
-/// What a worker shows of itself. Written by the worker alone.
+/// The heartbeat of one worker. Only the worker writes it.
 #[derive(Debug, Default)]
 pub(crate) struct Heartbeat {
-    /// Goes up when a coroutine is resumed, and again when it is suspended or ends: odd while one runs.
+    /// Incremented when a coroutine is resumed, and when it is suspended or ends: odd while one runs.
     beat: AtomicU64,
-    /// The label of the coroutine that runs.
+    /// The label of the running coroutine.
     label: AtomicU64,
-    /// Whether the worker waits for the world.
+    /// Whether the worker waits for events.
     waiting: AtomicBool,
 }
 
@@ -38,7 +37,7 @@ impl Heartbeat {
     }
 
     fn advance(&self) {
-        // There is one writer. Release: who sees the beat sees its label.
+        // There is one writer. Release: a reader of the new beat sees its label.
         self.beat.store(
             self.beat.load(Ordering::Relaxed).wrapping_add(1),
             Ordering::Release,
@@ -46,11 +45,11 @@ impl Heartbeat {
     }
 }
 
-/// What the watchdog and the workers share.
+/// The state that the watchdog and the workers share.
 #[derive(Debug, Default)]
 pub(crate) struct Heartbeats {
     pub(crate) workers: Vec<Heartbeat>,
-    /// Set by the watchdog before it looks whether all workers wait, and sleeps.
+    /// Set by the watchdog before it checks whether all workers wait, and while it sleeps.
     asleep: AtomicBool,
     closed: Mutex<bool>,
     called: Condvar,
@@ -65,13 +64,13 @@ impl Heartbeats {
         }
     }
 
-    /// Says that a worker begins to wait.
+    /// Notes that a worker begins to wait.
     pub(crate) fn wait(&self, worker: usize) {
         self.workers[worker].waiting.store(true, Ordering::SeqCst);
     }
 
-    /// Says that a worker has work. SeqCst, as in `doze`: either it sees the watchdog asleep, or
-    /// that one sees it at work.
+    /// Notes that a worker has work. SeqCst, as in `doze`: either the worker sees that the watchdog sleeps, or the
+    /// watchdog sees that the worker has work.
     pub(crate) fn work(&self, worker: usize) {
         self.workers[worker].waiting.store(false, Ordering::SeqCst);
         if self.asleep.load(Ordering::SeqCst) {
@@ -85,7 +84,7 @@ impl Heartbeats {
         self.called.notify_all();
     }
 
-    /// Sleeps while all workers wait, else for a tick. `false` when the watchdog is to end.
+    /// Sleeps while all workers wait; otherwise for one tick. Returns `false` when the watchdog is to end.
     fn doze(&self) -> bool {
         let closed = self.closed();
         self.asleep.store(true, Ordering::SeqCst);
@@ -113,7 +112,7 @@ impl Heartbeats {
     }
 }
 
-/// The thread that looks. Ends when dropped.
+/// The watchdog's thread. Dropping it ends the thread.
 #[derive(Debug)]
 pub(crate) struct Watchdog {
     heartbeats: Arc<Heartbeats>,
@@ -121,8 +120,8 @@ pub(crate) struct Watchdog {
 }
 
 impl Watchdog {
-    /// Calls `report` with the label of a coroutine that runs for longer than the limit, and for
-    /// how long; once for each time that it does.
+    /// Starts the thread. It calls `report` with the label of a coroutine that has run for longer than the limit,
+    /// and for how long it has; once for each time that it is resumed.
     pub(crate) fn start(
         heartbeats: &Arc<Heartbeats>,
         report: impl Fn(u64, Duration) + Send + 'static,
@@ -138,7 +137,7 @@ impl Watchdog {
 }
 
 fn watch(heartbeats: &Heartbeats, report: impl Fn(u64, Duration)) {
-    // The beat of each worker that was seen last, since when, and whether it was reported.
+    // For each worker: its last beat, when that was first seen, and whether it was reported.
     let mut seen: Vec<(u64, Instant, bool)> = heartbeats
         .workers
         .iter()
@@ -163,7 +162,7 @@ impl Drop for Watchdog {
         *self.heartbeats.closed() = true;
         self.heartbeats.call();
         if let Some(thread) = self.thread.take() {
-            // What it calls contains its panics.
+            // `report` catches its own panics.
             let _ = thread.join();
         }
     }
@@ -175,16 +174,16 @@ mod tests {
     use std::sync::mpsc::channel;
 
     #[test]
-    fn a_coroutine_that_runs_on_is_reported_once_and_a_quick_one_is_not() {
+    fn a_busy_coroutine_is_reported_once_and_a_quick_one_is_not() {
         let heartbeats = Arc::new(Heartbeats::new(2));
         let (reports, wait) = channel();
-        let _dog = Watchdog::start(&heartbeats, move |label, time| {
+        let _watchdog = Watchdog::start(&heartbeats, move |label, time| {
             reports.send((label, time)).unwrap();
         })
         .unwrap();
         heartbeats.wait(1);
         heartbeats.work(0);
-        // One that was not quick, because the machine was busy, may be reported.
+        // On a busy machine, one of these may run for longer than the limit and be reported.
         let is_slow = |label: &u64| {
             let start = Instant::now();
             heartbeats.workers[0].resume(*label);

@@ -1,4 +1,4 @@
-//! One worker: the thread that runs coroutines, one at a time, until all of them wait.
+//! A worker: the thread that runs coroutines, one at a time, and waits for events when all of them wait.
 
 mod running;
 mod shortage;
@@ -18,10 +18,10 @@ use std::time::{Duration, Instant};
 use corosensei::{Coroutine, CoroutineResult, Yielder};
 use slab::Slab;
 
-use crate::task::coro::ahead;
 use crate::task::coro::driver::{self, Drive, Event};
 use crate::task::coro::inbox::{Inbox, Message, Start};
 use crate::task::coro::net::{SourceState, Waiter};
+use crate::task::coro::prefetch;
 use crate::task::coro::runtime::Runtime;
 use crate::task::coro::stack::{PooledStack, StackPool};
 use crate::task::coro::timers::Timers;
@@ -29,22 +29,22 @@ pub(crate) use crate::task::coro::worker::running::{Current, Remote, current};
 use crate::task::coro::worker::shortage::Shortage;
 use crate::task::local::Local;
 
-/// How many reads and writes a coroutine may do before the others get their turn.
+/// The number of reads and writes after which a coroutine yields.
 const BUDGET: u32 = 128;
 
-/// Names a coroutine of a worker. An old name never fits a new coroutine.
+/// Identifies a coroutine of a worker. The generation makes it unique.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct TaskId {
     index: usize,
     generation: u64,
 }
 
-/// Why a suspended coroutine goes on.
+/// Why a suspended coroutine is resumed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Wake {
     Ready,
     TimedOut,
-    /// The worker ends what is left.
+    /// The worker was cancelled, or the handler was aborted.
     Cancelled,
 }
 
@@ -52,67 +52,69 @@ type Body = Coroutine<Wake, (), (), PooledStack>;
 
 struct Task {
     generation: u64,
-    /// Absent while it runs.
+    /// `None` while the coroutine runs.
     body: Option<Body>,
     running: Rc<Running>,
-    /// Whether it waits, and is not in the run queue.
+    /// Whether the coroutine waits, and is not in the run queue.
     suspended: bool,
-    /// When the wait times out, and the entry among the timers that will look at it.
+    /// The deadline of the wait.
     deadline: Option<Instant>,
+    /// The time of the coroutine's timer, which may be earlier than its deadline.
     armed: Option<Instant>,
-    /// What its driver has completed for it, until it looks.
+    /// The result of its completed receive, until the coroutine takes it.
     completed: Option<i32>,
-    /// Where its stack was when it was suspended; zero before that.
+    /// A stack address at its last suspension; zero before the first one.
     top: usize,
 }
 
-/// How many coroutines run at most before the worker looks at the world again, where more are ready.
+/// The most coroutines that run before the worker polls its driver again.
 pub(crate) const RUNS_MAX: usize = 64;
 
-/// How far ahead of the coroutine that runs the memory of others is fetched.
-const AHEAD: usize = 2;
+/// The distance in the run queue between the running coroutine and the one whose memory is prefetched.
+const PREFETCH_DISTANCE: usize = 2;
 
-/// What a running coroutine reaches its worker with.
+/// The part of a coroutine's state that its own code accesses while it runs.
 struct Running {
     id: Cell<TaskId>,
-    /// What the watchdog calls it.
+    /// The label for the watchdog.
     label: u64,
-    /// It runs beside another one, which has the label too.
+    /// Whether a scope has spawned the coroutine; its spawner has the same label.
     is_part: bool,
     worker: Rc<Worker>,
-    /// Lives on the coroutine's own stack, from its first resume to its end.
+    /// Points to the coroutine's own stack; valid from its first resume to its end.
     yielder: Cell<*const Yielder<Wake, ()>>,
-    /// Reads and writes left before it must let others run.
+    /// The reads and writes that are left before the coroutine yields.
     budget: Cell<u32>,
     local: Local,
 }
 
 type Queue = VecDeque<(TaskId, Wake)>;
 
-/// The state of one worker. Only its own thread ever touches it.
+/// The state of one worker. Only the worker's thread accesses it.
 pub(crate) struct Worker {
+    /// Unique in the process, from 1.
     id: u32,
-    /// Which of the runtime it is.
+    /// The index of the worker in its runtime.
     place: usize,
     tasks: RefCell<Slab<Task>>,
     pub(crate) sources: RefCell<Slab<SourceState>>,
     queue: RefCell<Queue>,
-    /// Those that let the others run: they go on after the next look at the world.
+    /// Coroutines that have yielded: they run after the next poll of the driver.
     later: RefCell<Queue>,
-    /// How many have run since the last one.
+    /// The number of coroutines that have run since the last poll of the driver.
     runs: Cell<usize>,
     timers: RefCell<Timers<TaskId>>,
-    /// Those of edges that have come, called when nothing is borrowed.
+    /// The wakers of edges that have come, to be called while nothing is borrowed.
     wakers: RefCell<Vec<Waker>>,
     pub(crate) driver: RefCell<Box<dyn Drive>>,
     stacks: StackPool,
     runtime: Arc<Runtime>,
-    /// What waits for a stack.
+    /// Coroutines that wait for a stack, with their labels.
     starts: RefCell<VecDeque<(Start, u64)>>,
     shortage: Cell<Option<Shortage>>,
     next_generation: Cell<u64>,
     next_source: Cell<u32>,
-    /// Why what is left is being ended, once it is.
+    /// The reason, once the worker has been cancelled.
     cancelled: Cell<Option<&'static str>>,
     closed: Cell<bool>,
 }
@@ -120,29 +122,29 @@ pub(crate) struct Worker {
 /// A worker whose driver has failed.
 pub(crate) struct Failed {
     pub(crate) error: io::Error,
-    /// The labels of its coroutines, which will never go on.
+    /// The labels of its coroutines, which are never resumed.
     pub(crate) labels: Vec<u64>,
 }
 
 thread_local! {
-    /// The coroutine that runs on this thread now.
+    /// The coroutine that runs on this thread.
     static RUNNING: RefCell<Option<Rc<Running>>> = const { RefCell::new(None) };
-    /// The worker that runs on it, in a coroutine or between two.
+    /// The worker that runs on this thread.
     static HERE: RefCell<Option<Rc<Worker>>> = const { RefCell::new(None) };
 }
 
-/// The worker that runs on this thread, in a coroutine or between two.
+/// Returns the worker that runs on this thread, also while no coroutine runs.
 pub(crate) fn here() -> Option<Rc<Worker>> {
-    // A thread-local of this thread may be dropped after that one.
+    // The destructor of another thread-local may call this after `HERE` is dropped.
     HERE.try_with(|here| here.borrow().clone()).ok().flatten()
 }
 
-/// Makes a worker the one that runs here, until this is dropped.
+/// Makes a worker the current one of this thread, until this guard is dropped.
 struct Here(Option<Rc<Worker>>);
 
 impl Here {
     fn enter(worker: &Rc<Worker>) -> Self {
-        // A runtime may itself run in a coroutine of another one.
+        // A runtime may run in a coroutine of another runtime.
         Self(HERE.replace(Some(Rc::clone(worker))))
     }
 }
@@ -154,16 +156,16 @@ impl Drop for Here {
 }
 
 impl Worker {
-    /// A worker with the driver of its runtime and memory for a first coroutine, on the thread that will
+    /// Creates a worker with the driver of its runtime and memory for a first coroutine, on the thread that will
     /// run it.
     ///
     /// # Errors
     ///
-    /// What could not be had.
+    /// The system has no driver, or no memory for a stack.
     pub(crate) fn new(runtime: Arc<Runtime>, place: usize) -> io::Result<Rc<Self>> {
         let driver = driver::open(runtime.driver, &runtime.inboxes[place].waker)?;
         let worker = Self::with_driver(runtime, place, driver);
-        // It goes back to the pool, and stays there.
+        // The stack returns to the pool, so the first coroutine finds one.
         drop(worker.stacks.take()?);
         Ok(worker)
     }
@@ -173,7 +175,7 @@ impl Worker {
         place: usize,
         driver: Box<dyn Drive>,
     ) -> Rc<Self> {
-        // Zero is none.
+        // Zero means no worker.
         static NEXT: AtomicU32 = AtomicU32::new(1);
         Rc::new(Self {
             id: NEXT.fetch_add(1, Ordering::Relaxed),
@@ -201,7 +203,7 @@ impl Worker {
         self.id
     }
 
-    /// Which of its runtime it is.
+    /// Returns the index of the worker in its runtime.
     pub(crate) const fn place(&self) -> usize {
         self.place
     }
@@ -210,8 +212,8 @@ impl Worker {
         &self.runtime.inboxes[self.place]
     }
 
-    /// A generation for a new source, of 30 bits: a driver uses the others. It may come round: an
-    /// event of an old source then is one too many for a new one.
+    /// Returns a generation of 30 bits for a new source; the io_uring driver uses the other two bits. It may wrap:
+    /// a stale event then causes one spurious wake-up.
     pub(crate) fn next_source(&self) -> u32 {
         let next = self.next_source.get();
         self.next_source.set((next + 1) & (u32::MAX >> 2));
@@ -227,7 +229,7 @@ impl Worker {
             let ready = self.queue.borrow().len();
             self.runs.set(self.runs.get() + ready);
             for _ in 0..ready {
-                self.look_ahead();
+                self.prefetch_next();
                 let next = self.queue.borrow_mut().pop_front();
                 if let Some((id, wake)) = next {
                     self.resume(id, wake);
@@ -246,25 +248,27 @@ impl Worker {
                 let running = tasks.iter().map(|(_, task)| &task.running);
                 let whole = running.filter(|running| !running.is_part);
                 let labels = whole.map(|running| running.label).collect();
-                // The driver may still write into buffers on these stacks.
+                // The driver may still write into buffers on these stacks, so they are leaked.
                 std::mem::forget(tasks);
                 return Err(Failed { error, labels });
             }
         }
     }
 
-    /// Has the memory of a coroutine that runs soon on its way.
-    fn look_ahead(&self) {
+    /// Prefetches the memory of a coroutine that runs soon.
+    fn prefetch_next(&self) {
         let queue = self.queue.borrow();
         let tasks = self.tasks.borrow();
-        let soon = queue.get(AHEAD).and_then(|(id, _)| tasks.get(id.index));
+        let soon = queue
+            .get(PREFETCH_DISTANCE)
+            .and_then(|(id, _)| tasks.get(id.index));
         if let Some(task) = soon.filter(|task| task.top != 0) {
-            ahead::fetch_stack(task.top);
-            ahead::fetch((&raw const *task.running).addr());
+            prefetch::stack(task.top);
+            prefetch::line((&raw const *task.running).addr());
         }
     }
 
-    /// Takes what other threads have sent.
+    /// Handles the messages of other threads.
     fn receive(self: &Rc<Self>) {
         for message in self.inbox().receive() {
             match message {
@@ -276,8 +280,8 @@ impl Worker {
         }
     }
 
-    /// Ends what is left: each suspended coroutine goes on, and cannot be suspended again. What waits for memory
-    /// never begins.
+    /// Cancels all coroutines: resumes each suspended one, whose waits fail from now on. Coroutines that wait for
+    /// memory never start.
     fn cancel(&self, why: &'static str) {
         self.cancelled.set(Some(why));
         let starts = self.starts.take();
@@ -316,7 +320,7 @@ impl Worker {
             Coroutine::with_stack(stack, move |yielder: &Yielder<Wake, ()>, _first: Wake| {
                 own.yielder.set(yielder);
                 drop(own);
-                // Nothing unwinds into the worker: what is started reports its own panics.
+                // A panic must not unwind into the worker; `start` reports its own panics.
                 let _ = catch_unwind(AssertUnwindSafe(start));
             });
         entry.insert(Task {
@@ -348,7 +352,7 @@ impl Worker {
         running.budget.set(BUDGET);
         let heartbeat = &self.runtime.heartbeats.workers[self.place];
         heartbeat.resume(running.label);
-        // A runtime may itself run in a coroutine of another one.
+        // A runtime may run in a coroutine of another runtime.
         let outer = RUNNING.replace(Some(running));
         let result = body.resume(wake);
         RUNNING.set(outer);
@@ -358,7 +362,7 @@ impl Worker {
             CoroutineResult::Return(()) => {
                 let ended = self.tasks.borrow_mut().remove(id.index);
                 drop((ended, body));
-                self.hurry();
+                self.retry_at_once();
                 self.inbox().ended_one();
             }
         }
@@ -377,10 +381,10 @@ impl Worker {
         }
     }
 
-    /// Waits for the world. Where there is something to run, looks at it now and then.
+    /// Waits for events. If coroutines are ready, it only polls the driver, once in `RUNS_MAX` runs.
     fn wait(&self) -> io::Result<()> {
         let ready = !self.queue.borrow().is_empty() || !self.inbox().prepare_to_sleep();
-        // A look is a system call.
+        // A poll costs a system call.
         if ready && self.runs.get() < RUNS_MAX {
             return Ok(());
         }
@@ -414,11 +418,11 @@ impl Worker {
         waited
     }
 
-    /// Calls the wakers of the edges that have come. They run code of others, which may do anything but
-    /// unwind into the worker.
+    /// Calls the wakers of the edges that have come. They run foreign code, whose panics must not unwind into the
+    /// worker.
     fn call_wakers(&self) {
         for waker in self.wakers.take() {
-            // The panic hook has told of it.
+            // The panic hook has reported the panic.
             let _ = catch_unwind(AssertUnwindSafe(|| waker.wake()));
         }
     }
@@ -439,7 +443,7 @@ impl Worker {
                 let index = task as usize;
                 let id = {
                     let mut tasks = self.tasks.borrow_mut();
-                    // It is there: it cannot end before it has heard of this.
+                    // The coroutine cannot end before its receive has completed.
                     let Some(task) = tasks.get_mut(index) else {
                         return;
                     };
@@ -495,7 +499,7 @@ impl Task {
 }
 
 impl TaskId {
-    /// Which of the coroutines of its worker that are there now.
+    /// Returns the index among the live coroutines of the worker.
     pub(crate) const fn index(self) -> u32 {
         self.index as u32
     }

@@ -1,4 +1,4 @@
-//! The task that calls, and how it waits for anything but a descriptor.
+//! The task that calls, and its waits for futures and conditions.
 
 use std::io;
 use std::rc::Rc;
@@ -9,18 +9,18 @@ use std::time::Instant;
 #[cfg(feature = "coroutines")]
 use crate::task::coro::worker::{Current, Remote, current};
 use crate::task::local::Local;
-use crate::task::signal::{Rouse, Signal};
+use crate::task::signal::{Signal, Wakeable};
 use crate::task::thread::{self, Blocked};
 use crate::task::watched;
 
-/// The task that calls: a coroutine, or a thread.
+/// The task that calls: a thread or a coroutine.
 pub(crate) enum Task {
     Thread(Rc<Local>),
     #[cfg(feature = "coroutines")]
     Coroutine(Current),
 }
 
-/// What the signal of a task rouses.
+/// The target of a task's signal.
 #[derive(Debug)]
 pub(crate) enum Target {
     Thread(Blocked),
@@ -29,7 +29,7 @@ pub(crate) enum Target {
 }
 
 impl Target {
-    /// The thread, where it is none of a worker's coroutines.
+    /// Returns the thread, unless the task is a coroutine.
     pub(crate) const fn thread(&self) -> Option<&Blocked> {
         match self {
             Self::Thread(blocked) => Some(blocked),
@@ -39,28 +39,28 @@ impl Target {
     }
 }
 
-impl Rouse for Target {
-    fn rouse(&self) {
+impl Wakeable for Target {
+    fn wake(&self) {
         match self {
-            Self::Thread(blocked) => blocked.rouse(),
+            Self::Thread(blocked) => blocked.wake(),
             #[cfg(feature = "coroutines")]
-            Self::Coroutine(remote) => remote.rouse(),
+            Self::Coroutine(remote) => remote.wake(),
         }
     }
 }
 
 thread_local! {
-    /// That of the thread, for where it runs no coroutine.
+    /// The state of the thread as a task of its own, outside of coroutines.
     static LOCAL: Rc<Local> = Rc::default();
 }
 
-/// Until when the thread that calls may wait, where it runs no coroutine.
+/// Returns the deadline of the thread that calls, outside of coroutines.
 pub(super) fn deadline_here() -> Option<Instant> {
     LOCAL.try_with(|local| local.deadline()).ok().flatten()
 }
 
-/// What a wait says that an abort has ended, where nothing else is known.
-pub(super) const ABORTED: &str = "the request was aborted";
+/// The text of the error after an abort without a reason.
+pub(super) const ABORTED: &str = "the connection was aborted";
 
 pub(super) fn aborted(why: &'static str) -> io::Error {
     io::Error::new(io::ErrorKind::ConnectionAborted, why)
@@ -76,7 +76,7 @@ impl Task {
         if let Some(current) = current() {
             return Self::Coroutine(current);
         }
-        // Another thread-local may be dropped after that one, and wait.
+        // The destructor of another thread-local may wait after `LOCAL` is dropped.
         Self::Thread(LOCAL.try_with(Rc::clone).unwrap_or_default())
     }
 
@@ -96,7 +96,7 @@ impl Task {
         })
     }
 
-    /// Why the waits of this task fail.
+    /// Returns why the waits of this task fail, if they do.
     pub(crate) fn why(&self) -> Option<&'static str> {
         match self {
             Self::Thread(local) => local.aborted(),
@@ -107,7 +107,7 @@ impl Task {
         }
     }
 
-    /// Whether the task may go on waiting.
+    /// Fails if the handler was aborted or the deadline has passed.
     fn check(&self) -> io::Result<()> {
         if let Some(why) = self.why() {
             return Err(aborted(why));
@@ -119,7 +119,7 @@ impl Task {
         Ok(())
     }
 
-    /// Counts a wait that has ended at once; now and then lets the others run.
+    /// Counts an operation that need not wait; a coroutine yields after a number of them.
     fn spend(&self) {
         #[cfg(feature = "coroutines")]
         if let Self::Coroutine(current) = self {
@@ -127,41 +127,41 @@ impl Task {
         }
     }
 
-    /// Waits for the signal, or for what [`check`](Self::check) finds.
+    /// Waits for the signal, or until [`check`](Self::check) would fail.
     fn wait(&self, signal: &Signal) {
         match self {
             Self::Thread(local) => thread::block(signal, local.deadline()),
             #[cfg(feature = "coroutines")]
             Self::Coroutine(current) if signal.begin() => drop(current.suspend(None)),
-            // Woken meanwhile, by itself perhaps: the others have their turn.
+            // A wake-up has come, perhaps by the future itself: let the other coroutines run.
             #[cfg(feature = "coroutines")]
             Self::Coroutine(current) => current.hand_over(),
         }
     }
 
-    /// Waits for the signal alone.
-    fn wait_through(&self, signal: &Signal) {
+    /// Waits for the signal alone, whatever [`check`](Self::check) would return.
+    fn wait_uninterruptible(&self, signal: &Signal) {
         match self {
             Self::Thread(_) => thread::block(signal, None),
             #[cfg(feature = "coroutines")]
-            Self::Coroutine(current) if signal.begin() => current.suspend_through(),
+            Self::Coroutine(current) if signal.begin() => current.suspend_uninterruptible(),
             #[cfg(feature = "coroutines")]
             Self::Coroutine(current) => current.hand_over(),
         }
     }
 
-    /// Whether the task can wait: no coroutine is suspended while a panic unwinds.
+    /// Returns whether the task can wait: a coroutine is not suspended while a panic unwinds.
     pub(crate) fn can_be_suspended(&self) -> bool {
         matches!(self, Self::Thread(_)) || !std::thread::panicking()
     }
 }
 
-/// Runs `start` beside the task that calls: in a coroutine of the same worker, on a thread of the host, or
-/// on a new one. It is run for sure, or leaked where the worker fails.
+/// Runs `start` concurrently with the task that calls: in a coroutine of the same worker, on a thread of the
+/// host, or on a new thread. After `Ok`, `start` runs, or is leaked if the worker fails.
 ///
 /// # Errors
 ///
-/// It cannot run now: nothing waits for its turn.
+/// `start` cannot run at once; it is dropped, not queued.
 pub(crate) fn beside(start: Box<dyn FnOnce() + Send>) -> io::Result<()> {
     let task = Task::here();
     #[cfg(feature = "coroutines")]
@@ -174,32 +174,34 @@ pub(crate) fn beside(start: Box<dyn FnOnce() + Send>) -> io::Result<()> {
     }
 }
 
-/// Has a wait around this one look once more: its wake-up may have come meanwhile.
-pub(super) struct Kept<'a>(&'a Signal);
+/// Makes an outer wait check once more when this guard is dropped: the inner wait may have consumed a wake-up
+/// for it.
+pub(super) struct RecheckOnDrop<'a>(&'a Signal);
 
-impl<'a> Kept<'a> {
+impl<'a> RecheckOnDrop<'a> {
     pub(super) const fn new(signal: &'a Signal) -> Self {
         Self(signal)
     }
 }
 
-impl Drop for Kept<'_> {
+impl Drop for RecheckOnDrop<'_> {
     fn drop(&mut self) {
-        self.0.keep();
+        self.0.recheck();
     }
 }
 
-/// Waits until `poll` is ready: polls, and once more after each wake-up.
+/// Waits until `poll` is ready; polls once, and again after each wake-up.
 ///
 /// # Errors
 ///
-/// `TimedOut` at the deadline of [`timeout`](crate::task::timeout()). `ConnectionAborted` when the handler's request is aborted,
-/// and in a coroutine whose worker ends what is left or in which a panic unwinds.
+/// - `TimedOut`: the deadline of [`timeout`](crate::task::timeout()) has passed.
+/// - `ConnectionAborted`: the handler was aborted, or the coroutine's worker has been cancelled, or a panic
+///   unwinds in the coroutine.
 pub(crate) fn until<R>(mut poll: impl FnMut(&mut Context<'_>) -> Poll<R>) -> io::Result<R> {
     let task = Task::here();
     let (signal, waker) = task.signal();
     let mut context = Context::from_waker(waker);
-    let _kept = Kept::new(signal);
+    let _recheck = RecheckOnDrop::new(signal);
     let _watching = matches!(task, Task::Thread(_)).then(watched::Entered::new);
     loop {
         signal.clear();
@@ -207,21 +209,21 @@ pub(crate) fn until<R>(mut poll: impl FnMut(&mut Context<'_>) -> Poll<R>) -> io:
             task.spend();
             return Ok(result);
         }
-        // From now on it interrupts.
+        // From here on, an abort of the handler fires the signal.
         task.local().watch_abort(signal);
-        // Who tries again and again must not keep the others waiting.
+        // A caller that retries without end must not starve the other coroutines.
         task.check().inspect_err(|_| task.spend())?;
         task.wait(signal);
     }
 }
 
-/// As [`until`], whatever happens meanwhile: for what is sure to end. `None` in a coroutine that would
-/// have to be suspended while a panic unwinds.
-pub(crate) fn through<R>(mut poll: impl FnMut(&mut Context<'_>) -> Poll<R>) -> Option<R> {
+/// As [`until`], without deadlines and aborts: for a condition that is sure to come. Returns `None` in a
+/// coroutine that would have to be suspended while a panic unwinds.
+pub(crate) fn uninterruptible<R>(mut poll: impl FnMut(&mut Context<'_>) -> Poll<R>) -> Option<R> {
     let task = Task::here();
     let (signal, waker) = task.signal();
     let mut context = Context::from_waker(waker);
-    let _kept = Kept::new(signal);
+    let _recheck = RecheckOnDrop::new(signal);
     loop {
         signal.clear();
         if let Poll::Ready(result) = poll(&mut context) {
@@ -230,6 +232,6 @@ pub(crate) fn through<R>(mut poll: impl FnMut(&mut Context<'_>) -> Poll<R>) -> O
         if !task.can_be_suspended() {
             return None;
         }
-        task.wait_through(signal);
+        task.wait_uninterruptible(signal);
     }
 }

@@ -1,4 +1,4 @@
-//! The coroutine that calls, as it reaches its worker.
+//! The operations of the running coroutine on its worker.
 #![expect(unsafe_code, reason = "reaching the yielder of the running coroutine")]
 
 use std::cell::RefCell;
@@ -11,18 +11,18 @@ use crate::task::coro::inbox::{Message, Start};
 use crate::task::coro::runtime::Runtime;
 use crate::task::coro::worker::{Queue, RUNNING, Running, TaskId, Wake, Worker, here};
 use crate::task::local::Local;
-use crate::task::signal::Rouse;
+use crate::task::signal::Wakeable;
 use crate::task::wait::Task;
 
-/// Why nothing can be waited for then.
-const PANICKING: &str = "nothing can be waited for while a panic unwinds";
+/// Why a wait fails during a panic.
+const PANICKING: &str = "a coroutine cannot wait while a panic unwinds";
 
 /// The coroutine that calls.
 pub(crate) struct Current(Rc<Running>);
 
-/// The coroutine that calls; `None` on an ordinary thread.
+/// Returns the coroutine that calls; `None` outside of coroutines.
 pub(crate) fn current() -> Option<Current> {
-    // A thread-local of this thread may be dropped after that one.
+    // The destructor of another thread-local may call this after `RUNNING` is dropped.
     let running = RUNNING.try_with(|running| running.borrow().clone());
     running.ok().flatten().map(Current)
 }
@@ -36,16 +36,16 @@ impl Current {
         self.0.id.get()
     }
 
-    /// Suspends the coroutine until it is woken, or until `deadline`, or until that of `timeout`.
+    /// Suspends the coroutine until it is woken, or until `deadline` or the deadline of `timeout`.
     ///
-    /// It is never suspended while a panic unwinds: the thread counts its panics, and the other coroutines
-    /// would run as if it were theirs. And never once the worker has been told to end what is left, or
-    /// the request of its handler was aborted.
+    /// It returns `Cancelled` at once if the worker has been cancelled, if the handler was aborted, and while a
+    /// panic unwinds: the standard library counts panics by thread, so other coroutines would see that panic as
+    /// theirs.
     pub(crate) fn suspend(&self, deadline: Option<Instant>) -> Wake {
         self.suspend_until(deadline.into_iter().chain(self.local().deadline()).min())
     }
 
-    /// As [`suspend`](Self::suspend), for what a `timeout` does not end.
+    /// As [`suspend`](Self::suspend), without the deadline of `timeout`.
     pub(crate) fn suspend_until(&self, deadline: Option<Instant>) -> Wake {
         if !self.may_suspend() {
             return Wake::Cancelled;
@@ -56,8 +56,7 @@ impl Current {
         }
     }
 
-    /// As [`suspend`](Self::suspend), also once the worker has been told to end what is left: for whoever
-    /// waits for that end.
+    /// As [`suspend_until`](Self::suspend_until), even if the worker has been cancelled or the handler was aborted.
     pub(crate) fn suspend_always(&self, deadline: Option<Instant>) -> Wake {
         if std::thread::panicking() {
             return Wake::Cancelled;
@@ -78,16 +77,16 @@ impl Current {
         self.switch()
     }
 
-    /// Whether [`suspend`](Self::suspend) suspends.
+    /// Returns whether [`suspend`](Self::suspend) would suspend the coroutine.
     pub(crate) fn may_suspend(&self) -> bool {
         self.worker().cancelled.get().is_none()
             && self.local().aborted().is_none()
             && !std::thread::panicking()
     }
 
-    /// Suspends the coroutine until it is woken, whatever the worker has been told: for what the driver
-    /// has begun.
-    pub(crate) fn suspend_through(&self) {
+    /// Suspends the coroutine until it is woken, in any case: for the completion of a receive, and other conditions
+    /// that are sure to come.
+    pub(crate) fn suspend_uninterruptible(&self) {
         {
             let mut tasks = self.worker().tasks.borrow_mut();
             tasks[self.id().index].suspended = true;
@@ -95,46 +94,44 @@ impl Current {
         self.switch();
     }
 
-    /// What the driver has completed for this coroutine since it was asked last.
+    /// Takes the result of the completed receive, if there is one.
     pub(crate) fn take_completion(&self) -> Option<i32> {
         let mut tasks = self.worker().tasks.borrow_mut();
         tasks[self.id().index].completed.take()
     }
 
     fn switch(&self) -> Wake {
-        // SAFETY: the yielder lives on the stack of this coroutine, which is the one that runs:
-        // `RUNNING` names it from before its resume until after, and its root has set the pointer
-        // before anything else ran.
+        // SAFETY: the yielder lives on the stack of this coroutine, which is running: `RUNNING` holds it from
+        // before its resume until after, and the coroutine sets the pointer before it runs any other code.
         let yielder = unsafe { &*self.0.yielder.get() };
         yielder.suspend(())
     }
 
-    /// Lets the others run, and the world be looked at.
+    /// Lets the other coroutines run, and the worker poll its driver, before this coroutine goes on.
     pub(crate) fn yield_now(&self) {
-        self.go_on(&self.worker().later);
+        self.requeue(&self.worker().later);
     }
 
-    /// Lets those run that are ready.
+    /// Lets the ready coroutines run before this one goes on.
     pub(crate) fn hand_over(&self) {
-        self.go_on(&self.worker().queue);
+        self.requeue(&self.worker().queue);
     }
 
-    fn go_on(&self, at_the_end_of: &RefCell<Queue>) {
+    fn requeue(&self, queue: &RefCell<Queue>) {
         if std::thread::panicking() {
             return;
         }
-        at_the_end_of
-            .borrow_mut()
-            .push_back((self.id(), Wake::Ready));
+        queue.borrow_mut().push_back((self.id(), Wake::Ready));
         self.switch();
     }
 
-    /// Whether its worker is one of `runtime`.
+    /// Returns whether the coroutine's worker belongs to `runtime`.
     pub(crate) fn is_of(&self, runtime: &Runtime) -> bool {
         std::ptr::eq(&raw const *self.0.worker.runtime, runtime)
     }
 
-    /// Starts a coroutine on the worker at `place` of `runtime`, if that is the one that runs here.
+    /// Starts a coroutine on worker `place` of `runtime`, if that is the worker of this coroutine; returns `start`
+    /// otherwise.
     pub(crate) fn start(
         &self,
         runtime: &Runtime,
@@ -152,11 +149,12 @@ impl Current {
         Ok(())
     }
 
-    /// Starts a coroutine on the same worker, which runs when this one waits.
+    /// Starts a coroutine on the same worker. It runs when this one waits.
     ///
     /// # Errors
     ///
-    /// There is no memory for its stack, or a panic unwinds: then nobody could wait for it.
+    /// - The system has no memory for its stack.
+    /// - `ConnectionAborted`: a panic unwinds, so this coroutine could not wait for the new one.
     pub(crate) fn start_beside(&self, start: Start) -> io::Result<()> {
         if std::thread::panicking() {
             let err = io::Error::new(io::ErrorKind::ConnectionAborted, PANICKING);
@@ -172,7 +170,7 @@ impl Current {
         Ok(())
     }
 
-    /// Counts a read or a write that did not have to wait; now and then lets the others run.
+    /// Counts an operation that need not wait; yields after [`BUDGET`](super::BUDGET) of them.
     pub(crate) fn spend(&self) {
         match self.0.budget.get().checked_sub(1) {
             Some(left) => self.0.budget.set(left),
@@ -180,7 +178,7 @@ impl Current {
         }
     }
 
-    /// Why waiting fails: what was given with the order to end what is left.
+    /// Returns why waits fail: the reason of the abort or of the cancellation.
     pub(crate) fn why_cancelled(&self) -> &'static str {
         let why = self.local().aborted();
         let why = why.or_else(|| self.worker().cancelled.get());
@@ -195,7 +193,7 @@ impl Current {
         &self.0.local
     }
 
-    /// Has an abort of the handler's request interrupt this coroutine.
+    /// Lets an abort of the handler interrupt this coroutine.
     pub(crate) fn watch_abort(&self) {
         if self.local().is_handling() {
             let task = Task::Coroutine(Self(Rc::clone(&self.0)));
@@ -203,7 +201,7 @@ impl Current {
         }
     }
 
-    /// What wakes this coroutine, from any thread.
+    /// Returns the target of this coroutine's signal.
     pub(crate) fn remote(&self) -> Remote {
         Remote {
             runtime: self.runtime(),
@@ -214,7 +212,7 @@ impl Current {
     }
 }
 
-/// A coroutine, as whoever wakes it knows it. It may be over.
+/// Wakes a coroutine from any thread; no effect once the coroutine has ended.
 #[derive(Debug)]
 pub(crate) struct Remote {
     runtime: Arc<Runtime>,
@@ -223,8 +221,8 @@ pub(crate) struct Remote {
     id: TaskId,
 }
 
-impl Rouse for Remote {
-    fn rouse(&self) {
+impl Wakeable for Remote {
+    fn wake(&self) {
         match here() {
             Some(worker) if worker.id == self.worker => worker.wake(self.id, Wake::Ready),
             _ => self.runtime.inboxes[self.place].send(Message::Wake(self.id)),

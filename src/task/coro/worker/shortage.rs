@@ -1,4 +1,4 @@
-//! What was sent to start waits while there is no memory for a stack.
+//! A shortage of memory for stacks: new coroutines wait until the worker can get a stack.
 
 use std::io;
 use std::rc::Rc;
@@ -6,21 +6,21 @@ use std::time::{Duration, Instant};
 
 use crate::task::coro::worker::Worker;
 
-/// How long a worker waits before it tries again to get memory for a stack, unless a coroutine ends:
-/// longer each time.
+/// The pause of a worker before it tries again to get a stack, unless a coroutine ends before; it doubles each
+/// time.
 const STACK_PAUSE_MIN: Duration = Duration::from_millis(10);
 const STACK_PAUSE_MAX: Duration = Duration::from_secs(1);
 
-/// There was no memory for a stack.
+/// The state of a worker that found no memory for a stack.
 #[derive(Clone, Copy)]
 pub(super) struct Shortage {
     pause: Duration,
-    /// When it is tried again.
+    /// The time of the next attempt.
     pub(super) until: Instant,
 }
 
 impl Worker {
-    /// Makes coroutines of what was sent to start, as long as there are stacks.
+    /// Starts the coroutines that wait, as long as there are stacks.
     pub(super) fn start_waiting(self: &Rc<Self>) {
         loop {
             if self.starts.borrow().is_empty() {
@@ -30,13 +30,13 @@ impl Worker {
             if shortage.is_some_and(|shortage| Instant::now() < shortage.until) {
                 return;
             }
-            // Without memory for another one they wait.
+            // Without memory for a stack, they go on waiting.
             let stack = match self.stacks.take() {
                 Ok(stack) => stack,
-                Err(err) => return self.fall_short(shortage, &err),
+                Err(err) => return self.note_shortage(shortage, &err),
             };
             if self.shortage.take().is_some() {
-                self.runtime.is_short_no_more();
+                self.runtime.end_shortage();
             }
             let Some((start, label)) = self.starts.borrow_mut().pop_front() else {
                 return;
@@ -45,21 +45,21 @@ impl Worker {
         }
     }
 
-    /// Waits for memory, longer than `before`.
-    fn fall_short(&self, before: Option<Shortage>, err: &io::Error) {
+    /// Sets the time of the next attempt, twice as far away as `before`.
+    fn note_shortage(&self, before: Option<Shortage>, err: &io::Error) {
         let pause = before.map_or(STACK_PAUSE_MIN, |before| {
             (before.pause * 2).min(STACK_PAUSE_MAX)
         });
         let until = Instant::now() + pause;
         self.shortage.set(Some(Shortage { pause, until }));
-        // Told of at once, and then about once a second.
+        // Report the shortage at once, and then about once a second.
         if before.is_none() || pause == STACK_PAUSE_MAX {
-            self.runtime.is_short(err, before.is_none());
+            self.runtime.report_shortage(err, before.is_none());
         }
     }
 
-    /// Tries again at once to get memory: a coroutine has left its stack.
-    pub(super) fn hurry(&self) {
+    /// Makes the next attempt due at once: a coroutine has returned its stack.
+    pub(super) fn retry_at_once(&self) {
         if let Some(shortage) = self.shortage.get() {
             let until = Instant::now();
             self.shortage.set(Some(Shortage { until, ..shortage }));
