@@ -41,8 +41,10 @@
 //! 8. [Testing](manual::testing): a server under test, and its clients.
 //! 9. [Coroutines](manual::coroutines): blocking handlers that hold no thread while they wait, and the
 //!    contract that they keep.
-//! 10. [Several processes](manual::several_processes): forking, worker processes, and their deaths.
-//! 11. [Coming from Python](manual::coming_from_python): each name of Python's `socketserver` and its
+//! 10. [Doing two things at once](manual::doing_two_things): channels, locks and deadlines in handlers,
+//!     and closures that run side by side.
+//! 11. [Several processes](manual::several_processes): forking, worker processes, and their deaths.
+//! 12. [Coming from Python](manual::coming_from_python): each name of Python's `socketserver` and its
 //!     counterpart.
 //!
 //! # Features

@@ -163,7 +163,7 @@
 //! without a message, so that its destructors run. The server waits for a handler that computes, or blocks
 //! its worker.
 //!
-//! Next: [several processes](crate::manual::several_processes).
+//! Next: [doing two things at once](crate::manual::doing_two_things).
 //!
 //! [`Builder::on_stall`]: crate::Builder::on_stall
 //! [`Coroutines`]: crate::Coroutines

@@ -13,6 +13,7 @@ pub mod coroutines {
     //!
     //! The model and this page need the feature `coroutines`, which is off in this build.
 }
+pub mod doing_two_things;
 pub mod errors;
 pub mod first_server;
 pub mod handlers_and_sessions;
