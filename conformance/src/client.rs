@@ -124,10 +124,10 @@ impl Client {
         }
     }
 
-    /// What comes within a short while.
-    pub(crate) fn within_a_while(&mut self) -> String {
+    /// What comes within that time.
+    pub(crate) fn within(&mut self, limit: Duration) -> String {
         self.socket
-            .set_read_timeout(Some(QUIET))
+            .set_read_timeout(Some(limit))
             .expect("a deadline");
         let mut data = vec![0; 65_536];
         let text = match self.socket.read(&mut data) {

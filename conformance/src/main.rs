@@ -118,7 +118,7 @@ fn run(args: &Args) -> io::Result<bool> {
             let script = home().join("driver.py").display().to_string();
             // Neither the environment nor site-packages have a say.
             let program = [program, "-I".to_owned(), "-S".to_owned(), script];
-            (version, play_python(&program, &cells)?)
+            (version, play_python(&program, &cells, &recorded)?)
         }
         Err(err) => {
             println!(
@@ -134,7 +134,7 @@ fn run(args: &Args) -> io::Result<bool> {
     let program = PathBuf::from("/proc/self/exe").read_link()?;
     let program = [program.display().to_string(), "--driver".to_owned()];
     let ours = play_all(&cells, Cell::is_timed, |cell| {
-        let seen = stage::play(&program, cell.model, cell)?;
+        let seen = stage::play(&program, cell.model, cell, recorded.of_ours(cell))?;
         Ok((cell.name(), seen.0))
     })?;
     if args.record {
@@ -159,7 +159,11 @@ fn run(args: &Args) -> io::Result<bool> {
 }
 
 /// Plays on Python each cell that one of these is compared with.
-fn play_python(program: &[String], cells: &[Cell]) -> io::Result<BTreeMap<String, Seen>> {
+fn play_python(
+    program: &[String],
+    cells: &[Cell],
+    recorded: &Recorded,
+) -> io::Result<BTreeMap<String, Seen>> {
     let mut needed = BTreeMap::new();
     for cell in cells {
         needed.entry(cell.python_name()).or_insert(cell);
@@ -169,7 +173,8 @@ fn play_python(program: &[String], cells: &[Cell]) -> io::Result<BTreeMap<String
         &needed,
         |(_, cell)| cell.is_timed(),
         |(name, cell)| {
-            let seen = stage::play(program, cell.python_model(), cell)?;
+            let expected = recorded.of_python(cell);
+            let seen = stage::play(program, cell.python_model(), cell, expected)?;
             Ok((name.clone(), seen.0))
         },
     )

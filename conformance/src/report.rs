@@ -88,6 +88,16 @@ impl Recorded {
         })
     }
 
+    pub(crate) fn of_python(&self, cell: &Cell) -> &[String] {
+        let seen = self.python.get(&cell.python_name());
+        seen.map_or(&[], Vec::as_slice)
+    }
+
+    pub(crate) fn of_ours(&self, cell: &Cell) -> &[String] {
+        let seen = self.ours.get(&cell.name());
+        seen.map_or_else(|| self.of_python(cell), Vec::as_slice)
+    }
+
     /// Writes down what was seen of these cells; if they are all there are, nothing else stays.
     pub(crate) fn record(
         &mut self,

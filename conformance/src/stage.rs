@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process, kill_process_group};
 
-use crate::client::{Client, DEADLINE, Target, outcome};
+use crate::client::{Client, DEADLINE, QUIET, Target, outcome};
 use crate::scenario::Cell;
 
 /// What was seen: how each step came out, then what each lane of the server's trace has.
@@ -23,12 +23,15 @@ pub(crate) type Seen = Vec<String>;
 /// poll interval of four seconds, which has begun when it is asked to stop, is later than that.
 const SLACK: u128 = 3000;
 
-/// How long is waited to say that something does not end, or does not come.
+/// How long a step waits before it says that something does not end, or does not come, where that is what was
+/// recorded; elsewhere it waits for [`DEADLINE`], as this machine may be busy.
 const STILL: Duration = Duration::from_millis(350);
 
 /// A driver, its clients, and what has been seen so far.
 struct Stage<'a> {
     cell: &'a Cell,
+    /// What was recorded of this cell; empty if nothing was.
+    expected: &'a [String],
     directory: tempfile::TempDir,
     child: Child,
     input: UnixStream,
@@ -46,9 +49,14 @@ struct Stage<'a> {
 }
 
 /// Plays a cell with a driver of which the command line begins like this. Also says what version it
-/// said it has.
-pub(crate) fn play(driver: &[String], model: &str, cell: &Cell) -> io::Result<(Seen, String)> {
-    let mut stage = Stage::set(driver, model, cell)?;
+/// said it has. What was recorded decides how long a step waits, not what it says.
+pub(crate) fn play(
+    driver: &[String],
+    model: &str,
+    cell: &Cell,
+    expected: &[String],
+) -> io::Result<(Seen, String)> {
+    let mut stage = Stage::set(driver, model, cell, expected)?;
     let steps = &cell.scenario.steps;
     if !steps.iter().any(|step| step.starts_with("bind")) {
         stage.step("bind");
@@ -63,7 +71,12 @@ pub(crate) fn play(driver: &[String], model: &str, cell: &Cell) -> io::Result<(S
 }
 
 impl<'a> Stage<'a> {
-    fn set(driver: &[String], model: &str, cell: &'a Cell) -> io::Result<Self> {
+    fn set(
+        driver: &[String],
+        model: &str,
+        cell: &'a Cell,
+        expected: &'a [String],
+    ) -> io::Result<Self> {
         let directory = tempfile::tempdir()?;
         let gates = gates(UnixListener::bind(directory.path().join("gate"))?);
         let options = cell.scenario.options.iter();
@@ -100,6 +113,7 @@ impl<'a> Stage<'a> {
         });
         Ok(Self {
             cell,
+            expected,
             directory,
             child,
             input,
@@ -114,6 +128,16 @@ impl<'a> Stage<'a> {
             running: None,
             version: String::new(),
         })
+    }
+
+    /// Returns how long a step waits for what may not come: `short` where that was recorded.
+    fn patience(&self, what: &str, text: &str, short: Duration) -> Duration {
+        let line = format!("{what}: {text}");
+        if self.expected.is_empty() || self.expected.contains(&line) {
+            short
+        } else {
+            DEADLINE
+        }
     }
 
     fn see(&mut self, what: &str, text: &str) {
@@ -142,6 +166,7 @@ impl<'a> Stage<'a> {
             "still" => {
                 let (name, limit) = rest.split_once(' ').unwrap_or((rest, ""));
                 let limit = limit.parse().map_or(STILL, Duration::from_millis);
+                let limit = self.patience(name, "still runs", limit);
                 let end = self.done_within(name, limit);
                 let text = end.map_or_else(|| "still runs".to_owned(), |(_, end)| end);
                 self.see(name, &text);
@@ -264,6 +289,7 @@ impl<'a> Stage<'a> {
                 Err(err) => return self.see(name, &outcome(&err)),
             };
         }
+        let patience = self.patience(name, "nothing", QUIET);
         let client = self.clients.get_mut(name).expect("connected above");
         let data = argument.replace("\\n", "\n");
         let text = match verb {
@@ -294,7 +320,7 @@ impl<'a> Stage<'a> {
             // The end of a connection; that nothing comes, of a datagram.
             "over" if client.is_stream() => client.answer(),
             "read" => client.read(argument.parse().unwrap_or(1)),
-            "over" | "quiet" => client.within_a_while(),
+            "over" | "quiet" => client.within(patience),
             "end" => return client.end(),
             "close" | "reset" => {
                 let client = self.clients.remove(name).expect("connected above");
