@@ -10,7 +10,7 @@ use futures_lite::future::or;
 use socketserver::net::{Accepted, Bind, TcpConnection, UnixAddress};
 use socketserver::observe::Activity;
 use socketserver::python::ThreadingTcpServer;
-use socketserver::task::block_on;
+use socketserver::task::{block_on, scope};
 use socketserver::{Connection, Server, ServerGuard, Tcp, UnixStream};
 
 use crate::support::{Client, DEADLINE, Target, poll_until};
@@ -387,4 +387,40 @@ fn a_connection_counts_as_reading_only_while_a_future_waits_for_it() {
     becomes(Activity::Running);
     block_on(go_on.send(())).unwrap().unwrap();
     assert_eq!(results.recv_timeout(DEADLINE).unwrap(), None);
+}
+
+#[test]
+fn a_future_that_has_polled_one_half_leaves_the_other_one_writing() {
+    let (stop, stopped) = async_channel::bounded::<()>(1);
+    let (ended, ends) = async_channel::bounded::<()>(1);
+    let (guard, mut client, results) = serve(move |conn| {
+        let (mut input, mut output) = conn.halves().unwrap();
+        scope(|scope| {
+            // More than the buffers of both ends hold.
+            let sends = scope
+                .spawn(move || output.write_all(&vec![0; 16 << 20]))
+                .unwrap();
+            let mut byte = [0];
+            let input = poll_fn(|cx| input.poll_read(cx, &mut byte));
+            let other = async { stopped.recv().await.map(|()| 0).map_err(io::Error::other) };
+            let first = block_on(or(input, other)).unwrap().unwrap();
+            block_on(ended.send(())).unwrap().unwrap();
+            sends.join().unwrap().unwrap();
+            first
+        })
+    });
+    let writes = || {
+        let connections = guard.handle().connections();
+        let first = connections.first();
+        first.is_some_and(|connection| connection.activity == Activity::Writing)
+    };
+    poll_until("the connection writes", DEADLINE, || writes().then_some(()));
+    block_on(stop.send(())).unwrap().unwrap();
+    block_on(ends.recv()).unwrap().unwrap();
+    // A write that goes on may have begun anew.
+    poll_until("the connection still writes", DEADLINE, || {
+        writes().then_some(())
+    });
+    io::copy(&mut client, &mut io::sink()).unwrap();
+    assert_eq!(results.recv_timeout(DEADLINE).unwrap(), 0);
 }
