@@ -1,6 +1,6 @@
 //! What a handler can do with a connection.
 
-use std::future::poll_fn;
+use std::future::{pending, poll_fn};
 use std::io::{self, BufRead, Read, Write};
 use std::net::Shutdown;
 use std::sync::mpsc::{Receiver, channel};
@@ -8,10 +8,10 @@ use std::time::Duration;
 
 use futures_lite::future::or;
 use socketserver::net::{Accepted, Bind, TcpConnection, UnixAddress};
-use socketserver::observe::Activity;
+use socketserver::observe::{AbortReason, Activity};
 use socketserver::python::ThreadingTcpServer;
 use socketserver::task::{block_on, scope};
-use socketserver::{Connection, Server, ServerGuard, Tcp, UnixStream};
+use socketserver::{Connection, Server, ServerGuard, Tcp, Threading, UnixStream};
 
 use crate::support::{Client, DEADLINE, Target, poll_until};
 
@@ -267,6 +267,32 @@ fn a_peer_that_is_gone_is_an_error_and_a_disconnect() {
     client.write_all(b"x").unwrap();
     drop(client);
     assert_eq!(wait.recv_timeout(DEADLINE).unwrap(), (true, false));
+}
+
+#[test]
+fn an_abort_by_the_server_is_no_disconnect() {
+    let (failures, wait) = channel();
+    let (waits, waiting) = channel();
+    let server = Server::<Tcp>::builder()
+        .model(Threading::default())
+        .on_error(move |failure| {
+            let kind = failure.io_error().map(io::Error::kind);
+            let seen = (kind, failure.abort_reason(), failure.is_disconnect());
+            failures.send(seen).unwrap();
+        })
+        .bind("127.0.0.1:0")
+        .unwrap();
+    let _client = Target::parse(&server.urls()[0]).connect();
+    let guard = server.spawn(move |conn: &mut TcpConnection| {
+        waits.send(conn.id()).unwrap();
+        block_on(pending::<()>())
+    });
+    let guard = guard.unwrap();
+    let id = waiting.recv_timeout(DEADLINE).unwrap();
+    assert!(guard.handle().abort(id));
+    let aborted = Some(io::ErrorKind::ConnectionAborted);
+    let expected = (aborted, Some(AbortReason::Asked), false);
+    assert_eq!(wait.recv_timeout(DEADLINE).unwrap(), expected);
 }
 
 #[test]
