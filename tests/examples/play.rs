@@ -92,6 +92,16 @@ fn streams(example: &str, model: &str, addr: &str, others: &[String]) -> Option<
         "proxy" => serve(model, tcp(), move |client| {
             examples::proxy::relay(client, &second)
         }),
+        "pool" => {
+            let pool = examples::pool::Pool::new(second);
+            serve(model, tcp(), move |conn| pool.serve(conn))
+        }
+        "websocket" => {
+            let pause = Duration::from_millis(second.parse().expect("milliseconds"));
+            serve(model, tcp(), move |conn| {
+                examples::websocket::talk(conn, pause)
+            })
+        }
         #[cfg(feature = "coroutines")]
         "chat" => {
             let room = examples::chat::Room::default();
@@ -156,6 +166,8 @@ fn whole_servers(example: &str, model: &str, addr: &str) -> Option<ExitCode> {
     Some(match example {
         "background" => models().run(model, Background(tcp())),
         "graceful_stop" => models().run(model, GracefulStop(tcp())),
+        #[cfg(feature = "coroutines")]
+        "pubsub" => models().run(model, PubSub(tcp())),
         "poll_loop" => models().run(model, PollLoop(tcp(), on(addr))),
         _ => return None,
     })
@@ -225,6 +237,17 @@ impl UnderModel for GracefulStop {
     fn run<M: Model>(self, model: M) -> ExitCode {
         let builder = self.0.drain_timeout(Duration::from_secs(2));
         examples::graceful_stop::serve(build(builder, model)).expect("serve");
+        ExitCode::SUCCESS
+    }
+}
+
+#[cfg(feature = "coroutines")]
+struct PubSub(Builder<Tcp>);
+
+#[cfg(feature = "coroutines")]
+impl UnderModel for PubSub {
+    fn run<M: Model>(self, model: M) -> ExitCode {
+        examples::pubsub::serve(build(self.0, model)).expect("serve");
         ExitCode::SUCCESS
     }
 }

@@ -17,6 +17,8 @@ use crate::program::{
     Client, DEADLINE, End, Example, Program, ask_udp, connect, connect_unix, path_in, set_deadlines,
 };
 
+pub(crate) use crate::at_once::{pool, pubsub, websocket};
+
 pub(crate) fn chat(program: Program) {
     let (_example, addr) = program.on_tcp();
     let mut first = connect(addr);
@@ -369,7 +371,7 @@ pub(crate) fn resolver(program: Program) {
     assert_eq!(client.ask("::1"), "::1");
 }
 
-fn store(addr: SocketAddr) {
+pub(crate) fn store(addr: SocketAddr) {
     let (mut one, mut two) = (connect(addr), connect(addr));
     assert_eq!(one.ask("set colour light blue"), "none");
     assert_eq!(two.ask("get colour"), "value light blue");
