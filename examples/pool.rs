@@ -1,7 +1,7 @@
 //! All clients share four connections to the key-value server: `pool [ADDRESS [SERVER]]`.
 #![expect(clippy::print_stderr, reason = "an example speaks to its user")]
 
-use std::io::{self, BufRead, ErrorKind, Write};
+use std::io::{self, Write};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
@@ -32,18 +32,16 @@ impl Pool {
     fn ask(&self, line: &str) -> io::Result<String> {
         let _permit = block_on(self.2.acquire())?.map_err(io::Error::other)?;
         let idle = || self.1.lock().unwrap_or_else(PoisonError::into_inner);
-        let reused = idle().pop(); // The lock is not held over the wait.
-        let reused = reused.and_then(|mut conn| {
-            let input = timeout(Duration::ZERO, || conn.fill_buf().map(drop));
-            (input.map_err(|err| err.kind()) == Err(ErrorKind::TimedOut)).then_some(conn)
-        });
+        let reused = idle().pop().filter(|conn| !conn.peer_gone());
         let dial = || TcpConnection::connect(self.0.clone(), Duration::from_secs(5));
         let mut conn = reused.map_or_else(dial, Ok)?;
         conn.write_all(format!("{line}\n").as_bytes())?;
         let mut answer = String::new();
         conn.read_line_max(&mut answer, 8192)?;
-        let is_whole = answer.ends_with('\n').then_some(());
-        is_whole.ok_or(ErrorKind::UnexpectedEof)?;
+        if !answer.ends_with('\n') {
+            // The connection is dropped, and then the permit.
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
         idle().push(conn);
         Ok(answer)
     }

@@ -105,11 +105,11 @@ const ROWS: [Row; 24] = rows! {
         ("sequential threading pool forking coroutines", "it has no workers to replace"),
         ("prefork_forking", "its workers have children that answer"),
     ];
-    chat sends_each_line_to_all_clients, except [
+    chat sends_each_line_to_all_clients_and_drops_slow_ones, except [
         ("sequential", ONE_AT_A_TIME),
         ("forking prefork", NO_MEMORY_IN_COMMON),
     ];
-    proxy passes_lines_on_and_answers_back, except [("sequential", ONE_AT_A_TIME)];
+    proxy passes_both_directions_on_at_once, except [("sequential", ONE_AT_A_TIME)];
     pool shares_four_connections_and_replaces_broken_ones, except [
         ("sequential", ONE_AT_A_TIME),
         ("forking prefork", "each process has its own connections"),
