@@ -215,6 +215,8 @@ fn obey<C: Connection + Writes>(conn: &mut C, handle: &ServerHandle) -> io::Resu
 /// Three writers and the handler write whole lines at the same time.
 fn take_turns(conn: &mut impl Writes) -> io::Result<()> {
     let writers: Vec<Writer> = (0..3).map(|_| conn.new_writer()).collect();
+    // A write that is larger than the buffer is sent whole.
+    conn.set_write_buffer(8192)?;
     scope(|scope| {
         let lines = ["a", "b", "c"].map(|letter| letter.repeat(100_000) + "\n");
         let spawned: Vec<_> = writers

@@ -7,7 +7,7 @@ use std::io;
 use std::mem::{forget, take};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 use std::task::{Poll, Waker};
 use std::time::Instant;
 
@@ -27,7 +27,12 @@ use crate::task::wait::into_pooled;
 pub(crate) struct Place {
     /// On the first worker; zero until the first wait. Few descriptors have another.
     first: AtomicU64,
-    more: Mutex<Vec<u64>>,
+    more: OnceLock<Box<Mutex<Vec<u64>>>>,
+}
+
+fn lock(places: &Mutex<Vec<u64>>) -> MutexGuard<'_, Vec<u64>> {
+    // A panic leaves the vector whole.
+    places.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Identifies the state of a descriptor on the current worker.
@@ -335,7 +340,8 @@ impl Place {
         let place = if first == 0 || is_here(&first) {
             Some(first).filter(is_here)
         } else {
-            self.more().iter().copied().find(is_here)
+            self.more()
+                .and_then(|more| more.iter().copied().find(is_here))
         };
         place.map(|place| place as u32)
     }
@@ -347,12 +353,13 @@ impl Place {
             .compare_exchange(free, place, relaxed, relaxed)
             .is_err()
         {
-            self.more().push(place);
+            let more = self.more.get_or_init(Box::default);
+            lock(more).push(place);
         }
     }
 
-    fn more(&self) -> MutexGuard<'_, Vec<u64>> {
-        self.more.lock().unwrap_or_else(PoisonError::into_inner)
+    fn more(&self) -> Option<MutexGuard<'_, Vec<u64>>> {
+        self.more.get().map(|more| lock(more))
     }
 
     /// Returns whether a read would certainly fail with `EAGAIN`.
@@ -567,7 +574,8 @@ impl Place {
         };
         let index = self.index(&worker);
         let first = self.first.swap(0, Ordering::Relaxed);
-        for place in take(&mut *self.more()).into_iter().chain([first]) {
+        let more = self.more().map(|mut more| take(&mut *more));
+        for place in more.into_iter().flatten().chain([first]) {
             worker.send_forget((place >> 32) as u32, place as u32);
         }
         if let Some(index) = index {
