@@ -216,7 +216,7 @@ fn accept(upstream: &TcpListener) -> Client<TcpStream> {
 
 /// Sends the commands of many clients at once: four new connections carry them, each a command
 /// after the other. Then the server ends them.
-fn shares(addr: SocketAddr, upstream: &TcpListener, count: usize) {
+pub(crate) fn shares(addr: SocketAddr, upstream: &TcpListener, count: usize) {
     let names = (0..count).map(|number| format!("get {number}"));
     let mut clients: BTreeMap<_, _> = names
         .map(|name| (name.clone(), asks(addr, &name)))
