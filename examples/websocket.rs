@@ -21,8 +21,12 @@ pub(crate) fn talk(conn: &mut impl Connection, pause: Duration) -> Result<(), Ha
         while let Some(left) = next.checked_duration_since(Instant::now()) {
             match timeout(left, || socket.read()) {
                 Ok(message @ (Message::Text(_) | Message::Binary(_))) => socket.send(message)?,
+                Ok(Message::Close(_)) => {
+                    // Sends the answer, and returns that the socket is closed.
+                    let _ = socket.flush();
+                    return Ok(());
+                }
                 Ok(_) => {}
-                Err(Error::ConnectionClosed) => return Ok(()),
                 // The part of a message that has come stays in the socket.
                 Err(Error::Io(err)) if err.kind() == io::ErrorKind::TimedOut => break,
                 Err(err) => return Err(err.into()),

@@ -3,13 +3,16 @@
 use std::collections::BTreeMap;
 use std::io::{Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
-use std::sync::{Mutex, PoisonError};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
+use std::time::Instant;
 
 use rustix::process::{Resource, getrlimit, setrlimit};
 use socket2::{Domain, SockRef, Socket, Type};
 use tungstenite::{Error, Message, WebSocket, client};
 
+use crate::poll::poll_until;
 use crate::program::{Client, DEADLINE, Program, connect, set_deadlines};
 use crate::talk::store;
 
@@ -69,9 +72,11 @@ fn with_small_buffer(addr: SocketAddr) -> TcpStream {
     socket.into()
 }
 
-/// A client that did not read gets the first lines, without a gap, and not those after its queue was
-/// full.
+/// A client that does not read is aborted. It gets the first lines, without a gap, and not those
+/// after its queue was full.
 fn is_cut_short(mut slow: TcpStream, sent: &str) {
+    // A server that has shut its connection down answers with a reset.
+    poll_until("a reset", DEADLINE, || slow.write_all(b"x").err());
     let mut received = Vec::new();
     // A reset ends it as well.
     let _ = slow.read_to_end(&mut received);
@@ -216,7 +221,7 @@ fn accept(upstream: &TcpListener) -> Client<TcpStream> {
 
 /// Sends the commands of many clients at once: four new connections carry them, each a command
 /// after the other. Then the server ends them.
-fn shares(addr: SocketAddr, upstream: &TcpListener, count: usize) {
+pub(crate) fn shares(addr: SocketAddr, upstream: &TcpListener, count: usize) {
     let names = (0..count).map(|number| format!("get {number}"));
     let mut clients: BTreeMap<_, _> = names
         .map(|name| (name.clone(), asks(addr, &name)))
@@ -345,6 +350,19 @@ impl Pushed {
     }
 }
 
+/// A text message of a client, which is masked (RFC 6455, section 5.2).
+fn frame(text: &[u8]) -> Vec<u8> {
+    let mask = [1, 2, 3, 4];
+    let mut frame = match text.len() {
+        short @ 0..126 => vec![0x81, 0x80 | short as u8],
+        long => vec![0x81, 0x80 | 126, (long >> 8) as u8, long as u8],
+    };
+    frame.extend(mask);
+    let masked = text.iter().zip(mask.iter().cycle());
+    frame.extend(masked.map(|(byte, mask)| byte ^ mask));
+    frame
+}
+
 pub(crate) fn websocket(program: Program) {
     let example = program.start(&["127.0.0.1:0", "10"]);
     let addr = example.inet("tcp");
@@ -360,15 +378,7 @@ pub(crate) fn websocket(program: Program) {
     // A frame in two parts, around a push: within its header, its mask or its payload. The first of
     // two pushes may have been on its way before the first part.
     for cut in [1, 4, 8] {
-        let (mask, payload) = ([1, 2, 3, 4], b"in parts");
-        let mut frame = vec![0x81, 0x80 | payload.len() as u8];
-        frame.extend(mask);
-        frame.extend(
-            payload
-                .iter()
-                .zip(mask.iter().cycle())
-                .map(|(byte, mask)| byte ^ mask),
-        );
+        let frame = frame(b"in parts");
         let (first, second) = frame.split_at(cut);
         client.socket.get_mut().write_all(first).expect("send");
         client.wait_for_pushes(2);
@@ -377,11 +387,32 @@ pub(crate) fn websocket(program: Program) {
     }
 
     // Messages without a pause do not keep pushes back.
-    let before = client.pushes;
+    let mut flood = client.socket.get_ref().try_clone().expect("a descriptor");
+    let is_over = Arc::new(AtomicBool::new(false));
+    let over = Arc::clone(&is_over);
+    // Long ones, so that the kernel's buffers hold few.
+    let long = "again ".repeat(5000);
+    let again = frame(long.as_bytes());
+    let flooding = thread::spawn(move || {
+        let mut count = 0;
+        while !over.load(Ordering::SeqCst) {
+            flood.write_all(&again).expect("send");
+            count += 1;
+        }
+        count
+    });
+    let (before, end) = (client.pushes, Instant::now() + DEADLINE);
+    let mut echoes = 0;
     while client.pushes < before + 2 {
-        client.socket.send("again".into()).expect("send");
-        assert_eq!(client.text(), "again");
+        assert!(Instant::now() < end, "pushes wait for a pause");
+        echoes += u32::from(client.next().is_some());
     }
+    is_over.store(true, Ordering::SeqCst);
+    while !flooding.is_finished() {
+        echoes += u32::from(client.next().is_some());
+    }
+    let sent = flooding.join().expect("no panic");
+    (echoes..sent).for_each(|_| assert_eq!(client.text(), long));
 
     client.socket.close(None).expect("close");
     let end = loop {

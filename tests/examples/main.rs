@@ -2,10 +2,13 @@
 //! own, and a client that talks to it. Three examples also exist on Python's `socketserver`.
 //! Without python3 those are ignored, with a message; with `CI_STRICT=1` that is a failure.
 
+mod aborts;
 mod at_once;
 #[path = "../support/models.rs"]
 mod models;
 mod play;
+#[path = "../support/poll.rs"]
+mod poll;
 mod program;
 mod talk;
 
@@ -162,9 +165,10 @@ fn main() -> ExitCode {
         every_example_is_in_the_tables();
         Ok(())
     })];
+    trials.extend(aborts::trials(is_built));
     for row in ROWS {
         let example = row.example;
-        let built = cfg!(feature = "coroutines") || !OF_COROUTINES.contains(&example);
+        let built = is_built(example);
         trials.push(row.trial("itself", Program::Itself(example), built));
         if IN_PYTHON.contains(&example) {
             trials.push(row.trial("in_python", Program::InPython(example), python));
@@ -177,6 +181,11 @@ fn main() -> ExitCode {
         }
     }
     libtest_mimic::run(&Arguments::from_args(), trials).exit_code()
+}
+
+/// Whether the features are there that an example needs.
+fn is_built(example: &str) -> bool {
+    cfg!(feature = "coroutines") || !OF_COROUTINES.contains(&example)
 }
 
 fn every_example_is_in_the_tables() {

@@ -2,16 +2,18 @@
 //! Each is a process with the arguments and the output of the example.
 #![expect(clippy::print_stderr, reason = "as the examples do")]
 
-use std::io::Write;
+use std::fs;
+use std::io::{self, Write};
 use std::path::Path;
 use std::process::ExitCode;
+use std::thread;
 use std::time::Duration;
 
 use socketserver::model::Model;
 use socketserver::net::{Bind, Either, Transport};
 use socketserver::{
-    Builder, Forking, Handler, IntoOutcome, Server, Tcp, ThreadPool, Threading, Udp, UnixDatagram,
-    UnixStream, per_connection, per_request,
+    Builder, Forking, Handler, IntoOutcome, Server, ServerHandle, Tcp, ThreadPool, Threading, Udp,
+    UnixDatagram, UnixStream, per_connection, per_request,
 };
 
 use crate::examples;
@@ -188,10 +190,31 @@ fn on<'a, T: Bind<&'a str>>(addr: &'a str) -> Builder<T> {
 /// Builds a server, and prints where it listens.
 fn build<T: Transport, M: Model>(builder: Builder<T>, model: M) -> Server<T, M> {
     let server = builder.model(model).build().expect("build a server");
+    if std::env::var_os("ABORTS").is_some() {
+        let handle = server.handle();
+        thread::spawn(move || obey(&handle));
+    }
     for url in server.urls() {
         eprintln!("listening on {url}");
     }
     server
+}
+
+/// Aborts connections as the lines of standard input ask, and prints what is left after each line.
+fn obey(server: &ServerHandle) {
+    for line in io::stdin().lines().map_while(Result::ok) {
+        let connections = server.connections();
+        if line == "all" {
+            connections.iter().for_each(|it| _ = server.abort(it.id));
+        } else if let (Ok(number), false) = (line.parse::<usize>(), connections.is_empty()) {
+            server.abort(connections[number % connections.len()].id);
+        }
+        let count = |folder: &str| fs::read_dir(folder).expect("/proc").count();
+        let (threads, descriptors) = (count("/proc/self/task"), count("/proc/self/fd"));
+        let (live, listed) = (server.live(), connections.len());
+        let left = format!("left {listed} {live} {threads} {descriptors}\n");
+        io::stdout().write_all(left.as_bytes()).expect("a pipe");
+    }
 }
 
 fn serve<T, F, O>(model: &str, builder: Builder<T>, handler: F) -> ExitCode
