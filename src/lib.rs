@@ -54,6 +54,7 @@
 //! | feature | adds |
 //! |---|---|
 //! | `coroutines` | the model [`Coroutines`](manual::coroutines), over io_uring(7) or epoll(7) |
+//! | `tls` | `socketserver::tls`: TLS over any stream transport, and TLS connections to other servers |
 //! | `tracing` | the observer `observe::Tracing`, which turns each [`Event`](observe::Event) into an event of the `tracing` crate |
 //!
 //! # Platform
@@ -93,6 +94,8 @@ mod shared;
 mod sys;
 pub mod task;
 pub mod testing;
+#[cfg(feature = "tls")]
+pub mod tls;
 
 pub use accept::report::{Handled, Report};
 pub use builder::Builder;

@@ -318,7 +318,7 @@ enum State {
 }
 
 impl<C: Connection, L: Layer<C>> LayeredConnection<C, L> {
-    fn new(below: C, layer: L) -> Self {
+    pub(crate) fn new(below: C, layer: L) -> Self {
         Self {
             below,
             layer,
@@ -466,7 +466,8 @@ impl<C: Connection, L: Layer<C>> Connection for LayeredConnection<C, L> {
         }
         self.input.release();
         self.layer.flush(&mut self.below)?;
-        self.below.next_message()
+        // What has come may be no input of the layer, but its end.
+        Ok(self.below.next_message()? && !self.fill_buf()?.is_empty())
     }
 
     fn set_write_buffer(&mut self, capacity: usize) -> io::Result<()> {
