@@ -226,8 +226,8 @@ mod tests {
         let parts = [
             size_of::<Parked<TcpConnection>>(),
             entry(size_of::<(u64, Box<Parked<TcpConnection>>)>()),
-            // The socket in its `Arc`: two counts, the peer, the descriptor, a flag.
-            2 * size_of::<usize>() + size_of::<Address>() + 2 * size_of::<u32>(),
+            // The socket in its `Arc`: two counts, the peer, the turns of writers, the descriptor, a flag.
+            2 * size_of::<usize>() + size_of::<Address>() + 16 + 2 * size_of::<u32>(),
             entry(size_of::<(u64, Weak<dyn Abort>)>()),
             size_of::<Slot>(),
         ];

@@ -211,35 +211,29 @@
 //!
 //! # Both directions of a relay
 //!
-//! Each direction reads from one connection and sends to the other one, through a [`Writer`]. The end of
-//! the input is passed on with a copy of the descriptor:
+//! [`halves`] divides a connection into one half that reads and one that writes. Each direction of a relay
+//! reads from one connection and writes to the other one, and passes on the end of the input:
 //!
 //! ```
 //! use std::io::{self, Read, Write};
-//! use std::net::{Shutdown, SocketAddr, TcpStream};
-//! use std::os::fd::AsFd;
+//! use std::net::{Shutdown, SocketAddr};
 //! use std::time::Duration;
-//! use socketserver::net::{TcpConnection, Writer};
+//! use socketserver::net::{ReadHalf, TcpConnection, WriteHalf};
 //! use socketserver::testing::TestServer;
-//! use socketserver::{HandlerError, Server, Tcp, Threading, task};
+//! use socketserver::{Connection, HandlerError, Server, Tcp, Threading, task};
 //!
-//! fn output(conn: &TcpConnection) -> io::Result<(Writer, TcpStream)> {
-//!     Ok((conn.writer(), conn.as_fd().try_clone_to_owned()?.into()))
-//! }
-//!
-//! fn pass(from: &mut impl Read, (mut to, socket): (Writer, TcpStream)) -> io::Result<()> {
-//!     let copied = io::copy(from, &mut to);
-//!     // An error ends the other direction too.
-//!     let how = if copied.is_ok() { Shutdown::Write } else { Shutdown::Both };
-//!     copied.and(socket.shutdown(how))
+//! fn pass(mut from: ReadHalf<'_>, mut to: WriteHalf<'_>) -> io::Result<()> {
+//!     io::copy(&mut from, &mut to)?;
+//!     to.shutdown()
 //! }
 //!
 //! fn relay(client: &mut TcpConnection, addr: SocketAddr) -> Result<(), HandlerError> {
 //!     let mut upstream = TcpConnection::connect(addr, Duration::from_secs(5))?;
-//!     let (to_client, to_upstream) = (output(client)?, output(&upstream)?);
+//!     let (from_upstream, to_upstream) = upstream.halves()?;
+//!     let (from_client, to_client) = client.halves()?;
 //!     task::scope(|scope| {
-//!         let back = scope.spawn(|| pass(&mut upstream, to_client))?;
-//!         let there = pass(client, to_upstream);
+//!         let back = scope.spawn(|| pass(from_upstream, to_client))?;
+//!         let there = pass(from_client, to_upstream);
 //!         let back = back.join().map_err(|_| "a panic")?;
 //!         Ok(there.and(back)?)
 //!     })
@@ -262,9 +256,21 @@
 //! # Ok::<(), socketserver::Error>(())
 //! ```
 //!
-//! A [`Writer`] fails with `TimedOut` if its peer takes nothing for a second. The deadlines of the server
-//! count the client's input alone: a client that only receives is silent, and the
-//! [`idle_timeout`](crate::Builder::idle_timeout) ends its relay.
+//! The server's deadlines apply to both directions: what moves in one of them keeps the client's connection
+//! from being idle, and a client that takes nothing for the [`write_timeout`](crate::Builder::write_timeout)
+//! is aborted.
+//!
+//! One future can wait for both directions too, and for a channel beside them: with
+//! [`poll_read`](crate::Connection::poll_read) and [`poll_write`](crate::Connection::poll_write) of a connection or
+//! of its halves, in [`block_on`].
+//!
+//! # Writing from elsewhere
+//!
+//! [`Stream::writer`](crate::net::Stream::writer) returns a [`Writer`], through which other handlers and threads
+//! write to a connection. A whole `write_all` of one writer does not interleave with those of others. A write
+//! waits for a slow reader as the handler's own writes do; [`set_write_timeout`](crate::net::Writer::set_write_timeout) and
+//! [`timeout`] bound the wait. One slow client holds up whoever writes to it: to send the same to many, give each
+//! client a bounded queue and let its own handler write.
 //!
 //! # What ends a wait
 //!
@@ -327,6 +333,7 @@
 //! [`TimedOut`]: std::io::ErrorKind::TimedOut
 //! [`Writer`]: crate::net::Writer
 //! [`block_on`]: crate::task::block_on()
+//! [`halves`]: crate::Connection::halves
 //! [`join`]: crate::task::Spawned::join
 //! [`offload`]: crate::task::offload
 //! [`scope`]: crate::task::scope()

@@ -3,10 +3,11 @@
 use std::io::{self, BufRead, Read, Write};
 use std::net::Shutdown;
 use std::ops::Deref;
+use std::task::{self, Poll};
 use std::time::Duration;
 
 use crate::address::Address;
-use crate::net::{Accepted, Connection, Managed};
+use crate::net::{Accepted, Connection, Managed, ReadHalf, WriteHalf};
 use crate::registry::context::Context;
 
 /// A connection to another server, made by
@@ -90,6 +91,26 @@ impl<C: Accepted> Accepted for Dialed<C> {
 }
 
 impl<C: Connection> Connection for Dialed<C> {
+    fn halves(&mut self) -> io::Result<(ReadHalf<'_>, WriteHalf<'_>)> {
+        self.0.halves()
+    }
+
+    fn poll_read(&mut self, cx: &mut task::Context<'_>, buf: &mut [u8]) -> Poll<io::Result<usize>> {
+        self.0.poll_read(cx, buf)
+    }
+
+    fn poll_write(&mut self, cx: &mut task::Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        self.0.poll_write(cx, buf)
+    }
+
+    fn unread(&mut self, bytes: &[u8]) -> io::Result<()> {
+        self.0.unread(bytes)
+    }
+
+    fn peer_gone(&self) -> bool {
+        self.0.peer_gone()
+    }
+
     fn set_write_buffer(&mut self, capacity: usize) -> io::Result<()> {
         self.0.set_write_buffer(capacity)
     }
@@ -130,6 +151,10 @@ impl<C: BufRead> BufRead for Dialed<C> {
 impl<C: Write> Write for Dialed<C> {
     fn write(&mut self, buf: &[u8]) -> io::Result<usize> {
         self.0.write(buf)
+    }
+
+    fn write_all(&mut self, buf: &[u8]) -> io::Result<()> {
+        self.0.write_all(buf)
     }
 
     fn flush(&mut self) -> io::Result<()> {

@@ -4,10 +4,12 @@ use std::collections::VecDeque;
 use std::io::{self, BufRead, Read, Write};
 use std::net::Shutdown;
 use std::os::fd::{AsFd, BorrowedFd};
+use std::task::{self, Poll};
 use std::time::Duration;
 
 use crate::address::Address;
 use crate::net::{AcceptBatch, Accepted, Connection, Datagram, Managed, Transport, Waits};
+use crate::net::{ReadHalf, WriteHalf};
 use crate::registry::context::Context;
 
 /// A listener, connection or datagram of one of two transports, so that both feed one server. Nest
@@ -169,6 +171,26 @@ impl<L: Connection, R: Connection> Connection for Either<L, R> {
         both!(self, side => side.next_message())
     }
 
+    fn halves(&mut self) -> io::Result<(ReadHalf<'_>, WriteHalf<'_>)> {
+        both!(self, side => side.halves())
+    }
+
+    fn poll_read(&mut self, cx: &mut task::Context<'_>, buf: &mut [u8]) -> Poll<io::Result<usize>> {
+        both!(self, side => side.poll_read(cx, buf))
+    }
+
+    fn poll_write(&mut self, cx: &mut task::Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        both!(self, side => side.poll_write(cx, buf))
+    }
+
+    fn unread(&mut self, bytes: &[u8]) -> io::Result<()> {
+        both!(self, side => side.unread(bytes))
+    }
+
+    fn peer_gone(&self) -> bool {
+        both!(self, side => side.peer_gone())
+    }
+
     fn set_write_buffer(&mut self, capacity: usize) -> io::Result<()> {
         both!(self, side => side.set_write_buffer(capacity))
     }
@@ -231,6 +253,10 @@ impl<L: BufRead, R: BufRead> BufRead for Either<L, R> {
 impl<L: Write, R: Write> Write for Either<L, R> {
     fn write(&mut self, buf: &[u8]) -> io::Result<usize> {
         both!(self, side => side.write(buf))
+    }
+
+    fn write_all(&mut self, buf: &[u8]) -> io::Result<()> {
+        both!(self, side => side.write_all(buf))
     }
 
     fn flush(&mut self) -> io::Result<()> {

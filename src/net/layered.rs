@@ -4,13 +4,16 @@ use std::fmt;
 use std::io::{self, BufRead, Read, Write};
 use std::net::Shutdown;
 use std::os::fd::{AsFd, BorrowedFd};
+use std::task::{self, Poll};
 use std::time::Duration;
 
 use crate::address::Address;
 use crate::buffers;
 use crate::error::Error;
-use crate::net::stream::Input;
+use crate::net::halves::{ReadSide, unsupported};
+use crate::net::input::Input;
 use crate::net::{AcceptBatch, Accepted, Bind, Connection, Managed, Transport, Waits};
+use crate::net::{ReadHalf, WriteHalf};
 use crate::registry::context::Context;
 
 /// Transforms the bytes of one connection of a [`Layered`] transport: counts, limits or encrypts
@@ -123,6 +126,50 @@ pub trait Layer<C: Connection>: Send + 'static {
     /// The bytes could not be sent. The connection below is closed all the same.
     fn finish(&mut self, below: &mut C) -> io::Result<()> {
         self.flush(below)
+    }
+
+    /// Divides the layer for [`Connection::halves`]: each of the halves below gets its part of the layer. Default:
+    /// fails.
+    ///
+    /// # Errors
+    ///
+    /// `Unsupported`: the layer cannot be divided.
+    fn halves<'a>(
+        &'a mut self,
+        below: (ReadHalf<'a>, WriteHalf<'a>),
+    ) -> io::Result<(ReadHalf<'a>, WriteHalf<'a>)> {
+        drop(below);
+        Err(unsupported("halves"))
+    }
+
+    /// Polls for input as [`Connection::poll_read`] does. Default: fails.
+    ///
+    /// # Errors
+    ///
+    /// `Unsupported`: the layer cannot be polled. Else as [`read`](Self::read).
+    fn poll_read(
+        &mut self,
+        below: &mut C,
+        cx: &mut task::Context<'_>,
+        buf: &mut [u8],
+    ) -> Poll<io::Result<usize>> {
+        let _ = (below, cx, buf);
+        Poll::Ready(Err(unsupported("poll_read")))
+    }
+
+    /// Polls for room as [`Connection::poll_write`] does. Default: fails.
+    ///
+    /// # Errors
+    ///
+    /// `Unsupported`: the layer cannot be polled. Else as [`write`](Self::write).
+    fn poll_write(
+        &mut self,
+        below: &mut C,
+        cx: &mut task::Context<'_>,
+        buf: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        let _ = (below, cx, buf);
+        Poll::Ready(Err(unsupported("poll_write")))
     }
 
     /// Refuses a connection beyond a limit, which was not opened. `message` is for the peer and may
@@ -470,6 +517,38 @@ impl<C: Connection, L: Layer<C>> Connection for LayeredConnection<C, L> {
         Ok(self.below.next_message()? && !self.fill_buf()?.is_empty())
     }
 
+    fn halves(&mut self) -> io::Result<(ReadHalf<'_>, WriteHalf<'_>)> {
+        self.layer.flush(&mut self.below)?;
+        let (reading, writing) = self.layer.halves(self.below.halves()?)?;
+        let reading = if self.input.is_empty() {
+            reading
+        } else {
+            let input = &mut self.input;
+            ReadHalf::new(AfterInput { input, reading })
+        };
+        Ok((reading, writing))
+    }
+
+    fn poll_read(&mut self, cx: &mut task::Context<'_>, buf: &mut [u8]) -> Poll<io::Result<usize>> {
+        if !self.input.is_empty() {
+            return Poll::Ready(Ok(self.input.take(buf)));
+        }
+        self.layer.poll_read(&mut self.below, cx, buf)
+    }
+
+    fn poll_write(&mut self, cx: &mut task::Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        self.layer.poll_write(&mut self.below, cx, buf)
+    }
+
+    fn unread(&mut self, bytes: &[u8]) -> io::Result<()> {
+        self.input.unread(bytes);
+        Ok(())
+    }
+
+    fn peer_gone(&self) -> bool {
+        self.below.peer_gone()
+    }
+
     fn set_write_buffer(&mut self, capacity: usize) -> io::Result<()> {
         self.below.set_write_buffer(capacity)
     }
@@ -527,6 +606,55 @@ impl<C: Connection, L: Layer<C>> Write for LayeredConnection<C, L> {
 
     fn flush(&mut self) -> io::Result<()> {
         self.layer.flush(&mut self.below)
+    }
+}
+
+/// The reading half of a connection that holds input: reads that first.
+struct AfterInput<'a> {
+    input: &'a mut Input,
+    reading: ReadHalf<'a>,
+}
+
+impl Read for AfterInput<'_> {
+    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        if self.input.is_empty() {
+            return self.reading.read(buf);
+        }
+        Ok(self.input.take(buf))
+    }
+}
+
+impl BufRead for AfterInput<'_> {
+    fn fill_buf(&mut self) -> io::Result<&[u8]> {
+        if self.input.is_empty() {
+            return self.reading.fill_buf();
+        }
+        Ok(self.input.bytes())
+    }
+
+    fn consume(&mut self, count: usize) {
+        if self.input.is_empty() {
+            self.reading.consume(count);
+        } else {
+            self.input.consume(count);
+        }
+    }
+}
+
+impl ReadSide for AfterInput<'_> {
+    fn next_message(&mut self) -> io::Result<bool> {
+        Ok(!self.input.is_empty() || self.reading.next_message()?)
+    }
+
+    fn poll_read(&mut self, cx: &mut task::Context<'_>, buf: &mut [u8]) -> Poll<io::Result<usize>> {
+        if self.input.is_empty() {
+            return self.reading.poll_read(cx, buf);
+        }
+        Poll::Ready(Ok(self.input.take(buf)))
+    }
+
+    fn set_read_timeout(&mut self, timeout: Option<Duration>) -> io::Result<()> {
+        self.reading.set_read_timeout(timeout)
     }
 }
 

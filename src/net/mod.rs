@@ -4,9 +4,12 @@
 //! models nor servers.
 
 pub(crate) mod connect;
+pub(crate) mod connection;
 pub(crate) mod datagram;
 pub(crate) mod dialed;
 pub(crate) mod either;
+pub(crate) mod halves;
+mod input;
 pub(crate) mod layered;
 pub(crate) mod listener;
 pub(crate) mod options;
@@ -20,9 +23,11 @@ pub(crate) mod unix_stream;
 
 pub use crate::address::{Address, UnixAddress};
 pub use crate::registry::context::{Abort, Context};
+pub use connection::Connection;
 pub use datagram::Packet;
 pub use dialed::Dialed;
 pub use either::Either;
+pub use halves::{ReadHalf, ReadSide, WriteHalf, WriteSide};
 pub use layered::{Layer, Layered, LayeredConnection};
 pub use stream::{Stream, Writer};
 pub use tcp::{BoundTcp, Tcp, TcpConnection, TcpOptions};
@@ -32,10 +37,8 @@ pub use unix_path::UnixOptions;
 pub use unix_stream::{BoundUnixStream, Credentials, UnixConnection, UnixStream};
 
 use std::collections::VecDeque;
-use std::io::{self, BufRead, Write};
-use std::net::Shutdown;
+use std::io::{self, Write};
 use std::os::fd::{AsFd, BorrowedFd};
-use std::time::Duration;
 
 use crate::error::Error;
 use crate::shared::Shared;
@@ -348,162 +351,6 @@ pub trait Managed: Accepted {
             }
         }
     }
-}
-
-/// A connected byte stream. A handler for `&mut impl Connection` serves every stream transport.
-///
-/// `Read` and `Write` block until the peer is ready, and never fail with `WouldBlock` or
-/// `Interrupted`; `TimedOut` means that a timeout has passed. `Read` reads straight into the
-/// caller's buffer, unless `BufRead` holds buffered input. Writing is unbuffered until
-/// [`set_write_buffer`](Self::set_write_buffer).
-///
-/// # Examples
-///
-/// ```
-/// use socketserver::Connection;
-///
-/// fn shout(conn: &mut impl Connection) -> std::io::Result<()> {
-///     let mut line = String::new();
-///     while conn.next_message()? {
-///         conn.read_line_max(&mut line, 1024)?;
-///         conn.write_all(line.to_uppercase().as_bytes())?;
-///         line.clear();
-///     }
-///     Ok(())
-/// }
-/// ```
-pub trait Connection: Accepted + BufRead + Write {
-    /// Appends bytes to `out` up to and including the next `delimiter`, or up to the end of the
-    /// stream. Returns how many.
-    ///
-    /// [`BufRead::read_until`] has no limit, so a peer can fill the memory.
-    ///
-    /// # Errors
-    ///
-    /// - `InvalidData`: `limit` bytes without a delimiter, which have been read into `out`.
-    /// - else as [`BufRead::fill_buf`].
-    fn read_until_max(
-        &mut self,
-        delimiter: u8,
-        out: &mut Vec<u8>,
-        limit: usize,
-    ) -> io::Result<usize> {
-        let mut taken = 0;
-        while taken < limit {
-            let input = self.fill_buf()?;
-            let input = &input[..input.len().min(limit - taken)];
-            let (count, done) = input
-                .iter()
-                .position(|&byte| byte == delimiter)
-                .map_or((input.len(), input.is_empty()), |at| (at + 1, true));
-            out.extend_from_slice(&input[..count]);
-            self.consume(count);
-            taken += count;
-            if done {
-                return Ok(taken);
-            }
-        }
-        Err(io::Error::new(
-            io::ErrorKind::InvalidData,
-            format!("no delimiter within the limit of {limit} bytes"),
-        ))
-    }
-
-    /// Appends the next line to `line`, with its `\n`. Returns its length in bytes: 0 at the end of
-    /// the stream.
-    ///
-    /// [`BufRead::read_line`] has no limit, so a peer can fill the memory.
-    ///
-    /// # Errors
-    ///
-    /// - `InvalidData`: the line is longer than `limit` bytes, or is not UTF-8.
-    /// - else as [`BufRead::fill_buf`].
-    fn read_line_max(&mut self, line: &mut String, limit: usize) -> io::Result<usize> {
-        let mut bytes = Vec::new();
-        let count = self.read_until_max(b'\n', &mut bytes, limit)?;
-        let text = String::from_utf8(bytes)
-            .map_err(|err| io::Error::new(io::ErrorKind::InvalidData, err))?;
-        line.push_str(&text);
-        Ok(count)
-    }
-
-    /// Waits between two messages for the next one. Returns `false` at the end of the stream, and
-    /// when the server has ended the connection because it stops. Call it before each message, the
-    /// first one too.
-    ///
-    /// While it waits, the connection is idle, as it is after a handler returns
-    /// [`Next::Park`](crate::Next::Park): the idle timeout applies, the server may close the
-    /// connection to make room for others, and a stop waits for it no longer than the
-    /// [`idle_grace`](crate::Builder::idle_grace). A message begins when `next_message` returns
-    /// `true` and ends at the next call; the request timeout applies to it. After a message that
-    /// began during a stop, `next_message` returns `false`, unless the client has sent another. It
-    /// sends buffered output before it waits; the last answer leaves together with the end of the
-    /// stream.
-    ///
-    /// The default waits for input, and does not react to a stop.
-    ///
-    /// # Errors
-    ///
-    /// As [`Read::read`](std::io::Read::read); `TimedOut` after the read timeout.
-    ///
-    /// # Examples
-    ///
-    /// ```
-    /// use socketserver::Connection;
-    ///
-    /// fn shout(conn: &mut impl Connection) -> std::io::Result<()> {
-    ///     let mut line = String::new();
-    ///     while conn.next_message()? {
-    ///         conn.read_line_max(&mut line, 1024)?;
-    ///         conn.write_all(line.to_uppercase().as_bytes())?;
-    ///         line.clear();
-    ///     }
-    ///     Ok(())
-    /// }
-    /// ```
-    fn next_message(&mut self) -> io::Result<bool> {
-        self.flush()?;
-        Ok(!self.fill_buf()?.is_empty())
-    }
-
-    /// Buffers writes in `capacity` bytes. The buffer is sent when it is full, on flush, before the
-    /// connection waits for input, and at its end. Default: 0, which sends each write at once.
-    ///
-    /// # Errors
-    ///
-    /// What was buffered before could not be sent.
-    fn set_write_buffer(&mut self, capacity: usize) -> io::Result<()>;
-
-    /// Makes a read that waits longer than `timeout` fail with `TimedOut`. Default: `None`, which
-    /// waits forever.
-    ///
-    /// # Errors
-    ///
-    /// `InvalidInput` for a timeout of zero.
-    fn set_read_timeout(&mut self, timeout: Option<Duration>) -> io::Result<()>;
-
-    /// Makes a write that waits longer than `timeout` fail with `TimedOut`. Default: `None`, which
-    /// waits forever.
-    ///
-    /// # Errors
-    ///
-    /// `InvalidInput` for a timeout of zero.
-    fn set_write_timeout(&mut self, timeout: Option<Duration>) -> io::Result<()>;
-
-    /// Ends one direction of the connection, or both. `Shutdown::Write` sends what is buffered,
-    /// then the end of the stream; reading still works.
-    ///
-    /// # Errors
-    ///
-    /// What was buffered could not be sent, or `NotConnected`.
-    fn shutdown(&mut self, how: Shutdown) -> io::Result<()>;
-
-    /// Returns the address of this end of the connection.
-    ///
-    /// # Errors
-    ///
-    /// As getsockname(2).
-    fn local_addr(&self) -> io::Result<Address>;
 }
 
 /// A datagram and its reply. A handler for `&mut impl Datagram` serves every datagram transport.

@@ -15,6 +15,7 @@ use crate::registry::{Registry, SETTLE};
 use crate::sys::clock::Millis;
 use crate::task::abort::HandlerId;
 use crate::task::local::Entered;
+use crate::task::wait::Task;
 
 /// The part of a connection that the server can reach from another thread, to end its input and
 /// output.
@@ -235,15 +236,11 @@ impl Context {
         }
     }
 
-    /// Stores that `activity` is over, and adds the bytes that it has moved.
-    pub(crate) fn leave(&self, activity: Activity, bytes: usize) {
+    /// Stores that `activity` is over, and adds the bytes that were received.
+    pub(crate) fn leave(&self, activity: Activity, received: usize) {
         let Some(slot) = self.slot() else { return };
         let ((current, since), now) = (slot.activity(), Millis::now());
-        if activity == Activity::Reading {
-            slot.add_received(bytes);
-        } else {
-            slot.add_sent(bytes);
-        }
+        slot.add_received(received);
         // A read within a handshake does not end the handshake.
         if current == activity {
             if activity == Activity::Reading {
@@ -251,6 +248,55 @@ impl Context {
             }
             slot.enter(Activity::Running, now);
         }
+    }
+
+    /// Stores that a write waits. One within a handshake is a part of it.
+    pub(crate) fn begin_write(&self) {
+        let slot = self.slot();
+        if let Some(slot) = slot.filter(|slot| slot.activity().0 != Activity::Handshake) {
+            slot.begin_write(Millis::now());
+        }
+    }
+
+    /// Stores that no write waits any more, and adds the bytes that were sent.
+    pub(crate) fn end_write(&self, sent: usize) {
+        if let Some(slot) = self.slot() {
+            slot.add_sent(sent);
+            slot.end_write(Millis::now());
+        }
+    }
+
+    /// Stores that a future waits for input.
+    pub(crate) fn begin_poll_read(&self) {
+        let slot = self.slot();
+        if let Some(slot) = slot.filter(|slot| slot.activity().0 == Activity::Running) {
+            slot.enter(Activity::Reading, Millis::now());
+        }
+        self.note_poll();
+    }
+
+    /// Stores that a future waits until the peer takes output.
+    pub(crate) fn begin_poll_write(&self) {
+        if self.slot().is_some_and(|slot| slot.writing().is_none()) {
+            self.begin_write();
+        }
+        self.note_poll();
+    }
+
+    /// Lets the wait around a poll call [`Registry::end_polls`] when it ends: the future may be dropped half-way.
+    fn note_poll(&self) {
+        if self.registry.is_some() {
+            Task::here().local().note_poll();
+        }
+    }
+
+    /// What a writer of this connection knows of its server.
+    pub(crate) fn for_writer(&self) -> Option<WriterContext> {
+        Some(WriterContext {
+            registry: Arc::clone(self.registry.as_ref()?),
+            id: self.id,
+            slot: self.slot.load(Ordering::Relaxed).checked_sub(1)?,
+        })
     }
 
     /// Adds bytes of a request that were received while the connection was parked, and begins the
@@ -267,8 +313,29 @@ impl Context {
         slot.begin_request(now);
     }
 
-    /// Begins a request of the connection, unless one has begun.
-    pub(crate) fn begin_request(&self) {
+    /// Begins a request of the connection, unless one has begun: from now on the request timeout and the minimum
+    /// rate apply, and a stop waits for its end.
+    ///
+    /// For a protocol layer whose requests are not the messages of
+    /// [`Connection::next_message`](crate::Connection::next_message), which calls it by itself.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use socketserver::Connection;
+    ///
+    /// fn serve(conn: &mut impl Connection) -> std::io::Result<()> {
+    ///     while !conn.fill_buf()?.is_empty() {
+    ///         conn.context().begin_request();
+    ///         let mut line = String::new();
+    ///         conn.read_line_max(&mut line, 1024)?;
+    ///         conn.write_all(line.as_bytes())?;
+    ///         conn.context().end_request();
+    ///     }
+    ///     Ok(())
+    /// }
+    /// ```
+    pub fn begin_request(&self) {
         if let Some(slot) = self.slot() {
             let now = Millis::now();
             slot.begin_request(now);
@@ -312,8 +379,8 @@ impl Context {
         }
     }
 
-    /// Ends the request of the connection.
-    pub(crate) fn end_request(&self) {
+    /// Ends the request of the connection, if one has [begun](Self::begin_request).
+    pub fn end_request(&self) {
         if let Some(slot) = self.slot() {
             slot.end_request();
         }
@@ -344,6 +411,35 @@ impl Drop for Context {
         if let Some(index) = self.slot.get_mut().checked_sub(1) {
             registry.release_slot(index);
         }
+    }
+}
+
+/// The link between a writer, which may outlive its connection, and the server of the connection.
+#[derive(Clone, Debug)]
+pub(crate) struct WriterContext {
+    registry: Arc<Registry>,
+    id: u64,
+    slot: u32,
+}
+
+impl WriterContext {
+    /// How long the peer may take nothing.
+    pub(crate) fn write_timeout(&self) -> Option<Duration> {
+        self.registry.deadlines().write
+    }
+
+    /// Stores that the writer has moved bytes: the connection is not idle. If the connection has just ended and
+    /// another has its slot, that one counts as active once more, which does no harm.
+    pub(crate) fn push(&self) {
+        let slot = self.registry.slot(self.slot);
+        if slot.id() == self.id {
+            slot.push(Millis::now());
+        }
+    }
+
+    /// Aborts the connection, whose peer takes nothing.
+    pub(crate) fn abort(&self) {
+        self.registry.abort_writer(self.id, self.slot);
     }
 }
 

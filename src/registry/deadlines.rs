@@ -89,13 +89,21 @@ impl Deadlines {
                 (self.first_byte, AbortReason::FirstByte)
             }
             Activity::Reading | Activity::Idle | Activity::Parked => (self.idle, AbortReason::Idle),
-            Activity::Writing => (self.write, AbortReason::Write),
             Activity::Handshake => (self.handshake, AbortReason::Handshake),
-            Activity::Running | Activity::Queued => (None, AbortReason::Idle),
+            Activity::Running | Activity::Queued | Activity::Writing => (None, AbortReason::Idle),
         };
-        let began = slot.began();
+        let silent = match activity {
+            Activity::Handshake => since,
+            _ => slot.silent_since(since),
+        };
+        let (began, writing) = (slot.began(), slot.writing());
         let limits = [
-            (waiting.0, since, waiting.1),
+            (waiting.0, silent, waiting.1),
+            (
+                self.write.filter(|_| writing.is_some()),
+                writing.unwrap_or_default(),
+                AbortReason::Write,
+            ),
             (
                 self.request.filter(|_| began.is_some()),
                 began.unwrap_or_default(),
@@ -188,7 +196,6 @@ mod tests {
         abort_at(&slot, Activity::Parked, 11_000, AbortReason::FirstByte);
         abort_at(&slot, Activity::Idle, 11_000, AbortReason::FirstByte);
         abort_at(&slot, Activity::Handshake, 6_000, AbortReason::Handshake);
-        abort_at(&slot, Activity::Writing, 31_000, AbortReason::Write);
         abort_at(&slot, Activity::Queued, 1_000_000, AbortReason::Lifetime);
         slot.add_received(1);
         abort_at(&slot, Activity::Reading, 61_000, AbortReason::Idle);
@@ -198,24 +205,37 @@ mod tests {
     }
 
     #[test]
+    fn what_moves_in_one_direction_keeps_the_connection_from_being_idle() {
+        let slot = Slot::default();
+        slot.add_received(1);
+        slot.end_write(Millis(5000));
+        abort_at(&slot, Activity::Reading, 65_000, AbortReason::Idle);
+        slot.push(Millis(7000));
+        abort_at(&slot, Activity::Parked, 68_000, AbortReason::Idle);
+        // A write that waits has its own deadline, also while the connection reads.
+        slot.begin_write(Millis(9000));
+        abort_at(&slot, Activity::Reading, 39_000, AbortReason::Write);
+    }
+
+    #[test]
     fn a_write_deadline_runs_from_the_last_byte_that_the_peer_took() {
         let slot = Slot::default();
-        slot.enter(Activity::Writing, Millis(1000));
+        slot.begin_write(Millis(1000));
         let due = |slot: &Slot| deadlines().check(slot, Millis(31_000 + TICK)).is_err();
         assert!(due(&slot));
         slot.note_unsent(500, Millis(1000), Millis(1500));
         assert!(!due(&slot), "the first check begins the deadline");
-        let since = || slot.activity().1;
+        let since = || slot.writing().unwrap();
         slot.note_unsent(500, since(), Millis(2000));
         slot.note_unsent(600, since(), Millis(2500));
         assert_eq!(since(), Millis(1500), "the peer has taken nothing");
         slot.note_unsent(599, since(), Millis(3000));
         assert_eq!(since(), Millis(3000));
         // The write has ended before the check.
-        slot.enter(Activity::Running, Millis(3500));
+        slot.end_write(Millis(3500));
         slot.note_unsent(0, Millis(3000), Millis(4000));
-        assert_eq!(slot.activity(), (Activity::Running, Millis(3500)));
-        slot.enter(Activity::Writing, Millis(5000));
+        assert_eq!(slot.writing(), None);
+        slot.begin_write(Millis(5000));
         assert_eq!(slot.unsent(), None, "another write");
     }
 

@@ -10,7 +10,8 @@ use std::thread;
 use std::time::Duration;
 
 use crate::registry::Registry;
-use crate::registry::table::AbortReason;
+use crate::registry::table::{AbortReason, Activity};
+use crate::sys::clock::Millis;
 use crate::task::abort::{AbortSignal, HandlerId, Host};
 use crate::task::threads::{Limits, Threads};
 use crate::task::wait::Wakeup;
@@ -151,6 +152,21 @@ impl Host for Registry {
 
     fn forget(&self, handler: HandlerId) {
         self.waits.aborts().signals.remove(&handler.id);
+    }
+
+    fn end_polls(&self, handler: HandlerId) {
+        let Some(index) = handler.slot.checked_sub(1) else {
+            return;
+        };
+        let (slot, now) = (self.slot(index), Millis::now());
+        if slot.id() == handler.id {
+            if slot.activity().0 == Activity::Reading {
+                slot.enter(Activity::Running, now);
+            }
+            if slot.writing().is_some() {
+                slot.end_write(now);
+            }
+        }
     }
 
     fn threads(&self) -> &Threads {

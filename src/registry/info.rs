@@ -121,7 +121,7 @@ impl Traffic {
 impl ConnectionInfo {
     pub(super) fn of(slot: &Slot, now: Millis) -> Option<Self> {
         let id = slot.id();
-        let (activity, since) = slot.activity();
+        let (activity, since) = slot.shown();
         let info = Self {
             id,
             peer: slot.peer(),

@@ -349,7 +349,9 @@ impl Registry {
             let reason = match slot.abort_reason() {
                 // Another process may have requested the abort, which only this process can carry
                 // out.
-                Some(reason @ (AbortReason::Asked | AbortReason::Shed)) => reason,
+                Some(reason @ (AbortReason::Asked | AbortReason::Shed | AbortReason::Write)) => {
+                    reason
+                }
                 Some(_) => continue,
                 None => {
                     let keeps_checking = self.check_write(slot, id, now, unsent);
@@ -392,10 +394,7 @@ impl Registry {
         unsent: &dyn Fn(u64) -> Option<u64>,
     ) -> Option<u64> {
         let step = check_step(millis(self.deadlines().write?));
-        let (activity, since) = slot.activity();
-        if activity != Activity::Writing {
-            return None;
-        }
+        let since = slot.writing()?;
         // Most writes end soon, and need no system call.
         if slot.unsent().is_none() && now.since(since) < step {
             return Some(since.0 + step);
@@ -453,8 +452,9 @@ impl Registry {
             let (activity, since) = slot.activity();
             let parked = activity == Activity::Parked;
             let waits = matches!(activity, Activity::Idle | Activity::Reading);
+            let since = slot.silent_since(since);
             let is_idle = parked || waits && now.since(since) >= waiting;
-            (is_idle && slot.abort_reason().is_none())
+            (is_idle && slot.writing().is_none() && slot.abort_reason().is_none())
                 .then(|| (!parked, since, slot.id(), activity))
         });
         // The clock is coarse: of two connections that are idle since the same tick, the older one
@@ -499,6 +499,15 @@ impl Registry {
         slot.abort(AbortReason::Asked);
         self.request_aborts();
         true
+    }
+
+    /// Requests the abort of a connection to which a writer writes, and whose peer takes nothing.
+    fn abort_writer(&self, id: u64, slot: u32) {
+        let slot = self.slot(slot);
+        if slot.id() == id && slot.abort(AbortReason::Write) {
+            count(&self.counters.counts().timed_out);
+            self.request_aborts();
+        }
     }
 
     /// Makes all processes check for connections with a stored abort reason.

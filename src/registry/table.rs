@@ -134,10 +134,13 @@ impl AbortReason {
 
 /// The slot of one connection. All zero at first.
 #[derive(Debug, Default)]
-#[repr(align(32))]
 pub(crate) struct Slot {
     /// The activity (an index of `ACTIVITIES`, 3 bits), and since when.
     activity: AtomicU64,
+    /// When a write last began, moved bytes or ended; the lowest bit: whether one waits.
+    output: AtomicU64,
+    /// When a [`Writer`](crate::net::Writer) last moved bytes, in seconds, rounded up.
+    pushed: AtomicU32,
     received: AtomicU64,
     sent: AtomicU64,
     /// When the current request began, plus one; zero between requests.
@@ -145,7 +148,7 @@ pub(crate) struct Slot {
     /// How many bytes were received before the current request, and how long the request has waited
     /// for input, in milliseconds.
     received_before: AtomicU64,
-    waited: AtomicU64,
+    waited: AtomicU32,
     /// The number of the connection; zero while the slot is free.
     id: AtomicU64,
     accepted: AtomicU64,
@@ -165,6 +168,11 @@ pub(crate) struct Slot {
     pub(crate) counted: AtomicU8,
     /// Non-zero once the server has ended the connection while it was idle.
     ended: AtomicU8,
+}
+
+/// The state of the output, in one word.
+const fn output(since: Millis, waits: bool) -> u64 {
+    since.0 << 1 | waits as u64
 }
 
 /// An activity, and since when, in one word.
@@ -200,6 +208,8 @@ pub(crate) struct Table {
 
 shareable!(Slot {
     activity,
+    output,
+    pushed,
     received,
     sent,
     began,
@@ -247,6 +257,8 @@ impl Table {
         let slot = self.slot(index);
         slot.received.store(0, Relaxed);
         slot.sent.store(0, Relaxed);
+        slot.output.store(0, Relaxed);
+        slot.pushed.store(0, Relaxed);
         slot.end_request();
         slot.abort.store(0, Relaxed);
         slot.counted.store(0, Relaxed);
@@ -306,8 +318,36 @@ impl Slot {
 
     /// Stores the activity that the connection enters.
     pub(crate) fn enter(&self, activity: Activity, now: Millis) {
-        self.unsent.store(0, Relaxed);
         self.activity.store(packed(activity, now), Relaxed);
+    }
+
+    /// Stores that a write waits from now on.
+    pub(crate) fn begin_write(&self, now: Millis) {
+        self.unsent.store(0, Relaxed);
+        self.output.store(output(now, true), Relaxed);
+    }
+
+    /// Stores that no write waits any more.
+    pub(crate) fn end_write(&self, now: Millis) {
+        self.output.store(output(now, false), Relaxed);
+    }
+
+    /// Since when a write has waited without progress, if one waits.
+    pub(crate) fn writing(&self) -> Option<Millis> {
+        let output = self.output.load(Relaxed);
+        (output & 1 == 1).then_some(Millis(output >> 1))
+    }
+
+    /// Stores that a writer has moved bytes.
+    pub(crate) fn push(&self, now: Millis) {
+        self.pushed.store((now.0 / 1000 + 1) as u32, Relaxed);
+    }
+
+    /// Since when nothing has moved in either direction, for a connection that has waited for input since `since`.
+    pub(crate) fn silent_since(&self, since: Millis) -> Millis {
+        let output = self.output.load(Relaxed) >> 1;
+        let pushed = u64::from(self.pushed.load(Relaxed)) * 1000;
+        Millis(since.0.max(output).max(pushed))
     }
 
     /// How many bytes of a waiting write the peer had not taken at the last check.
@@ -325,16 +365,20 @@ impl Slot {
         let before = self.unsent();
         self.unsent.store(left + 1, Relaxed);
         if before.is_none_or(|before| left < before) {
-            let (old, new) = (
-                packed(Activity::Writing, since),
-                packed(Activity::Writing, now),
-            );
-            // A write that has ended meanwhile has stored another activity.
-            let _ = self.activity.compare_exchange(old, new, Relaxed, Relaxed);
+            let (old, new) = (output(since, true), output(now, true));
+            // A write that has ended meanwhile has stored another state.
+            let _ = self.output.compare_exchange(old, new, Relaxed, Relaxed);
         }
     }
 
-    /// The activity, and since when.
+    /// The activity as users see it, and since when: a write that waits counts as the activity.
+    pub(crate) fn shown(&self) -> (Activity, Millis) {
+        let writing = self.writing().map(|since| (Activity::Writing, since));
+        writing.unwrap_or_else(|| self.activity())
+    }
+
+    /// The activity, and since when; never [`Activity::Writing`], because the two directions of a connection may
+    /// be in use at the same time.
     pub(crate) fn activity(&self) -> (Activity, Millis) {
         let packed = self.activity.load(Relaxed);
         let activity = ACTIVITIES.get((packed & 7) as usize);
@@ -381,7 +425,8 @@ impl Slot {
     /// [`add_received`](Self::add_received).
     pub(crate) fn add_waited(&self, time: u64) {
         let waited = self.waited.load(Relaxed);
-        self.waited.store(waited.wrapping_add(time), Relaxed);
+        let time = u32::try_from(time).unwrap_or(u32::MAX);
+        self.waited.store(waited.saturating_add(time), Relaxed);
     }
 
     pub(crate) fn received(&self) -> u64 {
@@ -418,7 +463,10 @@ impl Slot {
     pub(crate) fn progress(&self) -> (u64, u64) {
         let received = self.received();
         let before = self.received_before.load(Relaxed);
-        (received.wrapping_sub(before), self.waited.load(Relaxed))
+        (
+            received.wrapping_sub(before),
+            u64::from(self.waited.load(Relaxed)),
+        )
     }
 
     /// Stores why the connection is aborted, unless a reason is stored. Returns whether this is the
@@ -546,6 +594,6 @@ mod tests {
             slot.enter(activity, Millis(1));
             assert_eq!(slot.activity().0, activity);
         }
-        assert!(size_of::<Slot>() <= 96, "{} bytes", size_of::<Slot>());
+        assert!(size_of::<Slot>() <= 104, "{} bytes", size_of::<Slot>());
     }
 }

@@ -1,7 +1,7 @@
 //! poll(2) with a deadline.
 
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::Instant;
 
 use rustix::event::epoll::{self, CreateFlags, EventData, EventFlags};
@@ -49,6 +49,13 @@ pub(crate) fn poll(fds: &mut [PollFd<'_>], deadline: Option<Instant>) -> io::Res
 pub(crate) fn is_readable(fd: &impl AsFd) -> io::Result<bool> {
     let mut fds = [PollFd::new(fd, PollFlags::IN)];
     Ok(poll(&mut fds, Some(Instant::now()))? > 0)
+}
+
+/// Returns whether the peer of a socket has ended its side of the connection, or the connection has failed. Never
+/// blocks.
+pub(crate) fn is_hung_up(fd: BorrowedFd<'_>) -> bool {
+    let mut fds = [PollFd::from_borrowed_fd(fd, PollFlags::RDHUP)];
+    poll(&mut fds, Some(Instant::now())).is_ok_and(|ready| ready > 0)
 }
 
 /// Returns a descriptor that polls as readable while one of `fds` does.

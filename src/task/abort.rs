@@ -23,6 +23,9 @@ pub(crate) trait Host: Send + Sync {
     /// Removes the registration of [`watch`](Self::watch).
     fn forget(&self, handler: HandlerId);
 
+    /// Notes that no future polls the connection any more: a wait in which one has polled it has ended.
+    fn end_polls(&self, handler: HandlerId);
+
     /// Returns the threads that run the scopes of handlers that are not coroutines.
     fn threads(&self) -> &Threads;
 }

@@ -17,6 +17,8 @@ pub(crate) struct Local {
     /// The handler that the task runs, in whole or in part.
     handling: RefCell<Option<Handling>>,
     signal: OnceCell<(Arc<Signal>, Waker)>,
+    /// Whether a future of the current wait has polled the connection of the handler.
+    polled: Cell<bool>,
 }
 
 /// A running handler.
@@ -97,6 +99,21 @@ impl Local {
         Inherited {
             deadline: self.deadline(),
             handling,
+        }
+    }
+
+    /// Notes that a future of the current wait has polled the connection of the handler.
+    pub(crate) fn note_poll(&self) {
+        self.polled.set(true);
+    }
+
+    /// Tells the host that no future polls the connection any more, if one has.
+    pub(crate) fn end_polls(&self) {
+        if !self.polled.replace(false) {
+            return;
+        }
+        if let Some(handling) = &*self.handling.borrow() {
+            handling.host.end_polls(handling.handler);
         }
     }
 

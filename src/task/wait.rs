@@ -15,7 +15,7 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::panic::resume_unwind;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::task::{Poll, Waker};
+use std::task::{Poll, Waker, ready};
 use std::time::{Duration, Instant};
 
 use rustix::event::PollFd;
@@ -143,13 +143,60 @@ impl Source {
         Ok(into_pooled(fd, &on_stack, count))
     }
 
+    /// Repeats `attempt`, which must not block, until it succeeds or fails with another error than `EAGAIN`; after
+    /// that one, wakes `waker` once the descriptor is ready. `attempt` returns what it does for
+    /// [`complete`](Self::complete).
+    ///
+    /// # Errors
+    ///
+    /// - `Unsupported`: the caller is not within [`until`].
+    /// - Any other error of `attempt`, or as epoll_ctl(2).
+    pub(crate) fn poll_complete<R>(
+        &self,
+        waker: &Waker,
+        fd: BorrowedFd<'_>,
+        interest: Interest,
+        mut attempt: impl FnMut() -> rustix::io::Result<(R, bool)>,
+    ) -> Poll<io::Result<R>> {
+        if self.is_exhausted(interest) {
+            ready!(self.poll(waker, fd, interest))?;
+        }
+        loop {
+            match attempt() {
+                Err(Errno::INTR) => {}
+                Err(Errno::AGAIN) => {
+                    self.exhaust(interest);
+                    ready!(self.poll(waker, fd, interest))?;
+                }
+                Err(err) => return Poll::Ready(Err(err.into())),
+                Ok((result, all)) => {
+                    if all {
+                        self.exhaust(interest);
+                    }
+                    return Poll::Ready(Ok(result));
+                }
+            }
+        }
+    }
+
+    /// Returns whether a read would certainly fail with `EAGAIN`. A write always attempts first, as the send buffer
+    /// nearly always has room.
+    fn is_exhausted(&self, interest: Interest) -> bool {
+        #[cfg(feature = "coroutines")]
+        if let Some(worker) = here().filter(|_| interest == Interest::Read) {
+            return self.place.is_exhausted(&worker);
+        }
+        #[cfg(not(feature = "coroutines"))]
+        let _ = interest;
+        false
+    }
+
     /// Returns whether the descriptor may be ready; if not, wakes `waker` once it is. The caller has made an
     /// attempt, and has marked the descriptor as [exhausted](Self::exhaust).
     ///
     /// # Errors
     ///
-    /// `Unsupported` on a thread outside of [`until`]; else as epoll_ctl(2).
-    #[cfg_attr(not(test), expect(dead_code, reason = "no connection is polled yet"))]
+    /// `Unsupported` outside of [`until`]; else as epoll_ctl(2).
     pub(crate) fn poll(
         &self,
         waker: &Waker,

@@ -1,15 +1,19 @@
 //! What a handler can do with a connection.
 
+use std::future::poll_fn;
 use std::io::{self, BufRead, Read, Write};
 use std::net::Shutdown;
 use std::sync::mpsc::{Receiver, channel};
 use std::time::Duration;
 
+use futures_lite::future::or;
 use socketserver::net::{Accepted, Bind, TcpConnection, UnixAddress};
+use socketserver::observe::Activity;
 use socketserver::python::ThreadingTcpServer;
+use socketserver::task::block_on;
 use socketserver::{Connection, Server, ServerGuard, Tcp, UnixStream};
 
-use crate::support::{Client, DEADLINE, Target};
+use crate::support::{Client, DEADLINE, Target, poll_until};
 
 /// Starts a server whose handler's results come back, and a client.
 fn serve<R: Send + 'static>(
@@ -348,4 +352,39 @@ fn a_timeout_may_be_beyond_the_reach_of_the_clock() {
     let mut answer = String::new();
     out.read_to_string(&mut answer).expect("an answer");
     assert_eq!(answer, "hello");
+}
+
+#[test]
+fn a_connection_counts_as_reading_only_while_a_future_waits_for_it() {
+    let (stop, stopped) = async_channel::bounded::<()>(1);
+    let (go_on, wait) = async_channel::bounded::<()>(1);
+    let (guard, _client, results) = serve(move |conn| {
+        let mut byte = [0];
+        let input = poll_fn(|cx| conn.poll_read(cx, &mut byte).map_ok(Some));
+        let other = async {
+            stopped
+                .recv()
+                .await
+                .map(|()| None)
+                .map_err(io::Error::other)
+        };
+        let first = block_on(or(input, other)).unwrap().unwrap();
+        block_on(wait.recv()).unwrap().unwrap();
+        first
+    });
+    let activity = || {
+        let connections = guard.handle().connections();
+        connections.first().map(|connection| connection.activity)
+    };
+    let becomes = |wanted| {
+        poll_until(&format!("{wanted}"), DEADLINE, || {
+            (activity() == Some(wanted)).then_some(())
+        });
+    };
+    becomes(Activity::Reading);
+    block_on(stop.send(())).unwrap().unwrap();
+    // The future was dropped half-way.
+    becomes(Activity::Running);
+    block_on(go_on.send(())).unwrap().unwrap();
+    assert_eq!(results.recv_timeout(DEADLINE).unwrap(), None);
 }

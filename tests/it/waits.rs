@@ -9,7 +9,7 @@ use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::{SocketAddr as Name, UnixDatagram as Socket};
 use std::sync::Mutex;
 use std::sync::mpsc::{Receiver, channel};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use socketserver::model::Driver;
 use socketserver::net::{Accepted, TcpConnection, UnixAddress, UnixConnection, Writer};
@@ -46,10 +46,12 @@ const NUMBERS: u8 = 3;
 /// write to the first client. Returns how the writes end.
 fn written_to_by(
     workers: usize,
+    write_timeout: Option<Duration>,
     write: fn(Writer, u8) -> io::Result<()>,
 ) -> (ServerGuard, SocketAddr, Receiver<io::Result<()>>) {
     let first: Mutex<Option<Writer>> = Mutex::new(None);
     let server = Server::<Tcp>::builder().model(coroutines(workers));
+    let server = server.write_timeout(write_timeout);
     let server = server.bind("127.0.0.1:0").expect("bind");
     let addr = server.local_addrs()[0].socket_addr().expect("an address");
     let (ends, ended) = channel();
@@ -97,7 +99,7 @@ fn write(mut writer: Writer, number: u8) -> io::Result<()> {
 #[test]
 fn several_writers_and_a_reader_wait_for_one_connection() {
     for workers in [1, 3] {
-        let (_guard, addr, ended) = written_to_by(workers, write);
+        let (_guard, addr, ended) = written_to_by(workers, None, write);
         let mut reader = ask(addr, 0);
         answers(&reader, b'!');
         let _others: Vec<_> = (1..=NUMBERS).map(|number| ask(addr, number)).collect();
@@ -119,19 +121,41 @@ fn several_writers_and_a_reader_wait_for_one_connection() {
 }
 
 #[test]
-fn a_writer_gives_up_a_peer_that_takes_nothing_for_a_second() {
-    let (_guard, addr, ended) = written_to_by(1, |writer, number| {
-        let start = Instant::now();
-        let written = write(writer, number);
-        assert!(start.elapsed() >= Duration::from_secs(1));
-        written
-    });
-    let reader = ask(addr, 0);
+fn a_peer_that_takes_nothing_is_aborted_at_the_write_timeout() {
+    let timeout = Duration::from_millis(300);
+    let (guard, addr, ended) = written_to_by(1, Some(timeout), write);
+    let mut reader = ask(addr, 0);
     answers(&reader, b'!');
     let _other = ask(addr, 1);
     answers(&ask(addr, b'?'), b'?');
     let given_up = ended.recv_timeout(DEADLINE).unwrap().unwrap_err();
     assert_eq!(given_up.kind(), io::ErrorKind::TimedOut);
+    assert!(given_up.to_string().contains("write timeout"), "{given_up}");
+    // The connection is over: after what was sent, the end or a reset comes, but no answer.
+    let _ = reader.write_all(b"x");
+    let mut rest = Vec::new();
+    let _ = reader.read_to_end(&mut rest);
+    assert!(!rest.contains(&b'.'));
+    assert_eq!(guard.handle().totals().timed_out, 1);
+}
+
+#[test]
+fn a_bounded_write_gives_up_and_aborts_nothing() {
+    let (_guard, addr, ended) = written_to_by(1, None, |mut writer, number| {
+        writer.set_write_timeout(Some(Duration::from_millis(50)))?;
+        write(writer, number)
+    });
+    let mut reader = ask(addr, 0);
+    answers(&reader, b'!');
+    let _other = ask(addr, 1);
+    let given_up = ended.recv_timeout(DEADLINE).unwrap().unwrap_err();
+    assert_eq!(given_up.kind(), io::ErrorKind::TimedOut);
+    // Its handler still answers, after the part that was sent.
+    reader.write_all(b"x").unwrap();
+    let mut rest = Vec::new();
+    reader.read_to_end(&mut rest).unwrap();
+    assert_eq!(rest.pop(), Some(b'.'));
+    assert!(rest.iter().all(|byte| *byte == 1));
 }
 
 #[test]

@@ -333,7 +333,7 @@ impl Place {
     }
 
     /// Returns whether a read would certainly fail with `EAGAIN`.
-    fn is_exhausted(&self, worker: &Worker) -> bool {
+    pub(crate) fn is_exhausted(&self, worker: &Worker) -> bool {
         let Some(index) = self.index(worker) else {
             return false;
         };

@@ -178,6 +178,15 @@ pub(crate) fn beside(start: Box<dyn FnOnce() + Send>) -> io::Result<()> {
 /// for it.
 pub(super) struct RecheckOnDrop<'a>(&'a Signal);
 
+/// Ends the polls of the handler's connection when this guard is dropped: the futures of the wait are gone.
+struct EndPollsOnDrop<'a>(&'a Local);
+
+impl Drop for EndPollsOnDrop<'_> {
+    fn drop(&mut self) {
+        self.0.end_polls();
+    }
+}
+
 impl<'a> RecheckOnDrop<'a> {
     pub(super) const fn new(signal: &'a Signal) -> Self {
         Self(signal)
@@ -203,6 +212,7 @@ pub(crate) fn until<R>(mut poll: impl FnMut(&mut Context<'_>) -> Poll<R>) -> io:
     let mut context = Context::from_waker(waker);
     let _recheck = RecheckOnDrop::new(signal);
     let _watching = matches!(task, Task::Thread(_)).then(watched::Entered::new);
+    let _polls = EndPollsOnDrop(task.local());
     loop {
         signal.clear();
         if let Poll::Ready(result) = poll(&mut context) {
