@@ -392,6 +392,13 @@ impl<C: Connection> Layer<C> for TlsLayer {
         self.advance(below, |_| Ok(true)).map(drop)
     }
 
+    fn try_open(&mut self, below: &mut C) -> io::Result<bool>
+    where
+        C: Managed,
+    {
+        self.advance(below, |below| below.gather(&|input| !input.is_empty()))
+    }
+
     fn read(&mut self, below: &mut C, buf: &mut [u8]) -> io::Result<usize> {
         if buf.is_empty() {
             return Ok(0);
