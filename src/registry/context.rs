@@ -13,6 +13,7 @@ use crate::registry::session::SessionSlot;
 use crate::registry::table::{AbortReason, Activity, Slot};
 use crate::registry::{Registry, SETTLE};
 use crate::sys::clock::Millis;
+use crate::sys::poll::Interest;
 use crate::task::abort::HandlerId;
 use crate::task::local::Entered;
 use crate::task::wait::Task;
@@ -278,7 +279,7 @@ impl Context {
         if let Some(slot) = slot.filter(|slot| slot.activity().0 == Activity::Running) {
             slot.enter(Activity::Reading, Millis::now());
         }
-        self.note_poll();
+        self.note_poll(Interest::Read);
     }
 
     /// Stores that a future waits until the peer takes output.
@@ -286,13 +287,13 @@ impl Context {
         if self.slot().is_some_and(|slot| slot.writing().is_none()) {
             self.begin_write();
         }
-        self.note_poll();
+        self.note_poll(Interest::Write);
     }
 
-    /// Lets the wait around a poll call [`Registry::end_polls`] when it ends: the future may be dropped half-way.
-    fn note_poll(&self) {
+    /// Lets the wait around a poll tell the registry when it ends: the future may be dropped half-way.
+    fn note_poll(&self, interest: Interest) {
         if self.registry.is_some() {
-            Task::here().local().note_poll();
+            Task::here().local().note_poll(interest);
         }
     }
 

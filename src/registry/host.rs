@@ -12,6 +12,7 @@ use std::time::Duration;
 use crate::registry::Registry;
 use crate::registry::table::{AbortReason, Activity};
 use crate::sys::clock::Millis;
+use crate::sys::poll::Directions;
 use crate::task::abort::{AbortSignal, HandlerId, Host};
 use crate::task::threads::{Limits, Threads};
 use crate::task::wait::Wakeup;
@@ -154,16 +155,16 @@ impl Host for Registry {
         self.waits.aborts().signals.remove(&handler.id);
     }
 
-    fn end_polls(&self, handler: HandlerId) {
+    fn end_polls(&self, handler: HandlerId, polled: Directions) {
         let Some(index) = handler.slot.checked_sub(1) else {
             return;
         };
         let (slot, now) = (self.slot(index), Millis::now());
         if slot.id() == handler.id {
-            if slot.activity().0 == Activity::Reading {
+            if polled.read && slot.activity().0 == Activity::Reading {
                 slot.enter(Activity::Running, now);
             }
-            if slot.writing().is_some() {
+            if polled.write && slot.writing().is_some() {
                 slot.end_write(now);
             }
         }

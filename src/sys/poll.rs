@@ -25,6 +25,25 @@ impl From<Interest> for PollFlags {
     }
 }
 
+/// A set of directions.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Directions {
+    pub(crate) read: bool,
+    pub(crate) write: bool,
+}
+
+impl Directions {
+    pub(crate) const fn with(self, interest: Interest) -> Self {
+        match interest {
+            Interest::Read => Self { read: true, ..self },
+            Interest::Write => Self {
+                write: true,
+                ..self
+            },
+        }
+    }
+}
+
 /// Blocks the thread until a descriptor is ready. Returns how many are: 0 at the deadline. A signal
 /// does not end the wait.
 ///

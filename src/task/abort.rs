@@ -3,6 +3,7 @@
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
+use crate::sys::poll::Directions;
 use crate::task::signal::Signal;
 use crate::task::threads::Threads;
 
@@ -23,8 +24,9 @@ pub(crate) trait Host: Send + Sync {
     /// Removes the registration of [`watch`](Self::watch).
     fn forget(&self, handler: HandlerId);
 
-    /// Notes that no future polls the connection any more: a wait in which one has polled it has ended.
-    fn end_polls(&self, handler: HandlerId);
+    /// Notes that no future polls the connection in these directions any more: a wait in which one has polled it
+    /// has ended.
+    fn end_polls(&self, handler: HandlerId, polled: Directions);
 
     /// Returns the threads that run the scopes of handlers that are not coroutines.
     fn threads(&self) -> &Threads;

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::task::Waker;
 use std::time::Instant;
 
+use crate::sys::poll::{Directions, Interest};
 use crate::task::abort::{AbortSignal, HandlerId, Host};
 use crate::task::signal::Signal;
 use crate::task::wait::{Target, Task};
@@ -17,8 +18,8 @@ pub(crate) struct Local {
     /// The handler that the task runs, in whole or in part.
     handling: RefCell<Option<Handling>>,
     signal: OnceCell<(Arc<Signal>, Waker)>,
-    /// Whether a future of the current wait has polled the connection of the handler.
-    polled: Cell<bool>,
+    /// The directions in which futures of the current wait have polled the connection of the handler.
+    polled: Cell<Directions>,
 }
 
 /// A running handler.
@@ -103,17 +104,18 @@ impl Local {
     }
 
     /// Notes that a future of the current wait has polled the connection of the handler.
-    pub(crate) fn note_poll(&self) {
-        self.polled.set(true);
+    pub(crate) fn note_poll(&self, interest: Interest) {
+        self.polled.set(self.polled.get().with(interest));
     }
 
-    /// Tells the host that no future polls the connection any more, if one has.
+    /// Tells the host that no future of this task polls the connection any more, if one has.
     pub(crate) fn end_polls(&self) {
-        if !self.polled.replace(false) {
+        let polled = self.polled.take();
+        if polled == Directions::default() {
             return;
         }
         if let Some(handling) = &*self.handling.borrow() {
-            handling.host.end_polls(handling.handler);
+            handling.host.end_polls(handling.handler, polled);
         }
     }
 

@@ -1,6 +1,6 @@
 //! What a handler can do with a connection.
 
-use std::future::poll_fn;
+use std::future::{pending, poll_fn};
 use std::io::{self, BufRead, Read, Write};
 use std::net::Shutdown;
 use std::sync::mpsc::{Receiver, channel};
@@ -8,10 +8,10 @@ use std::time::Duration;
 
 use futures_lite::future::or;
 use socketserver::net::{Accepted, Bind, TcpConnection, UnixAddress};
-use socketserver::observe::Activity;
+use socketserver::observe::{AbortReason, Activity};
 use socketserver::python::ThreadingTcpServer;
-use socketserver::task::block_on;
-use socketserver::{Connection, Server, ServerGuard, Tcp, UnixStream};
+use socketserver::task::{block_on, scope};
+use socketserver::{Connection, Server, ServerGuard, Tcp, Threading, UnixStream};
 
 use crate::support::{Client, DEADLINE, Target, poll_until};
 
@@ -270,6 +270,32 @@ fn a_peer_that_is_gone_is_an_error_and_a_disconnect() {
 }
 
 #[test]
+fn an_abort_by_the_server_is_no_disconnect() {
+    let (failures, wait) = channel();
+    let (waits, waiting) = channel();
+    let server = Server::<Tcp>::builder()
+        .model(Threading::default())
+        .on_error(move |failure| {
+            let kind = failure.io_error().map(io::Error::kind);
+            let seen = (kind, failure.abort_reason(), failure.is_disconnect());
+            failures.send(seen).unwrap();
+        })
+        .bind("127.0.0.1:0")
+        .unwrap();
+    let _client = Target::parse(&server.urls()[0]).connect();
+    let guard = server.spawn(move |conn: &mut TcpConnection| {
+        waits.send(conn.id()).unwrap();
+        block_on(pending::<()>())
+    });
+    let guard = guard.unwrap();
+    let id = waiting.recv_timeout(DEADLINE).unwrap();
+    assert!(guard.handle().abort(id));
+    let aborted = Some(io::ErrorKind::ConnectionAborted);
+    let expected = (aborted, Some(AbortReason::Asked), false);
+    assert_eq!(wait.recv_timeout(DEADLINE).unwrap(), expected);
+}
+
+#[test]
 fn addresses_and_ids_are_those_of_the_connection() {
     let server = ThreadingTcpServer::bind("127.0.0.1:0").unwrap();
     let addr = server.local_addrs()[0].socket_addr().unwrap();
@@ -387,4 +413,40 @@ fn a_connection_counts_as_reading_only_while_a_future_waits_for_it() {
     becomes(Activity::Running);
     block_on(go_on.send(())).unwrap().unwrap();
     assert_eq!(results.recv_timeout(DEADLINE).unwrap(), None);
+}
+
+#[test]
+fn a_future_that_has_polled_one_half_leaves_the_other_one_writing() {
+    let (stop, stopped) = async_channel::bounded::<()>(1);
+    let (ended, ends) = async_channel::bounded::<()>(1);
+    let (guard, mut client, results) = serve(move |conn| {
+        let (mut input, mut output) = conn.halves().unwrap();
+        scope(|scope| {
+            // More than the buffers of both ends hold.
+            let sends = scope
+                .spawn(move || output.write_all(&vec![0; 16 << 20]))
+                .unwrap();
+            let mut byte = [0];
+            let input = poll_fn(|cx| input.poll_read(cx, &mut byte));
+            let other = async { stopped.recv().await.map(|()| 0).map_err(io::Error::other) };
+            let first = block_on(or(input, other)).unwrap().unwrap();
+            block_on(ended.send(())).unwrap().unwrap();
+            sends.join().unwrap().unwrap();
+            first
+        })
+    });
+    let writes = || {
+        let connections = guard.handle().connections();
+        let first = connections.first();
+        first.is_some_and(|connection| connection.activity == Activity::Writing)
+    };
+    poll_until("the connection writes", DEADLINE, || writes().then_some(()));
+    block_on(stop.send(())).unwrap().unwrap();
+    block_on(ends.recv()).unwrap().unwrap();
+    // A write that goes on may have begun anew.
+    poll_until("the connection still writes", DEADLINE, || {
+        writes().then_some(())
+    });
+    io::copy(&mut client, &mut io::sink()).unwrap();
+    assert_eq!(results.recv_timeout(DEADLINE).unwrap(), 0);
 }

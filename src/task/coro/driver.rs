@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use rustix::event::{EventfdFlags, eventfd};
 
+pub(crate) use crate::sys::poll::Directions;
 use crate::task::coro::epoll::Epoll;
 use crate::task::coro::inbox::Wake;
 use crate::task::coro::uring::{Lent, Uring};
@@ -14,7 +15,8 @@ use crate::task::coro::uring::{Lent, Uring};
 /// Waits for descriptors; the io_uring driver also receives.
 pub(crate) trait Drive {
     /// Reports each edge of a descriptor under `token`, from now on. If the descriptor is ready already, that is
-    /// an edge too. `before` has the directions that are watched already.
+    /// an edge too. `before` has the directions that are watched already. A direction is watched only once a coroutine
+    /// has waited for it: a Unix socket would report an edge for writing after each message that its peer reads.
     fn watch(
         &mut self,
         fd: BorrowedFd<'_>,
@@ -52,16 +54,6 @@ pub(crate) trait Drive {
     fn cancel(&mut self, task: u32) {
         let _ = task;
     }
-}
-
-/// The watched directions of a descriptor.
-///
-/// A direction is watched only once a coroutine has waited for it: a Unix socket would report an edge for
-/// writing after each message that its peer reads.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Directions {
-    pub(crate) read: bool,
-    pub(crate) write: bool,
 }
 
 /// An event that a driver reports.

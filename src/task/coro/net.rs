@@ -67,18 +67,6 @@ pub(crate) enum Waiter {
 /// The size of the stack buffer that the driver receives into while a connection has no buffer.
 const STACK_BUFFER: usize = 512;
 
-impl Directions {
-    const fn with(self, interest: Interest) -> Self {
-        match interest {
-            Interest::Read => Self { read: true, ..self },
-            Interest::Write => Self {
-                write: true,
-                ..self
-            },
-        }
-    }
-}
-
 impl Waiter {
     fn is(&self, other: &Self) -> bool {
         match (self, other) {
