@@ -1,19 +1,21 @@
-//! The layer that puts TLS on a connection: it holds the state of rustls, and moves bytes between
-//! that and the connection below.
+//! The layer that puts TLS on a connection: it moves bytes between the connection below and the
+//! session.
 
 use std::fmt;
-use std::io::{self, Read, Write};
+use std::io::{self, Write};
 use std::sync::Arc;
+use std::task::{self, Poll, ready};
 
 use rustls::pki_types::ServerName;
 use rustls::{ClientConfig, ClientConnection, HandshakeKind, ProtocolVersion, ServerConnection};
 
 use crate::buffers::BUFFER;
-use crate::net::{Connection, Layer, Layered, LayeredConnection, Managed};
+use crate::net::{Connection, Layer, Layered, LayeredConnection, Managed, ReadHalf, WriteHalf};
 use crate::tls::certificate::Certificate;
 use crate::tls::config::{Loaded, Version};
-use crate::tls::files::invalid;
+use crate::tls::halves::halves;
 use crate::tls::reload::TlsConfig;
+use crate::tls::session::{Session, encrypt, failure, poll_input, unless_gone, unless_late};
 
 /// TLS over another transport: `Tls<Tcp>`, `Tls<UnixStream>`.
 ///
@@ -74,6 +76,9 @@ pub type TlsConnection<C> = LayeredConnection<C, TlsLayer>;
 /// Each write is a record of at most 16 KiB, or several, with some 22 bytes of overhead each, and is
 /// sent at once. With a [write buffer](Connection::set_write_buffer) several records leave together.
 ///
+/// A [`poll_write`](Connection::poll_write) that is pending may have encrypted its bytes, so the next one continues
+/// with the same bytes, which the caller passes again.
+///
 /// # Examples
 ///
 /// A handler that greets each client by the name in its certificate.
@@ -98,28 +103,6 @@ pub struct TlsLayer {
 enum Role {
     Server(Loaded),
     Client(Arc<ClientConfig>, ServerName<'static>),
-}
-
-/// The state of rustls, and what it has told. No method waits.
-struct Session {
-    rustls: rustls::Connection,
-    /// How many bytes of plain text rustls holds.
-    unread: usize,
-    /// Plain text that was received while the connection was parked, for the hook that judges it.
-    gathered: Vec<u8>,
-    end: End,
-    /// The peer has sent something.
-    begun: bool,
-}
-
-/// Whether, and how, the peer has ended its stream.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum End {
-    Open,
-    /// With close_notify.
-    Closed,
-    /// Without.
-    Truncated,
 }
 
 impl TlsLayer {
@@ -193,13 +176,7 @@ impl TlsLayer {
     fn begin(&mut self) -> io::Result<&mut Session> {
         let session = match self.session.take() {
             Some(session) => session,
-            None => Box::new(Session {
-                rustls: self.role.connection().map_err(failure)?,
-                unread: 0,
-                gathered: Vec::new(),
-                end: End::Open,
-                begun: false,
-            }),
+            None => Box::new(Session::new(self.role.connection().map_err(failure)?)),
         };
         Ok(self.session.insert(session))
     }
@@ -230,7 +207,7 @@ impl TlsLayer {
                 return Err(io::Error::new(err.kind(), format!("TLS handshake: {err}")));
             }
             // A client may send all that it has, and the end, with its last handshake message.
-            if session.end != End::Open && session.rustls.is_handshaking() {
+            if session.has_ended() && session.rustls.is_handshaking() {
                 let text = "the peer has ended the stream amid the TLS handshake";
                 return Err(io::Error::new(io::ErrorKind::UnexpectedEof, text));
             }
@@ -265,128 +242,6 @@ impl Role {
     }
 }
 
-impl Session {
-    /// Whether a read returns at once.
-    const fn has_input(&self) -> bool {
-        self.unread > 0 || !self.gathered.is_empty() || !matches!(self.end, End::Open)
-    }
-
-    /// Takes plain text, or the end of the stream; `None` if more must be received first.
-    fn take(&mut self, buf: &mut [u8]) -> Option<io::Result<usize>> {
-        if !self.gathered.is_empty() {
-            let count = self.gathered.len().min(buf.len());
-            buf[..count].copy_from_slice(&self.gathered[..count]);
-            self.gathered.drain(..count);
-            return Some(Ok(count));
-        }
-        if self.unread > 0 {
-            let taken = self.rustls.reader().read(buf);
-            self.unread -= taken.as_ref().map_or(self.unread, |count| *count);
-            return Some(taken);
-        }
-        match self.end {
-            End::Open => None,
-            End::Closed => Some(Ok(0)),
-            End::Truncated => Some(Err(io::Error::new(
-                io::ErrorKind::UnexpectedEof,
-                "the peer has ended the stream without close_notify",
-            ))),
-        }
-    }
-
-    /// Decrypts input of the connection below, until there is plain text. Waits for input if there
-    /// is none.
-    fn receive<C: Connection>(&mut self, below: &mut C) -> io::Result<()> {
-        let input = below.fill_buf()?;
-        let is_first = !std::mem::replace(&mut self.begun, true);
-        let result = if is_first && input.first().is_some_and(|kind| !is_record(*kind)) {
-            Err((input.len(), not_tls(input)))
-        } else {
-            self.feed(input)
-        };
-        match result {
-            Ok(count) => {
-                below.consume(count);
-                Ok(())
-            }
-            Err((count, err)) => {
-                below.consume(count);
-                // The alert that says why. The peer may have gone.
-                let _ = self.send(below).and_then(|()| below.flush());
-                Err(err)
-            }
-        }
-    }
-
-    /// Decrypts `input`, until there is plain text. Returns how many bytes that took, also with an
-    /// error. Empty input is the end of the stream.
-    fn feed(&mut self, input: &[u8]) -> Result<usize, (usize, io::Error)> {
-        let mut rest = input;
-        loop {
-            let taken = |rest: &[u8]| input.len() - rest.len();
-            let read = self.rustls.read_tls(&mut rest);
-            let count = read.map_err(|err| (taken(rest), err))?;
-            let state = self.rustls.process_new_packets();
-            let state = state.map_err(|err| (input.len(), failure(err)))?;
-            self.unread = state.plaintext_bytes_to_read();
-            if state.peer_has_closed() {
-                self.end = End::Closed;
-            } else if input.is_empty() {
-                self.end = End::Truncated;
-            }
-            if rest.is_empty() || count == 0 || self.unread > 0 {
-                return Ok(taken(rest));
-            }
-        }
-    }
-
-    /// Sends what rustls has encrypted, a record at a time.
-    fn send<C: Connection>(&mut self, below: &mut C) -> io::Result<()> {
-        while self.rustls.wants_write() {
-            self.rustls.write_tls(below)?;
-        }
-        Ok(())
-    }
-
-    /// Sends the messages of a handshake together.
-    fn send_flight<C: Connection>(&mut self, below: &mut C) -> io::Result<()> {
-        let mut flight = Vec::new();
-        while self.rustls.wants_write() {
-            self.rustls.write_tls(&mut flight)?;
-        }
-        if flight.is_empty() {
-            return Ok(());
-        }
-        below.write_all(&flight)?;
-        below.flush()
-    }
-}
-
-/// The error of a connection, from one of rustls.
-fn failure(err: rustls::Error) -> io::Error {
-    invalid(err.to_string())
-}
-
-/// Whether a byte begins a record (RFC 8446, section 5.1).
-const fn is_record(kind: u8) -> bool {
-    matches!(kind, 0x14..=0x18)
-}
-
-/// The error about a peer that does not speak TLS at all, such as a browser with an http URL.
-fn not_tls(input: &[u8]) -> io::Error {
-    let start = String::from_utf8_lossy(&input[..input.len().min(16)]);
-    let start = start.escape_debug();
-    invalid(format!(
-        "the peer does not speak TLS: its first bytes are \"{start}\""
-    ))
-}
-
-/// Whether a write failed because the peer is gone.
-fn is_gone(err: &io::Error) -> bool {
-    use io::ErrorKind::{BrokenPipe, ConnectionReset, NotConnected};
-    matches!(err.kind(), BrokenPipe | ConnectionReset | NotConnected)
-}
-
 impl<C: Connection> Layer<C> for TlsLayer {
     fn open(&mut self, below: &mut C) -> io::Result<()> {
         self.advance(below, |_| Ok(true)).map(drop)
@@ -419,11 +274,9 @@ impl<C: Connection> Layer<C> for TlsLayer {
         // A write that has timed out has left a part of its records.
         session.send(below)?;
         let count = session.rustls.writer().write(buf)?;
-        match session.send(below) {
-            // The records are kept, and the next write continues with them.
-            Err(err) if err.kind() != io::ErrorKind::TimedOut => Err(err),
-            _ => Ok(count),
-        }
+        // What is not sent in time is kept, and the next write continues with it.
+        unless_late(session.send(below))?;
+        Ok(count)
     }
 
     fn flush(&mut self, below: &mut C) -> io::Result<()> {
@@ -452,15 +305,9 @@ impl<C: Connection> Layer<C> for TlsLayer {
             return below.gather(&any);
         };
         loop {
-            let held = session.gathered.len();
-            session.gathered.resize(held + session.unread, 0);
-            session
-                .rustls
-                .reader()
-                .read_exact(&mut session.gathered[held..])?;
-            session.unread = 0;
+            session.gather()?;
             let gathered = &session.gathered;
-            if session.end != End::Open || gathered.len() >= BUFFER {
+            if session.has_ended() || gathered.len() >= BUFFER {
                 return Ok(true);
             }
             if any(gathered) && is_whole(gathered) {
@@ -477,11 +324,60 @@ impl<C: Connection> Layer<C> for TlsLayer {
         let session = self.session()?;
         session.send(below)?;
         session.rustls.send_close_notify();
-        match session.send(below) {
-            // The output before it has been sent.
-            Err(err) if is_gone(&err) => Ok(()),
-            sent => sent,
+        // The output before it has been sent.
+        unless_gone(session.send(below))
+    }
+
+    fn halves<'a>(
+        &'a mut self,
+        below: (ReadHalf<'a>, WriteHalf<'a>),
+    ) -> io::Result<(ReadHalf<'a>, WriteHalf<'a>)> {
+        Ok(halves(self.session()?, below))
+    }
+
+    fn poll_read(
+        &mut self,
+        below: &mut C,
+        cx: &mut task::Context<'_>,
+        buf: &mut [u8],
+    ) -> Poll<io::Result<usize>> {
+        if buf.is_empty() {
+            return Poll::Ready(Ok(0));
         }
+        let session = self.session()?;
+        loop {
+            if let Some(taken) = session.take(buf) {
+                return Poll::Ready(taken);
+            }
+            session.seal()?;
+            ready!(
+                session
+                    .outgoing
+                    .poll_send(|bytes| below.poll_write(cx, bytes))
+            )?;
+            ready!(poll_input(
+                cx,
+                |cx, raw| below.poll_read(cx, raw),
+                |raw| session.digest(raw)
+            ))?;
+        }
+    }
+
+    fn poll_write(
+        &mut self,
+        below: &mut C,
+        cx: &mut task::Context<'_>,
+        buf: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        let session = self.session()?;
+        let Session {
+            rustls, outgoing, ..
+        } = session;
+        outgoing.poll_write(
+            buf,
+            |buf, bytes| encrypt(rustls, buf, bytes),
+            |bytes| below.poll_write(cx, bytes),
+        )
     }
 
     /// Sends no message, which the client could not read before the handshake.

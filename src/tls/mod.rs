@@ -9,8 +9,10 @@ pub(crate) mod client;
 pub(crate) mod clients;
 pub(crate) mod config;
 pub(crate) mod files;
+pub(crate) mod halves;
 pub(crate) mod layer;
 pub(crate) mod reload;
+pub(crate) mod session;
 pub(crate) mod tickets;
 
 pub use certificate::{Certificate, Name};

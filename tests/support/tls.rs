@@ -131,6 +131,18 @@ impl<S: Read + Write + AsFd + Send + 'static> Below for S {}
 /// Returns the plain end of a TLS client. A thread encrypts and decrypts. The handshake begins with
 /// the first byte that is written, or with the end of the output.
 pub(crate) fn plain(below: impl Below, config: ClientConfig) -> UnixStream {
+    plain_with(below, config, Keys::Stay)
+}
+
+/// Whether a client changes its keys, and demands that the server does, with each block of output.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Keys {
+    Stay,
+    Change,
+}
+
+/// As [`plain`].
+pub(crate) fn plain_with(below: impl Below, config: ClientConfig, keys: Keys) -> UnixStream {
     let (inner, outer) = UnixStream::pair().expect("a pair of sockets");
     outer
         .set_read_timeout(Some(DEADLINE))
@@ -146,6 +158,7 @@ pub(crate) fn plain(below: impl Below, config: ClientConfig) -> UnixStream {
         inner,
         tls,
         received: Vec::new(),
+        keys,
         begun: false,
         output_ended: false,
         input_ended: false,
@@ -162,6 +175,7 @@ struct Pump<S> {
     tls: ClientConnection,
     /// Plain text that the test has not taken.
     received: Vec<u8>,
+    keys: Keys,
     begun: bool,
     output_ended: bool,
     input_ended: bool,
@@ -244,7 +258,12 @@ impl<S: Below> Pump<S> {
                 }
                 SockRef::from(&self.below).shutdown(Shutdown::Write)
             }
-            Some(count) => self.tls.writer().write_all(&bytes[..count]),
+            Some(count) => {
+                if self.keys == Keys::Change && !self.tls.is_handshaking() {
+                    self.tls.refresh_traffic_keys().map_err(io::Error::other)?;
+                }
+                self.tls.writer().write_all(&bytes[..count])
+            }
             None => Ok(()),
         }
     }

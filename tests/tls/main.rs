@@ -7,6 +7,7 @@ mod support;
 mod certificates;
 mod clients;
 mod connector;
+mod duplex;
 mod handshakes;
 mod hostile;
 mod protocol;
