@@ -1,5 +1,5 @@
 //! TLS over any stream transport (feature `tls`): [`Tls<T>`](Tls) for servers, [`Connector`] for
-//! connections to other servers.
+//! connections to other servers. [The manual](crate::manual::tls) has a page about it.
 //!
 //! The protocol is that of the crate `rustls`: TLS 1.2 and 1.3, without renegotiation, compression
 //! and early data, and with the cryptography of `ring`.
