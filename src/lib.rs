@@ -44,7 +44,8 @@
 //! 10. [Doing two things at once](manual::doing_two_things): channels, locks and deadlines in handlers,
 //!     and closures that run side by side.
 //! 11. [Several processes](manual::several_processes): forking, worker processes, and their deaths.
-//! 12. [Coming from Python](manual::coming_from_python): each name of Python's `socketserver` and its
+//! 12. [TLS](manual::tls): certificates, clients, reloads, and connections to other servers.
+//! 13. [Coming from Python](manual::coming_from_python): each name of Python's `socketserver` and its
 //!     counterpart.
 //!
 //! # Features
@@ -54,6 +55,7 @@
 //! | feature | adds |
 //! |---|---|
 //! | `coroutines` | the model [`Coroutines`](manual::coroutines), over io_uring(7) or epoll(7) |
+//! | `tls` | the module [`tls`](manual::tls): TLS over any stream transport, and TLS connections to other servers |
 //! | `tracing` | the observer `observe::Tracing`, which turns each [`Event`](observe::Event) into an event of the `tracing` crate |
 //!
 //! # Platform
@@ -93,6 +95,8 @@ mod shared;
 mod sys;
 pub mod task;
 pub mod testing;
+#[cfg(feature = "tls")]
+pub mod tls;
 
 pub use accept::report::{Handled, Report};
 pub use builder::Builder;

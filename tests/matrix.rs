@@ -17,7 +17,17 @@ use support::{Gate, ServerProcess, poll_until};
 mod server;
 
 /// `counted` is the wrapping transport of `examples/counting.rs`.
-const TRANSPORTS: [&str; 5] = ["tcp", "udp", "unix", "unixgram", "counted"];
+const TRANSPORTS: &[&str] = &[
+    "tcp",
+    "udp",
+    "unix",
+    "unixgram",
+    "counted",
+    #[cfg(feature = "tls")]
+    "tls",
+    #[cfg(feature = "tls")]
+    "tls_unix",
+];
 
 /// A model, how many of its handlers run at once in a test server, and whether they share memory.
 #[derive(Clone, Copy)]
@@ -171,12 +181,12 @@ fn main() -> ExitCode {
         return server::main(&args[1..]);
     }
     let mut trials = Vec::new();
-    for transport in TRANSPORTS {
+    for &transport in TRANSPORTS {
         for &model in MODELS {
-            let streams = if matches!(transport, "tcp" | "unix" | "counted") {
-                &STREAM_SCENARIOS[..]
-            } else {
+            let streams = if matches!(transport, "udp" | "unixgram") {
                 &[]
+            } else {
+                &STREAM_SCENARIOS[..]
             };
             let available = support::is_available(model.name);
             for &(name, check) in SCENARIOS.iter().chain(streams) {

@@ -10,6 +10,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::limits::Limits;
 use crate::listen::Url;
+use crate::tls::Tls;
 
 /// Serves small services over TCP, UDP and Unix sockets, and compares concurrency models.
 #[derive(Debug, Parser)]
@@ -33,6 +34,7 @@ Examples:
   socketserver serve echo --listen 'tcp://[::]:7007' --listen 'udp://[::]:7007' --listen unix:///tmp/echo.sock
   socketserver serve daytime --model prefork:pool --workers 4 --max-connections 1000
   socketserver serve echo --max-per-address 20 --rate 500 --at-limit 'refuse:busy\\n'
+  socketserver serve hello --listen 'tcp://[::]:7443' --tls-cert cert.pem --tls-key key.pem
 
 URLs:
   tcp://HOST:PORT  udp://HOST:PORT     port 0 picks a free port; a host name binds all its addresses
@@ -45,10 +47,12 @@ Options of one listener, the query of its URL: 'tcp://[::]:7007?v6only&backlog=1
   v6only      tcp, udp         [::] takes no IPv4, so 0.0.0.0 can have the same port
   backlog=N   tcp, unix        how many connections the kernel holds until they are accepted
   mode=OCTAL  unix, unixgram   the permissions of the socket file, whatever the umask: mode=660
+  tls=off     tcp, unix, fd    no TLS on this listener, for a server with --tls-cert
 
 Signals:
   SIGTERM and SIGINT stop the server: it drains, and exits. A second one aborts the connections that
   are left. Idle connections are served during --idle-grace, and then get the end of the stream.
+  SIGHUP makes a server with --tls-cert read its certificates again before its next connection.
 
 Exit status:
   0 everything was served, 1 failure, 2 wrong usage,
@@ -114,6 +118,8 @@ pub(crate) struct Options {
     /// Write a line for each event to standard error
     #[arg(long)]
     pub(crate) log: bool,
+    #[command(flatten)]
+    pub(crate) tls: Tls,
     #[command(flatten)]
     pub(crate) limits: Limits,
 }
@@ -299,7 +305,7 @@ impl Options {
                 "--driver is for the models coroutines and prefork:coroutines; leave it out with any other model",
             );
         }
-        None
+        self.tls.conflict()
     }
 }
 

@@ -7,10 +7,10 @@ use anyhow::{anyhow, bail};
 use socketserver::net::Either;
 use socketserver::{Tcp, Udp, UnixDatagram, UnixStream};
 
-use crate::listen::Any;
+use crate::listen::Bound;
 
 /// Takes ownership of the bound socket that was inherited as descriptor `number`.
-pub(crate) fn adopt(number: i32) -> anyhow::Result<Any> {
+pub(crate) fn adopt(number: i32) -> anyhow::Result<Bound> {
     if number < 3 {
         bail!(
             "descriptors 0 to 2 are the standard streams; pass the socket on as descriptor 3 or higher"

@@ -37,6 +37,9 @@ pub(crate) struct Limits {
     /// How long a new connection may send nothing; seconds, or none
     #[arg(long, value_name = "SECONDS", default_value = "10", value_parser = timeout)]
     first_byte_timeout: Timeout,
+    /// How long the TLS handshake of a connection may take; seconds, or none
+    #[arg(long, value_name = "SECONDS", default_value = "5", value_parser = timeout)]
+    handshake_timeout: Timeout,
     /// How long a connection may be silent after its first byte; seconds, or none
     #[arg(long, value_name = "SECONDS", default_value = "60", value_parser = timeout)]
     idle_timeout: Timeout,
@@ -92,6 +95,7 @@ impl Limits {
             .rate(rate)
             .at_limit(self.at_limit.clone())
             .first_byte_timeout(self.first_byte_timeout.0)
+            .handshake_timeout(self.handshake_timeout.0)
             .idle_timeout(self.idle_timeout.0)
             .request_timeout(self.request_timeout.0)
             .write_timeout(self.write_timeout.0)

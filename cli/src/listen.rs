@@ -10,13 +10,19 @@ use std::vec;
 
 use anyhow::{Context, bail};
 use socketserver::net::{Either, UnixAddress};
+use socketserver::tls::{Tls, TlsConfig};
 use socketserver::{Tcp, Udp, UnixDatagram, UnixStream};
 
 use crate::resolve::Resolved;
 use crate::{inherited, signals};
 
 /// All transports in one type: one server serves all listeners of the command.
-pub(crate) type Any = Either<Either<Tcp, UnixStream>, Either<Udp, UnixDatagram>>;
+pub(crate) type Any = Either<Either<Plain, Tls<Plain>>, Either<Udp, UnixDatagram>>;
+
+/// A bound socket, before TLS.
+pub(crate) type Bound = Either<Plain, Either<Udp, UnixDatagram>>;
+
+type Plain = Either<Tcp, UnixStream>;
 
 /// The URL of a listener, checked.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -49,13 +55,15 @@ struct Options {
     v6_only: bool,
     backlog: Option<u32>,
     mode: Option<u32>,
+    tls_off: bool,
 }
 
 /// Each option as it is written, and the schemes that have it.
-const OPTIONS: [(&str, &[&str]); 3] = [
+const OPTIONS: [(&str, &[&str]); 4] = [
     ("v6only", &["tcp", "udp"]),
     ("backlog=N", &["tcp", "unix"]),
     ("mode=OCTAL", &["unix", "unixgram"]),
+    ("tls=off", &["tcp", "unix", "fd"]),
 ];
 
 const FORMS: &str = "a URL is tcp://HOST:PORT, udp://HOST:PORT, unix:///PATH, unix:@NAME, unixgram:///PATH, unixgram:@NAME or fd://N";
@@ -197,6 +205,10 @@ impl Options {
                 ("v6only", Some(_)) => {
                     return Err("the option v6only takes no value: ?v6only".to_owned());
                 }
+                ("tls", Some("off")) => options.tls_off = true,
+                ("tls", _) => {
+                    return Err("the option tls takes the value off: ?tls=off".to_owned());
+                }
                 ("backlog", _) => options.backlog = Some(backlog(value)?),
                 _ => options.mode = Some(mode(value)?),
             }
@@ -229,9 +241,6 @@ fn options_of(scheme: &str) -> String {
         .filter(|(_, schemes)| schemes.contains(&scheme))
         .map(|(form, _)| *form)
         .collect();
-    if there.is_empty() {
-        return "it has none".to_owned();
-    }
     format!("it has {}", there.join(" and "))
 }
 
@@ -253,7 +262,7 @@ fn mode(value: Option<&str>) -> Result<u32, String> {
 /// Inherited descriptors are adopted before anything is opened: a number names what the parent passed
 /// on, and not what this program opened later. Names are resolved before anything is bound: a signal
 /// that comes meanwhile ends the program at once, and leaves no socket file behind.
-pub(crate) fn all(urls: &[Url]) -> anyhow::Result<Vec<Any>> {
+pub(crate) fn all(urls: &[Url], tls: Option<&TlsConfig>) -> anyhow::Result<Vec<Any>> {
     let mut adopted = BTreeMap::new();
     for url in urls {
         if let Target::Fd(number) = url.target {
@@ -269,12 +278,26 @@ pub(crate) fn all(urls: &[Url]) -> anyhow::Result<Vec<Any>> {
     signals::before_binding();
     let mut listeners = Vec::new();
     for (url, name) in urls.iter().zip(names) {
-        match &url.target {
-            Target::Fd(number) => listeners.extend(adopted.remove(number)),
-            target => listeners.extend(target.bind(name, &url.options)?),
-        }
+        let bound = match &url.target {
+            Target::Fd(number) => adopted.remove(number).into_iter().collect(),
+            target => target.bind(name, &url.options)?,
+        };
+        let tls = tls.filter(|_| !url.options.tls_off);
+        listeners.extend(bound.into_iter().flat_map(|bound| wrapped(bound, tls)));
     }
     Ok(listeners)
+}
+
+/// Puts TLS on a stream listener.
+fn wrapped(bound: Bound, tls: Option<&TlsConfig>) -> Vec<Any> {
+    match (bound, tls) {
+        (Either::Left(stream), Some(tls)) => {
+            let secure = tls.listen([stream]).into_iter();
+            secure.map(|it| Either::Left(Either::Right(it))).collect()
+        }
+        (Either::Left(stream), None) => vec![Either::Left(Either::Left(stream))],
+        (Either::Right(datagrams), _) => vec![Either::Right(datagrams)],
+    }
 }
 
 impl Target {
@@ -286,7 +309,7 @@ impl Target {
     }
 
     /// Binds what the URL names; `name` has the resolved addresses. Descriptors are adopted before.
-    fn bind(&self, name: Option<Resolved>, options: &Options) -> anyhow::Result<Vec<Any>> {
+    fn bind(&self, name: Option<Resolved>, options: &Options) -> anyhow::Result<Vec<Bound>> {
         let resolved = |at| name.unwrap_or_else(|| Resolved::new(at));
         Ok(match self {
             Self::Tcp(at) => {
@@ -406,20 +429,20 @@ mod tests {
         let both = Options {
             v6_only: true,
             backlog: Some(16),
-            mode: None,
+            ..Options::default()
         };
         let tcp = Target::Tcp(at("::", 0));
         options("tcp://[::]:0?backlog=16&v6only", tcp, both);
         let file = Options {
-            v6_only: false,
             backlog: Some(0),
             mode: Some(0o660),
+            ..Options::default()
         };
         let unix = Target::Unix(UnixAddress::from("/s"));
         options("unix:///s?mode=0660&backlog=0", unix, file);
         bad(
             "tcp://[::]:0?",
-            "tcp: has no option \"\"; it has v6only and backlog=N",
+            "tcp: has no option \"\"; it has v6only and backlog=N and tls=off",
         );
         bad(
             "tcp://[::]:0?v6",
@@ -432,13 +455,21 @@ mod tests {
         );
         bad(
             "unix:///s?v6only",
-            "unix: has no option \"v6only\"; it has backlog=N and mode=OCTAL",
+            "unix: has no option \"v6only\"; it has backlog=N and mode=OCTAL and tls=off",
         );
         bad("unixgram:///s?backlog=1", "it has mode=OCTAL");
         bad(
             "fd://3?backlog=1",
-            "fd: has no option \"backlog\"; it has none",
+            "fd: has no option \"backlog\"; it has tls=off",
         );
+        let plain = Options {
+            tls_off: true,
+            ..Options::default()
+        };
+        options("fd://3?tls=off", Target::Fd(3), plain);
+        bad("unix:///s?tls=on", "the option tls takes the value off");
+        bad("unix:///s?tls", "the option tls takes the value off");
+        bad("udp://[::]:0?tls=off", "udp: has no option \"tls\"");
         bad("tcp://[::]:0?v6only&v6only", "v6only is given twice");
         bad("unix:///s?mode=600&mode=600", "mode is given twice");
         bad("tcp://[::]:0?v6only=1", "v6only takes no value");

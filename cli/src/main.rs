@@ -12,6 +12,7 @@ mod resolve;
 mod serve;
 mod services;
 mod signals;
+mod tls;
 mod workload;
 
 use std::panic;

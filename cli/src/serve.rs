@@ -46,7 +46,7 @@ pub(crate) fn run(task: Task, options: Options) -> anyhow::Result<Report> {
         ),
         Model::One(Inner::Forking) => serve(task, options, Forking::default()),
         Model::One(Inner::Coroutines) => {
-            let model = coroutines(options.driver, workers);
+            let model = coroutines(&options, workers);
             serve(task, options, model)
         }
         Model::Prefork(Inner::Sequential) => {
@@ -63,7 +63,7 @@ pub(crate) fn run(task: Task, options: Options) -> anyhow::Result<Report> {
         }
         // One worker in each process: the processes use the processors.
         Model::Prefork(Inner::Coroutines) => {
-            let model = coroutines(options.driver, Some(1));
+            let model = coroutines(&options, Some(1));
             serve(task, options, prefork(workers, model))
         }
     }
@@ -75,13 +75,14 @@ fn prefork<M>(workers: Option<usize>, model: M) -> Prefork<M> {
 }
 
 #[expect(unsafe_code, reason = "the contract of coroutines")]
-fn coroutines(driver: args::Driver, workers: Option<usize>) -> Coroutines {
+fn coroutines(options: &Options, workers: Option<usize>) -> Coroutines {
     // SAFETY: the tasks read, write, compute, sleep and format text; nothing that they call restores a
     // thread-local after a blocking call.
     let model = unsafe { Coroutines::new() };
-    // Eight times the deepest stack that was measured.
-    let model = model.stack_size(64 * 1024);
-    let model = model.driver(match driver {
+    // Eight times the deepest stack that was measured without TLS; a handshake needs more.
+    let kib = if options.tls.is_on() { 256 } else { 64 };
+    let model = model.stack_size(kib * 1024);
+    let model = model.driver(match options.driver {
         args::Driver::Auto => Driver::Auto,
         args::Driver::Epoll => Driver::Epoll,
         args::Driver::Uring => Driver::Uring,
@@ -114,7 +115,8 @@ fn serve<M: ServerModel>(task: Task, options: Options, model: M) -> anyhow::Resu
     if options.log {
         builder = builder.observer(|event: &Event<'_>| say_event(event));
     }
-    let listeners = listen::all(&options.listen)?;
+    let tls = options.tls.load()?;
+    let listeners = listen::all(&options.listen, tls.as_ref())?;
     log::start();
     let urls: Vec<_> = listeners.iter().map(Transport::url).collect();
     let peers = Peers {
@@ -129,6 +131,9 @@ fn serve<M: ServerModel>(task: Task, options: Options, model: M) -> anyhow::Resu
         handle.clone(),
         options.limits.stop_times(options.drain_timeout),
     );
+    if let Some(tls) = tls {
+        signals::reload(tls)?;
+    }
     if let Some(note) = short_of_descriptors(&options, handle.limits().max_connections) {
         say(format_args!("socketserver: {note}"));
     }

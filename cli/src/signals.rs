@@ -1,5 +1,5 @@
 //! Signals. SIGTERM and SIGINT stop the server: the first one drains, the second one aborts. Before
-//! anything is bound they end the program. `init` waits for signals by the functions at the end.
+//! anything is bound they end the program. SIGHUP makes a server read its certificates again. `init` waits for signals by the functions at the end.
 #![expect(unsafe_code, reason = "signal handlers, masks and waits")]
 
 use std::fmt;
@@ -17,6 +17,7 @@ use signal_hook::SigId;
 use signal_hook::consts::{SIGCHLD, SIGHUP, SIGINT, SIGTERM};
 use signal_hook::low_level::{exit, register, unregister};
 use socketserver::ServerHandle;
+use socketserver::tls::TlsConfig;
 
 use crate::log;
 
@@ -72,6 +73,13 @@ impl Handlers {
             unregister(id);
         }
     }
+}
+
+/// From now on SIGHUP makes the server read its certificates again, in all its processes.
+pub(crate) fn reload(tls: TlsConfig) -> anyhow::Result<()> {
+    // SAFETY: the handler calls a method that is documented as async-signal-safe.
+    let handler = unsafe { register(SIGHUP, move || tls.request_reload()) };
+    handler.context("handle SIGHUP").map(drop)
 }
 
 /// From now on a signal does not end the program at once: the server stops in order.

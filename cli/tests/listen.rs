@@ -146,7 +146,7 @@ fn options_that_a_listener_does_not_have_are_wrong_usage() {
         "unix:///s?owner=1",
         &["\"owner\"", "backlog=N and mode=OCTAL"],
     );
-    is_wrong("fd://3?mode=1", &["\"mode\"", "it has none"]);
+    is_wrong("fd://3?mode=1", &["\"mode\"", "it has tls=off"]);
     is_wrong("tcp://[::]:0?v6only&v6only", &["v6only is given twice"]);
     is_wrong("unix:///s?mode=9", &["mode", "octal"]);
     is_wrong("tcp://[::]:0?backlog=x", &["backlog", "number"]);

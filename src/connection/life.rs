@@ -19,6 +19,15 @@ use crate::registry::info::{Subject, Traffic};
 use crate::registry::table::{AbortReason, Activity, Slot};
 use crate::shared::Shared;
 
+/// How a connection is opened that lacks input for that.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Opening {
+    /// It is parked, because a wait would hold a thread.
+    Parks,
+    /// It waits here, which holds a coroutine, or a process of its own.
+    Waits,
+}
+
 type DynHandler<R> = Box<dyn Fn(&mut R) -> Outcome + Send + Sync>;
 
 /// The service of a server: its handler, its hooks and its state.
@@ -96,22 +105,34 @@ impl<R: Managed> Service<R> {
         }
     }
 
-    /// Calls the handler; for a connection that the server has ended, only `finish` of its session.
-    /// An error or a panic ends this connection only.
-    pub(crate) fn handle(&self, request: &mut R) -> Ended {
+    /// Calls the handler, once the connection is open; for a connection that the server has ended,
+    /// only `finish` of its session. An error or a panic ends this connection only.
+    pub(crate) fn handle(&self, request: &mut R, opening: Opening) -> Ended {
         if request.context().session().is_over() {
             return self.finish(request, Ended::Completed);
         }
         // A request that begins during a stop is the last of its connection. After a request that
         // began earlier, the connection may be parked for the rest of the grace.
         let is_last = self.shared.lifecycle.stopping();
-        request.context().begin_request();
-        self.hooks.emit(|| Event::Started {
-            subject: request.context().subject(),
-            id: request.id(),
-        });
-        let opened = hooks::call(|| request.open()).and_then(|opened| opened.map_err(Into::into));
-        let outcome = opened.and_then(|()| self.call(request));
+        // A handshake that goes on has begun the request.
+        if !request.context().is_in_handshake() {
+            request.context().begin_request();
+            self.hooks.emit(|| Event::Started {
+                subject: request.context().subject(),
+                id: request.id(),
+            });
+        }
+        let parks = opening == Opening::Parks && self.parks;
+        let open = || match parks {
+            true => request.try_open(),
+            false => request.open().map(|()| true),
+        };
+        let opened = hooks::call(open).and_then(|opened| opened.map_err(Into::into));
+        let outcome = match opened {
+            Ok(false) => return Ended::Parked,
+            Ok(true) => self.call(request),
+            Err(err) => Err(err),
+        };
         request.context().end_request();
         // Stored before the close, so that a client with a complete reply knows that the worker has
         // served.
@@ -136,7 +157,7 @@ impl<R: Managed> Service<R> {
     /// Calls the handler as [`handle`](Self::handle) does, for a connection or datagram that cannot
     /// be parked.
     pub(crate) fn handle_once(&self, request: &mut R) -> Ended {
-        match self.handle(request) {
+        match self.handle(request, Opening::Waits) {
             Ended::Parked => self.finish(request, Ended::Completed),
             ended => ended,
         }
@@ -165,10 +186,10 @@ impl<R: Managed> Service<R> {
         }
     }
 
-    /// Serves one connection or datagram to its end, or until its handler returns `Park`. The
-    /// caller counts the result.
-    pub(crate) fn serve(&self, request: &mut R) -> Ended {
-        match self.handle(request) {
+    /// Serves one connection or datagram to its end, or until it is to be parked. The caller counts
+    /// the result.
+    pub(crate) fn serve(&self, request: &mut R, opening: Opening) -> Ended {
+        match self.handle(request, opening) {
             Ended::Parked => Ended::Parked,
             handled => self.close(request, handled),
         }
@@ -209,8 +230,9 @@ impl<R: Managed> Service<R> {
             },
         };
         let (subject, id) = (request.context().subject(), request.id());
+        let opens = request.context().is_in_handshake();
         let parked = parking.park(request, permits);
-        if parked.is_ok() {
+        if parked.is_ok() && !opens {
             self.hooks.emit(|| Event::Parked { subject, id });
         }
         // The wait of the accept loop does not include a parking that is new, be it empty: the next
@@ -444,14 +466,14 @@ pub(crate) struct Job<R> {
 
 impl<R: Managed> Job<R> {
     /// Serves the connection or datagram here, until it has ended or is parked.
-    pub(crate) fn run(self) {
+    pub(crate) fn run(self, opening: Opening) {
         let Self {
             mut request,
             service,
             mut permits,
         } = self;
         let ended = loop {
-            match service.serve(&mut request) {
+            match service.serve(&mut request, opening) {
                 Ended::Parked => {}
                 ended => break ended,
             }

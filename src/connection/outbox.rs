@@ -5,7 +5,7 @@ use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::admission::permits::Permits;
-use crate::connection::life::{Job, Service};
+use crate::connection::life::{Job, Opening, Service};
 use crate::counters::Ended;
 use crate::net::Managed;
 use crate::task::coro::inbox::Message;
@@ -67,7 +67,7 @@ impl<R: Managed> Outbox<R> {
     /// other handlers of this round have returned too.
     pub(crate) fn serve(self: Arc<Self>, job: Job<R>) {
         let Some(worker) = self.runtime.place_here() else {
-            return job.run();
+            return job.run(Opening::Waits);
         };
         let Job {
             mut request,

@@ -83,7 +83,7 @@ impl<R: Managed> Parking<R> {
         // The lock keeps the accept loop from taking events, so the connection is in the map before
         // its event is seen.
         let mut state = self.state();
-        if state.closed {
+        if state.closed && !request.context().is_in_handshake() {
             let not_parked = if request.has_input() {
                 NotParked::Ready
             } else {
@@ -134,11 +134,11 @@ impl<R: Managed> Parking<R> {
 
     /// Closes the parking when the idle grace is over: it parks no connection from now on, and
     /// returns those that have neither input nor a session. A connection with a session becomes
-    /// ready, so that the session finishes in its model.
+    /// ready, so that the session finishes in its model; one whose handshake goes on stays.
     pub(crate) fn close(&self) -> Vec<Parked<R>> {
         let state = &mut *self.state();
         if state.closed {
-            // The connections that are left are ready to be dispatched.
+            // The connections that are left are ready to be dispatched, or in their handshake.
             return Vec::new();
         }
         state.closed = true;
@@ -149,7 +149,10 @@ impl<R: Managed> Parking<R> {
         }
         let mut over = Vec::new();
         for (id, parked) in idle {
-            if parked.request.context().session().end() {
+            if parked.request.context().is_in_handshake() {
+                // Its client is to be served, so it stays until it has input, or its deadline.
+                state.parked.insert(id, parked);
+            } else if parked.request.context().session().end() {
                 parked.request.context().end();
                 state.ready.push(id);
                 state.parked.insert(id, parked);

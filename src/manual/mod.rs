@@ -22,3 +22,11 @@ pub mod several_processes;
 pub mod sharing_state;
 pub mod stopping;
 pub mod testing;
+#[cfg(feature = "tls")]
+pub mod tls;
+#[cfg(not(feature = "tls"))]
+pub mod tls {
+    //! TLS: certificates, clients, reloads, and connections to other servers.
+    //!
+    //! The module `socketserver::tls` and this page need the feature `tls`, which is off in this build.
+}

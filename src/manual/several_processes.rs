@@ -105,7 +105,7 @@
 //! process that calls it. A SIGTERM reaches one process, a SIGINT from a terminal all of them. Each
 //! process has the signal handlers that the program has installed before it serves.
 //!
-//! Next: [coming from Python](crate::manual::coming_from_python).
+//! Next: [TLS](crate::manual::tls).
 //!
 //! [`Forking`]: crate::Forking
 //! [`ServerHandle`]: crate::ServerHandle

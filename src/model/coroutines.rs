@@ -10,7 +10,7 @@ use crate::accept::Acceptor;
 use crate::accept::batch::Batch;
 use crate::accept::dispatch::{Dispatch, Model, Serving};
 use crate::accept::report::Report;
-use crate::connection::life::Service;
+use crate::connection::life::{Opening, Service};
 use crate::connection::outbox::{NOBODY, Outbox};
 use crate::error::{Error, Tried};
 use crate::model::on_room;
@@ -452,7 +452,7 @@ impl Dispatch for Spread {
             let outbox = outbox.filter(|_| job.request.ends_with_others());
             let run = move || match outbox {
                 Some(outbox) => outbox.serve(job),
-                None => job.run(),
+                None => job.run(Opening::Waits),
             };
             self.0.start(Box::new(run), label);
         }

@@ -14,7 +14,7 @@ use crate::accept::report::Report;
 use crate::address::Address;
 use crate::admission::permits::Permits;
 use crate::buffers;
-use crate::connection::life::{Job, Service, Tally};
+use crate::connection::life::{Job, Opening, Service, Tally};
 use crate::connection::parking::{Parked, Parking};
 use crate::counters::Ended;
 use crate::error::{Error, HandlerError};
@@ -354,7 +354,7 @@ fn leave_to_parent<R: Managed>(request: R) {
 /// Serves a connection or datagram to its end. A connection that parks waits here, in the child.
 fn serve<R: Managed>(service: &Service<R>, request: &mut R) -> Ended {
     loop {
-        match service.serve(request) {
+        match service.serve(request, Opening::Waits) {
             Ended::Parked => {}
             ended => return ended,
         }

@@ -5,6 +5,7 @@ use std::io;
 
 use crate::accept::batch::Batch;
 use crate::accept::dispatch::Serving;
+use crate::connection::life::Opening;
 use crate::model::on_room;
 use crate::net::Transport;
 use crate::shared::Shared;
@@ -59,7 +60,7 @@ impl Pooled {
         while !batch.requests.is_empty() {
             let reserved = threads.reserve()?;
             if let Some(job) = batch.next_job(serving) {
-                reserved.execute(Box::new(move || job.run()));
+                reserved.execute(Box::new(move || job.run(Opening::Parks)));
             }
         }
         Ok(())

@@ -5,6 +5,7 @@ use std::io;
 use crate::accept::batch::Batch;
 use crate::accept::dispatch::{Dispatch, Model, Serving};
 use crate::accept::report::Report;
+use crate::connection::life::Opening;
 use crate::error::Error;
 use crate::model::serve_here;
 use crate::net::{Managed, Transport};
@@ -49,8 +50,14 @@ impl Dispatch for Sequential {
             serving.service.serve_all(&mut batch.requests);
             batch.permits.keep(0);
         }
+        // A connection that is parked stays with its process. Of several processes, another may be
+        // free sooner, so each takes one connection at a time.
+        let opening = match serving.lifeline {
+            Some(_) => Opening::Waits,
+            None => Opening::Parks,
+        };
         while let Some(job) = batch.next_job(serving) {
-            job.run();
+            job.run(opening);
         }
         Ok(())
     }

@@ -121,6 +121,10 @@ impl<L: Managed, R: Managed> Managed for Either<L, R> {
         both!(self, side => side.open())
     }
 
+    fn try_open(&mut self) -> io::Result<bool> {
+        both!(self, side => side.try_open())
+    }
+
     fn wait(&mut self) -> io::Result<Waits<'_>> {
         both!(self, side => side.wait())
     }

@@ -69,6 +69,20 @@ pub trait Layer<C: Connection>: Send + 'static {
         Ok(())
     }
 
+    /// Advances as [`open`](Self::open) does, but does not wait for input: returns `false` if some
+    /// is missing, and is called again once there is more. [`Managed::gather`] receives without
+    /// blocking. For models in which a wait would hold a thread. Default: `open`, and `true`.
+    ///
+    /// # Errors
+    ///
+    /// As [`open`](Self::open).
+    fn try_open(&mut self, below: &mut C) -> io::Result<bool>
+    where
+        C: Managed,
+    {
+        self.open(below).map(|()| true)
+    }
+
     /// Reads as [`Read::read`] does. Output has been flushed before the call, unless
     /// [`has_input`](Self::has_input). Default: reads from the connection below.
     ///
@@ -366,7 +380,7 @@ enum State {
 }
 
 impl<C: Connection, L: Layer<C>> LayeredConnection<C, L> {
-    fn new(below: C, layer: L) -> Self {
+    pub(crate) fn new(below: C, layer: L) -> Self {
         Self {
             below,
             layer,
@@ -402,6 +416,23 @@ impl<C: Connection, L: Layer<C>> LayeredConnection<C, L> {
         }
         self.state = State::Finished;
         self.layer.finish(&mut self.below)
+    }
+
+    /// Opens the layer by `open`, unless it is open. Returns whether it is; if not, the handshake goes on.
+    fn open_layer(
+        &mut self,
+        open: impl FnOnce(&mut L, &mut C) -> io::Result<bool>,
+    ) -> io::Result<bool> {
+        if self.state != State::New {
+            return Ok(true);
+        }
+        self.below.context().begin_handshake();
+        let opened = open(&mut self.layer, &mut self.below);
+        if matches!(opened, Ok(false)) {
+            return Ok(false);
+        }
+        self.below.context().end_handshake();
+        opened.inspect(|_| self.state = State::Opened)
     }
 
     fn receive_input(&mut self) -> io::Result<()> {
@@ -441,15 +472,12 @@ impl<C: Connection + Managed, L: Layer<C>> Managed for LayeredConnection<C, L> {
 
     fn open(&mut self) -> io::Result<()> {
         self.below.open()?;
-        if self.state != State::New {
-            return Ok(());
-        }
-        self.below.context().begin_handshake();
-        let opened = self.layer.open(&mut self.below);
-        self.below.context().end_handshake();
-        opened?;
-        self.state = State::Opened;
-        Ok(())
+        self.open_layer(|layer, below| layer.open(below).map(|()| true))
+            .map(drop)
+    }
+
+    fn try_open(&mut self) -> io::Result<bool> {
+        Ok(self.below.try_open()? && self.open_layer(L::try_open)?)
     }
 
     fn wait(&mut self) -> io::Result<Waits<'_>> {
@@ -514,7 +542,8 @@ impl<C: Connection, L: Layer<C>> Connection for LayeredConnection<C, L> {
         }
         self.input.release();
         self.layer.flush(&mut self.below)?;
-        self.below.next_message()
+        // What has come may be no input of the layer, but its end.
+        Ok(self.below.next_message()? && !self.fill_buf()?.is_empty())
     }
 
     fn halves(&mut self) -> io::Result<(ReadHalf<'_>, WriteHalf<'_>)> {

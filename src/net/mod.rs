@@ -275,8 +275,19 @@ pub trait Managed: Accepted {
         Ok(())
     }
 
+    /// Prepares for the handler as [`open`](Self::open) does, but does not wait for input: returns
+    /// `false` if some is missing. The server then waits for what [`wait`](Self::wait) names,
+    /// without a thread, and calls this method again. Default: `open`, and `true`.
+    ///
+    /// # Errors
+    ///
+    /// As [`open`](Self::open).
+    fn try_open(&mut self) -> io::Result<bool> {
+        self.open().map(|()| true)
+    }
+
     /// Prepares to wait for the client without a thread, after the handler has returned
-    /// `Next::Park`, and returns what to wait for. May be called several times. Default:
+    /// `Next::Park` or [`try_open`](Self::try_open) `false`, and returns what to wait for. May be called several times. Default:
     /// [`Waits::Never`], which closes.
     ///
     /// # Errors

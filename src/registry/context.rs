@@ -212,6 +212,12 @@ impl Context {
         self.enter(Activity::Handshake);
     }
 
+    /// Whether the handshake of the connection has begun and not ended.
+    pub(crate) fn is_in_handshake(&self) -> bool {
+        let activity = self.slot().map(|slot| slot.activity().0);
+        activity == Some(Activity::Handshake)
+    }
+
     /// Ends the handshake of the connection.
     pub fn end_handshake(&self) {
         self.leave(Activity::Handshake, 0);

@@ -12,6 +12,8 @@
 
 pub(crate) mod models;
 mod poll;
+#[cfg(feature = "tls")]
+pub(crate) mod tls;
 
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream, UdpSocket};
@@ -63,6 +65,9 @@ pub(crate) enum Target {
     Udp(SocketAddr),
     Unix(PathBuf),
     UnixGram(PathBuf),
+    /// TLS over a stream.
+    #[cfg(feature = "tls")]
+    Tls(Box<Self>),
 }
 
 impl Target {
@@ -80,7 +85,7 @@ impl Target {
     }
 
     pub(crate) const fn is_stream(&self) -> bool {
-        matches!(self, Self::Tcp(_) | Self::Unix(_))
+        !matches!(self, Self::Udp(_) | Self::UnixGram(_))
     }
 
     /// Connects a stream client.
@@ -103,6 +108,18 @@ impl Target {
                 Box::new(client)
             }
             Self::Udp(_) | Self::UnixGram(_) => panic!("not a stream: {self:?}"),
+            #[cfg(feature = "tls")]
+            Self::Tls(below) => Box::new(match &**below {
+                Self::Tcp(addr) => {
+                    let below = TcpStream::connect_timeout(addr, patience)?;
+                    tls::plain(below, tls::Authority::shared().client())
+                }
+                Self::Unix(path) => {
+                    let below = UnixStream::connect(path)?;
+                    tls::plain(below, tls::Authority::shared().client())
+                }
+                _ => panic!("not a stream: {below:?}"),
+            }),
         })
     }
 
@@ -118,13 +135,6 @@ impl Target {
     /// Sends one command without waiting for its answer.
     pub(crate) fn send(&self, request: &str) -> Pending {
         match self {
-            Self::Tcp(_) | Self::Unix(_) => {
-                let mut client = self.connect();
-                client
-                    .write_all(format!("{request}\n").as_bytes())
-                    .expect("send");
-                Pending::Stream(client)
-            }
             Self::Udp(addr) => {
                 let client = UdpSocket::bind(if addr.is_ipv4() {
                     "127.0.0.1:0"
@@ -148,6 +158,13 @@ impl Target {
                     .expect("set a deadline");
                 client.send_to(request.as_bytes(), path).expect("send");
                 Pending::UnixGram(client)
+            }
+            _ => {
+                let mut client = self.connect();
+                client
+                    .write_all(format!("{request}\n").as_bytes())
+                    .expect("send");
+                Pending::Stream(client)
             }
         }
     }
@@ -264,7 +281,13 @@ impl ServerProcess {
                 return server;
             }
             if let Some(url) = line.strip_prefix("listening on ") {
-                server.targets.push(Target::parse(url));
+                let target = Target::parse(url);
+                #[cfg(feature = "tls")]
+                let target = match transport {
+                    "tls" | "tls_unix" => Target::Tls(Box::new(target)),
+                    _ => target,
+                };
+                server.targets.push(target);
             }
         }
     }
@@ -275,6 +298,11 @@ impl ServerProcess {
         // A server may give up its privileges before it binds.
         let all = std::fs::Permissions::from_mode(0o777);
         std::fs::set_permissions(directory.path(), all).expect("open the directory");
+        #[cfg(feature = "tls")]
+        if transport.starts_with("tls") {
+            let pair = tls::Authority::shared().issue(&["localhost"]);
+            pair.write(directory.path(), "server");
+        }
         let mut command = Command::new(std::env::current_exe().expect("this binary"));
         command.args([mode, transport, model]).args(options);
         command

@@ -65,6 +65,23 @@ macro_rules! commands {
 
 commands!(socketserver::net::TcpConnection, socketserver::net::UnixConnection, counting::CountedConnection; socketserver::net::UdpPacket, socketserver::net::UnixPacket);
 
+#[cfg(feature = "tls")]
+commands!(
+    socketserver::tls::TlsConnection<socketserver::net::TcpConnection>,
+    socketserver::tls::TlsConnection<socketserver::net::UnixConnection>;
+);
+
+/// Puts TLS on listeners, with the certificate in the current directory.
+#[cfg(feature = "tls")]
+fn with_tls<T: Transport<Accepted: Connection>>(
+    listeners: impl IntoIterator<Item = T>,
+) -> Vec<socketserver::tls::Tls<T>> {
+    let tls = socketserver::tls::TlsConfig::builder()
+        .certificate("server.pem", "server.key")
+        .build();
+    tls.expect("a certificate").listen(listeners)
+}
+
 /// State that handlers share, unless each has a process of its own.
 #[derive(Debug)]
 struct Shared {
@@ -268,6 +285,18 @@ pub(crate) fn main(args: &[String]) -> ExitCode {
             model,
             &options,
             [UnixDatagram::options().bind(here("g")).expect("bind")],
+        ),
+        #[cfg(feature = "tls")]
+        "tls" => with_model(
+            model,
+            &options,
+            with_tls(Tcp::options().bind("127.0.0.1:0").expect("bind")),
+        ),
+        #[cfg(feature = "tls")]
+        "tls_unix" => with_model(
+            model,
+            &options,
+            with_tls([UnixStream::options().bind(here("s")).expect("bind")]),
         ),
         _ => panic!("unknown transport {transport}"),
     }
