@@ -15,6 +15,9 @@ use crate::{fill, report, wait_for_start};
 /// An operation.
 const MEBIBYTE: usize = 1 << 20;
 
+/// The most that is on its way. With more, windows close, and now and then stay closed until a timer of the kernel expires.
+const IN_FLIGHT: usize = 256 << 10;
+
 /// How long nothing may move, in milliseconds.
 const PATIENCE: u16 = 10_000;
 
@@ -35,15 +38,17 @@ pub(crate) fn run(target: &Target, meter: &mut Meter) -> Result<()> {
     let (mut sent, mut received, mut ended) = (0, 0, 0);
     let mut began = Instant::now();
     while received < most {
+        let room = (received + IN_FLIGHT).min(most) - sent;
         let mut flags = PollFlags::POLLIN;
-        if sent < most {
+        if room > 0 {
             flags |= PollFlags::POLLOUT;
         }
         let mut fds = [PollFd::new(socket.as_fd(), flags)];
         let ready = poll(&mut fds, PollTimeout::from(PATIENCE))?;
         ensure!(ready > 0, "nothing has moved for {PATIENCE} ms");
-        if sent < most {
-            sent += progress(socket.write(&chunk[sent % MEBIBYTE..]))?;
+        if room > 0 {
+            let next = &chunk[sent % MEBIBYTE..];
+            sent += progress(socket.write(&next[..room.min(next.len())]))?;
         }
         received += receive(&socket, &chunk, &mut input, received)?;
         if received / MEBIBYTE > ended {

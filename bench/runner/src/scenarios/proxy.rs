@@ -35,7 +35,7 @@ pub(super) fn scenarios() -> Vec<Scenario> {
             promises: vec![promise(OURS, Cpu, HAPROXY, AtMost(0.8))],
             ..scenario(
                 "proxy-bulk",
-                "256 MiB through a relay and back, on one connection; an operation is a MiB",
+                "256 MiB through a relay and back, 256 KiB on their way, on one connection; an operation is a MiB",
                 Load::Bulk(BULK_MIB),
             )
         },
