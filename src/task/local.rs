@@ -18,6 +18,8 @@ pub(crate) struct Local {
     /// The handler that the task runs, in whole or in part.
     handling: RefCell<Option<Handling>>,
     signal: OnceCell<(Arc<Signal>, Waker)>,
+    /// The number of waits by the signal that are under way: more than one where they nest.
+    waits: Cell<usize>,
     /// The directions in which futures of the current wait have polled the connection of the handler.
     polled: Cell<Directions>,
 }
@@ -57,6 +59,18 @@ impl Local {
             let waker = Waker::from(Arc::clone(&signal));
             (signal, waker)
         })
+    }
+
+    /// Begins a wait by the signal.
+    pub(crate) fn begin_wait(&self) {
+        self.waits.set(self.waits.get() + 1);
+    }
+
+    /// Ends a wait by the signal. Returns whether it was within another one.
+    pub(crate) fn end_wait(&self) -> bool {
+        let outer = self.waits.get() - 1;
+        self.waits.set(outer);
+        outer > 0
     }
 
     pub(crate) fn deadline(&self) -> Option<Instant> {

@@ -334,7 +334,7 @@ fn block_for(
         let ready = poll(&mut fds, end)? > 0;
         return ready.then_some(()).ok_or_else(timed_out);
     };
-    let _recheck = RecheckOnDrop::new(signal);
+    let _recheck = RecheckOnDrop::new(local, signal);
     loop {
         signal.clear();
         if let Some(why) = local.watch_abort(signal) {
