@@ -9,7 +9,7 @@
 
 use std::env;
 use std::future::poll_fn;
-use std::io::{self, Read, Write};
+use std::io::{self, BufReader};
 use std::net::SocketAddr;
 use std::task::{Context as Cx, Poll, ready};
 use std::time::Duration;
@@ -75,14 +75,10 @@ fn copy(mut from: ReadHalf<'_>, mut to: WriteHalf<'_>) -> io::Result<()> {
     to.shutdown()
 }
 
-fn copy_large(mut from: ReadHalf<'_>, mut to: WriteHalf<'_>) -> io::Result<()> {
-    let mut buf = vec![0; LARGE];
-    loop {
-        match from.read(&mut buf)? {
-            0 => return to.shutdown(),
-            count => to.write_all(&buf[..count])?,
-        }
-    }
+fn copy_large(from: ReadHalf<'_>, mut to: WriteHalf<'_>) -> io::Result<()> {
+    // `io::copy` uses the buffer of a `BufReader` that is larger than its own.
+    io::copy(&mut BufReader::with_capacity(LARGE, from), &mut to)?;
+    to.shutdown()
 }
 
 fn relay_polled(client: &mut TcpConnection, addr: SocketAddr) -> Result<(), HandlerError> {

@@ -15,6 +15,7 @@ const ECHO: Echo = Echo {
 const BULK_MIB: u32 = 256;
 
 const OURS: &str = "socketserver-lib/coroutines+epoll";
+const OURS_LARGE: &str = "socketserver-lib, 64 KiB";
 const TOKIO: &str = "tokio, copy_bidirectional";
 const HAPROXY: &str = "HAProxy";
 
@@ -32,7 +33,9 @@ pub(super) fn scenarios() -> Vec<Scenario> {
             )
         },
         Scenario {
-            promises: vec![promise(OURS, Cpu, HAPROXY, AtMost(0.8))],
+            promises: [OURS, OURS_LARGE]
+                .map(|ours| promise(ours, Cpu, HAPROXY, AtMost(0.8)))
+                .into(),
             ..scenario(
                 "proxy-bulk",
                 "256 MiB through a relay and back, 256 KiB on their way, on one connection; an operation is a MiB",
@@ -58,9 +61,9 @@ fn subjects() -> Vec<Subject> {
         rust(TOKIO, "tokio_proxy", &["copy"]),
         rust("tokio, 64 KiB", "tokio_proxy", &["large"]),
         rust(OURS, "library_proxy", &["copy", "epoll"]),
-        rust("the same, 64 KiB", "library_proxy", &["large", "epoll"]),
+        rust(OURS_LARGE, "library_proxy", &["large", "epoll"]),
         rust(
-            "the same, one future",
+            "socketserver-lib, one future",
             "library_proxy",
             &["polled", "epoll"],
         ),
