@@ -18,8 +18,8 @@ pub(crate) struct Local {
     /// The handler that the task runs, in whole or in part.
     handling: RefCell<Option<Handling>>,
     signal: OnceCell<(Arc<Signal>, Waker)>,
-    /// How many waits for futures the task is in, one within the other.
-    depth: Cell<usize>,
+    /// The number of waits by the signal that are under way: more than one where they nest.
+    waits: Cell<usize>,
     /// The connection that futures of the innermost wait poll.
     polled: RefCell<Polled>,
 }
@@ -68,6 +68,23 @@ impl Local {
         })
     }
 
+    /// Begins a wait by the signal.
+    pub(crate) fn begin_wait(&self) {
+        self.waits.set(self.waits.get() + 1);
+    }
+
+    /// Returns whether the task is in a wait by the signal, so that the wakers of futures wake it.
+    pub(crate) fn is_waiting(&self) -> bool {
+        self.waits.get() > 0
+    }
+
+    /// Ends a wait by the signal. Returns whether it was within another one.
+    pub(crate) fn end_wait(&self) -> bool {
+        let outer = self.waits.get() - 1;
+        self.waits.set(outer);
+        outer > 0
+    }
+
     pub(crate) fn deadline(&self) -> Option<Instant> {
         self.deadline.get()
     }
@@ -114,13 +131,11 @@ impl Local {
 
     /// Begins a wait for futures, within others perhaps. Returns the state of the wait around it.
     pub(crate) fn begin_polls(&self) -> Polled {
-        self.depth.set(self.depth.get() + 1);
         self.polled.take()
     }
 
     /// Ends a wait for futures, and tells the server that they poll no longer.
     pub(crate) fn end_polls(&self, around: Polled) {
-        self.depth.set(self.depth.get() - 1);
         let Polled {
             connection,
             directions,
@@ -128,11 +143,6 @@ impl Local {
         if let Some((host, handler)) = connection {
             host.end_polls(handler, directions);
         }
-    }
-
-    /// Returns whether the task is in a wait for futures, so that their wakers wake it.
-    pub(crate) fn is_polling(&self) -> bool {
-        self.depth.get() > 0
     }
 
     /// Notes that a future of the current wait waits for a connection.

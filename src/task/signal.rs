@@ -44,7 +44,10 @@ impl<T: Wakeable> Signal<T> {
 
     /// Consumes the wake-ups until now; the caller checks its condition next. Also ends a wait.
     pub(crate) fn clear(&self) {
-        self.state.swap(QUIET, Ordering::AcqRel);
+        // A swap takes many times as long as a load. A wake-up that the load misses makes `begin` fail.
+        if self.state.load(Ordering::Acquire) != QUIET {
+            self.state.swap(QUIET, Ordering::AcqRel);
+        }
     }
 
     /// Announces that the task is about to wait. Returns `false` if a wake-up has come since the last

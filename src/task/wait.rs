@@ -159,7 +159,7 @@ impl Source {
         mut attempt: impl FnMut() -> rustix::io::Result<(R, bool)>,
     ) -> Poll<io::Result<R>> {
         let task = Task::here();
-        if !task.local().is_polling() {
+        if !task.local().is_waiting() {
             // Another executor would not be woken.
             return Poll::Ready(Err(io::ErrorKind::Unsupported.into()));
         }
@@ -341,7 +341,7 @@ fn block_for(
         let ready = poll(&mut fds, end)? > 0;
         return ready.then_some(()).ok_or_else(timed_out);
     };
-    let _recheck = RecheckOnDrop::new(signal);
+    let _recheck = RecheckOnDrop::new(local, signal);
     loop {
         signal.clear();
         if let Some(why) = local.watch_abort(signal) {

@@ -9,9 +9,12 @@
 //! which does not wait for answers. `offered-echo` has N connections, and beside them others with heavy requests, if
 //! `--heavy cpu|wait --heavy-in-flight N --heavy-rate R` is given; `offered-requests` has at most N requests in flight.
 //!
+//! `bench-load bulk URL --count N --warm-up 0 --seconds 0`: N MiB through one connection, which must come back.
+//!
 //! `bench-load hold URL --in-flight N [--first NUMBER] [--at-most SECONDS]`: opens connections, makes one exchange on
 //! each, says `ready`, and lets them be idle until its standard input ends or SIGTERM comes; then each must still answer.
 
+mod bulk;
 mod hold;
 mod meter;
 mod offered;
@@ -89,6 +92,7 @@ fn run(options: &Options, target: &Target) -> Result<()> {
             offered_requests::run(target, in_flight, options.rate, &mut meter)?;
         }
         "packets" => packets::run(target, in_flight, &mut meter)?,
+        "bulk" => bulk::run(target, &mut meter)?,
         other => bail!("no such load: {other}"),
     }
     Ok(())

@@ -1,6 +1,7 @@
 //! What the peers have in common: where they listen and how they say so, and what they do with a connection.
 
 mod cost;
+mod trips;
 
 use std::env;
 use std::io::{self, Read, Write};
@@ -12,6 +13,7 @@ use anyhow::{Context, Result, bail};
 use socket2::{Domain, Socket, Type};
 
 pub use cost::{Cost, MESSAGE, WAIT, compute};
+pub use trips::{BATCH, End, Trips, ends, stay_on};
 
 /// Serves messages as [`Handler::Mixed`] does, and computes in a way of its own.
 pub fn serve_mixed(stream: &mut (impl Read + Write), compute: fn()) -> io::Result<()> {

@@ -9,16 +9,17 @@ use serde::Serialize;
 const LOCK: &str = include_str!("../../Cargo.lock");
 
 /// The packages whose versions matter.
-const PACKAGES: [&str; 4] = ["tokio", "may", "io-uring", "hyper"];
+const PACKAGES: [&str; 5] = ["tokio", "may", "io-uring", "hyper", "async-channel"];
 
 /// The tools whose versions matter, and how they are asked.
-const TOOLS: [(&str, &str, &str); 6] = [
+const TOOLS: [(&str, &str, &str); 7] = [
     ("rustc", "rustc", "--version"),
     ("cc", "cc", "--version"),
     ("python", "python3", "--version"),
     ("go", "go", "version"),
     ("nginx", "nginx", "-v"),
     ("wrk", "wrk", "-v"),
+    ("haproxy", "haproxy", "-v"),
 ];
 
 /// What git is asked for the commit.

@@ -17,6 +17,7 @@ mod report;
 mod scenarios;
 mod server;
 mod stop;
+mod tasks;
 mod verdict;
 mod wrk;
 

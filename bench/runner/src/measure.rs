@@ -17,6 +17,7 @@ use crate::progress::Progress;
 use crate::scenarios::{Echo, Heavy, Load, Metric, Offer, Scenario, Subject};
 use crate::server::Server;
 use crate::stop;
+use crate::tasks;
 use crate::wrk;
 
 /// For how long the processors must have nothing to do before a disturbed measurement is repeated, and how long that is
@@ -134,7 +135,10 @@ impl Bench<'_> {
             | Load::Packets(_)
             | Load::Http(_)
             | Load::Offered(_)
-            | Load::Counts(_) => self.effort.rounds,
+            | Load::Counts(_)
+            | Load::Proxy(_)
+            | Load::Bulk(_)
+            | Load::Tasks { .. } => self.effort.rounds,
             Load::Idle
             | Load::Memory(_)
             | Load::Stop(_)
@@ -216,7 +220,7 @@ impl Bench<'_> {
 
     /// Measures one subject, again when others have disturbed it.
     fn undisturbed(&self, subject: &Subject, load: Load) -> Result<Round> {
-        let measure = || self.round(self.start(subject)?, load);
+        let measure = || self.attempt(subject, load);
         let mut best = measure()?;
         for _ in 0..self.effort.repeats {
             if !best.is_disturbed() && !best.is_late() {
@@ -241,6 +245,23 @@ impl Bench<'_> {
         Ok(best.without_what_is_the_loads())
     }
 
+    fn attempt(&self, subject: &Subject, load: Load) -> Result<Round> {
+        if let Load::Tasks { processors } = load {
+            return tasks::round(self, subject, processors);
+        }
+        let Some(upstream) = load.upstream() else {
+            return self.round(self.start(subject)?, load);
+        };
+        // On the processor of the load, and no part of what the proxy uses.
+        let upstream = self.programs.command(&upstream)?;
+        let upstream = Server::start_on(os::LOAD_CPU, upstream, self.progress)?;
+        let mut proxy = self.programs.command(&subject.program)?;
+        proxy.arg(upstream.url.trim_start_matches("tcp://"));
+        let round = self.round(Server::start(proxy, self.progress)?, load)?;
+        upstream.stop()?;
+        Ok(round)
+    }
+
     fn round(&self, server: Server, load: Load) -> Result<Round> {
         let cpus = [os::SERVER_CPU, os::LOAD_CPU];
         let before = cpus.map(os::user_ticks);
@@ -255,10 +276,18 @@ impl Bench<'_> {
         let used = server.stop()?;
         // The clock of a process leaves out its children that have ended, which only short connections have.
         let cpu = match load {
-            Load::Echo(_) | Load::Http(_) | Load::Offered(Offer::Echo { .. }) => driven.cpu,
+            Load::Echo(_)
+            | Load::Http(_)
+            | Load::Offered(Offer::Echo { .. })
+            | Load::Proxy(_)
+            | Load::Bulk(_) => driven.cpu,
             _ => used.total,
         };
         let mut round = driven.round(cpu);
+        if load.upstream().is_some() {
+            // The load has waited for its processor while the upstream ran.
+            round.others_share = 0.0;
+        }
         let load = &round.load;
         let ours = [
             used.user.as_secs_f64() / took,
@@ -274,6 +303,12 @@ impl Bench<'_> {
 
     /// Puts a load on a server.
     pub(crate) fn drive(&self, server: &Server, load: Load, seconds: f64) -> Result<Driven> {
+        // The size of a bulk load is its end.
+        let seconds = if matches!(load, Load::Bulk(_)) {
+            0.0
+        } else {
+            seconds
+        };
         let warm_up = seconds / 10.0;
         let (mut command, connections) = self.command(server, load);
         command.args(["--warm-up", &warm_up.to_string()]);
@@ -306,7 +341,10 @@ impl Bench<'_> {
     fn command(&self, server: &Server, load: Load) -> (Command, Option<u32>) {
         let mut command = self.programs.load();
         let (kind, in_flight) = match load {
-            Load::Echo(Echo { connections, .. }) => ("echo", connections),
+            Load::Echo(Echo { connections, .. }) | Load::Proxy(Echo { connections, .. }) => {
+                ("echo", connections)
+            }
+            Load::Bulk(_) => ("bulk", 1),
             Load::Packets(count) => ("packets", count),
             Load::Requests(count) => ("requests", count),
             Load::Offered(Offer::Echo { connections, .. }) => ("offered-echo", connections),
@@ -318,12 +356,13 @@ impl Bench<'_> {
             | Load::Stop(_)
             | Load::Growth(_)
             | Load::Counts(_)
+            | Load::Tasks { .. }
             | Load::Beside { .. } => ("none", 0),
         };
         command.args([kind, &server.url]);
         command.args(["--in-flight", &in_flight.to_string()]);
         match load {
-            Load::Echo(Echo { size, depth, .. }) => {
+            Load::Echo(Echo { size, depth, .. }) | Load::Proxy(Echo { size, depth, .. }) => {
                 command.args(["--size", &size.to_string(), "--depth", &depth.to_string()]);
                 return (command, (in_flight >= MANY).then_some(in_flight));
             }
@@ -335,6 +374,9 @@ impl Bench<'_> {
             }
             Load::Offered(Offer::Requests { rate }) => {
                 command.args(["--rate", &rate.to_string()]);
+            }
+            Load::Bulk(count) => {
+                command.args(["--count", &count.to_string()]);
             }
             _ => {}
         }
@@ -373,6 +415,14 @@ pub(crate) struct Driven {
 }
 
 impl Driven {
+    pub(crate) fn new(load: Summary, cpu: Duration) -> Self {
+        Self {
+            load,
+            cpu,
+            rss_bytes_per_conn: None,
+        }
+    }
+
     pub(crate) fn round(self, cpu: Duration) -> Round {
         let cpu = cpu.as_secs_f64();
         Round {

@@ -63,7 +63,10 @@ impl Programs {
         };
         ensure!(server.is_file(), "{} is no program", server.display());
         cargo(bench(), &["-p", "bench-load", "-p", "bench-peers"])?;
-        let tools = ["cc", "go", "python3", "nginx", "wrk", "valgrind", "strace"].into_iter();
+        let tools = [
+            "cc", "go", "python3", "nginx", "wrk", "valgrind", "strace", "haproxy",
+        ]
+        .into_iter();
         let mut programs = Self {
             target: target.to_owned(),
             server,
@@ -71,11 +74,17 @@ impl Programs {
             failures: BTreeMap::new(),
         };
         let subjects = scenarios.iter().flat_map(|scenario| &scenario.subjects);
-        for program in subjects.map(|subject| &subject.program) {
+        let upstreams = scenarios
+            .iter()
+            .filter_map(|scenario| scenario.load.upstream());
+        for program in subjects
+            .map(|subject| subject.program.clone())
+            .chain(upstreams)
+        {
             let (Program::C(file, _) | Program::Go(file, _)) = program else {
                 continue;
             };
-            if programs.missing(program).is_some() || programs.failures.contains_key(file) {
+            if programs.missing(&program).is_some() || programs.failures.contains_key(file) {
                 continue;
             }
             if let Err(err) = programs.compile(file) {
@@ -96,6 +105,7 @@ impl Programs {
             Program::C(..) => &["cc"],
             Program::Go(..) => &["go"],
             Program::Python("nginx.py", _) => &["python3", "nginx"],
+            Program::Python("haproxy.py", _) => &["python3", "haproxy"],
             Program::Python(..) => &["python3"],
             Program::Absent(what) => return Some(what),
             Program::Server(..) | Program::Waiting(_) | Program::Rust(..) => &[],
@@ -194,7 +204,7 @@ fn exists(tool: &str) -> bool {
     let mut command = Command::new(tool);
     command.arg(match tool {
         "go" => "version",
-        "nginx" | "wrk" => "-v",
+        "nginx" | "wrk" | "haproxy" => "-v",
         _ => "--version",
     });
     command.stdout(Stdio::null()).stderr(Stdio::null());

@@ -26,11 +26,16 @@ pub(crate) struct Server {
 
 impl Server {
     /// Starts a server and waits until it says where it listens.
-    pub(crate) fn start(mut command: Command, progress: &Progress) -> Result<Self> {
+    pub(crate) fn start(command: Command, progress: &Progress) -> Result<Self> {
+        Self::start_on(os::SERVER_CPU, command, progress)
+    }
+
+    /// Starts a server on a processor.
+    pub(crate) fn start_on(cpu: usize, mut command: Command, progress: &Progress) -> Result<Self> {
         command.stdin(Stdio::null()).stderr(Stdio::piped());
         let program = command.get_program().display().to_string();
-        let mut process = os::on_cpu(os::SERVER_CPU, || Ok(command.spawn()?))
-            .with_context(|| format!("start {program}"))?;
+        let mut process =
+            os::on_cpu(cpu, || Ok(command.spawn()?)).with_context(|| format!("start {program}"))?;
         let stderr = process.stderr.take().context("no standard error")?;
         let mut server = Self {
             process,

@@ -236,7 +236,10 @@ impl Worker {
     pub(crate) fn run(self: &Rc<Self>) -> Result<(), Failed> {
         let _here = Here::enter(self);
         loop {
-            self.receive();
+            // A look into the inbox takes a lock. As often as the driver is polled is enough while coroutines run.
+            if self.runs.get() == 0 || self.queue.borrow().is_empty() {
+                self.receive();
+            }
             self.start_waiting();
             let ready = self.queue.borrow().len();
             self.runs.set(self.runs.get() + ready);

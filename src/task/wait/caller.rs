@@ -175,9 +175,9 @@ pub(crate) fn beside(start: Box<dyn FnOnce() + Send>) -> io::Result<()> {
     }
 }
 
-/// Makes an outer wait check once more when this guard is dropped: the inner wait may have consumed a wake-up
-/// for it.
-pub(super) struct RecheckOnDrop<'a>(&'a Signal);
+/// Makes an outer wait, if there is one, check once more when this guard is dropped: the inner wait may have
+/// consumed a wake-up for it.
+pub(super) struct RecheckOnDrop<'a>(&'a Local, &'a Signal);
 
 /// A wait for futures: at its end they are gone, and poll no connection.
 struct Polling<'a> {
@@ -199,14 +199,17 @@ impl Drop for Polling<'_> {
 }
 
 impl<'a> RecheckOnDrop<'a> {
-    pub(super) const fn new(signal: &'a Signal) -> Self {
-        Self(signal)
+    pub(super) fn new(local: &'a Local, signal: &'a Signal) -> Self {
+        local.begin_wait();
+        Self(local, signal)
     }
 }
 
 impl Drop for RecheckOnDrop<'_> {
     fn drop(&mut self) {
-        self.0.recheck();
+        if self.0.end_wait() {
+            self.1.recheck();
+        }
     }
 }
 
@@ -221,7 +224,7 @@ pub(crate) fn until<R>(mut poll: impl FnMut(&mut Context<'_>) -> Poll<R>) -> io:
     let task = Task::here();
     let (signal, waker) = task.signal();
     let mut context = Context::from_waker(waker);
-    let _recheck = RecheckOnDrop::new(signal);
+    let _recheck = RecheckOnDrop::new(task.local(), signal);
     let _watching = matches!(task, Task::Thread(_)).then(watched::Entered::new);
     let _polling = Polling::begin(task.local());
     loop {
@@ -244,7 +247,7 @@ pub(crate) fn uninterruptible<R>(mut poll: impl FnMut(&mut Context<'_>) -> Poll<
     let task = Task::here();
     let (signal, waker) = task.signal();
     let mut context = Context::from_waker(waker);
-    let _recheck = RecheckOnDrop::new(signal);
+    let _recheck = RecheckOnDrop::new(task.local(), signal);
     loop {
         signal.clear();
         if let Poll::Ready(result) = poll(&mut context) {

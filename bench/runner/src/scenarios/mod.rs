@@ -7,7 +7,9 @@ mod http;
 mod latency;
 mod memory;
 mod models;
+mod proxy;
 mod table;
+mod tasks;
 
 use std::time::Duration;
 
@@ -62,6 +64,12 @@ pub(crate) enum Load {
     Counts(Operation),
     /// An echo load, alone and then beside connections that are idle.
     Beside { echo: Echo, processes: u32 },
+    /// Messages through a proxy to a server that sends them back.
+    Proxy(Echo),
+    /// So many MiB on one connection through a proxy to a server that sends them back.
+    Bulk(u32),
+    /// None: the subject makes operations within itself, on so many processors.
+    Tasks { processors: u32 },
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -218,6 +226,8 @@ pub(crate) enum Bound {
 pub(crate) fn all() -> Vec<Scenario> {
     let mut all = models::scenarios();
     all.extend(coroutines::scenarios());
+    all.extend(tasks::scenarios());
+    all.extend(proxy::scenarios());
     all.extend(http::scenarios());
     all.extend(latency::scenarios());
     all.extend(counts::scenarios());
@@ -247,6 +257,8 @@ impl Scenario {
                 Load::Stop(_) => "stop",
                 Load::Growth(_) => "growth",
                 Load::Counts(_) => "counts",
+                Load::Proxy(_) | Load::Bulk(_) => "proxy",
+                Load::Tasks { .. } => "tasks",
                 Load::Idle | Load::Memory(_) | Load::Beside { .. } => "idle",
             },
             load,
@@ -265,6 +277,14 @@ impl Load {
             Self::Http(_) => &["wrk"],
             Self::Counts(_) => &["valgrind", "strace"],
             _ => &[],
+        }
+    }
+
+    /// The server that a proxy passes everything on to.
+    pub(crate) fn upstream(self) -> Option<Program> {
+        match self {
+            Self::Proxy(_) | Self::Bulk(_) => Some(Program::C("epoll_loop.c", vec!["echo", "tcp"])),
+            _ => None,
         }
     }
 }
