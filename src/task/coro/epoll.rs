@@ -49,7 +49,7 @@ impl Drive for Epoll {
         let data = epoll::EventData::new_u64(token);
         let watched = if before == Directions::default() {
             match epoll::add(&self.epoll, fd, data, flags) {
-                // The descriptor has come back from another worker.
+                // The state was removed on another worker, which cannot unwatch the descriptor here.
                 Err(Errno::EXIST) => epoll::modify(&self.epoll, fd, data, flags),
                 added => added,
             }

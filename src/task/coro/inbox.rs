@@ -26,7 +26,7 @@ pub(crate) enum Message {
     Start(Start, u64),
     /// Resume this coroutine.
     Wake(TaskId),
-    /// Remove the state with this index: another worker uses its descriptor.
+    /// Remove the state of the descriptor with this index.
     Forget(u32),
     /// Cancel all coroutines for this reason: their waits fail from now on.
     Cancel(&'static str),

@@ -4,9 +4,10 @@
 
 use std::fmt;
 use std::io;
-use std::mem::forget;
+use std::mem::{forget, take};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 use std::task::{Poll, Waker};
 use std::time::Instant;
 
@@ -20,13 +21,19 @@ use crate::task::coro::uring::Lent;
 use crate::task::coro::worker::{Current, TaskId, Wake, Worker, here};
 use crate::task::wait::into_pooled;
 
-/// The location of a descriptor's state: the worker's number, from 1, in the upper half, and the index in the
-/// lower half. Zero until the first wait.
-///
-/// A worker uses the index only if the number is its own. The worker that waits last has the state; it lets the one
-/// before remove its own.
+/// The locations of a descriptor's states, one for each worker that has waited for it: the worker's number, from 1,
+/// in the upper half, and the index in the lower half.
 #[derive(Default)]
-pub(crate) struct Place(AtomicU64);
+pub(crate) struct Place {
+    /// On the first worker; zero until the first wait. Few descriptors have another.
+    first: AtomicU64,
+    more: OnceLock<Box<Mutex<Vec<u64>>>>,
+}
+
+fn lock(places: &Mutex<Vec<u64>>) -> MutexGuard<'_, Vec<u64>> {
+    // A panic leaves the vector whole.
+    places.lock().unwrap_or_else(PoisonError::into_inner)
+}
 
 /// Identifies the state of a descriptor on the current worker.
 #[derive(Clone, Copy, Debug)]
@@ -139,20 +146,6 @@ impl SourceState {
         }
         // Dropping a waker runs foreign code, so nothing may be borrowed.
         drop(removed);
-    }
-
-    /// Removes the state of a descriptor that another worker uses now, unless a coroutine waits here all the same.
-    pub(crate) fn forget(worker: &Worker, index: u32) {
-        let is_idle = |source: &Self| {
-            let mut waiters = source.reading.waiters().chain(source.writing.waiters());
-            waiters.next().is_none()
-        };
-        let sources = worker.sources.borrow();
-        let idle = sources.get(index as usize).is_some_and(is_idle);
-        drop(sources);
-        if idle {
-            Self::remove(worker, index, |driver, token| driver.forget(token));
-        }
     }
 
     /// Notes an edge, and calls `wake` for each waiter.
@@ -324,8 +317,7 @@ impl Place {
                 let entry = sources.vacant_entry();
                 let index = u32::try_from(entry.key()).map_err(|_| io::ErrorKind::OutOfMemory)?;
                 entry.insert(SourceState::new(worker.next_source()));
-                let place = u64::from(worker.id()) << 32 | u64::from(index);
-                worker.send_forget(self.0.swap(place, Ordering::Relaxed));
+                self.add(u64::from(worker.id()) << 32 | u64::from(index));
                 index
             }
         };
@@ -341,10 +333,33 @@ impl Place {
         Ok(Key { index, generation })
     }
 
-    /// Returns the index of the state, if it is on this worker.
+    /// Returns the index of the state on this worker, if there is one.
     fn index(&self, worker: &Worker) -> Option<u32> {
-        let place = self.0.load(Ordering::Relaxed);
-        ((place >> 32) as u32 == worker.id()).then_some(place as u32)
+        let is_here = |place: &u64| (place >> 32) as u32 == worker.id();
+        let first = self.first.load(Ordering::Relaxed);
+        let place = if first == 0 || is_here(&first) {
+            Some(first).filter(is_here)
+        } else {
+            self.more()
+                .and_then(|more| more.iter().copied().find(is_here))
+        };
+        place.map(|place| place as u32)
+    }
+
+    fn add(&self, place: u64) {
+        let (free, relaxed) = (0, Ordering::Relaxed);
+        if self
+            .first
+            .compare_exchange(free, place, relaxed, relaxed)
+            .is_err()
+        {
+            let more = self.more.get_or_init(Box::default);
+            lock(more).push(place);
+        }
+    }
+
+    fn more(&self) -> Option<MutexGuard<'_, Vec<u64>>> {
+        self.more.get().map(|more| lock(more))
     }
 
     /// Returns whether a read would certainly fail with `EAGAIN`.
@@ -547,21 +562,24 @@ impl Drop for AbortOnUnwind {
 }
 
 impl Place {
-    /// Removes the descriptor from its worker, so that it can be used on another one.
+    /// Removes the descriptor from its workers, so that others can use it.
     pub(crate) fn release(&self, fd: BorrowedFd<'_>) {
         self.leave(|driver, token| driver.unwatch(fd, token));
     }
 
-    /// Removes the state; `end` unregisters the descriptor from the driver, if the state is on the current worker.
+    /// Removes the states; `end` unregisters the descriptor from the driver of the current worker.
     fn leave(&self, end: impl FnOnce(&mut dyn Drive, u64)) {
-        let (Some(worker), true) = (here(), self.0.load(Ordering::Relaxed) != 0) else {
+        let (Some(worker), true) = (here(), self.first.load(Ordering::Relaxed) != 0) else {
             return;
         };
         let index = self.index(&worker);
-        let place = self.0.swap(0, Ordering::Relaxed);
-        match index {
-            Some(index) => SourceState::remove(&worker, index, end),
-            None => worker.send_forget(place),
+        let first = self.first.swap(0, Ordering::Relaxed);
+        let more = self.more().map(|mut more| take(&mut *more));
+        for place in more.into_iter().flatten().chain([first]) {
+            worker.send_forget((place >> 32) as u32, place as u32);
+        }
+        if let Some(index) = index {
+            SourceState::remove(&worker, index, end);
         }
     }
 }
@@ -574,10 +592,10 @@ impl Drop for Place {
 
 impl fmt::Debug for Place {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let place = self.0.load(Ordering::Relaxed);
+        let place = self.first.load(Ordering::Relaxed);
         f.debug_struct("Place")
             .field("worker", &(place >> 32))
             .field("index", &(place as u32))
-            .finish()
+            .finish_non_exhaustive()
     }
 }

@@ -214,15 +214,13 @@ impl Worker {
         &self.runtime.inboxes[self.place]
     }
 
-    /// Lets another worker of the runtime remove the state of a descriptor: its number is in the upper half of
-    /// `place`, the index in the lower half. Zero is no place.
-    pub(crate) fn send_forget(&self, place: u64) {
-        let worker = (place >> 32) as u32;
-        let is_its = |inbox: &&Inbox| inbox.worker.load(Ordering::Relaxed) == worker;
-        if worker != 0
-            && let Some(inbox) = self.runtime.inboxes.iter().find(is_its)
+    /// Lets another worker of the runtime remove the state of a descriptor.
+    pub(crate) fn send_forget(&self, worker: u32, index: u32) {
+        let is_other = |inbox: &&Inbox| inbox.worker.load(Ordering::Relaxed) == worker;
+        if worker != self.id
+            && let Some(inbox) = self.runtime.inboxes.iter().find(is_other)
         {
-            inbox.send(Message::Forget(place as u32));
+            inbox.send(Message::Forget(index));
         }
     }
 
@@ -288,7 +286,9 @@ impl Worker {
             match message {
                 Message::Start(start, label) => self.starts.borrow_mut().push_back((start, label)),
                 Message::Wake(id) => self.wake(id, Wake::Ready),
-                Message::Forget(index) => SourceState::forget(self, index),
+                Message::Forget(index) => {
+                    SourceState::remove(self, index, |driver, token| driver.forget(token));
+                }
                 Message::Cancel(why) => self.cancel(why),
                 Message::Close => self.closed.set(true),
             }
