@@ -223,8 +223,10 @@
 //! use socketserver::{Connection, HandlerError, Server, Tcp, Threading, task};
 //!
 //! fn pass(mut from: ReadHalf<'_>, mut to: WriteHalf<'_>) -> io::Result<()> {
-//!     io::copy(&mut from, &mut to)?;
-//!     to.shutdown()
+//!     let copied = io::copy(&mut from, &mut to);
+//!     // After a failure too, so that the other direction ends.
+//!     let ended = to.shutdown();
+//!     copied.and(ended)
 //! }
 //!
 //! fn relay(client: &mut TcpConnection, addr: SocketAddr) -> Result<(), HandlerError> {

@@ -57,7 +57,7 @@ mod scope;
 mod signal;
 mod thread;
 pub(crate) mod threads;
-mod timeout;
+pub(crate) mod timeout;
 pub(crate) mod wait;
 mod watched;
 

@@ -55,8 +55,10 @@ const MAX_RUNNING: usize = 1024;
 /// use socketserver::{Connection, task};
 ///
 /// fn pass(mut from: ReadHalf<'_>, mut to: WriteHalf<'_>) -> io::Result<()> {
-///     io::copy(&mut from, &mut to)?;
-///     to.shutdown()
+///     let copied = io::copy(&mut from, &mut to);
+///     // After a failure too, so that the other direction ends.
+///     let ended = to.shutdown();
+///     copied.and(ended)
 /// }
 ///
 /// fn relay(one: &mut impl Connection, other: &mut impl Connection) -> io::Result<()> {

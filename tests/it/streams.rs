@@ -4,6 +4,7 @@ use std::future::{pending, poll_fn};
 use std::io::{self, BufRead, Read, Write};
 use std::net::Shutdown;
 use std::sync::mpsc::{Receiver, channel};
+use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use futures_lite::future::or;
@@ -449,4 +450,26 @@ fn a_future_that_has_polled_one_half_leaves_the_other_one_writing() {
     });
     io::copy(&mut client, &mut io::sink()).unwrap();
     assert_eq!(results.recv_timeout(DEADLINE).unwrap(), 0);
+}
+
+#[test]
+fn a_connection_is_polled_within_block_on_alone() {
+    let (_guard, mut client, results) = serve(|conn| {
+        let mut byte = [0];
+        // Another executor would not be woken by a worker or by a thread of this crate.
+        let polled = conn.poll_read(&mut Context::from_waker(Waker::noop()), &mut byte);
+        let Poll::Ready(Err(err)) = polled else {
+            panic!("{polled:?}")
+        };
+        block_on(poll_fn(|cx| conn.poll_read(cx, &mut byte)))
+            .unwrap()
+            .unwrap();
+        (err.kind(), byte)
+    });
+    client.write_all(b"x").unwrap();
+    let unsupported = io::ErrorKind::Unsupported;
+    assert_eq!(
+        results.recv_timeout(DEADLINE).unwrap(),
+        (unsupported, *b"x")
+    );
 }
