@@ -228,11 +228,13 @@ impl<S: Below> Pump<S> {
         if flags[1].contains(PollFlags::IN) && !of_inner.is_empty() {
             self.send()?;
         }
-        if self.input_ended && self.received.is_empty() {
-            self.inner.shutdown(Shutdown::Write)?;
-            return Ok(false);
+        if !self.input_ended || !self.received.is_empty() {
+            return Ok(true);
         }
-        Ok(true)
+        self.inner.shutdown(Shutdown::Write)?;
+        // The test may go on to send.
+        let is_over = self.output_ended && !self.tls.wants_write();
+        Ok(!is_over && !of_below.intersects(PollFlags::HUP | PollFlags::ERR))
     }
 
     fn receive(&mut self) -> io::Result<()> {

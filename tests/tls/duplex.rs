@@ -210,3 +210,34 @@ fn what_a_half_has_left_the_connection_has() {
     assert_eq!(answer, "from the half, from the connection: one\ntwo\n");
     guard.stop().expect("a stop");
 }
+
+#[test]
+fn what_a_half_has_encrypted_the_connection_sends() {
+    const BLOCK: usize = 16 * 1024;
+    let setup = Setup::new();
+    let tls = setup.options().build().unwrap();
+    let (sent, wait) = std::sync::mpsc::channel();
+    let (_guard, address) = spawn(builder(&tls), move |conn: &mut Conn| {
+        let mut count = 0;
+        {
+            let (_input, mut output) = conn.halves()?;
+            let once = |output: &mut socketserver::net::WriteHalf<'_>| {
+                let polled = poll_fn(|cx| Poll::Ready(output.poll_write(cx, &[b'x'; BLOCK])));
+                block_on(polled)
+            };
+            // Until the client's buffers are full, amid a record.
+            while let Poll::Ready(more) = once(&mut output)? {
+                count += more?;
+            }
+        }
+        sent.send(count).expect("the test waits");
+        conn.write_all(b"over")
+    });
+    let mut client = crate::connect(address, &setup.client(), "localhost");
+    client.conn.complete_io(&mut client.sock).unwrap();
+    let count = wait.recv_timeout(DEADLINE).unwrap();
+    let mut all = Vec::new();
+    client.read_to_end(&mut all).unwrap();
+    assert_eq!(all.len(), count + BLOCK + 4);
+    assert!(all.ends_with(b"xover"));
+}
