@@ -1,59 +1,58 @@
-//! A chat: each line goes to all clients. A hundred thousand silent clients cost little.
+//! A chat: each line goes to all clients. Silent clients cost little; the server aborts those that
+//! are slow to read, so its memory is bounded.
 #![expect(clippy::print_stderr, reason = "an example speaks to its user")]
 #![expect(unsafe_code, reason = "the contract of coroutines")]
 
-use std::collections::BTreeMap;
-use std::io::{self, Write};
-use std::sync::{Mutex, PoisonError};
+use std::collections::HashMap;
+use std::io::{self, BufRead, Read, Write};
+use std::sync::{Arc, Mutex, PoisonError};
 
-use socketserver::net::{Accepted, TcpConnection, Writer};
-use socketserver::{Connection, Coroutines, Server, Tcp};
+use async_channel::{Sender, bounded};
+use socketserver::model::Model;
+use socketserver::task::{block_on, scope};
+use socketserver::{Connection, Coroutines, Error, Server, ServerHandle, Tcp};
 
-/// A writer for each client, by the number of its connection.
-#[derive(Default)]
-pub(crate) struct Room(Mutex<BTreeMap<u64, Writer>>);
+/// A queue of lines for each client, by the number of its connection.
+type Queues = Mutex<HashMap<u64, Sender<Arc<str>>>>;
 
-impl Room {
-    pub(crate) fn serve(&self, conn: &mut TcpConnection) -> io::Result<()> {
-        self.change(|clients| clients.insert(conn.id(), conn.writer()));
-        let talked = self.talk(conn);
-        self.change(|clients| clients.remove(&conn.id()));
-        talked
-    }
-
-    fn change<R>(&self, change: impl FnOnce(&mut BTreeMap<u64, Writer>) -> R) -> R {
-        // A map is intact after a panic of its own methods.
-        change(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
-    }
-
-    fn send(&self, line: &str) {
-        // A copy, so that the lock is free while a client is slow to read.
-        let clients: Vec<_> = self.change(|clients| clients.values().cloned().collect());
-        for mut client in clients {
-            // The handler of a client that has gone removes its writer.
-            let _ = client.write_all(line.as_bytes());
+fn talk(conn: &mut impl Connection, server: &ServerHandle, queues: &Queues) -> io::Result<()> {
+    let queues = || queues.lock().unwrap_or_else(PoisonError::into_inner);
+    let (id, (sender, queue)) = (conn.id(), bounded::<Arc<str>>(64));
+    let (mut input, mut output) = conn.halves()?;
+    scope(|scope| {
+        let _writes = scope.spawn(move || -> io::Result<()> {
+            while let Ok(line) = block_on(queue.recv())? {
+                output.write_all(line.as_bytes())?;
+            }
+            Ok(())
+        })?;
+        queues().insert(id, sender);
+        let mut line = format!("{id}: ");
+        while (&mut input).take(4096).read_line(&mut line).is_ok() && line.ends_with('\n') {
+            let whole: Arc<str> = std::mem::replace(&mut line, format!("{id}: ")).into();
+            queues().retain(|&id, queue| {
+                let sent = queue.try_send(Arc::clone(&whole));
+                sent.inspect_err(|_| _ = server.abort(id)).is_ok()
+            });
         }
-    }
-
-    fn talk(&self, conn: &mut TcpConnection) -> io::Result<()> {
-        while conn.next_message()? {
-            let mut line = format!("{}: ", conn.id());
-            conn.read_line_max(&mut line, 4096)?;
-            self.send(&line);
-        }
+        // Ends the queue, and so the closure that writes.
+        queues().remove(&id);
         Ok(())
-    }
+    })
 }
 
-fn main() -> Result<(), socketserver::Error> {
+pub(crate) fn serve<M: Model>(server: Server<Tcp, M>) -> Result<(), Error> {
+    let (handle, queues) = (server.handle(), Queues::default());
+    server.serve_forever(move |conn| talk(conn, &handle, &queues))?;
+    Ok(())
+}
+
+fn main() -> Result<(), Error> {
     let addr = std::env::args().nth(1);
     // SAFETY: the handler restores no thread-local after a read or a write.
-    let model = unsafe { Coroutines::new() };
-    let builder = Server::<Tcp>::builder().model(model);
+    let builder = Server::<Tcp>::builder().model(unsafe { Coroutines::new() });
     let builder = builder.first_byte_timeout(None).idle_timeout(None);
     let server = builder.bind(addr.as_deref().unwrap_or("127.0.0.1:8000"))?;
     eprintln!("listening on {}", server.urls().join(" and "));
-    let room = Room::default();
-    server.serve_forever(move |conn| room.serve(conn))?;
-    Ok(())
+    serve(server)
 }

@@ -1,36 +1,55 @@
-//! A proxy for protocols of lines: passes each line of a client to another server, and its answer
-//! back. `proxy [ADDRESS [SERVER]]`.
+//! A proxy for any protocol: passes on both directions at once, and the end of each. The servers
+//! take turns. `proxy [ADDRESS [SERVER]...]`.
 #![expect(clippy::print_stderr, reason = "an example speaks to its user")]
 
 use std::io;
 use std::time::Duration;
 
-use socketserver::net::TcpConnection;
+use socketserver::net::{Dialed, ReadHalf, TcpConnection, WriteHalf};
 use socketserver::python::ThreadingTcpServer;
-use socketserver::{Connection, HandlerError};
+use socketserver::{Connection, HandlerError, task};
 
-pub(crate) fn relay(client: &mut impl Connection, server: &str) -> Result<(), HandlerError> {
-    // A dialed connection blocks as a client's does.
-    let mut server = TcpConnection::connect(server.to_owned(), Duration::from_secs(5))?;
-    while pass_line(client, &mut server)? && pass_line(&mut server, client)? {}
-    Ok(())
+pub(crate) fn relay(client: &mut impl Connection, servers: &[String]) -> Result<(), HandlerError> {
+    let mut server = dial(client.id() as usize, servers)?;
+    let (from_server, to_server) = server.halves()?;
+    let (from_client, to_client) = client.halves()?;
+    task::scope(|scope| {
+        let back = scope.spawn(|| pass(from_server, to_client))?;
+        let there = pass(from_client, to_server);
+        let back = back.join().map_err(|_| "a panic")?;
+        Ok(there.and(back)?)
+    })
 }
 
-/// Passes one line on. Returns whether there was one.
-fn pass_line(from: &mut impl Connection, to: &mut impl Connection) -> io::Result<bool> {
-    let mut line = String::new();
-    let length = from.read_line_max(&mut line, 4096)?;
-    to.write_all(line.as_bytes())?;
-    Ok(length > 0)
+/// Connects to the server whose turn it is, or to the next one that can be reached.
+fn dial(turn: usize, servers: &[String]) -> Result<Dialed<TcpConnection>, HandlerError> {
+    let mut dialed = Err("there are no servers".into());
+    for place in turn..turn + servers.len() {
+        let server = servers[place % servers.len()].clone();
+        dialed = TcpConnection::connect(server, Duration::from_secs(5)).map_err(Into::into);
+        if dialed.is_ok() {
+            break;
+        }
+    }
+    dialed
+}
+
+/// Passes one direction on. While `to` is slow, there are 8 KiB here, and the rest waits in `from`.
+fn pass(mut from: ReadHalf<'_>, mut to: WriteHalf<'_>) -> io::Result<()> {
+    let copied = io::copy(&mut from, &mut to);
+    // After a failure too, so that the other direction ends.
+    let ended = to.shutdown();
+    copied.and(ended)
 }
 
 fn main() -> Result<(), socketserver::Error> {
-    let (addr, server) = (std::env::args().nth(1), std::env::args().nth(2));
-    let upstream = server.unwrap_or_else(|| "127.0.0.1:9000".to_owned());
+    let mut args = std::env::args().skip(1);
+    let addr = args.next();
+    let servers: Vec<String> = args.collect();
     let server = ThreadingTcpServer::bind(addr.as_deref().unwrap_or("127.0.0.1:8000"))?;
     for url in server.urls() {
         eprintln!("listening on {url}");
     }
-    server.serve_forever(move |client| relay(client, &upstream))?;
+    server.serve_forever(move |client| relay(client, &servers))?;
     Ok(())
 }

@@ -217,7 +217,7 @@ impl<T: Transport, M: Model> Builder<T, M> {
     ///
     /// The time counts while a handler waits in a read or in
     /// [`next_message`](crate::Connection::next_message), and while the connection is parked
-    /// ([`Next::Park`](crate::Next::Park)). Each read begins it anew.
+    /// ([`Next::Park`](crate::Next::Park)). Each read begins it anew, and so does output that the kernel takes.
     pub fn idle_timeout(mut self, limit: impl Into<Option<Duration>>) -> Self {
         self.options.deadlines.idle = limit.into();
         self

@@ -223,8 +223,10 @@
 //! use socketserver::{Connection, HandlerError, Server, Tcp, Threading, task};
 //!
 //! fn pass(mut from: ReadHalf<'_>, mut to: WriteHalf<'_>) -> io::Result<()> {
-//!     io::copy(&mut from, &mut to)?;
-//!     to.shutdown()
+//!     let copied = io::copy(&mut from, &mut to);
+//!     // After a failure too, so that the other direction ends.
+//!     let ended = to.shutdown();
+//!     copied.and(ended)
 //! }
 //!
 //! fn relay(client: &mut TcpConnection, addr: SocketAddr) -> Result<(), HandlerError> {
@@ -293,9 +295,8 @@
 //! - While a handler waits here and does not read, the silence of its client, or its end, aborts nothing:
 //!   only [`request_timeout`](crate::Builder::request_timeout) and [`lifetime`](crate::Builder::lifetime)
 //!   count. Neither is set by default, so such a wait should have a [`timeout`].
-//! - [`Failure::abort_reason`] has the reason, where the handler returns such an error. Its
-//!   [`is_disconnect`](crate::observe::Failure::is_disconnect) is true of `ConnectionAborted`, so a hook
-//!   that reports aborts checks the reason first.
+//! - [`Failure::abort_reason`] has the reason, where the handler returns such an error; then its
+//!   [`is_disconnect`](crate::observe::Failure::is_disconnect) is false.
 //! - A stop does not end a wait before its drain deadline: a handler that waits here is not idle. A program
 //!   that wants such a handler to end sooner closes a channel, as in [the first of two
 //!   events](#the-first-of-two-events). Under [`Forking`](crate::Forking) the child is killed at the drain

@@ -13,6 +13,7 @@ use crate::accept::dispatch::{Dispatch, Model, Serving};
 use crate::accept::report::Report;
 use crate::address::Address;
 use crate::admission::permits::Permits;
+use crate::buffers;
 use crate::connection::life::{Job, Service, Tally};
 use crate::connection::parking::{Parked, Parking};
 use crate::counters::Ended;
@@ -29,7 +30,7 @@ use crate::registry::table::{Activity, Slot};
 use crate::shared::Shared;
 use crate::sys::child::{Child, Exit};
 use crate::sys::fork::{Fork, end_with, exit, fork, guard, thread_count};
-use crate::task::wait::{Awaited, Source, Wakeup};
+use crate::task::wait::{Awaited, Source, Task, Wakeup};
 
 /// Runs the handler for each connection or datagram in a child process.
 ///
@@ -129,6 +130,10 @@ impl Dispatch for Forking {
     fn start(&mut self, shared: &Shared) -> io::Result<()> {
         single_threaded()?;
         shared.lifecycle.processes().note_parent();
+        // The children inherit these thread-locals. A child that allocated them itself would copy the
+        // pages of the heap that the allocator touches.
+        drop(Task::here());
+        buffers::give(buffers::take());
         Child::can_be_watched()
     }
 

@@ -46,25 +46,7 @@ pub trait Connection: Accepted + BufRead + Write {
         out: &mut Vec<u8>,
         limit: usize,
     ) -> io::Result<usize> {
-        let mut taken = 0;
-        while taken < limit {
-            let input = self.fill_buf()?;
-            let input = &input[..input.len().min(limit - taken)];
-            let (count, done) = input
-                .iter()
-                .position(|&byte| byte == delimiter)
-                .map_or((input.len(), input.is_empty()), |at| (at + 1, true));
-            out.extend_from_slice(&input[..count]);
-            self.consume(count);
-            taken += count;
-            if done {
-                return Ok(taken);
-            }
-        }
-        Err(io::Error::new(
-            io::ErrorKind::InvalidData,
-            format!("no delimiter within the limit of {limit} bytes"),
-        ))
+        read_until(self, delimiter, out, limit)
     }
 
     /// Appends the next line to `line`, with its `\n`. Returns its length in bytes: 0 at the end of
@@ -77,12 +59,7 @@ pub trait Connection: Accepted + BufRead + Write {
     /// - `InvalidData`: the line is longer than `limit` bytes, or is not UTF-8.
     /// - else as [`BufRead::fill_buf`].
     fn read_line_max(&mut self, line: &mut String, limit: usize) -> io::Result<usize> {
-        let mut bytes = Vec::new();
-        let count = self.read_until_max(b'\n', &mut bytes, limit)?;
-        let text = String::from_utf8(bytes)
-            .map_err(|err| io::Error::new(io::ErrorKind::InvalidData, err))?;
-        line.push_str(&text);
-        Ok(count)
+        read_line(self, line, limit)
     }
 
     /// Waits between two messages for the next one. Returns `false` at the end of the stream, and
@@ -142,11 +119,11 @@ pub trait Connection: Accepted + BufRead + Write {
     /// Sends what a queue holds, while it reads messages.
     ///
     /// ```
-    /// use std::io::{self, BufRead, Write};
+    /// use std::io::{self, Write};
     /// use socketserver::{Connection, task};
     ///
     /// fn converse(conn: &mut impl Connection, news: &async_channel::Receiver<String>) -> io::Result<()> {
-    ///     let (input, mut output) = conn.halves()?;
+    ///     let (mut input, mut output) = conn.halves()?;
     ///     task::scope(|scope| {
     ///         scope.spawn(move || {
     ///             while let Ok(Ok(item)) = task::block_on(news.recv()) {
@@ -154,9 +131,12 @@ pub trait Connection: Accepted + BufRead + Write {
     ///             }
     ///             output.shutdown()
     ///         })?;
-    ///         for line in input.lines() {
-    ///             println!("{}", line?);
+    ///         let mut line = String::new();
+    ///         while input.read_line_max(&mut line, 4096).is_ok_and(|count| count > 0) {
+    ///             print!("{line}");
+    ///             line.clear();
     ///         }
+    ///         // After a failure too, so that the closure ends.
     ///         news.close();
     ///         Ok(())
     ///     })
@@ -170,10 +150,9 @@ pub trait Connection: Accepted + BufRead + Write {
     /// connection and for something else at the same time.
     ///
     /// Returns `Ready` with the number of bytes in `buf`, 0 at the end of the input. Returns `Pending` when there is
-    /// no input, and then wakes the task of `cx` once there may be some; each poll replaces nothing, so several
-    /// futures may wait. The bytes are in `buf` only after `Ready`; a future that is dropped before has read
-    /// nothing. Buffered output is sent first. While the wait lasts, the connection counts as reading, so that
-    /// the idle timeout applies; the [read timeout](Self::set_read_timeout) does not:
+    /// no input, and then wakes the task of `cx` once there may be some. The bytes are in `buf` only after `Ready`; a future that is dropped before has read
+    /// nothing. Buffered output is sent first. From `Pending` until the next poll or the end of `block_on`, the
+    /// connection counts as reading, so that the idle timeout applies; the [read timeout](Self::set_read_timeout) does not:
     /// [`task::timeout`](crate::task::timeout()) sets one.
     ///
     /// # Errors
@@ -230,7 +209,7 @@ pub trait Connection: Accepted + BufRead + Write {
         Err(halves::unsupported("unread"))
     }
 
-    /// Returns whether the peer has ended its side of the connection, or the connection has failed; for a handler
+    /// Returns whether the peer has ended its side of the connection, this end no longer reads, or the connection has failed; for a handler
     /// that computes for long, and need not go on. Never waits, and reads nothing. Default: `false`.
     ///
     /// A client that has only ended its side, and still waits for the answer, cannot be told from one that has
@@ -277,4 +256,46 @@ pub trait Connection: Accepted + BufRead + Write {
     ///
     /// As getsockname(2).
     fn local_addr(&self) -> io::Result<Address>;
+}
+
+/// [`Connection::read_until_max`] of anything that buffers.
+pub(super) fn read_until(
+    input: &mut (impl BufRead + ?Sized),
+    delimiter: u8,
+    out: &mut Vec<u8>,
+    limit: usize,
+) -> io::Result<usize> {
+    let mut taken = 0;
+    while taken < limit {
+        let bytes = input.fill_buf()?;
+        let bytes = &bytes[..bytes.len().min(limit - taken)];
+        let (count, done) = bytes
+            .iter()
+            .position(|&byte| byte == delimiter)
+            .map_or((bytes.len(), bytes.is_empty()), |at| (at + 1, true));
+        out.extend_from_slice(&bytes[..count]);
+        input.consume(count);
+        taken += count;
+        if done {
+            return Ok(taken);
+        }
+    }
+    Err(io::Error::new(
+        io::ErrorKind::InvalidData,
+        format!("no delimiter within the limit of {limit} bytes"),
+    ))
+}
+
+/// [`Connection::read_line_max`] of anything that buffers.
+pub(super) fn read_line(
+    input: &mut (impl BufRead + ?Sized),
+    line: &mut String,
+    limit: usize,
+) -> io::Result<usize> {
+    let mut bytes = Vec::new();
+    let count = read_until(input, b'\n', &mut bytes, limit)?;
+    let text =
+        String::from_utf8(bytes).map_err(|err| io::Error::new(io::ErrorKind::InvalidData, err))?;
+    line.push_str(&text);
+    Ok(count)
 }

@@ -5,6 +5,9 @@ use std::io::{self, BufRead, Read, Write};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use crate::net::connection::{read_line, read_until};
+use crate::net::input::Input;
+
 /// The reading half of a connection: [`Connection::halves`](crate::Connection::halves).
 ///
 /// It reads as its connection does, except that a wait for input does not send what the other half has
@@ -190,6 +193,29 @@ impl<'a> ReadHalf<'a> {
         Self(Box::new(side))
     }
 
+    /// Appends bytes up to a delimiter: [`Connection::read_until_max`](crate::Connection::read_until_max).
+    ///
+    /// # Errors
+    ///
+    /// As [`Connection::read_until_max`](crate::Connection::read_until_max).
+    pub fn read_until_max(
+        &mut self,
+        delimiter: u8,
+        out: &mut Vec<u8>,
+        limit: usize,
+    ) -> io::Result<usize> {
+        read_until(self, delimiter, out, limit)
+    }
+
+    /// Appends the next line: [`Connection::read_line_max`](crate::Connection::read_line_max).
+    ///
+    /// # Errors
+    ///
+    /// As [`Connection::read_line_max`](crate::Connection::read_line_max).
+    pub fn read_line_max(&mut self, line: &mut String, limit: usize) -> io::Result<usize> {
+        read_line(self, line, limit)
+    }
+
     /// Waits for the next message: [`ReadSide::next_message`].
     ///
     /// # Errors
@@ -291,5 +317,105 @@ impl fmt::Debug for ReadHalf<'_> {
 impl fmt::Debug for WriteHalf<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("WriteHalf").finish_non_exhaustive()
+    }
+}
+
+/// The reading half of a connection that holds input: reads that first.
+pub(super) struct AfterInput<'a> {
+    input: &'a mut Input,
+    reading: ReadHalf<'a>,
+}
+
+impl<'a> AfterInput<'a> {
+    /// Returns a half that reads `input` first, if there is any.
+    pub(super) fn half(input: &'a mut Input, reading: ReadHalf<'a>) -> ReadHalf<'a> {
+        if input.is_empty() {
+            return reading;
+        }
+        ReadHalf::new(Self { input, reading })
+    }
+}
+
+impl Read for AfterInput<'_> {
+    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        if self.input.is_empty() {
+            return self.reading.read(buf);
+        }
+        Ok(self.input.take(buf))
+    }
+}
+
+impl BufRead for AfterInput<'_> {
+    fn fill_buf(&mut self) -> io::Result<&[u8]> {
+        if self.input.is_empty() {
+            return self.reading.fill_buf();
+        }
+        Ok(self.input.bytes())
+    }
+
+    fn consume(&mut self, count: usize) {
+        if self.input.is_empty() {
+            self.reading.consume(count);
+        } else {
+            self.input.consume(count);
+        }
+    }
+}
+
+impl ReadSide for AfterInput<'_> {
+    fn next_message(&mut self) -> io::Result<bool> {
+        Ok(!self.input.is_empty() || self.reading.next_message()?)
+    }
+
+    fn poll_read(&mut self, cx: &mut Context<'_>, buf: &mut [u8]) -> Poll<io::Result<usize>> {
+        if self.input.is_empty() {
+            return self.reading.poll_read(cx, buf);
+        }
+        Poll::Ready(Ok(self.input.take(buf)))
+    }
+
+    fn set_read_timeout(&mut self, timeout: Option<Duration>) -> io::Result<()> {
+        self.reading.set_read_timeout(timeout)
+    }
+}
+
+/// A writing half that tells its connection of the end of the stream.
+pub(super) struct Ending<'a, F> {
+    writing: WriteHalf<'a>,
+    ended: F,
+}
+
+impl<'a, F: FnMut() + Send> Ending<'a, F> {
+    pub(super) const fn new(writing: WriteHalf<'a>, ended: F) -> Self {
+        Self { writing, ended }
+    }
+}
+
+impl<F> Write for Ending<'_, F> {
+    fn write(&mut self, buf: &[u8]) -> io::Result<usize> {
+        self.writing.write(buf)
+    }
+
+    fn write_all(&mut self, buf: &[u8]) -> io::Result<()> {
+        self.writing.write_all(buf)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.writing.flush()
+    }
+}
+
+impl<F: FnMut() + Send> WriteSide for Ending<'_, F> {
+    fn poll_write(&mut self, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        self.writing.poll_write(cx, buf)
+    }
+
+    fn set_write_timeout(&mut self, timeout: Option<Duration>) -> io::Result<()> {
+        self.writing.set_write_timeout(timeout)
+    }
+
+    fn shutdown(&mut self) -> io::Result<()> {
+        (self.ended)();
+        self.writing.shutdown()
     }
 }

@@ -2,7 +2,7 @@
 
 use std::mem::take;
 
-use crate::buffers;
+use crate::buffers::{self, BUFFER};
 
 /// Received bytes that were not yet read. Without such bytes there is no buffer.
 #[derive(Default)]
@@ -66,17 +66,23 @@ impl Input {
         (self.buffer, self.start, self.end) = (buffer, 0, count);
     }
 
-    /// Puts bytes in front of the buffered ones.
+    /// Puts bytes in front of the buffered ones. There is room behind them.
     pub(super) fn unread(&mut self, bytes: &[u8]) {
         if let Some(start) = self.start.checked_sub(bytes.len()) {
             self.buffer[start..self.start].copy_from_slice(bytes);
             self.start = start;
             return;
         }
-        let all = [bytes, self.bytes()].concat().into_boxed_slice();
-        let count = all.len();
+        let count = bytes.len() + self.bytes().len();
+        let mut buffer = if count < BUFFER {
+            buffers::take()
+        } else {
+            vec![0; count + BUFFER].into_boxed_slice()
+        };
+        buffer[..bytes.len()].copy_from_slice(bytes);
+        buffer[bytes.len()..count].copy_from_slice(self.bytes());
         self.release();
-        self.fill(all, count);
+        self.fill(buffer, count);
     }
 
     /// Returns the buffer to the pool, once all of it has been read.
@@ -105,6 +111,11 @@ mod tests {
         input.unread(b"first ");
         input.consume(3);
         input.unread(b"1");
+        assert!(!input.is_full());
+        let many = vec![b'.'; 2 * BUFFER];
+        input.unread(&many);
+        assert!(!input.is_full());
+        input.consume(many.len());
         assert_eq!(input.bytes(), b"1st second");
         let mut all = [0; 16];
         assert_eq!(input.take(&mut all), 10);

@@ -10,7 +10,7 @@ use std::time::Duration;
 use crate::address::Address;
 use crate::buffers;
 use crate::error::Error;
-use crate::net::halves::{ReadSide, unsupported};
+use crate::net::halves::{AfterInput, Ending, unsupported};
 use crate::net::input::Input;
 use crate::net::{AcceptBatch, Accepted, Bind, Connection, Managed, Transport, Waits};
 use crate::net::{ReadHalf, WriteHalf};
@@ -128,8 +128,9 @@ pub trait Layer<C: Connection>: Send + 'static {
         self.flush(below)
     }
 
-    /// Divides the layer for [`Connection::halves`]: each of the halves below gets its part of the layer. Default:
-    /// fails.
+    /// Divides the layer for [`Connection::halves`]: each of the halves below gets its part of the layer. At
+    /// [`WriteSide::shutdown`](crate::net::WriteSide::shutdown) the writing half sends the layer's last bytes;
+    /// [`finish`](Self::finish) is not called then. Default: fails.
     ///
     /// # Errors
     ///
@@ -519,13 +520,10 @@ impl<C: Connection, L: Layer<C>> Connection for LayeredConnection<C, L> {
     fn halves(&mut self) -> io::Result<(ReadHalf<'_>, WriteHalf<'_>)> {
         self.layer.flush(&mut self.below)?;
         let (reading, writing) = self.layer.halves(self.below.halves()?)?;
-        let reading = if self.input.is_empty() {
-            reading
-        } else {
-            let input = &mut self.input;
-            ReadHalf::new(AfterInput { input, reading })
-        };
-        Ok((reading, writing))
+        let input = &mut self.input;
+        let state = &mut self.state;
+        let writing = Ending::new(writing, || *state = State::Finished);
+        Ok((AfterInput::half(input, reading), WriteHalf::new(writing)))
     }
 
     fn poll_read(&mut self, cx: &mut task::Context<'_>, buf: &mut [u8]) -> Poll<io::Result<usize>> {
@@ -605,55 +603,6 @@ impl<C: Connection, L: Layer<C>> Write for LayeredConnection<C, L> {
 
     fn flush(&mut self) -> io::Result<()> {
         self.layer.flush(&mut self.below)
-    }
-}
-
-/// The reading half of a connection that holds input: reads that first.
-struct AfterInput<'a> {
-    input: &'a mut Input,
-    reading: ReadHalf<'a>,
-}
-
-impl Read for AfterInput<'_> {
-    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
-        if self.input.is_empty() {
-            return self.reading.read(buf);
-        }
-        Ok(self.input.take(buf))
-    }
-}
-
-impl BufRead for AfterInput<'_> {
-    fn fill_buf(&mut self) -> io::Result<&[u8]> {
-        if self.input.is_empty() {
-            return self.reading.fill_buf();
-        }
-        Ok(self.input.bytes())
-    }
-
-    fn consume(&mut self, count: usize) {
-        if self.input.is_empty() {
-            self.reading.consume(count);
-        } else {
-            self.input.consume(count);
-        }
-    }
-}
-
-impl ReadSide for AfterInput<'_> {
-    fn next_message(&mut self) -> io::Result<bool> {
-        Ok(!self.input.is_empty() || self.reading.next_message()?)
-    }
-
-    fn poll_read(&mut self, cx: &mut task::Context<'_>, buf: &mut [u8]) -> Poll<io::Result<usize>> {
-        if self.input.is_empty() {
-            return self.reading.poll_read(cx, buf);
-        }
-        Poll::Ready(Ok(self.input.take(buf)))
-    }
-
-    fn set_read_timeout(&mut self, timeout: Option<Duration>) -> io::Result<()> {
-        self.reading.set_read_timeout(timeout)
     }
 }
 

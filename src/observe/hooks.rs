@@ -87,13 +87,13 @@ impl Failure<'_> {
     }
 
     /// Returns whether the peer has gone, or has no address for a reply (`NotConnected`). On a
-    /// public port such failures are common.
+    /// public port such failures are common. `false` if the server has aborted the connection.
     #[must_use]
     pub fn is_disconnect(&self) -> bool {
         use io::ErrorKind::{
             BrokenPipe, ConnectionAborted, ConnectionReset, NotConnected, UnexpectedEof,
         };
-        let Some(err) = self.io_error() else {
+        let Some(err) = self.io_error().filter(|_| self.abort.is_none()) else {
             return false;
         };
         let is_gone = err.get_ref().is_some_and(|inner| inner.is::<Gone>());

@@ -14,7 +14,7 @@ use crate::registry::table::{AbortReason, Activity, Slot};
 use crate::registry::{Registry, SETTLE};
 use crate::sys::clock::Millis;
 use crate::sys::poll::Interest;
-use crate::task::abort::HandlerId;
+use crate::task::abort::{HandlerId, Host};
 use crate::task::local::Entered;
 use crate::task::wait::Task;
 
@@ -196,9 +196,7 @@ impl Context {
     /// Says that its handler runs from now on, until this is dropped: an abort ends all of its waits.
     pub(crate) fn enter_handler(&self) -> Option<Entered> {
         let registry = Arc::clone(self.registry.as_ref()?);
-        let slot = self.slot.load(Ordering::Relaxed);
-        let handler = HandlerId { id: self.id, slot };
-        Some(Entered::handler(registry, handler))
+        Some(Entered::handler(registry, self.handler_id()))
     }
 
     /// The slot of the handler's session.
@@ -263,7 +261,7 @@ impl Context {
     pub(crate) fn end_write(&self, sent: usize) {
         if let Some(slot) = self.slot() {
             slot.add_sent(sent);
-            slot.end_write(Millis::now());
+            slot.end_write((sent > 0).then(Millis::now));
         }
     }
 
@@ -276,6 +274,12 @@ impl Context {
         self.note_poll(Interest::Read);
     }
 
+    /// Stores that the wait of a future for input is over, and adds the bytes that were received.
+    pub(crate) fn end_poll_read(&self, received: usize) {
+        self.leave(Activity::Reading, received);
+        self.forget_poll(Interest::Read);
+    }
+
     /// Stores that a future waits until the peer takes output.
     pub(crate) fn begin_poll_write(&self) {
         if self.slot().is_some_and(|slot| slot.writing().is_none()) {
@@ -284,10 +288,32 @@ impl Context {
         self.note_poll(Interest::Write);
     }
 
+    /// Stores that the wait of a future for room is over, and adds the bytes that were sent.
+    pub(crate) fn end_poll_write(&self, sent: usize) {
+        self.end_write(sent);
+        self.forget_poll(Interest::Write);
+    }
+
     /// Lets the wait around a poll tell the registry when it ends: the future may be dropped half-way.
     fn note_poll(&self, interest: Interest) {
+        let Some(registry) = &self.registry else {
+            return;
+        };
+        let host = || -> Arc<dyn Host> { Arc::clone(registry) as _ };
+        let handler = self.handler_id();
+        Task::here().local().note_poll(host, handler, interest);
+    }
+
+    fn forget_poll(&self, interest: Interest) {
         if self.registry.is_some() {
-            Task::here().local().note_poll(interest);
+            Task::here().local().forget_poll(interest);
+        }
+    }
+
+    fn handler_id(&self) -> HandlerId {
+        HandlerId {
+            id: self.id,
+            slot: self.slot.load(Ordering::Relaxed),
         }
     }
 
@@ -295,8 +321,7 @@ impl Context {
     pub(crate) fn for_writer(&self) -> Option<WriterContext> {
         Some(WriterContext {
             registry: Arc::clone(self.registry.as_ref()?),
-            id: self.id,
-            slot: self.slot.load(Ordering::Relaxed).checked_sub(1)?,
+            connection: self.handler_id(),
         })
     }
 
@@ -419,8 +444,7 @@ impl Drop for Context {
 #[derive(Clone, Debug)]
 pub(crate) struct WriterContext {
     registry: Arc<Registry>,
-    id: u64,
-    slot: u32,
+    connection: HandlerId,
 }
 
 impl WriterContext {
@@ -432,15 +456,16 @@ impl WriterContext {
     /// Stores that the writer has moved bytes: the connection is not idle. If the connection has just ended and
     /// another has its slot, that one counts as active once more, which does no harm.
     pub(crate) fn push(&self) {
-        let slot = self.registry.slot(self.slot);
-        if slot.id() == self.id {
+        let HandlerId { id, slot } = self.connection;
+        let slot = slot.checked_sub(1).map(|index| self.registry.slot(index));
+        if let Some(slot) = slot.filter(|slot| slot.id() == id) {
             slot.push(Millis::now());
         }
     }
 
     /// Aborts the connection, whose peer takes nothing.
     pub(crate) fn abort(&self) {
-        self.registry.abort_writer(self.id, self.slot);
+        self.registry.abort_writer(self.connection.id);
     }
 }
 

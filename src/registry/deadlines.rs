@@ -92,9 +92,9 @@ impl Deadlines {
             Activity::Handshake => (self.handshake, AbortReason::Handshake),
             Activity::Running | Activity::Queued | Activity::Writing => (None, AbortReason::Idle),
         };
-        let silent = match activity {
-            Activity::Handshake => since,
-            _ => slot.silent_since(since),
+        let silent = match waiting.1 {
+            AbortReason::Idle => slot.silent_since(since),
+            _ => since,
         };
         let (began, writing) = (slot.began(), slot.writing());
         let limits = [
@@ -207,8 +207,11 @@ mod tests {
     #[test]
     fn what_moves_in_one_direction_keeps_the_connection_from_being_idle() {
         let slot = Slot::default();
+        // Nothing but input ends the wait for the first byte.
+        slot.push(Millis(3000));
+        abort_at(&slot, Activity::Reading, 11_000, AbortReason::FirstByte);
         slot.add_received(1);
-        slot.end_write(Millis(5000));
+        slot.end_write(Some(Millis(5000)));
         abort_at(&slot, Activity::Reading, 65_000, AbortReason::Idle);
         slot.push(Millis(7000));
         abort_at(&slot, Activity::Parked, 68_000, AbortReason::Idle);
@@ -232,10 +235,15 @@ mod tests {
         slot.note_unsent(599, since(), Millis(3000));
         assert_eq!(since(), Millis(3000));
         // The write has ended before the check.
-        slot.end_write(Millis(3500));
+        slot.end_write(Some(Millis(3500)));
         slot.note_unsent(0, Millis(3000), Millis(4000));
         assert_eq!(slot.writing(), None);
         slot.begin_write(Millis(5000));
+        // A future that was dropped while it waited: the peer has taken everything.
+        slot.note_unsent(0, Millis(5000), Millis(5500));
+        slot.note_unsent(0, Millis(5500), Millis(40_000));
+        assert_eq!(slot.writing(), Some(Millis(40_000)));
+        slot.begin_write(Millis(41_000));
         assert_eq!(slot.unsent(), None, "another write");
     }
 

@@ -165,7 +165,7 @@ impl Host for Registry {
                 slot.enter(Activity::Running, now);
             }
             if polled.write && slot.writing().is_some() {
-                slot.end_write(now);
+                slot.end_write(Some(now));
             }
         }
     }

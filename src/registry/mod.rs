@@ -349,9 +349,7 @@ impl Registry {
             let reason = match slot.abort_reason() {
                 // Another process may have requested the abort, which only this process can carry
                 // out.
-                Some(reason @ (AbortReason::Asked | AbortReason::Shed | AbortReason::Write)) => {
-                    reason
-                }
+                Some(reason @ (AbortReason::Asked | AbortReason::Shed)) => reason,
                 Some(_) => continue,
                 None => {
                     let keeps_checking = self.check_write(slot, id, now, unsent);
@@ -501,12 +499,10 @@ impl Registry {
         true
     }
 
-    /// Requests the abort of a connection to which a writer writes, and whose peer takes nothing.
-    fn abort_writer(&self, id: u64, slot: u32) {
-        let slot = self.slot(slot);
-        if slot.id() == id && slot.abort(AbortReason::Write) {
+    /// Aborts a connection of this process to which a writer writes, and whose peer takes nothing.
+    fn abort_writer(&self, id: u64) {
+        if self.abort_here(id, AbortReason::Write) {
             count(&self.counters.counts().timed_out);
-            self.request_aborts();
         }
     }
 

@@ -137,7 +137,7 @@ impl AbortReason {
 pub(crate) struct Slot {
     /// The activity (an index of `ACTIVITIES`, 3 bits), and since when.
     activity: AtomicU64,
-    /// When a write last began, moved bytes or ended; the lowest bit: whether one waits.
+    /// When output last moved, or a waiting write began; the lowest bit: whether one waits.
     output: AtomicU64,
     /// When a [`Writer`](crate::net::Writer) last moved bytes, in seconds, rounded up.
     pushed: AtomicU32,
@@ -327,9 +327,10 @@ impl Slot {
         self.output.store(output(now, true), Relaxed);
     }
 
-    /// Stores that no write waits any more.
-    pub(crate) fn end_write(&self, now: Millis) {
-        self.output.store(output(now, false), Relaxed);
+    /// Stores that no write waits any more, and that output has moved at `moved`.
+    pub(crate) fn end_write(&self, moved: Option<Millis>) {
+        let output = output(moved.unwrap_or_default(), false);
+        self.output.store(output, Relaxed);
     }
 
     /// Since when a write has waited without progress, if one waits.
@@ -364,7 +365,8 @@ impl Slot {
             .min(u32::MAX - 1);
         let before = self.unsent();
         self.unsent.store(left + 1, Relaxed);
-        if before.is_none_or(|before| left < before) {
+        // With nothing left the write is about to be woken, or its future was dropped.
+        if left == 0 || before.is_none_or(|before| left < before) {
             let (old, new) = (output(since, true), output(now, true));
             // A write that has ended meanwhile has stored another state.
             let _ = self.output.compare_exchange(old, new, Relaxed, Relaxed);

@@ -42,6 +42,19 @@ impl Directions {
             },
         }
     }
+
+    pub(crate) const fn without(self, interest: Interest) -> Self {
+        match interest {
+            Interest::Read => Self {
+                read: false,
+                ..self
+            },
+            Interest::Write => Self {
+                write: false,
+                ..self
+            },
+        }
+    }
 }
 
 /// Blocks the thread until a descriptor is ready. Returns how many are: 0 at the deadline. A signal

@@ -20,8 +20,17 @@ pub(crate) struct Local {
     signal: OnceCell<(Arc<Signal>, Waker)>,
     /// The number of waits by the signal that are under way: more than one where they nest.
     waits: Cell<usize>,
-    /// The directions in which futures of the current wait have polled the connection of the handler.
-    polled: Cell<Directions>,
+    /// How many waits for futures the task is in, one within the other.
+    depth: Cell<usize>,
+    /// The connection that futures of the innermost wait poll.
+    polled: RefCell<Polled>,
+}
+
+/// A connection that futures of a wait poll, and the directions.
+#[derive(Default)]
+pub(crate) struct Polled {
+    connection: Option<(Arc<dyn Host>, HandlerId)>,
+    directions: Directions,
 }
 
 /// A running handler.
@@ -117,20 +126,46 @@ impl Local {
         }
     }
 
-    /// Notes that a future of the current wait has polled the connection of the handler.
-    pub(crate) fn note_poll(&self, interest: Interest) {
-        self.polled.set(self.polled.get().with(interest));
+    /// Begins a wait for futures, within others perhaps. Returns the state of the wait around it.
+    pub(crate) fn begin_polls(&self) -> Polled {
+        self.depth.set(self.depth.get() + 1);
+        self.polled.take()
     }
 
-    /// Tells the host that no future of this task polls the connection any more, if one has.
-    pub(crate) fn end_polls(&self) {
-        let polled = self.polled.take();
-        if polled == Directions::default() {
-            return;
+    /// Ends a wait for futures, and tells the server that they poll no longer.
+    pub(crate) fn end_polls(&self, around: Polled) {
+        self.depth.set(self.depth.get() - 1);
+        let Polled {
+            connection,
+            directions,
+        } = self.polled.replace(around);
+        if let Some((host, handler)) = connection {
+            host.end_polls(handler, directions);
         }
-        if let Some(handling) = &*self.handling.borrow() {
-            handling.host.end_polls(handling.handler, polled);
-        }
+    }
+
+    /// Returns whether the task is in a wait for futures, so that their wakers wake it.
+    pub(crate) fn is_polling(&self) -> bool {
+        self.depth.get() > 0
+    }
+
+    /// Notes that a future of the current wait waits for a connection.
+    pub(crate) fn note_poll(
+        &self,
+        host: impl FnOnce() -> Arc<dyn Host>,
+        handler: HandlerId,
+        interest: Interest,
+    ) {
+        let mut polled = self.polled.borrow_mut();
+        let connection = &mut polled.connection;
+        connection.get_or_insert_with(|| (host(), handler));
+        polled.directions = polled.directions.with(interest);
+    }
+
+    /// Notes that no future of the current wait waits for the connection in this direction any more.
+    pub(crate) fn forget_poll(&self, interest: Interest) {
+        let mut polled = self.polled.borrow_mut();
+        polled.directions = polled.directions.without(interest);
     }
 
     /// Returns the server that runs the handler.

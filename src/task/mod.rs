@@ -26,31 +26,26 @@
 //!
 //! ```
 //! use std::io::{self, Read, Write};
-//! use std::net::TcpListener;
 //! use std::time::Duration;
-//! use socketserver::task;
+//! use socketserver::{Connection, task};
 //!
-//! # fn main() -> io::Result<()> {
-//! # let listener = TcpListener::bind("127.0.0.1:0")?;
-//! # let client = std::net::TcpStream::connect(listener.local_addr()?)?;
-//! # client.shutdown(std::net::Shutdown::Write)?;
-//! let (conn, _) = listener.accept()?;
-//! let (stop, stopped) = async_channel::bounded::<()>(1);
-//! task::scope(|scope| {
-//!     let greets = scope.spawn(|| {
-//!         let tick = || task::block_on(stopped.recv());
-//!         while task::timeout(Duration::from_secs(1), tick).is_err_and(|err| err.kind() == io::ErrorKind::TimedOut) {
-//!             (&conn).write_all(b"still there?\n")?;
-//!         }
-//!         Ok::<_, io::Error>(())
-//!     })?;
-//!     let mut input = String::new();
-//!     let read = (&conn).read_to_string(&mut input);
-//!     stop.close();
-//!     greets.join().expect("the closure does not panic").and(read)
-//! })?;
-//! # Ok(())
-//! # }
+//! fn serve(conn: &mut impl Connection) -> io::Result<()> {
+//!     let (mut input, mut output) = conn.halves()?;
+//!     let (stop, stopped) = async_channel::bounded::<()>(1);
+//!     task::scope(|scope| {
+//!         let greets = scope.spawn(|| {
+//!             let tick = || task::block_on(stopped.recv());
+//!             while task::timeout(Duration::from_secs(1), tick).is_err_and(|err| err.kind() == io::ErrorKind::TimedOut) {
+//!                 output.write_all(b"still there?\n")?;
+//!             }
+//!             Ok::<_, io::Error>(())
+//!         })?;
+//!         let mut text = String::new();
+//!         let read = input.read_to_string(&mut text);
+//!         stop.close();
+//!         greets.join().expect("the closure does not panic").and(read.map(drop))
+//!     })
+//! }
 //! ```
 
 pub(crate) mod abort;
@@ -62,7 +57,7 @@ mod scope;
 mod signal;
 mod thread;
 pub(crate) mod threads;
-mod timeout;
+pub(crate) mod timeout;
 pub(crate) mod wait;
 mod watched;
 

@@ -27,7 +27,7 @@ const MAX_RUNNING: usize = 1024;
 /// Like those of [`std::thread::scope`], the closures may borrow from the caller's stack.
 ///
 /// In a coroutine, each closure is a coroutine of the same worker: one runs while the others wait. In a handler
-/// on a thread, the closures run on threads that the server keeps for scopes: at most 1024 in a process, in
+/// on a thread, the closures run on threads that the server keeps for scopes: at most 1024 in each process, in
 /// addition to those of its model; an idle thread ends after 10 s. Outside of handlers each closure has a new
 /// thread.
 ///
@@ -47,24 +47,27 @@ const MAX_RUNNING: usize = 1024;
 ///
 /// # Examples
 ///
-/// A proxy copies both directions at once.
+/// A relay copies both directions at once.
 ///
 /// ```
 /// use std::io;
-/// use std::net::{Shutdown, TcpStream};
-/// use socketserver::task;
+/// use socketserver::net::{ReadHalf, WriteHalf};
+/// use socketserver::{Connection, task};
 ///
-/// fn copy(mut from: &TcpStream, mut to: &TcpStream) -> io::Result<u64> {
+/// fn pass(mut from: ReadHalf<'_>, mut to: WriteHalf<'_>) -> io::Result<()> {
 ///     let copied = io::copy(&mut from, &mut to);
-///     to.shutdown(Shutdown::Write).and(copied)
+///     // After a failure too, so that the other direction ends.
+///     let ended = to.shutdown();
+///     copied.and(ended)
 /// }
 ///
-/// fn relay(one: &TcpStream, other: &TcpStream) -> io::Result<(u64, u64)> {
+/// fn relay(one: &mut impl Connection, other: &mut impl Connection) -> io::Result<()> {
+///     let (from_one, to_one) = one.halves()?;
+///     let (from_other, to_other) = other.halves()?;
 ///     task::scope(|scope| {
-///         let there = scope.spawn(|| copy(one, other))?;
-///         let back = copy(other, one)?;
-///         let there = there.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
-///         Ok((there, back))
+///         let back = scope.spawn(|| pass(from_other, to_one))?;
+///         let there = pass(from_one, to_other);
+///         there.and(back.join().expect("no panic"))
 ///     })
 /// }
 /// ```

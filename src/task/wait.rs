@@ -158,6 +158,11 @@ impl Source {
         interest: Interest,
         mut attempt: impl FnMut() -> rustix::io::Result<(R, bool)>,
     ) -> Poll<io::Result<R>> {
+        let task = Task::here();
+        if !task.local().is_polling() {
+            // Another executor would not be woken.
+            return Poll::Ready(Err(io::ErrorKind::Unsupported.into()));
+        }
         if self.is_exhausted(interest) {
             ready!(self.poll(waker, fd, interest))?;
         }
@@ -173,6 +178,8 @@ impl Source {
                     if all {
                         self.exhaust(interest);
                     }
+                    // A future that always finds the descriptor ready must not starve the other coroutines.
+                    task.spend();
                     return Poll::Ready(Ok(result));
                 }
             }

@@ -120,7 +120,8 @@ impl Watched {
         let (flags, again) = {
             let mut waiting = self.waiting.borrow_mut();
             let waiting = waiting.entry(name).or_insert_with(|| Waiting {
-                flags: epoll::EventFlags::ONESHOT | epoll::EventFlags::RDHUP,
+                // Without RDHUP: the end of the input is reported as input, and must not end a wait for room.
+                flags: epoll::EventFlags::ONESHOT,
                 wakers: Vec::new(),
             });
             waiting.flags |= match interest {
@@ -322,6 +323,34 @@ mod tests {
         let (received, filled) = block_on(both).unwrap();
         assert_eq!(received.unwrap(), 7);
         filled.unwrap();
+        drop(one);
+        drain.join().unwrap();
+    }
+
+    #[test]
+    fn a_peer_that_has_ended_its_side_does_not_wake_a_write() {
+        let (one, mut other) = pair();
+        other.shutdown(std::net::Shutdown::Write).unwrap();
+        let source = Source::default();
+        let (begin, begun) = channel();
+        let drain = thread::spawn(move || {
+            begun.recv_timeout(Duration::from_secs(20)).unwrap();
+            // In small pieces, so that a write that spins is polled often meanwhile.
+            let mut byte = [0; 16];
+            while other.read(&mut byte).is_ok_and(|count| count > 0) {}
+        });
+        let mut polls = 0;
+        let mut filled = Box::pin(fill(&one, &source));
+        block_on(poll_fn(|context| {
+            polls += 1;
+            let polled = filled.as_mut().poll(context);
+            let _ = begin.send(());
+            polled
+        }))
+        .unwrap()
+        .unwrap();
+        assert!(polls < 10, "{polls} polls");
+        drop(filled);
         drop(one);
         drain.join().unwrap();
     }

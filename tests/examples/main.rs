@@ -2,6 +2,7 @@
 //! own, and a client that talks to it. Three examples also exist on Python's `socketserver`.
 //! Without python3 those are ignored, with a message; with `CI_STRICT=1` that is a failure.
 
+mod at_once;
 #[path = "../support/models.rs"]
 mod models;
 mod play;
@@ -25,8 +26,11 @@ mod examples {
     pub(crate) mod login;
     pub(crate) mod own_transport;
     pub(crate) mod poll_loop;
+    pub(crate) mod pool;
     pub(crate) mod prefork;
     pub(crate) mod proxy;
+    #[cfg(feature = "coroutines")]
+    pub(crate) mod pubsub;
     pub(crate) mod request_handler;
     #[cfg(feature = "coroutines")]
     pub(crate) mod resolver;
@@ -34,6 +38,7 @@ mod examples {
     pub(crate) mod two_transports;
     pub(crate) mod udp_echo;
     pub(crate) mod unix_datagram_log;
+    pub(crate) mod websocket;
 }
 
 use std::collections::BTreeSet;
@@ -71,7 +76,7 @@ const ONE_AT_A_TIME: &str = "a client that stays connected keeps other clients w
 const NO_MEMORY_IN_COMMON: &str = "each process has its own clients and state";
 const THREADS: &str = "it has a second thread, and forking needs a single-threaded process";
 
-const ROWS: [Row; 21] = rows! {
+const ROWS: [Row; 24] = rows! {
     hello greets_every_client, except [];
     udp_echo sends_every_datagram_back, except [];
     unix_datagram_log numbers_the_lines_that_anyone_sends, except [];
@@ -100,11 +105,20 @@ const ROWS: [Row; 21] = rows! {
         ("sequential threading pool forking coroutines", "it has no workers to replace"),
         ("prefork_forking", "its workers have children that answer"),
     ];
-    chat sends_each_line_to_all_clients, except [
+    chat sends_each_line_to_all_clients_and_drops_slow_ones, except [
         ("sequential", ONE_AT_A_TIME),
         ("forking prefork", NO_MEMORY_IN_COMMON),
     ];
-    proxy passes_lines_on_and_answers_back, except [("sequential", ONE_AT_A_TIME)];
+    proxy passes_both_directions_on_at_once, except [("sequential", ONE_AT_A_TIME)];
+    pool shares_four_connections_and_replaces_broken_ones, except [
+        ("sequential", ONE_AT_A_TIME),
+        ("forking prefork", "each process has its own connections"),
+    ];
+    pubsub sends_lines_to_all_subscribers_and_drops_slow_ones, except [
+        ("sequential", ONE_AT_A_TIME),
+        ("forking prefork", NO_MEMORY_IN_COMMON),
+    ];
+    websocket pushes_while_it_reads, except [("sequential", ONE_AT_A_TIME)];
     resolver answers_names_with_their_addresses, except [("sequential", ONE_AT_A_TIME)];
     poll_loop serves_both_and_ends_on_request, except [("forking prefork", THREADS)];
     adopted_socket serves_on_its_standard_input, except [];
@@ -114,7 +128,7 @@ const ROWS: [Row; 21] = rows! {
 };
 
 /// The examples that need the feature.
-const OF_COROUTINES: [&str; 2] = ["chat", "resolver"];
+const OF_COROUTINES: [&str; 3] = ["chat", "pubsub", "resolver"];
 
 /// The examples that also exist in Python.
 const IN_PYTHON: [&str; 3] = ["key_value", "tftp", "unix_datagram_log"];

@@ -90,12 +90,17 @@ fn streams(example: &str, model: &str, addr: &str, others: &[String]) -> Option<
             serve(model, builder, examples::prefork::answer)
         }
         "proxy" => serve(model, tcp(), move |client| {
-            examples::proxy::relay(client, &second)
+            examples::proxy::relay(client, &others)
         }),
-        #[cfg(feature = "coroutines")]
-        "chat" => {
-            let room = examples::chat::Room::default();
-            serve(model, tcp(), move |conn| room.serve(conn))
+        "pool" => {
+            let pool = examples::pool::Pool::new(second);
+            serve(model, tcp(), move |conn| pool.serve(conn))
+        }
+        "websocket" => {
+            let pause = Duration::from_millis(second.parse().expect("milliseconds"));
+            serve(model, tcp(), move |conn| {
+                examples::websocket::talk(conn, pause)
+            })
         }
         #[cfg(feature = "coroutines")]
         "resolver" => serve(model, tcp(), examples::resolver::resolve),
@@ -156,6 +161,10 @@ fn whole_servers(example: &str, model: &str, addr: &str) -> Option<ExitCode> {
     Some(match example {
         "background" => models().run(model, Background(tcp())),
         "graceful_stop" => models().run(model, GracefulStop(tcp())),
+        #[cfg(feature = "coroutines")]
+        "chat" => models().run(model, Chat(tcp())),
+        #[cfg(feature = "coroutines")]
+        "pubsub" => models().run(model, PubSub(tcp())),
         "poll_loop" => models().run(model, PollLoop(tcp(), on(addr))),
         _ => return None,
     })
@@ -225,6 +234,29 @@ impl UnderModel for GracefulStop {
     fn run<M: Model>(self, model: M) -> ExitCode {
         let builder = self.0.drain_timeout(Duration::from_secs(2));
         examples::graceful_stop::serve(build(builder, model)).expect("serve");
+        ExitCode::SUCCESS
+    }
+}
+
+#[cfg(feature = "coroutines")]
+struct Chat(Builder<Tcp>);
+
+#[cfg(feature = "coroutines")]
+impl UnderModel for Chat {
+    fn run<M: Model>(self, model: M) -> ExitCode {
+        let server = build(self.0, model);
+        examples::chat::serve(server).expect("serve");
+        ExitCode::SUCCESS
+    }
+}
+
+#[cfg(feature = "coroutines")]
+struct PubSub(Builder<Tcp>);
+
+#[cfg(feature = "coroutines")]
+impl UnderModel for PubSub {
+    fn run<M: Model>(self, model: M) -> ExitCode {
+        examples::pubsub::serve(build(self.0, model)).expect("serve");
         ExitCode::SUCCESS
     }
 }

@@ -12,6 +12,8 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::Errno;
+use rustix::net::{RecvFlags, recv};
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use socket2::SockRef;
 use tempfile::TempDir;
@@ -221,6 +223,16 @@ impl<S: Read + Write + AsFd> Client<S> {
             .read_line(&mut line)
             .expect("a line within the deadline");
         line.strip_suffix('\n').expect("a whole line").to_owned()
+    }
+
+    /// Whether nothing has arrived.
+    pub(crate) fn is_silent(&self) -> bool {
+        let input = recv(
+            self.0.get_ref(),
+            &mut [0; 1],
+            RecvFlags::PEEK | RecvFlags::DONTWAIT,
+        );
+        self.0.buffer().is_empty() && input == Err(Errno::AGAIN)
     }
 
     pub(crate) fn ask(&mut self, line: &str) -> String {

@@ -17,14 +17,7 @@ use crate::program::{
     Client, DEADLINE, End, Example, Program, ask_udp, connect, connect_unix, path_in, set_deadlines,
 };
 
-pub(crate) fn chat(program: Program) {
-    let (_example, addr) = program.on_tcp();
-    let mut first = connect(addr);
-    assert_eq!(first.ask("alone"), "1: alone");
-    let mut second = connect(addr);
-    assert_eq!(second.ask("hello"), "2: hello");
-    assert_eq!(first.line(), "2: hello");
-}
+pub(crate) use crate::at_once::{chat, pool, proxy, pubsub, websocket};
 
 pub(crate) fn counting(program: Program) {
     let (_example, addr) = program.on_tcp();
@@ -332,26 +325,6 @@ pub(crate) fn key_value(program: Program) {
     store(addr);
 }
 
-/// The proxy is in front of the key-value store.
-pub(crate) fn proxy(program: Program) {
-    let (upstream, behind) = Program::Itself("key_value").on_tcp();
-    let example = program.start(&["127.0.0.1:0", &behind.to_string()]);
-    let addr = example.inet("tcp");
-    assert_eq!(connect(behind).ask("set sky blue"), "none");
-    assert_eq!(connect(addr).ask("get sky"), "value blue");
-    store(addr);
-    let mut client = connect(addr);
-    assert_eq!(client.ask("get sky"), "value blue");
-    drop(upstream);
-    client.send("get sky\n");
-    assert_eq!(client.rest(), "", "a server that is gone is the end");
-    assert_eq!(
-        connect(addr).rest(),
-        "",
-        "there is no listener to connect to"
-    );
-}
-
 pub(crate) fn resolver(program: Program) {
     let (_example, addr) = program.on_tcp();
     let (mut client, mut other) = (connect(addr), connect(addr));
@@ -369,7 +342,7 @@ pub(crate) fn resolver(program: Program) {
     assert_eq!(client.ask("::1"), "::1");
 }
 
-fn store(addr: SocketAddr) {
+pub(crate) fn store(addr: SocketAddr) {
     let (mut one, mut two) = (connect(addr), connect(addr));
     assert_eq!(one.ask("set colour light blue"), "none");
     assert_eq!(two.ask("get colour"), "value light blue");

@@ -1,17 +1,18 @@
 //! What a handler can do with a connection.
 
-use std::future::poll_fn;
+use std::future::{pending, poll_fn};
 use std::io::{self, BufRead, Read, Write};
 use std::net::Shutdown;
 use std::sync::mpsc::{Receiver, channel};
+use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use futures_lite::future::or;
 use socketserver::net::{Accepted, Bind, TcpConnection, UnixAddress};
-use socketserver::observe::Activity;
+use socketserver::observe::{AbortReason, Activity};
 use socketserver::python::ThreadingTcpServer;
 use socketserver::task::{block_on, scope};
-use socketserver::{Connection, Server, ServerGuard, Tcp, UnixStream};
+use socketserver::{Connection, Server, ServerGuard, Tcp, Threading, UnixStream};
 
 use crate::support::{Client, DEADLINE, Target, poll_until};
 
@@ -270,6 +271,32 @@ fn a_peer_that_is_gone_is_an_error_and_a_disconnect() {
 }
 
 #[test]
+fn an_abort_by_the_server_is_no_disconnect() {
+    let (failures, wait) = channel();
+    let (waits, waiting) = channel();
+    let server = Server::<Tcp>::builder()
+        .model(Threading::default())
+        .on_error(move |failure| {
+            let kind = failure.io_error().map(io::Error::kind);
+            let seen = (kind, failure.abort_reason(), failure.is_disconnect());
+            failures.send(seen).unwrap();
+        })
+        .bind("127.0.0.1:0")
+        .unwrap();
+    let _client = Target::parse(&server.urls()[0]).connect();
+    let guard = server.spawn(move |conn: &mut TcpConnection| {
+        waits.send(conn.id()).unwrap();
+        block_on(pending::<()>())
+    });
+    let guard = guard.unwrap();
+    let id = waiting.recv_timeout(DEADLINE).unwrap();
+    assert!(guard.handle().abort(id));
+    let aborted = Some(io::ErrorKind::ConnectionAborted);
+    let expected = (aborted, Some(AbortReason::Asked), false);
+    assert_eq!(wait.recv_timeout(DEADLINE).unwrap(), expected);
+}
+
+#[test]
 fn addresses_and_ids_are_those_of_the_connection() {
     let server = ThreadingTcpServer::bind("127.0.0.1:0").unwrap();
     let addr = server.local_addrs()[0].socket_addr().unwrap();
@@ -423,4 +450,26 @@ fn a_future_that_has_polled_one_half_leaves_the_other_one_writing() {
     });
     io::copy(&mut client, &mut io::sink()).unwrap();
     assert_eq!(results.recv_timeout(DEADLINE).unwrap(), 0);
+}
+
+#[test]
+fn a_connection_is_polled_within_block_on_alone() {
+    let (_guard, mut client, results) = serve(|conn| {
+        let mut byte = [0];
+        // Another executor would not be woken by a worker or by a thread of this crate.
+        let polled = conn.poll_read(&mut Context::from_waker(Waker::noop()), &mut byte);
+        let Poll::Ready(Err(err)) = polled else {
+            panic!("{polled:?}")
+        };
+        block_on(poll_fn(|cx| conn.poll_read(cx, &mut byte)))
+            .unwrap()
+            .unwrap();
+        (err.kind(), byte)
+    });
+    client.write_all(b"x").unwrap();
+    let unsupported = io::ErrorKind::Unsupported;
+    assert_eq!(
+        results.recv_timeout(DEADLINE).unwrap(),
+        (unsupported, *b"x")
+    );
 }

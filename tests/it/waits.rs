@@ -159,6 +159,24 @@ fn a_bounded_write_gives_up_and_aborts_nothing() {
 }
 
 #[test]
+fn a_bounded_write_does_not_wait_longer_for_its_turn() {
+    let (_guard, addr, ended) = written_to_by(1, None, |mut writer, number| {
+        if number > 1 {
+            writer.set_write_timeout(Some(Duration::from_millis(50)))?;
+        }
+        write(writer, number)
+    });
+    let reader = ask(addr, 0);
+    answers(&reader, b'!');
+    // The first writer has the turn, and waits without a limit.
+    let _first = ask(addr, 1);
+    answers(&ask(addr, b'?'), b'?');
+    let _second = ask(addr, 2);
+    let given_up = ended.recv_timeout(DEADLINE).unwrap().unwrap_err();
+    assert_eq!(given_up.kind(), io::ErrorKind::TimedOut);
+}
+
+#[test]
 fn a_connect_waits_for_room_in_a_unix_backlog() {
     let name = UnixAddress::Abstract(name("waits-room").into_bytes());
     let listener = UnixStream::options().backlog(0).bind(&name).unwrap();

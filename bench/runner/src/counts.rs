@@ -1,5 +1,5 @@
 //! What an operation costs, however busy the machine is: the instructions that a server runs outside of the kernel, as
-//! valgrind(1) counts them, and its system calls, as strace(1) does.
+//! valgrind(1) counts them, its system calls, as strace(1) does, and its page faults, as the kernel does.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -12,6 +12,7 @@ use anyhow::{Context, Result, ensure};
 
 use crate::load::Load as Client;
 use crate::measure::{Bench, Row};
+use crate::os;
 use crate::scenarios::{Metric, Operation, Subject};
 use crate::server::Server;
 
@@ -27,6 +28,9 @@ const LOST: u32 = 500;
 const NO_REPETITION: &str =
     "glibc.cpu.x86_rep_stosb_threshold=1073741824:glibc.cpu.x86_rep_movsb_threshold=1073741824";
 
+/// The name of the page faults among the counts of system calls.
+const FAULTS: &str = "page faults";
+
 /// How long all operations may take.
 const SECONDS: u32 = 120;
 
@@ -41,12 +45,14 @@ pub(crate) fn measure(
     subject: &Subject,
     operation: Operation,
 ) -> Result<()> {
-    let calls = per_operation(FEW, |count| calls(bench, subject, operation, count))?;
+    let mut calls = per_operation(FEW, |count| calls(bench, subject, operation, count))?;
+    let faults = calls.remove_entry(FAULTS);
     let is_first = row.figures.is_empty();
     row.figures.push((Metric::Calls, calls.values().sum()));
     if is_first {
-        let each = calls.iter().filter(|&(_, count)| *count >= 0.005);
+        let each = calls.into_iter().chain(faults);
         let each: Vec<_> = each
+            .filter(|(_, count)| *count >= 0.005)
             .map(|(name, count)| format!("{name} {count:.2}"))
             .collect();
         row.notes.push(each.join(", "));
@@ -109,7 +115,7 @@ fn instructions(
     total.trim().parse().context("the total of callgrind")
 }
 
-/// All system calls of a server, its threads and its children, by name.
+/// All system calls of a server, its threads and its children, by name, and their page faults.
 fn calls(
     bench: &Bench<'_>,
     subject: &Subject,
@@ -121,11 +127,12 @@ fn calls(
     // With -D the server is the child of this process, and strace is its grandchild.
     strace.args(["-D", "-f", "-q", "-c", "-U", "calls,name", "-o"]);
     strace.arg(&output.0);
-    run(bench, subject, operation, count, strace)?;
+    let faults = run(bench, subject, operation, count, strace)?;
     let deadline = Instant::now() + PATIENCE;
     loop {
         let text = fs::read_to_string(&output.0).unwrap_or_default();
-        if let Some(calls) = summary(&text) {
+        if let Some(mut calls) = summary(&text) {
+            calls.insert(FAULTS.to_owned(), faults);
             return Ok(calls);
         }
         ensure!(
@@ -147,14 +154,15 @@ fn summary(text: &str) -> Option<BTreeMap<String, u64>> {
     Some(calls)
 }
 
-/// Starts a server under `tool`, puts so many operations on it, one after the other, and stops it.
+/// Starts a server under `tool`, puts so many operations on it, one after the other, and stops it. Returns the page faults
+/// of the server and of the children that it reaped.
 fn run(
     bench: &Bench<'_>,
     subject: &Subject,
     operation: Operation,
     count: u32,
     mut tool: Command,
-) -> Result<()> {
+) -> Result<u64> {
     let program = bench.programs.command(&subject.program)?;
     tool.arg(program.get_program()).args(program.get_args());
     let server = Server::start(tool, bench.progress)?;
@@ -168,14 +176,16 @@ fn run(
     client.begin()?;
     let summary = client.summary()?;
     client.end()?;
+    let before = os::faults_of_children()?;
     server.stop()?;
+    let faults = os::faults_of_children()? - before;
     // One that came late was answered twice.
     ensure!(
         summary.lost <= u64::from(count / LOST),
         "{} packets lost",
         summary.lost
     );
-    Ok(())
+    Ok(faults)
 }
 
 /// A file that a tool writes.

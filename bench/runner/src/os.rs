@@ -60,6 +60,12 @@ impl CpuTime {
     }
 }
 
+/// The page faults of all children that were waited for, and of those that they waited for.
+pub(crate) fn faults_of_children() -> Result<u64> {
+    let usage = getrusage(UsageWho::RUSAGE_CHILDREN).context("read the usage of children")?;
+    Ok((usage.minor_page_faults() + usage.major_page_faults()).unsigned_abs())
+}
+
 /// How long a processor has run programs outside of the kernel, or was taken away by the hypervisor, in ticks of 10 ms.
 pub(crate) fn user_ticks(cpu: usize) -> Result<u64> {
     let [user, nice, .., steal] = ticks(cpu)?;

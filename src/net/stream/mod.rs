@@ -28,6 +28,7 @@ use crate::net::{Accepted, Connection, Managed, Waits};
 use crate::registry::context::{Abort, Context};
 use crate::registry::table::AbortReason;
 use crate::sys::{self, sockopt};
+use crate::task::timeout::timeout;
 use crate::task::wait::{Source, until};
 
 /// A connection that a stream transport `T` accepted.
@@ -117,8 +118,8 @@ impl Connected {
         let _ = self.turns.get_or_init(Box::default);
     }
 
-    /// Waits for the turn to write, if the socket has several writers.
-    fn turn(&self) -> io::Result<Option<MutexGuard<'_, ()>>> {
+    /// Waits for the turn to write, for `limit` at most, if the socket has several writers.
+    fn turn(&self, limit: Option<Duration>) -> io::Result<Option<MutexGuard<'_, ()>>> {
         let Some(turns) = self.turns.get() else {
             return Ok(None);
         };
@@ -126,7 +127,11 @@ impl Connected {
             return Ok(Some(turn));
         }
         let mut turn = pin!(turns.lock());
-        until(|cx| turn.as_mut().poll(cx)).map(Some)
+        let mut wait = || until(|cx| turn.as_mut().poll(cx)).map(Some);
+        match limit {
+            Some(limit) => timeout(limit, wait),
+            None => wait(),
+        }
     }
 }
 
@@ -344,15 +349,26 @@ impl<T: 'static> Connection for Stream<T> {
     }
 }
 
-/// The kernel takes zero as "no timeout" (socket(7)).
-fn not_zero(timeout: Option<Duration>) -> io::Result<Option<Duration>> {
-    if timeout.is_some_and(|timeout| timeout.is_zero()) {
-        return Err(io::Error::new(
-            io::ErrorKind::InvalidInput,
-            "a timeout of zero",
-        ));
+/// How long a read or a write may wait, in nanoseconds; zero for no limit. Each connection has two.
+#[derive(Clone, Copy, Debug, Default)]
+struct Timeout(u64);
+
+impl Timeout {
+    fn new(timeout: Option<Duration>) -> io::Result<Self> {
+        // The kernel takes zero as "no timeout" (socket(7)).
+        if timeout.is_some_and(|timeout| timeout.is_zero()) {
+            return Err(io::Error::new(
+                io::ErrorKind::InvalidInput,
+                "a timeout of zero",
+            ));
+        }
+        let nanos = |timeout: Duration| u64::try_from(timeout.as_nanos()).unwrap_or(u64::MAX);
+        Ok(Self(timeout.map_or(0, nanos)))
     }
-    Ok(timeout)
+
+    fn get(self) -> Option<Duration> {
+        (self.0 > 0).then(|| Duration::from_nanos(self.0))
+    }
 }
 
 impl<T: 'static> Read for Stream<T> {

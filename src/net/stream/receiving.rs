@@ -9,7 +9,7 @@ use rustix::net::{RecvFlags, recv};
 
 use crate::net::halves::ReadSide;
 use crate::net::input::Input;
-use crate::net::stream::{Link, not_zero};
+use crate::net::stream::{Link, Timeout};
 use crate::registry::table::Activity;
 use crate::sys::poll::Interest;
 
@@ -17,7 +17,7 @@ use crate::sys::poll::Interest;
 #[derive(Default)]
 pub(super) struct Receiving {
     pub(super) input: Input,
-    pub(super) timeout: Option<Duration>,
+    pub(super) timeout: Timeout,
     /// The peer has ended its side of the stream.
     pub(super) ended: bool,
     /// The buffered bytes are a part of a request, and the connection waits for the rest.
@@ -65,7 +65,7 @@ impl Receiver<'_> {
             source, context, ..
         } = self.link;
         context.enter(Activity::Reading);
-        let received = source.receive(self.link.fd(), buf, self.state.timeout);
+        let received = source.receive(self.link.fd(), buf, self.state.timeout.get());
         context.leave(Activity::Reading, *received.as_ref().unwrap_or(&0));
         received.map_err(|err| self.link.cause(err))
     }
@@ -76,7 +76,7 @@ impl Receiver<'_> {
             source, context, ..
         } = self.link;
         context.enter(Activity::Reading);
-        let received = source.receive_pooled(self.link.fd(), self.state.timeout);
+        let received = source.receive_pooled(self.link.fd(), self.state.timeout.get());
         let count = received.as_ref().map_or(0, |(_, count)| *count);
         context.leave(Activity::Reading, count);
         let (buffer, count) = received.map_err(|err| self.link.cause(err))?;
@@ -96,7 +96,7 @@ impl Receiver<'_> {
         } = self.link;
         let fd = self.link.fd();
         let grace = context.begin_idle();
-        let limit = self.state.timeout.into_iter().chain(grace).min();
+        let limit = self.state.timeout.get().into_iter().chain(grace).min();
         let received = if self.state.bulk {
             let mut buffer = vec![0; BULK].into_boxed_slice();
             let count = source.receive(fd, &mut buffer, limit);
@@ -177,7 +177,7 @@ impl Receiver<'_> {
             if wait.is_zero() {
                 break;
             }
-            self.state.timeout = Some(wait);
+            self.state.timeout = Timeout::new(Some(wait)).unwrap_or_default();
             match self.recv(&mut scratch) {
                 Ok(count) if count > 0 => left = left.saturating_sub(count),
                 _ => break,
@@ -236,6 +236,7 @@ impl ReadSide for Receiver<'_> {
         let Link {
             source, context, ..
         } = self.link;
+        self.state.input.release();
         let fd = self.link.fd();
         let len = buf.len();
         let attempt = || {
@@ -248,14 +249,14 @@ impl ReadSide for Receiver<'_> {
             context.begin_poll_read();
             return Poll::Pending;
         };
-        context.leave(Activity::Reading, *received.as_ref().unwrap_or(&0));
+        context.end_poll_read(*received.as_ref().unwrap_or(&0));
         let count = received.map_err(|err| self.link.cause(err))?;
         self.note(count)?;
         Poll::Ready(Ok(count))
     }
 
     fn set_read_timeout(&mut self, timeout: Option<Duration>) -> io::Result<()> {
-        self.state.timeout = not_zero(timeout)?;
+        self.state.timeout = Timeout::new(timeout)?;
         Ok(())
     }
 }

@@ -8,7 +8,7 @@ use std::time::Duration;
 use rustix::net::{SendFlags, send};
 
 use crate::net::halves::WriteSide;
-use crate::net::stream::{Link, not_zero};
+use crate::net::stream::{Link, Timeout};
 use crate::sys::poll::Interest;
 use crate::task::wait::after;
 
@@ -18,7 +18,7 @@ pub(super) struct Sending {
     /// Written bytes that were not yet sent.
     pub(super) pending: Vec<u8>,
     pub(super) capacity: usize,
-    pub(super) timeout: Option<Duration>,
+    pub(super) timeout: Timeout,
 }
 
 /// Sends to a stream.
@@ -31,6 +31,12 @@ pub(super) struct Sender<'a> {
 /// each part that the kernel takes; a blocking call would return only after all of it.
 pub(super) const FLAGS: SendFlags = SendFlags::NOSIGNAL.union(SendFlags::DONTWAIT);
 
+/// Waits for the turn to send, if the connection has writers.
+fn turn(link: &Link, limit: Timeout) -> io::Result<impl Sized + use<'_>> {
+    let turn = link.socket.turn(limit.get());
+    turn.map_err(|err| link.cause(err))
+}
+
 impl Sender<'_> {
     /// Sends the part of `data` that the kernel takes. Waits until it takes some.
     fn transmit(&self, data: &[u8], more: SendFlags) -> io::Result<usize> {
@@ -39,7 +45,7 @@ impl Sender<'_> {
         } = self.link;
         let fd = self.link.fd();
         let attempt = || send(fd, data, FLAGS | more).map(|count| (count, false));
-        let deadline = || after(self.state.timeout);
+        let deadline = || after(self.state.timeout.get());
         context.begin_write();
         let sent = source.complete(fd, Interest::Write, deadline, attempt);
         context.end_write(*sent.as_ref().unwrap_or(&0));
@@ -51,7 +57,8 @@ impl Sender<'_> {
         if self.state.pending.is_empty() {
             return Ok(());
         }
-        let _turn = self.link.socket.turn()?;
+        let link = self.link;
+        let _turn = turn(link, self.state.timeout)?;
         self.send_pending_in_turn(more)
     }
 
@@ -70,16 +77,27 @@ impl Sender<'_> {
         result
     }
 
-    /// As [`Write::write`]; the caller has the turn.
-    fn write_in_turn(&mut self, buf: &[u8]) -> io::Result<usize> {
-        if self.state.pending.len() + buf.len() > self.state.capacity {
+    /// Writes `data`, or if not `all` of it, a part. A turn covers what is sent: nothing of others comes between the
+    /// parts of one piece, because a piece that is not buffered is sent to its end.
+    fn put(&mut self, mut data: &[u8], all: bool) -> io::Result<usize> {
+        let count = data.len();
+        if self.state.pending.len() + count > self.state.capacity {
+            let link = self.link;
+            let _turn = turn(link, self.state.timeout)?;
             self.send_pending_in_turn(SendFlags::empty())?;
-            if buf.len() >= self.state.capacity {
-                return self.transmit(buf, SendFlags::empty());
+            if count >= self.state.capacity {
+                while !data.is_empty() {
+                    let sent = self.transmit(data, SendFlags::empty())?;
+                    data = &data[sent..];
+                    if !all {
+                        break;
+                    }
+                }
+                return Ok(count - data.len());
             }
         }
-        self.state.pending.extend_from_slice(buf);
-        Ok(buf.len())
+        self.state.pending.extend_from_slice(data);
+        Ok(count)
     }
 
     fn poll_send(&self, cx: &task::Context<'_>, data: &[u8]) -> Poll<io::Result<usize>> {
@@ -93,7 +111,7 @@ impl Sender<'_> {
             context.begin_poll_write();
             return Poll::Pending;
         };
-        context.end_write(*sent.as_ref().unwrap_or(&0));
+        context.end_poll_write(*sent.as_ref().unwrap_or(&0));
         Poll::Ready(sent.map_err(|err| self.link.cause(err)))
     }
 
@@ -109,17 +127,11 @@ impl Sender<'_> {
 
 impl Write for Sender<'_> {
     fn write(&mut self, buf: &[u8]) -> io::Result<usize> {
-        let _turn = self.link.socket.turn()?;
-        self.write_in_turn(buf)
+        self.put(buf, false)
     }
 
-    fn write_all(&mut self, mut buf: &[u8]) -> io::Result<()> {
-        let _turn = self.link.socket.turn()?;
-        while !buf.is_empty() {
-            let count = self.write_in_turn(buf)?;
-            buf = &buf[count..];
-        }
-        Ok(())
+    fn write_all(&mut self, buf: &[u8]) -> io::Result<()> {
+        self.put(buf, true).map(drop)
     }
 
     fn flush(&mut self) -> io::Result<()> {
@@ -134,7 +146,7 @@ impl WriteSide for Sender<'_> {
     }
 
     fn set_write_timeout(&mut self, timeout: Option<Duration>) -> io::Result<()> {
-        self.state.timeout = not_zero(timeout)?;
+        self.state.timeout = Timeout::new(timeout)?;
         Ok(())
     }
 

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use rustix::io::Errno;
 use rustix::net::{SendFlags, send};
 
-use crate::net::stream::{Connected, not_zero};
+use crate::net::stream::{Connected, Timeout};
 use crate::registry::context::{Abort, WriterContext};
 use crate::registry::table::AbortReason;
 use crate::sys::poll::Interest;
@@ -21,15 +21,16 @@ use crate::task::wait::{after, complete_shared};
 ///
 /// Each write is sent at once and bypasses the connection's own write buffer. A whole
 /// [`write_all`](Write::write_all) of one writer does not interleave with those of other writers, nor with
-/// writes of the handler (except those of `poll_write`). A writer keeps the descriptor open, but the peer sees
-/// the end of the connection all the same, and later writes fail.
+/// those of the handler; what the handler sends by `poll_write`, or has buffered when it calls `poll_read`, does
+/// not wait for its turn. A [`Layer`](crate::net::Layer) decides how many writes it makes of one. A writer keeps the
+/// descriptor open, but the peer sees the end of the connection all the same, and later writes fail.
 ///
 /// # Slow readers
 ///
 /// A write waits as long as the peer takes anything. Once the peer has taken nothing for the server's
 /// [write timeout](crate::Builder::write_timeout) (default: 30 s), the server aborts the connection, and the
-/// write fails with `TimedOut`. [`set_write_timeout`](Self::set_write_timeout) and
-/// [`task::timeout`](crate::task::timeout()) set a bound that aborts nothing. A write that has failed may have
+/// write fails with `TimedOut`. [`set_write_timeout`](Self::set_write_timeout) sets a shorter limit that aborts
+/// nothing, [`task::timeout`](crate::task::timeout()) one for the whole write. A write that has failed may have
 /// sent a part. What a writer moves keeps its connection from being idle.
 ///
 /// For many clients, of which some are slow, give each a bounded queue, and let its own handler write:
@@ -61,7 +62,7 @@ pub struct Writer {
     socket: Arc<Connected>,
     /// Absent for a dialed connection.
     context: Option<WriterContext>,
-    timeout: Option<Duration>,
+    timeout: Timeout,
 }
 
 /// How many times a write that waits checks for progress within its deadline.
@@ -73,26 +74,27 @@ impl Writer {
         Self {
             socket: Arc::clone(socket),
             context,
-            timeout: None,
+            timeout: Timeout::default(),
         }
     }
 
     /// Makes a write of this writer, but not of its clones, fail with `TimedOut` when it has waited longer than
-    /// `timeout` for the peer to take anything. The connection is not aborted. Default: `None`, the server's write
+    /// `timeout` for its turn, or for the peer to take anything. The connection is not aborted. Default: `None`, the server's write
     /// timeout alone.
     ///
     /// # Errors
     ///
     /// `InvalidInput` for a timeout of zero.
     pub fn set_write_timeout(&mut self, timeout: Option<Duration>) -> io::Result<()> {
-        self.timeout = not_zero(timeout)?;
+        self.timeout = Timeout::new(timeout)?;
         Ok(())
     }
 
     /// Sends what the kernel takes. The caller has the turn.
     fn send(&self, buf: &[u8]) -> io::Result<usize> {
         let of_server = self.context.as_ref().and_then(WriterContext::write_timeout);
-        let limit = self.timeout.into_iter().chain(of_server).min();
+        let own = self.timeout.get();
+        let limit = own.into_iter().chain(of_server).min();
         let flags = SendFlags::NOSIGNAL | SendFlags::DONTWAIT;
         let unsent = Cell::new(None);
         let attempt = || {
@@ -122,10 +124,13 @@ impl Writer {
                 .is_some_and(|(before, left)| left < before)
             {
                 progress = now;
+                if let Some(context) = &self.context {
+                    context.push();
+                }
             }
             unsent.set(left);
             let waited = now.saturating_duration_since(progress);
-            if self.timeout.is_some_and(|timeout| waited >= timeout) {
+            if own.is_some_and(|own| waited >= own) {
                 return sent;
             }
             if let Some(context) = self
@@ -153,12 +158,12 @@ impl Writer {
 
 impl Write for Writer {
     fn write(&mut self, buf: &[u8]) -> io::Result<usize> {
-        let _turn = self.socket.turn()?;
+        let _turn = self.socket.turn(self.timeout.get())?;
         self.send_and_note(buf)
     }
 
     fn write_all(&mut self, mut buf: &[u8]) -> io::Result<()> {
-        let _turn = self.socket.turn()?;
+        let _turn = self.socket.turn(self.timeout.get())?;
         while !buf.is_empty() {
             let count = self.send_and_note(buf)?;
             buf = &buf[count..];

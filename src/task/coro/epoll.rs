@@ -6,6 +6,7 @@ use std::os::fd::{BorrowedFd, OwnedFd};
 use std::time::Duration;
 
 use rustix::event::epoll;
+use rustix::io::Errno;
 
 use crate::sys::timespec;
 use crate::task::coro::driver::{Directions, Drive, Edge, Event, Waker};
@@ -47,7 +48,11 @@ impl Drive for Epoll {
         flags.set(epoll::EventFlags::OUT, directions.write);
         let data = epoll::EventData::new_u64(token);
         let watched = if before == Directions::default() {
-            epoll::add(&self.epoll, fd, data, flags)
+            match epoll::add(&self.epoll, fd, data, flags) {
+                // The state was removed on another worker, which cannot unwatch the descriptor here.
+                Err(Errno::EXIST) => epoll::modify(&self.epoll, fd, data, flags),
+                added => added,
+            }
         } else {
             epoll::modify(&self.epoll, fd, data, flags)
         };
@@ -67,7 +72,7 @@ impl Drive for Epoll {
         let timeout = timeout.map(timespec);
         let (events, _) = match epoll::wait(&self.epoll, &mut self.events[..], timeout.as_ref()) {
             Ok(events) => events,
-            Err(rustix::io::Errno::INTR) => return Ok(()),
+            Err(Errno::INTR) => return Ok(()),
             Err(err) => return Err(err.into()),
         };
         for event in events.iter().filter(|event| event.data.u64() != WAKE) {

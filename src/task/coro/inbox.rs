@@ -9,6 +9,7 @@ use loom::sync::atomic::{AtomicUsize, Ordering};
 #[cfg(loom)]
 use loom::sync::{Mutex, MutexGuard};
 use std::sync::PoisonError;
+use std::sync::atomic::AtomicU32;
 #[cfg(not(loom))]
 use std::sync::atomic::{AtomicUsize, Ordering};
 #[cfg(not(loom))]
@@ -25,6 +26,8 @@ pub(crate) enum Message {
     Start(Start, u64),
     /// Resume this coroutine.
     Wake(TaskId),
+    /// Remove the state of the descriptor with this index.
+    Forget(u32),
     /// Cancel all coroutines for this reason: their waits fail from now on.
     Cancel(&'static str),
     /// End the worker when its last coroutine has ended.
@@ -49,6 +52,8 @@ pub(crate) trait Wake {
 pub(crate) struct Inbox<W = Waker> {
     mail: Mutex<Mail>,
     pub(crate) waker: W,
+    /// The number of the worker; zero until it is created.
+    pub(crate) worker: AtomicU32,
     /// The number of coroutines that were sent or started here and have not ended.
     load: AtomicUsize,
 }
@@ -64,6 +69,7 @@ impl<W: Wake> Inbox<W> {
         Self {
             mail: Mutex::new(Mail::default()),
             waker,
+            worker: AtomicU32::new(0),
             load: AtomicUsize::new(0),
         }
     }

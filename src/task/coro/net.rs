@@ -4,9 +4,10 @@
 
 use std::fmt;
 use std::io;
-use std::mem::forget;
+use std::mem::{forget, take};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 use std::task::{Poll, Waker};
 use std::time::Instant;
 
@@ -20,12 +21,19 @@ use crate::task::coro::uring::Lent;
 use crate::task::coro::worker::{Current, TaskId, Wake, Worker, here};
 use crate::task::wait::into_pooled;
 
-/// The location of a descriptor's state: the worker's number, from 1, in the upper half, and the index in the
-/// lower half. Zero until the first wait.
-///
-/// A worker uses the index only if the number is its own, so a store by another worker does no harm.
+/// The locations of a descriptor's states, one for each worker that has waited for it: the worker's number, from 1,
+/// in the upper half, and the index in the lower half.
 #[derive(Default)]
-pub(crate) struct Place(AtomicU64);
+pub(crate) struct Place {
+    /// On the first worker; zero until the first wait. Few descriptors have another.
+    first: AtomicU64,
+    more: OnceLock<Box<Mutex<Vec<u64>>>>,
+}
+
+fn lock(places: &Mutex<Vec<u64>>) -> MutexGuard<'_, Vec<u64>> {
+    // A panic leaves the vector whole.
+    places.lock().unwrap_or_else(PoisonError::into_inner)
+}
 
 /// Identifies the state of a descriptor on the current worker.
 #[derive(Clone, Copy, Debug)]
@@ -126,6 +134,18 @@ impl SourceState {
     fn find(sources: &mut Slab<Self>, key: Key) -> Option<&mut Self> {
         let source = sources.get_mut(key.index as usize);
         source.filter(|source| source.generation == key.generation)
+    }
+
+    /// Removes the state of a descriptor; `end` unregisters the descriptor from the driver.
+    pub(crate) fn remove(worker: &Worker, index: u32, end: impl FnOnce(&mut dyn Drive, u64)) {
+        let removed = worker.sources.borrow_mut().try_remove(index as usize);
+        if let Some(source) = &removed {
+            if source.watched != Directions::default() {
+                end(&mut **worker.driver.borrow_mut(), source.token(index));
+            }
+        }
+        // Dropping a waker runs foreign code, so nothing may be borrowed.
+        drop(removed);
     }
 
     /// Notes an edge, and calls `wake` for each waiter.
@@ -297,8 +317,7 @@ impl Place {
                 let entry = sources.vacant_entry();
                 let index = u32::try_from(entry.key()).map_err(|_| io::ErrorKind::OutOfMemory)?;
                 entry.insert(SourceState::new(worker.next_source()));
-                let place = u64::from(worker.id()) << 32 | u64::from(index);
-                self.0.store(place, Ordering::Relaxed);
+                self.add(u64::from(worker.id()) << 32 | u64::from(index));
                 index
             }
         };
@@ -314,10 +333,33 @@ impl Place {
         Ok(Key { index, generation })
     }
 
-    /// Returns the index of the state, if it is on this worker.
+    /// Returns the index of the state on this worker, if there is one.
     fn index(&self, worker: &Worker) -> Option<u32> {
-        let place = self.0.load(Ordering::Relaxed);
-        ((place >> 32) as u32 == worker.id()).then_some(place as u32)
+        let is_here = |place: &u64| (place >> 32) as u32 == worker.id();
+        let first = self.first.load(Ordering::Relaxed);
+        let place = if first == 0 || is_here(&first) {
+            Some(first).filter(is_here)
+        } else {
+            self.more()
+                .and_then(|more| more.iter().copied().find(is_here))
+        };
+        place.map(|place| place as u32)
+    }
+
+    fn add(&self, place: u64) {
+        let (free, relaxed) = (0, Ordering::Relaxed);
+        if self
+            .first
+            .compare_exchange(free, place, relaxed, relaxed)
+            .is_err()
+        {
+            let more = self.more.get_or_init(Box::default);
+            lock(more).push(place);
+        }
+    }
+
+    fn more(&self) -> Option<MutexGuard<'_, Vec<u64>>> {
+        self.more.get().map(|more| lock(more))
     }
 
     /// Returns whether a read would certainly fail with `EAGAIN`.
@@ -520,28 +562,25 @@ impl Drop for AbortOnUnwind {
 }
 
 impl Place {
-    /// Removes the descriptor from the current worker, so that it can be used on another one.
+    /// Removes the descriptor from its workers, so that others can use it.
     pub(crate) fn release(&self, fd: BorrowedFd<'_>) {
         self.leave(|driver, token| driver.unwatch(fd, token));
     }
 
-    /// Removes the state, if it is on the current worker; `end` unregisters the descriptor from the driver.
+    /// Removes the states; `end` unregisters the descriptor from the driver of the current worker.
     fn leave(&self, end: impl FnOnce(&mut dyn Drive, u64)) {
-        let (Some(worker), true) = (here(), self.0.load(Ordering::Relaxed) != 0) else {
+        let (Some(worker), true) = (here(), self.first.load(Ordering::Relaxed) != 0) else {
             return;
         };
-        let Some(index) = self.index(&worker) else {
-            return;
-        };
-        self.0.store(0, Ordering::Relaxed);
-        let removed = worker.sources.borrow_mut().try_remove(index as usize);
-        if let Some(source) = &removed {
-            if source.watched != Directions::default() {
-                end(&mut **worker.driver.borrow_mut(), source.token(index));
-            }
+        let index = self.index(&worker);
+        let first = self.first.swap(0, Ordering::Relaxed);
+        let more = self.more().map(|mut more| take(&mut *more));
+        for place in more.into_iter().flatten().chain([first]) {
+            worker.send_forget((place >> 32) as u32, place as u32);
         }
-        // Dropping a waker runs foreign code, so nothing may be borrowed.
-        drop(removed);
+        if let Some(index) = index {
+            SourceState::remove(&worker, index, end);
+        }
     }
 }
 
@@ -553,10 +592,10 @@ impl Drop for Place {
 
 impl fmt::Debug for Place {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let place = self.0.load(Ordering::Relaxed);
+        let place = self.first.load(Ordering::Relaxed);
         f.debug_struct("Place")
             .field("worker", &(place >> 32))
             .field("index", &(place as u32))
-            .finish()
+            .finish_non_exhaustive()
     }
 }

@@ -1,20 +1,26 @@
 //! Tests of the runtime over fake drivers, and benchmarks of its parts.
 
 use std::fs::File;
-use std::io;
+use std::io::{self, Write};
 use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::net::UnixStream;
 use std::rc::Rc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::mpsc::channel;
 use std::sync::{Arc, Mutex};
 use std::task::{Poll, Wake, Waker};
+use std::thread;
 use std::time::{Duration, Instant};
+
+use rustix::io::Errno;
+use rustix::net::{RecvFlags, recv};
 
 use crate::sys::poll::Interest;
 use crate::task::coro::driver::{Directions, Drive, Edge, Event, Kind};
 use crate::task::coro::inbox::{Message, Start};
 use crate::task::coro::net::{Place, wait_any};
 use crate::task::coro::runtime::Runtime;
-use crate::task::coro::uring::Lent;
+use crate::task::coro::uring::{self, Lent};
 use crate::task::coro::worker::{RUNS_MAX, Worker, current, here};
 use crate::task::yield_now;
 
@@ -355,7 +361,7 @@ impl Drive for Late {
             }
             (Some(left), _) => self.waits_left = Some(left.saturating_sub(1)),
             // No event comes before the deadline.
-            (None, _) => std::thread::park_timeout(timeout.unwrap_or(Duration::ZERO)),
+            (None, _) => thread::park_timeout(timeout.unwrap_or(Duration::ZERO)),
         }
         Ok(())
     }
@@ -482,6 +488,78 @@ fn the_cost_of_a_switch_and_of_a_start() {
         });
         run(64 * 1024, [starter].into_iter(), || {});
     });
+}
+
+/// A descriptor that coroutines of several workers use, one after the other, and the other end.
+struct Moving {
+    place: Place,
+    own: UnixStream,
+    other: UnixStream,
+}
+
+impl Moving {
+    /// Receives a byte that comes only after the first attempt.
+    fn receive(&self) {
+        let soon = || Some(Instant::now() + Duration::from_secs(30));
+        let attempt = || {
+            let received = recv(&self.own, &mut [0; 1], RecvFlags::DONTWAIT);
+            if received == Err(Errno::AGAIN) {
+                (&self.other).write_all(b"x").unwrap();
+            }
+            Ok((received?.0, false))
+        };
+        let (current, fd) = (current().unwrap(), self.own.as_fd());
+        let count = self
+            .place
+            .complete(&current, fd, Interest::Read, soon, attempt);
+        assert_eq!(count.unwrap(), 1);
+    }
+}
+
+#[test]
+fn a_descriptor_moves_between_workers_and_leaves_nothing_behind() {
+    let is_there = |kind: &Kind| *kind == Kind::Epoll || uring::available().is_ok();
+    for kind in [Kind::Epoll, Kind::Uring].into_iter().filter(is_there) {
+        let runtime = Runtime::new(2, 64 * 1024, None, kind, || {}).unwrap();
+        let workers = [0, 1].map(|place| {
+            let runtime = Arc::clone(&runtime);
+            thread::spawn(move || {
+                let worker = Worker::new(runtime, place).unwrap();
+                assert!(worker.run().is_ok());
+                assert!(worker.sources.borrow().is_empty());
+            })
+        });
+        let (send, moved) = channel();
+        let on = |worker: usize, moving: Moving, then: fn(Moving) -> Option<Moving>| {
+            let send = send.clone();
+            let start = move || send.send(then(moving)).unwrap();
+            runtime.inboxes[worker].send(Message::Start(Box::new(start), 1));
+            moved.recv_timeout(Duration::from_secs(30)).unwrap()
+        };
+        let (own, other) = UnixStream::pair().unwrap();
+        let place = Place::default();
+        let mut moving = Moving { place, own, other };
+        for worker in [0, 1, 0, 1, 0] {
+            let received = on(worker, moving, |moving| {
+                moving.receive();
+                Some(moving)
+            });
+            moving = received.unwrap();
+        }
+        let released = on(1, moving, |moving| {
+            moving.place.release(moving.own.as_fd());
+            Some(moving)
+        });
+        let received = on(0, released.unwrap(), |moving| {
+            moving.receive();
+            Some(moving)
+        });
+        assert!(on(1, received.unwrap(), |_| None).is_none());
+        for (inbox, worker) in runtime.inboxes.iter().zip(workers) {
+            inbox.send(Message::Close);
+            worker.join().unwrap();
+        }
+    }
 }
 
 /// A driver whose wait fails.

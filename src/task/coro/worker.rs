@@ -177,8 +177,10 @@ impl Worker {
     ) -> Rc<Self> {
         // Zero means no worker.
         static NEXT: AtomicU32 = AtomicU32::new(1);
+        let id = NEXT.fetch_add(1, Ordering::Relaxed);
+        runtime.inboxes[place].worker.store(id, Ordering::Relaxed);
         Rc::new(Self {
-            id: NEXT.fetch_add(1, Ordering::Relaxed),
+            id,
             place,
             tasks: RefCell::default(),
             sources: RefCell::default(),
@@ -210,6 +212,16 @@ impl Worker {
 
     fn inbox(&self) -> &Inbox {
         &self.runtime.inboxes[self.place]
+    }
+
+    /// Lets another worker of the runtime remove the state of a descriptor.
+    pub(crate) fn send_forget(&self, worker: u32, index: u32) {
+        let is_other = |inbox: &&Inbox| inbox.worker.load(Ordering::Relaxed) == worker;
+        if worker != self.id
+            && let Some(inbox) = self.runtime.inboxes.iter().find(is_other)
+        {
+            inbox.send(Message::Forget(index));
+        }
     }
 
     /// Returns a generation of 30 bits for a new source; the io_uring driver uses the other two bits. It may wrap:
@@ -277,6 +289,9 @@ impl Worker {
             match message {
                 Message::Start(start, label) => self.starts.borrow_mut().push_back((start, label)),
                 Message::Wake(id) => self.wake(id, Wake::Ready),
+                Message::Forget(index) => {
+                    SourceState::remove(self, index, |driver, token| driver.forget(token));
+                }
                 Message::Cancel(why) => self.cancel(why),
                 Message::Close => self.closed.set(true),
             }

@@ -1,6 +1,7 @@
 //! The task that calls, and its waits for futures and conditions.
 
 use std::io;
+use std::mem::take;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
@@ -8,7 +9,7 @@ use std::time::Instant;
 
 #[cfg(feature = "coroutines")]
 use crate::task::coro::worker::{Current, Remote, current};
-use crate::task::local::Local;
+use crate::task::local::{Local, Polled};
 use crate::task::signal::{Signal, Wakeable};
 use crate::task::thread::{self, Blocked};
 use crate::task::watched;
@@ -120,7 +121,7 @@ impl Task {
     }
 
     /// Counts an operation that need not wait; a coroutine yields after a number of them.
-    fn spend(&self) {
+    pub(super) fn spend(&self) {
         #[cfg(feature = "coroutines")]
         if let Self::Coroutine(current) = self {
             current.spend();
@@ -178,12 +179,22 @@ pub(crate) fn beside(start: Box<dyn FnOnce() + Send>) -> io::Result<()> {
 /// consumed a wake-up for it.
 pub(super) struct RecheckOnDrop<'a>(&'a Local, &'a Signal);
 
-/// Ends the polls of the handler's connection when this guard is dropped: the futures of the wait are gone.
-struct EndPollsOnDrop<'a>(&'a Local);
+/// A wait for futures: at its end they are gone, and poll no connection.
+struct Polling<'a> {
+    local: &'a Local,
+    around: Polled,
+}
 
-impl Drop for EndPollsOnDrop<'_> {
+impl<'a> Polling<'a> {
+    fn begin(local: &'a Local) -> Self {
+        let around = local.begin_polls();
+        Self { local, around }
+    }
+}
+
+impl Drop for Polling<'_> {
     fn drop(&mut self) {
-        self.0.end_polls();
+        self.local.end_polls(take(&mut self.around));
     }
 }
 
@@ -215,7 +226,7 @@ pub(crate) fn until<R>(mut poll: impl FnMut(&mut Context<'_>) -> Poll<R>) -> io:
     let mut context = Context::from_waker(waker);
     let _recheck = RecheckOnDrop::new(task.local(), signal);
     let _watching = matches!(task, Task::Thread(_)).then(watched::Entered::new);
-    let _polls = EndPollsOnDrop(task.local());
+    let _polling = Polling::begin(task.local());
     loop {
         signal.clear();
         if let Poll::Ready(result) = poll(&mut context) {
