@@ -2,7 +2,7 @@
 //! take turns. `proxy [ADDRESS [SERVER]...]`.
 #![expect(clippy::print_stderr, reason = "an example speaks to its user")]
 
-use std::io;
+use std::io::{self, BufReader};
 use std::time::Duration;
 
 use socketserver::net::{Dialed, ReadHalf, TcpConnection, WriteHalf};
@@ -34,8 +34,9 @@ fn dial(turn: usize, servers: &[String]) -> Result<Dialed<TcpConnection>, Handle
     dialed
 }
 
-/// Passes one direction on. While `to` is slow, there are 8 KiB here, and the rest waits in `from`.
-fn pass(mut from: ReadHalf<'_>, mut to: WriteHalf<'_>) -> io::Result<()> {
+/// Passes one direction on. While `to` is slow, there are 64 KiB here, and the rest waits in `from`.
+fn pass(from: ReadHalf<'_>, mut to: WriteHalf<'_>) -> io::Result<()> {
+    let mut from = BufReader::with_capacity(64 * 1024, from);
     let copied = io::copy(&mut from, &mut to);
     // After a failure too, so that the other direction ends.
     let ended = to.shutdown();

@@ -258,6 +258,10 @@
 //! # Ok::<(), socketserver::Error>(())
 //! ```
 //!
+//! `io::copy` moves at most 8 KiB at a time. For bulk, copy from a
+//! [`BufReader::with_capacity(64 * 1024, from)`](std::io::BufReader::with_capacity): `io::copy` uses its buffer, and
+//! makes an eighth of the system calls.
+//!
 //! The server's deadlines apply to both directions: what moves in one of them keeps the client's connection
 //! from being idle, and a client that takes nothing for the [`write_timeout`](crate::Builder::write_timeout)
 //! is aborted.
