@@ -84,11 +84,11 @@ impl Files {
         shell(self.folder.path(), text)
     }
 
-    /// The output of OpenSSL's client, which sends nothing.
+    /// The output of OpenSSL's client, which sends nothing, and reads to the end.
     fn openssl(&self, server: &Server, options: &str) -> String {
         let at = at(server);
         self.shell(&format!(
-            "timeout 20 openssl s_client -connect {at} -CAfile ca.pem {options} </dev/null"
+            "timeout 20 openssl s_client -connect {at} -CAfile ca.pem -ign_eof {options} </dev/null"
         ))
     }
 
