@@ -4,7 +4,6 @@
 
 mod support;
 
-use std::fmt::Display;
 use std::future::poll_fn;
 use std::io::{self, BufRead, Read, Write};
 use std::process::ExitCode;
@@ -17,7 +16,7 @@ use socketserver::net::{Bind, Transport, UnixAddress, Writer};
 use socketserver::task::{block_on, scope};
 use socketserver::{Builder, Connection, Server, ServerHandle, Tcp, UnixStream};
 use support::models::{Models, NAMES, UnderModel};
-use support::{Client, DEADLINE, ServerProcess, is_available};
+use support::{Client, DEADLINE, ServerProcess, is_available, say};
 
 #[path = "support/writers.rs"]
 mod writers;
@@ -71,13 +70,6 @@ fn main() -> ExitCode {
         }
     }
     libtest_mimic::run(&Arguments::from_args(), trials).exit_code()
-}
-
-/// Prints a line with one write, as several processes print.
-fn say(line: impl Display) {
-    let mut out = io::stdout().lock();
-    let _ = out.write_all(format!("{line}\n").as_bytes());
-    let _ = out.flush();
 }
 
 /// The bytes of the stream from `position` to the end of its block: all are the number of the block.

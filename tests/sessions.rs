@@ -5,7 +5,7 @@
 
 mod support;
 
-use std::io::{self, Write};
+use std::io::Write;
 use std::net::TcpStream;
 use std::process::{self, ExitCode};
 use std::thread;
@@ -19,7 +19,7 @@ use socketserver::{
     ThreadPool, Threading, per_request,
 };
 use support::models::{Models, NAMES, UnderModel};
-use support::{Client, DEADLINE, ServerProcess, Target, is_available, poll_until};
+use support::{Client, DEADLINE, ServerProcess, Target, is_available, poll_until, say};
 
 type Check = fn(&str);
 
@@ -90,13 +90,6 @@ fn main() -> ExitCode {
         Ok(())
     }));
     libtest_mimic::run(&Arguments::from_args(), trials).exit_code()
-}
-
-/// Prints a line at once and whole, even if several processes print.
-fn say(line: impl std::fmt::Display) {
-    let mut out = io::stdout().lock();
-    let _ = out.write_all(format!("{line}\n").as_bytes());
-    let _ = out.flush();
 }
 
 /// Prints its steps, counts the lines of its client, and obeys some of them.

@@ -3,7 +3,6 @@
 
 mod support;
 
-use std::fmt::Display;
 use std::future::pending;
 use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpListener};
@@ -16,7 +15,7 @@ use socketserver::net::TcpConnection;
 use socketserver::task::{block_on, scope, sleep};
 use socketserver::{Builder, Connection, HandlerError, Server, ServerHandle, Tcp};
 use support::models::{Models, NAMES, UnderModel};
-use support::{DEADLINE, ServerProcess, is_available, poll_until};
+use support::{DEADLINE, ServerProcess, is_available, poll_until, say};
 
 /// Longer than any test runs.
 const NEVER: Duration = Duration::from_secs(3600);
@@ -56,13 +55,6 @@ fn main() -> ExitCode {
         }
     }
     libtest_mimic::run(&Arguments::from_args(), trials).exit_code()
-}
-
-/// Prints a line with one write, as several processes print.
-fn say(line: impl Display) {
-    let mut out = io::stdout().lock();
-    let _ = out.write_all(format!("{line}\n").as_bytes());
-    let _ = out.flush();
 }
 
 /// Prints a line when it is dropped.

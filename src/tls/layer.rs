@@ -66,7 +66,7 @@ pub type TlsConnection<C> = LayeredConnection<C, TlsLayer>;
 /// # The end of a stream
 ///
 /// A peer ends its stream with the alert *close_notify*; then a read returns 0. A read fails with
-/// `UnexpectedEof` if the stream ends without it: the peer has been lost, or somebody else has cut
+/// `UnexpectedEof` if the stream ends without it: the peer has been lost, or a third party has cut
 /// the stream short. [`next_message`](Connection::next_message), which waits where no message is
 /// cut, returns `false` at either end. When the handler has returned, and on
 /// [`shutdown`](Connection::shutdown), the server sends close_notify itself.

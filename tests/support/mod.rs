@@ -15,6 +15,7 @@ mod poll;
 #[cfg(feature = "tls")]
 pub(crate) mod tls;
 
+use std::fmt::Display;
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::os::fd::OwnedFd;
@@ -248,6 +249,13 @@ impl Gate {
         self.0.set_nonblocking(false).expect("set the mode");
         waiting
     }
+}
+
+/// Prints a line with one write, as several processes print.
+pub(crate) fn say(line: impl Display) {
+    let mut out = io::stdout().lock();
+    let _ = out.write_all(format!("{line}\n").as_bytes());
+    let _ = out.flush();
 }
 
 /// The handler's end of a gate.

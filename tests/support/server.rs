@@ -17,8 +17,8 @@ use socketserver::{
     ThreadPool, Threading, Udp, UnixDatagram, UnixStream,
 };
 
-use crate::support::hold_at;
 use crate::support::models::{Models, UnderModel};
+use crate::support::{hold_at, say};
 
 /// A wrapping transport.
 #[path = "../../examples/counting.rs"]
@@ -334,13 +334,6 @@ impl<T: Transport<Accepted: Command>> UnderModel for Obeying<'_, T> {
     fn run<M: Model>(self, model: M) -> ExitCode {
         serve(self.options, self.builder.model(model))
     }
-}
-
-/// Prints a line at once and whole, even if several processes print.
-fn say(line: impl Debug + std::fmt::Display) {
-    let mut out = io::stdout().lock();
-    let _ = out.write_all(format!("{line}\n").as_bytes());
-    let _ = out.flush();
 }
 
 /// Sets the times and limits of the options.

@@ -145,7 +145,7 @@ impl<T: 'static> Stream<T> {
         });
         let weak = Arc::downgrade(&socket);
         context.register(weak);
-        // Nobody shuts down a connection that was made from here.
+        // The server shuts down accepted connections alone: an abort of the handler must end the waits of a dialed one.
         let source = if context.is_detached() {
             Source::watching_abort()
         } else {
