@@ -5,7 +5,7 @@
 use std::io::Write;
 use std::time::Duration;
 
-use socketserver::net::UnixConnection;
+use socketserver::net::{Accepted, UnixConnection};
 use socketserver::python::ThreadingUnixStreamServer;
 use socketserver::{Connection, HandlerError, Next, Outcome, RequestHandler, per_request};
 

@@ -1,13 +1,16 @@
 //! The options of a server, with their defaults and reasons.
 
 use std::io;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use crate::accept::dispatch::Model;
+use crate::admission::access::Access;
 use crate::admission::policy::{AtLimit, Limits, Rate};
 use crate::error::{Error, Tried};
+use crate::handle::ServerHandle;
 use crate::lifecycle::Times;
 use crate::model::sequential::Sequential;
 use crate::net::{Bind, Transport};
@@ -49,6 +52,8 @@ pub struct Builder<T: Transport, M = Sequential> {
     listeners: Vec<T>,
     model: M,
     hooks: Hooks<T::Accepted>,
+    /// The handle for the reload hook, once there is a server.
+    handle: Arc<OnceLock<ServerHandle>>,
     options: Options,
 }
 
@@ -64,13 +69,16 @@ impl<T: Transport, M: Model> Builder<T, M> {
             listeners: Vec::new(),
             model: M::default(),
             hooks: Hooks::default(),
+            handle: Arc::default(),
             options: Options {
                 limits: Limits {
                     max_connections: default_max_connections(),
                     per_address: None,
+                    per_user: None,
                     rate: None,
                     at_limit: AtLimit::Wait,
                 },
+                access: Access::new(),
                 raise_descriptors: false,
                 times: Times::default(),
                 deadlines: Deadlines::default(),
@@ -85,12 +93,14 @@ impl<T: Transport, M: Model> Builder<T, M> {
             listeners,
             model: _,
             hooks,
+            handle,
             options,
         } = self;
         Builder {
             listeners,
             model,
             hooks,
+            handle,
             options,
         }
     }
@@ -109,7 +119,7 @@ impl<T: Transport, M: Model> Builder<T, M> {
     /// descriptors (`RLIMIT_NOFILE`), if that is less.
     ///
     /// [`ServerHandle::set_limits`](crate::ServerHandle::set_limits) changes this limit and the
-    /// next three while the server serves.
+    /// next four while the server serves.
     pub const fn max_connections(mut self, connections: u64) -> Self {
         self.options.limits.max_connections = connections;
         self
@@ -119,6 +129,13 @@ impl<T: Transport, M: Model> Builder<T, M> {
     /// once; see [`Limits::per_address`]. Default: no limit.
     pub fn max_per_address(mut self, connections: impl Into<Option<u64>>) -> Self {
         self.options.limits.per_address = connections.into();
+        self
+    }
+
+    /// Sets how many connections one user may have at once over Unix stream sockets; see
+    /// [`Limits::per_user`]. Default: no limit.
+    pub fn max_per_user(mut self, connections: impl Into<Option<u64>>) -> Self {
+        self.options.limits.per_user = connections.into();
         self
     }
 
@@ -133,6 +150,15 @@ impl<T: Transport, M: Model> Builder<T, M> {
     /// [`AtLimit::Wait`].
     pub fn at_limit(mut self, policy: AtLimit) -> Self {
         self.options.limits.at_limit = policy;
+        self
+    }
+
+    /// Sets which peers may connect: see [`Access`]. Default: all.
+    ///
+    /// [`ServerHandle::set_access`](crate::ServerHandle::set_access) changes the rules while the
+    /// server serves.
+    pub fn access(mut self, access: Access) -> Self {
+        self.options.access = access;
         self
     }
 
@@ -368,6 +394,44 @@ impl<T: Transport, M: Model> Builder<T, M> {
         self
     }
 
+    /// Calls `hook` after [`ServerHandle::request_reload`](crate::ServerHandle::request_reload), in
+    /// one process of the server: for programs that read their configuration again at SIGHUP.
+    ///
+    /// The hook runs on the accepting thread of the first process that sees the request, before
+    /// this thread accepts again, and receives a handle, to set limits and access rules. It runs
+    /// once for several requests that come together; a process that is killed meanwhile has taken its
+    /// request with it. Default: none.
+    ///
+    /// # Examples
+    ///
+    /// ```no_run
+    /// use socketserver::access::{Access, Network};
+    /// use socketserver::{Server, Tcp, Threading};
+    ///
+    /// fn denied() -> Result<Access, Box<dyn std::error::Error>> {
+    ///     let list = std::fs::read_to_string("/etc/denied")?;
+    ///     Ok(Access::new().deny(Network::list(&list)?))
+    /// }
+    ///
+    /// let server = Server::<Tcp, Threading>::builder()
+    ///     .access(denied()?)
+    ///     .on_reload(|server| match denied() {
+    ///         Ok(access) => server.set_access(&access).unwrap_or_default(),
+    ///         Err(err) => eprintln!("{err}; the old rules stay in force"),
+    ///     })
+    ///     .bind("127.0.0.1:0")?;
+    /// // A signal handler may call this.
+    /// server.handle().request_reload();
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn on_reload(mut self, hook: impl Fn(&ServerHandle) + Send + Sync + 'static) -> Self {
+        let handle = Arc::clone(&self.handle);
+        self.hooks.reload = Some(Box::new(move || {
+            let _ = handle.get().map(&hook);
+        }));
+        self
+    }
+
     /// Calls `hook` when [`Server::handle_request`] has timed out. (Python's `handle_timeout`.)
     #[doc(alias = "handle_timeout")]
     pub fn on_timeout(mut self, hook: impl Fn() + Send + Sync + 'static) -> Self {
@@ -409,8 +473,8 @@ impl<T: Transport, M: Model> Builder<T, M> {
     ///
     /// # Errors
     ///
-    /// - `InvalidInput`: the server has no listener, a limit is zero, or the refusal message is too
-    ///   long.
+    /// - `InvalidInput`: the server has no listener, a limit is zero, the refusal message is too
+    ///   long, or there are too many access rules.
     /// - The soft limit on descriptors cannot be raised.
     /// - The system has no memory or no descriptor left.
     pub fn build(self) -> Result<Server<T, M>, Error> {
@@ -418,6 +482,7 @@ impl<T: Transport, M: Model> Builder<T, M> {
             listeners,
             model,
             hooks,
+            handle,
             options,
         } = self;
         let invalid = |what| {
@@ -431,13 +496,17 @@ impl<T: Transport, M: Model> Builder<T, M> {
                 .with_remedy("bind an address, or add listeners with `listen`"));
         }
         let limits = options.limits.check(u64::MAX);
-        limits.tried(|| "build a server".to_owned())?;
+        let checked = limits.and_then(|()| options.access.check());
+        checked.tried(|| "build a server".to_owned())?;
         if options.raise_descriptors {
             let raised = raise_descriptors(options.limits.max_connections);
             raised.tried(|| "raise the limit on descriptors".to_owned())?;
         }
         let shared = share(&options).tried(|| "allocate the server's shared memory".to_owned())?;
-        Server::new(listeners, model, hooks, shared)
+        let server = Server::new(listeners, model, hooks, shared)?;
+        // A builder builds one server.
+        let _ = handle.set(server.handle());
+        Ok(server)
     }
 }
 

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::address::Address;
+use crate::admission::access::Access;
 use crate::admission::policy::Limits;
 use crate::counters::Totals;
 use crate::lifecycle::State;
@@ -174,6 +175,34 @@ impl ServerHandle {
     ///   most 1,048,576.
     pub fn set_limits(&self, limits: &Limits) -> io::Result<()> {
         self.shared.admission.set_limits(limits)
+    }
+
+    /// Changes which peers may connect, in all processes of the server: when the call has returned,
+    /// every process judges new connections and datagrams by these rules. Live connections stay.
+    ///
+    /// # Errors
+    ///
+    /// `InvalidInput`: there are more rules than [`Access::NETWORKS_MAX`] or [`Access::USERS_MAX`].
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use socketserver::access::Access;
+    /// use socketserver::python::ThreadingTcpServer;
+    ///
+    /// let guard = ThreadingTcpServer::bind("127.0.0.1:0")?.spawn(|_conn| ())?;
+    /// let denied = "203.0.113.0/24".parse().unwrap();
+    /// guard.handle().set_access(&Access::new().deny([denied])).unwrap();
+    /// # Ok::<(), socketserver::Error>(())
+    /// ```
+    pub fn set_access(&self, access: &Access) -> io::Result<()> {
+        self.shared.admission.set_access(access)
+    }
+
+    /// Asks the server to call the hook [`on_reload`](crate::Builder::on_reload), if it has one.
+    /// Async-signal-safe.
+    pub fn request_reload(&self) {
+        self.shared.lifecycle.request_reload();
     }
 
     /// Aborts the connection whose number is `id`, in any process of the server, and returns

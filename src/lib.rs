@@ -45,7 +45,8 @@
 //!     and closures that run side by side.
 //! 11. [Several processes](manual::several_processes): forking, worker processes, and their deaths.
 //! 12. [TLS](manual::tls): certificates, clients, reloads, and connections to other servers.
-//! 13. [Coming from Python](manual::coming_from_python): each name of Python's `socketserver` and its
+//! 13. [Who may connect](manual::who_may_connect): networks, and users of Unix sockets.
+//! 14. [Coming from Python](manual::coming_from_python): each name of Python's `socketserver` and its
 //!     counterpart.
 //!
 //! # Features
@@ -118,6 +119,13 @@ pub use server::{Server, ServerGuard};
 /// The [`Builder`] sets them, [`ServerHandle::set_limits`] changes them while the server serves.
 pub mod limits {
     pub use crate::admission::policy::{AtLimit, Limits, Rate};
+}
+
+/// Who may connect: networks, and the users and groups of Unix sockets.
+///
+/// The [`Builder`] sets the rules, [`ServerHandle::set_access`] changes them while the server serves.
+pub mod access {
+    pub use crate::admission::access::{Access, Network, NetworkError};
 }
 
 /// The README's examples compile.

@@ -4,6 +4,7 @@ use std::io;
 use std::sync::Arc;
 
 use crate::admission::Admission;
+use crate::admission::access::Access;
 use crate::admission::policy::Limits;
 use crate::counters::Counters;
 use crate::lifecycle::{Lifecycle, Times};
@@ -14,6 +15,7 @@ use crate::registry::deadlines::Deadlines;
 #[derive(Clone, Debug)]
 pub(crate) struct Options {
     pub(crate) limits: Limits,
+    pub(crate) access: Access,
     /// Whether building the server raises the process's soft limit on descriptors.
     pub(crate) raise_descriptors: bool,
     pub(crate) times: Times,
@@ -44,6 +46,10 @@ pub(crate) fn share(options: &Options) -> io::Result<Shared> {
     let capacity = table_size(options.limits.max_connections);
     let lifecycle = Arc::new(Lifecycle::new(options.times)?);
     let admission = Admission::new(Arc::clone(&lifecycle), &options.limits, capacity)?;
+    // Rules that were never set cost the accept loop one load.
+    if options.access != Access::new() {
+        admission.set_access(&options.access)?;
+    }
     let admission = Arc::new(admission);
     let counters = Arc::new(Counters::new(Arc::clone(&lifecycle))?);
     let registry = Registry::new(

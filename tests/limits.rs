@@ -48,6 +48,8 @@ const SCENARIOS: &[(&str, Check)] = &[
     ("shed_between", a_connection_between_messages_makes_room),
     ("shed_reading", a_connection_whose_handler_reads_makes_room),
     ("per_address", an_address_has_its_maximum_of_connections),
+    ("per_user", a_user_has_its_maximum_of_connections),
+    ("access", rules_change_in_every_process),
     ("rate_waits", connections_beyond_the_rate_wait),
     ("rate_refuses", connections_beyond_the_rate_are_refused),
     ("raised", a_raised_limit_admits_waiting_connections),
@@ -62,8 +64,12 @@ fn main() -> ExitCode {
     for transport in ["tcp", "unix"] {
         for model in NAMES {
             for &(name, check) in SCENARIOS {
-                // Only internet addresses have a limit.
-                let fits = transport == "tcp" || name != "per_address";
+                // Only internet addresses have a limit, and only Unix sockets know users.
+                let fits = match name {
+                    "per_address" => transport == "tcp",
+                    "per_user" => transport == "unix",
+                    _ => true,
+                };
                 if fits {
                     let trial = Trial::test(format!("{transport}::{model}::{name}"), move || {
                         check(transport, model);
@@ -114,7 +120,7 @@ fn is_aborted(
     server.wait_for("ended ");
     assert_eq!(
         server.wait_for("limits "),
-        "timed_out=1 over_limit=0 over_address=0 over_rate=0 shed=0"
+        "timed_out=1 over_limit=0 over_address=0 over_user=0 over_rate=0 shed=0 not_allowed=0"
     );
 }
 
@@ -208,7 +214,7 @@ fn a_good_client_is_left_alone(transport: &str, model: &str) {
     server.wait_for("ended ");
     assert_eq!(
         server.wait_for("limits "),
-        "timed_out=0 over_limit=0 over_address=0 over_rate=0 shed=0"
+        "timed_out=0 over_limit=0 over_address=0 over_user=0 over_rate=0 shed=0 not_allowed=0"
     );
 }
 
@@ -469,7 +475,15 @@ fn a_connection_whose_handler_reads_makes_room(transport: &str, model: &str) {
 }
 
 fn an_address_has_its_maximum_of_connections(transport: &str, model: &str) {
-    let options = ["per_address=2", "at_limit=2"];
+    a_peer_has_two_connections(transport, model, "per_address", "over_address=");
+}
+
+fn a_user_has_its_maximum_of_connections(transport: &str, model: &str) {
+    a_peer_has_two_connections(transport, model, "per_user", "over_user=");
+}
+
+fn a_peer_has_two_connections(transport: &str, model: &str, limit: &str, count: &str) {
+    let options = [&*format!("{limit}=2"), "at_limit=2"];
     let server = ServerProcess::start(transport, model, &options);
     let parked = [park(&server, "one"), park(&server, "two")];
     for _ in 0..3 {
@@ -478,7 +492,34 @@ fn an_address_has_its_maximum_of_connections(transport: &str, model: &str) {
     let [one, two] = parked;
     drop(one);
     let limits = end(server, two);
-    assert!(over("over_address=", &limits) >= 3, "{limits}");
+    assert!(over(count, &limits) >= 3, "{limits}");
+}
+
+/// The process that serves the parked client changes the rules of all.
+fn rules_change_in_every_process(transport: &str, model: &str) {
+    let mut server = ServerProcess::start(transport, model, &[]);
+    let mut parked = park(&server, "one");
+    let refused = |server: &ServerProcess| {
+        for _ in 0..4 {
+            assert_eq!(rest(server.target().connect()), "");
+        }
+    };
+    parked.write_all(b"reload\n").expect("send");
+    server.wait_for("reloaded");
+    refused(&server);
+    for command in ["open", "shut", "open"] {
+        let line = format!("{command}\n");
+        parked.write_all(line.as_bytes()).expect("send");
+        let mut answer = vec![0; line.len()];
+        parked.read_exact(&mut answer).expect("an answer");
+        assert_eq!(answer, line.as_bytes());
+        match command {
+            "shut" => refused(&server),
+            _ => assert_eq!(server.target().ask("echo in"), "in"),
+        }
+    }
+    assert!(!server.has_said("reloaded"), "one process has reloaded");
+    assert_eq!(over("not_allowed=", &end(server, parked)), 8);
 }
 
 fn connections_beyond_the_rate_wait(transport: &str, model: &str) {

@@ -222,6 +222,7 @@ impl<'a, T: Transport, M: Dispatch> Acceptor<'a, T, M> {
         self.dispatch_parked();
         self.tend_model();
         let (woken, looked) = self.wait(deadline);
+        self.reload();
         let Woken {
             mut ready, by_edge, ..
         } = woken;
@@ -247,6 +248,13 @@ impl<'a, T: Transport, M: Dispatch> Acceptor<'a, T, M> {
         let listener = self.serving.listeners.remove(index);
         self.sources.remove(index).release(listener.as_fd());
         self.accepting.remove(index);
+    }
+
+    /// Calls the reload hook, if that is requested and no other process has done it.
+    fn reload(&self) {
+        if self.shared.lifecycle.take_reload() {
+            self.serving.service.hooks.reload();
+        }
     }
 
     fn service_actions(&self) {

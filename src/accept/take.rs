@@ -142,7 +142,6 @@ impl<T: Transport, M: Dispatch> Acceptor<'_, T, M> {
         requests.retain_mut(|request| {
             self.serving.service.emit_accepted(request);
             if !self.is_within(request) {
-                request.refuse_with(&self.shared.admission.limits().refusal());
                 return false;
             }
             let admitted = self.serving.service.admit(request);

@@ -14,6 +14,7 @@ const WORDS: usize = AtLimit::MESSAGE_MAX / 8;
 pub(crate) struct LimitsPage {
     max_connections: AtomicU64,
     per_address: AtomicU64,
+    per_user: AtomicU64,
     /// The interval between two connections at the rate, in nanoseconds.
     interval: AtomicU64,
     burst: AtomicU64,
@@ -29,6 +30,7 @@ pub(crate) struct LimitsPage {
 shareable!(LimitsPage {
     max_connections,
     per_address,
+    per_user,
     interval,
     burst,
     full_at,
@@ -59,6 +61,8 @@ impl LimitsPage {
         self.interval.store(interval, Relaxed);
         self.per_address
             .store(limits.per_address.unwrap_or_default(), Relaxed);
+        self.per_user
+            .store(limits.per_user.unwrap_or_default(), Relaxed);
         let at_limit = match limits.at_limit {
             AtLimit::Wait => WAIT,
             AtLimit::Refuse => REFUSE,
@@ -78,6 +82,7 @@ impl LimitsPage {
         Limits {
             max_connections: self.max_connections(),
             per_address: self.per_address(),
+            per_user: self.per_user(),
             rate: (interval != 0).then_some(rate),
             at_limit: match self.at_limit.load(Acquire) {
                 WAIT => AtLimit::Wait,
@@ -94,6 +99,10 @@ impl LimitsPage {
 
     pub(crate) fn per_address(&self) -> Option<u64> {
         Some(self.per_address.load(Relaxed)).filter(|limit| *limit > 0)
+    }
+
+    pub(crate) fn per_user(&self) -> Option<u64> {
+        Some(self.per_user.load(Relaxed)).filter(|limit| *limit > 0)
     }
 
     pub(crate) fn refuses(&self) -> bool {
@@ -200,6 +209,7 @@ mod tests {
         Limits {
             max_connections: 7,
             per_address: Some(2),
+            per_user: Some(3),
             rate: Some(Rate::per(10, Duration::from_nanos(1000)).burst(3)),
             at_limit: AtLimit::RefuseWith(b"a message of more than one word".to_vec()),
         }
@@ -214,6 +224,7 @@ mod tests {
         let other = Limits {
             rate: None,
             per_address: None,
+            per_user: None,
             at_limit: AtLimit::ShedOldestIdle,
             ..limits()
         };

@@ -1,14 +1,17 @@
-//! Admission: the limits of a server, the permits under them, the rate, and how many connections
-//! each address has.
+//! Admission: who may connect, the limits of a server, the permits under them, the rate, and how
+//! many connections each peer has.
 
-pub(crate) mod addresses;
+pub(crate) mod access;
 pub(crate) mod limits;
+mod lock;
+pub(crate) mod peers;
 pub(crate) mod permits;
 pub(crate) mod policy;
+pub(crate) mod rules;
 
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
 
 use rustix::process::{Resource, getrlimit};
@@ -17,10 +20,13 @@ use crate::lifecycle::Lifecycle;
 use crate::lifecycle::processes::WorkerSlot;
 use crate::sys::memory::{SharedMemory, shareable};
 
-use addresses::Addresses;
+use access::Access;
 use limits::LimitsPage;
+use lock::Lock;
+use peers::{Peer, Peers};
 use permits::{Permits, SHARED_BIT, Waiting, live, packed, taken};
 use policy::Limits;
+use rules::Rules;
 
 /// The admission state that all processes of a server share. All zero at first.
 #[derive(Debug, Default)]
@@ -51,8 +57,10 @@ fn process_max() -> u64 {
 pub(crate) struct Admission {
     lifecycle: Arc<Lifecycle>,
     page: SharedMemory<Page>,
-    /// How many connections each address has.
-    addresses: Addresses,
+    rules: Rules,
+    peers: Peers,
+    /// Held while the rules or the peers are changed.
+    lock: Lock,
     /// How many connections this process has descriptors for.
     process_max: u64,
     /// The most that `max_connections` can be set to.
@@ -72,7 +80,9 @@ impl Admission {
         Ok(Self {
             lifecycle,
             page,
-            addresses: Addresses::new(capacity)?,
+            rules: Rules::new()?,
+            peers: Peers::new(capacity)?,
+            lock: Lock::default(),
             process_max: process_max(),
             capacity,
             releases: AtomicU64::new(0),
@@ -96,8 +106,31 @@ impl Admission {
         Ok(())
     }
 
-    pub(crate) const fn addresses(&self) -> &Addresses {
-        &self.addresses
+    /// Prepares for processes that are forked from now on.
+    pub(crate) fn share(&self) -> io::Result<()> {
+        self.lock.share()
+    }
+
+    pub(crate) const fn rules(&self) -> &Rules {
+        &self.rules
+    }
+
+    /// Changes the access rules, for all processes.
+    pub(crate) fn set_access(&self, access: &Access) -> io::Result<()> {
+        access.check()?;
+        self.rules.set(&self.lock, access);
+        Ok(())
+    }
+
+    /// Counts a connection, unless its peer has `limit` connections already. Returns whether it
+    /// was counted, which `mark` says then.
+    pub(crate) fn enter(&self, peer: Peer, limit: u64, mark: &AtomicU32) -> bool {
+        self.peers.enter(&self.lock, peer, limit, mark)
+    }
+
+    /// Counts the end of a connection, if it was counted.
+    pub(crate) fn leave(&self, mark: &AtomicU32) {
+        self.peers.leave(&self.lock, mark);
     }
 
     /// How many connections and datagrams are live, in all processes.
@@ -268,6 +301,7 @@ mod tests {
         let limits = Limits {
             max_connections,
             per_address: None,
+            per_user: None,
             rate: None,
             at_limit: AtLimit::Wait,
         };

@@ -36,6 +36,13 @@ pub struct Limits {
     /// Connections that were accepted before the limit was set do not count. Datagrams do not
     /// count.
     pub per_address: Option<u64>,
+    /// How many connections one user may have at once, over all Unix stream sockets of the server.
+    /// `None`: no limit.
+    ///
+    /// The user is that of the process which called connect(2) (unix(7), `SO_PEERCRED`). As for
+    /// `per_address`, further connections are refused under every policy, and datagrams do not
+    /// count.
+    pub per_user: Option<u64>,
     /// How fast new connections or datagrams are accepted. `None`: no limit.
     pub rate: Option<Rate>,
     /// What happens to connections and datagrams beyond `max_connections` or `rate`.
@@ -113,7 +120,7 @@ pub enum AtLimit {
     /// It is accepted and closed.
     Refuse,
     /// It is accepted, sent these bytes, at most [`AtLimit::MESSAGE_MAX`], and closed. A peer that
-    /// is refused for its address gets them too. The sender of a datagram gets no answer.
+    /// is refused because its address or its user has its maximum gets them too. The sender of a datagram gets no answer.
     RefuseWith(Vec<u8>),
     /// The server aborts the connection that has been idle for longest, in any of its processes.
     ///
@@ -143,6 +150,9 @@ impl Limits {
         }
         if self.per_address == Some(0) {
             return invalid("per_address is 0".to_owned());
+        }
+        if self.per_user == Some(0) {
+            return invalid("per_user is 0".to_owned());
         }
         match &self.at_limit {
             AtLimit::RefuseWith(message) if message.len() > AtLimit::MESSAGE_MAX => {

@@ -331,7 +331,9 @@ impl<R: Managed> Service<R> {
         match reason {
             RefuseReason::Verify => {}
             RefuseReason::Limit => count(&counts.over_limit),
+            RefuseReason::Access => count(&counts.not_allowed),
             RefuseReason::Address => count(&counts.over_address),
+            RefuseReason::User => count(&counts.over_user),
             RefuseReason::Rate => count(&counts.over_rate),
         }
         self.hooks.emit(|| Event::Refused {

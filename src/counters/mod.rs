@@ -30,12 +30,16 @@ use crate::sys::memory::{SharedMemory, shareable};
 pub struct Totals {
     /// Connections and datagrams that were accepted.
     pub accepted: u64,
-    /// Connections and datagrams that were refused, by the `verify` hook or by a limit.
+    /// Connections and datagrams that were refused, by the access rules, a limit or the `verify` hook.
     pub refused: u64,
+    /// The refused ones that the access rules do not admit.
+    pub not_allowed: u64,
     /// The refused ones that came beyond `max_connections`.
     pub over_limit: u64,
     /// The refused ones whose address had reached its limit.
     pub over_address: u64,
+    /// The refused ones whose user had reached its limit.
+    pub over_user: u64,
     /// The refused ones that came faster than the rate.
     pub over_rate: u64,
     /// Connections that were shed to make room for others.
@@ -76,8 +80,10 @@ pub(crate) enum Ended {
 pub(crate) struct Counts {
     pub(crate) accepted: AtomicU64,
     pub(crate) refused: AtomicU64,
+    pub(crate) not_allowed: AtomicU64,
     pub(crate) over_limit: AtomicU64,
     pub(crate) over_address: AtomicU64,
+    pub(crate) over_user: AtomicU64,
     pub(crate) over_rate: AtomicU64,
     pub(crate) shed: AtomicU64,
     pub(crate) received: AtomicU64,
@@ -96,8 +102,10 @@ pub(crate) struct Counts {
 shareable!(Counts {
     accepted,
     refused,
+    not_allowed,
     over_limit,
     over_address,
+    over_user,
     over_rate,
     shed,
     received,
@@ -166,8 +174,10 @@ impl Counters {
         let Counts {
             accepted,
             refused,
+            not_allowed,
             over_limit,
             over_address,
+            over_user,
             over_rate,
             shed,
             received,
@@ -183,8 +193,10 @@ impl Counters {
         Totals {
             accepted: load(accepted),
             refused: load(refused),
+            not_allowed: load(not_allowed),
             over_limit: load(over_limit),
             over_address: load(over_address),
+            over_user: load(over_user),
             over_rate: load(over_rate),
             shed: load(shed),
             received: load(received),

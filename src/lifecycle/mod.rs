@@ -89,13 +89,16 @@ struct Page {
     paused: AtomicU32,
     /// Non-zero once serving has failed in one of the processes.
     failed: AtomicU32,
+    /// Non-zero while a reload is requested.
+    reload: AtomicU32,
 }
 
 shareable!(Page {
     stop,
     state,
     paused,
-    failed
+    failed,
+    reload
 });
 
 /// Owns the state, the stop and the pauses of a server, and the event that wakes everything that
@@ -366,6 +369,18 @@ impl Lifecycle {
 
     pub(crate) fn is_paused(&self) -> bool {
         self.page().paused.load(SeqCst) != 0
+    }
+
+    /// Asks one process of the server to reload. Async-signal-safe.
+    pub(crate) fn request_reload(&self) {
+        self.page().reload.store(1, SeqCst);
+        self.wakeup_event.wake();
+    }
+
+    /// Whether this process is the one that has to reload.
+    pub(crate) fn take_reload(&self) -> bool {
+        // The plain load spares the common case a write.
+        self.page().reload.load(SeqCst) != 0 && self.page().reload.swap(0, SeqCst) != 0
     }
 }
 

@@ -24,7 +24,7 @@
 //! # A closure
 //!
 //! The closure owns the state that it captures. A function of `&mut impl Connection` serves TCP and Unix
-//! streams alike; a method that only one transport has ([`peer_credentials`]) needs its type:
+//! streams alike; a method that only one transport has ([`peer_addr`]) needs its type:
 //! [`TcpConnection`], [`UnixConnection`].
 //!
 //! ```
@@ -206,7 +206,7 @@
 //! [`UnixConnection`]: crate::net::UnixConnection
 //! [`UnixConnection::connect`]: crate::net::UnixConnection::connect
 //! [`handle_request`]: crate::Server::handle_request
-//! [`peer_credentials`]: crate::net::UnixConnection::peer_credentials
+//! [`peer_addr`]: crate::net::TcpConnection::peer_addr
 //! [`per_connection`]: crate::per_connection
 //! [`per_request`]: crate::per_request
 //! [`serve_forever`]: crate::Server::serve_forever

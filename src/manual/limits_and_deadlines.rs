@@ -7,6 +7,7 @@
 //! | [`max_connections`] | live connections and datagrams | 10,240, or 64 fewer than `RLIMIT_NOFILE` if that is less | all threads and processes, exactly | [`at_limit`] decides |
 //! | [`rate`] | new connections or datagrams in a period, and the largest burst | none | all processes, exactly | [`at_limit`] decides; under `ShedOldestIdle` clients wait |
 //! | [`max_per_address`] | live connections of one IPv4 address, or of one IPv6 network of 64 bits | none | all processes, exactly | refused |
+//! | [`max_per_user`] | live connections of one user of Unix stream sockets | none | all processes, exactly | refused |
 //! | descriptors (`RLIMIT_NOFILE`) | live connections of one process | `RLIMIT_NOFILE` minus a reserve: an eighth of it, 64 at most | each process | clients wait, or another worker accepts them |
 //! | [`Threading::max_threads`] | handlers at once | 1,024 | each process | clients wait |
 //! | [`ThreadPool::new`], [`queue`](crate::ThreadPool::queue) | handlers at once, connections that wait for a thread | 4 for each processor, as many again | each process | clients wait |
@@ -27,7 +28,8 @@
 //! | `ShedOldestIdle` | the client is served, and another connection ends in its place: the one that has been parked for longest, or else the one whose handler has waited longest for input, for a second at least. If there is neither, the client waits |
 //!
 //! A refused datagram is dropped without an answer. [`Builder::verify`] sets a hook that decides for
-//! each connection or datagram. [`Builder::raise_descriptor_limit`] raises `RLIMIT_NOFILE` as far as
+//! each connection or datagram; [who may connect](crate::manual::who_may_connect) is judged before.
+//! [`Builder::raise_descriptor_limit`] raises `RLIMIT_NOFILE` as far as
 //! [`max_connections`] needs.
 //!
 //! A server with room for one connection refuses the second client:
@@ -56,7 +58,7 @@
 //! # Ok::<(), socketserver::Error>(())
 //! ```
 //!
-//! [`ServerHandle::set_limits`] changes the first three limits and the policy while the server serves;
+//! [`ServerHandle::set_limits`] changes the first four limits and the policy while the server serves;
 //! live connections stay. [`ServerHandle::connections`] lists the live connections,
 //! [`ServerHandle::abort`] ends one of them.
 //!
@@ -152,6 +154,7 @@
 //! [`lifetime`]: crate::Builder::lifetime
 //! [`max_connections`]: crate::Builder::max_connections
 //! [`max_per_address`]: crate::Builder::max_per_address
+//! [`max_per_user`]: crate::Builder::max_per_user
 //! [`min_rate`]: crate::Builder::min_rate
 //! [`next_message`]: crate::Connection::next_message
 //! [`rate`]: crate::Builder::rate

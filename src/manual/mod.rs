@@ -30,3 +30,4 @@ pub mod tls {
     //!
     //! The module `socketserver::tls` and this page need the feature `tls`, which is off in this build.
 }
+pub mod who_may_connect;

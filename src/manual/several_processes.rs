@@ -77,12 +77,12 @@
 //! | shared by all processes | private to each process |
 //! |---|---|
 //! | the listeners, and other descriptors that were opened before serving | memory, with the state of the handler: [sharing state](crate::manual::sharing_state#under-forking-and-prefork) |
-//! | [`max_connections`], [`max_per_address`], [`rate`], exactly | descriptors (`RLIMIT_NOFILE`), [`max_threads`](crate::Threading::max_threads), [`max_children`](crate::Forking::max_children) |
+//! | [`max_connections`], [`max_per_address`], [`max_per_user`], [`rate`], exactly; [who may connect](crate::manual::who_may_connect) | descriptors (`RLIMIT_NOFILE`), [`max_threads`](crate::Threading::max_threads), [`max_children`](crate::Forking::max_children) |
 //! | [`ServerHandle`]: state, totals, live connections, stop, pause, limits, aborting one connection | [`retire`], which stops the process that calls it |
 //!
 //! A hook runs in the process in which its cause occurs: [`on_error`] in the process of the handler,
 //! [`service_actions`] in each process that accepts, an observer in every process, for the events of
-//! that process. [`on_ready`] runs in the parent, under `Prefork` once all workers accept.
+//! that process, [`on_reload`](crate::Builder::on_reload) in one process that accepts. [`on_ready`] runs in the parent, under `Prefork` once all workers accept.
 //! [`on_accept_error`] is called at most once a second over all processes, and at once for an error
 //! that ends a listener or the server.
 //!
@@ -115,6 +115,7 @@
 //! [`breaker`]: crate::Prefork::breaker
 //! [`max_connections`]: crate::Builder::max_connections
 //! [`max_per_address`]: crate::Builder::max_per_address
+//! [`max_per_user`]: crate::Builder::max_per_user
 //! [`on_accept_error`]: crate::Builder::on_accept_error
 //! [`on_error`]: crate::Builder::on_error
 //! [`on_ready`]: crate::Builder::on_ready

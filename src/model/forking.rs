@@ -130,6 +130,7 @@ impl Dispatch for Forking {
     fn start(&mut self, shared: &Shared) -> io::Result<()> {
         single_threaded()?;
         shared.lifecycle.processes().note_parent();
+        shared.admission.share()?;
         // The children inherit these thread-locals. A child that allocated them itself would copy the
         // pages of the heap that the allocator touches.
         drop(Task::here());

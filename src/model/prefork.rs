@@ -111,7 +111,7 @@ impl<M: Model + Clone> Model for Prefork<M> {
             shared.lifecycle.processes().note_parent();
             let processes = shared.lifecycle.processes();
             processes.make_slots(self.workers)?;
-            shared.admission.addresses().share()?;
+            shared.admission.share()?;
             Ok::<_, io::Error>((
                 Wakeup::new(shared.lifecycle.wakeup_event(), None)?,
                 io::pipe()?,

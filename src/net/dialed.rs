@@ -7,7 +7,7 @@ use std::task::{self, Poll};
 use std::time::Duration;
 
 use crate::address::Address;
-use crate::net::{Accepted, Connection, Managed, ReadHalf, WriteHalf};
+use crate::net::{Accepted, Connection, Credentials, Managed, ReadHalf, WriteHalf};
 use crate::registry::context::Context;
 
 /// A connection to another server, made by
@@ -87,6 +87,14 @@ impl<C: Accepted> Accepted for Dialed<C> {
 
     fn peer(&self) -> Address {
         self.0.peer()
+    }
+
+    fn peer_credentials(&self) -> io::Result<Credentials> {
+        self.0.peer_credentials()
+    }
+
+    fn peer_groups(&self) -> io::Result<Vec<u32>> {
+        self.0.peer_groups()
     }
 }
 

@@ -8,8 +8,8 @@ use std::task::{self, Poll};
 use std::time::Duration;
 
 use crate::address::Address;
-use crate::net::{AcceptBatch, Accepted, Connection, Datagram, Managed, Transport, Waits};
-use crate::net::{ReadHalf, WriteHalf};
+use crate::net::{AcceptBatch, Accepted, Connection, Credentials, Datagram, Managed, Transport};
+use crate::net::{ReadHalf, Waits, WriteHalf};
 use crate::registry::context::Context;
 
 /// A listener, connection or datagram of one of two transports, so that both feed one server. Nest
@@ -109,6 +109,14 @@ impl<L: Accepted, R: Accepted> Accepted for Either<L, R> {
 
     fn peer(&self) -> Address {
         both!(self, side => side.peer())
+    }
+
+    fn peer_credentials(&self) -> io::Result<Credentials> {
+        both!(self, side => side.peer_credentials())
+    }
+
+    fn peer_groups(&self) -> io::Result<Vec<u32>> {
+        both!(self, side => side.peer_groups())
     }
 }
 

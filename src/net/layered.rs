@@ -12,8 +12,8 @@ use crate::buffers;
 use crate::error::Error;
 use crate::net::halves::{AfterInput, Ending, unsupported};
 use crate::net::input::Input;
-use crate::net::{AcceptBatch, Accepted, Bind, Connection, Managed, Transport, Waits};
-use crate::net::{ReadHalf, WriteHalf};
+use crate::net::{AcceptBatch, Accepted, Bind, Connection, Credentials, Managed, Transport};
+use crate::net::{ReadHalf, Waits, WriteHalf};
 use crate::registry::context::Context;
 
 /// Transforms the bytes of one connection of a [`Layered`] transport: counts, limits or encrypts
@@ -462,6 +462,14 @@ impl<C: Connection, L: Layer<C>> Accepted for LayeredConnection<C, L> {
 
     fn peer(&self) -> Address {
         self.layer.peer(&self.below)
+    }
+
+    fn peer_credentials(&self) -> io::Result<Credentials> {
+        self.below.peer_credentials()
+    }
+
+    fn peer_groups(&self) -> io::Result<Vec<u32>> {
+        self.below.peer_groups()
     }
 }
 

@@ -211,6 +211,27 @@ pub trait Accepted: Send + 'static {
         self.context().id()
     }
 
+    /// Returns the process, user and group at the other end of a Unix stream connection, as they were
+    /// when the process called connect(2) (unix(7), `SO_PEERCRED`).
+    ///
+    /// # Errors
+    ///
+    /// - `Unsupported`, the default: the connection is no Unix one, or this is a datagram.
+    /// - else as getsockopt(2).
+    fn peer_credentials(&self) -> io::Result<Credentials> {
+        Err(io::ErrorKind::Unsupported.into())
+    }
+
+    /// Returns the supplementary groups of the process at the other end of a Unix stream connection
+    /// (getgroups(2), `SO_PEERGROUPS`). Its own group may be missing among them.
+    ///
+    /// # Errors
+    ///
+    /// As [`peer_credentials`](Self::peer_credentials).
+    fn peer_groups(&self) -> io::Result<Vec<u32>> {
+        Err(io::ErrorKind::Unsupported.into())
+    }
+
     /// Returns whether the server has been asked to stop. A handler that serves many messages on
     /// one connection should then end it.
     fn stopping(&self) -> bool {

@@ -12,7 +12,6 @@ use crate::net::options::Expected;
 use crate::net::stream::Stream;
 use crate::net::unix_path::{UnixBinding, UnixOptions};
 use crate::net::{AcceptBatch, Bind, Transport};
-use crate::sys::sockopt;
 
 /// A Unix stream listener.
 ///
@@ -43,7 +42,7 @@ pub struct UnixStream {
 ///
 /// ```
 /// use std::io::{self, Write};
-/// use socketserver::net::UnixConnection;
+/// use socketserver::net::{Accepted, UnixConnection};
 ///
 /// fn whoami(conn: &mut UnixConnection) -> io::Result<()> {
 ///     let user = conn.peer_credentials()?.uid;
@@ -58,7 +57,7 @@ pub type UnixConnection = Stream<UnixStream>;
 /// # Examples
 ///
 /// ```
-/// use socketserver::net::UnixConnection;
+/// use socketserver::net::{Accepted, UnixConnection};
 ///
 /// fn is_root(conn: &UnixConnection) -> bool {
 ///     conn.peer_credentials().is_ok_and(|peer| peer.uid == 0)
@@ -155,18 +154,6 @@ impl<A: Into<UnixAddress>> Bind<A> for UnixStream {
 impl AsFd for UnixStream {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.listener.as_fd()
-    }
-}
-
-impl UnixConnection {
-    /// Returns the process, user and group that connected.
-    ///
-    /// # Errors
-    ///
-    /// As getsockopt(2).
-    pub fn peer_credentials(&self) -> io::Result<Credentials> {
-        let libc::ucred { pid, uid, gid } = sockopt::peer_credentials(self.as_fd())?;
-        Ok(Credentials { pid, uid, gid })
     }
 }
 

@@ -160,8 +160,12 @@ pub enum RefuseReason {
     Verify,
     /// `max_connections` are live.
     Limit,
+    /// The access rules do not admit the peer: [`Access`](crate::access::Access).
+    Access,
     /// The peer's address has its maximum of connections.
     Address,
+    /// The peer's user has its maximum of connections.
+    User,
     /// It exceeds the rate of new connections.
     Rate,
 }
@@ -253,7 +257,9 @@ impl fmt::Display for RefuseReason {
         f.write_str(match self {
             Self::Verify => "not verified",
             Self::Limit => "too many connections",
+            Self::Access => "not allowed",
             Self::Address => "too many connections from its address",
+            Self::User => "too many connections of its user",
             Self::Rate => "too fast",
         })
     }

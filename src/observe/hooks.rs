@@ -384,6 +384,7 @@ pub(crate) struct Hooks<R> {
     pub(crate) accept_error: Option<AcceptErrorHook>,
     pub(crate) stall: Option<StallHook>,
     pub(crate) ready: Option<Callback>,
+    pub(crate) reload: Option<Callback>,
     pub(crate) timeout: Option<Callback>,
     pub(crate) service_actions: Option<(Duration, Callback)>,
 }
@@ -399,6 +400,7 @@ impl<R> Default for Hooks<R> {
             accept_error: None,
             stall: None,
             ready: None,
+            reload: None,
             timeout: None,
             service_actions: None,
         }
@@ -453,6 +455,14 @@ impl<R> Hooks<R> {
     /// Calls the timeout hook.
     pub(crate) fn timed_out(&self) {
         if let Some(hook) = &self.timeout {
+            // As above.
+            let _ = call(hook);
+        }
+    }
+
+    /// Calls the reload hook.
+    pub(crate) fn reload(&self) {
+        if let Some(hook) = &self.reload {
             // As above.
             let _ = call(hook);
         }

@@ -500,35 +500,44 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
+    use crate::admission::access::Access;
+    use crate::admission::peers::Peer;
     use crate::admission::policy::{AtLimit, Limits};
     use crate::lifecycle::Times;
     use crate::registry::deadlines::Deadlines;
-    use crate::shared::{Options, share};
+    use crate::shared::{Options, Shared, share};
 
     /// A registered connection of a server with default options.
-    fn registered() -> (Arc<Registry>, Context) {
+    fn registered() -> (Shared, Context) {
         let options = Options {
             limits: Limits {
                 max_connections: 1,
                 per_address: None,
+                per_user: None,
                 rate: None,
                 at_limit: AtLimit::Wait,
             },
+            access: Access::new(),
             raise_descriptors: false,
             times: Times::default(),
             deadlines: Deadlines::default(),
         };
-        let registry = share(&options).unwrap().registry;
-        let context = registry.context();
+        let shared = share(&options).unwrap();
+        let context = shared.registry.context();
         context.claim_slot(&Address::from(SocketAddr::from(([127, 0, 0, 1], 9))));
-        (registry, context)
+        (shared, context)
     }
 
     #[test]
     fn a_handler_that_has_just_begun_to_wait_is_not_shed() {
-        let (registry, context) = registered();
+        let (shared, context) = registered();
         let slot = context.slot().unwrap();
-        let shed = |waiting| registry.oldest_idle(waiting).map(|(_, activity)| activity);
+        let shed = |waiting| {
+            shared
+                .registry
+                .oldest_idle(waiting)
+                .map(|(_, activity)| activity)
+        };
         for activity in [Activity::Idle, Activity::Reading] {
             slot.enter(activity, Millis::now());
             assert_eq!(shed(u64::MAX), None);
@@ -539,8 +548,27 @@ mod tests {
     }
 
     #[test]
+    fn a_connection_counts_for_the_peer_that_was_judged_last() {
+        let (shared, context) = registered();
+        let (registry, admission) = (&shared.registry, &shared.admission);
+        let [proxy, client] = [Peer::user(1), Peer::user(2)];
+        let counts = |peer| {
+            let mark = AtomicU32::new(0);
+            let is_free = admission.enter(peer, 1, &mark);
+            admission.leave(&mark);
+            !is_free
+        };
+        assert!(registry.count_peer(&context, proxy, 1));
+        assert!(registry.count_peer(&context, client, 1));
+        assert_eq!((counts(proxy), counts(client)), (false, true));
+        assert!(registry.count_peer(&context, client, 1), "it counts once");
+        drop(context);
+        assert!(!counts(client));
+    }
+
+    #[test]
     fn reads_of_a_handshake_do_not_count_as_waiting() {
-        let (_registry, context) = registered();
+        let (_shared, context) = registered();
         let slot = context.slot().unwrap();
         let long_ago = Millis(Millis::now().0.saturating_sub(1000));
         slot.enter(Activity::Handshake, long_ago);

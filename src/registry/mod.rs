@@ -11,7 +11,6 @@ pub(crate) mod table;
 
 use std::collections::HashMap;
 use std::io;
-use std::net::IpAddr;
 use std::os::fd::{AsRawFd, RawFd};
 use std::sync::atomic::Ordering::{Relaxed, SeqCst};
 use std::sync::atomic::{AtomicU64, fence};
@@ -20,6 +19,7 @@ use std::time::Duration;
 
 use crate::address::Address;
 use crate::admission::Admission;
+use crate::admission::peers::Peer;
 use crate::counters::{Counters, count};
 use crate::lifecycle::Lifecycle;
 use crate::registry::context::{Abort, Context};
@@ -160,45 +160,30 @@ impl Registry {
         Context::new(id, Arc::clone(self))
     }
 
-    /// Counts a connection for its address. Returns whether the address is within its limit.
-    pub(crate) fn count_address(&self, context: &Context, ip: IpAddr, limit: u64) -> bool {
+    /// Counts a connection for its peer, and for no other from now on. Returns whether the peer is
+    /// within its limit.
+    pub(crate) fn count_peer(&self, context: &Context, peer: Peer, limit: u64) -> bool {
         let Some(slot) = context.slot() else {
             return true;
         };
-        // Marked before it is counted: a worker that is killed in between leaves the count one too
-        // low until the address has no connection left, rather than one too high for ever.
-        slot.counted.store(1, Relaxed);
-        let entered = self.admission.addresses().enter(ip, limit);
-        if !entered {
-            slot.counted.store(0, Relaxed);
-        }
-        entered
+        self.admission.leave(slot.counted());
+        self.admission.enter(peer, limit, slot.counted())
     }
 
     /// Releases a slot, and adds its traffic to the counts of the server.
     pub(super) fn release_slot(&self, index: u32) {
-        self.uncount_address(index);
         let (slot, counts) = (self.table.slot(index), self.counters.counts());
+        self.admission.leave(slot.counted());
         counts.received.fetch_add(slot.received(), Relaxed);
         counts.sent.fetch_add(slot.sent(), Relaxed);
         self.table.release(index);
         self.registered.fetch_sub(1, Relaxed);
     }
 
-    fn uncount_address(&self, index: u32) {
-        let slot = self.table.slot(index);
-        if slot.counted.swap(0, Relaxed) != 0 {
-            slot.peer()
-                .ip()
-                .into_iter()
-                .for_each(|ip| self.admission.addresses().leave(ip));
-        }
-    }
-
     /// Releases the slots of a dead worker's connections; `index` is the slot of the worker.
     pub(crate) fn forget_worker(&self, index: usize) {
-        for (index, _) in self.slots_of(index as u16 + 1) {
-            self.uncount_address(index);
+        for (index, slot) in self.slots_of(index as u16 + 1) {
+            self.admission.leave(slot.counted());
             self.table.release(index);
         }
     }

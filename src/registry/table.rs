@@ -162,10 +162,9 @@ pub(crate) struct Slot {
     unsent: AtomicU32,
     /// The process that serves the connection: the index of a worker's slot plus one, or zero.
     worker: AtomicU16,
-    /// The next free slot, plus one.
-    next: AtomicU32,
-    /// Whether the connection was counted for its address.
-    pub(crate) counted: AtomicU8,
+    /// While the slot is free, the next free one, plus one; while it is in use, the mark of the
+    /// connection in the counts of peers.
+    link: AtomicU32,
     /// Non-zero once the server has ended the connection while it was idle.
     ended: AtomicU8,
 }
@@ -223,8 +222,7 @@ shareable!(Slot {
     abort,
     unsent,
     worker,
-    next,
-    counted,
+    link,
     ended
 });
 shareable!(Free { first, fresh });
@@ -261,7 +259,7 @@ impl Table {
         slot.pushed.store(0, Relaxed);
         slot.end_request();
         slot.abort.store(0, Relaxed);
-        slot.counted.store(0, Relaxed);
+        slot.link.store(0, Relaxed);
         slot.ended.store(0, Relaxed);
         slot.accepted.store(now.0, Relaxed);
         slot.worker.store(worker, Relaxed);
@@ -278,7 +276,7 @@ impl Table {
         let first = &self.free[0].first;
         let mut current = first.load(Acquire);
         loop {
-            self.slot(index).next.store(current as u32, Relaxed);
+            self.slot(index).link.store(current as u32, Relaxed);
             let changed = (current >> 32).wrapping_add(1) << 32 | u64::from(index + 1);
             match first.compare_exchange_weak(current, changed, Release, Acquire) {
                 Ok(_) => return,
@@ -292,7 +290,7 @@ impl Table {
         let mut current = first.load(Acquire);
         loop {
             let index = (current as u32).checked_sub(1)?;
-            let next = self.slot(index).next.load(Relaxed);
+            let next = self.slot(index).link.load(Relaxed);
             let changed = (current >> 32).wrapping_add(1) << 32 | u64::from(next);
             match first.compare_exchange_weak(current, changed, Acquire, Acquire) {
                 Ok(_) => return Some(index),
@@ -310,6 +308,11 @@ impl Table {
 impl Slot {
     pub(crate) fn id(&self) -> u64 {
         self.id.load(Acquire)
+    }
+
+    /// The mark of the connection in the counts of peers; zero if it was not counted.
+    pub(crate) const fn counted(&self) -> &AtomicU32 {
+        &self.link
     }
 
     pub(crate) fn worker(&self) -> u16 {

@@ -14,6 +14,31 @@ pub(crate) fn peer_credentials(socket: BorrowedFd<'_>) -> io::Result<libc::ucred
     unsafe { get(socket, libc::SOL_SOCKET, libc::SO_PEERCRED) }
 }
 
+/// Returns the supplementary groups of the process at the other end of a Unix connection
+/// (`SO_PEERGROUPS`, Linux 4.13, sk_getsockopt in net/core/sock.c).
+pub(crate) fn peer_groups(socket: BorrowedFd<'_>) -> io::Result<Vec<libc::gid_t>> {
+    let mut groups: Vec<libc::gid_t> = vec![0; 32];
+    loop {
+        let mut len = size_of_val(&*groups) as libc::socklen_t;
+        let target = groups.as_mut_ptr().cast();
+        let (level, option) = (libc::SOL_SOCKET, libc::SO_PEERGROUPS);
+        // SAFETY: `target` is writable for `len` bytes.
+        let result =
+            unsafe { libc::getsockopt(socket.as_raw_fd(), level, option, target, &raw mut len) };
+        let count = len as usize / size_of::<libc::gid_t>();
+        if result == 0 {
+            groups.truncate(count);
+            return Ok(groups);
+        }
+        let err = io::Error::last_os_error();
+        // The kernel has stored how many bytes it needs.
+        if err.raw_os_error() != Some(libc::ERANGE) || count <= groups.len() {
+            return Err(err);
+        }
+        groups.resize(count, 0);
+    }
+}
+
 /// Returns the length of a TCP listener's backlog: `tcpi_unacked` of a listening socket
 /// (tcp_get_info in net/ipv4/tcp.c).
 pub(crate) fn backlog_len(listener: BorrowedFd<'_>) -> io::Result<usize> {

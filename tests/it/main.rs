@@ -8,6 +8,7 @@ mod support;
 mod script;
 
 mod accept;
+mod access;
 mod bind;
 /// The same tests on both drivers. Each module finds its driver by its own name.
 #[cfg(feature = "coroutines")]

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use socketserver::access::Access;
 use socketserver::limits::{AtLimit, Rate};
 use socketserver::model::Model;
 use socketserver::net::{Accepted, Bind, Transport};
@@ -218,9 +219,32 @@ fn manage<R: Command>(
             handle.resume();
             return Ok(Next::Park);
         }
+        "reload" => {
+            handle.request_reload();
+            return Ok(Next::Park);
+        }
+        // Closes the server to new peers, and opens it again.
+        "shut" | "open" => {
+            handle.set_access(&if command == "shut" {
+                nobody()
+            } else {
+                Access::new()
+            })?;
+            writeln!(accepted, "{command}")?;
+            return Ok(Next::Park);
+        }
         _ => return Err(format!("unknown command {command:?}").into()),
     }
     Ok(Next::Close)
+}
+
+fn nobody() -> Access {
+    Access::new().allow([]).allow_users([])
+}
+
+fn reload(server: &ServerHandle) {
+    server.set_access(&nobody()).expect("set the rules");
+    say("reloaded");
 }
 
 /// Recurses until the stack overflows.
@@ -361,6 +385,9 @@ fn limits<T: Transport, M: Model>(options: &Options, mut builder: Builder<T, M>)
     if let Some(connections) = options.number("per_address") {
         builder = builder.max_per_address(connections);
     }
+    if let Some(connections) = options.number("per_user") {
+        builder = builder.max_per_user(connections);
+    }
     if let Some(millis) = options.number("interval_ms") {
         builder = builder.rate(Rate::per(1, Duration::from_millis(millis)));
     }
@@ -385,8 +412,14 @@ fn say_totals(report: Report, handle: &ServerHandle) {
         totals.failed
     ));
     say(format!(
-        "limits timed_out={} over_limit={} over_address={} over_rate={} shed={}",
-        totals.timed_out, totals.over_limit, totals.over_address, totals.over_rate, totals.shed
+        "limits timed_out={} over_limit={} over_address={} over_user={} over_rate={} shed={} not_allowed={}",
+        totals.timed_out,
+        totals.over_limit,
+        totals.over_address,
+        totals.over_user,
+        totals.over_rate,
+        totals.shed,
+        totals.not_allowed
     ));
 }
 
@@ -398,6 +431,7 @@ where
     std::panic::set_hook(Box::new(|_| {}));
     builder = builder
         .on_ready(|| say("ready"))
+        .on_reload(reload)
         .on_error(|failure| {
             say(format!(
                 "error {} panic={}",

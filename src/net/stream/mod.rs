@@ -24,7 +24,7 @@ use crate::net::halves::{ReadHalf, ReadSide, WriteHalf, WriteSide};
 use crate::net::stream::receiving::{Receiver, Receiving};
 use crate::net::stream::sending::{FLAGS, Sender, Sending};
 pub use crate::net::stream::writer::Writer;
-use crate::net::{Accepted, Connection, Managed, Waits};
+use crate::net::{Accepted, Connection, Credentials, Managed, Waits};
 use crate::registry::context::{Abort, Context};
 use crate::registry::table::AbortReason;
 use crate::sys::{self, sockopt};
@@ -174,6 +174,14 @@ impl<T: 'static> Stream<T> {
         &self.link.socket.socket
     }
 
+    /// The socket, if it is a Unix one.
+    fn unix_socket(&self) -> io::Result<BorrowedFd<'_>> {
+        match self.link.socket.peer {
+            Address::Unix(_) => Ok(self.link.fd()),
+            _ => Err(io::ErrorKind::Unsupported.into()),
+        }
+    }
+
     const fn receiver(&mut self) -> Receiver<'_> {
         Receiver {
             link: &self.link,
@@ -196,6 +204,15 @@ impl<T: 'static> Accepted for Stream<T> {
 
     fn peer(&self) -> Address {
         self.link.socket.peer.clone()
+    }
+
+    fn peer_credentials(&self) -> io::Result<Credentials> {
+        let libc::ucred { pid, uid, gid } = sockopt::peer_credentials(self.unix_socket()?)?;
+        Ok(Credentials { pid, uid, gid })
+    }
+
+    fn peer_groups(&self) -> io::Result<Vec<u32>> {
+        sockopt::peer_groups(self.unix_socket()?)
     }
 }
 
