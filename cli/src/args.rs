@@ -8,8 +8,10 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+use crate::access::Access;
 use crate::limits::Limits;
 use crate::listen::Url;
+use crate::privileges::Privileges;
 use crate::tls::Tls;
 
 /// Serves small services over TCP, UDP and Unix sockets, and compares concurrency models.
@@ -35,6 +37,7 @@ Examples:
   socketserver serve daytime --model prefork:pool --workers 4 --max-connections 1000
   socketserver serve echo --max-per-address 20 --rate 500 --at-limit 'refuse:busy\\n'
   socketserver serve hello --listen 'tcp://[::]:7443' --tls-cert cert.pem --tls-key key.pem
+  socketserver serve echo --listen tcp://0.0.0.0:7 --allow 192.168.0.0/16 --deny @spammers --user nobody
 
 URLs:
   tcp://HOST:PORT  udp://HOST:PORT     port 0 picks a free port; a host name binds all its addresses
@@ -47,12 +50,15 @@ Options of one listener, the query of its URL: 'tcp://[::]:7007?v6only&backlog=1
   v6only      tcp, udp         [::] takes no IPv4, so 0.0.0.0 can have the same port
   backlog=N   tcp, unix        how many connections the kernel holds until they are accepted
   mode=OCTAL  unix, unixgram   the permissions of the socket file, whatever the umask: mode=660
+  owner=NAME  unix, unixgram   the owner of the socket file, by name or number
+  group=NAME  unix, unixgram   the group of the socket file
   tls=off     tcp, unix, fd    no TLS on this listener, for a server with --tls-cert
 
 Signals:
   SIGTERM and SIGINT stop the server: it drains, and exits. A second one aborts the connections that
   are left. Idle connections are served during --idle-grace, and then get the end of the stream.
-  SIGHUP makes a server with --tls-cert read its certificates again before its next connection.
+  SIGHUP makes a server with --tls-cert read its certificates again before its next connection, and
+  the files and names of --allow, --deny, --allow-user and --allow-group.
 
 Exit status:
   0 everything was served, 1 failure, 2 wrong usage,
@@ -120,6 +126,10 @@ pub(crate) struct Options {
     pub(crate) log: bool,
     #[command(flatten)]
     pub(crate) tls: Tls,
+    #[command(flatten)]
+    pub(crate) access: Access,
+    #[command(flatten)]
+    pub(crate) privileges: Privileges,
     #[command(flatten)]
     pub(crate) limits: Limits,
 }
@@ -305,7 +315,11 @@ impl Options {
                 "--driver is for the models coroutines and prefork:coroutines; leave it out with any other model",
             );
         }
-        self.tls.conflict()
+        let per_user = self.limits.max_per_user.is_some();
+        self.tls
+            .conflict()
+            .or_else(|| self.access.conflict(&self.listen, per_user))
+            .or_else(|| self.privileges.conflict())
     }
 }
 

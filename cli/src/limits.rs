@@ -23,6 +23,10 @@ pub(crate) struct Limits {
     /// refused [default: no limit]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     max_per_address: Option<u64>,
+    /// How many connections a user may have on unix listeners; further ones are refused [default: no
+    /// limit]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    pub(crate) max_per_user: Option<u64>,
     /// How many new connections or datagrams are accepted a second [default: no limit]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     rate: Option<u32>,
@@ -92,6 +96,7 @@ impl Limits {
         });
         let mut builder = builder
             .max_per_address(self.max_per_address)
+            .max_per_user(self.max_per_user)
             .rate(rate)
             .at_limit(self.at_limit.clone())
             .first_byte_timeout(self.first_byte_timeout.0)

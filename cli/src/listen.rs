@@ -9,12 +9,12 @@ use std::str::FromStr;
 use std::vec;
 
 use anyhow::{Context, bail};
-use socketserver::net::{Either, UnixAddress};
+use socketserver::net::{Either, UnixAddress, UnixOptions};
 use socketserver::tls::{Tls, TlsConfig};
 use socketserver::{Tcp, Udp, UnixDatagram, UnixStream};
 
 use crate::resolve::Resolved;
-use crate::{inherited, signals};
+use crate::{accounts, inherited, signals};
 
 /// All transports in one type: one server serves all listeners of the command.
 pub(crate) type Any = Either<Either<Plain, Tls<Plain>>, Either<Udp, UnixDatagram>>;
@@ -55,14 +55,18 @@ struct Options {
     v6_only: bool,
     backlog: Option<u32>,
     mode: Option<u32>,
+    owner: Option<u32>,
+    group: Option<u32>,
     tls_off: bool,
 }
 
 /// Each option as it is written, and the schemes that have it.
-const OPTIONS: [(&str, &[&str]); 4] = [
+const OPTIONS: [(&str, &[&str]); 6] = [
     ("v6only", &["tcp", "udp"]),
     ("backlog=N", &["tcp", "unix"]),
     ("mode=OCTAL", &["unix", "unixgram"]),
+    ("owner=NAME", &["unix", "unixgram"]),
+    ("group=NAME", &["unix", "unixgram"]),
     ("tls=off", &["tcp", "unix", "fd"]),
 ];
 
@@ -85,6 +89,22 @@ impl FromStr for Url {
         };
         options.suit(&target)?;
         Ok(Self { target, options })
+    }
+}
+
+impl Url {
+    pub(crate) const fn is_unix_datagram(&self) -> bool {
+        matches!(self.target, Target::UnixGram(_))
+    }
+
+    /// Whether its clients may have a user. What a descriptor is, is not known yet.
+    pub(crate) const fn may_know_users(&self) -> bool {
+        matches!(self.target, Target::Unix(_) | Target::Fd(_))
+    }
+
+    /// Whether its clients may have an IP address.
+    pub(crate) const fn may_be_inet(&self) -> bool {
+        matches!(self.target, Target::Tcp(_) | Target::Udp(_) | Target::Fd(_))
     }
 }
 
@@ -210,10 +230,26 @@ impl Options {
                     return Err("the option tls takes the value off: ?tls=off".to_owned());
                 }
                 ("backlog", _) => options.backlog = Some(backlog(value)?),
+                ("owner", _) => options.owner = Some(id(name, value, accounts::uid)?),
+                ("group", _) => options.group = Some(id(name, value, accounts::gid)?),
                 _ => options.mode = Some(mode(value)?),
             }
         }
         Ok(options)
+    }
+
+    /// Whether an option is for a socket file.
+    const fn concerns_file(&self) -> bool {
+        self.mode.is_some() || self.owner.is_some() || self.group.is_some()
+    }
+
+    /// Sets the options of a socket file.
+    fn apply_to_file<T>(&self, unix: UnixOptions<T>) -> UnixOptions<T> {
+        let unix = unix.owner(self.owner, self.group);
+        match self.mode {
+            Some(mode) => unix.mode(mode),
+            None => unix,
+        }
     }
 
     /// Checks that the options apply to what the URL names.
@@ -224,14 +260,23 @@ impl Options {
             {
                 Err("the option v6only is for IPv6 addresses; leave it out for an IPv4 address".to_owned())
             }
-            Target::Unix(at) | Target::UnixGram(at)
-                if self.mode.is_some() && at.path().is_none() =>
-            {
-                Err("the option mode is for socket files; an abstract name has no mode, so leave it out".to_owned())
+            Target::Unix(at) | Target::UnixGram(at) if self.concerns_file() && at.path().is_none() => {
+                Err("the options mode, owner and group are for socket files; an abstract name has none of them, so leave them out".to_owned())
             }
             _ => Ok(()),
         }
     }
+}
+
+/// The value of `owner` or `group`.
+fn id(
+    option: &str,
+    value: Option<&str>,
+    id: fn(&str) -> Result<u32, String>,
+) -> Result<u32, String> {
+    let name = value
+        .ok_or_else(|| format!("the option {option} takes a name or a number: {option}=root"))?;
+    id(name).map_err(|err| format!("the option {option}: {err}"))
 }
 
 /// The options that a scheme has, for the error about another one.
@@ -332,20 +377,14 @@ impl Target {
                 bound.map(Either::Left).map(Either::Right).collect()
             }
             Self::Unix(addr) => {
-                let mut unix = UnixStream::options();
-                if let Some(mode) = options.mode {
-                    unix = unix.mode(mode);
-                }
+                let mut unix = options.apply_to_file(UnixStream::options());
                 if let Some(connections) = options.backlog {
                     unix = unix.backlog(connections);
                 }
                 vec![Either::Left(Either::Right(unix.bind(addr)?))]
             }
             Self::UnixGram(addr) => {
-                let mut unix = UnixDatagram::options();
-                if let Some(mode) = options.mode {
-                    unix = unix.mode(mode);
-                }
+                let unix = options.apply_to_file(UnixDatagram::options());
                 vec![Either::Right(Either::Right(unix.bind(addr)?))]
             }
             Self::Fd(_) => Vec::new(),
@@ -455,9 +494,8 @@ mod tests {
         );
         bad(
             "unix:///s?v6only",
-            "unix: has no option \"v6only\"; it has backlog=N and mode=OCTAL and tls=off",
+            "unix: has no option \"v6only\"; it has backlog=N and mode=OCTAL and owner=NAME and group=NAME and tls=off",
         );
-        bad("unixgram:///s?backlog=1", "it has mode=OCTAL");
         bad(
             "fd://3?backlog=1",
             "fd: has no option \"backlog\"; it has tls=off",
@@ -488,8 +526,31 @@ mod tests {
                 "mode takes permissions in octal",
             );
         }
-        bad("unix:@name?mode=600", "an abstract name has no mode");
         bad("tcp://0.0.0.0:0?v6only", "v6only is for IPv6 addresses");
+    }
+
+    #[test]
+    fn the_owner_of_a_socket_file() {
+        bad(
+            "unixgram:///s?backlog=1",
+            "it has mode=OCTAL and owner=NAME and group=NAME",
+        );
+        bad("unix:@name?mode=600", "an abstract name has none of them");
+        let owned = Options {
+            owner: Some(0),
+            group: Some(7),
+            ..Options::default()
+        };
+        let unix = Target::UnixGram(UnixAddress::from("/s"));
+        options("unixgram:///s?group=7&owner=root", unix, owned);
+        bad(
+            "unix:///s?owner=no+such",
+            "the option owner: there is no user \"no+such\"",
+        );
+        bad("unix:///s?group=", "the option group: there is no group");
+        bad("unix:///s?owner", "the option owner takes a name");
+        bad("unix:@name?owner=root", "an abstract name has none of them");
+        bad("tcp://[::]:0?owner=root", "tcp: has no option \"owner\"");
     }
 
     #[test]

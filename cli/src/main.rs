@@ -1,5 +1,7 @@
 //! The `socketserver` command: from its arguments to its exit status.
 
+mod access;
+mod accounts;
 mod args;
 mod compare;
 mod inherited;
@@ -8,6 +10,7 @@ mod limits;
 mod listen;
 mod log;
 mod notify;
+mod privileges;
 mod resolve;
 mod serve;
 mod services;

@@ -112,12 +112,18 @@ fn serve<M: ServerModel>(task: Task, options: Options, model: M) -> anyhow::Resu
         .on_accept_error(|err| say(format_args!("socketserver: {err}")))
         .on_stall(|stall| say(format_args!("socketserver: {stall}")));
     builder = options.limits.apply(builder);
+    if options.access.is_on() {
+        let access = options.access.clone();
+        builder = builder.on_reload(move |server| access.reload(server));
+    }
     if options.log {
         builder = builder.observer(|event: &Event<'_>| say_event(event));
     }
     let tls = options.tls.load()?;
+    builder = builder.access(options.access.load()?);
     let listeners = listen::all(&options.listen, tls.as_ref())?;
     log::start();
+    options.privileges.drop_for_good()?;
     let urls: Vec<_> = listeners.iter().map(Transport::url).collect();
     let peers = Peers {
         amplify: matches!(task, Task::Service(_, true)),
@@ -131,8 +137,8 @@ fn serve<M: ServerModel>(task: Task, options: Options, model: M) -> anyhow::Resu
         handle.clone(),
         options.limits.stop_times(options.drain_timeout),
     );
-    if let Some(tls) = tls {
-        signals::reload(tls)?;
+    if tls.is_some() || options.access.is_on() {
+        signals::reload(handle.clone(), tls)?;
     }
     if let Some(note) = short_of_descriptors(&options, handle.limits().max_connections) {
         say(format_args!("socketserver: {note}"));

@@ -1,5 +1,6 @@
 //! Signals. SIGTERM and SIGINT stop the server: the first one drains, the second one aborts. Before
-//! anything is bound they end the program. SIGHUP makes a server read its certificates again. `init` waits for signals by the functions at the end.
+//! anything is bound they end the program. SIGHUP makes a server read its certificates and its access
+//! lists again. `init` waits for signals by the functions at the end.
 #![expect(unsafe_code, reason = "signal handlers, masks and waits")]
 
 use std::fmt;
@@ -75,10 +76,15 @@ impl Handlers {
     }
 }
 
-/// From now on SIGHUP makes the server read its certificates again, in all its processes.
-pub(crate) fn reload(tls: TlsConfig) -> anyhow::Result<()> {
-    // SAFETY: the handler calls a method that is documented as async-signal-safe.
-    let handler = unsafe { register(SIGHUP, move || tls.request_reload()) };
+/// From now on SIGHUP makes the server read its certificates and its access lists again, in all its
+/// processes.
+pub(crate) fn reload(server: ServerHandle, tls: Option<TlsConfig>) -> anyhow::Result<()> {
+    let request = move || {
+        server.request_reload();
+        let _ = tls.as_ref().map(TlsConfig::request_reload);
+    };
+    // SAFETY: the handler calls methods that are documented as async-signal-safe.
+    let handler = unsafe { register(SIGHUP, request) };
     handler.context("handle SIGHUP").map(drop)
 }
 

@@ -143,8 +143,8 @@ fn options_that_a_listener_does_not_have_are_wrong_usage() {
     is_wrong("tcp://[::]:0?v6", &there);
     is_wrong("udp://[::]:0?backlog=1", &["\"backlog\"", "v6only"]);
     is_wrong(
-        "unix:///s?owner=1",
-        &["\"owner\"", "backlog=N and mode=OCTAL"],
+        "unix:///s?user=1",
+        &["\"user\"", "backlog=N and mode=OCTAL"],
     );
     is_wrong("fd://3?mode=1", &["\"mode\"", "it has tls=off"]);
     is_wrong("tcp://[::]:0?v6only&v6only", &["v6only is given twice"]);

@@ -400,3 +400,31 @@ fn the_commands_of_the_manual_run() {
     has(&run(second), &["hello world"]);
     server.stop();
 }
+
+#[test]
+fn a_key_of_root_is_read_before_privileges_are_given_up() {
+    use std::os::unix::fs::PermissionsExt;
+    if !support::is_root("keys of a server without privileges") {
+        return;
+    }
+    let files = Files::new();
+    let mode = |name: &str, mode: u32| {
+        let mode = fs::Permissions::from_mode(mode);
+        fs::set_permissions(files.path(name), mode).expect("set the mode");
+    };
+    mode("", 0o755);
+    mode("server.key", 0o600);
+    for model in MODELS {
+        let words = format!("hello --model {model} --user 54321 --group 4242");
+        let server = files.serve(&words);
+        let old = shown(&files, &server);
+        server.process.signal(Signal::HUP);
+        assert_eq!(shown(&files, &server), old, "{model}");
+        let line = server.process.next_line();
+        has(
+            &line,
+            &["Permission denied", "the old certificates stay in use"],
+        );
+        server.stop();
+    }
+}

@@ -480,3 +480,50 @@ impl Process {
         }
     }
 }
+
+/// Says what was not checked here: on standard error, and in the file that `.ci/run` prints at its
+/// end.
+#[allow(dead_code, reason = "for tests that need privileges")]
+#[expect(clippy::print_stderr, reason = "a test that checks nothing says so")]
+pub(crate) fn unchecked(what: &str) {
+    eprintln!("not checked: {what}");
+    if let Some(file) = std::env::var_os("UNCHECKED") {
+        let file = fs::OpenOptions::new().append(true).create(true).open(file);
+        let line = format!("{what}\n");
+        let written = file.and_then(|mut file| file.write_all(line.as_bytes()));
+        written.expect("say what was not checked");
+    }
+}
+
+/// Whether this test may become another user; says so otherwise.
+#[allow(dead_code, reason = "for tests that need privileges")]
+pub(crate) fn is_root(what: &str) -> bool {
+    let root = rustix::process::geteuid().is_root();
+    if !root {
+        unchecked(&format!("{what}: that needs root"));
+    }
+    root
+}
+
+/// Runs `client` on a thread that is another user, in these supplementary groups.
+#[allow(dead_code, reason = "for tests that need privileges")]
+pub(crate) fn as_user<R: Send>(uid: u32, groups: &[u32], client: impl FnOnce() -> R + Send) -> R {
+    use rustix::thread::{set_thread_groups, set_thread_res_gid, set_thread_res_uid};
+    let groups: Vec<_> = groups
+        .iter()
+        .copied()
+        .map(rustix::fs::Gid::from_raw)
+        .collect();
+    let (uid, gid) = (
+        rustix::fs::Uid::from_raw(uid),
+        rustix::fs::Gid::from_raw(uid),
+    );
+    let other = || {
+        set_thread_groups(&groups).expect("leave the groups");
+        set_thread_res_gid(gid, gid, gid).expect("change the group");
+        set_thread_res_uid(uid, uid, uid).expect("become another user");
+        client()
+    };
+    // The thread ends with its identity.
+    thread::scope(|scope| scope.spawn(other).join().expect("no panic"))
+}
