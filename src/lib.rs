@@ -17,7 +17,7 @@
 //!
 //! | part | the question it answers | types |
 //! |---|---|---|
-//! | transport | where do connections and datagrams come from? | [`Tcp`], [`Udp`], [`UnixStream`], [`UnixDatagram`], [`Either`](net::Either) of two, [`Layered`](net::Layered) over another, or a [`Transport`](net::Transport) of the program's own |
+//! | transport | where do connections and datagrams come from? | [`Tcp`], [`Udp`], [`UnixStream`], [`UnixDatagram`], [`UnixSeqpacket`], [`Either`](net::Either) of two, [`Layered`](net::Layered) over another, or a [`Transport`](net::Transport) of the program's own |
 //! | model | where does the handler of each run? | [`Sequential`], [`Threading`], [`ThreadPool`], [`Forking`], [`Prefork`], [`Coroutines`](manual::coroutines) |
 //! | handler | what is done with each? | a closure, a [`Handler`], a [`RequestHandler`] |
 //!
@@ -110,7 +110,7 @@ pub use model::Coroutines;
 #[doc(inline)]
 pub use model::{Forking, Prefork, Sequential, ThreadPool, Threading};
 #[doc(inline)]
-pub use net::{Connection, Datagram, Tcp, Udp, UnixDatagram, UnixStream};
+pub use net::{Connection, Datagram, Tcp, Udp, UnixDatagram, UnixSeqpacket, UnixStream};
 pub use server::{Server, ServerGuard};
 
 /// How many connections may be live, how fast new ones may come, and what becomes of those beyond.

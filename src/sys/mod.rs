@@ -5,6 +5,7 @@ pub(crate) mod child;
 pub(crate) mod clock;
 pub(crate) mod fork;
 pub(crate) mod memory;
+pub(crate) mod message;
 pub(crate) mod mmsg;
 pub(crate) mod poll;
 pub(crate) mod sock_diag;
