@@ -93,6 +93,7 @@ mod registry;
 mod server;
 mod shared;
 mod sys;
+pub mod systemd;
 pub mod task;
 pub mod testing;
 #[cfg(feature = "tls")]

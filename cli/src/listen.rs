@@ -11,18 +11,22 @@ use std::vec;
 use anyhow::{Context, bail};
 use socketserver::net::{Either, UnixAddress};
 use socketserver::tls::{Tls, TlsConfig};
-use socketserver::{Tcp, Udp, UnixDatagram, UnixStream};
+use socketserver::systemd::Listeners;
+use socketserver::{Tcp, Udp, UnixDatagram, UnixSeqpacket, UnixStream};
 
 use crate::resolve::Resolved;
-use crate::{inherited, signals};
+use crate::{inherited, log, signals};
 
 /// All transports in one type: one server serves all listeners of the command.
-pub(crate) type Any = Either<Either<Plain, Tls<Plain>>, Either<Udp, UnixDatagram>>;
+pub(crate) type Any = Either<Either<Plain, Tls<Plain>>, Messages>;
 
 /// A bound socket, before TLS.
-pub(crate) type Bound = Either<Plain, Either<Udp, UnixDatagram>>;
+pub(crate) type Bound = Either<Plain, Messages>;
 
 type Plain = Either<Tcp, UnixStream>;
+
+/// Transports of messages with boundaries: over connections, and datagrams.
+type Messages = Either<UnixSeqpacket, Either<Udp, UnixDatagram>>;
 
 /// The URL of a listener, checked.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -38,7 +42,10 @@ enum Target {
     Udp(HostPort),
     Unix(UnixAddress),
     UnixGram(UnixAddress),
+    Seqpacket(UnixAddress),
     Fd(i32),
+    /// The sockets of this name, from the service manager.
+    Named(String),
 }
 
 /// A host and a port, resolved before they are bound. The host has no brackets: the resolver takes the
@@ -61,12 +68,12 @@ struct Options {
 /// Each option as it is written, and the schemes that have it.
 const OPTIONS: [(&str, &[&str]); 4] = [
     ("v6only", &["tcp", "udp"]),
-    ("backlog=N", &["tcp", "unix"]),
-    ("mode=OCTAL", &["unix", "unixgram"]),
+    ("backlog=N", &["tcp", "unix", "seqpacket"]),
+    ("mode=OCTAL", &["unix", "unixgram", "seqpacket"]),
     ("tls=off", &["tcp", "unix", "fd"]),
 ];
 
-const FORMS: &str = "a URL is tcp://HOST:PORT, udp://HOST:PORT, unix:///PATH, unix:@NAME, unixgram:///PATH, unixgram:@NAME or fd://N";
+const FORMS: &str = "a URL is tcp://HOST:PORT, udp://HOST:PORT, unix:///PATH, unix:@NAME, fd://N or fd://NAME; unixgram and seqpacket are written as unix is";
 
 impl FromStr for Url {
     type Err = String;
@@ -96,17 +103,27 @@ impl Target {
             "udp" => Ok(Self::Udp(authority.ok_or(FORMS)?.parse()?)),
             "unix" => Ok(Self::Unix(unix(rest).ok_or(FORMS)?)),
             "unixgram" => Ok(Self::UnixGram(unix(rest).ok_or(FORMS)?)),
+            "seqpacket" => Ok(Self::Seqpacket(unix(rest).ok_or(FORMS)?)),
             "fd" => {
-                let number = authority
-                    .ok_or(FORMS)?
-                    .parse()
-                    .ok()
-                    .filter(|number| *number >= 0);
-                number.map(Self::Fd).ok_or_else(|| {
-                    "fd:// takes the number of an open descriptor: fd://3".to_owned()
-                })
+                let name = authority.ok_or(FORMS)?;
+                if name.is_empty() || name.starts_with('-') {
+                    let forms = "fd:// takes the number of an open descriptor, or the name of a socket of the service manager: fd://3, fd://web";
+                    return Err(forms.to_owned());
+                }
+                Ok(name.parse().map_or_else(|_| Self::Named(name.to_owned()), Self::Fd))
             }
             _ => Err(FORMS.to_owned()),
+        }
+    }
+}
+
+/// The URL of a descriptor.
+impl fmt::Display for Target {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Fd(number) => write!(f, "fd://{number}"),
+            Self::Named(name) => write!(f, "fd://{name}"),
+            other => write!(f, "{other:?}"),
         }
     }
 }
@@ -224,7 +241,7 @@ impl Options {
             {
                 Err("the option v6only is for IPv6 addresses; leave it out for an IPv4 address".to_owned())
             }
-            Target::Unix(at) | Target::UnixGram(at)
+            Target::Unix(at) | Target::UnixGram(at) | Target::Seqpacket(at)
                 if self.mode.is_some() && at.path().is_none() =>
             {
                 Err("the option mode is for socket files; an abstract name has no mode, so leave it out".to_owned())
@@ -263,29 +280,57 @@ fn mode(value: Option<&str>) -> Result<u32, String> {
 /// on, and not what this program opened later. Names are resolved before anything is bound: a signal
 /// that comes meanwhile ends the program at once, and leaves no socket file behind.
 pub(crate) fn all(urls: &[Url], tls: Option<&TlsConfig>) -> anyhow::Result<Vec<Any>> {
-    let mut adopted = BTreeMap::new();
-    for url in urls {
-        if let Target::Fd(number) = url.target {
-            let adopt =
-                || inherited::adopt(number).with_context(|| format!("listen on fd://{number}"));
-            if adopted.contains_key(&number) {
-                bail!("listen on fd://{number}: the URL is given twice; give it once");
-            }
-            adopted.insert(number, adopt()?);
-        }
-    }
+    let mut adopted = adopt(urls)?;
     let names: Vec<_> = urls.iter().map(|url| url.target.resolve()).collect();
     signals::before_binding();
     let mut listeners = Vec::new();
-    for (url, name) in urls.iter().zip(names) {
-        let bound = match &url.target {
-            Target::Fd(number) => adopted.remove(number).into_iter().collect(),
-            target => target.bind(name, &url.options)?,
+    for ((index, url), name) in urls.iter().enumerate().zip(names) {
+        let bound = match adopted.remove(&index) {
+            Some(bound) => bound,
+            None => url.target.bind(name, &url.options)?,
         };
         let tls = tls.filter(|_| !url.options.tls_off);
         listeners.extend(bound.into_iter().flat_map(|bound| wrapped(bound, tls)));
     }
     Ok(listeners)
+}
+
+/// Adopts the descriptors that the URLs name. Returns them by the index of the URL.
+fn adopt(urls: &[Url]) -> anyhow::Result<BTreeMap<usize, Vec<Bound>>> {
+    let mut passed = Listeners::from_env()?;
+    let mut adopted = BTreeMap::new();
+    for (index, Url { target, .. }) in urls.iter().enumerate() {
+        if let Target::Fd(_) | Target::Named(_) = target {
+            if urls[..index].iter().any(|url| url.target == *target) {
+                bail!("listen on {target}: the URL is given twice; give it once");
+            }
+        }
+    }
+    // Numbers first: a socket that is taken by its name has a number too.
+    for (index, Url { target, .. }) in urls.iter().enumerate() {
+        if let Target::Fd(number) = target {
+            let bound = match passed.take_number(*number) {
+                Ok(Some(bound)) => Ok(bound),
+                Ok(None) => inherited::adopt(*number),
+                Err(err) => Err(err.into()),
+            };
+            let bound = bound.with_context(|| format!("listen on {target}"))?;
+            adopted.insert(index, vec![bound]);
+        }
+    }
+    for (index, Url { target, .. }) in urls.iter().enumerate() {
+        if let Target::Named(name) = target {
+            let bound = passed.take(name);
+            adopted.insert(index, bound.with_context(|| format!("listen on {target}"))?);
+        }
+    }
+    for name in passed.names() {
+        log::say(format_args!(
+            "socketserver: the service manager passed a socket named {name:?}, which is closed; \
+             --listen fd://{name} uses it"
+        ));
+    }
+    Ok(adopted)
 }
 
 /// Puts TLS on a stream listener.
@@ -304,7 +349,7 @@ impl Target {
     fn resolve(&self) -> Option<Resolved> {
         match self {
             Self::Tcp(at) | Self::Udp(at) => Some(Resolved::new(at)),
-            Self::Unix(_) | Self::UnixGram(_) | Self::Fd(_) => None,
+            _ => None,
         }
     }
 
@@ -329,7 +374,8 @@ impl Target {
                     udp = udp.only_v6(true);
                 }
                 let bound = udp.bind(resolved(at))?.into_iter();
-                bound.map(Either::Left).map(Either::Right).collect()
+                let bound = bound.map(Either::Left).map(Either::Right);
+                bound.map(Either::Right).collect()
             }
             Self::Unix(addr) => {
                 let mut unix = UnixStream::options();
@@ -346,9 +392,19 @@ impl Target {
                 if let Some(mode) = options.mode {
                     unix = unix.mode(mode);
                 }
-                vec![Either::Right(Either::Right(unix.bind(addr)?))]
+                vec![Either::Right(Either::Right(Either::Right(unix.bind(addr)?)))]
             }
-            Self::Fd(_) => Vec::new(),
+            Self::Seqpacket(addr) => {
+                let mut unix = UnixSeqpacket::options();
+                if let Some(mode) = options.mode {
+                    unix = unix.mode(mode);
+                }
+                if let Some(connections) = options.backlog {
+                    unix = unix.backlog(connections);
+                }
+                vec![Either::Right(Either::Left(unix.bind(addr)?))]
+            }
+            Self::Fd(_) | Self::Named(_) => Vec::new(),
         })
     }
 }
@@ -397,7 +453,12 @@ mod tests {
             "unixgram:@n",
             Target::UnixGram(UnixAddress::Abstract(b"n".to_vec())),
         );
+        good(
+            "seqpacket:@n",
+            Target::Seqpacket(UnixAddress::Abstract(b"n".to_vec())),
+        );
         good("fd://3", Target::Fd(3));
+        good("fd://web.socket", Target::Named("web.socket".to_owned()));
         bad("", "a URL is");
         bad("127.0.0.1:80", "a URL is");
         bad("http://localhost:80", "a URL is");
@@ -415,7 +476,7 @@ mod tests {
         bad("unix://relative", "a URL is");
         bad("unix:///", "a URL is");
         bad("unix:@", "a URL is");
-        bad("fd://x", "number of an open descriptor");
+        bad("fd://", "number of an open descriptor");
         bad("fd://-1", "number of an open descriptor");
     }
 

@@ -143,7 +143,7 @@ fn serve<M: ServerModel>(task: Task, options: Options, model: M) -> anyhow::Resu
 /// The address of a UDP listener.
 fn udp_address(listener: &Any) -> Option<SocketAddr> {
     match listener {
-        Either::Right(Either::Left(udp)) => udp.local_addr().socket_addr(),
+        Either::Right(Either::Right(Either::Left(udp))) => udp.local_addr().socket_addr(),
         _ => None,
     }
 }

@@ -3,12 +3,13 @@
 use std::collections::VecDeque;
 use std::io::{self, BufRead, Read, Write};
 use std::net::Shutdown;
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::task::{self, Poll};
 use std::time::Duration;
 
 use crate::address::Address;
-use crate::net::{AcceptBatch, Accepted, Connection, Datagram, Managed, Transport, Waits};
+use crate::error::Error;
+use crate::net::{AcceptBatch, Accepted, Adopt, Connection, Datagram, Managed, Transport, Waits};
 use crate::net::{ReadHalf, WriteHalf};
 use crate::registry::context::Context;
 
@@ -99,6 +100,20 @@ impl<L: Transport, R: Transport> Transport for Either<L, R> {
 
     fn batch(&self) -> usize {
         both!(self, side => side.batch())
+    }
+}
+
+impl<L: Adopt, R: Adopt> Adopt for Either<L, R> {
+    fn suits(fd: BorrowedFd<'_>) -> bool {
+        L::suits(fd) || R::suits(fd)
+    }
+
+    fn adopt(fd: OwnedFd) -> Result<Self, Error> {
+        if L::suits(fd.as_fd()) {
+            L::adopt(fd).map(Self::Left)
+        } else {
+            R::adopt(fd).map(Self::Right)
+        }
     }
 }
 

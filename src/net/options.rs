@@ -6,7 +6,7 @@ use std::net::{SocketAddr, ToSocketAddrs};
 use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
 
 use rustix::net::netdevice::index_to_name;
-use socket2::{Domain, Socket, Type};
+use socket2::{Domain, SockRef, Socket, Type};
 
 use crate::address::{Address, UnixAddress};
 use crate::error::{Error, Tried};
@@ -220,8 +220,14 @@ impl Expected {
             Ok(address) => format!(" ({address})"),
         };
         self.check(&socket)
+            .and_then(|()| socket.set_cloexec(true))
             .and_then(|()| make(socket))
             .tried(|| format!("adopt descriptor {number}{address} as {name}"))
+    }
+
+    /// Returns whether a descriptor is such a socket.
+    pub(crate) fn suits(self, fd: BorrowedFd<'_>) -> bool {
+        self.check(&SockRef::from(&fd)).is_ok()
     }
 
     fn check(self, socket: &Socket) -> io::Result<()> {
@@ -241,7 +247,7 @@ impl Expected {
                 "it does not listen (listen(2) was not called on it)".to_owned(),
             ));
         }
-        socket.set_cloexec(true)
+        Ok(())
     }
 }
 

@@ -11,7 +11,7 @@ use crate::net::options::Expected;
 use crate::net::seqpacket::SeqpacketConnection;
 use crate::net::unix_listener::{BoundUnix, UnixListener, backlog};
 use crate::net::unix_path::UnixOptions;
-use crate::net::{AcceptBatch, Bind, Transport};
+use crate::net::{AcceptBatch, Adopt, Bind, Transport};
 
 /// A listener of connections that carry messages with boundaries (`SOCK_SEQPACKET`).
 ///
@@ -92,6 +92,16 @@ impl Transport for UnixSeqpacket {
 impl<A: Into<UnixAddress>> Bind<A> for UnixSeqpacket {
     fn bind(addr: A) -> Result<Vec<Self>, Error> {
         Ok(vec![Self::options().bind(addr)?])
+    }
+}
+
+impl Adopt for UnixSeqpacket {
+    fn suits(fd: BorrowedFd<'_>) -> bool {
+        EXPECTED.suits(fd)
+    }
+
+    fn adopt(fd: OwnedFd) -> Result<Self, Error> {
+        Self::from_fd(fd)
     }
 }
 

@@ -11,7 +11,7 @@ use crate::net::options::Expected;
 use crate::net::stream::Stream;
 use crate::net::unix_listener::{BoundUnix, UnixListener, backlog};
 use crate::net::unix_path::UnixOptions;
-use crate::net::{AcceptBatch, Bind, Transport};
+use crate::net::{AcceptBatch, Adopt, Bind, Transport};
 use crate::sys::sockopt;
 
 /// A Unix stream listener.
@@ -134,6 +134,16 @@ impl Transport for UnixStream {
 impl<A: Into<UnixAddress>> Bind<A> for UnixStream {
     fn bind(addr: A) -> Result<Vec<Self>, Error> {
         Ok(vec![Self::options().bind(addr)?])
+    }
+}
+
+impl Adopt for UnixStream {
+    fn suits(fd: BorrowedFd<'_>) -> bool {
+        EXPECTED.suits(fd)
+    }
+
+    fn adopt(fd: OwnedFd) -> Result<Self, Error> {
+        Self::from_fd(fd)
     }
 }
 

@@ -100,7 +100,8 @@ mod tests {
         let (reader, writer) = io::pipe().unwrap();
         let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
         let mut control = SendAncillaryBuffer::new(&mut space);
-        assert!(control.push(SendAncillaryMessage::ScmRights(&[writer.as_fd()])));
+        let passed = [writer.as_fd()];
+        assert!(control.push(SendAncillaryMessage::ScmRights(&passed)));
         let message = [IoSlice::new(b"message")];
         sendmsg(&theirs, &message, &mut control, SendFlags::empty()).unwrap();
         drop(writer);

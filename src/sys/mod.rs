@@ -7,6 +7,7 @@ pub(crate) mod fork;
 pub(crate) mod memory;
 pub(crate) mod message;
 pub(crate) mod mmsg;
+pub(crate) mod passed;
 pub(crate) mod poll;
 pub(crate) mod sock_diag;
 pub(crate) mod sockopt;
