@@ -10,8 +10,8 @@ use std::vec;
 
 use anyhow::{Context, bail};
 use socketserver::net::{Either, UnixAddress};
-use socketserver::tls::{Tls, TlsConfig};
 use socketserver::systemd::Listeners;
+use socketserver::tls::{Tls, TlsConfig};
 use socketserver::{Tcp, Udp, UnixDatagram, UnixSeqpacket, UnixStream};
 
 use crate::resolve::Resolved;
@@ -110,7 +110,9 @@ impl Target {
                     let forms = "fd:// takes the number of an open descriptor, or the name of a socket of the service manager: fd://3, fd://web";
                     return Err(forms.to_owned());
                 }
-                Ok(name.parse().map_or_else(|_| Self::Named(name.to_owned()), Self::Fd))
+                Ok(name
+                    .parse()
+                    .map_or_else(|_| Self::Named(name.to_owned()), Self::Fd))
             }
             _ => Err(FORMS.to_owned()),
         }
@@ -392,7 +394,9 @@ impl Target {
                 if let Some(mode) = options.mode {
                     unix = unix.mode(mode);
                 }
-                vec![Either::Right(Either::Right(Either::Right(unix.bind(addr)?)))]
+                vec![Either::Right(Either::Right(Either::Right(
+                    unix.bind(addr)?,
+                )))]
             }
             Self::Seqpacket(addr) => {
                 let mut unix = UnixSeqpacket::options();

@@ -7,7 +7,6 @@ mod init;
 mod limits;
 mod listen;
 mod log;
-mod notify;
 mod resolve;
 mod serve;
 mod services;

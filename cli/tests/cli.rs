@@ -237,17 +237,17 @@ fn a_name_binds_each_of_its_addresses_on_one_port() {
 #[test]
 fn a_service_manager_is_told_when_clients_can_connect() {
     let directory = temp();
-    let manager = UnixDatagram::bind(directory.path().join("notify")).unwrap();
-    manager.set_read_timeout(Some(DEADLINE)).unwrap();
     let listener = url("unix", &directory, "s");
     for model in ["threading", "prefork"] {
+        let manager = UnixDatagram::bind(directory.path().join(model)).unwrap();
+        manager.set_read_timeout(Some(DEADLINE)).unwrap();
         let mut command = command(&format!("serve echo --model {model}"), &[&listener]);
-        command.env("NOTIFY_SOCKET", directory.path().join("notify"));
+        command.env("NOTIFY_SOCKET", directory.path().join(model));
         let mut process = Process::start(command);
         let mut message = [0; 100];
         let received = uninterrupted(|| manager.recv(&mut message));
         let count = received.expect("a notification");
-        assert_eq!(message[..count].trim_ascii_end(), b"READY=1");
+        assert_eq!(&message[..count], b"READY=1\nSTATUS=running\n");
         assert_echoes(&listener);
         assert_eq!(process.next_url(), listener);
         process.signal(Signal::TERM);

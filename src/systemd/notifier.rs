@@ -97,7 +97,7 @@ impl Notifier {
     /// [`heartbeat`](Builder::heartbeat).
     ///
     /// - `READY=1` once the server accepts; with worker processes, once every worker does.
-    /// - `STATUS=` with each state that the accept loop sees.
+    /// - `STATUS=` with each state that the accept loop sees, from that one on.
     /// - `STOPPING=1` when the server begins to stop.
     /// - `WATCHDOG=1` twice in each `WatchdogSec=`, sent by the accept loop itself: if the loop hangs, no notice is
     ///   sent, whatever else the process does. Under [`Sequential`](crate::Sequential) a handler holds the loop:
@@ -116,6 +116,10 @@ impl Notifier {
 
     /// Sends what a beat of the accept loop has to say: another state, or that it turns.
     fn beat(&self, state: State) -> io::Result<()> {
+        // The watchdog begins once the service has started.
+        if state == State::Starting {
+            return Ok(());
+        }
         let number = state as u32 + 1;
         let before = self.0.sent.swap(number, Ordering::Relaxed);
         if before == number {
@@ -126,7 +130,6 @@ impl Notifier {
         }
         let was = |state: State| before > state as u32;
         let first = match state {
-            State::Starting => "",
             State::Running if !was(State::Running) => "READY=1\n",
             _ if !was(State::LameDuck) => "STOPPING=1\n",
             _ => "",
@@ -324,9 +327,8 @@ mod tests {
         ] {
             notifier.beat(state).unwrap();
         }
-        let notices: Vec<_> = (0..7).map(|_| notice(&manager)).collect();
+        let notices: Vec<_> = (0..6).map(|_| notice(&manager)).collect();
         let expected = [
-            "STATUS=starting\n",
             "READY=1\nSTATUS=running\n",
             "WATCHDOG=1\n",
             "WATCHDOG=1\n",
