@@ -48,6 +48,8 @@
 //! 13. [Coming from Python](manual::coming_from_python): each name of Python's `socketserver` and its
 //!     counterpart.
 //!
+//! Under a service manager, [`systemd`] takes its sockets and notifies it.
+//!
 //! # Features
 //!
 //! No feature is on by default.

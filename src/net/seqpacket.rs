@@ -228,7 +228,8 @@ impl SeqpacketConnection {
     /// has ended the connection because it stops. Call it before each message, the first one too.
     ///
     /// The idle timeout, the request timeout and a stop apply as they do for
-    /// [`Connection::next_message`](crate::Connection::next_message).
+    /// [`Connection::next_message`](crate::Connection::next_message), with one difference: a last answer and the end of
+    /// the stream do not leave together. A client that sends between the two gets no answer to that message.
     ///
     /// # Errors
     ///
