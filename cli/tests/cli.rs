@@ -54,7 +54,9 @@ fn path_of(url: &str) -> &Path {
 fn on_every_transport(words: &str, check: impl Fn(&str)) {
     let directory = temp();
     let [stream, datagram] = socket_files(&directory);
-    let server = serve(words, &[LOCAL, "udp://127.0.0.1:0", &stream, &datagram]);
+    let messages = url("seqpacket", &directory, "q");
+    let udp = "udp://127.0.0.1:0";
+    let server = serve(words, &[LOCAL, udp, &stream, &datagram, &messages]);
     server.urls.iter().for_each(|url| check(url));
     server.stop();
 }
@@ -92,9 +94,9 @@ fn echo_returns_what_it_gets() {
 
 #[test]
 fn echo_has_abstract_names() {
-    let (stream, datagram) = (unique_name(), unique_name());
-    let urls = [format!("unix:{stream}"), format!("unixgram:{datagram}")];
-    let server = serve("echo", &[&urls[0], &urls[1]]);
+    let scheme = |scheme| format!("{scheme}:{}", unique_name());
+    let urls = ["unix", "unixgram", "seqpacket"].map(scheme);
+    let server = serve("echo", &[&urls[0], &urls[1], &urls[2]]);
     assert_eq!(server.urls, urls);
     urls.iter().for_each(|url| assert_echoes(url));
     server.stop();
@@ -135,11 +137,14 @@ fn chargen_shifts_each_line_by_one() {
         "\r\n",
     );
     on_every_transport("chargen", |url| {
-        // A datagram gets as many characters as it has; a stream goes on until we close it.
-        let is_stream = url.starts_with("tcp:") || url.starts_with("unix:");
-        let request = if is_stream { 0 } else { 148 };
+        // A datagram gets as many characters as it has; a connection goes on until we close it.
+        let is_datagram = url.starts_with("udp:") || url.starts_with("unixgram:");
+        let request = if is_datagram { 148 } else { 0 };
         let answer = ask(url, &vec![b'x'; request], 148);
-        assert_eq!(String::from_utf8_lossy(&answer), lines, "{url}");
+        // A message is a line.
+        let count = if url.starts_with("seqpacket:") { 1 } else { 2 };
+        let expected: String = lines.split_inclusive('\n').take(count).collect();
+        assert_eq!(String::from_utf8_lossy(&answer), expected, "{url}");
     });
 }
 

@@ -172,7 +172,9 @@ impl SeqpacketConnection {
         context.enter(Activity::Reading);
         let received = source.complete(fd, Interest::Read, || after(limit), attempt);
         let length = received.as_ref().ok().copied().flatten();
-        context.leave(Activity::Reading, length.unwrap_or(0));
+        // A client that sends an empty message is not silent: it counts as a byte.
+        let count = length.map_or(0, |length| length.max(1));
+        context.leave(Activity::Reading, count);
         received.map_err(|err| self.link.cause(err))
     }
 

@@ -151,7 +151,7 @@ fn of_start() -> io::Result<Vec<(String, String)>> {
 fn own_pidfd_id() -> Option<u64> {
     const PIDFS: i64 = 0x5049_4446;
     let pidfd = pidfd_open(getpid(), PidfdFlags::empty()).ok()?;
-    let is_pidfs = fstatfs(&pidfd).is_ok_and(|system| i64::from(system.f_type) == PIDFS);
+    let is_pidfs = fstatfs(&pidfd).is_ok_and(|system| system.f_type == PIDFS);
     is_pidfs
         .then(|| fstat(&pidfd).ok())
         .flatten()

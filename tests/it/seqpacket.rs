@@ -31,19 +31,19 @@ fn serve_with<R: Send + 'static>(
     options: UnixOptions<UnixSeqpacket>,
     handler: impl Fn(&mut SeqpacketConnection) -> R + Send + Sync + 'static,
 ) -> Served<R> {
-    let directory = tempfile::tempdir().unwrap();
+    let directory = tempfile::tempdir().expect("a directory");
     let path = directory.path().join("q");
     let server = Server::<UnixSeqpacket>::builder()
         .model(Threading::default())
-        .listen([options.bind(&path).unwrap()])
+        .listen([options.bind(&path).expect("bind")])
         .build()
-        .unwrap();
+        .expect("a server");
     let (send, results) = channel();
     let guard = server.spawn(move |conn| send.send(handler(conn)).expect("the test waits"));
-    let client = SeqpacketConnection::connect(&path, DEADLINE).unwrap();
-    client.set_read_timeout(Some(DEADLINE)).unwrap();
+    let client = SeqpacketConnection::connect(&path, DEADLINE).expect("connect");
+    client.set_read_timeout(Some(DEADLINE)).expect("a deadline");
     Served {
-        guard: guard.unwrap(),
+        guard: guard.expect("serve"),
         client,
         results,
         _directory: directory,
