@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use crate::address::Address;
 use crate::error::Error;
+use crate::net::options;
 use crate::net::{AcceptBatch, Accepted, Adopt, Connection, Datagram, Managed, Transport, Waits};
 use crate::net::{ReadHalf, WriteHalf};
 use crate::registry::context::Context;
@@ -111,8 +112,10 @@ impl<L: Adopt, R: Adopt> Adopt for Either<L, R> {
     fn adopt(fd: OwnedFd) -> Result<Self, Error> {
         if L::suits(fd.as_fd()) {
             L::adopt(fd).map(Self::Left)
-        } else {
+        } else if R::suits(fd.as_fd()) {
             R::adopt(fd).map(Self::Right)
+        } else {
+            Err(options::unsuitable(&fd))
         }
     }
 }

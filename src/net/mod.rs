@@ -209,7 +209,7 @@ pub trait Bind<A>: Transport {
 /// # Ok::<(), socketserver::Error>(())
 /// ```
 pub trait Adopt: Transport {
-    /// Returns whether the descriptor is a socket of this kind.
+    /// Returns whether the descriptor is a socket of this kind, by its family and type.
     fn suits(fd: BorrowedFd<'_>) -> bool;
 
     /// Adopts the descriptor.

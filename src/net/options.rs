@@ -225,9 +225,13 @@ impl Expected {
             .tried(|| format!("adopt descriptor {number}{address} as {name}"))
     }
 
-    /// Returns whether a descriptor is such a socket.
+    /// Returns whether a descriptor is a socket of this family and type, listening or not.
     pub(crate) fn suits(self, fd: BorrowedFd<'_>) -> bool {
-        self.check(&SockRef::from(&fd)).is_ok()
+        let any = Self {
+            listening: false,
+            ..self
+        };
+        any.check(&SockRef::from(&fd)).is_ok()
     }
 
     fn check(self, socket: &Socket) -> io::Result<()> {
@@ -249,6 +253,23 @@ impl Expected {
         }
         Ok(())
     }
+}
+
+/// Returns the error for a descriptor that none of several transports can adopt.
+pub(crate) fn unsuitable(fd: &OwnedFd) -> Error {
+    let socket = SockRef::from(fd);
+    let kind = socket
+        .domain()
+        .and_then(|domain| Ok((domain, socket.r#type()?)));
+    let err = kind.map_or_else(
+        |err| err,
+        |(domain, kind)| {
+            let what =
+                format!("no transport here has the family {domain:?} with the type {kind:?}");
+            io::Error::new(io::ErrorKind::InvalidInput, what)
+        },
+    );
+    Error::new(format!("adopt descriptor {}", fd.as_raw_fd()), err)
 }
 
 #[cfg(test)]
