@@ -5,6 +5,7 @@ use std::io;
 use std::net::Shutdown;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::task::{self, Poll};
 use std::time::{Duration, Instant};
 
 use rustix::net::{SendFlags, send};
@@ -151,15 +152,53 @@ impl SeqpacketConnection {
     /// }
     /// ```
     pub fn recv<'b>(&self, buf: &'b mut [u8]) -> io::Result<Option<&'b mut [u8]>> {
-        let Some(length) = self.receive(buf, self.read_timeout.get())? else {
-            self.note_end()?;
-            return Ok(None);
+        let received = self.receive(buf, self.read_timeout.get())?;
+        let length = self.whole(received, buf.len())?;
+        Ok(length.map(|length| &mut buf[..length]))
+    }
+
+    /// Polls for a message, in a future that [`task::block_on`](crate::task::block_on()) waits for: to wait for the
+    /// connection and for something else at the same time.
+    ///
+    /// Returns `Ready` with the length of the message in `buf`, `None` at the end of the stream. The rest is as for
+    /// [`Connection::poll_read`](crate::Connection::poll_read).
+    ///
+    /// # Errors
+    ///
+    /// - `Unsupported`: the caller is not within `block_on`.
+    /// - else as [`recv`](Self::recv).
+    pub fn poll_recv(
+        &self,
+        cx: &mut task::Context<'_>,
+        buf: &mut [u8],
+    ) -> Poll<io::Result<Option<usize>>> {
+        let Link {
+            source, context, ..
+        } = &self.link;
+        let fd = self.link.fd();
+        let attempt = || message::receive(fd, buf).map(|length| (length, false));
+        let Poll::Ready(received) = source.poll_complete(cx.waker(), fd, Interest::Read, attempt)
+        else {
+            context.begin_poll_read();
+            return Poll::Pending;
         };
-        let room = buf.len();
-        buf.get_mut(..length).map(Some).ok_or_else(|| {
-            let what = format!("a message of {length} bytes is longer than the buffer of {room}");
-            io::Error::new(io::ErrorKind::InvalidData, what)
-        })
+        context.end_poll_read(counted(&received));
+        let received = received.map_err(|err| self.link.cause(err))?;
+        Poll::Ready(self.whole(received, buf.len()))
+    }
+
+    /// Checks that a message has fit into a buffer, and notes the end of the stream.
+    fn whole(&self, received: Option<usize>, room: usize) -> io::Result<Option<usize>> {
+        match received {
+            None => self.note_end()?,
+            Some(length) if length > room => {
+                let what =
+                    format!("a message of {length} bytes is longer than the buffer of {room}");
+                return Err(io::Error::new(io::ErrorKind::InvalidData, what));
+            }
+            Some(_) => {}
+        }
+        Ok(received)
     }
 
     /// Receives a message, and returns its length. Waits until one comes.
@@ -171,10 +210,7 @@ impl SeqpacketConnection {
         let attempt = || message::receive(fd, buf).map(|length| (length, false));
         context.enter(Activity::Reading);
         let received = source.complete(fd, Interest::Read, || after(limit), attempt);
-        let length = received.as_ref().ok().copied().flatten();
-        // A client that sends an empty message is not silent: it counts as a byte.
-        let count = length.map_or(0, |length| length.max(1));
-        context.leave(Activity::Reading, count);
+        context.leave(Activity::Reading, counted(&received));
         received.map_err(|err| self.link.cause(err))
     }
 
@@ -209,12 +245,36 @@ impl SeqpacketConnection {
         context.begin_write();
         let sent = source.complete(fd, Interest::Write, deadline, attempt);
         context.end_write(*sent.as_ref().unwrap_or(&0));
-        match sent {
-            Ok(_) => Ok(()),
-            Err(err) if err.raw_os_error() == Some(libc::EMSGSIZE) => {
-                Err(self.too_long(message.len()))
-            }
-            Err(err) => Err(self.link.cause(err)),
+        sent.map_or_else(|err| Err(self.unsent(err, message.len())), |_| Ok(()))
+    }
+
+    /// Polls for room to send a message: the counterpart of [`poll_recv`](Self::poll_recv).
+    ///
+    /// # Errors
+    ///
+    /// - `Unsupported`: the caller is not within `block_on`.
+    /// - else as [`send`](Self::send).
+    pub fn poll_send(&self, cx: &mut task::Context<'_>, message: &[u8]) -> Poll<io::Result<()>> {
+        let Link {
+            source, context, ..
+        } = &self.link;
+        let fd = self.link.fd();
+        let attempt = || send(fd, message, FLAGS).map(|count| (count, false));
+        let Poll::Ready(sent) = source.poll_complete(cx.waker(), fd, Interest::Write, attempt)
+        else {
+            context.begin_poll_write();
+            return Poll::Pending;
+        };
+        context.end_poll_write(*sent.as_ref().unwrap_or(&0));
+        Poll::Ready(sent.map_or_else(|err| Err(self.unsent(err, message.len())), |_| Ok(())))
+    }
+
+    /// The error of a message that was not sent.
+    fn unsent(&self, err: io::Error, length: usize) -> io::Error {
+        if err.raw_os_error() == Some(libc::EMSGSIZE) {
+            self.too_long(length)
+        } else {
+            self.link.cause(err)
         }
     }
 
@@ -313,6 +373,7 @@ impl SeqpacketConnection {
     /// has failed. Never waits, and receives nothing.
     ///
     /// As [`Connection::peer_gone`](crate::Connection::peer_gone).
+    #[must_use]
     pub fn peer_gone(&self) -> bool {
         sys::poll::is_hung_up(self.link.fd())
     }
@@ -353,6 +414,12 @@ impl SeqpacketConnection {
         }
         true
     }
+}
+
+/// How many bytes a receive counts for. A client that sends an empty message is not silent: it counts as a byte.
+fn counted(received: &io::Result<Option<usize>>) -> usize {
+    let length = received.as_ref().ok().copied().flatten();
+    length.map_or(0, |length| length.max(1))
 }
 
 impl Accepted for SeqpacketConnection {

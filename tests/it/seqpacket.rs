@@ -1,14 +1,16 @@
 //! Connections whose messages have boundaries.
 
+use std::future::poll_fn;
 use std::io::{self, ErrorKind};
 use std::sync::mpsc::{Receiver, channel};
 use std::sync::{Arc, Barrier};
 use std::time::Duration;
 
+use futures_lite::future::or;
 use socket2::{Domain, SockAddr, Socket, Type};
 use socketserver::limits::AtLimit;
 use socketserver::net::{Dialed, SeqpacketConnection, UnixOptions};
-use socketserver::task::scope;
+use socketserver::task::{block_on, scope};
 use socketserver::{Server, ServerGuard, Threading, UnixSeqpacket, UnixStream};
 
 use crate::support::DEADLINE;
@@ -134,6 +136,35 @@ fn both_directions_work_at_the_same_time() {
         assert_eq!(message.as_deref(), Some(&number[..]));
     }
     served.result();
+}
+
+#[test]
+fn a_future_waits_for_a_message_and_for_something_else() {
+    let (news, wait) = async_channel::bounded::<()>(1);
+    let served = serve(move |conn| {
+        let mut buf = [0; 8];
+        let mut next = |conn: &SeqpacketConnection| {
+            let message = poll_fn(|cx| conn.poll_recv(cx, &mut buf));
+            let other = async {
+                let _ = wait.recv().await;
+                Ok(Some(usize::MAX))
+            };
+            block_on(or(message, other))
+                .expect("a task")
+                .map_err(|err| err.kind())
+        };
+        let found = [next(conn), next(conn), next(conn)];
+        let sent = block_on(poll_fn(|cx| conn.poll_send(cx, b"answer")));
+        sent.expect("a task").expect("sent");
+        (found, next(conn))
+    });
+    served.client.send(b"").unwrap();
+    served.client.send(b"123456789").unwrap();
+    served.client.send(b"three").unwrap();
+    assert_eq!(received(&served.client), Ok(Some("answer".to_owned())));
+    news.close();
+    let found = [Ok(Some(0)), Err(ErrorKind::InvalidData), Ok(Some(5))];
+    assert_eq!(served.result(), (found, Ok(Some(usize::MAX))));
 }
 
 #[test]
