@@ -2,8 +2,8 @@
 
 use std::future::poll_fn;
 use std::io::{self, ErrorKind};
+use std::sync::Mutex;
 use std::sync::mpsc::{Receiver, channel};
-use std::sync::{Arc, Barrier};
 use std::time::Duration;
 
 use futures_lite::future::or;
@@ -169,16 +169,17 @@ fn a_future_waits_for_a_message_and_for_something_else() {
 
 #[test]
 fn a_stop_ends_a_wait_between_messages_and_answers_what_has_arrived() {
-    let first = Arc::new(Barrier::new(2));
-    let at_first = Arc::clone(&first);
+    let (at_first, first) = channel();
+    let (go_on, stopped) = channel();
+    let stopped = Mutex::new(stopped);
     let served = serve(move |conn| {
         let mut answered = 0;
         while conn.next_message().unwrap() {
             assert_eq!(received(conn), Ok(Some(String::new())));
             // The client sends another message, and stops the server.
             if answered == 0 {
-                at_first.wait();
-                at_first.wait();
+                at_first.send(()).unwrap();
+                stopped.lock().unwrap().recv_timeout(DEADLINE).unwrap();
             }
             conn.send(b"answer").unwrap();
             answered += 1;
@@ -187,10 +188,10 @@ fn a_stop_ends_a_wait_between_messages_and_answers_what_has_arrived() {
     });
     // Empty messages: they count as input too.
     served.client.send(b"").unwrap();
-    first.wait();
+    first.recv_timeout(DEADLINE).unwrap();
     served.client.send(b"").unwrap();
     served.guard.handle().shutdown();
-    first.wait();
+    go_on.send(()).unwrap();
     let answers: Vec<_> = (0..3).map(|_| received(&served.client)).collect();
     let answer = || Ok(Some("answer".to_owned()));
     assert_eq!(answers, [answer(), answer(), Ok(None)]);
@@ -212,15 +213,15 @@ fn a_wait_has_a_limit() {
 
 #[test]
 fn a_reply_survives_messages_that_were_not_received() {
-    let sent = Arc::new(Barrier::new(2));
-    let both_sent = Arc::clone(&sent);
+    let (sent, both_sent) = channel();
+    let both_sent = Mutex::new(both_sent);
     let served = serve(move |conn| {
-        both_sent.wait();
+        both_sent.lock().unwrap().recv_timeout(DEADLINE).unwrap();
         conn.send(b"reply")
     });
     served.client.send(b"one").unwrap();
     served.client.send(b"two").unwrap();
-    sent.wait();
+    sent.send(()).unwrap();
     served.result().unwrap();
     served.client.shutdown(std::net::Shutdown::Write).unwrap();
     assert_eq!(received(&served.client), Ok(Some("reply".to_owned())));
