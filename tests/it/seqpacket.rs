@@ -176,7 +176,7 @@ fn a_stop_ends_a_wait_between_messages_and_answers_what_has_arrived() {
         let mut answered = 0;
         while conn.next_message().unwrap() {
             assert_eq!(received(conn), Ok(Some(String::new())));
-            // The client sends another message, and stops the server.
+            // The client sends more messages, and stops the server.
             if answered == 0 {
                 at_first.send(()).unwrap();
                 stopped.lock().unwrap().recv_timeout(DEADLINE).unwrap();
@@ -189,13 +189,15 @@ fn a_stop_ends_a_wait_between_messages_and_answers_what_has_arrived() {
     // Empty messages: they count as input too.
     served.client.send(b"").unwrap();
     first.recv_timeout(DEADLINE).unwrap();
+    // Both begin during the stop.
+    served.client.send(b"").unwrap();
     served.client.send(b"").unwrap();
     served.guard.handle().shutdown();
     go_on.send(()).unwrap();
-    let answers: Vec<_> = (0..3).map(|_| received(&served.client)).collect();
+    let answers: Vec<_> = (0..4).map(|_| received(&served.client)).collect();
     let answer = || Ok(Some("answer".to_owned()));
-    assert_eq!(answers, [answer(), answer(), Ok(None)]);
-    assert_eq!(served.result(), 2);
+    assert_eq!(answers, [answer(), answer(), answer(), Ok(None)]);
+    assert_eq!(served.result(), 3);
     assert_eq!(served.guard.stop().unwrap().aborted, 0);
 }
 
