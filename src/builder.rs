@@ -390,8 +390,8 @@ impl<T: Transport, M: Model> Builder<T, M> {
         self
     }
 
-    /// Calls `hook` from the accept loop: once in each `period`, with the server's state, and at once when the state
-    /// has changed. For a watchdog: a loop that hangs calls nothing.
+    /// Calls `hook` from the accept loop: once in each `period`, of 1 ms at least, with the server's state, and at once when
+    /// the state has changed. For a watchdog: a loop that hangs calls nothing.
     ///
     /// Under [`Sequential`](crate::Sequential) a handler holds the loop. With worker processes their supervisor calls
     /// the hook; the calls of each period need a worker whose accept loop has turned within the last two periods.
@@ -415,6 +415,7 @@ impl<T: Transport, M: Model> Builder<T, M> {
         period: Duration,
         hook: impl Fn(State) + Send + Sync + 'static,
     ) -> Self {
+        let period = period.max(Duration::from_millis(1));
         self.hooks.heartbeat = Some((period, Box::new(hook)));
         self
     }

@@ -111,6 +111,9 @@ impl Announced {
             }
         }
         let count = number::<u16>(COUNT, count)?.into();
+        if count == 0 {
+            return Ok(None);
+        }
         let names: Vec<_> = match variable(NAMES) {
             Some(names) => names.split(':').map(str::to_owned).collect(),
             None => vec!["unknown".to_owned(); count],
@@ -196,6 +199,7 @@ mod tests {
         assert_eq!(find(&[]), Ok(None));
         assert_eq!(find(&[(COUNT, "1")]), Ok(None));
         assert_eq!(find(&[(COUNT, "1"), (PID, "78")]), Ok(None));
+        assert_eq!(find(&[(COUNT, "0"), (PID, "77"), (NAMES, "")]), Ok(None));
         let ours = [(COUNT, "2"), (PID, "77")];
         let two = |name: &str| Ok(Some(vec![name.to_owned(); 2]));
         assert_eq!(find(&ours), two("unknown"));
