@@ -65,15 +65,7 @@ fn activate(service: &str) -> Output {
 
 fn takes_its_sockets_once() {
     let mut listeners = Listeners::from_env().expect("the sockets");
-    let err = listeners
-        .take::<UnixStream>("other")
-        .expect_err("no such name");
-    assert_eq!(err.kind(), io::ErrorKind::NotFound, "{err}");
-    assert_eq!(listeners.names().collect::<Vec<_>>(), ["web"]);
-    let web = listeners.take::<Tcp>("web").expect("a TCP listener");
-    let addr = web[0].local_addr().socket_addr().expect("an address");
-    // Nothing is left for this program, or for the programs that it starts.
-    assert_eq!(Listeners::from_env().expect("nothing").names().next(), None);
+    // Nothing is left for programs that this one starts, nor for itself.
     let child = Command::new("sh")
         .args([
             "-c",
@@ -83,6 +75,14 @@ fn takes_its_sockets_once() {
         .expect("start a shell");
     assert_eq!(child.stdout, b"\n");
     assert!(!child.status.success(), "the child has the socket");
+    assert_eq!(Listeners::from_env().expect("nothing").names().next(), None);
+    let err = listeners
+        .take::<UnixStream>("other")
+        .expect_err("no such name");
+    assert_eq!(err.kind(), io::ErrorKind::NotFound, "{err}");
+    assert_eq!(listeners.names().collect::<Vec<_>>(), ["web"]);
+    let web = listeners.take::<Tcp>("web").expect("a TCP listener");
+    let addr = web[0].local_addr().socket_addr().expect("an address");
     let server = Server::<Tcp>::builder()
         .listen(web)
         .build()
