@@ -9,7 +9,7 @@ use std::mem::MaybeUninit;
 use std::net::SocketAddr;
 use std::os::unix::net::UnixDatagram;
 use std::process::Command;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rustix::net::sockopt::set_socket_passcred;
 use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg};
@@ -84,11 +84,13 @@ impl Manager {
     /// The next notice that does not feed the watchdog.
     #[track_caller]
     fn news(&self, server: &Server) -> String {
+        let end = Instant::now() + DEADLINE;
         loop {
             let text = self.notice(server);
             if text != FED {
                 return text;
             }
+            assert!(Instant::now() < end, "no news within the deadline");
         }
     }
 
