@@ -1,4 +1,4 @@
-//! A transport of its own, Unix seqpacket sockets: messages of up to 64 KiB come back unchanged.
+//! A transport of its own, the least that one needs: seqpacket sockets, of which the crate has a whole one.
 #![expect(clippy::print_stderr, reason = "an example speaks to its user")]
 
 use std::{env, io, io::Read, os::fd::AsFd, os::fd::BorrowedFd};

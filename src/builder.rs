@@ -11,7 +11,7 @@ use crate::admission::access::Access;
 use crate::admission::policy::{AtLimit, Limits, Rate};
 use crate::error::{Error, Tried};
 use crate::handle::ServerHandle;
-use crate::lifecycle::Times;
+use crate::lifecycle::{State, Times};
 use crate::model::sequential::Sequential;
 use crate::net::{Bind, Transport};
 use crate::observe::events::Observer;
@@ -451,6 +451,36 @@ impl<T: Transport, M: Model> Builder<T, M> {
         hook: impl Fn() + Send + Sync + 'static,
     ) -> Self {
         self.hooks.service_actions = Some((period, Box::new(hook)));
+        self
+    }
+
+    /// Calls `hook` from the accept loop: once in each `period`, of 1 ms at least, with the server's state, and at once when
+    /// the state has changed. For a watchdog: a loop that hangs calls nothing.
+    ///
+    /// Under [`Sequential`](crate::Sequential) a handler holds the loop. With worker processes their supervisor calls
+    /// the hook; the calls of each period need a worker whose accept loop has turned within the last two periods.
+    /// The calls go on until a stop has drained. Default: none.
+    /// [`systemd::Notifier`](crate::systemd::Notifier) sets it.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::fs;
+    /// use std::time::Duration;
+    /// use socketserver::{Server, Tcp};
+    ///
+    /// // Another program checks the time of the file.
+    /// let builder = Server::<Tcp>::builder().heartbeat(Duration::from_secs(10), |state| {
+    ///     let _ = fs::write("/run/service/alive", state.to_string());
+    /// });
+    /// ```
+    pub fn heartbeat(
+        mut self,
+        period: Duration,
+        hook: impl Fn(State) + Send + Sync + 'static,
+    ) -> Self {
+        let period = period.max(Duration::from_millis(1));
+        self.hooks.heartbeat = Some((period, Box::new(hook)));
         self
     }
 

@@ -17,7 +17,7 @@
 //!
 //! | part | the question it answers | types |
 //! |---|---|---|
-//! | transport | where do connections and datagrams come from? | [`Tcp`], [`Udp`], [`UnixStream`], [`UnixDatagram`], [`Either`](net::Either) of two, [`Layered`](net::Layered) over another, or a [`Transport`](net::Transport) of the program's own |
+//! | transport | where do connections and datagrams come from? | [`Tcp`], [`Udp`], [`UnixStream`], [`UnixDatagram`], [`UnixSeqpacket`], [`Either`](net::Either) of two, [`Layered`](net::Layered) over another, or a [`Transport`](net::Transport) of the program's own |
 //! | model | where does the handler of each run? | [`Sequential`], [`Threading`], [`ThreadPool`], [`Forking`], [`Prefork`], [`Coroutines`](manual::coroutines) |
 //! | handler | what is done with each? | a closure, a [`Handler`], a [`RequestHandler`] |
 //!
@@ -48,6 +48,8 @@
 //! 13. [Who may connect](manual::who_may_connect): networks, and users of Unix sockets.
 //! 14. [Coming from Python](manual::coming_from_python): each name of Python's `socketserver` and its
 //!     counterpart.
+//!
+//! Under a service manager, [`systemd`] takes its sockets and notifies it.
 //!
 //! # Features
 //!
@@ -94,6 +96,7 @@ mod registry;
 mod server;
 mod shared;
 mod sys;
+pub mod systemd;
 pub mod task;
 pub mod testing;
 #[cfg(feature = "tls")]
@@ -111,7 +114,7 @@ pub use model::Coroutines;
 #[doc(inline)]
 pub use model::{Forking, Prefork, Sequential, ThreadPool, Threading};
 #[doc(inline)]
-pub use net::{Connection, Datagram, Tcp, Udp, UnixDatagram, UnixStream};
+pub use net::{Connection, Datagram, Tcp, Udp, UnixDatagram, UnixSeqpacket, UnixStream};
 pub use server::{Server, ServerGuard};
 
 /// How many connections may be live, how fast new ones may come, and what becomes of those beyond.

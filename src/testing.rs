@@ -34,7 +34,7 @@ use crate::address::{Address, UnixAddress};
 use crate::handle::ServerHandle;
 use crate::handler::IntoOutcome;
 use crate::lifecycle::State;
-use crate::net::{Tcp, Transport, Udp, UnixStream};
+use crate::net::{Dialed, SeqpacketConnection, Tcp, Transport, Udp, UnixSeqpacket, UnixStream};
 use crate::server::{Server, ServerGuard};
 
 /// How long a client's connect, and each of its reads and writes, waits before it fails.
@@ -159,6 +159,28 @@ impl TestServer<UnixStream> {
             .set_read_timeout(Some(DEADLINE))
             .and_then(|()| client.set_write_timeout(Some(DEADLINE)));
         limited.expect("a socket takes timeouts");
+        client
+    }
+}
+
+impl TestServer<UnixSeqpacket> {
+    /// Connects a client to the server. Its `recv` and `send` time out after 10 s.
+    ///
+    /// # Panics
+    ///
+    /// - The connect fails.
+    #[must_use]
+    pub fn connect(&self) -> Dialed<SeqpacketConnection> {
+        let addr = self.addr();
+        let Address::Unix(unix) = &addr else {
+            panic!("connect to {addr}: it is no Unix address");
+        };
+        let client = SeqpacketConnection::connect(unix.clone(), DEADLINE);
+        let client = client.unwrap_or_else(|err| panic!("{err}"));
+        let limited = client
+            .set_read_timeout(Some(DEADLINE))
+            .and_then(|()| client.set_write_timeout(Some(DEADLINE)));
+        limited.expect("the limit is not zero");
         client
     }
 }

@@ -20,7 +20,7 @@ use support::{DEADLINE, ServerProcess, Target, models};
 #[path = "support/server.rs"]
 mod server;
 
-const TRANSPORTS: [&str; 3] = ["tcp", "tcp6", "unix"];
+const TRANSPORTS: [&str; 4] = ["tcp", "tcp6", "unix", "seqpacket"];
 
 /// How often each cell stops, and how many answers come before the stop.
 const STOPS: u64 = 2;

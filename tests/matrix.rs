@@ -22,6 +22,7 @@ const TRANSPORTS: &[&str] = &[
     "udp",
     "unix",
     "unixgram",
+    "seqpacket",
     "counted",
     #[cfg(feature = "tls")]
     "tls",
@@ -150,7 +151,7 @@ const SCENARIOS: [(&str, Check); 14] = [
     ("the_limit_holds_and_waits", the_limit_holds_and_waits),
 ];
 
-/// Scenarios for streams only.
+/// Scenarios for connections only.
 const STREAM_SCENARIOS: [(&str, Check); 6] = [
     (
         "a_reply_survives_unread_input",

@@ -50,7 +50,7 @@ fn sources(folders: &[&str]) -> Vec<(String, String)> {
 const EXPORTS: &str = "
     Builder Connection Coroutines Datagram Error Forking Handled Handler HandlerError IntoOutcome
     Next Outcome Prefork Report RequestHandler Sequential Server ServerGuard ServerHandle Tcp
-    ThreadPool Threading Udp UnixDatagram UnixStream per_connection per_request";
+    ThreadPool Threading Udp UnixDatagram UnixSeqpacket UnixStream per_connection per_request";
 
 #[test]
 fn the_root_exports_what_is_listed() {

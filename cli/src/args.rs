@@ -43,15 +43,17 @@ URLs:
   tcp://HOST:PORT  udp://HOST:PORT     port 0 picks a free port; a host name binds all its addresses
   unix:///PATH     unixgram:///PATH    a socket file
   unix:@NAME       unixgram:@NAME      a name in the abstract namespace
+  seqpacket:///PATH  seqpacket:@NAME   connections of messages: SOCK_SEQPACKET
   fd://N                               a bound socket, inherited as descriptor N
+  fd://NAME                            the sockets of this name from a service manager
   A link-local address needs its interface: tcp://[fe80::1%eth0]:7007
 
 Options of one listener, the query of its URL: 'tcp://[::]:7007?v6only&backlog=128'
   v6only      tcp, udp         [::] takes no IPv4, so 0.0.0.0 can have the same port
-  backlog=N   tcp, unix        how many connections the kernel holds until they are accepted
-  mode=OCTAL  unix, unixgram   the permissions of the socket file, whatever the umask: mode=660
-  owner=NAME  unix, unixgram   the owner of the socket file, by name or number
-  group=NAME  unix, unixgram   the group of the socket file
+  backlog=N   tcp, unix, seqpacket       how many connections the kernel holds until they are accepted
+  mode=OCTAL  unix, unixgram, seqpacket  the permissions of the socket file, whatever the umask: mode=660
+  owner=NAME  unix, unixgram, seqpacket  the owner of the socket file, by name or number
+  group=NAME  unix, unixgram, seqpacket  the group of the socket file
   tls=off     tcp, unix, fd    no TLS on this listener, for a server with --tls-cert
 
 Signals:

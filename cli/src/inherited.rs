@@ -1,11 +1,10 @@
-//! Listeners that the parent process has passed on as open descriptors.
+//! Listeners that the parent process has passed on as open descriptors, without the variables of a service manager.
 #![expect(unsafe_code, reason = "taking over a descriptor by its number")]
 
 use std::os::fd::{BorrowedFd, FromRawFd, OwnedFd};
 
 use anyhow::{anyhow, bail};
-use socketserver::net::Either;
-use socketserver::{Tcp, Udp, UnixDatagram, UnixStream};
+use socketserver::net::Adopt;
 
 use crate::listen::Bound;
 
@@ -26,17 +25,8 @@ pub(crate) fn adopt(number: i32) -> anyhow::Result<Bound> {
     // descriptors are adopted, once each, before this program opens any.
     let fd = unsafe { OwnedFd::from_raw_fd(number) };
     drop(copy);
-    let socket = socket2::SockRef::from(&fd);
-    let domain = socket
-        .domain()
+    let is_socket = socket2::SockRef::from(&fd).domain();
+    is_socket
         .map_err(|err| anyhow!("the descriptor is not a socket: {err}; pass on a bound socket"))?;
-    let kind = (domain, socket.r#type()?);
-    Ok(match kind {
-        (socket2::Domain::UNIX, socket2::Type::STREAM) => {
-            Either::Left(Either::Right(UnixStream::from_fd(fd)?))
-        }
-        (socket2::Domain::UNIX, _) => Either::Right(Either::Right(UnixDatagram::from_fd(fd)?)),
-        (_, socket2::Type::STREAM) => Either::Left(Either::Left(Tcp::from_fd(fd)?)),
-        _ => Either::Right(Either::Left(Udp::from_fd(fd)?)),
-    })
+    Ok(Bound::adopt(fd)?)
 }

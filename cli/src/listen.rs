@@ -10,19 +10,23 @@ use std::vec;
 
 use anyhow::{Context, bail};
 use socketserver::net::{Either, UnixAddress, UnixOptions};
+use socketserver::systemd::Listeners;
 use socketserver::tls::{Tls, TlsConfig};
-use socketserver::{Tcp, Udp, UnixDatagram, UnixStream};
+use socketserver::{Tcp, Udp, UnixDatagram, UnixSeqpacket, UnixStream};
 
 use crate::resolve::Resolved;
-use crate::{accounts, inherited, signals};
+use crate::{accounts, inherited, log, signals};
 
 /// All transports in one type: one server serves all listeners of the command.
-pub(crate) type Any = Either<Either<Plain, Tls<Plain>>, Either<Udp, UnixDatagram>>;
+pub(crate) type Any = Either<Either<Plain, Tls<Plain>>, Messages>;
 
 /// A bound socket, before TLS.
-pub(crate) type Bound = Either<Plain, Either<Udp, UnixDatagram>>;
+pub(crate) type Bound = Either<Plain, Messages>;
 
 type Plain = Either<Tcp, UnixStream>;
+
+/// Transports of messages with boundaries: over connections, and datagrams.
+type Messages = Either<UnixSeqpacket, Either<Udp, UnixDatagram>>;
 
 /// The URL of a listener, checked.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -38,7 +42,10 @@ enum Target {
     Udp(HostPort),
     Unix(UnixAddress),
     UnixGram(UnixAddress),
+    Seqpacket(UnixAddress),
     Fd(i32),
+    /// The sockets of this name, from the service manager.
+    Named(String),
 }
 
 /// A host and a port, resolved before they are bound. The host has no brackets: the resolver takes the
@@ -63,14 +70,14 @@ struct Options {
 /// Each option as it is written, and the schemes that have it.
 const OPTIONS: [(&str, &[&str]); 6] = [
     ("v6only", &["tcp", "udp"]),
-    ("backlog=N", &["tcp", "unix"]),
-    ("mode=OCTAL", &["unix", "unixgram"]),
-    ("owner=NAME", &["unix", "unixgram"]),
-    ("group=NAME", &["unix", "unixgram"]),
+    ("backlog=N", &["tcp", "unix", "seqpacket"]),
+    ("mode=OCTAL", &["unix", "unixgram", "seqpacket"]),
+    ("owner=NAME", &["unix", "unixgram", "seqpacket"]),
+    ("group=NAME", &["unix", "unixgram", "seqpacket"]),
     ("tls=off", &["tcp", "unix", "fd"]),
 ];
 
-const FORMS: &str = "a URL is tcp://HOST:PORT, udp://HOST:PORT, unix:///PATH, unix:@NAME, unixgram:///PATH, unixgram:@NAME or fd://N";
+const FORMS: &str = "a URL is tcp://HOST:PORT, udp://HOST:PORT, unix:///PATH, unix:@NAME, fd://N or fd://NAME; unixgram and seqpacket are written as unix is";
 
 impl FromStr for Url {
     type Err = String;
@@ -99,12 +106,18 @@ impl Url {
 
     /// Whether its clients may have a user. What a descriptor is, is not known yet.
     pub(crate) const fn may_know_users(&self) -> bool {
-        matches!(self.target, Target::Unix(_) | Target::Fd(_))
+        matches!(
+            self.target,
+            Target::Unix(_) | Target::Seqpacket(_) | Target::Fd(_) | Target::Named(_)
+        )
     }
 
     /// Whether its clients may have an IP address.
     pub(crate) const fn may_be_inet(&self) -> bool {
-        matches!(self.target, Target::Tcp(_) | Target::Udp(_) | Target::Fd(_))
+        matches!(
+            self.target,
+            Target::Tcp(_) | Target::Udp(_) | Target::Fd(_) | Target::Named(_)
+        )
     }
 }
 
@@ -116,17 +129,29 @@ impl Target {
             "udp" => Ok(Self::Udp(authority.ok_or(FORMS)?.parse()?)),
             "unix" => Ok(Self::Unix(unix(rest).ok_or(FORMS)?)),
             "unixgram" => Ok(Self::UnixGram(unix(rest).ok_or(FORMS)?)),
+            "seqpacket" => Ok(Self::Seqpacket(unix(rest).ok_or(FORMS)?)),
             "fd" => {
-                let number = authority
-                    .ok_or(FORMS)?
+                let name = authority.ok_or(FORMS)?;
+                if name.is_empty() || name.starts_with('-') {
+                    let forms = "fd:// takes the number of an open descriptor, or the name of a socket of the service manager: fd://3, fd://web";
+                    return Err(forms.to_owned());
+                }
+                Ok(name
                     .parse()
-                    .ok()
-                    .filter(|number| *number >= 0);
-                number.map(Self::Fd).ok_or_else(|| {
-                    "fd:// takes the number of an open descriptor: fd://3".to_owned()
-                })
+                    .map_or_else(|_| Self::Named(name.to_owned()), Self::Fd))
             }
             _ => Err(FORMS.to_owned()),
+        }
+    }
+}
+
+/// The URL of a descriptor.
+impl fmt::Display for Target {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Fd(number) => write!(f, "fd://{number}"),
+            Self::Named(name) => write!(f, "fd://{name}"),
+            other => write!(f, "{other:?}"),
         }
     }
 }
@@ -260,7 +285,9 @@ impl Options {
             {
                 Err("the option v6only is for IPv6 addresses; leave it out for an IPv4 address".to_owned())
             }
-            Target::Unix(at) | Target::UnixGram(at) if self.concerns_file() && at.path().is_none() => {
+            Target::Unix(at) | Target::UnixGram(at) | Target::Seqpacket(at)
+                if self.concerns_file() && at.path().is_none() =>
+            {
                 Err("the options mode, owner and group are for socket files; an abstract name has none of them, so leave them out".to_owned())
             }
             _ => Ok(()),
@@ -308,29 +335,57 @@ fn mode(value: Option<&str>) -> Result<u32, String> {
 /// on, and not what this program opened later. Names are resolved before anything is bound: a signal
 /// that comes meanwhile ends the program at once, and leaves no socket file behind.
 pub(crate) fn all(urls: &[Url], tls: Option<&TlsConfig>) -> anyhow::Result<Vec<Any>> {
-    let mut adopted = BTreeMap::new();
-    for url in urls {
-        if let Target::Fd(number) = url.target {
-            let adopt =
-                || inherited::adopt(number).with_context(|| format!("listen on fd://{number}"));
-            if adopted.contains_key(&number) {
-                bail!("listen on fd://{number}: the URL is given twice; give it once");
-            }
-            adopted.insert(number, adopt()?);
-        }
-    }
+    let mut adopted = adopt(urls)?;
     let names: Vec<_> = urls.iter().map(|url| url.target.resolve()).collect();
     signals::before_binding();
     let mut listeners = Vec::new();
-    for (url, name) in urls.iter().zip(names) {
-        let bound = match &url.target {
-            Target::Fd(number) => adopted.remove(number).into_iter().collect(),
-            target => target.bind(name, &url.options)?,
+    for ((index, url), name) in urls.iter().enumerate().zip(names) {
+        let bound = match adopted.remove(&index) {
+            Some(bound) => bound,
+            None => url.target.bind(name, &url.options)?,
         };
         let tls = tls.filter(|_| !url.options.tls_off);
         listeners.extend(bound.into_iter().flat_map(|bound| wrapped(bound, tls)));
     }
     Ok(listeners)
+}
+
+/// Adopts the descriptors that the URLs name. Returns them by the index of the URL.
+fn adopt(urls: &[Url]) -> anyhow::Result<BTreeMap<usize, Vec<Bound>>> {
+    let mut passed = Listeners::from_env()?;
+    let mut adopted = BTreeMap::new();
+    for (index, Url { target, .. }) in urls.iter().enumerate() {
+        if let Target::Fd(_) | Target::Named(_) = target {
+            if urls[..index].iter().any(|url| url.target == *target) {
+                bail!("listen on {target}: the URL is given twice; give it once");
+            }
+        }
+    }
+    // Numbers first: a socket that is taken by its name has a number too.
+    for (index, Url { target, .. }) in urls.iter().enumerate() {
+        if let Target::Fd(number) = target {
+            let bound = match passed.take_number(*number) {
+                Ok(Some(bound)) => Ok(bound),
+                Ok(None) => inherited::adopt(*number),
+                Err(err) => Err(err.into()),
+            };
+            let bound = bound.with_context(|| format!("listen on {target}"))?;
+            adopted.insert(index, vec![bound]);
+        }
+    }
+    for (index, Url { target, .. }) in urls.iter().enumerate() {
+        if let Target::Named(name) = target {
+            let bound = passed.take(name);
+            adopted.insert(index, bound.with_context(|| format!("listen on {target}"))?);
+        }
+    }
+    for name in passed.names() {
+        log::say(format_args!(
+            "socketserver: the service manager passed a socket named {name:?}, which is closed; \
+             --listen fd://{name} uses it"
+        ));
+    }
+    Ok(adopted)
 }
 
 /// Puts TLS on a stream listener.
@@ -349,7 +404,7 @@ impl Target {
     fn resolve(&self) -> Option<Resolved> {
         match self {
             Self::Tcp(at) | Self::Udp(at) => Some(Resolved::new(at)),
-            Self::Unix(_) | Self::UnixGram(_) | Self::Fd(_) => None,
+            _ => None,
         }
     }
 
@@ -374,7 +429,8 @@ impl Target {
                     udp = udp.only_v6(true);
                 }
                 let bound = udp.bind(resolved(at))?.into_iter();
-                bound.map(Either::Left).map(Either::Right).collect()
+                let bound = bound.map(Either::Left).map(Either::Right);
+                bound.map(Either::Right).collect()
             }
             Self::Unix(addr) => {
                 let mut unix = options.apply_to_file(UnixStream::options());
@@ -385,9 +441,18 @@ impl Target {
             }
             Self::UnixGram(addr) => {
                 let unix = options.apply_to_file(UnixDatagram::options());
-                vec![Either::Right(Either::Right(unix.bind(addr)?))]
+                vec![Either::Right(Either::Right(Either::Right(
+                    unix.bind(addr)?,
+                )))]
             }
-            Self::Fd(_) => Vec::new(),
+            Self::Seqpacket(addr) => {
+                let mut unix = options.apply_to_file(UnixSeqpacket::options());
+                if let Some(connections) = options.backlog {
+                    unix = unix.backlog(connections);
+                }
+                vec![Either::Right(Either::Left(unix.bind(addr)?))]
+            }
+            Self::Fd(_) | Self::Named(_) => Vec::new(),
         })
     }
 }
@@ -436,7 +501,12 @@ mod tests {
             "unixgram:@n",
             Target::UnixGram(UnixAddress::Abstract(b"n".to_vec())),
         );
+        good(
+            "seqpacket:@n",
+            Target::Seqpacket(UnixAddress::Abstract(b"n".to_vec())),
+        );
         good("fd://3", Target::Fd(3));
+        good("fd://web.socket", Target::Named("web.socket".to_owned()));
         bad("", "a URL is");
         bad("127.0.0.1:80", "a URL is");
         bad("http://localhost:80", "a URL is");
@@ -454,7 +524,7 @@ mod tests {
         bad("unix://relative", "a URL is");
         bad("unix:///", "a URL is");
         bad("unix:@", "a URL is");
-        bad("fd://x", "number of an open descriptor");
+        bad("fd://", "number of an open descriptor");
         bad("fd://-1", "number of an open descriptor");
     }
 

@@ -9,7 +9,6 @@ mod init;
 mod limits;
 mod listen;
 mod log;
-mod notify;
 mod privileges;
 mod resolve;
 mod serve;

@@ -6,6 +6,7 @@ use std::net::SocketAddr;
 use socketserver::model::{Driver, Model as ServerModel};
 use socketserver::net::{Either, Transport};
 use socketserver::observe::{Event, Failure};
+use socketserver::systemd::Notifier;
 use socketserver::{
     Coroutines, Forking, Prefork, Report, Sequential, Server, ThreadPool, Threading,
 };
@@ -14,7 +15,7 @@ use crate::args::{self, Inner, Model, Options, Service, Workload};
 use crate::listen::{self, Any};
 use crate::log::{self, say};
 use crate::services::Peers;
-use crate::{notify, services, signals, workload};
+use crate::{services, signals, workload};
 
 /// The handler of a server. There are no others: the contract of `Coroutines` is fulfilled for these.
 #[derive(Clone, Copy, Debug)]
@@ -116,6 +117,15 @@ fn serve<M: ServerModel>(task: Task, options: Options, model: M) -> anyhow::Resu
         let access = options.access.clone();
         builder = builder.on_reload(move |server| access.reload(server));
     }
+    let notifier = Notifier::from_env().unwrap_or_else(|err| {
+        say(format_args!(
+            "socketserver: {err}; the service manager is not notified"
+        ));
+        None
+    });
+    if let Some(notifier) = notifier.clone() {
+        builder = notifier.attach(builder);
+    }
     if options.log {
         builder = builder.observer(|event: &Event<'_>| say_event(event));
     }
@@ -137,9 +147,8 @@ fn serve<M: ServerModel>(task: Task, options: Options, model: M) -> anyhow::Resu
         handle.clone(),
         options.limits.stop_times(options.drain_timeout),
     );
-    if tls.is_some() || options.access.is_on() {
-        signals::reload(handle.clone(), tls)?;
-    }
+    let lists = options.access.is_on().then(|| handle.clone());
+    signals::reload(lists, tls, notifier)?;
     if let Some(note) = short_of_descriptors(&options, handle.limits().max_connections) {
         say(format_args!("socketserver: {note}"));
     }
@@ -149,7 +158,7 @@ fn serve<M: ServerModel>(task: Task, options: Options, model: M) -> anyhow::Resu
 /// The address of a UDP listener.
 fn udp_address(listener: &Any) -> Option<SocketAddr> {
     match listener {
-        Either::Right(Either::Left(udp)) => udp.local_addr().socket_addr(),
+        Either::Right(Either::Right(Either::Left(udp))) => udp.local_addr().socket_addr(),
         _ => None,
     }
 }
@@ -239,6 +248,4 @@ fn announce(urls: &[String], notes: &[String]) {
     for note in notes {
         say(format_args!("socketserver: {note}"));
     }
-    // A service manager that does not listen does not keep the server from serving.
-    let _ = notify::ready();
 }

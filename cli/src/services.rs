@@ -4,7 +4,7 @@ use std::io;
 use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use socketserver::net::{Either, Transport};
+use socketserver::net::{Accepted, Either, SeqpacketConnection, Transport};
 use socketserver::{Connection, Datagram};
 
 use crate::args::Service;
@@ -12,6 +12,9 @@ use crate::listen::Any;
 
 /// The size of a buffer for a client that sends a lot.
 const LARGE: usize = 16 * 1024;
+
+/// The longest message that a client may send. With the system's buffers, a client cannot send a longer one.
+const MESSAGE_MAX: usize = 256 * 1024;
 
 /// Seconds from 1900, where RFC 868 begins, to 1970.
 const SECONDS_1900_TO_1970: u64 = 2_208_988_800;
@@ -24,7 +27,8 @@ pub(crate) fn serve(
 ) -> io::Result<()> {
     match request {
         Either::Left(conn) => stream(service, conn),
-        Either::Right(datagram) => {
+        Either::Right(Either::Left(conn)) => messages(service, conn),
+        Either::Right(Either::Right(datagram)) => {
             if let Some(reply) = packet(service, datagram) {
                 answer(datagram, reply, peers);
             }
@@ -145,6 +149,41 @@ fn stream(service: Service, conn: &mut impl Connection) -> io::Result<()> {
         Service::Daytime => conn.write_all(daytime().as_bytes()),
         Service::Time => conn.write_all(&time()),
         Service::Hello => conn.write_all(b"hello world\n"),
+    }
+}
+
+/// Each message of the client is a request, and each answer is a message.
+fn messages(service: Service, conn: &mut SeqpacketConnection) -> io::Result<()> {
+    match service {
+        Service::Echo => {
+            let mut buf = vec![0; MESSAGE_MAX];
+            while conn.next_message()? {
+                if let Some(message) = conn.recv(&mut buf)? {
+                    conn.send(message)?;
+                }
+            }
+            Ok(())
+        }
+        Service::Discard => {
+            let mut buf = vec![0; MESSAGE_MAX];
+            while conn.next_message()? {
+                // The input is dropped.
+                let _ = conn.recv(&mut buf)?;
+            }
+            Ok(())
+        }
+        Service::Chargen => {
+            for first in (0..CHARACTERS).cycle() {
+                conn.send(&line(first))?;
+                if conn.stopping() {
+                    break;
+                }
+            }
+            Ok(())
+        }
+        Service::Daytime => conn.send(daytime().as_bytes()),
+        Service::Time => conn.send(&time()),
+        Service::Hello => conn.send(b"hello world\n"),
     }
 }
 

@@ -18,6 +18,7 @@ use signal_hook::SigId;
 use signal_hook::consts::{SIGCHLD, SIGHUP, SIGINT, SIGTERM};
 use signal_hook::low_level::{exit, register, unregister};
 use socketserver::ServerHandle;
+use socketserver::systemd::Notifier;
 use socketserver::tls::TlsConfig;
 
 use crate::log;
@@ -76,15 +77,27 @@ impl Handlers {
     }
 }
 
-/// From now on SIGHUP makes the server read its certificates and its access lists again, in all its
-/// processes.
-pub(crate) fn reload(server: ServerHandle, tls: Option<TlsConfig>) -> anyhow::Result<()> {
-    let request = move || {
-        server.request_reload();
+/// From now on SIGHUP makes the server read its certificates, and the access lists of `lists`, again, in all its
+/// processes. A service manager is notified: the next connection is served with what was read.
+pub(crate) fn reload(
+    lists: Option<ServerHandle>,
+    tls: Option<TlsConfig>,
+    notifier: Option<Notifier>,
+) -> anyhow::Result<()> {
+    if lists.is_none() && tls.is_none() && notifier.is_none() {
+        return Ok(());
+    }
+    let main = process::id();
+    let on_reload = move || {
+        // A manager that is not there does not keep the server from reloading.
+        let notifier = notifier.as_ref().filter(|_| process::id() == main);
+        let _ = notifier.map(Notifier::reloading);
+        let _ = lists.as_ref().map(ServerHandle::request_reload);
         let _ = tls.as_ref().map(TlsConfig::request_reload);
+        let _ = notifier.map(Notifier::ready);
     };
-    // SAFETY: the handler calls methods that are documented as async-signal-safe.
-    let handler = unsafe { register(SIGHUP, request) };
+    // SAFETY: the handler calls getpid(2), and methods that are documented as async-signal-safe.
+    let handler = unsafe { register(SIGHUP, on_reload) };
     handler.context("handle SIGHUP").map(drop)
 }
 

@@ -54,7 +54,9 @@ fn path_of(url: &str) -> &Path {
 fn on_every_transport(words: &str, check: impl Fn(&str)) {
     let directory = temp();
     let [stream, datagram] = socket_files(&directory);
-    let server = serve(words, &[LOCAL, "udp://127.0.0.1:0", &stream, &datagram]);
+    let messages = url("seqpacket", &directory, "q");
+    let udp = "udp://127.0.0.1:0";
+    let server = serve(words, &[LOCAL, udp, &stream, &datagram, &messages]);
     server.urls.iter().for_each(|url| check(url));
     server.stop();
 }
@@ -92,9 +94,9 @@ fn echo_returns_what_it_gets() {
 
 #[test]
 fn echo_has_abstract_names() {
-    let (stream, datagram) = (unique_name(), unique_name());
-    let urls = [format!("unix:{stream}"), format!("unixgram:{datagram}")];
-    let server = serve("echo", &[&urls[0], &urls[1]]);
+    let scheme = |scheme| format!("{scheme}:{}", unique_name());
+    let urls = ["unix", "unixgram", "seqpacket"].map(scheme);
+    let server = serve("echo", &[&urls[0], &urls[1], &urls[2]]);
     assert_eq!(server.urls, urls);
     urls.iter().for_each(|url| assert_echoes(url));
     server.stop();
@@ -135,11 +137,14 @@ fn chargen_shifts_each_line_by_one() {
         "\r\n",
     );
     on_every_transport("chargen", |url| {
-        // A datagram gets as many characters as it has; a stream goes on until we close it.
-        let is_stream = url.starts_with("tcp:") || url.starts_with("unix:");
-        let request = if is_stream { 0 } else { 148 };
+        // A datagram gets as many characters as it has; a connection goes on until we close it.
+        let is_datagram = url.starts_with("udp:") || url.starts_with("unixgram:");
+        let request = if is_datagram { 148 } else { 0 };
         let answer = ask(url, &vec![b'x'; request], 148);
-        assert_eq!(String::from_utf8_lossy(&answer), lines, "{url}");
+        // A message is a line.
+        let count = if url.starts_with("seqpacket:") { 1 } else { 2 };
+        let expected: String = lines.split_inclusive('\n').take(count).collect();
+        assert_eq!(String::from_utf8_lossy(&answer), expected, "{url}");
     });
 }
 
@@ -237,17 +242,17 @@ fn a_name_binds_each_of_its_addresses_on_one_port() {
 #[test]
 fn a_service_manager_is_told_when_clients_can_connect() {
     let directory = temp();
-    let manager = UnixDatagram::bind(directory.path().join("notify")).unwrap();
-    manager.set_read_timeout(Some(DEADLINE)).unwrap();
     let listener = url("unix", &directory, "s");
     for model in ["threading", "prefork"] {
+        let manager = UnixDatagram::bind(directory.path().join(model)).unwrap();
+        manager.set_read_timeout(Some(DEADLINE)).unwrap();
         let mut command = command(&format!("serve echo --model {model}"), &[&listener]);
-        command.env("NOTIFY_SOCKET", directory.path().join("notify"));
+        command.env("NOTIFY_SOCKET", directory.path().join(model));
         let mut process = Process::start(command);
         let mut message = [0; 100];
         let received = uninterrupted(|| manager.recv(&mut message));
         let count = received.expect("a notification");
-        assert_eq!(message[..count].trim_ascii_end(), b"READY=1");
+        assert_eq!(&message[..count], b"READY=1\nSTATUS=running\n");
         assert_echoes(&listener);
         assert_eq!(process.next_url(), listener);
         process.signal(Signal::TERM);

@@ -104,24 +104,34 @@ fn a_port_that_the_same_command_has_bound_is_no_other_process() {
 #[test]
 fn a_backlog_and_a_mode_reach_the_kernel_and_are_not_announced() {
     let directory = temp();
-    let paths = ["s", "d"].map(|name| directory.path().join(name));
-    let urls = ["unix", "unixgram"].map(|scheme| {
-        let name = if scheme == "unix" { "s" } else { "d" };
-        format!("{scheme}://{}", directory.path().join(name).display())
+    let schemes = ["unix", "unixgram", "seqpacket"];
+    let paths = schemes.map(|scheme| directory.path().join(scheme));
+    let urls = schemes.map(|scheme| {
+        let path = directory.path().join(scheme);
+        format!("{scheme}://{}", path.display())
     });
     let given = [
         format!("{}?mode=640&backlog=3", urls[0]),
         format!("{}?mode=0602", urls[1]),
+        format!("{}?mode=600&backlog=3", urls[2]),
     ];
     let server = serve(
         "echo",
-        &[&given[0], &given[1], "tcp://127.0.0.1:0?backlog=1"],
+        &[
+            &given[0],
+            &given[1],
+            &given[2],
+            "tcp://127.0.0.1:0?backlog=1",
+        ],
     );
-    assert_eq!(server.urls[..2], urls);
-    let tcp = server.urls[2].clone();
+    assert_eq!(server.urls[..3], urls);
+    let tcp = server.urls[3].clone();
     assert!(!tcp.contains('?'), "{tcp}");
     let mode = |path: &Path| fs::symlink_metadata(path).unwrap().permissions().mode() & 0o7777;
-    assert_eq!(paths.each_ref().map(|path| mode(path)), [0o640, 0o602]);
+    assert_eq!(
+        paths.each_ref().map(|path| mode(path)),
+        [0o640, 0o602, 0o600]
+    );
     server.urls.iter().for_each(|url| assert_echoes(url));
     server.stop();
 

@@ -249,7 +249,7 @@ fn wait_for_ready(manager: &UnixDatagram) {
     let mut message = [0; 100];
     let count = support::uninterrupted(|| manager.recv(&mut message));
     let count = count.expect("a notification within the deadline");
-    assert_eq!(&message[..count], b"READY=1\n");
+    assert_eq!(&message[..count], b"READY=1\nSTATUS=running\n");
 }
 
 #[test]

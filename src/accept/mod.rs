@@ -11,6 +11,7 @@ mod connections;
 pub(crate) mod dispatch;
 mod drain;
 pub(crate) mod errors;
+pub(crate) mod heartbeat;
 mod limits;
 mod mode;
 pub(crate) mod report;
@@ -26,6 +27,7 @@ use std::time::{Duration, Instant};
 use crate::accept::batch::Batch;
 use crate::accept::dispatch::{Dispatch, Serving};
 use crate::accept::errors::Pause;
+use crate::accept::heartbeat::Heartbeat;
 use crate::accept::mode::Mode;
 use crate::accept::report::{Handled, Report};
 use crate::connection::parking::Parking;
@@ -75,6 +77,7 @@ pub(crate) struct Acceptor<'a, T: Transport, M> {
     limit: Option<Limit>,
     /// When to search for another connection to shed.
     shedding: Option<Instant>,
+    heartbeat: Heartbeat,
 }
 
 impl<'a, T: Transport, M: Dispatch> Acceptor<'a, T, M> {
@@ -122,6 +125,7 @@ impl<'a, T: Transport, M: Dispatch> Acceptor<'a, T, M> {
             keeper: None,
             limit: None,
             shedding: None,
+            heartbeat: Heartbeat::default(),
         })
     }
 
@@ -299,6 +303,8 @@ impl<'a, T: Transport, M: Dispatch> Acceptor<'a, T, M> {
     fn wait(&mut self, deadline: Option<Instant>) -> (Woken, bool) {
         // One clock reading decides which pauses hold and how long the wait may last.
         let now = Instant::now();
+        let hooks = &self.serving.service.hooks;
+        self.heartbeat.beat(hooks, &self.shared.lifecycle, now);
         self.check(now);
         let paused = self.pauses().any(|pause| pause.backoff.left(now).is_some());
         let waits = !self.has_room(now) || paused || self.mode == Mode::Draining;
@@ -420,6 +426,7 @@ impl<'a, T: Transport, M: Dispatch> Acceptor<'a, T, M> {
         pauses
             .chain(deadline.map(left))
             .chain(self.check_at.map(left))
+            .chain(self.heartbeat.due().map(left))
             .chain(self.limits_change_in())
             .chain(self.model.tends_in(now))
             .chain(

@@ -21,13 +21,16 @@ pub(crate) struct WorkerSlot {
     served: AtomicU32,
     /// Non-zero once the worker retires, and needs a successor.
     leaving: AtomicU32,
+    /// When the worker's accept loop last turned, in nanoseconds since the server was created; zero before.
+    beat: AtomicU64,
 }
 
 shareable!(WorkerSlot {
     live,
     ready,
     served,
-    leaving
+    leaving,
+    beat
 });
 
 impl WorkerSlot {
@@ -47,8 +50,20 @@ impl WorkerSlot {
         self.leaving.load(Ordering::SeqCst) != 0
     }
 
+    /// Stores that the worker's accept loop turns at this time.
+    pub(crate) fn note_beat(&self, nanos: u64) {
+        self.beat.store(nanos, Ordering::Relaxed);
+    }
+
+    /// Returns whether the worker's accept loop has turned since this time.
+    pub(crate) fn has_beaten_since(&self, nanos: u64) -> bool {
+        let beat = self.beat.load(Ordering::Relaxed);
+        beat > 0 && beat >= nanos
+    }
+
     /// Clears the slot after its process has ended.
     pub(crate) fn clear(&self) {
+        self.beat.store(0, Ordering::SeqCst);
         self.ready.store(0, Ordering::SeqCst);
         self.served.store(0, Ordering::SeqCst);
         self.leaving.store(0, Ordering::SeqCst);

@@ -132,6 +132,39 @@
 //! # Ok::<(), socketserver::Error>(())
 //! ```
 //!
+//! A seqpacket socket ([`UnixSeqpacket`](crate::UnixSeqpacket)) is in between: clients connect, and each message
+//! arrives whole. Its connection is no [`Connection`](crate::Connection):
+//!
+//! ```
+//! use std::io;
+//! use socketserver::net::{SeqpacketConnection, UnixAddress};
+//! use socketserver::{Server, Threading, UnixSeqpacket};
+//!
+//! fn shout(conn: &mut SeqpacketConnection) -> io::Result<()> {
+//!     let mut buf = [0; 1024];
+//!     while conn.next_message()? {
+//!         if let Some(message) = conn.recv(&mut buf)? {
+//!             message.make_ascii_uppercase();
+//!             conn.send(message)?;
+//!         }
+//!     }
+//!     Ok(())
+//! }
+//!
+//! let name = UnixAddress::Abstract(b"socketserver-doc-shout".to_vec());
+//! let guard = Server::<UnixSeqpacket, Threading>::bind(name)?.spawn(shout)?;
+//! guard.stop()?;
+//! # Ok::<(), socketserver::Error>(())
+//! ```
+//!
+//! | transport | clients connect | what arrives | address |
+//! |---|---|---|---|
+//! | [`Tcp`](crate::Tcp) | yes | bytes, in order | IP address and port |
+//! | [`UnixStream`](crate::UnixStream) | yes | bytes, in order | path or name |
+//! | [`UnixSeqpacket`](crate::UnixSeqpacket) | yes | messages, whole and in order | path or name |
+//! | [`Udp`](crate::Udp) | no | datagrams, each for itself; some are lost | IP address and port |
+//! | [`UnixDatagram`](crate::UnixDatagram) | no | datagrams, in order | path or name |
+//!
 //! Options of one listener belong to its transport: [`Tcp::options`](crate::Tcp::options),
 //! [`Udp::options`](crate::Udp::options), [`UnixStream::options`](crate::UnixStream::options). Several
 //! listeners may feed one server: [`Builder::listen`](crate::Builder::listen).

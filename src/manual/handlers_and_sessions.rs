@@ -183,7 +183,8 @@
 //!   sent when it is full, on flush, before a wait for input, and at the end.
 //! - [`Stream::writer`](crate::net::Stream::writer) returns a [`Writer`](crate::net::Writer), through
 //!   which another handler writes to the connection.
-//! - [`TcpConnection::connect`] and [`UnixConnection::connect`] connect out, for handlers that are
+//! - [`TcpConnection::connect`], [`UnixConnection::connect`] and
+//!   [`SeqpacketConnection::connect`](crate::net::SeqpacketConnection::connect) connect out, for handlers that are
 //!   clients of other servers.
 //!
 //! Next: [limits and deadlines](crate::manual::limits_and_deadlines).

@@ -138,7 +138,7 @@
 //! |---|---|
 //! | is in the backlog | its connection is served |
 //! | connects during the lame duck | its connection is served |
-//! | connects after that | TCP: no answer, and "connection refused" once the listener is closed; a Unix stream: refused at once |
+//! | connects after that | TCP: no answer, and "connection refused" once the listener is closed; a Unix stream or seqpacket socket: refused at once |
 //! | waits for an answer | the answer; then, where the handler uses `next_message`, parks or returns, the end of the stream |
 //! | is idle, and sends a message within the grace | the answer, and the end of the stream |
 //! | is idle, and silent | the end of the stream, when the grace is over |

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use rustix::process::Pid;
 
 use crate::accept::dispatch::{Model, Serving};
+use crate::accept::heartbeat::Heartbeat;
 use crate::accept::report::Report;
 use crate::counters::count;
 use crate::error::{Error, Tried};
@@ -131,6 +132,7 @@ impl<M: Model + Clone> Model for Prefork<M> {
             workers,
             wakeup,
             watching: Watching::default(),
+            heartbeat: Heartbeat::default(),
         };
         supervisor.supervise()
     }
@@ -147,6 +149,7 @@ struct Supervisor<'a, T: Transport, M> {
     workers: Vec<Worker>,
     wakeup: Wakeup,
     watching: Watching,
+    heartbeat: Heartbeat,
 }
 
 /// A worker process and its predecessor, or the place of a missing one.
@@ -333,13 +336,17 @@ impl<T: Transport, M: Model + Clone> Supervisor<'_, T, M> {
     /// Waits until a worker ends, the wake-up event is signalled, or `until` has come.
     fn wait(&mut self, until: Option<Instant>) {
         let now = Instant::now();
+        let service = &self.serving.service;
+        self.heartbeat
+            .beat(&service.hooks, &service.shared.lifecycle, now);
         let children = self.workers.iter_mut().flat_map(Worker::children_mut);
         if let Err(err) = self.watching.retry(children, now) {
             let reaction = Reaction::Retry(self.watching.due(now).unwrap_or_default());
             self.report_failure(Step::Watch, reaction, err);
         }
         let due = self.watching.due(now).and_then(|due| now.checked_add(due));
-        let end = until.into_iter().chain(due).min();
+        let beat = self.heartbeat.due();
+        let end = until.into_iter().chain(due).chain(beat).min();
         let pidfds = self.workers.iter().flat_map(Worker::children);
         let pidfds = pidfds.filter_map(Child::pidfd);
         let fds: Vec<_> = pidfds.map(Awaited::ended).collect();

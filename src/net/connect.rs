@@ -14,6 +14,7 @@ use socket2::{Domain, SockAddr, Socket, Type};
 use crate::address::UnixAddress;
 use crate::error::{Error, Tried};
 use crate::net::dialed::Dialed;
+use crate::net::seqpacket::SeqpacketConnection;
 use crate::net::tcp::TcpConnection;
 use crate::net::unix_stream::UnixConnection;
 use crate::registry::context::Context;
@@ -157,15 +158,41 @@ impl UnixConnection {
     /// ```
     pub fn connect(addr: impl Into<UnixAddress>, timeout: Duration) -> Result<Dialed<Self>, Error> {
         let addr = addr.into();
-        connect_unix(&addr, timeout).tried(|| format!("connect to {addr}"))
+        let connected = connect_unix(&addr, Type::STREAM, timeout);
+        let connected = connected.tried(|| format!("connect to {addr}"));
+        connected.map(|(socket, peer)| Dialed(Self::new(socket, &peer, Context::detached())))
     }
 }
 
-fn connect_unix(addr: &UnixAddress, timeout: Duration) -> io::Result<Dialed<UnixConnection>> {
+impl SeqpacketConnection {
+    /// Connects to a server on a Unix seqpacket socket, as [`UnixConnection::connect`] does for streams.
+    ///
+    /// # Errors
+    ///
+    /// As connect(2): `NotFound`, `ConnectionRefused`, `TimedOut`, and so on.
+    ///
+    /// # Examples
+    ///
+    /// See [`SeqpacketConnection`].
+    pub fn connect(addr: impl Into<UnixAddress>, timeout: Duration) -> Result<Dialed<Self>, Error> {
+        let addr = addr.into();
+        let connected = connect_unix(&addr, Type::SEQPACKET, timeout).and_then(|(socket, addr)| {
+            Self::prepare(&socket)?;
+            Ok(Self::new(socket, &addr, Context::detached()))
+        });
+        connected.map(Dialed).tried(|| format!("connect to {addr}"))
+    }
+}
+
+fn connect_unix(
+    addr: &UnixAddress,
+    kind: Type,
+    timeout: Duration,
+) -> io::Result<(Socket, SockAddr)> {
     let unnamed = || io::Error::new(io::ErrorKind::InvalidInput, "an unnamed address");
     let addr = addr.to_sock_addr().ok_or_else(unnamed)??;
     let deadline = after(Some(timeout));
-    let socket = Socket::new(Domain::UNIX, Type::STREAM.nonblocking(), None)?;
+    let socket = Socket::new(Domain::UNIX, kind.nonblocking(), None)?;
     let connected = socket.connect(&addr);
     socket.set_nonblocking(false)?;
     let socket = match connected {
@@ -177,8 +204,7 @@ fn connect_unix(addr: &UnixAddress, timeout: Duration) -> io::Result<Dialed<Unix
         }
         connected => connected.map(|()| socket)?,
     };
-    let connection = UnixConnection::new(socket, &addr, Context::detached());
-    Ok(Dialed(connection))
+    Ok((socket, addr))
 }
 
 /// Connects in blocking mode. The send timeout limits how long connect(2) blocks (unix(7)).

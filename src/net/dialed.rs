@@ -11,10 +11,11 @@ use crate::net::{Accepted, Connection, Credentials, Managed, ReadHalf, WriteHalf
 use crate::registry::context::Context;
 
 /// A connection to another server, made by
-/// [`TcpConnection::connect`](crate::net::TcpConnection::connect) or
-/// [`UnixConnection::connect`](crate::net::UnixConnection::connect).
+/// [`TcpConnection::connect`](crate::net::TcpConnection::connect),
+/// [`UnixConnection::connect`](crate::net::UnixConnection::connect) or
+/// [`SeqpacketConnection::connect`](crate::net::SeqpacketConnection::connect).
 ///
-/// It is a [`Connection`], and dereferences to `C` for methods that take `&self`. No server counts
+/// It is a [`Connection`] if `C` is, and dereferences to `C` for methods that take `&self`. No server counts
 /// it: no limit, no deadline and no stop applies to it, only its own timeouts.
 ///
 /// # Swapping

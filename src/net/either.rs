@@ -3,12 +3,16 @@
 use std::collections::VecDeque;
 use std::io::{self, BufRead, Read, Write};
 use std::net::Shutdown;
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::task::{self, Poll};
 use std::time::Duration;
 
 use crate::address::Address;
-use crate::net::{AcceptBatch, Accepted, Connection, Credentials, Datagram, Managed, Transport};
+use crate::error::Error;
+use crate::net::options;
+use crate::net::{
+    AcceptBatch, Accepted, Adopt, Connection, Credentials, Datagram, Managed, Transport,
+};
 use crate::net::{ReadHalf, Waits, WriteHalf};
 use crate::registry::context::Context;
 
@@ -99,6 +103,22 @@ impl<L: Transport, R: Transport> Transport for Either<L, R> {
 
     fn batch(&self) -> usize {
         both!(self, side => side.batch())
+    }
+}
+
+impl<L: Adopt, R: Adopt> Adopt for Either<L, R> {
+    fn suits(fd: BorrowedFd<'_>) -> bool {
+        L::suits(fd) || R::suits(fd)
+    }
+
+    fn adopt(fd: OwnedFd) -> Result<Self, Error> {
+        if L::suits(fd.as_fd()) {
+            L::adopt(fd).map(Self::Left)
+        } else if R::suits(fd.as_fd()) {
+            R::adopt(fd).map(Self::Right)
+        } else {
+            Err(options::unsuitable(&fd))
+        }
     }
 }
 

@@ -11,14 +11,18 @@ pub(crate) mod either;
 pub(crate) mod halves;
 mod input;
 pub(crate) mod layered;
+mod link;
 pub(crate) mod listener;
 pub(crate) mod options;
+pub(crate) mod seqpacket;
 pub(crate) mod stream;
 pub(crate) mod tcp;
 pub(crate) mod udp;
 pub(crate) mod unix_datagram;
+mod unix_listener;
 pub(crate) mod unix_lock;
 pub(crate) mod unix_path;
+pub(crate) mod unix_seqpacket;
 pub(crate) mod unix_stream;
 
 pub use crate::address::{Address, UnixAddress};
@@ -29,16 +33,18 @@ pub use dialed::Dialed;
 pub use either::Either;
 pub use halves::{ReadHalf, ReadSide, WriteHalf, WriteSide};
 pub use layered::{Layer, Layered, LayeredConnection};
+pub use seqpacket::SeqpacketConnection;
 pub use stream::{Stream, Writer};
 pub use tcp::{BoundTcp, Tcp, TcpConnection, TcpOptions};
 pub use udp::{Udp, UdpOptions, UdpPacket};
 pub use unix_datagram::{UnixDatagram, UnixPacket};
 pub use unix_path::UnixOptions;
+pub use unix_seqpacket::{BoundUnixSeqpacket, UnixSeqpacket};
 pub use unix_stream::{BoundUnixStream, Credentials, UnixConnection, UnixStream};
 
 use std::collections::VecDeque;
 use std::io::{self, Write};
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use crate::error::Error;
 use crate::shared::Shared;
@@ -183,6 +189,35 @@ pub trait Bind<A>: Transport {
     ///
     /// The error names what was tried and on what. Nothing stays bound.
     fn bind(addr: A) -> Result<Vec<Self>, Error>;
+}
+
+/// A transport whose listeners can be adopted from another program, as open descriptors.
+///
+/// Each transport of this crate has a method `from_fd`; this trait is for code that is generic over them, such as
+/// [`systemd::Listeners`](crate::systemd::Listeners). [`Either`] adopts what suits one of its sides.
+///
+/// # Examples
+///
+/// ```
+/// use std::os::fd::OwnedFd;
+/// use socketserver::net::{Adopt, Either, Transport};
+/// use socketserver::{Tcp, UnixStream};
+///
+/// let other = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+/// let listener: Either<UnixStream, Tcp> = Adopt::adopt(OwnedFd::from(other))?;
+/// assert!(listener.url().starts_with("tcp://"));
+/// # Ok::<(), socketserver::Error>(())
+/// ```
+pub trait Adopt: Transport {
+    /// Returns whether the descriptor is a socket of this kind, by its family and type.
+    fn suits(fd: BorrowedFd<'_>) -> bool;
+
+    /// Adopts the descriptor.
+    ///
+    /// # Errors
+    ///
+    /// `InvalidInput`: it is of another kind. The text has the kind.
+    fn adopt(fd: OwnedFd) -> Result<Self, Error>;
 }
 
 /// What a handler receives: a connection or a datagram.

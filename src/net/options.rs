@@ -6,7 +6,7 @@ use std::net::{SocketAddr, ToSocketAddrs};
 use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
 
 use rustix::net::netdevice::index_to_name;
-use socket2::{Domain, Socket, Type};
+use socket2::{Domain, SockRef, Socket, Type};
 
 use crate::address::{Address, UnixAddress};
 use crate::error::{Error, Tried};
@@ -220,8 +220,18 @@ impl Expected {
             Ok(address) => format!(" ({address})"),
         };
         self.check(&socket)
+            .and_then(|()| socket.set_cloexec(true))
             .and_then(|()| make(socket))
             .tried(|| format!("adopt descriptor {number}{address} as {name}"))
+    }
+
+    /// Returns whether a descriptor is a socket of this family and type, listening or not.
+    pub(crate) fn suits(self, fd: BorrowedFd<'_>) -> bool {
+        let any = Self {
+            listening: false,
+            ..self
+        };
+        any.check(&SockRef::from(&fd)).is_ok()
     }
 
     fn check(self, socket: &Socket) -> io::Result<()> {
@@ -241,8 +251,25 @@ impl Expected {
                 "it does not listen (listen(2) was not called on it)".to_owned(),
             ));
         }
-        socket.set_cloexec(true)
+        Ok(())
     }
+}
+
+/// Returns the error for a descriptor that none of several transports can adopt.
+pub(crate) fn unsuitable(fd: &OwnedFd) -> Error {
+    let socket = SockRef::from(fd);
+    let kind = socket
+        .domain()
+        .and_then(|domain| Ok((domain, socket.r#type()?)));
+    let err = kind.map_or_else(
+        |err| err,
+        |(domain, kind)| {
+            let what =
+                format!("no transport here has the family {domain:?} with the type {kind:?}");
+            io::Error::new(io::ErrorKind::InvalidInput, what)
+        },
+    );
+    Error::new(format!("adopt descriptor {}", fd.as_raw_fd()), err)
 }
 
 #[cfg(test)]

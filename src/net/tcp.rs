@@ -13,7 +13,7 @@ use crate::error::Error;
 use crate::net::listener::Listener;
 use crate::net::options::{self, Expected, InetOptions};
 use crate::net::stream::Stream;
-use crate::net::{AcceptBatch, Accepted, Bind, Transport};
+use crate::net::{AcceptBatch, Accepted, Adopt, Bind, Transport};
 use crate::sys::{sock_diag, sockopt};
 
 /// A TCP listener.
@@ -54,6 +54,14 @@ pub struct Tcp {
 /// ```
 pub type TcpConnection = Stream<Tcp>;
 
+/// What an adopted descriptor must be.
+const EXPECTED: Expected = Expected {
+    name: "a TCP listener",
+    domains: &[Domain::IPV4, Domain::IPV6],
+    kind: Type::STREAM,
+    listening: true,
+};
+
 impl Tcp {
     /// Returns options to bind with. [`TcpOptions`] lists them with their defaults.
     pub fn options() -> TcpOptions {
@@ -70,13 +78,7 @@ impl Tcp {
     /// `InvalidInput` unless the descriptor is a listening stream socket of the IPv4 or IPv6
     /// family.
     pub fn from_fd(fd: OwnedFd) -> Result<Self, Error> {
-        let expected = Expected {
-            name: "a TCP listener",
-            domains: &[Domain::IPV4, Domain::IPV6],
-            kind: Type::STREAM,
-            listening: true,
-        };
-        expected.adopt(fd, |socket| {
+        EXPECTED.adopt(fd, |socket| {
             let local = Address::from_sock_addr(&socket.local_addr()?);
             let listener = Listener::adopted(socket)?;
             Ok(Self { listener, local })
@@ -148,6 +150,16 @@ impl Tcp {
 impl<A: ToSocketAddrs + Debug> Bind<A> for Tcp {
     fn bind(addr: A) -> Result<Vec<Self>, Error> {
         Self::options().bind(addr)
+    }
+}
+
+impl Adopt for Tcp {
+    fn suits(fd: BorrowedFd<'_>) -> bool {
+        EXPECTED.suits(fd)
+    }
+
+    fn adopt(fd: OwnedFd) -> Result<Self, Error> {
+        Self::from_fd(fd)
     }
 }
 

@@ -12,7 +12,7 @@ use crate::address::Address;
 use crate::error::{Error, Tried};
 use crate::net::datagram::{DatagramSocket, Kind, MAX_DATAGRAM, Packet, Whose};
 use crate::net::options::{self, Expected, InetOptions};
-use crate::net::{AcceptBatch, Accepted, Bind, Transport};
+use crate::net::{AcceptBatch, Accepted, Adopt, Bind, Transport};
 use crate::sys::mmsg;
 
 /// A bound UDP socket.
@@ -51,6 +51,14 @@ pub struct Udp {
 /// ```
 pub type UdpPacket = Packet<Udp>;
 
+/// What an adopted descriptor must be.
+const EXPECTED: Expected = Expected {
+    name: "a UDP socket",
+    domains: &[Domain::IPV4, Domain::IPV6],
+    kind: Type::DGRAM,
+    listening: false,
+};
+
 impl Udp {
     /// Returns options to bind with. [`UdpOptions`] lists them with their defaults.
     pub fn options() -> UdpOptions {
@@ -68,13 +76,7 @@ impl Udp {
     ///
     /// `InvalidInput` unless the descriptor is a datagram socket of the IPv4 or IPv6 family.
     pub fn from_fd(fd: OwnedFd) -> Result<Self, Error> {
-        let expected = Expected {
-            name: "a UDP socket",
-            domains: &[Domain::IPV4, Domain::IPV6],
-            kind: Type::DGRAM,
-            listening: false,
-        };
-        expected.adopt(fd, |socket| Self::new(socket, MAX_DATAGRAM, Whose::Shared))
+        EXPECTED.adopt(fd, |socket| Self::new(socket, MAX_DATAGRAM, Whose::Shared))
     }
 
     fn new(socket: Socket, max_datagram: usize, whose: Whose) -> io::Result<Self> {
@@ -125,6 +127,16 @@ impl Transport for Udp {
 impl<A: ToSocketAddrs + Debug> Bind<A> for Udp {
     fn bind(addr: A) -> Result<Vec<Self>, Error> {
         Self::options().bind(addr)
+    }
+}
+
+impl Adopt for Udp {
+    fn suits(fd: BorrowedFd<'_>) -> bool {
+        EXPECTED.suits(fd)
+    }
+
+    fn adopt(fd: OwnedFd) -> Result<Self, Error> {
+        Self::from_fd(fd)
     }
 }
 

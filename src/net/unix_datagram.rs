@@ -11,7 +11,7 @@ use crate::error::{Error, Tried};
 use crate::net::datagram::{DatagramSocket, Kind, MAX_DATAGRAM, Packet, Whose};
 use crate::net::options::Expected;
 use crate::net::unix_path::{UnixBinding, UnixOptions};
-use crate::net::{AcceptBatch, Bind, Transport};
+use crate::net::{AcceptBatch, Adopt, Bind, Transport};
 use crate::sys::mmsg;
 
 /// A bound Unix datagram socket.
@@ -58,6 +58,14 @@ pub struct UnixDatagram {
 /// ```
 pub type UnixPacket = Packet<UnixDatagram>;
 
+/// What an adopted descriptor must be.
+const EXPECTED: Expected = Expected {
+    name: "a Unix datagram socket",
+    domains: &[Domain::UNIX],
+    kind: Type::DGRAM,
+    listening: false,
+};
+
 impl UnixDatagram {
     /// Returns options to bind with. [`UnixOptions`] lists them with their defaults.
     pub fn options() -> UnixOptions<Self> {
@@ -74,13 +82,7 @@ impl UnixDatagram {
     ///
     /// `InvalidInput` unless the descriptor is a datagram socket of the Unix family.
     pub fn from_fd(fd: OwnedFd) -> Result<Self, Error> {
-        let expected = Expected {
-            name: "a Unix datagram socket",
-            domains: &[Domain::UNIX],
-            kind: Type::DGRAM,
-            listening: false,
-        };
-        expected.adopt(fd, |socket| {
+        EXPECTED.adopt(fd, |socket| {
             let socket = DatagramSocket::new(socket, MAX_DATAGRAM, Kind::Unix, Whose::Shared)?;
             Ok(Self {
                 local: socket.local_addr()?,
@@ -116,6 +118,16 @@ impl Transport for UnixDatagram {
 impl<A: Into<UnixAddress>> Bind<A> for UnixDatagram {
     fn bind(addr: A) -> Result<Vec<Self>, Error> {
         Ok(vec![Self::options().bind(addr)?])
+    }
+}
+
+impl Adopt for UnixDatagram {
+    fn suits(fd: BorrowedFd<'_>) -> bool {
+        EXPECTED.suits(fd)
+    }
+
+    fn adopt(fd: OwnedFd) -> Result<Self, Error> {
+        Self::from_fd(fd)
     }
 }
 

@@ -37,7 +37,7 @@ pub struct UnixOptions<T> {
     gid: Option<u32>,
     pub(crate) backlog: i32,
     pub(crate) max_datagram: usize,
-    buffers: Buffers,
+    pub(crate) buffers: Buffers,
     transport: PhantomData<fn() -> T>,
 }
 
@@ -82,7 +82,9 @@ impl<T> UnixOptions<T> {
         self
     }
 
-    /// `SO_SNDBUF`, in bytes. Default: the system's (`net.core.wmem_default`).
+    /// `SO_SNDBUF`, in bytes, also of each connection that is accepted; it limits the length of a message of
+    /// [`UnixSeqpacket`](crate::UnixSeqpacket). Default: the system's (`net.core.wmem_default`). The kernel doubles it,
+    /// and takes at most `net.core.wmem_max`.
     pub const fn send_buffer(mut self, bytes: usize) -> Self {
         self.buffers.send = Some(bytes);
         self

@@ -3,15 +3,16 @@
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-use socket2::{Domain, Socket, Type};
+use socket2::{Domain, Type};
 
 use crate::address::{Address, UnixAddress};
-use crate::error::{Error, Tried};
-use crate::net::listener::Listener;
+use crate::error::Error;
 use crate::net::options::Expected;
 use crate::net::stream::Stream;
-use crate::net::unix_path::{UnixBinding, UnixOptions};
-use crate::net::{AcceptBatch, Bind, Transport};
+use crate::net::unix_listener::{BoundUnix, UnixListener, backlog};
+use crate::net::unix_path::UnixOptions;
+use crate::net::{AcceptBatch, Adopt, Bind, Transport};
+use crate::sys::sockopt;
 
 /// A Unix stream listener.
 ///
@@ -30,11 +31,7 @@ use crate::net::{AcceptBatch, Bind, Transport};
 /// # Ok::<(), socketserver::Error>(())
 /// ```
 #[derive(Debug)]
-pub struct UnixStream {
-    listener: Listener,
-    local: Address,
-    _path: Option<UnixBinding>,
-}
+pub struct UnixStream(UnixListener);
 
 /// A connection that [`UnixStream`] accepted.
 ///
@@ -74,6 +71,22 @@ pub struct Credentials {
     pub gid: u32,
 }
 
+impl Credentials {
+    /// Reads those of a connection.
+    pub(super) fn of(socket: BorrowedFd<'_>) -> io::Result<Self> {
+        let libc::ucred { pid, uid, gid } = sockopt::peer_credentials(socket)?;
+        Ok(Self { pid, uid, gid })
+    }
+}
+
+/// What an adopted descriptor must be.
+const EXPECTED: Expected = Expected {
+    name: "a Unix stream listener",
+    domains: &[Domain::UNIX],
+    kind: Type::STREAM,
+    listening: true,
+};
+
 impl UnixStream {
     /// Returns options to bind with. [`UnixOptions`] lists them with their defaults.
     pub fn options() -> UnixOptions<Self> {
@@ -90,20 +103,7 @@ impl UnixStream {
     ///
     /// `InvalidInput` unless the descriptor is a listening stream socket of the Unix family.
     pub fn from_fd(fd: OwnedFd) -> Result<Self, Error> {
-        let expected = Expected {
-            name: "a Unix stream listener",
-            domains: &[Domain::UNIX],
-            kind: Type::STREAM,
-            listening: true,
-        };
-        expected.adopt(fd, |socket| {
-            let local = Address::from_sock_addr(&socket.local_addr()?);
-            Ok(Self {
-                listener: Listener::adopted(socket)?,
-                local,
-                _path: None,
-            })
-        })
+        UnixListener::adopt(EXPECTED, fd).map(Self)
     }
 }
 
@@ -113,35 +113,21 @@ impl Transport for UnixStream {
     const SCHEME: &'static str = "unix";
 
     fn local_addr(&self) -> Address {
-        self.local.clone()
+        self.0.local_addr()
     }
 
     fn accept(&self, batch: &mut AcceptBatch<'_, UnixConnection>) -> io::Result<()> {
-        let (socket, peer) = self.listener.accept().map_err(|err| {
-            // After `seal_backlog`, accept(2) reports an empty backlog as EINVAL.
-            let empty = batch.stopping() && err.kind() == io::ErrorKind::InvalidInput;
-            if empty {
-                io::ErrorKind::WouldBlock.into()
-            } else {
-                err
-            }
-        })?;
+        let (socket, peer) = self.0.accept(batch.stopping())?;
         batch.push(|context| Stream::new(socket, &peer, context));
         Ok(())
     }
 
-    /// shutdown(2) makes later connects fail; the backlog can still be accepted
-    /// (unix_stream_connect and unix_accept in net/unix/af_unix.c).
     fn seal_backlog(&self) -> io::Result<bool> {
-        let own = !self.is_adopted();
-        if own {
-            self.listener.shutdown_reading()?;
-        }
-        Ok(own)
+        self.0.seal_backlog()
     }
 
     fn is_adopted(&self) -> bool {
-        self.listener.is_adopted()
+        self.0.is_adopted()
     }
 }
 
@@ -151,9 +137,19 @@ impl<A: Into<UnixAddress>> Bind<A> for UnixStream {
     }
 }
 
+impl Adopt for UnixStream {
+    fn suits(fd: BorrowedFd<'_>) -> bool {
+        EXPECTED.suits(fd)
+    }
+
+    fn adopt(fd: OwnedFd) -> Result<Self, Error> {
+        Self::from_fd(fd)
+    }
+}
+
 impl AsFd for UnixStream {
     fn as_fd(&self) -> BorrowedFd<'_> {
-        self.listener.as_fd()
+        self.0.as_fd()
     }
 }
 
@@ -184,20 +180,13 @@ impl UnixOptions<UnixStream> {
     ///
     /// As [`bind`](Self::bind).
     pub fn bind_only(&self, addr: impl Into<UnixAddress>) -> Result<BoundUnixStream, Error> {
-        let addr = addr.into();
-        let (socket, path) = self.bind_socket(Type::STREAM, &addr)?;
-        Ok(BoundUnixStream {
-            socket,
-            addr,
-            path,
-            backlog: self.backlog,
-        })
+        BoundUnix::new(self, Type::STREAM, addr.into()).map(BoundUnixStream)
     }
 
     /// Sets the length of the backlog: how many connections may wait to be accepted. Default: the
     /// system's maximum (`net.core.somaxconn`, 4096 since Linux 5.4).
     pub fn backlog(mut self, connections: u32) -> Self {
-        self.backlog = i32::try_from(connections).unwrap_or(i32::MAX);
+        self.backlog = backlog(connections);
         self
     }
 }
@@ -219,12 +208,7 @@ impl UnixOptions<UnixStream> {
 /// # Ok::<(), socketserver::Error>(())
 /// ```
 #[derive(Debug)]
-pub struct BoundUnixStream {
-    socket: Socket,
-    addr: UnixAddress,
-    path: Option<UnixBinding>,
-    backlog: i32,
-}
+pub struct BoundUnixStream(BoundUnix);
 
 impl BoundUnixStream {
     /// Listens.
@@ -233,24 +217,6 @@ impl BoundUnixStream {
     ///
     /// As listen(2), with the path or name.
     pub fn listen(self) -> Result<UnixStream, Error> {
-        let Self {
-            socket,
-            addr,
-            mut path,
-            backlog,
-        } = self;
-        let listened = socket.listen(backlog).and_then(|()| {
-            Ok((
-                Address::from_sock_addr(&socket.local_addr()?),
-                Listener::own(socket)?,
-            ))
-        });
-        let (local, listener) = listened.tried(|| format!("listen on {addr}"))?;
-        path.as_mut().map(UnixBinding::unlock);
-        Ok(UnixStream {
-            listener,
-            local,
-            _path: path,
-        })
+        self.0.listen().map(UnixStream)
     }
 }

@@ -370,6 +370,7 @@ type Verify<R> = Box<dyn Fn(&R) -> bool + Send + Sync>;
 type Whole = Box<dyn Fn(&[u8]) -> bool + Send + Sync>;
 type ErrorHook = Box<dyn Fn(&Failure<'_>) + Send + Sync>;
 type AcceptErrorHook = Box<dyn Fn(&AcceptError) + Send + Sync>;
+type StateHook = Box<dyn Fn(State) + Send + Sync>;
 type StallHook = Box<dyn Fn(&Stall) + Send + Sync>;
 type Callback = Box<dyn Fn() + Send + Sync>;
 
@@ -387,6 +388,7 @@ pub(crate) struct Hooks<R> {
     pub(crate) reload: Option<Callback>,
     pub(crate) timeout: Option<Callback>,
     pub(crate) service_actions: Option<(Duration, Callback)>,
+    pub(crate) heartbeat: Option<(Duration, StateHook)>,
 }
 
 impl<R> Default for Hooks<R> {
@@ -403,6 +405,7 @@ impl<R> Default for Hooks<R> {
             reload: None,
             timeout: None,
             service_actions: None,
+            heartbeat: None,
         }
     }
 }

@@ -27,6 +27,7 @@ mod examples {
     pub(crate) mod inetd;
     pub(crate) mod key_value;
     pub(crate) mod login;
+    pub(crate) mod messages;
     pub(crate) mod own_transport;
     pub(crate) mod poll_loop;
     pub(crate) mod pool;
@@ -79,7 +80,7 @@ const ONE_AT_A_TIME: &str = "a client that stays connected keeps other clients w
 const NO_MEMORY_IN_COMMON: &str = "each process has its own clients and state";
 const THREADS: &str = "it has a second thread, and forking needs a single-threaded process";
 
-const ROWS: [Row; 24] = rows! {
+const ROWS: [Row; 25] = rows! {
     hello greets_every_client, except [];
     udp_echo sends_every_datagram_back, except [];
     unix_datagram_log numbers_the_lines_that_anyone_sends, except [];
@@ -126,6 +127,7 @@ const ROWS: [Row; 24] = rows! {
     poll_loop serves_both_and_ends_on_request, except [("forking prefork", THREADS)];
     adopted_socket serves_on_its_standard_input, except [];
     own_transport keeps_messages_apart, except [];
+    messages keep_their_boundaries, except [];
     counting counts_what_each_client_sends_and_gets, except [];
     tftp sends_files_and_reports_missing_ones, except [];
 };

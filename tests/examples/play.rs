@@ -122,6 +122,11 @@ fn listeners(example: &str, model: &str, addr: &str) -> Option<ExitCode> {
                 quote!("adopted_socket", |conn| conn.write_all(b"hello world\n")),
             )
         }
+        "messages" => {
+            let listener = examples::messages::listener(addr).expect("bind");
+            let builder = Server::builder().client_speaks_first(true);
+            serve(model, builder.listen([listener]), examples::messages::echo)
+        }
         "own_transport" => {
             let listener = examples::own_transport::listener(addr.to_owned()).expect("bind");
             let builder = Server::builder().client_speaks_first(true);

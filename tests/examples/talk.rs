@@ -273,6 +273,10 @@ pub(crate) fn adopted_socket(program: Program) {
     assert_eq!(connect(addr).rest(), "hello world\n");
 }
 
+pub(crate) fn messages(program: Program) {
+    own_transport(program);
+}
+
 pub(crate) fn own_transport(program: Program) {
     // Other trials and other runs use names too.
     let name = format!("{program:?} {}", std::process::id()).replace('"', "");

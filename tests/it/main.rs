@@ -24,6 +24,7 @@ mod handshake;
 mod layers;
 mod link_local;
 mod regression;
+mod seqpacket;
 mod shutdown;
 mod streams;
 mod unix_files;

@@ -15,6 +15,7 @@ mod poll;
 #[cfg(feature = "tls")]
 pub(crate) mod tls;
 
+use std::collections::VecDeque;
 use std::fmt::Display;
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream, UdpSocket};
@@ -31,6 +32,7 @@ use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
+use socket2::{Domain, SockAddr, Socket, Type};
 
 pub(crate) use models::is_available;
 pub(crate) use poll::poll_until;
@@ -59,6 +61,54 @@ impl Client for UnixStream {
     }
 }
 
+/// A client that sends each line as a message, and reads the messages of its server as one stream.
+struct SeqpacketClient {
+    socket: Socket,
+    /// What is left of the last message.
+    unread: VecDeque<u8>,
+}
+
+impl SeqpacketClient {
+    fn connect(path: &Path) -> io::Result<Self> {
+        let socket = Socket::new(Domain::UNIX, Type::SEQPACKET, None)?;
+        socket.connect(&SockAddr::unix(path)?)?;
+        socket.set_read_timeout(Some(DEADLINE))?;
+        Ok(Self {
+            socket,
+            unread: VecDeque::new(),
+        })
+    }
+}
+
+impl Read for SeqpacketClient {
+    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        if self.unread.is_empty() {
+            let mut message = [0; 8192];
+            let count = self.socket.read(&mut message)?;
+            self.unread.extend(&message[..count]);
+        }
+        self.unread.read(buf)
+    }
+}
+
+impl Write for SeqpacketClient {
+    fn write(&mut self, buf: &[u8]) -> io::Result<usize> {
+        let line = buf.split_inclusive(|byte| *byte == b'\n').next();
+        let line = line.unwrap_or_default();
+        self.socket.send(&line[..line.len().min(4096)])
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl Client for SeqpacketClient {
+    fn half_close(&self) -> io::Result<()> {
+        self.socket.shutdown(Shutdown::Write)
+    }
+}
+
 /// The address of a server's listener, as its URL says.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Target {
@@ -66,6 +116,7 @@ pub(crate) enum Target {
     Udp(SocketAddr),
     Unix(PathBuf),
     UnixGram(PathBuf),
+    Seqpacket(PathBuf),
     /// TLS over a stream.
     #[cfg(feature = "tls")]
     Tls(Box<Self>),
@@ -81,10 +132,12 @@ impl Target {
             "udp" => Self::Udp(rest.parse().expect(url)),
             "unix" => Self::Unix(rest.into()),
             "unixgram" => Self::UnixGram(rest.into()),
+            "seqpacket" => Self::Seqpacket(rest.into()),
             _ => panic!("unknown URL {url}"),
         }
     }
 
+    /// Whether clients connect, unlike senders of datagrams.
     pub(crate) const fn is_stream(&self) -> bool {
         !matches!(self, Self::Udp(_) | Self::UnixGram(_))
     }
@@ -108,6 +161,7 @@ impl Target {
                 client.set_read_timeout(Some(DEADLINE))?;
                 Box::new(client)
             }
+            Self::Seqpacket(path) => Box::new(SeqpacketClient::connect(path)?),
             Self::Udp(_) | Self::UnixGram(_) => panic!("not a stream: {self:?}"),
             #[cfg(feature = "tls")]
             Self::Tls(below) => Box::new(match &**below {

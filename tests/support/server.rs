@@ -1,6 +1,6 @@
 //! The server in the test processes: any transport, any model, and one handler that obeys commands.
 
-use std::fmt::Debug;
+use std::fmt;
 use std::io::{self, Write};
 use std::process::{self, ExitCode};
 use std::sync::Arc;
@@ -10,12 +10,12 @@ use std::time::Duration;
 use socketserver::access::Access;
 use socketserver::limits::{AtLimit, Rate};
 use socketserver::model::Model;
-use socketserver::net::{Accepted, Bind, Transport};
+use socketserver::net::{Accepted, Bind, SeqpacketConnection, Transport};
 use socketserver::observe::Event;
 use socketserver::task::offload;
 use socketserver::{
     Builder, Connection, Datagram, Forking, Next, Outcome, Report, Server, ServerHandle, Tcp,
-    ThreadPool, Threading, Udp, UnixDatagram, UnixStream,
+    ThreadPool, Threading, Udp, UnixDatagram, UnixSeqpacket, UnixStream,
 };
 
 use crate::support::models::{Models, UnderModel};
@@ -27,8 +27,14 @@ use crate::support::{hold_at, say};
 mod counting;
 
 /// A connection or datagram whose first line is a command.
-pub(crate) trait Command: Accepted + Write {
+pub(crate) trait Command: Accepted {
     fn command(&mut self) -> io::Result<String>;
+
+    fn write_all(&mut self, bytes: &[u8]) -> io::Result<()>;
+
+    fn write_fmt(&mut self, text: fmt::Arguments<'_>) -> io::Result<()> {
+        self.write_all(text.to_string().as_bytes())
+    }
 
     /// Waits for the next message. A datagram has none.
     fn next_message(&mut self) -> io::Result<bool> {
@@ -49,6 +55,9 @@ macro_rules! commands {
                 self.read_line_max(&mut line, 4096)?;
                 Ok(line.trim_end().to_owned())
             }
+            fn write_all(&mut self, bytes: &[u8]) -> io::Result<()> {
+                Write::write_all(self, bytes)
+            }
             fn next_message(&mut self) -> io::Result<bool> {
                 Connection::next_message(self)
             }
@@ -60,11 +69,33 @@ macro_rules! commands {
             fn command(&mut self) -> io::Result<String> {
                 Ok(String::from_utf8_lossy(self.packet()).into_owned())
             }
+            fn write_all(&mut self, bytes: &[u8]) -> io::Result<()> {
+                Write::write_all(self, bytes)
+            }
         })*
     };
 }
 
 commands!(socketserver::net::TcpConnection, socketserver::net::UnixConnection, counting::CountedConnection; socketserver::net::UdpPacket, socketserver::net::UnixPacket);
+
+/// Each message is a line.
+impl Command for SeqpacketConnection {
+    fn command(&mut self) -> io::Result<String> {
+        let mut buf = [0; 4096];
+        let message = self.recv(&mut buf)?.unwrap_or_default();
+        Ok(String::from_utf8_lossy(message).trim_end().to_owned())
+    }
+
+    fn write_all(&mut self, bytes: &[u8]) -> io::Result<()> {
+        bytes
+            .chunks(4096)
+            .try_for_each(|message| self.send(message))
+    }
+
+    fn next_message(&mut self) -> io::Result<bool> {
+        Self::next_message(self)
+    }
+}
 
 #[cfg(feature = "tls")]
 commands!(
@@ -309,6 +340,11 @@ pub(crate) fn main(args: &[String]) -> ExitCode {
             model,
             &options,
             [UnixDatagram::options().bind(here("g")).expect("bind")],
+        ),
+        "seqpacket" => with_model(
+            model,
+            &options,
+            [UnixSeqpacket::options().bind(here("q")).expect("bind")],
         ),
         #[cfg(feature = "tls")]
         "tls" => with_model(

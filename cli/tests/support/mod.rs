@@ -284,7 +284,11 @@ impl Client {
     pub(crate) fn connect(url: &str) -> Self {
         let (scheme, rest) = url.split_once(':').expect("a URL");
         let is_stream = matches!(scheme, "tcp" | "unix");
-        let kind = if is_stream { Type::STREAM } else { Type::DGRAM };
+        let kind = match scheme {
+            "tcp" | "unix" => Type::STREAM,
+            "seqpacket" => Type::SEQPACKET,
+            _ => Type::DGRAM,
+        };
         let (domain, addr) = match (scheme, rest.strip_prefix("//")) {
             ("tcp" | "udp", Some(rest)) => {
                 let addr: SocketAddr = rest.parse().expect(url);
@@ -294,7 +298,7 @@ impl Client {
             (_, None) => (Domain::UNIX, abstract_address(rest)),
         };
         let socket = Socket::new(domain, kind, None).expect("make a socket");
-        if domain == Domain::UNIX && !is_stream {
+        if domain == Domain::UNIX && kind == Type::DGRAM {
             // Only a bound sender can be answered.
             socket
                 .bind(&abstract_address(&unique_name()))

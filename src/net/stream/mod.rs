@@ -9,27 +9,22 @@ use std::io::{self, BufRead, Read, Write};
 use std::marker::PhantomData;
 use std::net::Shutdown;
 use std::os::fd::{AsFd, BorrowedFd};
-use std::pin::pin;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 use std::task::{self, Poll, ready};
 use std::time::Duration;
 
-use async_lock::{Mutex, MutexGuard};
 use rustix::net::{RecvFlags, SendFlags, recv, send};
 use socket2::{SockAddr, Socket};
 
 use crate::address::Address;
 use crate::net::halves::{ReadHalf, ReadSide, WriteHalf, WriteSide};
+use crate::net::link::{Input, Link};
 use crate::net::stream::receiving::{Receiver, Receiving};
 use crate::net::stream::sending::{FLAGS, Sender, Sending};
 pub use crate::net::stream::writer::Writer;
 use crate::net::{Accepted, Connection, Credentials, Managed, Waits};
 use crate::registry::context::{Abort, Context};
-use crate::registry::table::AbortReason;
 use crate::sys::{self, sockopt};
-use crate::task::timeout::timeout;
-use crate::task::wait::{Source, until};
 
 /// A connection that a stream transport `T` accepted.
 ///
@@ -72,91 +67,10 @@ pub struct Stream<T> {
     transport: PhantomData<fn() -> T>,
 }
 
-/// What both directions of a stream use.
-struct Link {
-    socket: Arc<Connected>,
-    /// The registration for events of the socket.
-    source: Source,
-    context: Context,
-}
-
-/// The socket, shared with the registry, which may abort it, and with writers.
-struct Connected {
-    socket: Socket,
-    peer: Address,
-    /// Set before the socket is shut down at the drain deadline: later failures are reported as a
-    /// timeout.
-    abort: AtomicBool,
-    /// Whose turn it is to write, once there are writers.
-    turns: OnceLock<Box<Mutex<()>>>,
-}
-
-impl Link {
-    fn fd(&self) -> BorrowedFd<'_> {
-        self.socket.socket.as_fd()
-    }
-
-    /// The error of every read and write after the server has aborted the connection. A read would
-    /// otherwise see an ordinary end of the input.
-    fn abort_error(&self) -> Option<io::Error> {
-        let reason = self.context.abort_reason();
-        let drained = || self.socket.abort.load(Ordering::SeqCst);
-        let reason = reason.or_else(|| drained().then_some(AbortReason::Drain))?;
-        Some(io::Error::new(io::ErrorKind::TimedOut, reason.text()))
-    }
-
-    /// The error that a handler sees. If the server has aborted the connection, that is the cause:
-    /// a peer that sends to it gets a reset, which would hide the abort.
-    fn cause(&self, err: io::Error) -> io::Error {
-        self.abort_error().unwrap_or(err)
-    }
-}
-
-impl Connected {
-    /// From now on, whole writes take turns.
-    fn share(&self) {
-        let _ = self.turns.get_or_init(Box::default);
-    }
-
-    /// Waits for the turn to write, for `limit` at most, if the socket has several writers.
-    fn turn(&self, limit: Option<Duration>) -> io::Result<Option<MutexGuard<'_, ()>>> {
-        let Some(turns) = self.turns.get() else {
-            return Ok(None);
-        };
-        if let Some(turn) = turns.try_lock() {
-            return Ok(Some(turn));
-        }
-        let mut turn = pin!(turns.lock());
-        let mut wait = || until(|cx| turn.as_mut().poll(cx)).map(Some);
-        match limit {
-            Some(limit) => timeout(limit, wait),
-            None => wait(),
-        }
-    }
-}
-
 impl<T: 'static> Stream<T> {
-    pub(crate) fn new(socket: Socket, peer: &SockAddr, mut context: Context) -> Self {
-        let socket = Arc::new(Connected {
-            socket,
-            peer: Address::from_sock_addr(peer),
-            abort: AtomicBool::new(false),
-            turns: OnceLock::new(),
-        });
-        let weak = Arc::downgrade(&socket);
-        context.register(weak);
-        // The server shuts down accepted connections alone: an abort of the handler must end the waits of a dialed one.
-        let source = if context.is_detached() {
-            Source::watching_abort()
-        } else {
-            Source::default()
-        };
+    pub(crate) fn new(socket: Socket, peer: &SockAddr, context: Context) -> Self {
         Self {
-            link: Link {
-                socket,
-                source,
-                context,
-            },
+            link: Link::new(socket, peer, Input::Bytes, context),
             input: Receiving::default(),
             output: Sending::default(),
             transport: PhantomData,
@@ -207,8 +121,7 @@ impl<T: 'static> Accepted for Stream<T> {
     }
 
     fn peer_credentials(&self) -> io::Result<Credentials> {
-        let libc::ucred { pid, uid, gid } = sockopt::peer_credentials(self.unix_socket()?)?;
-        Ok(Credentials { pid, uid, gid })
+        Credentials::of(self.unix_socket()?)
     }
 
     fn peer_groups(&self) -> io::Result<Vec<u32>> {
@@ -366,28 +279,6 @@ impl<T: 'static> Connection for Stream<T> {
     }
 }
 
-/// How long a read or a write may wait, in nanoseconds; zero for no limit. Each connection has two.
-#[derive(Clone, Copy, Debug, Default)]
-struct Timeout(u64);
-
-impl Timeout {
-    fn new(timeout: Option<Duration>) -> io::Result<Self> {
-        // The kernel takes zero as "no timeout" (socket(7)).
-        if timeout.is_some_and(|timeout| timeout.is_zero()) {
-            return Err(io::Error::new(
-                io::ErrorKind::InvalidInput,
-                "a timeout of zero",
-            ));
-        }
-        let nanos = |timeout: Duration| u64::try_from(timeout.as_nanos()).unwrap_or(u64::MAX);
-        Ok(Self(timeout.map_or(0, nanos)))
-    }
-
-    fn get(self) -> Option<Duration> {
-        (self.0 > 0).then(|| Duration::from_nanos(self.0))
-    }
-}
-
 impl<T: 'static> Read for Stream<T> {
     fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
         if self.input.input.is_empty() {
@@ -426,35 +317,5 @@ impl<T> fmt::Debug for Stream<T> {
             .field("unread", &self.input.input.bytes().len())
             .field("unsent", &self.output.pending.len())
             .finish()
-    }
-}
-
-impl Abort for Connected {
-    fn abort(&self) {
-        // Blocked and later reads end, writes fail. ENOTCONN: the peer has closed already.
-        self.abort.store(true, Ordering::SeqCst);
-        let _ = self.socket.shutdown(Shutdown::Both);
-    }
-
-    fn peer(&self) -> Address {
-        self.peer.clone()
-    }
-
-    fn has_input(&self) -> bool {
-        let flags = RecvFlags::PEEK | RecvFlags::DONTWAIT;
-        recv(&self.socket, &mut [0], flags).is_ok_and(|(count, _)| count > 0)
-    }
-
-    fn end_input(&self) {
-        // Input that has arrived can still be received. ENOTCONN: the peer has closed already.
-        let _ = self.socket.shutdown(Shutdown::Read);
-    }
-
-    fn unsent(&self) -> Option<u64> {
-        sockopt::unsent(self.socket.as_fd()).ok()
-    }
-
-    fn socket(&self) -> Option<BorrowedFd<'_>> {
-        Some(self.socket.as_fd())
     }
 }

@@ -9,7 +9,7 @@ use rustix::net::{RecvFlags, recv};
 
 use crate::net::halves::ReadSide;
 use crate::net::input::Input;
-use crate::net::stream::{Link, Timeout};
+use crate::net::link::{Link, Timeout};
 use crate::registry::table::Activity;
 use crate::sys::poll::Interest;
 

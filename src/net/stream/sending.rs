@@ -8,7 +8,7 @@ use std::time::Duration;
 use rustix::net::{SendFlags, send};
 
 use crate::net::halves::WriteSide;
-use crate::net::stream::{Link, Timeout};
+use crate::net::link::{Link, Timeout};
 use crate::sys::poll::Interest;
 use crate::task::wait::after;
 

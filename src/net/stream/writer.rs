@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use rustix::io::Errno;
 use rustix::net::{SendFlags, send};
 
-use crate::net::stream::{Connected, Timeout};
+use crate::net::link::{Connected, Timeout};
 use crate::registry::context::{Abort, WriterContext};
 use crate::registry::table::AbortReason;
 use crate::sys::poll::Interest;

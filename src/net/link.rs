@@ -1,0 +1,178 @@
+//! The socket of a connection, which its two directions, the registry and writers share.
+
+use std::io;
+use std::net::Shutdown;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::pin::pin;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use async_lock::{Mutex, MutexGuard};
+use rustix::net::{RecvFlags, recv};
+use socket2::{SockAddr, Socket};
+
+use crate::address::Address;
+use crate::registry::context::{Abort, Context};
+use crate::registry::table::AbortReason;
+use crate::sys::{self, sockopt};
+use crate::task::timeout::timeout;
+use crate::task::wait::{Source, until};
+
+/// What both directions of a connection use.
+pub(super) struct Link {
+    pub(super) socket: Arc<Connected>,
+    /// The registration for events of the socket.
+    pub(super) source: Source,
+    pub(super) context: Context,
+}
+
+/// The socket, shared with the registry, which may abort it, and with writers.
+pub(super) struct Connected {
+    pub(super) socket: Socket,
+    pub(super) peer: Address,
+    /// What arrives on it.
+    input: Input,
+    /// Set before the socket is shut down at the drain deadline: later failures are reported as a
+    /// timeout.
+    abort: AtomicBool,
+    /// Whose turn it is to write, once there are writers.
+    turns: OnceLock<Box<Mutex<()>>>,
+}
+
+/// What arrives on a connection.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Input {
+    Bytes,
+    /// Messages with boundaries.
+    Messages,
+}
+
+impl Link {
+    /// Registers a new connection with its server.
+    pub(super) fn new(socket: Socket, peer: &SockAddr, input: Input, mut context: Context) -> Self {
+        let socket = Arc::new(Connected {
+            socket,
+            peer: Address::from_sock_addr(peer),
+            input,
+            abort: AtomicBool::new(false),
+            turns: OnceLock::new(),
+        });
+        let weak = Arc::downgrade(&socket);
+        context.register(weak);
+        // The server shuts down accepted connections alone: an abort of the handler must end the waits of a dialed one.
+        let source = if context.is_detached() {
+            Source::watching_abort()
+        } else {
+            Source::default()
+        };
+        Self {
+            socket,
+            source,
+            context,
+        }
+    }
+
+    pub(super) fn fd(&self) -> BorrowedFd<'_> {
+        self.socket.socket.as_fd()
+    }
+
+    /// The error of every read and write after the server has aborted the connection. A read would
+    /// otherwise see an ordinary end of the input.
+    pub(super) fn abort_error(&self) -> Option<io::Error> {
+        let reason = self.context.abort_reason();
+        let drained = || self.socket.abort.load(Ordering::SeqCst);
+        let reason = reason.or_else(|| drained().then_some(AbortReason::Drain))?;
+        Some(io::Error::new(io::ErrorKind::TimedOut, reason.text()))
+    }
+
+    /// The error that a handler sees. If the server has aborted the connection, that is the cause:
+    /// a peer that sends to it gets a reset, which would hide the abort.
+    pub(super) fn cause(&self, err: io::Error) -> io::Error {
+        self.abort_error().unwrap_or(err)
+    }
+}
+
+impl Connected {
+    /// From now on, whole writes take turns.
+    pub(super) fn share(&self) {
+        let _ = self.turns.get_or_init(Box::default);
+    }
+
+    /// Waits for the turn to write, for `limit` at most, if the socket has several writers.
+    pub(super) fn turn(&self, limit: Option<Duration>) -> io::Result<Option<MutexGuard<'_, ()>>> {
+        let Some(turns) = self.turns.get() else {
+            return Ok(None);
+        };
+        if let Some(turn) = turns.try_lock() {
+            return Ok(Some(turn));
+        }
+        let mut turn = pin!(turns.lock());
+        let mut wait = || until(|cx| turn.as_mut().poll(cx)).map(Some);
+        match limit {
+            Some(limit) => timeout(limit, wait),
+            None => wait(),
+        }
+    }
+}
+
+/// How long a read or a write may wait, in nanoseconds; zero for no limit. Each connection has two.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Timeout(pub(super) u64);
+
+impl Timeout {
+    pub(super) fn new(timeout: Option<Duration>) -> io::Result<Self> {
+        // The kernel takes zero as "no timeout" (socket(7)).
+        if timeout.is_some_and(|timeout| timeout.is_zero()) {
+            return Err(io::Error::new(
+                io::ErrorKind::InvalidInput,
+                "a timeout of zero",
+            ));
+        }
+        let nanos = |timeout: Duration| u64::try_from(timeout.as_nanos()).unwrap_or(u64::MAX);
+        Ok(Self(timeout.map_or(0, nanos)))
+    }
+
+    pub(super) fn get(self) -> Option<Duration> {
+        (self.0 > 0).then(|| Duration::from_nanos(self.0))
+    }
+}
+
+impl Abort for Connected {
+    fn abort(&self) {
+        // Blocked and later reads end, writes fail. ENOTCONN: the peer has closed already.
+        self.abort.store(true, Ordering::SeqCst);
+        let _ = self.socket.shutdown(Shutdown::Both);
+    }
+
+    fn peer(&self) -> Address {
+        self.peer.clone()
+    }
+
+    fn has_input(&self) -> bool {
+        match self.input {
+            Input::Bytes => {
+                let flags = RecvFlags::PEEK | RecvFlags::DONTWAIT;
+                recv(&self.socket, &mut [0], flags).is_ok_and(|(count, _)| count > 0)
+            }
+            // A message may be empty.
+            Input::Messages => {
+                let peeked = sys::message::peek(self.socket.as_fd());
+                peeked.is_ok_and(|message| message.is_some())
+            }
+        }
+    }
+
+    fn end_input(&self) {
+        // Input that has arrived can still be received. ENOTCONN: the peer has closed already.
+        let _ = self.socket.shutdown(Shutdown::Read);
+    }
+
+    fn unsent(&self) -> Option<u64> {
+        sockopt::unsent(self.socket.as_fd()).ok()
+    }
+
+    fn socket(&self) -> Option<BorrowedFd<'_>> {
+        Some(self.socket.as_fd())
+    }
+}
