@@ -1,5 +1,5 @@
 //! A stop under load loses no connection: every client that was connected before it is answered,
-//! under every model, over IPv4, IPv6 and Unix sockets, without privileges.
+//! under every model, over IPv4, IPv6 and Unix sockets of both kinds, without privileges.
 //!
 //! Clients connect, ask and read the answer, over and over, until they are refused. Meanwhile the
 //! server is asked to stop. A client that was connected and got no answer was lost.
