@@ -35,24 +35,28 @@ mod access;
 mod body;
 mod config;
 mod h1;
+mod h2;
 mod handler;
 mod head;
 mod response;
+mod session;
 
 use std::io::Write;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use socketserver::net::Managed;
-use socketserver::{Connection, Outcome, per_connection};
+use socketserver::{Connection, HandlerError, Next, Outcome, RequestHandler, per_request};
 
 pub use access::Access;
 pub use body::Body;
 pub use handler::Handler;
 pub use response::{BodyWriter, Content, IntoResponse};
 
+use crate::h2::H2;
 use access::{Ended, Observers};
 use config::Limits;
-use h1::Session;
+use session::Session;
 
 /// A request: method, target, version and fields of the `http` crate, and a [`Body`] to read.
 pub type Request<'a> = http::Request<Body<'a>>;
@@ -131,8 +135,10 @@ impl<H: Handler> Http<H> {
     where
         C: Connection + Managed,
     {
-        per_connection(Session::default, move |conn: &mut C, session| {
-            h1::serve(&self, conn, session)
+        let http = Arc::new(self);
+        per_request(move || Served {
+            http: Arc::clone(&http),
+            session: Session::default(),
         })
     }
 
@@ -166,6 +172,13 @@ impl<H: Handler> Http<H> {
     /// Default: 10,000.
     pub const fn requests(mut self, count: u32) -> Self {
         self.limits.requests = count;
+        self
+    }
+
+    /// Sets how many requests of a connection of HTTP/2 may run at once. Each has a thread, or a coroutine; requests
+    /// that find none are refused so that the client can try again (`REFUSED_STREAM`). Default: 100.
+    pub const fn streams(mut self, count: u32) -> Self {
+        self.limits.streams = count;
         self
     }
 
@@ -213,5 +226,36 @@ impl<H: Handler> Http<H> {
 
     fn emit<'a>(&self, clock: Option<Instant>, ended: impl FnOnce() -> Ended<'a>) {
         self.observers.emit(clock, ended);
+    }
+}
+
+/// The handler of one connection.
+struct Served<H: Handler> {
+    http: Arc<Http<H>>,
+    session: Session<H::Session>,
+}
+
+impl<H: Handler, C: Connection + Managed> RequestHandler<C> for Served<H> {
+    fn handle(&mut self, conn: &mut C) -> Outcome {
+        let Self { http, session } = self;
+        if session.h2.is_none() {
+            if let Some(next) = h1::serve(http, conn, session)? {
+                return Ok(next);
+            }
+            session.h2 = Some(Box::new(H2::new(&http.limits)));
+        }
+        let Some(mut h2) = session.h2.take() else {
+            return Ok(Next::Close);
+        };
+        let next = h2::serve(http, conn, session, &mut h2);
+        session.h2 = Some(h2);
+        next
+    }
+
+    fn finish(&mut self, conn: &mut C) -> Result<(), HandlerError> {
+        if let Some(h2) = &mut self.session.h2 {
+            h2::farewell(conn, h2);
+        }
+        Ok(())
     }
 }

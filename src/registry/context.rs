@@ -83,6 +83,38 @@ pub trait Abort: Send + Sync {
     }
 }
 
+/// Tells whether a server has been asked to stop: [`Context::stop_flag`].
+///
+/// # Examples
+///
+/// ```
+/// use socketserver::{Connection, task};
+///
+/// fn serve(conn: &mut impl Connection) -> std::io::Result<()> {
+///     let stop = conn.context().stop_flag();
+///     let (mut input, mut output) = conn.halves()?;
+///     task::scope(|scope| {
+///         scope.spawn(move || std::io::copy(&mut input, &mut std::io::sink()))?;
+///         while !stop.is_set() {
+///             std::io::Write::write_all(&mut output, b"tick\n")?;
+///             task::sleep(std::time::Duration::from_secs(1));
+///         }
+///         Ok(())
+///     })
+/// }
+/// ```
+#[derive(Clone, Debug)]
+pub struct StopFlag(Option<Arc<Registry>>);
+
+impl StopFlag {
+    /// Returns whether the server has been asked to stop.
+    #[must_use]
+    pub fn is_set(&self) -> bool {
+        let registry = self.0.as_ref();
+        registry.is_some_and(|registry| registry.lifecycle().stopping())
+    }
+}
+
 /// What a connection or datagram knows of its server. A transport stores one in each that it
 /// accepts.
 ///
@@ -169,6 +201,13 @@ impl Context {
         self.registry
             .as_ref()
             .is_some_and(|registry| registry.lifecycle().stopping())
+    }
+
+    /// Returns a value that tells whether the server has been asked to stop, for closures and threads that do not
+    /// have the connection.
+    #[must_use]
+    pub fn stop_flag(&self) -> StopFlag {
+        StopFlag(self.registry.clone())
     }
 
     /// Registers this connection with its server.

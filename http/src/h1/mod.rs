@@ -21,46 +21,17 @@ use crate::h1::output::Sent;
 use crate::handler::{Handler, call};
 use crate::head::{self, Head, Reject, Scan};
 use crate::response::{Content, IntoResponse};
+use crate::session::Session;
 
 /// How long a connection waits for its next request where that holds up no other connection, before it parks.
 /// Clients that send one request after the other are faster than that, and parking costs twice as much.
-const LINGER: Duration = Duration::from_millis(100);
+pub(crate) const LINGER: Duration = Duration::from_millis(100);
 
 /// How many bytes of responses are sent together, if their requests came together.
 const WRITE_BUFFER: usize = 16 * 1024;
 
 /// The first line of HTTP/2, with the empty line behind it (RFC 9113, section 3.4).
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\n";
-
-/// What stays of a connection while it is parked.
-#[derive(Debug)]
-pub(crate) struct Session<S> {
-    /// The beginning of a head whose rest has not come.
-    head: Vec<u8>,
-    /// Since when the connection waits for a request, or for the rest of a head.
-    since: Option<Instant>,
-    requests: u32,
-    state: S,
-}
-
-impl<S: Default> Default for Session<S> {
-    fn default() -> Self {
-        Self {
-            head: Vec::new(),
-            since: None,
-            requests: 0,
-            state: S::default(),
-        }
-    }
-}
-
-impl<S> Session<S> {
-    /// What is left of a time limit that began with the wait.
-    fn left(&mut self, limit: Duration) -> Duration {
-        let since = *self.since.get_or_insert_with(Instant::now);
-        limit.saturating_sub(since.elapsed())
-    }
-}
 
 /// What a response depends on beside itself.
 pub(crate) struct Exchange {
@@ -78,18 +49,22 @@ enum Found {
     Reject(Reject),
 }
 
-/// Serves the requests of a connection until it ends, or waits for one without a thread.
+/// Serves the requests of a connection until it ends, or waits for one without a thread. Returns `None` if the
+/// client speaks HTTP/2.
 pub(crate) fn serve<C: Connection + Managed, H: Handler>(
     http: &Http<H>,
     conn: &mut C,
     session: &mut Session<H::Session>,
-) -> Result<Next, HandlerError> {
+) -> Result<Option<Next>, HandlerError> {
     conn.set_write_buffer(WRITE_BUFFER)?;
     loop {
         let head = match find(conn, session, &http.limits)? {
-            Found::Head(head) if head == PREFACE => return refuse_h2(conn),
+            Found::Head(head) if head == PREFACE && session.requests == 0 => {
+                conn.unread(PREFACE)?;
+                return Ok(None);
+            }
             Found::Head(head) => head::parse(&head, &http.limits),
-            Found::Nothing(next) => return Ok(next),
+            Found::Nothing(next) => return Ok(Some(next)),
             Found::Reject(reject) => Err(reject),
         };
         session.requests = session.requests.saturating_add(1);
@@ -101,7 +76,7 @@ pub(crate) fn serve<C: Connection + Managed, H: Handler>(
             }
         };
         if !keeps_alive {
-            return Ok(Next::Close);
+            return Ok(Some(Next::Close));
         }
     }
 }
@@ -311,10 +286,4 @@ fn refuse<C: Connection, H: Handler>(
         error: None,
     });
     Ok(())
-}
-
-/// Ends a connection of a client that speaks HTTP/2.
-fn refuse_h2<C: Connection>(conn: &mut C) -> Result<Next, HandlerError> {
-    conn.write_all(b"HTTP/1.1 505 HTTP Version Not Supported\r\nconnection: close\r\ncontent-length: 0\r\n\r\n")?;
-    Ok(Next::Close)
 }

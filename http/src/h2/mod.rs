@@ -1,0 +1,311 @@
+//! HTTP/2: the requests of a connection, side by side.
+//!
+//! One task moves the bytes of the connection and the state of HTTP/2; each request has a task of its own, which the
+//! [scope](socketserver::task::scope()) of the first runs. While no request is left, the state lies in the session of
+//! the connection, which is parked.
+
+mod meter;
+mod pipe;
+mod stream;
+
+use std::future::poll_fn;
+use std::io;
+use std::pin::Pin;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll, Waker};
+use std::time::Duration;
+
+use bytes::Bytes;
+use h2::RecvStream;
+use h2::server::{Builder, Connection as State, Handshake, SendResponse};
+use http::Request;
+use socketserver::net::Managed;
+use socketserver::{Connection, HandlerError, Next, task};
+
+use crate::Http;
+use crate::config::Limits;
+use crate::h1::LINGER;
+use crate::h2::pipe::Pipe;
+use crate::h2::stream::Peer;
+use crate::handler::Handler;
+use crate::session::Session;
+
+/// How many bytes a client may send of a request's body before the handler reads, and of all together.
+const STREAM_WINDOW: u32 = 64 * 1024;
+const CONNECTION_WINDOW: u32 = 1024 * 1024;
+
+/// How many requests that the client has cancelled may wait at once to be forgotten.
+const RESETS_MAX: usize = 20;
+
+/// How long the last frames of a connection may take to be sent.
+const FAREWELL: Duration = Duration::from_secs(1);
+
+/// The state of a connection of HTTP/2, which outlives each call of its handler.
+#[derive(Debug)]
+pub(crate) struct H2 {
+    pipe: Pipe,
+    phase: Phase,
+    /// The client has been told that no further request is served.
+    leaves: bool,
+}
+
+enum Phase {
+    Handshake(Handshake<Pipe, Bytes>),
+    Open(State<Pipe, Bytes>),
+    Over,
+}
+
+impl std::fmt::Debug for Phase {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Handshake(_) => "Handshake",
+            Self::Open(_) => "Open",
+            Self::Over => "Over",
+        })
+    }
+}
+
+/// What has come of a wait.
+enum Turn {
+    Request(Request<RecvStream>, SendResponse<Bytes>),
+    /// The last request has ended.
+    Quiet,
+    /// The connection is over.
+    Over,
+}
+
+/// The requests that run.
+#[derive(Debug, Default)]
+struct Running {
+    count: AtomicUsize,
+    waker: Mutex<Option<Waker>>,
+}
+
+impl Running {
+    fn is_empty(&self) -> bool {
+        self.count.load(Ordering::SeqCst) == 0
+    }
+
+    fn register(&self, waker: &Waker) {
+        let mut registered = self.waker.lock().unwrap_or_else(PoisonError::into_inner);
+        registered.replace(waker.clone());
+    }
+
+    fn begin(&self) -> RunningOne<'_> {
+        self.count.fetch_add(1, Ordering::SeqCst);
+        RunningOne(self)
+    }
+}
+
+/// Counts one request that runs.
+struct RunningOne<'a>(&'a Running);
+
+impl Drop for RunningOne<'_> {
+    fn drop(&mut self) {
+        if self.0.count.fetch_sub(1, Ordering::SeqCst) == 1 {
+            let waker = self
+                .0
+                .waker
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .take();
+            waker.into_iter().for_each(Waker::wake);
+        }
+    }
+}
+
+impl H2 {
+    pub(crate) fn new(limits: &Limits) -> Self {
+        let pipe = Pipe::default();
+        let head = u32::try_from(limits.head_bytes).unwrap_or(u32::MAX);
+        let handshake = Builder::new()
+            .max_concurrent_streams(limits.streams)
+            .max_header_list_size(head)
+            .initial_window_size(STREAM_WINDOW)
+            .initial_connection_window_size(CONNECTION_WINDOW)
+            .max_concurrent_reset_streams(RESETS_MAX)
+            .max_pending_accept_reset_streams(RESETS_MAX)
+            .handshake(pipe.clone());
+        Self {
+            pipe,
+            phase: Phase::Handshake(handshake),
+            leaves: false,
+        }
+    }
+
+    /// Tells the client, once, that no further request is served.
+    fn leave(&mut self) {
+        if let Phase::Open(state) = &mut self.phase
+            && !std::mem::replace(&mut self.leaves, true)
+        {
+            state.graceful_shutdown();
+        }
+    }
+
+    /// Moves bytes and frames until a request has come, or `running` has become empty.
+    fn turn<C: Connection>(
+        &mut self,
+        conn: &mut C,
+        running: Option<&Running>,
+        cx: &mut Context<'_>,
+    ) -> Poll<io::Result<Turn>> {
+        if let Some(running) = running {
+            running.register(cx.waker());
+        }
+        loop {
+            let received = self.pipe.receive(conn, cx)?;
+            let step = self.step(cx);
+            let sent = self.pipe.send(conn, cx)?;
+            match step {
+                Poll::Ready(Ok(Some(turn))) => return Poll::Ready(Ok(turn)),
+                // The handshake is over.
+                Poll::Ready(Ok(None)) => continue,
+                // What the state says last, such as the reason, is sent before.
+                Poll::Ready(Err(_)) | Poll::Pending if sent => continue,
+                Poll::Ready(Err(err)) => {
+                    self.phase = Phase::Over;
+                    return Poll::Ready(Err(err));
+                }
+                Poll::Pending if received => continue,
+                Poll::Pending => {}
+            }
+            return match running {
+                Some(running) if running.is_empty() => Poll::Ready(Ok(Turn::Quiet)),
+                _ => Poll::Pending,
+            };
+        }
+    }
+
+    /// Advances the state of HTTP/2.
+    fn step(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<Option<Turn>>> {
+        match &mut self.phase {
+            Phase::Handshake(handshake) => match Pin::new(handshake).poll(cx) {
+                Poll::Ready(Ok(state)) => {
+                    self.phase = Phase::Open(state);
+                    Poll::Ready(Ok(None))
+                }
+                Poll::Ready(Err(err)) => Poll::Ready(Err(io_error(err))),
+                Poll::Pending => Poll::Pending,
+            },
+            Phase::Open(state) => match state.poll_accept(cx) {
+                Poll::Ready(Some(Ok((request, respond)))) => {
+                    Poll::Ready(Ok(Some(Turn::Request(request, respond))))
+                }
+                Poll::Ready(Some(Err(err))) => Poll::Ready(Err(io_error(err))),
+                Poll::Ready(None) => Poll::Ready(Ok(Some(Turn::Over))),
+                Poll::Pending => Poll::Pending,
+            },
+            Phase::Over => Poll::Ready(Ok(Some(Turn::Over))),
+        }
+    }
+}
+
+fn take<T>(shared: &Mutex<Option<T>>) -> Option<T> {
+    shared.lock().unwrap_or_else(PoisonError::into_inner).take()
+}
+
+fn io_error(err: h2::Error) -> io::Error {
+    match err.is_io() {
+        true => err
+            .into_io()
+            .unwrap_or_else(|| io::ErrorKind::ConnectionReset.into()),
+        false => io::Error::new(io::ErrorKind::InvalidData, err),
+    }
+}
+
+/// Serves the requests of a connection until it ends, or waits for one without a thread.
+pub(crate) fn serve<C: Connection + Managed, H: Handler>(
+    http: &Http<H>,
+    conn: &mut C,
+    session: &mut Session<H::Session>,
+    h2: &mut H2,
+) -> Result<Next, HandlerError> {
+    let linger = if conn.context().waits_hold_others() {
+        Duration::ZERO
+    } else {
+        LINGER
+    };
+    let peer = Peer::of(conn);
+    let running = Running::default();
+    let served = task::scope(|scope| {
+        let over = loop {
+            if conn.stopping() || session.requests >= http.limits.requests {
+                h2.leave();
+            }
+            let turn = if running.is_empty() {
+                let wait = || task::block_on(poll_fn(|cx| h2.turn(conn, None, cx)));
+                match task::timeout(linger, wait) {
+                    Err(err) if err.kind() == io::ErrorKind::TimedOut => break Ok(false),
+                    turn => turn.flatten(),
+                }
+            } else {
+                task::block_on(poll_fn(|cx| h2.turn(conn, Some(&running), cx))).flatten()
+            };
+            match turn {
+                Ok(Turn::Request(request, respond)) => {
+                    session.requests = session.requests.saturating_add(1);
+                    session.since = None;
+                    // Each request begins the time that a request may take anew.
+                    conn.context().end_request();
+                    conn.context().begin_request();
+                    let (one, peer) = (running.begin(), &peer);
+                    // A closure that cannot be spawned is dropped; its client is to know that it may try again.
+                    let respond = Arc::new(Mutex::new(Some(respond)));
+                    let shared = Arc::clone(&respond);
+                    let spawned = scope.spawn(move || {
+                        let _one = one;
+                        if let Some(respond) = take(&shared) {
+                            stream::serve(http, peer, request, respond);
+                        }
+                    });
+                    if let Some(mut respond) = spawned.is_err().then(|| take(&respond)).flatten() {
+                        respond.send_reset(h2::Reason::REFUSED_STREAM);
+                    }
+                }
+                Ok(Turn::Quiet) => conn.context().end_request(),
+                Ok(Turn::Over) => break Ok(true),
+                Err(err) => break Err(err),
+            }
+        };
+        // Requests that run find the end of the connection.
+        if over.as_ref().is_ok_and(|over| *over) || over.is_err() {
+            h2.phase = Phase::Over;
+        }
+        over
+    });
+    match served {
+        Ok(true) => Ok(Next::Close),
+        Ok(false) if h2.leaves || h2.pipe.has_ended() => {
+            farewell(conn, h2);
+            Ok(Next::Close)
+        }
+        Ok(false) => match session.left(http.limits.idle_timeout) {
+            Duration::ZERO => {
+                farewell(conn, h2);
+                Ok(Next::Close)
+            }
+            left => {
+                h2.pipe.release();
+                Ok(Next::ParkFor(left))
+            }
+        },
+        Err(err) if err.kind() == io::ErrorKind::ConnectionReset => Ok(Next::Close),
+        Err(err) => Err(err.into()),
+    }
+}
+
+/// Tells the client that the connection ends, so that it knows which requests were not served.
+pub(crate) fn farewell<C: Connection>(conn: &mut C, h2: &mut H2) {
+    h2.leave();
+    // The client may be gone.
+    let _ = task::timeout(FAREWELL, || {
+        task::block_on(poll_fn(|cx| {
+            let turn = h2.turn(conn, None, cx);
+            if turn.is_ready() || !h2.pipe.has_output() {
+                return Poll::Ready(());
+            }
+            Poll::Pending
+        }))
+    });
+}
