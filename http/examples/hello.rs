@@ -13,8 +13,12 @@ fn answer(request: &mut Request<'_>) -> io::Result<String> {
 }
 
 fn main() -> Result<(), socketserver::Error> {
-    let addr = env::args().nth(1).unwrap_or_else(|| "127.0.0.1:8000".to_owned());
-    let server = Server::<Tcp>::builder().model(Threading::default()).bind(&*addr)?;
+    let addr = env::args()
+        .nth(1)
+        .unwrap_or_else(|| "127.0.0.1:8000".to_owned());
+    let server = Server::<Tcp>::builder()
+        .model(Threading::default())
+        .bind(&*addr)?;
     for url in server.urls() {
         eprintln!("listening on {url}");
     }
