@@ -7,29 +7,31 @@ mod support;
 
 mod client;
 
-use std::io::{self, Read, Write};
+use std::io::Read;
 use std::net::{SocketAddr, TcpStream};
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
 use std::time::Duration;
 
+use async_lock::Barrier;
 use http::{Response, StatusCode};
 use libtest_mimic::{Arguments, Trial};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use socketserver::model::Model;
 use socketserver::{
-    Builder, Forking, HandlerError, Server, ServerHandle, Tcp, ThreadPool, Threading,
+    Builder, Forking, HandlerError, Server, ServerHandle, Tcp, ThreadPool, Threading, task,
 };
 use socketserver_http::{Content, Handler, Http, IntoResponse, Request};
 
-use client::{Answer, Client};
+use client::Client;
+use client::h2::Outcome;
 use support::models::{Models, NAMES, UnderModel};
 use support::{DEADLINE, ServerProcess, Target, is_available, poll_until, say};
 
 type Check = fn(&str);
 
-const SCENARIOS: [(&str, Check); 9] = [
+const SCENARIOS: [(&str, Check); 13] = [
     ("requests", requests),
     ("idle_clients_hold_no_thread", idle_clients_hold_no_thread),
     (
@@ -47,6 +49,19 @@ const SCENARIOS: [(&str, Check); 9] = [
     (
         "a_stop_answers_a_head_in_pieces",
         a_stop_answers_a_head_in_pieces,
+    ),
+    ("requests_of_h2", requests_of_h2),
+    (
+        "requests_of_h2_run_side_by_side",
+        requests_of_h2_run_side_by_side,
+    ),
+    (
+        "idle_clients_of_h2_hold_no_thread",
+        idle_clients_of_h2_hold_no_thread,
+    ),
+    (
+        "a_stop_loses_no_request_of_h2",
+        a_stop_loses_no_request_of_h2,
     ),
 ];
 
@@ -94,7 +109,11 @@ impl UnderModel for Serves {
         for url in server.urls() {
             say(format!("listening on {url}"));
         }
-        let mut http = Http::handler(Routes(server.handle())).body_bytes(100_000);
+        let mut http = Http::handler(Routes {
+            server: server.handle(),
+            meeting: Barrier::new(4),
+        })
+        .body_bytes(100_000);
         for option in &options {
             http = match &**option {
                 "hasty" => http
@@ -117,7 +136,11 @@ impl UnderModel for Serves {
 }
 
 /// Answers by the path, and counts the requests of each connection.
-struct Routes(ServerHandle);
+struct Routes {
+    server: ServerHandle,
+    /// Where four requests meet.
+    meeting: Barrier,
+}
 
 impl Handler for Routes {
     type Session = u32;
@@ -136,14 +159,18 @@ impl Handler for Routes {
                 body.into_response()
             }
             "/stream" => Ok(Response::new(Content::chunks(["one", "two", "three"]))),
+            "/meet" => {
+                task::block_on(self.meeting.wait())?;
+                "met".into_response()
+            }
             "/panic" => panic!("panicked as asked"),
             "/list" => {
-                let list = self.0.connections();
+                let list = self.server.connections();
                 let lines = list.iter().map(|connection| format!("{connection}\n"));
                 lines.collect::<String>().into_response()
             }
             "/stop" => {
-                self.0.shutdown();
+                self.server.shutdown();
                 "stopping\n".into_response()
             }
             _ => StatusCode::NOT_FOUND.into_response(),
@@ -359,4 +386,79 @@ fn a_stop_answers_a_head_in_pieces(model: &str) {
     let answer = client.receive();
     assert_eq!((answer.text(), answer.closes), ("2".to_owned(), true));
     assert_eq!(server.ended(), "aborted=0 live=0");
+}
+
+fn requests_of_h2(model: &str) {
+    let (server, addr) = start(model, &[]);
+    client::h2::with(addr, async |client| {
+        let body = vec![b'x'; 70_000];
+        assert_eq!(client.get("/count").await.text(), "1");
+        assert_eq!(client.post("/echo", &body).await.body, body);
+        assert_eq!(client.get("/stream").await.text(), "onetwothree");
+        assert_eq!(client.get("/panic").await.status, 500);
+        assert_eq!(client.post("/echo", &[b'x'; 100_001]).await.status, 413);
+        assert_eq!(
+            client.get("/count").await.text(),
+            "1",
+            "a session for each request"
+        );
+    });
+    stop(server, addr);
+}
+
+fn requests_of_h2_run_side_by_side(model: &str) {
+    let (server, addr) = start(model, &[]);
+    client::h2::with(addr, async |client| {
+        for _ in 0..3 {
+            let requests = [(); 4].map(|()| client.send("/meet"));
+            for answer in requests {
+                assert_eq!(client::h2::answer(answer).await.text(), "met");
+            }
+        }
+    });
+    stop(server, addr);
+}
+
+fn idle_clients_of_h2_hold_no_thread(model: &str) {
+    let (server, addr) = start(model, &[]);
+    client::h2::with(addr, async |client| {
+        for _ in 0..3 {
+            assert_eq!(client.get("/count").await.text(), "1");
+            poll_until("the connection is parked", DEADLINE, || {
+                let list = Client::connect(addr).get("/list").text();
+                let mut lines = list.lines().filter(|line| line.starts_with("1 "));
+                lines.any(|line| line.contains("parked for")).then_some(())
+            });
+        }
+    });
+    stop(server, addr);
+}
+
+fn a_stop_loses_no_request_of_h2(model: &str) {
+    let all = std::env::var_os("STOPS").is_some_and(|which| which == "all");
+    for _ in 0..if all { 50 } else { 1 } {
+        let (mut server, addr) = start(model, &[]);
+        let (left, stops) = (AtomicU64::new(100), AtomicBool::new(false));
+        thread::scope(|scope| {
+            for _ in 0..8 {
+                scope.spawn(|| {
+                    client::h2::with(addr, async |client| {
+                        loop {
+                            let take = |left: u64| left.checked_sub(1);
+                            let enough =
+                                left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, take);
+                            let stop = enough.is_err() && !stops.swap(true, Ordering::Relaxed);
+                            let path = if stop { "/stop" } else { "/count" };
+                            match client.outcome(path).await {
+                                Outcome::Answer(answer) => assert_eq!(answer.status, 200),
+                                // The client may send it again elsewhere.
+                                Outcome::NotProcessed => break,
+                            }
+                        }
+                    });
+                });
+            }
+        });
+        assert_eq!(server.ended(), "aborted=0 live=0");
+    }
 }

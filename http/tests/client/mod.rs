@@ -1,5 +1,7 @@
 //! A client of HTTP/1.1 that shows what it receives.
 
+pub(crate) mod h2;
+
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 
