@@ -91,11 +91,14 @@ fn framing_of(parts: &Parts, content: &Content, exchange: &Exchange) -> Framing 
         Kind::Upgrade(_) => return Framing::None,
     };
     let status = parts.status;
-    if status.is_informational() || status == StatusCode::NO_CONTENT {
-        return Framing::None;
-    }
     match length {
-        _ if status == StatusCode::NOT_MODIFIED => Framing::None,
+        // RFC 9110, section 9.3.6: the client takes whatever follows for the bytes of a tunnel.
+        _ if exchange.method == Method::CONNECT && status.is_success() => Framing::Close,
+        _ if status == StatusCode::NO_CONTENT || status == StatusCode::NOT_MODIFIED => {
+            Framing::None
+        }
+        // Section 15.3.6.
+        _ if status == StatusCode::RESET_CONTENT => Framing::Length(0),
         Some(length) => Framing::Length(length),
         None if exchange.version == Version::HTTP_11 => Framing::Chunked,
         None => Framing::Close,
@@ -181,7 +184,7 @@ fn send_content<C: Connection>(
     exchange: &Exchange,
     sent: &mut Sent,
 ) -> io::Result<()> {
-    let is_silent = framing == Framing::None || exchange.is_head();
+    let is_silent = matches!(framing, Framing::None | Framing::Length(0)) || exchange.is_head();
     match content.0 {
         Kind::Upgrade(upgrade) => {
             conn.write_all(head)?;

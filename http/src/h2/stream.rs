@@ -17,7 +17,7 @@ use socketserver::{Connection, task};
 
 use crate::Http;
 use crate::access::Ended;
-use crate::body::{Body, Source};
+use crate::body::{Body, Source, strip_trailers};
 use crate::config::Limits;
 use crate::handler::{Handler, call};
 use crate::response::{BodyWriter, Content, IntoResponse, Kind, Sink};
@@ -62,6 +62,10 @@ pub(crate) fn serve<H: Handler>(
     };
     let response = match response.body().0 {
         Kind::Upgrade(_) => status_alone(StatusCode::NOT_IMPLEMENTED),
+        // The client would wait for another response.
+        _ if response.status().is_informational() => {
+            status_alone(StatusCode::INTERNAL_SERVER_ERROR)
+        }
         _ => response,
     };
     let status = response.status();
@@ -148,7 +152,8 @@ impl<'a> Input<'a> {
                 Ok(None) => {
                     self.ended = true;
                     let wait = || task::block_on(poll_fn(|cx| self.stream.poll_trailers(cx)));
-                    if let Ok(Ok(Some(trailers))) = task::timeout(patience, wait) {
+                    if let Ok(Ok(Some(mut trailers))) = task::timeout(patience, wait) {
+                        strip_trailers(&mut trailers);
                         self.trailers = trailers;
                     }
                 }
@@ -230,7 +235,12 @@ fn send<H>(
         Kind::Stream(_) | Kind::Upgrade(_) => None,
     };
     let status = parts.status;
-    let is_bare = status == StatusCode::NO_CONTENT || status == StatusCode::NOT_MODIFIED;
+    let is_bare = [
+        StatusCode::NO_CONTENT,
+        StatusCode::RESET_CONTENT,
+        StatusCode::NOT_MODIFIED,
+    ]
+    .contains(&status);
     if is_bare {
         parts.headers.remove(CONTENT_LENGTH);
     } else if let Some(length) = length {
