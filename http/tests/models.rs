@@ -2,7 +2,6 @@
 //! conversations. `STOPS=all` stops each server 50 times.
 
 #[path = "../../tests/support/mod.rs"]
-#[allow(dead_code, reason = "what only other servers need is not used here")]
 mod support;
 
 mod client;

@@ -21,7 +21,8 @@ use h2::RecvStream;
 use h2::server::{Builder, Connection as State, Handshake, SendResponse};
 use http::Request;
 use socketserver::net::Managed;
-use socketserver::{Connection, HandlerError, Next, task};
+use socketserver::task::{self, Scope};
+use socketserver::{Connection, HandlerError, Next};
 
 use crate::Http;
 use crate::config::Limits;
@@ -66,9 +67,11 @@ impl std::fmt::Debug for Phase {
     }
 }
 
+type Accepted = (Request<RecvStream>, SendResponse<Bytes>);
+
 /// What has come of a wait.
 enum Turn {
-    Request(Request<RecvStream>, SendResponse<Bytes>),
+    Request(Box<Accepted>),
     /// The last request has ended.
     Quiet,
     /// The connection is over.
@@ -189,8 +192,8 @@ impl H2 {
                 Poll::Pending => Poll::Pending,
             },
             Phase::Open(state) => match state.poll_accept(cx) {
-                Poll::Ready(Some(Ok((request, respond)))) => {
-                    Poll::Ready(Ok(Some(Turn::Request(request, respond))))
+                Poll::Ready(Some(Ok(accepted))) => {
+                    Poll::Ready(Ok(Some(Turn::Request(Box::new(accepted)))))
                 }
                 Poll::Ready(Some(Err(err))) => Poll::Ready(Err(io_error(err))),
                 Poll::Ready(None) => Poll::Ready(Ok(Some(Turn::Over))),
@@ -221,83 +224,98 @@ pub(crate) fn serve<C: Connection + Managed, H: Handler>(
     session: &mut Session<H::Session>,
     h2: &mut H2,
 ) -> Result<Next, HandlerError> {
-    let linger = if conn.context().waits_hold_others() {
-        Duration::ZERO
-    } else {
-        LINGER
-    };
     let peer = Peer::of(conn);
     let running = Running::default();
     let served = task::scope(|scope| {
-        let over = loop {
+        loop {
             if conn.stopping() || session.requests >= http.limits.requests {
                 h2.leave();
             }
-            let turn = if running.is_empty() {
-                let wait = || task::block_on(poll_fn(|cx| h2.turn(conn, None, cx)));
-                match task::timeout(linger, wait) {
-                    Err(err) if err.kind() == io::ErrorKind::TimedOut => break Ok(false),
-                    turn => turn.flatten(),
-                }
-            } else {
-                task::block_on(poll_fn(|cx| h2.turn(conn, Some(&running), cx))).flatten()
-            };
-            match turn {
-                Ok(Turn::Request(request, respond)) => {
+            match next_turn(conn, h2, &running) {
+                Ok(Some(Turn::Request(request))) => {
                     session.requests = session.requests.saturating_add(1);
                     session.since = None;
                     // Each request begins the time that a request may take anew.
                     conn.context().end_request();
                     conn.context().begin_request();
-                    let (one, peer) = (running.begin(), &peer);
-                    // A closure that cannot be spawned is dropped; its client is to know that it may try again.
-                    let respond = Arc::new(Mutex::new(Some(respond)));
-                    let shared = Arc::clone(&respond);
-                    let spawned = scope.spawn(move || {
-                        let _one = one;
-                        if let Some(respond) = take(&shared) {
-                            stream::serve(http, peer, request, respond);
-                        }
-                    });
-                    if let Some(mut respond) = spawned.is_err().then(|| take(&respond)).flatten() {
-                        respond.send_reset(h2::Reason::REFUSED_STREAM);
-                    }
+                    begin(scope, http, &peer, running.begin(), *request);
                 }
-                Ok(Turn::Quiet) => conn.context().end_request(),
-                Ok(Turn::Over) => break Ok(true),
-                Err(err) => break Err(err),
+                Ok(Some(Turn::Quiet)) => conn.context().end_request(),
+                Ok(None) => return Ok(false),
+                over => {
+                    // Requests that run find the end of the connection.
+                    h2.phase = Phase::Over;
+                    return over.map(|_| true);
+                }
             }
-        };
-        // Requests that run find the end of the connection.
-        if over.as_ref().is_ok_and(|over| *over) || over.is_err() {
-            h2.phase = Phase::Over;
         }
-        over
     });
     match served {
         Ok(true) => Ok(Next::Close),
-        Ok(false) if h2.leaves || h2.pipe.has_ended() => {
-            farewell(conn, h2);
-            Ok(Next::Close)
-        }
-        Ok(false) => match session.left(http.limits.idle_timeout) {
-            Duration::ZERO => {
+        Ok(false) => {
+            let left = session.left(http.limits.idle_timeout);
+            if left.is_zero() || h2.leaves || h2.pipe.has_ended() {
                 farewell(conn, h2);
-                Ok(Next::Close)
+                return Ok(Next::Close);
             }
-            left => {
-                h2.pipe.release();
-                Ok(Next::ParkFor(left))
-            }
-        },
+            h2.pipe.release();
+            Ok(Next::ParkFor(left))
+        }
         Err(err) if err.kind() == io::ErrorKind::ConnectionReset => Ok(Next::Close),
         Err(err) => Err(err.into()),
     }
 }
 
-/// Tells the client that the connection ends, so that it knows which requests were not served.
+/// Waits for what comes next. Returns `None` if no request runs, and none has come for a moment.
+fn next_turn<C: Connection + Managed>(
+    conn: &mut C,
+    h2: &mut H2,
+    running: &Running,
+) -> io::Result<Option<Turn>> {
+    if !running.is_empty() {
+        let turn = task::block_on(poll_fn(|cx| h2.turn(conn, Some(running), cx)))?;
+        return turn.map(Some);
+    }
+    let linger = if conn.context().waits_hold_others() {
+        Duration::ZERO
+    } else {
+        LINGER
+    };
+    let wait = || task::block_on(poll_fn(|cx| h2.turn(conn, None, cx)));
+    match task::timeout(linger, wait) {
+        Ok(turn) => turn.map(Some),
+        Err(err) if err.kind() == io::ErrorKind::TimedOut => Ok(None),
+        Err(err) => Err(err),
+    }
+}
+
+/// Starts the task of a request. The client of a request that finds no room learns that it may try again.
+fn begin<'scope, H: Handler>(
+    scope: &'scope Scope<'scope, '_>,
+    http: &'scope Http<H>,
+    peer: &'scope Peer,
+    one: RunningOne<'scope>,
+    (request, respond): Accepted,
+) {
+    // A closure that cannot be spawned is dropped, and must not take this along.
+    let respond = Arc::new(Mutex::new(Some(respond)));
+    let shared = Arc::clone(&respond);
+    let spawned = scope.spawn(move || {
+        let _one = one;
+        if let Some(respond) = take(&shared) {
+            stream::serve(http, peer, request, respond);
+        }
+    });
+    if let Some(mut respond) = spawned.is_err().then(|| take(&respond)).flatten() {
+        respond.send_reset(h2::Reason::REFUSED_STREAM);
+    }
+}
+
+/// Tells the client that the connection ends now, and up to which request it was served.
 pub(crate) fn farewell<C: Connection>(conn: &mut C, h2: &mut H2) {
-    h2.leave();
+    if let Phase::Open(state) = &mut h2.phase {
+        state.abrupt_shutdown(h2::Reason::NO_ERROR);
+    }
     // The client may be gone.
     let _ = task::timeout(FAREWELL, || {
         task::block_on(poll_fn(|cx| {
