@@ -10,6 +10,7 @@ use bytes::Bytes;
 use http::header::{
     CONNECTION, CONTENT_LENGTH, EXPECT, HOST, HeaderMap, HeaderName, HeaderValue, TRANSFER_ENCODING,
 };
+use http::request::Parts;
 use http::uri::Authority;
 use http::{Method, Request, StatusCode, Uri, Version};
 use httparse::{EMPTY_HEADER, ParserConfig};
@@ -268,6 +269,27 @@ fn check_host(headers: &HeaderMap, version: Version) -> Result<(), Reject> {
             Ok(authority) if is_host(&authority) => Ok(()),
             _ => Err(bad("the host is malformed")),
         },
+    }
+}
+
+/// RFC 9113, section 8.3.1: a request of HTTP/2 has a host, and if it names it twice, it is the same.
+///
+/// # Errors
+///
+/// It has none, or two, or a malformed one.
+pub(crate) fn check_authority(request: &Parts) -> Result<(), Reject> {
+    let Some(authority) = request.uri.authority() else {
+        return check_host(&request.headers, Version::HTTP_11);
+    };
+    let mut hosts = request.headers.get_all(HOST).iter();
+    let is_same = |host: &HeaderValue| {
+        host.as_bytes()
+            .eq_ignore_ascii_case(authority.as_str().as_bytes())
+    };
+    if is_host(authority) && hosts.all(is_same) {
+        Ok(())
+    } else {
+        Err(bad("the host is malformed"))
     }
 }
 

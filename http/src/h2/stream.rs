@@ -20,6 +20,7 @@ use crate::access::Ended;
 use crate::body::{Body, Source, strip_trailers};
 use crate::config::Limits;
 use crate::handler::{Handler, call};
+use crate::head;
 use crate::response::{BodyWriter, Content, IntoResponse, Kind, Sink};
 
 /// What a request knows of its connection.
@@ -48,10 +49,14 @@ pub(crate) fn serve<H: Handler>(
 ) {
     let clock = http.clock();
     let (parts, stream) = request.into_parts();
+    let checked = head::check_authority(&parts);
     let is_head = parts.method == Method::HEAD;
     let mut input = Input::new(stream, peer, &http.limits);
     let mut request = Request::from_parts(parts, Body::new(&mut input));
-    let answered = call(&http.handler, &mut H::Session::default(), &mut request);
+    let answered = match checked {
+        Ok(()) => call(&http.handler, &mut H::Session::default(), &mut request),
+        Err(reject) => (reject.status, format!("{}\n", reject.reason)).into_response(),
+    };
     let (parts, _) = request.into_parts();
     let (response, error) = match answered {
         Ok(response) => (response, None),
