@@ -1,8 +1,8 @@
 //! HTTP/1.0 and HTTP/1.1: the requests of a connection, one after the other.
 
-mod chunked;
+pub(crate) mod chunked;
 mod input;
-mod output;
+pub(crate) mod output;
 
 use std::io;
 use std::time::{Duration, Instant};

@@ -256,6 +256,13 @@ fn copy<C: Connection>(
     sink.end(&HeaderMap::new())
 }
 
+/// Writes a chunk, which must not be empty: that would be the end (RFC 9112, section 7.1).
+pub(crate) fn write_chunk(out: &mut impl Write, bytes: &[u8]) -> io::Result<()> {
+    write!(out, "{:x}\r\n", bytes.len())?;
+    out.write_all(bytes)?;
+    out.write_all(b"\r\n")
+}
+
 /// Sends content piece by piece.
 struct Chunks<'a, C> {
     conn: &'a mut C,
@@ -265,12 +272,9 @@ struct Chunks<'a, C> {
 
 impl<C: Connection> Sink for Chunks<'_, C> {
     fn send(&mut self, bytes: &[u8]) -> io::Result<()> {
-        if self.framing == Framing::Chunked {
-            write!(self.conn, "{:x}\r\n", bytes.len())?;
-        }
-        self.conn.write_all(bytes)?;
-        if self.framing == Framing::Chunked {
-            self.conn.write_all(b"\r\n")?;
+        match self.framing {
+            Framing::Chunked => write_chunk(self.conn, bytes)?,
+            _ => self.conn.write_all(bytes)?,
         }
         *self.bytes += bytes.len() as u64;
         Ok(())
