@@ -2,7 +2,6 @@
 //! and wrk. Large bodies pass without being held: `BODY_GIB=4` makes them 4 GiB instead of 64 MiB.
 
 #[path = "../../tests/support/mod.rs"]
-#[allow(dead_code, reason = "what only other servers need is not used here")]
 mod support;
 
 use std::env;

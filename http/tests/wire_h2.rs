@@ -14,7 +14,11 @@ use socketserver::testing::TestServer;
 use socketserver::{HandlerError, Server, ThreadPool, Threading, UnixStream};
 use socketserver_http::{Content, Http, IntoResponse, Request};
 use support::DEADLINE;
-use support::frames::*;
+use support::frames::{
+    ACK, CONTINUATION, Client, DATA, END_HEADERS, END_STREAM, FRAME_SIZE_ERROR, Frame, GET, GOAWAY,
+    HEADERS, INITIAL_WINDOW_SIZE, PADDED, PING, PRIORITY, PROTOCOL_ERROR, REFUSED_STREAM,
+    RST_STREAM, SETTINGS, WINDOW_UPDATE, field, frame, headers, request, reset, setting,
+};
 
 /// How many requests of a connection run at once.
 const STREAMS: u32 = 10;
@@ -38,7 +42,7 @@ const ROWS: [(&str, Check); 23] = [
         continuations(path, &[]);
     }),
     ("10.5: PING", |path, _| {
-        flood(path, &frame(PING, 0, 0, &[0; 8]))
+        flood(path, &frame(PING, 0, 0, &[0; 8]));
     }),
     ("10.5: answers to no PING", |path, _| {
         flood(path, &frame(PING, ACK, 0, &[0; 8]));
@@ -50,13 +54,13 @@ const ROWS: [(&str, Check); 23] = [
         flood(path, &frame(PRIORITY, 0, 1, &[0, 0, 0, 3, 0]));
     }),
     ("5.5: unknown frames", |path, _| {
-        flood(path, &frame(0x99, 0, 0, &[]))
+        flood(path, &frame(0x99, 0, 0, &[]));
     }),
     ("10.5: DATA without content", |path, _| {
-        empty_data(path, DATA, 0)
+        empty_data(path, 0);
     }),
     ("6.1: DATA that is padding", |path, _| {
-        empty_data(path, DATA, PADDED)
+        empty_data(path, PADDED);
     }),
     ("10.5.1: fields that the table makes large", hpack_bomb),
     ("10.5.1: a list of fields that is too large", large_list),
@@ -264,12 +268,12 @@ fn send_many(client: &mut Client, one: &[u8]) {
 }
 
 /// Frames of a body that never gets longer.
-fn empty_data(path: &Path, kind: u8, flags: u8) {
+fn empty_data(path: &Path, flags: u8) {
     let mut client = Client::connect(path, &[]);
     let block = request("POST", "/body");
     client.send(&frame(HEADERS, END_HEADERS, 1, &block));
     let padding: &[u8] = if flags == PADDED { &[0] } else { &[] };
-    send_many(&mut client, &frame(kind, flags, 1, padding));
+    send_many(&mut client, &frame(DATA, flags, 1, padding));
 }
 
 /// One field of 4 kB in the table, and a thousand references to it.
