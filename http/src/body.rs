@@ -3,7 +3,7 @@
 use std::fmt;
 use std::io::{self, Read};
 
-use http::HeaderMap;
+use http::header::{self, HeaderMap, HeaderName};
 use socketserver::net::Address;
 
 /// Where a body comes from: a connection of HTTP/1, or a stream of HTTP/2.
@@ -94,6 +94,34 @@ impl<'a> Body<'a> {
         self.source.stopping()
     }
 }
+
+/// Removes the fields that mean nothing in a trailer section (RFC 9110, section 6.5.1), and could mislead a handler.
+pub(crate) fn strip_trailers(trailers: &mut HeaderMap) {
+    for name in &FORBIDDEN {
+        trailers.remove(name);
+    }
+}
+
+const FORBIDDEN: [HeaderName; 18] = [
+    header::TRANSFER_ENCODING,
+    header::CONTENT_LENGTH,
+    header::CONTENT_TYPE,
+    header::CONTENT_ENCODING,
+    header::CONTENT_RANGE,
+    header::HOST,
+    header::CONNECTION,
+    header::TE,
+    header::TRAILER,
+    header::UPGRADE,
+    header::EXPECT,
+    header::AUTHORIZATION,
+    header::PROXY_AUTHORIZATION,
+    header::COOKIE,
+    header::FORWARDED,
+    HeaderName::from_static("x-forwarded-for"),
+    HeaderName::from_static("x-forwarded-host"),
+    HeaderName::from_static("x-forwarded-proto"),
+];
 
 impl Read for Body<'_> {
     fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {

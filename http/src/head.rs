@@ -4,10 +4,13 @@
 //! client's request for another's (RFC 9112, section 11.2). So whatever is ambiguous is refused, and one parser
 //! alone decides: what delimits the body here is what [`crate::body`] reads by.
 
+use std::net::Ipv6Addr;
+
 use bytes::Bytes;
 use http::header::{
     CONNECTION, CONTENT_LENGTH, EXPECT, HOST, HeaderMap, HeaderName, HeaderValue, TRANSFER_ENCODING,
 };
+use http::request::Parts;
 use http::uri::Authority;
 use http::{Method, Request, StatusCode, Uri, Version};
 use httparse::{EMPTY_HEADER, ParserConfig};
@@ -66,11 +69,12 @@ pub(crate) enum Scan {
 /// A line ends without a carriage return, or the head is longer than its limit.
 pub(crate) fn scan(bytes: &[u8], seen: usize, limits: &Limits) -> Result<Scan, Reject> {
     for at in memchr::memchr_iter(b'\n', &bytes[seen..]).map(|at| seen + at) {
+        // The first fault counts, however the head was cut.
+        check_length(&bytes[..=at], limits)?;
         if at == 0 || bytes[at - 1] != b'\r' {
             return Err(bad("a line ends without a carriage return"));
         }
         if bytes[..at].ends_with(b"\r\n\r") {
-            check_length(&bytes[..=at], limits)?;
             return Ok(Scan::Whole(at + 1));
         }
     }
@@ -81,7 +85,7 @@ pub(crate) fn scan(bytes: &[u8], seen: usize, limits: &Limits) -> Result<Scan, R
 fn check_length(bytes: &[u8], limits: &Limits) -> Result<(), Reject> {
     // The method, the target, the version and the spaces between them.
     let line_max = limits.target_bytes.saturating_add(64);
-    let line = bytes.get(..=line_max);
+    let line = bytes.get(..=line_max.min(limits.head_bytes));
     if line.is_some_and(|line| !line.contains(&b'\n')) {
         return Err(reject(
             StatusCode::URI_TOO_LONG,
@@ -108,7 +112,8 @@ pub(crate) fn parse(bytes: &Bytes, limits: &Limits) -> Result<Head, Reject> {
     let read = ParserConfig::default().parse_request(&mut parsed, bytes);
     let length = match read {
         Ok(httparse::Status::Complete(length)) => length,
-        Ok(httparse::Status::Partial) => return Err(bad("the head ends too early")),
+        Ok(httparse::Status::Partial) => return Err(bad("the request line is missing")),
+        Err(httparse::Error::Version) => return Err(refusal_of_version(bytes)),
         Err(err) => return Err(refusal_of(err)),
     };
     if length != bytes.len() {
@@ -133,8 +138,13 @@ pub(crate) fn parse(bytes: &Bytes, limits: &Limits) -> Result<Head, Reject> {
         Some(0) => Version::HTTP_10,
         _ => Version::HTTP_11,
     };
-    let headers = headers_of(bytes, parsed.headers)?;
+    let mut headers = headers_of(bytes, parsed.headers)?;
     check_host(&headers, version)?;
+    // RFC 9112, section 3.2.2: the host of an absolute target counts, not that of the field.
+    if let (Some(_), Some(authority)) = (uri.scheme(), uri.authority()) {
+        let host = HeaderValue::from_str(authority.as_str());
+        headers.insert(HOST, host.map_err(|_| bad("the target is malformed"))?);
+    }
     let framing = framing_of(&headers, version)?;
     let expects = expects(&headers, version)?;
     let keeps_alive = if version == Version::HTTP_10 {
@@ -161,12 +171,25 @@ fn refusal_of(err: httparse::Error) -> Reject {
             StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
             "the head has too many fields",
         ),
-        httparse::Error::Version => reject(
-            StatusCode::HTTP_VERSION_NOT_SUPPORTED,
-            "the version is neither HTTP/1.0 nor HTTP/1.1",
-        ),
         httparse::Error::HeaderName => bad("the name of a field is no token"),
         httparse::Error::HeaderValue => bad("the value of a field has a control character"),
+        _ => bad("the request line is malformed"),
+    }
+}
+
+/// A version that is well-formed is not supported; anything else is malformed (RFC 9112, section 2.3).
+fn refusal_of_version(head: &[u8]) -> Reject {
+    let line = head.trim_ascii_start().split(|byte| *byte == b'\r').next();
+    let mut words = line.unwrap_or_default().split(|byte| *byte == b' ').skip(2);
+    match (words.next(), words.next()) {
+        (Some([b'H', b'T', b'T', b'P', b'/', major, b'.', minor]), None)
+            if major.is_ascii_digit() && minor.is_ascii_digit() =>
+        {
+            reject(
+                StatusCode::HTTP_VERSION_NOT_SUPPORTED,
+                "the version is neither HTTP/1.0 nor HTTP/1.1",
+            )
+        }
         _ => bad("the request line is malformed"),
     }
 }
@@ -182,9 +205,14 @@ fn shared(whole: &Bytes, part: &[u8]) -> Bytes {
 /// The target in one of its four forms (RFC 9112, section 3.2).
 fn uri_of(method: &Method, bytes: &Bytes, target: &str) -> Result<Uri, Reject> {
     let malformed = bad("the target is malformed");
+    // `Uri` takes both, and cuts fragments off.
+    if !target.is_ascii() || target.contains('#') {
+        return Err(malformed);
+    }
     let uri = Uri::from_maybe_shared(shared(bytes, target.as_bytes())).map_err(|_| malformed)?;
     let has_form = if method == Method::CONNECT {
-        uri.scheme().is_none() && uri.authority().is_some() && uri.path_and_query().is_none()
+        // RFC 9110, section 9.3.6: the port must be there.
+        uri.scheme().is_none() && uri.port_u16().is_some() && uri.path_and_query().is_none()
     } else if target == "*" {
         method == Method::OPTIONS
     } else if target.starts_with('/') {
@@ -193,15 +221,28 @@ fn uri_of(method: &Method, bytes: &Bytes, target: &str) -> Result<Uri, Reject> {
         let scheme = uri.scheme_str();
         scheme.is_some_and(|scheme| scheme == "http" || scheme == "https")
     };
-    if has_form
-        && uri
-            .authority()
-            .is_none_or(|authority| !authority.as_str().contains('@'))
-    {
+    if has_form && uri.authority().is_none_or(is_host) {
         Ok(uri)
     } else {
         Err(malformed)
     }
+}
+
+/// Whether an authority is a host with or without a port (RFC 9110, section 7.2), which `Authority` does not check.
+fn is_host(authority: &Authority) -> bool {
+    let (text, host) = (authority.as_str(), authority.host());
+    let port = text
+        .strip_prefix(host)
+        .map(|rest| match rest.strip_prefix(':') {
+            Some(port) => port.bytes().all(|byte| byte.is_ascii_digit()),
+            None => rest.is_empty(),
+        });
+    let address = host
+        .strip_prefix('[')
+        .and_then(|host| host.strip_suffix(']'));
+    port == Some(true)
+        && !host.is_empty()
+        && address.is_none_or(|address| address.parse::<Ipv6Addr>().is_ok())
 }
 
 fn headers_of(bytes: &Bytes, parsed: &[httparse::Header<'_>]) -> Result<HeaderMap, Reject> {
@@ -225,9 +266,30 @@ fn check_host(headers: &HeaderMap, version: Version) -> Result<(), Reject> {
         (Some(_), Some(_)) => Err(bad("there are several hosts")),
         (Some(host), None) if host.is_empty() => Ok(()),
         (Some(host), None) => match Authority::try_from(host.as_bytes()) {
-            Ok(authority) if !authority.as_str().contains('@') => Ok(()),
+            Ok(authority) if is_host(&authority) => Ok(()),
             _ => Err(bad("the host is malformed")),
         },
+    }
+}
+
+/// RFC 9113, section 8.3.1: a request of HTTP/2 has a host, and if it names it twice, it is the same.
+///
+/// # Errors
+///
+/// It has none, or two, or a malformed one.
+pub(crate) fn check_authority(request: &Parts) -> Result<(), Reject> {
+    let Some(authority) = request.uri.authority() else {
+        return check_host(&request.headers, Version::HTTP_11);
+    };
+    let mut hosts = request.headers.get_all(HOST).iter();
+    let is_same = |host: &HeaderValue| {
+        host.as_bytes()
+            .eq_ignore_ascii_case(authority.as_str().as_bytes())
+    };
+    if is_host(authority) && hosts.all(is_same) {
+        Ok(())
+    } else {
+        Err(bad("the host is malformed"))
     }
 }
 

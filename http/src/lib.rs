@@ -34,6 +34,8 @@
 mod access;
 mod body;
 mod config;
+#[cfg(test)]
+mod fuzz;
 mod h1;
 mod h2;
 mod handler;

@@ -2,9 +2,10 @@
 
 use std::io::{self, BufRead};
 
-use http::header::{self, HeaderMap, HeaderName, HeaderValue};
+use http::header::{HeaderMap, HeaderName, HeaderValue};
 use httparse::EMPTY_HEADER;
 
+use crate::body::strip_trailers;
 use crate::head::HEADERS_MAX;
 
 /// How many bytes the line of a chunk's size may have, with its extensions.
@@ -100,16 +101,29 @@ impl Chunked {
         }
         let digits = line.iter().take_while(|byte| byte.is_ascii_hexdigit());
         let (size, rest) = line.split_at(digits.count());
-        let extensions = rest.trim_ascii_start();
-        let is_valid = (1..=16).contains(&size.len())
-            && (rest.is_empty() || extensions.starts_with(b";"))
-            && !extensions
-                .iter()
-                .any(|byte| byte.is_ascii_control() && *byte != b'\t');
+        let is_valid = (1..=16).contains(&size.len()) && (rest.is_empty() || is_extension(rest));
         let size = std::str::from_utf8(size).ok().filter(|_| is_valid);
         size.and_then(|size| u64::from_str_radix(size, 16).ok())
             .ok_or_else(|| invalid("the size of a chunk is malformed"))
     }
+}
+
+/// Whether the text behind a size begins an extension (RFC 9112, section 7.1.1) and has no control character. What an
+/// extension says is ignored.
+fn is_extension(text: &[u8]) -> bool {
+    let is_blank = |byte: &u8| matches!(byte, b' ' | b'\t');
+    let mut begin = text.iter().filter(|byte| !is_blank(byte));
+    begin.next() == Some(&b';')
+        && begin.next().is_some_and(|byte| is_token(*byte))
+        && !text
+            .iter()
+            .any(|byte| byte.is_ascii_control() && !is_blank(byte))
+}
+
+/// RFC 9110, section 5.6.2.
+const fn is_token(byte: u8) -> bool {
+    matches!(byte, b'!' | b'#'..=b'\'' | b'*' | b'+' | b'-' | b'.' | b'^'..=b'`' | b'|' | b'~')
+        || byte.is_ascii_alphanumeric()
 }
 
 fn invalid(text: &'static str) -> io::Error {
@@ -160,25 +174,8 @@ fn read_trailers(input: &mut impl BufRead, max: usize) -> io::Result<HeaderMap> 
     for field in fields {
         let name = HeaderName::from_bytes(field.name.as_bytes()).map_err(|_| malformed())?;
         let value = HeaderValue::from_bytes(field.value).map_err(|_| malformed())?;
-        if !FORBIDDEN.contains(&name) {
-            trailers.append(name, value);
-        }
+        trailers.append(name, value);
     }
+    strip_trailers(&mut trailers);
     Ok(trailers)
 }
-
-/// Fields that mean nothing in a trailer section (RFC 9110, section 6.5.1), and could mislead a handler.
-const FORBIDDEN: [HeaderName; 12] = [
-    header::TRANSFER_ENCODING,
-    header::CONTENT_LENGTH,
-    header::CONTENT_TYPE,
-    header::CONTENT_ENCODING,
-    header::CONTENT_RANGE,
-    header::HOST,
-    header::CONNECTION,
-    header::TRAILER,
-    header::EXPECT,
-    header::AUTHORIZATION,
-    header::COOKIE,
-    header::FORWARDED,
-];

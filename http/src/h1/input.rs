@@ -63,7 +63,7 @@ impl Progress {
         }
     }
 
-    fn is_done(&self) -> bool {
+    pub(crate) fn is_done(&self) -> bool {
         match &self.left {
             Left::Nothing => true,
             Left::Length(left) => *left == 0,

@@ -1,14 +1,14 @@
 //! HTTP/1.0 and HTTP/1.1: the requests of a connection, one after the other.
 
-mod chunked;
+pub(crate) mod chunked;
 mod input;
-mod output;
+pub(crate) mod output;
 
 use std::io;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use http::{Method, Request, Response, Version};
+use http::{Method, Request, Response, StatusCode, Version};
 use socketserver::net::Managed;
 use socketserver::{Connection, HandlerError, Next};
 
@@ -20,7 +20,7 @@ use crate::h1::input::{Input, Progress};
 use crate::h1::output::Sent;
 use crate::handler::{Handler, call};
 use crate::head::{self, Head, Reject, Scan};
-use crate::response::{Content, IntoResponse};
+use crate::response::{Content, IntoResponse, Kind};
 use crate::session::Session;
 
 /// How long a connection waits for its next request where that holds up no other connection, before it parks.
@@ -93,16 +93,14 @@ fn find<C: Connection + Managed, S>(
             return Ok(Found::Nothing(next));
         }
         let bytes = conn.fill_buf()?;
-        // RFC 9112, section 2.2: an empty line before a request is ignored.
-        let skipped = if bytes.starts_with(b"\r\n") { 2 } else { 0 };
-        match head::scan(&bytes[skipped..], 0, limits) {
+        match head::scan(bytes, 0, limits) {
             Err(reject) => return Ok(Found::Reject(reject)),
             Ok(Scan::Whole(end)) => {
-                let head = Bytes::copy_from_slice(&bytes[skipped..skipped + end]);
-                conn.consume(skipped + end);
+                let head = Bytes::copy_from_slice(&bytes[..end]);
+                conn.consume(end);
                 return Ok(Found::Head(head));
             }
-            Ok(Scan::Partial) => conn.consume(skipped),
+            Ok(Scan::Partial) => {}
         }
     }
     gather(conn, session, limits, parks_at_once)
@@ -146,10 +144,18 @@ fn gather<C: Connection + Managed, S>(
     parks_at_once: bool,
 ) -> io::Result<Found> {
     loop {
-        let left = session.left(limits.head_timeout);
+        // RFC 9112, section 2.2: an empty line before a request is ignored, and begins none.
+        let is_idle = matches!(&*session.head, b"" | b"\r\n");
+        let left = session.left(match is_idle {
+            true => limits.idle_timeout,
+            false => limits.head_timeout,
+        });
+        if left.is_zero() && is_idle {
+            return Ok(Found::Nothing(Next::Close));
+        }
         if left.is_zero() {
             return Ok(Found::Reject(Reject {
-                status: http::StatusCode::REQUEST_TIMEOUT,
+                status: StatusCode::REQUEST_TIMEOUT,
                 reason: "the head has not come in time",
             }));
         }
@@ -175,6 +181,9 @@ fn gather<C: Connection + Managed, S>(
             return Ok(Found::Nothing(Next::Close));
         }
         let (seen, count) = (session.head.len(), bytes.len());
+        if is_idle {
+            session.since = None;
+        }
         session.head.extend_from_slice(bytes);
         match head::scan(&session.head, seen, limits) {
             Err(reject) => {
@@ -227,10 +236,11 @@ fn exchange<C: Connection, H: Handler>(
         Ok(response) => (response, None),
         Err(err) => {
             let status = progress.failed;
-            let status = status.unwrap_or(http::StatusCode::INTERNAL_SERVER_ERROR);
+            let status = status.unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
             (status.into_response()?, Some(err))
         }
     };
+    let response = possible(conn, &mut progress, exchange.version, response);
     exchange.keeps_alive = head.keeps_alive
         && progress.can_continue()
         && session.requests < http.limits.requests
@@ -258,7 +268,44 @@ fn exchange<C: Connection, H: Handler>(
         upgrade(conn)?;
         return Ok(false);
     }
-    Ok(keeps_alive && progress.discard(conn))
+    let goes_on = keeps_alive && progress.discard(conn);
+    if !goes_on && !progress.is_done() {
+        close_slowly(conn)?;
+    }
+    Ok(goes_on)
+}
+
+/// Makes the close receive for a while what the client still sends, so that no reset overtakes the response (RFC 9112,
+/// section 9.6). A connection with unread input closes like that.
+fn close_slowly<C: Connection>(conn: &mut C) -> io::Result<()> {
+    conn.unread(b"\r\n")
+}
+
+/// Replaces a response that the connection cannot have.
+fn possible<C: Connection>(
+    conn: &mut C,
+    progress: &mut Progress,
+    version: Version,
+    response: Response<Content>,
+) -> Response<Content> {
+    let is_upgrade = matches!(response.body().0, Kind::Upgrade(_));
+    let is_informational = response.status().is_informational();
+    let status = if is_informational && version == Version::HTTP_10 {
+        // RFC 9110, section 15.2.
+        StatusCode::NOT_IMPLEMENTED
+    } else if is_upgrade {
+        // Section 7.8: the body of the request comes before the bytes of the other protocol.
+        if progress.discard(conn) {
+            return response;
+        }
+        progress.failed.unwrap_or(StatusCode::BAD_REQUEST)
+    } else if is_informational {
+        // The client would wait for another response.
+        StatusCode::INTERNAL_SERVER_ERROR
+    } else {
+        return response;
+    };
+    status.into_response().unwrap_or_default()
 }
 
 /// Answers a request that is refused, and whose end is unknown therefore.
@@ -276,6 +323,7 @@ fn refuse<C: Connection, H: Handler>(
     let mut response = Response::new(Content::from(format!("{}\n", reject.reason)));
     *response.status_mut() = reject.status;
     let sent = output::send(conn, &exchange, response)?.bytes;
+    close_slowly(conn)?;
     http.emit(clock, || Ended {
         id: conn.id(),
         peer: conn.peer(),

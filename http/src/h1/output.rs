@@ -91,11 +91,14 @@ fn framing_of(parts: &Parts, content: &Content, exchange: &Exchange) -> Framing 
         Kind::Upgrade(_) => return Framing::None,
     };
     let status = parts.status;
-    if status.is_informational() || status == StatusCode::NO_CONTENT {
-        return Framing::None;
-    }
     match length {
-        _ if status == StatusCode::NOT_MODIFIED => Framing::None,
+        // RFC 9110, section 9.3.6: the client takes whatever follows for the bytes of a tunnel.
+        _ if exchange.method == Method::CONNECT && status.is_success() => Framing::Close,
+        _ if status == StatusCode::NO_CONTENT || status == StatusCode::NOT_MODIFIED => {
+            Framing::None
+        }
+        // Section 15.3.6.
+        _ if status == StatusCode::RESET_CONTENT => Framing::Length(0),
         Some(length) => Framing::Length(length),
         None if exchange.version == Version::HTTP_11 => Framing::Chunked,
         None => Framing::Close,
@@ -181,7 +184,7 @@ fn send_content<C: Connection>(
     exchange: &Exchange,
     sent: &mut Sent,
 ) -> io::Result<()> {
-    let is_silent = framing == Framing::None || exchange.is_head();
+    let is_silent = matches!(framing, Framing::None | Framing::Length(0)) || exchange.is_head();
     match content.0 {
         Kind::Upgrade(upgrade) => {
             conn.write_all(head)?;
@@ -253,6 +256,13 @@ fn copy<C: Connection>(
     sink.end(&HeaderMap::new())
 }
 
+/// Writes a chunk, which must not be empty: that would be the end (RFC 9112, section 7.1).
+pub(crate) fn write_chunk(out: &mut impl Write, bytes: &[u8]) -> io::Result<()> {
+    write!(out, "{:x}\r\n", bytes.len())?;
+    out.write_all(bytes)?;
+    out.write_all(b"\r\n")
+}
+
 /// Sends content piece by piece.
 struct Chunks<'a, C> {
     conn: &'a mut C,
@@ -262,12 +272,9 @@ struct Chunks<'a, C> {
 
 impl<C: Connection> Sink for Chunks<'_, C> {
     fn send(&mut self, bytes: &[u8]) -> io::Result<()> {
-        if self.framing == Framing::Chunked {
-            write!(self.conn, "{:x}\r\n", bytes.len())?;
-        }
-        self.conn.write_all(bytes)?;
-        if self.framing == Framing::Chunked {
-            self.conn.write_all(b"\r\n")?;
+        match self.framing {
+            Framing::Chunked => write_chunk(self.conn, bytes)?,
+            _ => self.conn.write_all(bytes)?,
         }
         *self.bytes += bytes.len() as u64;
         Ok(())

@@ -13,6 +13,10 @@ const DATA: u8 = 0;
 const HEADERS: u8 = 1;
 const WINDOW_UPDATE: u8 = 8;
 
+/// The flag of frames with padding, and how long that can be, with its length.
+const PADDED: u8 = 8;
+const PADDING_MAX: usize = 256;
+
 /// Reads the headers of frames as they pass.
 #[derive(Debug)]
 pub(crate) struct Meter {
@@ -40,7 +44,7 @@ impl Meter {
     /// # Errors
     ///
     /// The client has sent too many frames in a row that ask for nothing: PING, SETTINGS, PRIORITY, RST_STREAM, empty
-    /// DATA, CONTINUATION, and unknown ones.
+    /// or padded DATA, CONTINUATION, and unknown ones.
     pub(crate) fn note(&mut self, mut bytes: &[u8]) -> io::Result<()> {
         while !bytes.is_empty() {
             let skipped = self.skip.min(bytes.len());
@@ -59,11 +63,11 @@ impl Meter {
     }
 
     fn note_frame(&mut self) -> io::Result<()> {
-        let [high, middle, low, kind, ..] = self.header;
+        let [high, middle, low, kind, flags, ..] = self.header;
         let length = u32::from_be_bytes([0, high, middle, low]) as usize;
         self.skip = length;
         match kind {
-            DATA if length > 0 => self.useless = 0,
+            DATA if length > PADDING_MAX || length > 0 && flags & PADDED == 0 => self.useless = 0,
             // Each of them ends, or goes on, because of output that the client has taken.
             WINDOW_UPDATE => {}
             HEADERS => self.useless = self.useless.saturating_sub(1),
@@ -104,6 +108,8 @@ mod tests {
             assert!(note(&more, piece).is_err(), "{piece}");
             let useful = [pings.clone(), vec![frame(DATA, 1)], pings.clone()].concat();
             note(&useful, piece).unwrap();
+            let padding = vec![vec![0, 0, 1, DATA, PADDED, 0, 0, 0, 1, 0]; 2];
+            assert!(note(&[pings.clone(), padding].concat(), piece).is_err());
         }
     }
 }

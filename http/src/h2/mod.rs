@@ -4,7 +4,7 @@
 //! [scope](socketserver::task::scope()) of the first runs. While no request is left, the state lies in the session of
 //! the connection, which is parked.
 
-mod meter;
+pub(crate) mod meter;
 mod pipe;
 mod stream;
 
@@ -95,9 +95,11 @@ impl Running {
         registered.replace(waker.clone());
     }
 
-    fn begin(&self) -> RunningOne<'_> {
-        self.count.fetch_add(1, Ordering::SeqCst);
-        RunningOne(self)
+    /// Counts a request, unless `max` run.
+    fn begin(&self, max: u32) -> Option<RunningOne<'_>> {
+        let one = RunningOne(self);
+        let before = self.count.fetch_add(1, Ordering::SeqCst);
+        (before < max as usize).then_some(one)
     }
 }
 
@@ -231,14 +233,19 @@ pub(crate) fn serve<C: Connection + Managed, H: Handler>(
             if conn.stopping() || session.requests >= http.limits.requests {
                 h2.leave();
             }
-            match next_turn(conn, h2, &running) {
-                Ok(Some(Turn::Request(request))) => {
+            match next_turn(conn, h2, &running, &http.limits) {
+                Ok(Some(Turn::Request(mut request))) => {
                     session.requests = session.requests.saturating_add(1);
+                    // A request that the client has reset is none for HTTP/2, and may still run here.
+                    let Some(one) = running.begin(http.limits.streams) else {
+                        request.1.send_reset(h2::Reason::REFUSED_STREAM);
+                        continue;
+                    };
                     session.since = None;
                     // Each request begins the time that a request may take anew.
                     conn.context().end_request();
                     conn.context().begin_request();
-                    begin(scope, http, &peer, running.begin(), *request);
+                    begin(scope, http, &peer, one, *request);
                 }
                 Ok(Some(Turn::Quiet)) => conn.context().end_request(),
                 Ok(None) => return Ok(false),
@@ -271,21 +278,32 @@ fn next_turn<C: Connection + Managed>(
     conn: &mut C,
     h2: &mut H2,
     running: &Running,
+    limits: &Limits,
 ) -> io::Result<Option<Turn>> {
     if !running.is_empty() {
         let turn = task::block_on(poll_fn(|cx| h2.turn(conn, Some(running), cx)))?;
         return turn.map(Some);
     }
-    let linger = if conn.context().waits_hold_others() {
+    // A parked connection waits for input: it would never send what the client has not taken.
+    let (has_output, total) = (h2.pipe.has_output(), h2.pipe.total());
+    let patience = if has_output {
+        limits.body_timeout
+    } else if conn.context().waits_hold_others() {
         Duration::ZERO
     } else {
         LINGER
     };
-    let wait = || task::block_on(poll_fn(|cx| h2.turn(conn, None, cx)));
-    match task::timeout(linger, wait) {
+    let wait = || {
+        task::block_on(poll_fn(|cx| match h2.turn(conn, None, cx) {
+            Poll::Pending if has_output && h2.pipe.total() > total => Poll::Ready(Ok(Turn::Quiet)),
+            turn => turn,
+        }))
+    };
+    match task::timeout(patience, wait) {
         Ok(turn) => turn.map(Some),
-        Err(err) if err.kind() == io::ErrorKind::TimedOut => Ok(None),
-        Err(err) => Err(err),
+        Err(err) if has_output || err.kind() != io::ErrorKind::TimedOut => Err(err),
+        Err(_) if h2.pipe.has_output() => Ok(Some(Turn::Quiet)),
+        Err(_) => Ok(None),
     }
 }
 

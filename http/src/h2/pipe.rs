@@ -29,6 +29,8 @@ struct Buffers {
     ended: bool,
     output: Vec<u8>,
     sent: usize,
+    /// How many bytes were ever sent.
+    total: u64,
     meter: Meter,
 }
 
@@ -41,6 +43,11 @@ impl Pipe {
     pub(crate) fn has_output(&self) -> bool {
         let buffers = self.buffers();
         buffers.sent < buffers.output.len()
+    }
+
+    /// Returns how many bytes were sent since the connection began.
+    pub(crate) fn total(&self) -> u64 {
+        self.buffers().total
     }
 
     pub(crate) fn has_ended(&self) -> bool {
@@ -107,7 +114,11 @@ impl Pipe {
         let before = buffers.sent;
         while buffers.sent < buffers.output.len() {
             match conn.poll_write(cx, &buffers.output[buffers.sent..]) {
-                Poll::Ready(count) => buffers.sent += count?,
+                Poll::Ready(count) => {
+                    let count = count?;
+                    buffers.sent += count;
+                    buffers.total += count as u64;
+                }
                 Poll::Pending => return Ok(buffers.sent > before),
             }
         }

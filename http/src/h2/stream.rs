@@ -17,9 +17,10 @@ use socketserver::{Connection, task};
 
 use crate::Http;
 use crate::access::Ended;
-use crate::body::{Body, Source};
+use crate::body::{Body, Source, strip_trailers};
 use crate::config::Limits;
 use crate::handler::{Handler, call};
+use crate::head;
 use crate::response::{BodyWriter, Content, IntoResponse, Kind, Sink};
 
 /// What a request knows of its connection.
@@ -48,10 +49,14 @@ pub(crate) fn serve<H: Handler>(
 ) {
     let clock = http.clock();
     let (parts, stream) = request.into_parts();
+    let checked = head::check_authority(&parts);
     let is_head = parts.method == Method::HEAD;
     let mut input = Input::new(stream, peer, &http.limits);
     let mut request = Request::from_parts(parts, Body::new(&mut input));
-    let answered = call(&http.handler, &mut H::Session::default(), &mut request);
+    let answered = match checked {
+        Ok(()) => call(&http.handler, &mut H::Session::default(), &mut request),
+        Err(reject) => (reject.status, format!("{}\n", reject.reason)).into_response(),
+    };
     let (parts, _) = request.into_parts();
     let (response, error) = match answered {
         Ok(response) => (response, None),
@@ -62,6 +67,10 @@ pub(crate) fn serve<H: Handler>(
     };
     let response = match response.body().0 {
         Kind::Upgrade(_) => status_alone(StatusCode::NOT_IMPLEMENTED),
+        // The client would wait for another response.
+        _ if response.status().is_informational() => {
+            status_alone(StatusCode::INTERNAL_SERVER_ERROR)
+        }
         _ => response,
     };
     let status = response.status();
@@ -148,7 +157,8 @@ impl<'a> Input<'a> {
                 Ok(None) => {
                     self.ended = true;
                     let wait = || task::block_on(poll_fn(|cx| self.stream.poll_trailers(cx)));
-                    if let Ok(Ok(Some(trailers))) = task::timeout(patience, wait) {
+                    if let Ok(Ok(Some(mut trailers))) = task::timeout(patience, wait) {
+                        strip_trailers(&mut trailers);
                         self.trailers = trailers;
                     }
                 }
@@ -230,7 +240,12 @@ fn send<H>(
         Kind::Stream(_) | Kind::Upgrade(_) => None,
     };
     let status = parts.status;
-    let is_bare = status == StatusCode::NO_CONTENT || status == StatusCode::NOT_MODIFIED;
+    let is_bare = [
+        StatusCode::NO_CONTENT,
+        StatusCode::RESET_CONTENT,
+        StatusCode::NOT_MODIFIED,
+    ]
+    .contains(&status);
     if is_bare {
         parts.headers.remove(CONTENT_LENGTH);
     } else if let Some(length) = length {
