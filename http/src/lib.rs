@@ -63,6 +63,19 @@ use config::Limits;
 use session::Session;
 
 /// A request: method, target, version and fields of the `http` crate, and a [`Body`] to read.
+///
+/// # Examples
+///
+/// ```
+/// use http::Method;
+/// use socketserver_http::Request;
+///
+/// fn describe(request: &mut Request<'_>) -> String {
+///     let agent = request.headers().get("user-agent").and_then(|agent| agent.to_str().ok());
+///     format!("{} {} by {}\n", request.method(), request.uri(), agent.unwrap_or("an unknown client"))
+/// }
+/// # let _ = (Method::GET, socketserver_http::Http::new(describe));
+/// ```
 pub type Request<'a> = http::Request<Body<'a>>;
 
 /// Serves HTTP with the default limits: the handler of a [`Server`](socketserver::Server), made of a function that
