@@ -35,10 +35,10 @@ fn store(directory: &Path, request: &mut Request<'_>) -> io::Result<(StatusCode,
 }
 
 fn main() -> Result<(), HandlerError> {
-    let arg = |index: usize, default: &str| env::args().nth(index).unwrap_or(default.to_owned());
-    let (addr, directory) = (arg(1, "127.0.0.1:8000"), arg(2, "."));
-    let bytes = arg(3, "1073741824").parse()?;
-    let server = Server::<Tcp, Threading>::bind(&*addr)?;
+    let (addr, directory, bytes) = (env::args().nth(1), env::args().nth(2), env::args().nth(3));
+    let directory = directory.unwrap_or_else(|| ".".to_owned());
+    let bytes = bytes.map_or(Ok(1 << 30), |bytes| bytes.parse())?;
+    let server = Server::<Tcp, Threading>::bind(addr.as_deref().unwrap_or("127.0.0.1:8000"))?;
     for url in server.urls() {
         eprintln!("listening on {url}");
     }

@@ -39,7 +39,7 @@ pub fn redirect_to_https(
     }
 }
 
-fn location(request: &Request<'_>, port: u16) -> Option<String> {
+fn location<B>(request: &http::Request<B>, port: u16) -> Option<String> {
     // RFC 9112, section 3.2.2, and RFC 9113, section 8.3.1: the authority of the target comes before `Host`.
     let authority = match request.uri().authority() {
         Some(authority) => authority.clone(),
@@ -72,7 +72,50 @@ fn is_host(host: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use http::HeaderValue;
+
     use super::*;
+
+    /// Where a request is redirected to, for a port.
+    fn redirected(target: &str, host: Option<&'static str>, port: u16) -> Option<String> {
+        let mut request = http::Request::new(());
+        *request.uri_mut() = target.parse().expect("a target");
+        if let Some(host) = host {
+            let host = HeaderValue::from_static(host);
+            request.headers_mut().insert(HOST, host);
+        }
+        location(&request, port)
+    }
+
+    #[test]
+    fn the_host_and_the_path_stay() {
+        for (target, host, port, location) in [
+            ("/", "a.example", 443, "https://a.example/"),
+            ("/b/c?d=%20", "a:80", 443, "https://a/b/c?d=%20"),
+            ("//b", "a", 8443, "https://a:8443//b"),
+            ("/", "[::1]:80", 8443, "https://[::1]:8443/"),
+            // As a proxy and HTTP/2 have it.
+            ("http://b.example:80/c", "a", 443, "https://b.example/c"),
+        ] {
+            let found = redirected(target, Some(host), port);
+            assert_eq!(found.as_deref(), Some(location), "{target} of {host}");
+        }
+    }
+
+    #[test]
+    fn without_a_host_or_a_path_there_is_no_location() {
+        for (target, host) in [
+            ("/", None),
+            ("/", Some("")),
+            ("/", Some("a@b")),
+            ("/", Some("a,b")),
+            ("http://a@b/", Some("c")),
+            ("*", Some("a")),
+            ("a:443", Some("a")),
+        ] {
+            assert_eq!(redirected(target, host, 443), None, "{target} of {host:?}");
+        }
+    }
 
     #[test]
     fn a_host_is_a_name_or_an_address() {
