@@ -1,6 +1,8 @@
 //! Handlers, in three forms: a closure, a [`Handler`] type with state, and a [`RequestHandler`]
 //! with setup, handle and finish for each connection. The server calls each through a closure.
 
+use std::time::Duration;
+
 use crate::error::HandlerError;
 
 /// What happens to a connection after its handler has returned.
@@ -49,6 +51,12 @@ pub enum Next {
     /// - when the [idle grace](crate::Builder::idle_grace) of a stop is over, and the client has
     ///   sent nothing more.
     Park,
+    /// The server parks the connection as [`Park`](Self::Park) says, and calls the handler again after this
+    /// duration if the client has sent nothing meanwhile: for a protocol with a time limit or a ping of its own.
+    ///
+    /// The call is up to 10 ms late, and later where no thread is free. The handler checks its own clock, because
+    /// it may have been called for input just before. A duration that overflows the clock sets no limit.
+    ParkFor(Duration),
     /// The server closes the connection and stops, as
     /// [`ServerHandle::shutdown`](crate::ServerHandle::shutdown) does, in every model and also from
     /// a forked child. (Python's `SystemExit`, as a value.)

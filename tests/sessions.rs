@@ -23,8 +23,12 @@ use support::{Client, DEADLINE, ServerProcess, Target, is_available, poll_until,
 
 type Check = fn(&str);
 
-const SCENARIOS: [(&str, Check); 9] = [
+const SCENARIOS: [(&str, Check); 10] = [
     ("three_lines_are_one_session", three_lines_are_one_session),
+    (
+        "a_silent_client_does_not_keep_a_session_parked",
+        a_silent_client_does_not_keep_a_session_parked,
+    ),
     (
         "a_reset_is_handled_and_finished",
         a_reset_is_handled_and_finished,
@@ -98,8 +102,13 @@ struct Session {
     lines: u32,
     /// Whether `finish` asks its client for a line.
     asks: bool,
+    /// How many calls without input are to come.
+    naps: u32,
     handle: ServerHandle,
 }
+
+/// How long a session is parked without input.
+const NAP: Duration = Duration::from_millis(60);
 
 impl Session {
     fn say(&self, step: &str) {
@@ -122,6 +131,15 @@ impl RequestHandler<TcpConnection> for Session {
 
     fn handle(&mut self, conn: &mut TcpConnection) -> Outcome {
         self.say("handle");
+        if self.naps > 0 {
+            self.naps -= 1;
+            conn.write_all(b"awake\n")?;
+            return Ok(if self.naps == 0 {
+                Next::Park
+            } else {
+                Next::ParkFor(NAP)
+            });
+        }
         let mut line = String::new();
         conn.read_line_max(&mut line, 1024)?;
         self.lines += 1;
@@ -145,6 +163,11 @@ impl RequestHandler<TcpConnection> for Session {
                     writeln!(conn, "{connection}")?;
                 }
                 return Ok(Next::Close);
+            }
+            "nap" => {
+                self.naps = 2;
+                writeln!(conn, "{}", self.lines)?;
+                return Ok(Next::ParkFor(NAP));
             }
             // Asks the server to stop, and keeps its thread.
             "outlive" => {
@@ -184,6 +207,13 @@ fn serve(model: &str, options: &[String]) -> ExitCode {
     if has("idle") {
         builder = builder.idle_timeout(Duration::from_millis(400));
     }
+    if has("patient") {
+        builder = builder
+            .first_byte_timeout(None)
+            .handshake_timeout(None)
+            .idle_timeout(None)
+            .write_timeout(None);
+    }
     if has("whole") {
         builder = builder.whole_request(|input| input.contains(&b'\n'));
     }
@@ -216,6 +246,7 @@ impl UnderModel for Serves {
                 id: 0,
                 lines: 0,
                 asks: false,
+                naps: 0,
                 handle: handle.clone(),
             }
         };
@@ -299,6 +330,27 @@ fn three_lines_are_one_session(model: &str) {
     let handled = ["setup", "handle", "handle", "handle", "handle"];
     let ended = ["finish", "dropped"];
     assert_eq!(stop(server), [&handled[..], &ended].concat());
+}
+
+fn a_silent_client_does_not_keep_a_session_parked(model: &str) {
+    // Without deadlines, nothing else wakes the accept loop.
+    for options in [&["patient"][..], &["patient", "whole"]] {
+        let server = ServerProcess::start("tcp", model, options);
+        let mut client = server.target().connect();
+        ask(&mut *client, "nap", "1");
+        expect(&mut *client, "awake");
+        expect(&mut *client, "awake");
+        // The alarm is over: the session waits for a line.
+        ask(&mut *client, "two", "2");
+        client.end_of_input();
+        expect_end(&mut *client);
+        let steps = stop(server);
+        assert_eq!(
+            steps[..5],
+            ["setup", "handle", "handle", "handle", "handle"],
+            "{options:?}"
+        );
+    }
 }
 
 fn a_reset_is_handled_and_finished(model: &str) {

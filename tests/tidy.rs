@@ -5,10 +5,13 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// The folders with sources.
-const EVERYWHERE: [&str; 7] = [
+const EVERYWHERE: [&str; 10] = [
     "src",
     "cli/src",
     "conformance/src",
+    "http/src",
+    "http/tests",
+    "http/examples",
     "tests",
     "cli/tests",
     "conformance/tests",
@@ -249,7 +252,7 @@ fn only_the_model_differs_between_threads_and_coroutines() {
     );
 }
 
-const TESTS: [&str; 3] = ["tests", "cli/tests", "conformance/tests"];
+const TESTS: [&str; 4] = ["tests", "cli/tests", "conformance/tests", "http/tests"];
 
 #[test]
 fn tests_neither_sleep_nor_spin_nor_are_ignored() {

@@ -86,10 +86,12 @@ impl<T: Transport, M: Dispatch> Acceptor<'_, T, M> {
                 self.parked.exhaust(Interest::Read);
             }
             for Parked {
-                request, permits, ..
+                request,
+                permits,
+                is_due,
             } in ready
             {
-                if service.hooks.whole.is_some() {
+                if service.hooks.whole.is_some() && !is_due {
                     let service = Arc::clone(&service);
                     self.park_again(Job {
                         request,

@@ -421,12 +421,15 @@ impl<'a, T: Transport, M: Dispatch> Acceptor<'a, T, M> {
         let lifecycle = &self.shared.lifecycle;
         let graces = [Idle::Parked, Idle::Held].map(|idle| lifecycle.grace_left(idle));
         // The backlog of a stop is there already, or arrives soon; also if room was found only now.
+        let parking = self.serving.service.parking();
+        let parking = parking.filter(|_| self.can_dispatch(now));
         let takes_backlog = accepting && matches!(self.mode, Mode::Backlog { .. });
         let backlog = takes_backlog.then_some(drain::ARRIVAL_CHECK);
         pauses
             .chain(deadline.map(left))
             .chain(self.check_at.map(left))
             .chain(self.heartbeat.due().map(left))
+            .chain(parking.and_then(Parking::next_alarm))
             .chain(self.limits_change_in())
             .chain(self.model.tends_in(now))
             .chain(

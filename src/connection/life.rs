@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use crate::address::Address;
 use crate::admission::permits::Permits;
-use crate::connection::parking::{NotParked, Parked, Parking};
+use crate::connection::parking::{Alarm, NotParked, Parked, Parking};
 use crate::counters::{Counters, Ended, count};
 use crate::error::HandlerError;
 use crate::handler::{Next, Outcome};
@@ -138,10 +138,16 @@ impl<R: Managed> Service<R> {
         // served.
         self.shared.lifecycle.processes().note_served();
         let ended = match outcome {
-            Ok(Next::Park) if self.parks && (!is_last || has_more(request)) => {
+            Ok(next @ (Next::Park | Next::ParkFor(_)))
+                if self.parks && (!is_last || has_more(request)) =>
+            {
+                request.context().set_alarm(match next {
+                    Next::ParkFor(duration) => Some(duration),
+                    _ => None,
+                });
                 return Ended::Parked;
             }
-            Ok(Next::Close | Next::Park) => Ended::Completed,
+            Ok(Next::Close | Next::Park | Next::ParkFor(_)) => Ended::Completed,
             Ok(Next::Stop) => {
                 self.shared.lifecycle.shutdown();
                 Ended::Completed
@@ -237,10 +243,10 @@ impl<R: Managed> Service<R> {
         }
         // The wait of the accept loop does not include a parking that is new, be it empty: the next
         // connection that parks does not find it new.
-        if new {
+        if new || matches!(parked, Ok(Alarm::First)) {
             self.shared.lifecycle.wakeup_event().wake();
         }
-        parked
+        parked.map(drop)
     }
 
     /// Ends a connection that could not be parked because of `err`.
@@ -271,6 +277,7 @@ impl<R: Managed> Service<R> {
         let Parked {
             mut request,
             permits,
+            ..
         } = parked;
         request.refuse();
         self.end(request, Ended::Completed, permits);

@@ -5,12 +5,13 @@
 //! is readable, and dispatches it again. During a stop, connections stay parked until the idle
 //! grace is over.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::fmt;
 use std::io;
 use std::mem::{MaybeUninit, take};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use rustix::event::epoll::{self, EventData, EventFlags};
 use rustix::time::Timespec;
@@ -18,6 +19,7 @@ use rustix::time::Timespec;
 use crate::admission::permits::Permits;
 use crate::net::{Managed, Waits};
 use crate::registry::table::Activity;
+use crate::sys::clock::{Millis, TICK};
 
 /// How many connections are taken out at once.
 const EVENTS: usize = 64;
@@ -34,6 +36,10 @@ struct State<R> {
     /// The numbers of connections to dispatch: they have input, or a stop has ended them and their
     /// sessions are to finish. Some may have been taken out since.
     ready: Vec<u64>,
+    /// When handlers want to be called again although there is no input, with the numbers of their connections.
+    alarms: BTreeSet<(Millis, u64)>,
+    /// The alarm until which the accept loop waits.
+    awaited: Option<Millis>,
     /// The idle grace of a stop is over.
     closed: bool,
 }
@@ -43,6 +49,15 @@ struct State<R> {
 pub(crate) struct Parked<R> {
     pub(crate) request: R,
     pub(crate) permits: Permits,
+    /// The handler is to be called although there may be no input.
+    pub(crate) is_due: bool,
+}
+
+/// Whether a connection that was parked has an alarm for which the accept loop must wait anew.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Alarm {
+    First,
+    Later,
 }
 
 /// A connection that was not parked, and why.
@@ -55,11 +70,24 @@ pub(crate) enum NotParked<R> {
     Failed(R, Permits, io::Error),
 }
 
+impl<R: Managed> State<R> {
+    /// Takes out one connection, if it is parked here.
+    fn take(&mut self, id: u64) -> Option<Parked<R>> {
+        let parked = *self.parked.remove(&id)?;
+        if let Some(alarm) = parked.request.context().alarm_at() {
+            self.alarms.remove(&(alarm, id));
+        }
+        Some(parked)
+    }
+}
+
 impl<R: Managed> Parking<R> {
     pub(crate) fn new() -> io::Result<Self> {
         let state = State {
             parked: HashMap::new(),
             ready: Vec::new(),
+            alarms: BTreeSet::new(),
+            awaited: None,
             closed: false,
         };
         let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
@@ -70,7 +98,7 @@ impl<R: Managed> Parking<R> {
     }
 
     /// Parks a connection.
-    pub(crate) fn park(&self, mut request: R, permits: Permits) -> Result<(), NotParked<R>> {
+    pub(crate) fn park(&self, mut request: R, permits: Permits) -> Result<Alarm, NotParked<R>> {
         // Sends buffered output, which may block, so the lock is not taken yet.
         if let Err(err) = request.wait() {
             return Err(NotParked::Failed(request, permits, err));
@@ -100,9 +128,31 @@ impl<R: Managed> Parking<R> {
         if let Err(err) = watched {
             return Err(NotParked::Failed(request, permits, err));
         }
-        let parked = Parked { request, permits };
+        let alarm = request.context().alarm_at();
+        let parked = Parked {
+            request,
+            permits,
+            is_due: false,
+        };
         state.parked.insert(id, Box::new(parked));
-        Ok(())
+        let Some(alarm) = alarm else {
+            return Ok(Alarm::Later);
+        };
+        state.alarms.insert((alarm, id));
+        if state.awaited.is_some_and(|awaited| awaited <= alarm) {
+            return Ok(Alarm::Later);
+        }
+        state.awaited = Some(alarm);
+        Ok(Alarm::First)
+    }
+
+    /// The time until the first alarm. The accept loop calls it before it waits, and is woken for an earlier one.
+    pub(crate) fn next_alarm(&self) -> Option<Duration> {
+        let state = &mut *self.state();
+        state.awaited = state.alarms.first().map(|(alarm, _)| *alarm);
+        let left = state.awaited?.since(Millis::now());
+        // The clock lags behind by up to a tick.
+        Some(Duration::from_millis(left + TICK))
     }
 
     /// Watches a descriptor for one event. It stays in the epoll instance until it is closed.
@@ -125,11 +175,22 @@ impl<R: Managed> Parking<R> {
         if state.ready.is_empty() {
             self.check(state, max);
         }
-        let count = state.ready.len().min(max.max(1));
-        let ready = state.ready.drain(..count);
-        ready
-            .filter_map(|id| state.parked.remove(&id).map(|parked| *parked))
-            .collect()
+        let max = max.max(1);
+        let count = state.ready.len().min(max);
+        let ready: Vec<_> = state.ready.drain(..count).collect();
+        let mut taken: Vec<_> = ready.into_iter().filter_map(|id| state.take(id)).collect();
+        let now = Millis::now();
+        while let Some(&(alarm, id)) = state.alarms.first() {
+            if alarm > now || taken.len() >= max {
+                break;
+            }
+            let due = state.take(id);
+            taken.extend(due.map(|parked| Parked {
+                is_due: true,
+                ..parked
+            }));
+        }
+        taken
     }
 
     /// Closes the parking when the idle grace is over: it parks no connection from now on, and
@@ -144,6 +205,7 @@ impl<R: Managed> Parking<R> {
         state.closed = true;
         while self.check(state, EVENTS) > 0 {}
         let mut idle = take(&mut state.parked);
+        state.alarms.clear();
         for id in &state.ready {
             state.parked.extend(idle.remove_entry(id));
         }
@@ -183,12 +245,14 @@ impl<R: Managed> Parking<R> {
 
     /// Takes out one connection, if it is parked here.
     pub(crate) fn take(&self, id: u64) -> Option<Parked<R>> {
-        self.state().parked.remove(&id).map(|parked| *parked)
+        self.state().take(id)
     }
 
     /// Takes out all connections.
     pub(crate) fn take_all(&self) -> Vec<Parked<R>> {
-        let parked = take(&mut self.state().parked);
+        let state = &mut *self.state();
+        state.alarms.clear();
+        let parked = take(&mut state.parked);
         parked.into_values().map(|parked| *parked).collect()
     }
 

@@ -142,9 +142,9 @@ fn call<R: Accepted, S: Send + 'static>(
         true => Ok(Next::Close),
         false => handle(&mut session, request),
     }));
-    if matches!(handled, Ok(Ok(Next::Park))) {
+    if let Ok(Ok(next @ (Next::Park | Next::ParkFor(_)))) = handled {
         request.context().session().keep(session);
-        return Ok(Next::Park);
+        return Ok(next);
     }
     let finished = finish(&mut session, request);
     let outcome = handled.unwrap_or_else(|panic| resume_unwind(panic));

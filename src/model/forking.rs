@@ -327,7 +327,10 @@ fn serve_and_exit<T: Transport>(
         serving.listeners.clear();
         batch.requests.drain(..).for_each(leave_to_parent);
         let parked = service.parking().map(Parking::take_all);
-        for Parked { request, permits } in parked.into_iter().flatten() {
+        for Parked {
+            request, permits, ..
+        } in parked.into_iter().flatten()
+        {
             leave_to_parent(request);
             forget(permits);
         }
@@ -375,7 +378,7 @@ fn serve<R: Managed>(service: &Service<R>, request: &mut R) -> Ended {
 
 /// How a wait for input ends.
 enum Wakes {
-    /// Input has arrived, or its end.
+    /// Input has arrived, or its end; or the handler wants to be called without.
     Input,
     /// There is nothing to wait for, or the grace of a stop is over.
     Over,
@@ -393,6 +396,8 @@ fn wait<R: Managed>(request: &mut R, shared: &Shared) -> io::Result<Wakes> {
         .deadlines()
         .parked(request.context())
         .and_then(|limit| Instant::now().checked_add(limit));
+    let alarm = request.context().alarm();
+    let alarm = alarm.and_then(|left| Instant::now().checked_add(left));
     let fd = match request.wait()? {
         Waits::Ready => return Ok(Wakes::Input),
         Waits::Never => return Ok(Wakes::Over),
@@ -404,7 +409,7 @@ fn wait<R: Managed>(request: &mut R, shared: &Shared) -> io::Result<Wakes> {
         let grace = shared.lifecycle.grace_left(Idle::Held);
         let grace_end = grace.and_then(|left| now.checked_add(left));
         let grace_end = grace_end.map(|end| end.max(settled));
-        let end = deadline.into_iter().chain(grace_end).min();
+        let end = deadline.into_iter().chain(grace_end).chain(alarm).min();
         let woken = wakeup.wait(&[Awaited::readable(fd, &source)], end)?;
         if !woken.ready.is_empty() {
             let abort = request.context().abort_reason();
@@ -417,6 +422,9 @@ fn wait<R: Managed>(request: &mut R, shared: &Shared) -> io::Result<Wakes> {
         }
         if deadline.is_some_and(|deadline| now >= deadline) {
             return Ok(Wakes::Aborted);
+        }
+        if alarm.is_some_and(|alarm| now >= alarm) {
+            return Ok(Wakes::Input);
         }
     }
 }

@@ -9,6 +9,7 @@ use crate::connection::life::Opening;
 use crate::error::Error;
 use crate::model::serve_here;
 use crate::net::{Managed, Transport};
+use crate::shared::Shared;
 
 /// Runs the handler on the accepting thread, for one connection or datagram after the other.
 ///
@@ -40,6 +41,11 @@ impl Model for Sequential {
 
 impl Dispatch for Sequential {
     const SERVES_HERE: bool = true;
+
+    fn start(&mut self, shared: &Shared) -> io::Result<()> {
+        shared.registry.set_waits_hold_others();
+        Ok(())
+    }
 
     fn dispatch<T: Transport>(
         &mut self,

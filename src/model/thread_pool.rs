@@ -81,6 +81,7 @@ impl Model for ThreadPool {
 
 impl Dispatch for ThreadPool {
     fn start(&mut self, shared: &Shared) -> io::Result<()> {
+        shared.registry.set_waits_hold_others();
         self.pooled.start(shared, self.pooled.limits.threads)
     }
 

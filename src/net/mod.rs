@@ -26,7 +26,7 @@ pub(crate) mod unix_seqpacket;
 pub(crate) mod unix_stream;
 
 pub use crate::address::{Address, UnixAddress};
-pub use crate::registry::context::{Abort, Context};
+pub use crate::registry::context::{Abort, Context, StopFlag};
 pub use connection::Connection;
 pub use datagram::Packet;
 pub use dialed::Dialed;

@@ -2,7 +2,7 @@
 //! the server aborts it.
 
 use std::os::fd::BorrowedFd;
-use std::sync::atomic::{AtomicU32, Ordering, fence};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering, fence};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
@@ -83,6 +83,38 @@ pub trait Abort: Send + Sync {
     }
 }
 
+/// Tells whether a server has been asked to stop: [`Context::stop_flag`].
+///
+/// # Examples
+///
+/// ```
+/// use socketserver::{Connection, task};
+///
+/// fn serve(conn: &mut impl Connection) -> std::io::Result<()> {
+///     let stop = conn.context().stop_flag();
+///     let (mut input, mut output) = conn.halves()?;
+///     task::scope(|scope| {
+///         scope.spawn(move || std::io::copy(&mut input, &mut std::io::sink()))?;
+///         while !stop.is_set() {
+///             std::io::Write::write_all(&mut output, b"tick\n")?;
+///             task::sleep(std::time::Duration::from_secs(1));
+///         }
+///         Ok(())
+///     })
+/// }
+/// ```
+#[derive(Clone, Debug)]
+pub struct StopFlag(Option<Arc<Registry>>);
+
+impl StopFlag {
+    /// Returns whether the server has been asked to stop.
+    #[must_use]
+    pub fn is_set(&self) -> bool {
+        let registry = self.0.as_ref();
+        registry.is_some_and(|registry| registry.lifecycle().stopping())
+    }
+}
+
 /// What a connection or datagram knows of its server. A transport stores one in each that it
 /// accepts.
 ///
@@ -114,6 +146,8 @@ pub struct Context {
     /// Whether it is registered to be aborted.
     abortable: bool,
     session: SessionSlot,
+    /// When the handler wants to be called again although its parked connection has no input, plus one; zero if never.
+    alarm: AtomicU64,
 }
 
 impl Context {
@@ -125,6 +159,7 @@ impl Context {
             slot: AtomicU32::new(0),
             abortable: false,
             session: SessionSlot::new(),
+            alarm: AtomicU64::new(0),
         }
     }
 
@@ -136,6 +171,7 @@ impl Context {
             slot: AtomicU32::new(0),
             abortable: false,
             session: SessionSlot::new(),
+            alarm: AtomicU64::new(0),
         }
     }
 
@@ -165,6 +201,13 @@ impl Context {
         self.registry
             .as_ref()
             .is_some_and(|registry| registry.lifecycle().stopping())
+    }
+
+    /// Returns a value that tells whether the server has been asked to stop, for closures and threads that do not
+    /// have the connection.
+    #[must_use]
+    pub fn stop_flag(&self) -> StopFlag {
+        StopFlag(self.registry.clone())
     }
 
     /// Registers this connection with its server.
@@ -197,6 +240,41 @@ impl Context {
     pub(crate) fn enter_handler(&self) -> Option<Entered> {
         let registry = Arc::clone(self.registry.as_ref()?);
         Some(Entered::handler(registry, self.handler_id()))
+    }
+
+    /// Stores after which time the handler wants to be called again, if its parked connection has no input before.
+    pub(crate) fn set_alarm(&self, duration: Option<Duration>) {
+        let at = duration.map_or(0, |duration| {
+            let rounded = duration.as_micros().div_ceil(1000);
+            let at = u128::from(Millis::now().0) + 1 + rounded;
+            u64::try_from(at).unwrap_or(0)
+        });
+        self.alarm.store(at, Ordering::Relaxed);
+    }
+
+    /// When the handler wants to be called again.
+    pub(crate) fn alarm_at(&self) -> Option<Millis> {
+        self.alarm
+            .load(Ordering::Relaxed)
+            .checked_sub(1)
+            .map(Millis)
+    }
+
+    /// The time until the handler wants to be called again.
+    pub(crate) fn alarm(&self) -> Option<Duration> {
+        let left = self.alarm_at()?.since(Millis::now());
+        Some(Duration::from_millis(left))
+    }
+
+    /// Returns whether a handler that waits may keep other connections waiting: under
+    /// [`Sequential`](crate::Sequential) and [`ThreadPool`](crate::ThreadPool), also below
+    /// [`Prefork`](crate::Prefork). There a protocol layer parks between messages at once; elsewhere it may wait for
+    /// a moment, which costs less than to park.
+    #[must_use]
+    pub fn waits_hold_others(&self) -> bool {
+        self.registry
+            .as_ref()
+            .is_some_and(|registry| registry.waits_hold_others())
     }
 
     /// The slot of the handler's session.
@@ -418,7 +496,9 @@ impl Context {
         }
     }
 
-    pub(crate) fn abort_reason(&self) -> Option<AbortReason> {
+    /// Returns why the server has aborted the connection, if it has. Reads and writes fail then.
+    #[must_use]
+    pub fn abort_reason(&self) -> Option<AbortReason> {
         self.slot()?.abort_reason()
     }
 

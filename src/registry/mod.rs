@@ -13,7 +13,7 @@ use std::collections::HashMap;
 use std::io;
 use std::os::fd::{AsRawFd, RawFd};
 use std::sync::atomic::Ordering::{Relaxed, SeqCst};
-use std::sync::atomic::{AtomicU64, fence};
+use std::sync::atomic::{AtomicBool, AtomicU64, fence};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
@@ -88,6 +88,8 @@ pub(crate) struct Registry {
     abortable: Mutex<Abortable>,
     /// What the handlers of this process wait for beside their connections.
     waits: Waits,
+    /// A handler that waits may keep other connections waiting.
+    waits_hold_others: AtomicBool,
 }
 
 impl Registry {
@@ -108,6 +110,7 @@ impl Registry {
             registered: AtomicU64::new(0),
             abortable: Mutex::default(),
             waits: Waits::default(),
+            waits_hold_others: AtomicBool::new(false),
         })
     }
 
@@ -117,6 +120,15 @@ impl Registry {
 
     pub(super) const fn lifecycle(&self) -> &Arc<Lifecycle> {
         &self.lifecycle
+    }
+
+    /// Stores that a handler that waits may keep other connections waiting.
+    pub(crate) fn set_waits_hold_others(&self) {
+        self.waits_hold_others.store(true, Relaxed);
+    }
+
+    pub(super) fn waits_hold_others(&self) -> bool {
+        self.waits_hold_others.load(Relaxed)
     }
 
     pub(super) fn count_crossing(&self) {

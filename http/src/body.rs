@@ -1,0 +1,138 @@
+//! The body of a request, which a handler reads while it arrives.
+
+use std::fmt;
+use std::io::{self, Read};
+
+use http::header::{self, HeaderMap, HeaderName};
+use socketserver::net::Address;
+
+/// Where a body comes from: a connection of HTTP/1, or a stream of HTTP/2.
+pub(crate) trait Source {
+    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize>;
+    fn size(&self) -> Option<u64>;
+    fn set_limit(&mut self, bytes: u64);
+    fn trailers(&self) -> &HeaderMap;
+    fn id(&self) -> u64;
+    fn peer(&self) -> Address;
+    fn stopping(&self) -> bool;
+}
+
+/// The body of a request. [`Read`] returns its bytes as they arrive, without their framing.
+///
+/// The handler need not read it: the server receives and discards what is left, or closes the connection after
+/// the response if that is more than 256 KiB. A client that asks for `100 Continue` gets it at the first read.
+///
+/// # Errors
+///
+/// If the handler passes on the error of a read, the response says why:
+///
+/// - `FileTooLarge`: the body is larger than its [limit](crate::Http::body_bytes); 413.
+/// - `TimedOut`: the client has sent nothing for the [body timeout](crate::Http::body_timeout), or the request
+///   has taken longer than the [request timeout](crate::Http::request_timeout); 408.
+/// - `InvalidData`: the framing is malformed; 400.
+/// - `UnexpectedEof`: the client has ended the stream within the body; 400.
+///
+/// The connection closes after each of them.
+///
+/// # Examples
+///
+/// ```
+/// use std::io;
+/// use socketserver::{Server, Tcp, Threading};
+/// use socketserver_http::{Request, serve};
+///
+/// fn shout(request: &mut Request<'_>) -> io::Result<String> {
+///     let text = io::read_to_string(request.body_mut())?;
+///     Ok(text.to_uppercase())
+/// }
+///
+/// let guard = Server::<Tcp, Threading>::bind("127.0.0.1:0")?.spawn(serve(shout))?;
+/// # Ok::<(), socketserver::Error>(())
+/// ```
+pub struct Body<'a> {
+    source: &'a mut dyn Source,
+}
+
+impl<'a> Body<'a> {
+    pub(crate) fn new(source: &'a mut dyn Source) -> Self {
+        Self { source }
+    }
+
+    /// Returns the length in bytes of what is left, if the client has said it: 0 without a body.
+    #[must_use]
+    pub fn size(&self) -> Option<u64> {
+        self.source.size()
+    }
+
+    /// Sets how many bytes the body may have, in place of the [limit of the server](crate::Http::body_bytes).
+    pub fn set_limit(&mut self, bytes: u64) {
+        self.source.set_limit(bytes);
+    }
+
+    /// Returns the trailer fields, once the body has been read to its end: fields that the client has sent after a
+    /// chunked body. Without those that concern framing, routing or authentication.
+    #[must_use]
+    pub fn trailers(&self) -> &HeaderMap {
+        self.source.trailers()
+    }
+
+    /// Returns the number of the connection, as [`Accepted::id`](socketserver::net::Accepted::id) does.
+    #[must_use]
+    pub fn connection_id(&self) -> u64 {
+        self.source.id()
+    }
+
+    /// Returns the address of the client.
+    #[must_use]
+    pub fn peer(&self) -> Address {
+        self.source.peer()
+    }
+
+    /// Returns whether the server has been asked to stop. A handler that streams should then end.
+    #[must_use]
+    pub fn stopping(&self) -> bool {
+        self.source.stopping()
+    }
+}
+
+/// Removes the fields that mean nothing in a trailer section (RFC 9110, section 6.5.1), and could mislead a handler.
+pub(crate) fn strip_trailers(trailers: &mut HeaderMap) {
+    for name in &FORBIDDEN {
+        trailers.remove(name);
+    }
+}
+
+const FORBIDDEN: [HeaderName; 18] = [
+    header::TRANSFER_ENCODING,
+    header::CONTENT_LENGTH,
+    header::CONTENT_TYPE,
+    header::CONTENT_ENCODING,
+    header::CONTENT_RANGE,
+    header::HOST,
+    header::CONNECTION,
+    header::TE,
+    header::TRAILER,
+    header::UPGRADE,
+    header::EXPECT,
+    header::AUTHORIZATION,
+    header::PROXY_AUTHORIZATION,
+    header::COOKIE,
+    header::FORWARDED,
+    HeaderName::from_static("x-forwarded-for"),
+    HeaderName::from_static("x-forwarded-host"),
+    HeaderName::from_static("x-forwarded-proto"),
+];
+
+impl Read for Body<'_> {
+    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        self.source.read(buf)
+    }
+}
+
+impl fmt::Debug for Body<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Body")
+            .field("size", &self.size())
+            .finish_non_exhaustive()
+    }
+}

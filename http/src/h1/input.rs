@@ -1,0 +1,204 @@
+//! The body of a request on a connection of HTTP/1.
+
+use std::io;
+use std::time::{Duration, Instant};
+
+use http::{HeaderMap, StatusCode};
+use socketserver::Connection;
+use socketserver::net::Address;
+
+use crate::body::Source;
+use crate::config::Limits;
+use crate::h1::chunked::Chunked;
+use crate::head::Framing;
+
+/// How much of a body that the handler has not read the server receives and discards.
+const DISCARD_MAX: u64 = 256 * 1024;
+
+/// What is left of a body.
+#[derive(Debug)]
+enum Left {
+    Nothing,
+    Length(u64),
+    Chunked(Chunked),
+}
+
+/// How far a body has been read.
+#[derive(Debug)]
+pub(crate) struct Progress {
+    left: Left,
+    /// The bytes that were read.
+    pub(crate) received: u64,
+    limit: u64,
+    /// The client waits for `100 Continue`.
+    pub(crate) expects: bool,
+    /// The status that a failed read has led to.
+    pub(crate) failed: Option<StatusCode>,
+    trailers: HeaderMap,
+    timeout: Duration,
+    deadline: Option<Instant>,
+}
+
+impl Progress {
+    pub(crate) fn new(
+        framing: Framing,
+        expects: bool,
+        limits: &Limits,
+        deadline: Option<Instant>,
+    ) -> Self {
+        let left = match framing {
+            Framing::Empty => Left::Nothing,
+            Framing::Length(length) => Left::Length(length),
+            Framing::Chunked => Left::Chunked(Chunked::new(limits.head_bytes)),
+        };
+        Self {
+            left,
+            received: 0,
+            limit: limits.body_bytes,
+            expects,
+            failed: None,
+            trailers: HeaderMap::new(),
+            timeout: limits.body_timeout,
+            deadline,
+        }
+    }
+
+    pub(crate) fn is_done(&self) -> bool {
+        match &self.left {
+            Left::Nothing => true,
+            Left::Length(left) => *left == 0,
+            Left::Chunked(chunked) => chunked.is_done(),
+        }
+    }
+
+    /// Whether another request can follow: the rest of the body is known to come, and is not long.
+    pub(crate) fn can_continue(&self) -> bool {
+        self.failed.is_none()
+            && !self.expects
+            && match &self.left {
+                Left::Length(left) => *left <= DISCARD_MAX,
+                Left::Nothing | Left::Chunked(_) => true,
+            }
+    }
+
+    /// Receives and discards the rest of the body. Returns whether it has ended.
+    pub(crate) fn discard<C: Connection>(&mut self, conn: &mut C) -> bool {
+        let mut scratch = [0; 4096];
+        self.limit = self.received.saturating_add(DISCARD_MAX);
+        while !self.is_done() {
+            match self.read(conn, &mut scratch) {
+                Ok(0) => break,
+                Ok(_) => {}
+                Err(_) => return false,
+            }
+        }
+        true
+    }
+
+    fn read<C: Connection>(&mut self, conn: &mut C, buf: &mut [u8]) -> io::Result<usize> {
+        if let Some(status) = self.failed {
+            return Err(io::Error::other(format!("the body has failed: {status}")));
+        }
+        if self.is_done() || buf.is_empty() {
+            return Ok(0);
+        }
+        let read = self.try_read(conn, buf);
+        if let Err(err) = &read {
+            self.failed = Some(match err.kind() {
+                io::ErrorKind::FileTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
+                io::ErrorKind::TimedOut => StatusCode::REQUEST_TIMEOUT,
+                _ => StatusCode::BAD_REQUEST,
+            });
+        }
+        read
+    }
+
+    fn try_read<C: Connection>(&mut self, conn: &mut C, buf: &mut [u8]) -> io::Result<usize> {
+        let room = self.limit.saturating_sub(self.received);
+        if let Left::Length(left) = &self.left
+            && *left > room
+        {
+            return Err(self.too_large());
+        }
+        if std::mem::take(&mut self.expects) {
+            conn.write_all(b"HTTP/1.1 100 Continue\r\n\r\n")?;
+            conn.flush()?;
+        }
+        conn.set_read_timeout(Some(self.patience()?))?;
+        let count = match &mut self.left {
+            Left::Nothing => 0,
+            Left::Length(left) => {
+                let max = usize::try_from(*left).map_or(buf.len(), |left| left.min(buf.len()));
+                let count = conn.read(&mut buf[..max])?;
+                if count == 0 {
+                    return Err(io::ErrorKind::UnexpectedEof.into());
+                }
+                *left -= count as u64;
+                count
+            }
+            Left::Chunked(chunked) => chunked.read(conn, buf, &mut self.trailers)?,
+        };
+        self.received += count as u64;
+        if self.received > self.limit {
+            return Err(self.too_large());
+        }
+        Ok(count)
+    }
+
+    fn too_large(&self) -> io::Error {
+        let text = format!("the body is larger than its limit of {} bytes", self.limit);
+        io::Error::new(io::ErrorKind::FileTooLarge, text)
+    }
+
+    /// How long a read may wait.
+    fn patience(&self) -> io::Result<Duration> {
+        let left = self
+            .deadline
+            .map(|deadline| deadline.saturating_duration_since(Instant::now()));
+        match left {
+            Some(Duration::ZERO) => Err(io::ErrorKind::TimedOut.into()),
+            Some(left) => Ok(left.min(self.timeout)),
+            None => Ok(self.timeout),
+        }
+    }
+}
+
+/// The body of a request, while its handler runs.
+pub(crate) struct Input<'a, C> {
+    pub(crate) conn: &'a mut C,
+    pub(crate) progress: &'a mut Progress,
+}
+
+impl<C: Connection> Source for Input<'_, C> {
+    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        self.progress.read(self.conn, buf)
+    }
+
+    fn size(&self) -> Option<u64> {
+        match &self.progress.left {
+            Left::Nothing => Some(0),
+            Left::Length(left) => Some(*left),
+            Left::Chunked(chunked) => chunked.is_done().then_some(0),
+        }
+    }
+
+    fn set_limit(&mut self, bytes: u64) {
+        self.progress.limit = bytes;
+    }
+
+    fn trailers(&self) -> &HeaderMap {
+        &self.progress.trailers
+    }
+
+    fn id(&self) -> u64 {
+        self.conn.id()
+    }
+
+    fn peer(&self) -> Address {
+        self.conn.peer()
+    }
+
+    fn stopping(&self) -> bool {
+        self.conn.stopping()
+    }
+}

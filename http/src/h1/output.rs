@@ -1,0 +1,313 @@
+//! Sending a response on a connection of HTTP/1.
+
+use std::cell::{Cell, RefCell};
+use std::io::{self, Read, Write};
+use std::time::SystemTime;
+
+use http::header::{
+    CONNECTION, CONTENT_LENGTH, DATE, HeaderMap, TRAILER, TRANSFER_ENCODING, UPGRADE,
+};
+use http::response::Parts;
+use http::{Method, Response, StatusCode, Version};
+use socketserver::Connection;
+
+use crate::h1::Exchange;
+use crate::head::has_token;
+use crate::response::{BodyWriter, Content, Kind, Sink};
+
+/// A body of so many bytes is copied behind its head, so that both leave in one segment.
+const COPIED_MAX: usize = 16 * 1024;
+
+/// What sending a response has come to.
+pub(crate) struct Sent {
+    /// The bytes of content.
+    pub(crate) bytes: u64,
+    /// Another request can follow.
+    pub(crate) keeps_alive: bool,
+    /// The connection belongs to this protocol now.
+    pub(crate) upgrade: Option<Upgrade>,
+}
+
+type Upgrade = Box<dyn FnOnce(&mut dyn Connection) -> io::Result<()> + Send>;
+
+/// How the content of a response is delimited.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Framing {
+    /// The status or the method forbids content.
+    None,
+    Length(u64),
+    Chunked,
+    /// The end of the stream is the end of the content.
+    Close,
+}
+
+/// Sends a response.
+///
+/// # Errors
+///
+/// The client has gone, or the content has failed; the connection is then to be aborted.
+pub(crate) fn send<C: Connection>(
+    conn: &mut C,
+    exchange: &Exchange,
+    response: Response<Content>,
+) -> io::Result<Sent> {
+    let (parts, content) = response.into_parts();
+    let framing = framing_of(&parts, &content, exchange);
+    let upgrades = matches!(content.0, Kind::Upgrade(_));
+    let keeps_alive = exchange.keeps_alive
+        && framing != Framing::Close
+        && !upgrades
+        && !has_token(&parts.headers, "close");
+    let mut sent = Sent {
+        bytes: 0,
+        keeps_alive,
+        upgrade: None,
+    };
+    SCRATCH.with(|scratch| {
+        let mut head = scratch.take();
+        head.clear();
+        write_head(&mut head, &parts, framing, keeps_alive, upgrades, exchange);
+        let result = send_content(conn, &mut head, framing, content, exchange, &mut sent);
+        if head.capacity() <= 2 * COPIED_MAX {
+            scratch.replace(head);
+        }
+        result
+    })?;
+    Ok(sent)
+}
+
+thread_local! {
+    /// The memory of heads.
+    static SCRATCH: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
+    /// The current date, and the second for which it holds.
+    static DATE_NOW: Cell<(u64, [u8; 29])> = const { Cell::new((u64::MAX, [0; 29])) };
+}
+
+fn framing_of(parts: &Parts, content: &Content, exchange: &Exchange) -> Framing {
+    let length = match &content.0 {
+        Kind::Bytes(bytes) => Some(bytes.len() as u64),
+        Kind::Reader { length, .. } => *length,
+        Kind::Stream(_) => None,
+        Kind::Upgrade(_) => return Framing::None,
+    };
+    let status = parts.status;
+    match length {
+        // RFC 9110, section 9.3.6: the client takes whatever follows for the bytes of a tunnel.
+        _ if exchange.method == Method::CONNECT && status.is_success() => Framing::Close,
+        _ if status == StatusCode::NO_CONTENT || status == StatusCode::NOT_MODIFIED => {
+            Framing::None
+        }
+        // Section 15.3.6.
+        _ if status == StatusCode::RESET_CONTENT => Framing::Length(0),
+        Some(length) => Framing::Length(length),
+        None if exchange.version == Version::HTTP_11 => Framing::Chunked,
+        None => Framing::Close,
+    }
+}
+
+fn write_head(
+    head: &mut Vec<u8>,
+    parts: &Parts,
+    framing: Framing,
+    keeps_alive: bool,
+    upgrades: bool,
+    exchange: &Exchange,
+) {
+    head.extend_from_slice(b"HTTP/1.1 ");
+    head.extend_from_slice(parts.status.as_str().as_bytes());
+    head.push(b' ');
+    let reason = parts.status.canonical_reason().unwrap_or_default();
+    head.extend_from_slice(reason.as_bytes());
+    head.extend_from_slice(b"\r\n");
+    for (name, value) in &parts.headers {
+        // The server alone decides about framing and the connection. The answer to HEAD may name a length.
+        let is_own = name == TRANSFER_ENCODING
+            || name == CONNECTION
+            || name == CONTENT_LENGTH && !(exchange.is_head() && framing == Framing::Chunked);
+        if !is_own {
+            write_field(head, name.as_str(), value.as_bytes());
+        }
+    }
+    match framing {
+        Framing::Length(length) => {
+            let _ = write!(head, "content-length: {length}\r\n");
+        }
+        Framing::Chunked if !exchange.is_head() => {
+            head.extend_from_slice(b"transfer-encoding: chunked\r\n");
+        }
+        _ => {}
+    }
+    if upgrades {
+        if parts.headers.contains_key(UPGRADE) {
+            head.extend_from_slice(b"connection: upgrade\r\n");
+        }
+    } else if !keeps_alive {
+        head.extend_from_slice(b"connection: close\r\n");
+    } else if exchange.version == Version::HTTP_10 {
+        head.extend_from_slice(b"connection: keep-alive\r\n");
+    }
+    if !parts.headers.contains_key(DATE) {
+        write_date(head);
+    }
+    head.extend_from_slice(b"\r\n");
+}
+
+fn write_field(head: &mut Vec<u8>, name: &str, value: &[u8]) {
+    head.extend_from_slice(name.as_bytes());
+    head.extend_from_slice(b": ");
+    head.extend_from_slice(value);
+    head.extend_from_slice(b"\r\n");
+}
+
+fn write_date(head: &mut Vec<u8>) {
+    let now = SystemTime::now();
+    let second = now
+        .duration_since(SystemTime::UNIX_EPOCH)
+        .map_or(0, |since| since.as_secs());
+    let (cached, mut date) = DATE_NOW.get();
+    if cached != second {
+        let text = httpdate::fmt_http_date(now);
+        if text.len() == date.len() {
+            date.copy_from_slice(text.as_bytes());
+            DATE_NOW.set((second, date));
+        }
+    }
+    write_field(head, "date", &date);
+}
+
+/// Sends the head with the content behind it.
+fn send_content<C: Connection>(
+    conn: &mut C,
+    head: &mut Vec<u8>,
+    framing: Framing,
+    content: Content,
+    exchange: &Exchange,
+    sent: &mut Sent,
+) -> io::Result<()> {
+    let is_silent = matches!(framing, Framing::None | Framing::Length(0)) || exchange.is_head();
+    match content.0 {
+        Kind::Upgrade(upgrade) => {
+            conn.write_all(head)?;
+            conn.flush()?;
+            sent.upgrade = Some(upgrade);
+            Ok(())
+        }
+        _ if is_silent => conn.write_all(head),
+        Kind::Bytes(bytes) => {
+            sent.bytes = bytes.len() as u64;
+            if bytes.len() <= COPIED_MAX {
+                head.extend_from_slice(&bytes);
+                return conn.write_all(head);
+            }
+            conn.write_all(head)?;
+            conn.write_all(&bytes)
+        }
+        Kind::Reader { reader, length } => {
+            conn.write_all(head)?;
+            copy(conn, reader, length, framing, &mut sent.bytes)
+        }
+        Kind::Stream(stream) => {
+            conn.write_all(head)?;
+            let mut sink = Chunks {
+                conn,
+                framing,
+                bytes: &mut sent.bytes,
+            };
+            let mut out = BodyWriter::new(&mut sink);
+            stream(&mut out)?;
+            out.send_pending()?;
+            let trailers = std::mem::take(&mut out.trailers);
+            sink.end(&trailers)
+        }
+    }
+}
+
+fn copy<C: Connection>(
+    conn: &mut C,
+    mut reader: Box<dyn Read + Send>,
+    length: Option<u64>,
+    framing: Framing,
+    bytes: &mut u64,
+) -> io::Result<()> {
+    let mut sink = Chunks {
+        conn,
+        framing,
+        bytes,
+    };
+    let mut buffer = vec![0; 64 * 1024];
+    let mut left = length;
+    while left != Some(0) {
+        let max = left.map_or(buffer.len(), |left| {
+            usize::try_from(left).map_or(buffer.len(), |left| left.min(buffer.len()))
+        });
+        let count = match reader.read(&mut buffer[..max]) {
+            Ok(0) if left.is_none() => break,
+            Ok(0) => {
+                let text = "the content of the response has ended before its length";
+                return Err(io::Error::new(io::ErrorKind::UnexpectedEof, text));
+            }
+            Ok(count) => count,
+            Err(err) if err.kind() == io::ErrorKind::Interrupted => continue,
+            Err(err) => return Err(err),
+        };
+        sink.send(&buffer[..count])?;
+        left = left.map(|left| left - count as u64);
+    }
+    sink.end(&HeaderMap::new())
+}
+
+/// Writes a chunk, which must not be empty: that would be the end (RFC 9112, section 7.1).
+pub(crate) fn write_chunk(out: &mut impl Write, bytes: &[u8]) -> io::Result<()> {
+    write!(out, "{:x}\r\n", bytes.len())?;
+    out.write_all(bytes)?;
+    out.write_all(b"\r\n")
+}
+
+/// Sends content piece by piece.
+struct Chunks<'a, C> {
+    conn: &'a mut C,
+    framing: Framing,
+    bytes: &'a mut u64,
+}
+
+impl<C: Connection> Sink for Chunks<'_, C> {
+    fn send(&mut self, bytes: &[u8]) -> io::Result<()> {
+        match self.framing {
+            Framing::Chunked => write_chunk(self.conn, bytes)?,
+            _ => self.conn.write_all(bytes)?,
+        }
+        *self.bytes += bytes.len() as u64;
+        Ok(())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.conn.flush()
+    }
+
+    fn stopping(&self) -> bool {
+        self.conn.stopping()
+    }
+}
+
+impl<C: Connection> Chunks<'_, C> {
+    /// Sends the end of the content.
+    fn end(self, trailers: &HeaderMap) -> io::Result<()> {
+        if self.framing != Framing::Chunked {
+            return Ok(());
+        }
+        let mut end = b"0\r\n".to_vec();
+        for (name, value) in trailers {
+            if ![TRANSFER_ENCODING, CONTENT_LENGTH, TRAILER].contains(name) {
+                write_field(&mut end, name.as_str(), value.as_bytes());
+            }
+        }
+        end.extend_from_slice(b"\r\n");
+        self.conn.write_all(&end)
+    }
+}
+
+impl Exchange {
+    fn is_head(&self) -> bool {
+        self.method == Method::HEAD
+    }
+}

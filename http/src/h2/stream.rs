@@ -1,0 +1,362 @@
+//! One request of HTTP/2.
+
+use std::future::poll_fn;
+use std::io::{self, Read};
+use std::time::{Duration, Instant, SystemTime};
+
+use bytes::{Buf, Bytes};
+use h2::server::SendResponse;
+use h2::{Reason, RecvStream, SendStream};
+use http::header::{
+    CONNECTION, CONTENT_LENGTH, DATE, HeaderMap, HeaderName, HeaderValue, TRANSFER_ENCODING,
+    UPGRADE,
+};
+use http::{Method, Request, Response, StatusCode};
+use socketserver::net::{Address, StopFlag};
+use socketserver::{Connection, task};
+
+use crate::Http;
+use crate::access::Ended;
+use crate::body::{Body, Source, strip_trailers};
+use crate::config::Limits;
+use crate::handler::{Handler, call};
+use crate::head;
+use crate::response::{BodyWriter, Content, IntoResponse, Kind, Sink};
+
+/// What a request knows of its connection.
+pub(crate) struct Peer {
+    id: u64,
+    address: Address,
+    stop: StopFlag,
+}
+
+impl Peer {
+    pub(crate) fn of<C: Connection>(conn: &C) -> Self {
+        Self {
+            id: conn.id(),
+            address: conn.peer(),
+            stop: conn.context().stop_flag(),
+        }
+    }
+}
+
+/// Serves a request. Its failure ends the request alone.
+pub(crate) fn serve<H: Handler>(
+    http: &Http<H>,
+    peer: &Peer,
+    request: Request<RecvStream>,
+    mut respond: SendResponse<Bytes>,
+) {
+    let clock = http.clock();
+    let (parts, stream) = request.into_parts();
+    let checked = head::check_authority(&parts);
+    let is_head = parts.method == Method::HEAD;
+    let mut input = Input::new(stream, peer, &http.limits);
+    let mut request = Request::from_parts(parts, Body::new(&mut input));
+    let answered = match checked {
+        Ok(()) => call(&http.handler, &mut H::Session::default(), &mut request),
+        Err(reject) => (reject.status, format!("{}\n", reject.reason)).into_response(),
+    };
+    let (parts, _) = request.into_parts();
+    let (response, error) = match answered {
+        Ok(response) => (response, None),
+        Err(err) => {
+            let status = input.failed.unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+            (status_alone(status), Some(err))
+        }
+    };
+    let response = match response.body().0 {
+        Kind::Upgrade(_) => status_alone(StatusCode::NOT_IMPLEMENTED),
+        // The client would wait for another response.
+        _ if response.status().is_informational() => {
+            status_alone(StatusCode::INTERNAL_SERVER_ERROR)
+        }
+        _ => response,
+    };
+    let status = response.status();
+    let mut sent = 0;
+    if send(http, peer, &mut respond, response, is_head, &mut sent).is_err() {
+        respond.send_reset(Reason::INTERNAL_ERROR);
+    }
+    http.emit(clock, || Ended {
+        id: peer.id,
+        peer: peer.address.clone(),
+        request: Some(&parts),
+        status,
+        received: input.received,
+        sent,
+        error: error.as_deref(),
+    });
+}
+
+fn status_alone(status: StatusCode) -> Response<Content> {
+    status.into_response().unwrap_or_default()
+}
+
+/// The body of a request, while its handler runs.
+struct Input<'a> {
+    stream: RecvStream,
+    peer: &'a Peer,
+    /// Data that has come and was not read.
+    data: Bytes,
+    size: Option<u64>,
+    received: u64,
+    limit: u64,
+    failed: Option<StatusCode>,
+    trailers: HeaderMap,
+    timeout: Duration,
+    deadline: Option<Instant>,
+    ended: bool,
+}
+
+impl<'a> Input<'a> {
+    fn new(stream: RecvStream, peer: &'a Peer, limits: &Limits) -> Self {
+        let ended = stream.is_end_stream();
+        let deadline = limits.request_timeout;
+        Self {
+            peer,
+            data: Bytes::new(),
+            size: ended.then_some(0),
+            received: 0,
+            limit: limits.body_bytes,
+            failed: None,
+            trailers: HeaderMap::new(),
+            timeout: limits.body_timeout,
+            deadline: deadline.and_then(|limit| Instant::now().checked_add(limit)),
+            ended,
+            stream,
+        }
+    }
+
+    fn fail(&mut self, status: StatusCode, err: io::Error) -> io::Error {
+        self.failed = Some(status);
+        err
+    }
+
+    /// Waits for more data. Returns `false` at the end of the body.
+    fn fill(&mut self) -> io::Result<bool> {
+        while self.data.is_empty() {
+            if self.ended {
+                return Ok(false);
+            }
+            let left = self
+                .deadline
+                .map(|at| at.saturating_duration_since(Instant::now()));
+            let patience = left.map_or(self.timeout, |left| left.min(self.timeout));
+            let wait = || task::block_on(poll_fn(|cx| self.stream.poll_data(cx)));
+            match task::timeout(patience, wait) {
+                Ok(Some(Ok(data))) => {
+                    // The client may send as much again.
+                    let _ = self.stream.flow_control().release_capacity(data.len());
+                    self.data = data;
+                }
+                Ok(Some(Err(err))) => {
+                    let err = super::io_error(err);
+                    return Err(self.fail(StatusCode::BAD_REQUEST, err));
+                }
+                Ok(None) => {
+                    self.ended = true;
+                    let wait = || task::block_on(poll_fn(|cx| self.stream.poll_trailers(cx)));
+                    if let Ok(Ok(Some(mut trailers))) = task::timeout(patience, wait) {
+                        strip_trailers(&mut trailers);
+                        self.trailers = trailers;
+                    }
+                }
+                Err(err) => return Err(self.fail(StatusCode::REQUEST_TIMEOUT, err)),
+            }
+        }
+        Ok(true)
+    }
+}
+
+impl Source for Input<'_> {
+    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        if let Some(status) = self.failed {
+            return Err(io::Error::other(format!("the body has failed: {status}")));
+        }
+        if buf.is_empty() || !self.fill()? {
+            return Ok(0);
+        }
+        let count = self.data.len().min(buf.len());
+        self.received += count as u64;
+        if self.received > self.limit {
+            let text = format!("the body is larger than its limit of {} bytes", self.limit);
+            let err = io::Error::new(io::ErrorKind::FileTooLarge, text);
+            return Err(self.fail(StatusCode::PAYLOAD_TOO_LARGE, err));
+        }
+        self.data.copy_to_slice(&mut buf[..count]);
+        Ok(count)
+    }
+
+    fn size(&self) -> Option<u64> {
+        self.size
+    }
+
+    fn set_limit(&mut self, bytes: u64) {
+        self.limit = bytes;
+    }
+
+    fn trailers(&self) -> &HeaderMap {
+        &self.trailers
+    }
+
+    fn id(&self) -> u64 {
+        self.peer.id
+    }
+
+    fn peer(&self) -> Address {
+        self.peer.address.clone()
+    }
+
+    fn stopping(&self) -> bool {
+        self.peer.stop.is_set()
+    }
+}
+
+/// Fields that concern a connection of HTTP/1 (RFC 9113, section 8.2.2).
+const FORBIDDEN: [HeaderName; 5] = [
+    CONNECTION,
+    TRANSFER_ENCODING,
+    UPGRADE,
+    HeaderName::from_static("keep-alive"),
+    HeaderName::from_static("proxy-connection"),
+];
+
+fn send<H>(
+    http: &Http<H>,
+    peer: &Peer,
+    respond: &mut SendResponse<Bytes>,
+    response: Response<Content>,
+    is_head: bool,
+    sent: &mut u64,
+) -> io::Result<()> {
+    let (mut parts, content) = response.into_parts();
+    for name in &FORBIDDEN {
+        parts.headers.remove(name);
+    }
+    let length = match &content.0 {
+        Kind::Bytes(bytes) => Some(bytes.len() as u64),
+        Kind::Reader { length, .. } => *length,
+        Kind::Stream(_) | Kind::Upgrade(_) => None,
+    };
+    let status = parts.status;
+    let is_bare = [
+        StatusCode::NO_CONTENT,
+        StatusCode::RESET_CONTENT,
+        StatusCode::NOT_MODIFIED,
+    ]
+    .contains(&status);
+    if is_bare {
+        parts.headers.remove(CONTENT_LENGTH);
+    } else if let Some(length) = length {
+        parts
+            .headers
+            .insert(CONTENT_LENGTH, HeaderValue::from(length));
+    }
+    if !parts.headers.contains_key(DATE)
+        && let Ok(date) = HeaderValue::from_str(&httpdate::fmt_http_date(SystemTime::now()))
+    {
+        parts.headers.insert(DATE, date);
+    }
+    let is_silent = is_head || is_bare || length == Some(0);
+    let head = Response::from_parts(parts, ());
+    let stream = respond
+        .send_response(head, is_silent)
+        .map_err(super::io_error)?;
+    if is_silent {
+        return Ok(());
+    }
+    let mut sink = Frames {
+        stream,
+        peer,
+        timeout: http.limits.body_timeout,
+        sent,
+    };
+    match content.0 {
+        Kind::Bytes(bytes) => sink.send_all(bytes, true),
+        Kind::Reader { reader, length } => sink.copy(reader, length),
+        Kind::Stream(stream) => {
+            let mut out = BodyWriter::new(&mut sink);
+            stream(&mut out)?;
+            out.send_pending()?;
+            let trailers = std::mem::take(&mut out.trailers);
+            sink.end(trailers)
+        }
+        Kind::Upgrade(_) => Ok(()),
+    }
+}
+
+/// Sends content as the client gives room for it.
+struct Frames<'a> {
+    stream: SendStream<Bytes>,
+    peer: &'a Peer,
+    timeout: Duration,
+    sent: &'a mut u64,
+}
+
+impl Frames<'_> {
+    fn send_all(&mut self, mut bytes: Bytes, is_last: bool) -> io::Result<()> {
+        while !bytes.is_empty() {
+            self.stream.reserve_capacity(bytes.len());
+            let wait = || task::block_on(poll_fn(|cx| self.stream.poll_capacity(cx)));
+            let room = match task::timeout(self.timeout, wait)? {
+                Some(room) => room.map_err(super::io_error)?,
+                None => return Err(io::ErrorKind::ConnectionReset.into()),
+            };
+            let part = bytes.split_to(room.min(bytes.len()));
+            if part.is_empty() {
+                continue;
+            }
+            *self.sent += part.len() as u64;
+            let ends = is_last && bytes.is_empty();
+            self.stream.send_data(part, ends).map_err(super::io_error)?;
+        }
+        Ok(())
+    }
+
+    fn copy(&mut self, reader: Box<dyn Read + Send>, length: Option<u64>) -> io::Result<()> {
+        let mut reader = reader.take(length.unwrap_or(u64::MAX));
+        loop {
+            let mut buffer = vec![0; 16 * 1024];
+            let count = match reader.read(&mut buffer) {
+                Err(err) if err.kind() == io::ErrorKind::Interrupted => continue,
+                read => read?,
+            };
+            if count == 0 {
+                break;
+            }
+            buffer.truncate(count);
+            self.send_all(buffer.into(), false)?;
+        }
+        if length.is_some_and(|length| length != *self.sent) {
+            let text = "the content of the response has ended before its length";
+            return Err(io::Error::new(io::ErrorKind::UnexpectedEof, text));
+        }
+        self.end(HeaderMap::new())
+    }
+
+    fn end(&mut self, trailers: HeaderMap) -> io::Result<()> {
+        if trailers.is_empty() {
+            self.stream
+                .send_data(Bytes::new(), true)
+                .map_err(super::io_error)
+        } else {
+            self.stream.send_trailers(trailers).map_err(super::io_error)
+        }
+    }
+}
+
+impl Sink for Frames<'_> {
+    fn send(&mut self, bytes: &[u8]) -> io::Result<()> {
+        self.send_all(Bytes::copy_from_slice(bytes), false)
+    }
+
+    /// Frames leave as soon as the client has room for them.
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+
+    fn stopping(&self) -> bool {
+        self.peer.stop.is_set()
+    }
+}

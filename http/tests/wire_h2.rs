@@ -1,0 +1,381 @@
+//! Frames that no client sends in good faith: the attacker loses the stream or the connection, and others are served.
+
+mod support;
+
+use std::path::Path;
+use std::process::ExitCode;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Condvar, Mutex};
+use std::time::Duration;
+
+use http::{Response, StatusCode};
+use libtest_mimic::{Arguments, Trial};
+use socketserver::testing::TestServer;
+use socketserver::{HandlerError, Server, ThreadPool, Threading, UnixStream};
+use socketserver_http::{Content, Http, IntoResponse, Request};
+use support::DEADLINE;
+use support::frames::{
+    ACK, CONTINUATION, Client, DATA, END_HEADERS, END_STREAM, FRAME_SIZE_ERROR, Frame, GET, GOAWAY,
+    HEADERS, INITIAL_WINDOW_SIZE, PADDED, PING, PRIORITY, PROTOCOL_ERROR, REFUSED_STREAM,
+    RST_STREAM, SETTINGS, WINDOW_UPDATE, field, frame, headers, request, reset, setting,
+};
+
+/// How many requests of a connection run at once.
+const STREAMS: u32 = 10;
+
+/// More frames than any server needs to see the flood.
+const MANY: u32 = 20_000;
+
+/// The indexed field `:status: 200` (RFC 7541, appendix A).
+const OK: u8 = 0x88;
+
+type Check = fn(&Path, &Gate);
+
+const ROWS: [(&str, Check); 23] = [
+    ("10.5: requests that are reset at once", rapid_reset),
+    ("10.5: requests that are reset while they run", slow_reset),
+    ("5.1.2: more requests than may run", too_many),
+    ("10.5.1: CONTINUATION without an end", |path, _| {
+        continuations(path, &[0x40]);
+    }),
+    ("6.10: CONTINUATION without content", |path, _| {
+        continuations(path, &[]);
+    }),
+    ("10.5: PING", |path, _| {
+        flood(path, &frame(PING, 0, 0, &[0; 8]));
+    }),
+    ("10.5: answers to no PING", |path, _| {
+        flood(path, &frame(PING, ACK, 0, &[0; 8]));
+    }),
+    ("10.5: SETTINGS", |path, _| {
+        flood(path, &frame(SETTINGS, 0, 0, &setting(3, 100)));
+    }),
+    ("5.3: PRIORITY", |path, _| {
+        flood(path, &frame(PRIORITY, 0, 1, &[0, 0, 0, 3, 0]));
+    }),
+    ("5.5: unknown frames", |path, _| {
+        flood(path, &frame(0x99, 0, 0, &[]));
+    }),
+    ("10.5: DATA without content", |path, _| {
+        empty_data(path, 0);
+    }),
+    ("6.1: DATA that is padding", |path, _| {
+        empty_data(path, PADDED);
+    }),
+    ("10.5.1: fields that the table makes large", hpack_bomb),
+    ("10.5.1: a list of fields that is too large", large_list),
+    ("6.9: a window that stays shut", shut_window),
+    ("6.9: answers that are not received", unread_answers),
+    ("6.9: an answer that is received late", late_reader),
+    ("8.3.1: host and authority that differ", |path, _| {
+        malformed(path, &[GET, &field("host", "b")].concat(), Refusal::Status);
+    }),
+    ("8.3.1: user information in the authority", |path, _| {
+        let block = [0x82, 0x86, 0x84, 0x41, 3, b'u', b'@', b'a'];
+        malformed(path, &block, Refusal::Status);
+    }),
+    ("8.2: names in capital letters", |path, _| {
+        let mut client = Client::connect(path, &[]);
+        client.send(&headers(1, &[GET, &field("X-A", "b")].concat()));
+        assert_eq!(client.reason(), Some(PROTOCOL_ERROR));
+    }),
+    ("8.2.2: fields of HTTP/1", |path, _| {
+        let block = [GET, &field("transfer-encoding", "chunked")].concat();
+        malformed(path, &block, Refusal::Reset);
+    }),
+    ("8.1.1: a body that is longer than its length", wrong_length),
+    ("4.2: a frame that is too large", |path, _| {
+        let mut client = Client::connect(path, &[]);
+        client.try_send(&frame(DATA, 0, 1, &[0; 16 * 1024 + 1]));
+        assert_eq!(client.reason(), Some(FRAME_SIZE_ERROR));
+    }),
+];
+
+/// Requests that wait.
+#[derive(Default)]
+struct Gate {
+    waiting: AtomicUsize,
+    open: Mutex<bool>,
+    change: Condvar,
+}
+
+impl Gate {
+    fn note(&self) {
+        let _open = self.open.lock().expect("no panic");
+        self.waiting.fetch_add(1, Ordering::SeqCst);
+        self.change.notify_all();
+    }
+
+    /// Waits until the gate opens.
+    fn pass(&self) {
+        self.note();
+        let mut open = self.open.lock().expect("no panic");
+        while !*open {
+            open = self.change.wait(open).expect("no panic");
+        }
+    }
+
+    fn open(&self) {
+        *self.open.lock().expect("no panic") = true;
+        self.change.notify_all();
+    }
+
+    /// Waits until so many requests wait.
+    fn wait_for(&self, count: usize) {
+        let open = self.open.lock().expect("no panic");
+        let waited = self.change.wait_timeout_while(open, DEADLINE, |_| {
+            self.waiting.load(Ordering::SeqCst) < count
+        });
+        let timeout = waited.expect("no panic").1;
+        assert!(!timeout.timed_out(), "fewer than {count} requests run");
+    }
+}
+
+fn main() -> ExitCode {
+    let mut trials = Vec::new();
+    for (name, check) in ROWS {
+        trials.push(Trial::test(format!("threads::9113 {name}"), move || {
+            let gate = Arc::new(Gate::default());
+            let dir = tempfile::tempdir().expect("a directory");
+            let path = dir.path().join("socket");
+            let server = Server::<UnixStream>::builder().model(Threading::default());
+            let server = server.bind(&*path).expect("bind");
+            let server = TestServer::spawn(server, http(&gate).serve());
+            attack(server, &path, &gate, check);
+            Ok(())
+        }));
+        trials.push(Trial::test(format!("pool::9113 {name}"), move || {
+            let gate = Arc::new(Gate::default());
+            let dir = tempfile::tempdir().expect("a directory");
+            let path = dir.path().join("socket");
+            let server = Server::<UnixStream>::builder().model(ThreadPool::new(4));
+            let server = server.bind(&*path).expect("bind");
+            let server = TestServer::spawn(server, http(&gate).serve());
+            attack(server, &path, &gate, check);
+            Ok(())
+        }));
+    }
+    libtest_mimic::run(&Arguments::from_args(), trials).exit_code()
+}
+
+type Answer = Result<Response<Content>, HandlerError>;
+
+fn http(
+    gate: &Arc<Gate>,
+) -> Http<impl Fn(&mut Request<'_>) -> Answer + Send + Sync + 'static + use<>> {
+    let (gate, done) = (Arc::clone(gate), Arc::clone(gate));
+    Http::new(
+        move |request: &mut Request<'_>| match request.uri().path() {
+            "/wait" => {
+                gate.pass();
+                "waited\n".into_response()
+            }
+            "/body" => {
+                let count = std::io::copy(request.body_mut(), &mut std::io::sink())?;
+                format!("{count} bytes\n").into_response()
+            }
+            // More than a socket buffers, and less than HTTP/2 does.
+            "/medium" => vec![b'a'; 380 * 1024].into_response(),
+            "/large" => vec![b'a'; 1024 * 1024].into_response(),
+            "/" => "hello\n".into_response(),
+            _ => StatusCode::NOT_FOUND.into_response(),
+        },
+    )
+    .on_access({
+        let gate = Arc::clone(&done);
+        move |access| {
+            let path = access.request().map(|request| request.uri.path());
+            if path == Some("/medium") {
+                gate.note();
+            }
+        }
+    })
+    .streams(STREAMS)
+    .body_timeout(Duration::from_millis(500))
+}
+
+/// Attacks beside a client in good faith, which is served before and after.
+fn attack(server: TestServer<UnixStream>, path: &Path, gate: &Gate, check: Check) {
+    let mut good = Client::connect(path, &[]);
+    assert_eq!(good.ask(1, GET)[0], OK);
+    check(path, gate);
+    assert_eq!(good.ask(3, GET)[0], OK, "on the connection from before");
+    let mut other = Client::connect(path, &[]);
+    assert_eq!(other.ask(1, GET)[0], OK, "on a new connection");
+    gate.open();
+    drop((good, other));
+    let _ = server.stop();
+}
+
+fn rapid_reset(path: &Path, _: &Gate) {
+    let mut client = Client::connect(path, &[]);
+    let pairs = (0..500).flat_map(|number| {
+        let stream = 2 * number + 1;
+        [headers(stream, GET), reset(stream)].concat()
+    });
+    let pairs: Vec<u8> = pairs.collect();
+    client.try_send(&pairs);
+    client.reason();
+}
+
+/// A reset request has left HTTP/2, and its handler still runs: it counts.
+fn slow_reset(path: &Path, gate: &Gate) {
+    let mut client = Client::connect(path, &[]);
+    let block = request("GET", "/wait");
+    for number in 0..STREAMS {
+        client.send(&headers(2 * number + 1, &block));
+        gate.wait_for(number as usize + 1);
+        client.send(&reset(2 * number + 1));
+    }
+    for number in STREAMS..2 * STREAMS {
+        client.send(&headers(2 * number + 1, &block));
+        assert_eq!(client.is_reset(2 * number + 1), REFUSED_STREAM);
+    }
+    assert_eq!(gate.waiting.load(Ordering::SeqCst), STREAMS as usize);
+}
+
+fn too_many(path: &Path, gate: &Gate) {
+    let mut client = Client::connect(path, &[]);
+    let block = request("GET", "/wait");
+    for number in 0..=STREAMS {
+        client.send(&headers(2 * number + 1, &block));
+    }
+    assert_eq!(client.is_reset(2 * STREAMS + 1), REFUSED_STREAM);
+    gate.wait_for(STREAMS as usize);
+    gate.open();
+    let ended = client.receive_until(Frame::ends_stream);
+    assert!(ended.stream < 2 * STREAMS);
+}
+
+fn continuations(path: &Path, fragment: &[u8]) {
+    let mut client = Client::connect(path, &[]);
+    client.send(&frame(HEADERS, END_STREAM, 1, GET));
+    let one = frame(CONTINUATION, 0, 1, fragment);
+    send_many(&mut client, &one);
+}
+
+/// Sends a frame again and again, until the server ends the connection.
+fn flood(path: &Path, one: &[u8]) {
+    let mut client = Client::connect(path, &[]);
+    send_many(&mut client, one);
+}
+
+fn send_many(client: &mut Client, one: &[u8]) {
+    let many = one.repeat(1000);
+    let _ = (0..MANY / 1000).all(|_| client.try_send(&many));
+    // The connection ends before the deadline.
+    client.reason();
+}
+
+/// Frames of a body that never gets longer.
+fn empty_data(path: &Path, flags: u8) {
+    let mut client = Client::connect(path, &[]);
+    let block = request("POST", "/body");
+    client.send(&frame(HEADERS, END_HEADERS, 1, &block));
+    let padding: &[u8] = if flags == PADDED { &[0] } else { &[] };
+    send_many(&mut client, &frame(DATA, flags, 1, padding));
+}
+
+/// One field of 4 kB in the table, and a thousand references to it.
+fn hpack_bomb(path: &Path, _: &Gate) {
+    let mut client = Client::connect(path, &[]);
+    // A literal with indexing: a name of one letter, and a value of 4,000 bytes (127 + 0x21 + 0x1e << 7).
+    let mut block = [GET, &[0x40, 1, b'x', 0x7f, 0xa1, 0x1e]].concat();
+    block.extend([b'b'; 4000]);
+    block.extend([0xbe; 1000]);
+    client.send(&headers(1, &block));
+    refused(&mut client, 1);
+}
+
+/// Many small fields.
+fn large_list(path: &Path, _: &Gate) {
+    let mut client = Client::connect(path, &[]);
+    let block = [GET, &field("x", "b").repeat(3000)].concat();
+    let mut parts = block.chunks(1000);
+    let first = parts.next().expect("a first part");
+    let mut bytes = frame(HEADERS, END_STREAM, 1, first);
+    let rest: Vec<_> = parts.collect();
+    for (at, part) in rest.iter().enumerate() {
+        let flags = if at + 1 == rest.len() { END_HEADERS } else { 0 };
+        bytes.extend(frame(CONTINUATION, flags, 1, part));
+    }
+    client.send(&bytes);
+    refused(&mut client, 1);
+}
+
+/// The request is answered with an error, or reset, or the connection ends.
+fn refused(client: &mut Client, stream: u32) {
+    while let Some(frame) = client.receive() {
+        if frame.stream == stream && frame.kind == HEADERS {
+            assert_ne!(frame.payload[0], OK, "the request was served");
+            return;
+        }
+        if frame.kind == RST_STREAM || frame.kind == GOAWAY {
+            return;
+        }
+    }
+}
+
+fn shut_window(path: &Path, _: &Gate) {
+    let mut client = Client::connect(path, &setting(INITIAL_WINDOW_SIZE, 0));
+    client.send(&headers(1, GET));
+    let head = client.receive_until(|frame| frame.kind == HEADERS);
+    assert_eq!(head.payload[0], OK);
+    // The response has no room, so it is given up.
+    client.is_reset(1);
+    // Without content no window is needed.
+    let answer = client.ask(3, &request("HEAD", "/"));
+    assert_eq!(answer[0], OK);
+}
+
+/// The windows are wide open, but the client does not read: the server's buffers are full, and it gives up.
+fn unread_answers(path: &Path, _: &Gate) {
+    let wide = setting(INITIAL_WINDOW_SIZE, 0x7fff_ffff);
+    let mut client = Client::connect(path, &wide);
+    client.send(&frame(WINDOW_UPDATE, 0, 0, &0x7fff_0000_u32.to_be_bytes()));
+    let block = request("GET", "/large");
+    for number in 0..MANY {
+        if !client.try_send(&headers(2 * number + 1, &block)) {
+            return;
+        }
+    }
+    panic!("the server takes everything");
+}
+
+/// The handler has ended, and the rest of its answer waits in the server until the client reads.
+fn late_reader(path: &Path, gate: &Gate) {
+    let wide = setting(INITIAL_WINDOW_SIZE, 0x7fff_ffff);
+    let mut client = Client::connect(path, &wide);
+    client.send(&frame(WINDOW_UPDATE, 0, 0, &0x7fff_0000_u32.to_be_bytes()));
+    client.send(&headers(1, &request("GET", "/medium")));
+    gate.wait_for(1);
+    assert_eq!(client.answer(1)[0], OK);
+}
+
+enum Refusal {
+    /// 400.
+    Status,
+    Reset,
+}
+
+fn malformed(path: &Path, block: &[u8], refusal: Refusal) {
+    let mut client = Client::connect(path, &[]);
+    match refusal {
+        // The indexed field `:status: 400`.
+        Refusal::Status => assert_eq!(client.ask(1, block)[0], 0x8c),
+        Refusal::Reset => {
+            client.send(&headers(1, block));
+            assert_eq!(client.is_reset(1), PROTOCOL_ERROR);
+        }
+    }
+    assert_eq!(client.ask(3, GET)[0], OK, "on the same connection");
+}
+
+fn wrong_length(path: &Path, _: &Gate) {
+    let mut client = Client::connect(path, &[]);
+    let block = [request("POST", "/body"), field("content-length", "3")].concat();
+    client.send(&frame(HEADERS, END_HEADERS, 1, &block));
+    client.send(&frame(DATA, END_STREAM, 1, b"four"));
+    let reset = client.receive_until(|frame| frame.stream == 1 && frame.kind != WINDOW_UPDATE);
+    assert_eq!((reset.kind, reset.code()), (RST_STREAM, PROTOCOL_ERROR));
+}
