@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use crate::address::Address;
 use crate::net::{AcceptBatch, Accepted, Connection, Datagram, Managed, Transport, Waits};
-use crate::net::{ReadHalf, WriteHalf};
+use crate::net::{ReadHalf, WriteHalf, Writer};
 use crate::registry::context::Context;
 
 /// A listener, connection or datagram of one of two transports, so that both feed one server. Nest
@@ -177,6 +177,10 @@ impl<L: Connection, R: Connection> Connection for Either<L, R> {
 
     fn halves(&mut self) -> io::Result<(ReadHalf<'_>, WriteHalf<'_>)> {
         both!(self, side => side.halves())
+    }
+
+    fn writer(&mut self) -> io::Result<Writer> {
+        both!(self, side => side.writer())
     }
 
     fn poll_read(&mut self, cx: &mut task::Context<'_>, buf: &mut [u8]) -> Poll<io::Result<usize>> {

@@ -15,11 +15,13 @@ pub(crate) mod listener;
 pub(crate) mod options;
 pub(crate) mod stream;
 pub(crate) mod tcp;
+pub(crate) mod turns;
 pub(crate) mod udp;
 pub(crate) mod unix_datagram;
 pub(crate) mod unix_lock;
 pub(crate) mod unix_path;
 pub(crate) mod unix_stream;
+pub(crate) mod writer;
 
 pub use crate::address::{Address, UnixAddress};
 pub use crate::registry::context::{Abort, Context};
@@ -29,12 +31,13 @@ pub use dialed::Dialed;
 pub use either::Either;
 pub use halves::{ReadHalf, ReadSide, WriteHalf, WriteSide};
 pub use layered::{Layer, Layered, LayeredConnection};
-pub use stream::{Stream, Writer};
+pub use stream::Stream;
 pub use tcp::{BoundTcp, Tcp, TcpConnection, TcpOptions};
 pub use udp::{Udp, UdpOptions, UdpPacket};
 pub use unix_datagram::{UnixDatagram, UnixPacket};
 pub use unix_path::UnixOptions;
 pub use unix_stream::{BoundUnixStream, Credentials, UnixConnection, UnixStream};
+pub use writer::{Writer, WriterSide};
 
 use std::collections::VecDeque;
 use std::io::{self, Write};

@@ -158,7 +158,7 @@ fn a_future_on_a_thread_polls_both_directions() {
 /// The handlers restore no thread-locals after they have blocked.
 #[cfg(feature = "coroutines")]
 #[expect(unsafe_code, reason = "the contract of coroutines")]
-fn coroutines(driver: socketserver::model::Driver) -> socketserver::Coroutines {
+pub(crate) fn coroutines(driver: socketserver::model::Driver) -> socketserver::Coroutines {
     // SAFETY: as said above.
     unsafe { socketserver::Coroutines::new() }
         .workers(1)

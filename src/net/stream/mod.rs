@@ -9,13 +9,11 @@ use std::io::{self, BufRead, Read, Write};
 use std::marker::PhantomData;
 use std::net::Shutdown;
 use std::os::fd::{AsFd, BorrowedFd};
-use std::pin::pin;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::task::{self, Poll, ready};
 use std::time::Duration;
 
-use async_lock::{Mutex, MutexGuard};
 use rustix::net::{RecvFlags, SendFlags, recv, send};
 use socket2::{SockAddr, Socket};
 
@@ -23,13 +21,14 @@ use crate::address::Address;
 use crate::net::halves::{ReadHalf, ReadSide, WriteHalf, WriteSide};
 use crate::net::stream::receiving::{Receiver, Receiving};
 use crate::net::stream::sending::{FLAGS, Sender, Sending};
-pub use crate::net::stream::writer::Writer;
+use crate::net::stream::writer::SocketWriter;
+use crate::net::turns::{Turn, Turns};
+use crate::net::writer::Writer;
 use crate::net::{Accepted, Connection, Managed, Waits};
 use crate::registry::context::{Abort, Context};
 use crate::registry::table::AbortReason;
 use crate::sys::{self, sockopt};
-use crate::task::timeout::timeout;
-use crate::task::wait::{Source, until};
+use crate::task::wait::Source;
 
 /// A connection that a stream transport `T` accepted.
 ///
@@ -88,7 +87,7 @@ struct Connected {
     /// timeout.
     abort: AtomicBool,
     /// Whose turn it is to write, once there are writers.
-    turns: OnceLock<Box<Mutex<()>>>,
+    turns: OnceLock<Box<Turns>>,
 }
 
 impl Link {
@@ -119,19 +118,8 @@ impl Connected {
     }
 
     /// Waits for the turn to write, for `limit` at most, if the socket has several writers.
-    fn turn(&self, limit: Option<Duration>) -> io::Result<Option<MutexGuard<'_, ()>>> {
-        let Some(turns) = self.turns.get() else {
-            return Ok(None);
-        };
-        if let Some(turn) = turns.try_lock() {
-            return Ok(Some(turn));
-        }
-        let mut turn = pin!(turns.lock());
-        let mut wait = || until(|cx| turn.as_mut().poll(cx)).map(Some);
-        match limit {
-            Some(limit) => timeout(limit, wait),
-            None => wait(),
-        }
+    fn turn(&self, limit: Option<Duration>) -> io::Result<Option<Turn<'_>>> {
+        self.turns.get().map(|turns| turns.take(limit)).transpose()
     }
 }
 
@@ -161,13 +149,6 @@ impl<T: 'static> Stream<T> {
             output: Sending::default(),
             transport: PhantomData,
         }
-    }
-
-    /// Returns a writer for use outside the handler: for a chat, or for subscriptions. See
-    /// [`Writer`].
-    #[must_use]
-    pub fn writer(&self) -> Writer {
-        Writer::new(&self.link.socket, self.link.context.for_writer())
     }
 
     pub(crate) fn socket(&self) -> &Socket {
@@ -304,6 +285,11 @@ impl<T: 'static> Connection for Stream<T> {
             state: output,
         };
         Ok((ReadHalf::new(receiver), WriteHalf::new(sender)))
+    }
+
+    fn writer(&mut self) -> io::Result<Writer> {
+        let context = self.link.context.for_writer();
+        Ok(Writer::new(SocketWriter::new(&self.link.socket, context)))
     }
 
     fn poll_read(&mut self, cx: &mut task::Context<'_>, buf: &mut [u8]) -> Poll<io::Result<usize>> {
