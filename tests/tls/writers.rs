@@ -21,6 +21,9 @@ use crate::{Conn, Setup, builder, connect, plain, spawn};
 /// How many lines each writer writes.
 const LINES: usize = 500;
 
+/// More than the buffers of both ends hold.
+const MUCH: usize = 16 << 20;
+
 /// A server that hands the writer of each connection to the test.
 struct Fixture {
     setup: Setup,
@@ -168,18 +171,19 @@ fn coroutines_write_while_the_handler_reads() {
 #[test]
 fn the_handler_reads_while_a_writer_waits() {
     let fixture = serve(Threading::default(), None, |conn| {
-        conn.read_exact(&mut vec![0; 1 << 20])?;
+        conn.read_exact(&mut vec![0; MUCH])?;
         conn.writer()?.flush()
     });
     let (mut client, mut writer) = fixture.connect();
-    let writes = thread::spawn(move || writer.write_all(&vec![b'w'; 16 << 20]));
+    let writes = thread::spawn(move || writer.write_all(&vec![b'w'; MUCH]));
     // The writer has the turn. Now the client sends everything before it reads on.
     client.read_exact(&mut [0; 10]).unwrap();
-    client.write_all(&vec![b'r'; 1 << 20]).unwrap();
+    client.sock.set_write_timeout(Some(DEADLINE)).unwrap();
+    client.write_all(&vec![b'r'; MUCH]).unwrap();
     let mut all = Vec::new();
     client.read_to_end(&mut all).unwrap();
     writes.join().unwrap().unwrap();
-    assert_eq!(all.len(), (16 << 20) - 10);
+    assert_eq!(all.len(), MUCH - 10);
     drop(client);
     assert_eq!(fixture.guard.stop().unwrap().aborted, 0);
 }
@@ -232,14 +236,8 @@ fn a_wait_for_the_turn_has_a_limit() {
     });
     let (mut client, mut writer) = fixture.connect();
     let mut late = writer.clone();
-    let writes = thread::spawn(move || {
-        let much = vec![b'w'; 16 << 20];
-        loop {
-            if let Err(err) = writer.write_all(&much) {
-                return err.kind();
-            }
-        }
-    });
+    // More than is ever sent; the pages are never touched.
+    let writes = thread::spawn(move || writer.write_all(&vec![0; 1 << 30]));
     // The writer has the turn once its bytes have come.
     client.read_exact(&mut [0; 10]).unwrap();
     client.write_all(b"!").unwrap();
@@ -252,8 +250,9 @@ fn a_wait_for_the_turn_has_a_limit() {
     client.write_all(b"!").unwrap();
     let mut rest = Vec::new();
     client.read_to_end(&mut rest).unwrap();
-    assert_eq!(writes.join().unwrap(), io::ErrorKind::BrokenPipe);
-    assert!(rest.iter().all(|byte| *byte == b'w'));
+    let written = writes.join().unwrap();
+    assert_eq!(written.unwrap_err().kind(), io::ErrorKind::BrokenPipe);
+    assert!(rest.iter().all(|byte| *byte == 0));
 }
 
 #[test]
@@ -311,14 +310,41 @@ fn polls_take_turns_with_writers() {
 }
 
 #[test]
+fn a_poll_is_woken_for_its_turn() {
+    let (polls, pending) = channel();
+    let fixture = serve(Threading::default(), None, move |conn| {
+        conn.read_exact(&mut [0])?;
+        let write = poll_fn(|cx| {
+            let polled = conn.poll_write(cx, b"polled");
+            polls.send(polled.is_pending()).expect("the test waits");
+            polled
+        });
+        assert_eq!(block_on(write)??, 6);
+        Ok(())
+    });
+    let (mut client, mut writer) = fixture.connect();
+    let writes = thread::spawn(move || writer.write_all(&vec![b'w'; MUCH]));
+    // The writer has the turn.
+    client.read_exact(&mut [0; 10]).unwrap();
+    client.write_all(b"!").unwrap();
+    assert!(pending.recv_timeout(DEADLINE).unwrap());
+    let mut all = Vec::new();
+    client.read_to_end(&mut all).unwrap();
+    assert_eq!(all.len(), MUCH - 10 + 6);
+    assert!(all.ends_with(b"polled"));
+    writes.join().unwrap().unwrap();
+}
+
+#[test]
 fn buffered_writes_are_not_overtaken() {
     let fixture = serve(Threading::default(), None, |conn| {
         conn.set_write_buffer(1000)?;
         conn.write_all(b"handler, ")?;
-        conn.writer()?.write_all(b"writer, ")?;
+        let mut writer = conn.writer()?;
+        writer.write_all(b"writer, ")?;
         conn.set_write_buffer(1000)?;
         conn.write_all(b"handler, ")?;
-        conn.writer()?.write_all(b"writer, ")?;
+        writer.write_all(b"writer, ")?;
         conn.write_all(b"end")
     });
     let (mut client, _writer) = fixture.connect();
