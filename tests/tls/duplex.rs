@@ -17,7 +17,7 @@ use crate::support::tls::{Keys, plain_with};
 use crate::{Conn, Setup, builder, plain, spawn};
 
 /// How many messages each side sends.
-const MESSAGES: usize = 20_000;
+const MESSAGES: usize = 100_000;
 
 fn message(number: usize) -> String {
     format!("message {number} {}\n", "x".repeat(number % 50))
