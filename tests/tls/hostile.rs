@@ -215,13 +215,19 @@ impl Crowd {
         }
     }
 
-    /// Sends the next byte of each dripping client, and clients that send what is no handshake, or a part of one.
-    fn trouble(&mut self) {
-        let byte = &self.hello[self.sent..=self.sent];
-        for client in &mut self.dripping {
-            client.write_all(byte).expect("a byte");
+    /// Sends the next byte of so many of the dripping clients, which take turns.
+    fn drip(&mut self, count: usize) {
+        for number in self.sent..self.sent + count {
+            // None of them ends its message.
+            let byte = self.hello[number / MANY % (self.hello.len() - 1)];
+            let client = &mut self.dripping[number % MANY];
+            client.write_all(&[byte]).expect("a byte");
         }
-        self.sent = (self.sent + 1) % (self.hello.len() - 1);
+        self.sent += count;
+    }
+
+    /// Comes with clients that send what is no handshake, or a part of one.
+    fn misbehave(&mut self) {
         let oversized = [[0x16, 3, 1, 0xff, 0xff].as_slice(), &[0; 70_000]].concat();
         let http = b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n";
         for bytes in [&[0xa5; 20_000], &oversized[..], http] {
@@ -257,7 +263,8 @@ fn a_pool_serves_good_clients_amid_a_thousand_of_each_kind() {
     let config = setup.client();
     let mut quiet: Vec<_> = (0..rounds).map(|_| good(address, &config)).collect();
     let mut crowd = Crowd::come(address, hello);
-    crowd.trouble();
+    crowd.drip(MANY);
+    crowd.misbehave();
     poll_until("clients in their handshake", DEADLINE, || {
         let connections = guard.handle().connections();
         let shaking = connections
@@ -266,8 +273,9 @@ fn a_pool_serves_good_clients_amid_a_thousand_of_each_kind() {
         (shaking.count() >= 2 * MANY).then_some(())
     });
     let time = |round| {
+        crowd.drip(1);
         if round % 10 == 0 {
-            crowd.trouble();
+            crowd.misbehave();
         }
         good(address, &config)
     };
