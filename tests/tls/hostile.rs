@@ -245,7 +245,6 @@ impl Crowd {
 
 /// `HOSTILE_ROUNDS` is how many good clients are timed before the crowd, and amid it.
 #[test]
-#[expect(clippy::print_stderr, reason = "the figures")]
 fn a_pool_serves_good_clients_amid_a_thousand_of_each_kind() {
     // Both ends of each connection are in this process.
     let mut limit = getrlimit(Resource::Nofile);
