@@ -28,13 +28,20 @@ signal.signal(signal.SIGUSR1, lambda number, frame: None)
 
 TRANSPORT, MODEL = sys.argv[1:3]
 OPTIONS = dict(argument.split("=", 1) for argument in sys.argv[3:])
-IS_STREAM = TRANSPORT in ("tcp", "unix")
+IS_STREAM = TRANSPORT in ("tcp", "tls", "unix")
 MAIN = (os.getpid(), threading.get_ident())
 TRACE = os.open("trace", os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
 # What is noted in every scenario; the option `trace` adds to it.
 NOTED = {"verify_request", "handle_error", "handle_timeout", "setup", "handle", "finish"}
 NOTED |= set(OPTIONS.get("trace", "").split(","))
 NOTED -= set(OPTIONS.get("untraced", "").split(","))
+if TRANSPORT == "tls":
+    import ssl
+
+    TLS = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    TLS.load_cert_chain("server.pem", "server.key")
+# Over TLS, an end without close_notify.
+CUT = (ssl.SSLEOFError,) if TRANSPORT == "tls" else ()
 CURRENT = threading.local()
 OUTPUT_LOCK = threading.Lock()
 
@@ -63,7 +70,7 @@ def kind(error):
         (SystemExit, "Exit"),
         (KeyboardInterrupt, "Interrupt"),
         (AssertionError, "Panic"),
-        ((BrokenPipeError, ConnectionResetError), "PeerGone"),
+        ((BrokenPipeError, ConnectionResetError) + CUT, "PeerGone"),
         ((socket.timeout, TimeoutError), "Timeout"),
         (ConnectionRefusedError, "Refused"),
         (FileNotFoundError, "NotFound"),
@@ -136,6 +143,9 @@ class Traced:
             super().shutdown_request(request)
             fail(how)
         request, address = super().get_request()
+        if TRANSPORT == "tls":
+            # The handshake is in the handler's thread, at its first read or write.
+            request = TLS.wrap_socket(request, server_side=True, do_handshake_on_connect=False)
         self.taken += 1
         self.numbers[id(request)] = self.taken
         note("get_request", self.taken)
@@ -384,6 +394,7 @@ def make_handler():
 def make_class():
     base = {
         "tcp": socketserver.TCPServer,
+        "tls": socketserver.TCPServer,
         "udp": socketserver.UDPServer,
         "unix": socketserver.UnixStreamServer,
         "unixgram": socketserver.UnixDatagramServer,
@@ -424,7 +435,7 @@ class Driver:
     open_first = None
 
     def address(self):
-        if TRANSPORT in ("tcp", "udp"):
+        if TRANSPORT in ("tcp", "tls", "udp"):
             host = OPTIONS.get("host", "127.0.0.1")
             return (host, int(OPTIONS.get("port", 0)))
         # Servers of other cells run at the same time.

@@ -18,16 +18,18 @@ use socketserver::{Builder, Connection, Server, ServerHandle, Tcp, UnixStream};
 use support::models::{Models, NAMES, UnderModel};
 use support::{Client, DEADLINE, ServerProcess, is_available, say};
 
-#[path = "support/writers.rs"]
-mod writers;
-
-use writers::Writes;
-
 /// More than the buffers of both ends hold.
 const MANY: usize = 12 << 20;
 
 /// The bytes of one write.
 const BLOCK: usize = 16 << 10;
+
+const TRANSPORTS: &[&str] = &[
+    "tcp",
+    "unix",
+    #[cfg(feature = "tls")]
+    "tls",
+];
 
 type Check = fn(&str, &str);
 
@@ -58,7 +60,7 @@ fn main() -> ExitCode {
         return serve(transport, model, options);
     }
     let mut trials = Vec::new();
-    for transport in ["tcp", "unix"] {
+    for transport in TRANSPORTS {
         for model in NAMES {
             for (name, check) in CHECKS {
                 let trial = Trial::test(format!("{transport}::{model}::{name}"), move || {
@@ -148,7 +150,10 @@ fn by_polls(conn: &mut impl Connection) -> io::Result<()> {
         } else {
             Poll::Pending
         }
-    }))?
+    }))??;
+    // Over TLS the end is a message too, which would reset a connection that is closed.
+    assert_eq!(input.read(&mut [0])?, 0, "the client has ended its side");
+    Ok(())
 }
 
 /// Answers each message; another closure writes the answers.
@@ -173,7 +178,7 @@ fn converse(conn: &mut impl Connection) -> io::Result<()> {
 }
 
 /// Runs the command in the first line.
-fn obey<C: Connection + Writes>(conn: &mut C, handle: &ServerHandle) -> io::Result<()> {
+fn obey<C: Connection>(conn: &mut C, handle: &ServerHandle) -> io::Result<()> {
     let mut line = String::new();
     conn.read_line_max(&mut line, 1024)?;
     match line.trim_end() {
@@ -205,8 +210,8 @@ fn obey<C: Connection + Writes>(conn: &mut C, handle: &ServerHandle) -> io::Resu
 }
 
 /// Three writers and the handler write whole lines at the same time.
-fn take_turns(conn: &mut impl Writes) -> io::Result<()> {
-    let writers: Vec<Writer> = (0..3).map(|_| conn.new_writer()).collect();
+fn take_turns(conn: &mut impl Connection) -> io::Result<()> {
+    let writers: Vec<Writer> = (0..3).map(|_| conn.writer()).collect::<io::Result<_>>()?;
     // A write that is larger than the buffer is sent whole.
     conn.set_write_buffer(8192)?;
     scope(|scope| {
@@ -231,6 +236,14 @@ fn take_turns(conn: &mut impl Writes) -> io::Result<()> {
 fn serve(transport: &str, model: &str, options: &[String]) -> ExitCode {
     match transport {
         "tcp" => run(Tcp::bind("127.0.0.1:0").expect("bind"), model, options),
+        #[cfg(feature = "tls")]
+        "tls" => {
+            let tls =
+                socketserver::tls::TlsConfig::builder().certificate("server.pem", "server.key");
+            let tls = tls.build().expect("a certificate");
+            let listeners = tls.listen(Tcp::bind("127.0.0.1:0").expect("bind"));
+            run(listeners, model, options)
+        }
         _ => {
             let path = std::env::current_dir().expect("a directory").join("socket");
             let listeners = UnixStream::bind(UnixAddress::from(path)).expect("bind");
@@ -241,7 +254,7 @@ fn serve(transport: &str, model: &str, options: &[String]) -> ExitCode {
 
 fn run<T>(listeners: Vec<T>, model: &str, options: &[String]) -> ExitCode
 where
-    T: Transport<Accepted: Connection + Writes>,
+    T: Transport<Accepted: Connection>,
 {
     let mut builder = Server::<T>::builder()
         .listen(listeners)
@@ -263,7 +276,7 @@ where
 
 struct Serves<T: Transport>(Builder<T>);
 
-impl<T: Transport<Accepted: Connection + Writes>> UnderModel for Serves<T> {
+impl<T: Transport<Accepted: Connection>> UnderModel for Serves<T> {
     fn run<M: Model>(self, model: M) -> ExitCode {
         let server = self.0.model(model).build().expect("build a server");
         for url in server.urls() {

@@ -1,4 +1,4 @@
-//! The clients: sockets of every family, each wait with a deadline.
+//! The clients: sockets of every family, some of them over TLS, each wait with a deadline.
 
 use std::io::{self, Read, Write};
 use std::net::{Shutdown, SocketAddr};
@@ -6,6 +6,8 @@ use std::path::Path;
 use std::time::Duration;
 
 use socket2::{Domain, SockAddr, Socket, Type};
+
+use crate::tls::{End, Plain};
 
 /// How long a client waits for what has to come.
 pub(crate) const DEADLINE: Duration = Duration::from_secs(5);
@@ -19,6 +21,7 @@ pub(crate) struct Target {
     address: SockAddr,
     domain: Domain,
     kind: Type,
+    is_tls: bool,
 }
 
 /// A client's socket.
@@ -26,6 +29,9 @@ pub(crate) struct Target {
 pub(crate) struct Client {
     socket: Socket,
     is_stream: bool,
+    is_tls: bool,
+    /// Over TLS, once the client has something to say or to hear.
+    plain: Option<Plain>,
 }
 
 impl Target {
@@ -40,7 +46,7 @@ impl Target {
             "path" => SockAddr::unix(directory.join(name))?,
             _ => SockAddr::unix(format!("\0{name}"))?,
         };
-        let kind = if matches!(transport, "tcp" | "unix") {
+        let kind = if matches!(transport, "tcp" | "unix" | "tls") {
             Type::STREAM
         } else {
             Type::DGRAM
@@ -49,6 +55,7 @@ impl Target {
             domain: address.domain(),
             address,
             kind,
+            is_tls: transport == "tls",
         })
     }
 
@@ -64,6 +71,8 @@ impl Target {
         Ok(Client {
             socket,
             is_stream: self.kind == Type::STREAM,
+            is_tls: self.is_tls,
+            plain: None,
         })
     }
 
@@ -88,21 +97,49 @@ impl Target {
 
 impl Client {
     pub(crate) fn send(&mut self, data: &[u8]) -> String {
-        match self.socket.write_all(data) {
+        let sent = match self.plain() {
+            Ok(Some(plain)) => plain.stream.write_all(data),
+            Ok(None) => self.socket.write_all(data),
+            Err(err) => Err(err),
+        };
+        match sent {
             Ok(()) => "sent".to_owned(),
             Err(err) => outcome(&err),
         }
     }
 
     /// Says that no more will be sent.
-    pub(crate) fn end(&self) {
-        let _ = self.socket.shutdown(Shutdown::Write);
+    pub(crate) fn end(&mut self) {
+        let _ = match self.plain() {
+            Ok(Some(plain)) => plain.stream.shutdown(Shutdown::Write),
+            _ => self.socket.shutdown(Shutdown::Write),
+        };
+    }
+
+    /// The plain end of a client over TLS; begins the handshake.
+    fn plain(&mut self) -> io::Result<Option<&mut Plain>> {
+        if self.is_tls && self.plain.is_none() {
+            let plain = Plain::begin(self.socket.try_clone()?)?;
+            plain.stream.set_read_timeout(Some(DEADLINE))?;
+            plain.stream.set_write_timeout(Some(DEADLINE))?;
+            self.plain = Some(plain);
+        }
+        Ok(self.plain.as_mut())
+    }
+
+    /// Whether the server has said that its stream ends, where there is such a thing.
+    pub(crate) fn farewell(&mut self) -> &'static str {
+        self.answer();
+        match self.plain.as_ref().map(Plain::end) {
+            Some(End::Closed) => "said",
+            _ => "unsaid",
+        }
     }
 
     /// As many bytes as that.
     pub(crate) fn read(&mut self, count: usize) -> String {
         let mut data = vec![0; count];
-        match self.socket.read_exact(&mut data) {
+        match self.read_exact(&mut data) {
             Ok(()) => shown(&data),
             Err(err) => outcome(&err),
         }
@@ -113,7 +150,7 @@ impl Client {
         let mut data = Vec::new();
         let mut chunk = vec![0; 65_536];
         loop {
-            match self.socket.read(&mut chunk) {
+            match Read::read(self, &mut chunk) {
                 Ok(count) if !self.is_stream => return shown(&chunk[..count]),
                 Ok(0) => return shown(&data) + ", end",
                 Ok(count) => data.extend_from_slice(&chunk[..count]),
@@ -126,19 +163,22 @@ impl Client {
 
     /// What comes within that time.
     pub(crate) fn within(&mut self, limit: Duration) -> String {
-        self.socket
-            .set_read_timeout(Some(limit))
-            .expect("a deadline");
+        self.set_read_timeout(limit).expect("a deadline");
         let mut data = vec![0; 65_536];
-        let text = match self.socket.read(&mut data) {
+        let text = match Read::read(self, &mut data) {
             Ok(0) if self.is_stream => "end".to_owned(),
             Ok(count) => shown(&data[..count]),
             Err(err) => outcome(&err),
         };
-        self.socket
-            .set_read_timeout(Some(DEADLINE))
-            .expect("a deadline");
+        self.set_read_timeout(DEADLINE).expect("a deadline");
         text
+    }
+
+    fn set_read_timeout(&mut self, limit: Duration) -> io::Result<()> {
+        match self.plain()? {
+            Some(plain) => plain.stream.set_read_timeout(Some(limit)),
+            None => self.socket.set_read_timeout(Some(limit)),
+        }
     }
 
     pub(crate) const fn is_stream(&self) -> bool {
@@ -161,6 +201,23 @@ impl Client {
     }
 }
 
+impl Read for Client {
+    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        let Some(plain) = self.plain()? else {
+            return self.socket.read(buf);
+        };
+        let count = plain.stream.read(buf)?;
+        if count > 0 {
+            return Ok(count);
+        }
+        match plain.end() {
+            End::Closed | End::Cut => Ok(0),
+            End::Reset => Err(io::ErrorKind::ConnectionReset.into()),
+            End::NoHandshake => Err(io::ErrorKind::ConnectionAborted.into()),
+        }
+    }
+}
+
 /// What an error of a client is called in a trace.
 pub(crate) fn outcome(err: &io::Error) -> String {
     match err.kind() {
@@ -168,6 +225,8 @@ pub(crate) fn outcome(err: &io::Error) -> String {
         io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe => "reset".to_owned(),
         io::ErrorKind::ConnectionRefused | io::ErrorKind::NotFound => "refused".to_owned(),
         io::ErrorKind::UnexpectedEof => "end".to_owned(),
+        // Whether the end or a reset comes first is a matter of time.
+        io::ErrorKind::ConnectionAborted => "no handshake".to_owned(),
         kind => format!("{kind:?}"),
     }
 }

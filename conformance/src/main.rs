@@ -7,6 +7,7 @@ mod driver;
 mod report;
 mod scenario;
 mod stage;
+mod tls;
 
 use std::collections::BTreeMap;
 use std::io;

@@ -188,6 +188,14 @@ pub(crate) fn print(
             same + documented + differs
         );
     }
+    let without = suite
+        .scenarios
+        .iter()
+        .filter_map(|it| it.without_tls.as_ref());
+    println!(
+        "{} scenarios on TCP have no meaning over TLS",
+        without.count()
+    );
     println!(
         "{} scenarios, {} documented differences, CPython {version}",
         suite.scenarios.len(),

@@ -2,7 +2,8 @@
 //!
 //! `scenarios.txt`: a scenario begins with `[name] TRANSPORTS MODELS`, continues with a sentence,
 //! with `key value` lines (options of the server, scripts of the handler) and with steps, which
-//! begin with `>`. `differences.txt`: a difference begins with `[name]`, and has the lines `where`,
+//! begin with `>`. What is played on TCP is played over TLS too, unless a line `without_tls` says why not.
+//! `differences.txt`: a difference begins with `[name]`, and has the lines `where`,
 //! `python`, `ours`, `why` and, where there is one, `issue`; a `where` is
 //! `SCENARIO[/TRANSPORT[/MODEL]] [python<X.Y | python>=X.Y]`, `*` stands for any
 //! and `|` for or.
@@ -17,6 +18,8 @@ pub(crate) struct Scenario {
     pub(crate) transports: Vec<&'static str>,
     pub(crate) models: Vec<&'static str>,
     pub(crate) options: Vec<(String, String)>,
+    /// Why it is not played over TLS, though on TCP.
+    pub(crate) without_tls: Option<String>,
     pub(crate) steps: Vec<String>,
 }
 
@@ -65,7 +68,9 @@ impl Scenario {
             models.extend(MORE_MODELS);
         }
         let mut cells = Vec::new();
-        for &transport in &self.transports {
+        let over_tls = self.transports.contains(&"tcp") && self.without_tls.is_none();
+        let tls = over_tls.then_some("tls");
+        for transport in self.transports.iter().copied().chain(tls) {
             for &model in &models {
                 cells.push(Cell {
                     scenario: self.clone(),
@@ -195,6 +200,7 @@ pub(crate) fn parse(text: &str) -> Vec<Scenario> {
                 transports: choose(transports, &TRANSPORTS),
                 models: choose(models.trim(), &MODELS),
                 options: Vec::new(),
+                without_tls: None,
                 steps: Vec::new(),
             });
             continue;
@@ -206,6 +212,10 @@ pub(crate) fn parse(text: &str) -> Vec<Scenario> {
             line.clone_into(&mut scenario.about);
         } else {
             let (key, value) = line.split_once(' ').unwrap_or((line, ""));
+            if key == "without_tls" {
+                scenario.without_tls = Some(value.to_owned());
+                continue;
+            }
             scenario
                 .options
                 .push((key.to_owned(), value.trim().to_owned()));

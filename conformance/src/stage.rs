@@ -15,6 +15,7 @@ use rustix::process::{Pid, Signal, kill_process, kill_process_group};
 
 use crate::client::{Client, DEADLINE, QUIET, Target, outcome};
 use crate::scenario::Cell;
+use crate::tls;
 
 /// What was seen: how each step came out, then what each lane of the server's trace has.
 pub(crate) type Seen = Vec<String>;
@@ -78,6 +79,9 @@ impl<'a> Stage<'a> {
         expected: &'a [String],
     ) -> io::Result<Self> {
         let directory = tempfile::tempdir()?;
+        if cell.transport == "tls" {
+            tls::write_certificate(directory.path())?;
+        }
         let gates = gates(UnixListener::bind(directory.path().join("gate"))?);
         let options = cell.scenario.options.iter();
         let options = options.map(|(key, value)| format!("{key}={value}"));
@@ -317,6 +321,7 @@ impl<'a> Stage<'a> {
                 }
             }
             "answer" => client.answer(),
+            "farewell" => client.farewell().to_owned(),
             // The end of a connection; that nothing comes, of a datagram.
             "over" if client.is_stream() => client.answer(),
             "read" => client.read(argument.parse().unwrap_or(1)),

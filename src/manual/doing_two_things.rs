@@ -272,7 +272,7 @@
 //!
 //! # Writing from elsewhere
 //!
-//! [`Stream::writer`](crate::net::Stream::writer) returns a [`Writer`], through which other handlers and threads
+//! [`Connection::writer`](crate::Connection::writer) returns a [`Writer`], through which other handlers and threads
 //! write to a connection. A whole `write_all` of one writer does not interleave with those of others. A write
 //! waits for a slow reader as the handler's own writes do; [`set_write_timeout`](crate::net::Writer::set_write_timeout) and
 //! [`timeout`] bound the wait. One slow client holds up whoever writes to it: to send the same to many, give each

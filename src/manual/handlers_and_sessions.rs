@@ -181,7 +181,7 @@
 //!   fails with `WouldBlock` or `Interrupted`.
 //! - Each write is sent at once, unless [`Connection::set_write_buffer`] has set a buffer; a buffer is
 //!   sent when it is full, on flush, before a wait for input, and at the end.
-//! - [`Stream::writer`](crate::net::Stream::writer) returns a [`Writer`](crate::net::Writer), through
+//! - [`Connection::writer`](crate::Connection::writer) returns a [`Writer`](crate::net::Writer), through
 //!   which another handler writes to the connection.
 //! - [`TcpConnection::connect`], [`UnixConnection::connect`] and
 //!   [`SeqpacketConnection::connect`](crate::net::SeqpacketConnection::connect) connect out, for handlers that are

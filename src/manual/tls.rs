@@ -102,12 +102,18 @@
 //! [`next_message`](crate::Connection::next_message) returns `false` at either end. The server sends
 //! close_notify when the handler has returned.
 //!
+//! The client's close_notify is input: if it arrives after the close, it resets the connection, which can
+//! destroy an answer on its way. A handler whose client ends its side early reads to the end before it returns.
+//!
 //! # What plain streams have
 //!
 //! [`halves`](crate::Connection::halves), polls, [`unread`](crate::Connection::unread), parking and
-//! sessions work over TLS. A [`Writer`](crate::net::Writer) does not: that of the connection below would
-//! bypass the encryption. A handler that has others write for it gives its writing half a queue, as in
-//! [doing two things at once](crate::manual::doing_two_things).
+//! sessions work over TLS. So does a [`Writer`](crate::net::Writer), with these differences:
+//!
+//! - The write buffer of the connection is off once it has made a writer.
+//! - Polls wait for their turn too.
+//! - A write that is large leaves as records of 16 KiB. The end of the connection ends the write after a
+//!   record, so close_notify does not say that the write was whole.
 //!
 //! # Connections to other servers
 //!

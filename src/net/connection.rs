@@ -6,7 +6,7 @@ use std::task::{self, Poll};
 use std::time::Duration;
 
 use crate::address::Address;
-use crate::net::{Accepted, ReadHalf, WriteHalf, halves};
+use crate::net::{Accepted, ReadHalf, WriteHalf, Writer, halves};
 
 /// A connected byte stream. A handler for `&mut impl Connection` serves every stream transport.
 ///
@@ -144,6 +144,17 @@ pub trait Connection: Accepted + BufRead + Write {
     /// ```
     fn halves(&mut self) -> io::Result<(ReadHalf<'_>, WriteHalf<'_>)> {
         Err(halves::unsupported("halves"))
+    }
+
+    /// Returns a writer for use outside the handler: for a chat, or for subscriptions. See [`Writer`].
+    ///
+    /// # Errors
+    ///
+    /// - `Unsupported`: the connection, or a [`Layer`](crate::net::Layer) of it, does not implement it. All connections of this
+    ///   crate do.
+    /// - Over a layer: buffered output could not be sent.
+    fn writer(&mut self) -> io::Result<Writer> {
+        Err(halves::unsupported("writer"))
     }
 
     /// Polls for input, in a future that [`task::block_on`](crate::task::block_on()) waits for: to wait for the

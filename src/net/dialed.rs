@@ -7,7 +7,7 @@ use std::task::{self, Poll};
 use std::time::Duration;
 
 use crate::address::Address;
-use crate::net::{Accepted, Connection, Credentials, Managed, ReadHalf, WriteHalf};
+use crate::net::{Accepted, Connection, Credentials, Managed, ReadHalf, WriteHalf, Writer};
 use crate::registry::context::Context;
 
 /// A connection to another server, made by
@@ -102,6 +102,10 @@ impl<C: Accepted> Accepted for Dialed<C> {
 impl<C: Connection> Connection for Dialed<C> {
     fn halves(&mut self) -> io::Result<(ReadHalf<'_>, WriteHalf<'_>)> {
         self.0.halves()
+    }
+
+    fn writer(&mut self) -> io::Result<Writer> {
+        self.0.writer()
     }
 
     fn poll_read(&mut self, cx: &mut task::Context<'_>, buf: &mut [u8]) -> Poll<io::Result<usize>> {

@@ -13,7 +13,7 @@ use crate::net::options;
 use crate::net::{
     AcceptBatch, Accepted, Adopt, Connection, Credentials, Datagram, Managed, Transport,
 };
-use crate::net::{ReadHalf, Waits, WriteHalf};
+use crate::net::{ReadHalf, Waits, WriteHalf, Writer};
 use crate::registry::context::Context;
 
 /// A listener, connection or datagram of one of two transports, so that both feed one server. Nest
@@ -205,6 +205,10 @@ impl<L: Connection, R: Connection> Connection for Either<L, R> {
 
     fn halves(&mut self) -> io::Result<(ReadHalf<'_>, WriteHalf<'_>)> {
         both!(self, side => side.halves())
+    }
+
+    fn writer(&mut self) -> io::Result<Writer> {
+        both!(self, side => side.writer())
     }
 
     fn poll_read(&mut self, cx: &mut task::Context<'_>, buf: &mut [u8]) -> Poll<io::Result<usize>> {

@@ -13,7 +13,7 @@ use crate::error::Error;
 use crate::net::halves::{AfterInput, Ending, unsupported};
 use crate::net::input::Input;
 use crate::net::{AcceptBatch, Accepted, Bind, Connection, Credentials, Managed, Transport};
-use crate::net::{ReadHalf, Waits, WriteHalf};
+use crate::net::{ReadHalf, Waits, WriteHalf, Writer};
 use crate::registry::context::Context;
 
 /// Transforms the bytes of one connection of a [`Layered`] transport: counts, limits or encrypts
@@ -155,6 +155,27 @@ pub trait Layer<C: Connection>: Send + 'static {
     ) -> io::Result<(ReadHalf<'a>, WriteHalf<'a>)> {
         drop(below);
         Err(unsupported("halves"))
+    }
+
+    /// Makes a writer for [`Connection::writer`] of the writer below. What the layer has buffered was flushed
+    /// before. Default: fails.
+    ///
+    /// # Errors
+    ///
+    /// `Unsupported`: only the handler can write through the layer.
+    fn writer(&mut self, below: Writer) -> io::Result<Writer> {
+        drop(below);
+        Err(unsupported("writer"))
+    }
+
+    /// Sets the limit of a write, as [`Connection::set_write_timeout`] does. Default: sets that of the connection
+    /// below.
+    ///
+    /// # Errors
+    ///
+    /// `InvalidInput` for a timeout of zero.
+    fn set_write_timeout(&mut self, below: &mut C, timeout: Option<Duration>) -> io::Result<()> {
+        below.set_write_timeout(timeout)
     }
 
     /// Polls for input as [`Connection::poll_read`] does. Default: fails.
@@ -369,6 +390,8 @@ pub struct LayeredConnection<C, L> {
     input: Input,
     /// `input` is a part of a request, and the connection waits for the rest.
     partial: bool,
+    /// The connection has made a writer, whose bytes must not overtake buffered ones.
+    unbuffered: bool,
     state: State,
 }
 
@@ -386,6 +409,7 @@ impl<C: Connection, L: Layer<C>> LayeredConnection<C, L> {
             layer,
             input: Input::default(),
             partial: false,
+            unbuffered: false,
             state: State::New,
         }
     }
@@ -563,6 +587,15 @@ impl<C: Connection, L: Layer<C>> Connection for LayeredConnection<C, L> {
         Ok((AfterInput::half(input, reading), WriteHalf::new(writing)))
     }
 
+    fn writer(&mut self) -> io::Result<Writer> {
+        self.layer.flush(&mut self.below)?;
+        let below = self.below.writer()?;
+        let writer = self.layer.writer(below)?;
+        self.below.set_write_buffer(0)?;
+        self.unbuffered = true;
+        Ok(writer)
+    }
+
     fn poll_read(&mut self, cx: &mut task::Context<'_>, buf: &mut [u8]) -> Poll<io::Result<usize>> {
         if !self.input.is_empty() {
             return Poll::Ready(Ok(self.input.take(buf)));
@@ -584,6 +617,9 @@ impl<C: Connection, L: Layer<C>> Connection for LayeredConnection<C, L> {
     }
 
     fn set_write_buffer(&mut self, capacity: usize) -> io::Result<()> {
+        if self.unbuffered {
+            return self.flush();
+        }
         self.below.set_write_buffer(capacity)
     }
 
@@ -592,7 +628,7 @@ impl<C: Connection, L: Layer<C>> Connection for LayeredConnection<C, L> {
     }
 
     fn set_write_timeout(&mut self, timeout: Option<Duration>) -> io::Result<()> {
-        self.below.set_write_timeout(timeout)
+        self.layer.set_write_timeout(&mut self.below, timeout)
     }
 
     fn shutdown(&mut self, how: Shutdown) -> io::Result<()> {

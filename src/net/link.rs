@@ -3,21 +3,19 @@
 use std::io;
 use std::net::Shutdown;
 use std::os::fd::{AsFd, BorrowedFd};
-use std::pin::pin;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use async_lock::{Mutex, MutexGuard};
 use rustix::net::{RecvFlags, recv};
 use socket2::{SockAddr, Socket};
 
 use crate::address::Address;
+use crate::net::turns::{Turn, Turns};
 use crate::registry::context::{Abort, Context};
 use crate::registry::table::AbortReason;
 use crate::sys::{self, sockopt};
-use crate::task::timeout::timeout;
-use crate::task::wait::{Source, until};
+use crate::task::wait::Source;
 
 /// What both directions of a connection use.
 pub(super) struct Link {
@@ -37,7 +35,7 @@ pub(super) struct Connected {
     /// timeout.
     abort: AtomicBool,
     /// Whose turn it is to write, once there are writers.
-    turns: OnceLock<Box<Mutex<()>>>,
+    turns: OnceLock<Box<Turns>>,
 }
 
 /// What arrives on a connection.
@@ -100,19 +98,8 @@ impl Connected {
     }
 
     /// Waits for the turn to write, for `limit` at most, if the socket has several writers.
-    pub(super) fn turn(&self, limit: Option<Duration>) -> io::Result<Option<MutexGuard<'_, ()>>> {
-        let Some(turns) = self.turns.get() else {
-            return Ok(None);
-        };
-        if let Some(turn) = turns.try_lock() {
-            return Ok(Some(turn));
-        }
-        let mut turn = pin!(turns.lock());
-        let mut wait = || until(|cx| turn.as_mut().poll(cx)).map(Some);
-        match limit {
-            Some(limit) => timeout(limit, wait),
-            None => wait(),
-        }
+    pub(super) fn turn(&self, limit: Option<Duration>) -> io::Result<Option<Turn<'_>>> {
+        self.turns.get().map(|turns| turns.take(limit)).transpose()
     }
 }
 

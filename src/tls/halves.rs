@@ -1,30 +1,17 @@
-//! The two directions of a TLS connection at the same time. The session is behind a lock, which is
-//! held while bytes are processed, and never while a half waits.
-//!
-//! What the reading half has to say, such as an alert, leaves with the next write of the other half.
+//! The two directions of a TLS connection at the same time.
 
 use std::io::{self, BufRead, Read, Write};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use crate::buffers::BUFFER;
 use crate::net::{ReadHalf, ReadSide, WriteHalf, WriteSide};
-use crate::tls::session::{Outgoing, Session, encrypt, poll_input, unless_gone, unless_late};
-
-/// The session, which both halves use.
-#[derive(Clone)]
-struct Shared<'a>(Arc<Mutex<&'a mut Session>>);
-
-impl<'a> Shared<'a> {
-    fn lock(&self) -> MutexGuard<'_, &'a mut Session> {
-        // A panic within rustls fails the connection, not the process.
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
+use crate::tls::session::poll_input;
+use crate::tls::shared::Shared;
 
 struct Reading<'a> {
-    session: Shared<'a>,
+    session: Arc<Shared>,
     below: ReadHalf<'a>,
     /// Plain text that was not read yet, from `start`.
     plain: Vec<u8>,
@@ -32,28 +19,27 @@ struct Reading<'a> {
 }
 
 struct Writing<'a> {
-    session: Shared<'a>,
+    session: Arc<Shared>,
     below: WriteHalf<'a>,
-    outgoing: Outgoing,
+    limit: Option<Duration>,
 }
 
-/// Divides a session between the halves of the connection below.
+/// Divides a session between the halves of the connection below. `limit` is that of a write.
 pub(super) fn halves<'a>(
-    session: &'a mut Session,
+    session: &Arc<Shared>,
     below: (ReadHalf<'a>, WriteHalf<'a>),
+    limit: Option<Duration>,
 ) -> (ReadHalf<'a>, WriteHalf<'a>) {
-    let outgoing = std::mem::take(&mut session.outgoing);
-    let session = Shared(Arc::new(Mutex::new(session)));
     let reading = Reading {
-        session: session.clone(),
+        session: Arc::clone(session),
         below: below.0,
         plain: Vec::new(),
         start: 0,
     };
     let writing = Writing {
-        session,
+        session: Arc::clone(session),
         below: below.1,
-        outgoing,
+        limit,
     };
     (ReadHalf::new(reading), WriteHalf::new(writing))
 }
@@ -61,19 +47,6 @@ pub(super) fn halves<'a>(
 impl Reading<'_> {
     fn held(&self) -> &[u8] {
         &self.plain[self.start..]
-    }
-
-    /// Reads past the own buffer.
-    fn receive(&mut self, buf: &mut [u8]) -> io::Result<usize> {
-        loop {
-            if let Some(taken) = self.session.lock().take(buf) {
-                return taken;
-            }
-            let input = self.below.fill_buf()?;
-            let (count, fed) = self.session.lock().feed(input);
-            self.below.consume(count);
-            fed?;
-        }
     }
 }
 
@@ -83,7 +56,7 @@ impl Read for Reading<'_> {
             return Ok(0);
         }
         if self.held().is_empty() {
-            return self.receive(buf);
+            return self.session.read(&mut self.below, buf);
         }
         let count = self.held().read(buf)?;
         self.consume(count);
@@ -97,7 +70,7 @@ impl BufRead for Reading<'_> {
             self.start = 0;
             let mut plain = std::mem::take(&mut self.plain);
             plain.resize(BUFFER, 0);
-            let count = self.receive(&mut plain)?;
+            let count = self.session.read(&mut self.below, &mut plain)?;
             plain.truncate(count);
             self.plain = plain;
         }
@@ -151,65 +124,32 @@ impl Drop for Reading<'_> {
     }
 }
 
-impl Writing<'_> {
-    /// Takes what rustls has encrypted, and sends it.
-    fn send(&mut self) -> io::Result<()> {
-        {
-            let mut session = self.session.lock();
-            while session.rustls.wants_write() {
-                session.rustls.write_tls(&mut self.outgoing.bytes)?;
-            }
-        }
-        self.outgoing.send(&mut self.below)
-    }
-}
-
 impl Write for Writing<'_> {
     fn write(&mut self, buf: &[u8]) -> io::Result<usize> {
-        self.outgoing.send(&mut self.below)?;
-        let Self {
-            session, outgoing, ..
-        } = self;
-        let count = encrypt(&mut session.lock().rustls, buf, &mut outgoing.bytes)?;
-        // What is not sent in time is kept, and the next write continues with it.
-        unless_late(outgoing.send(&mut self.below))?;
-        Ok(count)
+        self.session.write(&mut self.below, buf, self.limit)
     }
 
     fn flush(&mut self) -> io::Result<()> {
-        self.send()?;
+        self.session.begin(self.limit)?.send(&mut self.below)?;
         self.below.flush()
     }
 }
 
 impl WriteSide for Writing<'_> {
     fn poll_write(&mut self, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        let Self {
-            session,
-            below,
-            outgoing,
-        } = self;
-        let encrypt =
-            |buf: &[u8], bytes: &mut Vec<u8>| encrypt(&mut session.lock().rustls, buf, bytes);
-        outgoing.poll_write(buf, encrypt, |bytes| below.poll_write(cx, bytes))
+        let sending = ready!(self.session.poll_begin(cx));
+        sending.poll_write(buf, |bytes| self.below.poll_write(cx, bytes))
     }
 
     fn set_write_timeout(&mut self, timeout: Option<Duration>) -> io::Result<()> {
-        self.below.set_write_timeout(timeout)
+        self.below.set_write_timeout(timeout)?;
+        self.limit = timeout;
+        Ok(())
     }
 
     /// Sends what is buffered, close_notify, and the end of the stream.
     fn shutdown(&mut self) -> io::Result<()> {
-        self.send()?;
-        self.session.lock().rustls.send_close_notify();
-        unless_gone(self.send())?;
+        self.session.finish(&mut self.below, self.limit)?;
         self.below.shutdown()
-    }
-}
-
-impl Drop for Writing<'_> {
-    fn drop(&mut self) {
-        let outgoing = std::mem::take(&mut self.outgoing);
-        self.session.lock().outgoing = outgoing;
     }
 }

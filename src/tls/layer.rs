@@ -5,17 +5,20 @@ use std::fmt;
 use std::io::{self, Write};
 use std::sync::Arc;
 use std::task::{self, Poll, ready};
+use std::time::Duration;
 
-use rustls::pki_types::ServerName;
+use rustls::pki_types::{CertificateDer, ServerName};
 use rustls::{ClientConfig, ClientConnection, HandshakeKind, ProtocolVersion, ServerConnection};
 
 use crate::buffers::BUFFER;
-use crate::net::{Connection, Layer, Layered, LayeredConnection, Managed, ReadHalf, WriteHalf};
+use crate::net::{Connection, Layer, Layered, LayeredConnection, Managed};
+use crate::net::{ReadHalf, WriteHalf, Writer};
 use crate::tls::certificate::Certificate;
 use crate::tls::config::{Loaded, Version};
 use crate::tls::halves::halves;
 use crate::tls::reload::TlsConfig;
 use crate::tls::session::{Session, encrypt, failure, poll_input, unless_gone, unless_late};
+use crate::tls::shared::{Shared, TlsWriter};
 
 /// TLS over another transport: `Tls<Tcp>`, `Tls<UnixStream>`.
 ///
@@ -96,7 +99,12 @@ pub type TlsConnection<C> = LayeredConnection<C, TlsLayer>;
 /// ```
 pub struct TlsLayer {
     role: Role,
-    session: Option<Box<Session>>,
+    session: Option<Arc<Shared>>,
+    /// What the handshake has agreed on.
+    server_name: Option<Box<str>>,
+    alpn: Option<Box<[u8]>>,
+    /// How long a write waits for its turn, if there are writers.
+    limit: Option<Duration>,
 }
 
 /// Which side of the connection this is.
@@ -107,23 +115,27 @@ enum Role {
 
 impl TlsLayer {
     pub(super) fn server(config: &TlsConfig) -> Self {
-        Self {
-            role: Role::Server(config.current()),
-            session: None,
-        }
+        Self::new(Role::Server(config.current()))
     }
 
     pub(super) const fn client(config: Arc<ClientConfig>, name: ServerName<'static>) -> Self {
+        Self::new(Role::Client(config, name))
+    }
+
+    const fn new(role: Role) -> Self {
         Self {
-            role: Role::Client(config, name),
+            role,
             session: None,
+            server_name: None,
+            alpn: None,
+            limit: None,
         }
     }
 
     /// Returns the version of TLS; `None` before the handshake.
     #[must_use]
     pub fn version(&self) -> Option<Version> {
-        match self.rustls()?.protocol_version()? {
+        match self.of_rustls(|rustls| rustls.protocol_version())? {
             ProtocolVersion::TLSv1_2 => Some(Version::Tls12),
             ProtocolVersion::TLSv1_3 => Some(Version::Tls13),
             _ => None,
@@ -133,57 +145,66 @@ impl TlsLayer {
     /// Returns the cipher suite, such as `TLS13_AES_256_GCM_SHA384`.
     #[must_use]
     pub fn cipher_suite(&self) -> Option<&'static str> {
-        self.rustls()?.negotiated_cipher_suite()?.suite().as_str()
+        let suite = self.of_rustls(|rustls| rustls.negotiated_cipher_suite())?;
+        suite.suite().as_str()
     }
 
     /// Returns the host name that the client has asked for (SNI, RFC 6066), in lower case.
     #[must_use]
     pub fn server_name(&self) -> Option<&str> {
-        match (self.rustls()?, &self.role) {
-            (rustls::Connection::Server(server), _) => server.server_name(),
-            (_, Role::Client(_, ServerName::DnsName(name))) => Some(name.as_ref()),
-            _ => None,
-        }
+        self.server_name.as_deref()
     }
 
     /// Returns the protocol that both sides have agreed on (ALPN, RFC 7301).
     #[must_use]
     pub fn alpn(&self) -> Option<&[u8]> {
-        self.rustls()?.alpn_protocol()
+        self.alpn.as_deref()
     }
 
     /// Returns the peer's certificate chain, its own first; empty without one. Each call reads the
     /// certificates anew.
     #[must_use]
     pub fn peer_certificates(&self) -> Vec<Certificate> {
-        let chain = self.rustls().and_then(|rustls| rustls.peer_certificates());
-        let read = |der: &rustls::pki_types::CertificateDer<'_>| Certificate::from_der(der).ok();
-        chain.unwrap_or_default().iter().filter_map(read).collect()
+        let read = |der: &CertificateDer<'_>| Certificate::from_der(der).ok();
+        let read_all = |chain: &[CertificateDer<'_>]| chain.iter().filter_map(read).collect();
+        self.of_rustls(|rustls| rustls.peer_certificates().map(read_all))
+            .unwrap_or_default()
     }
 
     /// Returns whether the handshake has resumed an earlier session.
     #[must_use]
     pub fn is_resumed(&self) -> bool {
-        let kind = self.rustls().and_then(|rustls| rustls.handshake_kind());
-        kind == Some(HandshakeKind::Resumed)
+        self.of_rustls(|rustls| rustls.handshake_kind()) == Some(HandshakeKind::Resumed)
     }
 
-    fn rustls(&self) -> Option<&rustls::Connection> {
-        self.session.as_ref().map(|session| &session.rustls)
+    fn of_rustls<R>(&self, get: impl FnOnce(&rustls::Connection) -> Option<R>) -> Option<R> {
+        get(&self.session.as_ref()?.lock().rustls)
     }
 
     /// Begins the handshake, unless it has begun.
     fn begin(&mut self) -> io::Result<&mut Session> {
         let session = match self.session.take() {
             Some(session) => session,
-            None => Box::new(Session::new(self.role.connection().map_err(failure)?)),
+            None => Shared::new(Session::new(self.role.connection().map_err(failure)?)),
         };
-        Ok(self.session.insert(session))
+        Shared::sole(self.session.insert(session)).ok_or_else(missing)
     }
 
-    fn session(&mut self) -> io::Result<&mut Session> {
-        let none = || io::Error::new(io::ErrorKind::NotConnected, "the TLS handshake is missing");
-        self.session.as_deref_mut().ok_or_else(none)
+    fn session(&mut self) -> io::Result<&mut Arc<Shared>> {
+        self.session.as_mut().ok_or_else(missing)
+    }
+
+    /// Keeps what the handshake has agreed on.
+    fn agree(&mut self) {
+        let Some(session) = self.session.as_ref().map(|session| session.lock()) else {
+            return;
+        };
+        self.alpn = session.rustls.alpn_protocol().map(Into::into);
+        self.server_name = match (&session.rustls, &self.role) {
+            (rustls::Connection::Server(server), _) => server.server_name().map(Into::into),
+            (_, Role::Client(_, ServerName::DnsName(name))) => Some(name.as_ref().into()),
+            _ => None,
+        };
     }
 
     /// Advances the handshake with the input for which `more` waits; stops when `more` returns
@@ -197,13 +218,13 @@ impl TlsLayer {
         loop {
             session.send_flight(below)?;
             if !session.rustls.is_handshaking() {
-                self.check_resumed()?;
-                return Ok(true);
+                self.agree();
+                return self.check_resumed().map(|()| true);
             }
             if !more(below)? {
                 return Ok(false);
             }
-            if let Err(err) = session.receive(below) {
+            if let Err(err) = session.receive_or_alert(below) {
                 return Err(io::Error::new(err.kind(), format!("TLS handshake: {err}")));
             }
             // A client may send all that it has, and the end, with its last handshake message.
@@ -223,12 +244,18 @@ impl TlsLayer {
         else {
             return Ok(());
         };
-        let chain = self.rustls().and_then(|rustls| rustls.peer_certificates());
-        match chain.and_then(<[_]>::first).filter(|_| self.is_resumed()) {
-            Some(certificate) => clients.check_again(certificate),
-            None => Ok(()),
+        if !self.is_resumed() {
+            return Ok(());
         }
+        let certificate =
+            self.of_rustls(|rustls| Some(rustls.peer_certificates()?.first()?.clone()));
+        certificate.map_or(Ok(()), |certificate| clients.check_again(&certificate))
     }
+}
+
+/// The error of a connection that was not opened.
+fn missing() -> io::Error {
+    io::Error::new(io::ErrorKind::NotConnected, "the TLS handshake is missing")
 }
 
 impl Role {
@@ -258,21 +285,29 @@ impl<C: Connection> Layer<C> for TlsLayer {
         if buf.is_empty() {
             return Ok(0);
         }
-        let session = self.session()?;
+        let shared = self.session()?;
+        let Some(session) = Shared::sole(shared) else {
+            return shared.read(below, buf);
+        };
         loop {
             if let Some(taken) = session.take(buf) {
                 return taken;
             }
-            session.receive(below)?;
+            session.receive_or_alert(below)?;
             // An answer that the protocol demands.
             session.send(below)?;
         }
     }
 
     fn write(&mut self, below: &mut C, buf: &[u8]) -> io::Result<usize> {
-        let session = self.session()?;
+        let limit = self.limit;
+        let shared = self.session()?;
+        let Some(session) = Shared::sole(shared) else {
+            return shared.write(below, buf, limit);
+        };
         // A write that has timed out has left a part of its records.
         session.send(below)?;
+        session.outgoing.accepted = 0;
         let count = session.rustls.writer().write(buf)?;
         // What is not sent in time is kept, and the next write continues with it.
         unless_late(session.send(below))?;
@@ -280,8 +315,13 @@ impl<C: Connection> Layer<C> for TlsLayer {
     }
 
     fn flush(&mut self, below: &mut C) -> io::Result<()> {
-        if let Some(session) = &mut self.session {
+        let Some(shared) = &mut self.session else {
+            return below.flush();
+        };
+        if let Some(session) = Shared::sole(shared) {
             session.send(below)?;
+        } else if let Some(sending) = shared.unsent() {
+            sending.send(below)?;
         }
         below.flush()
     }
@@ -289,7 +329,7 @@ impl<C: Connection> Layer<C> for TlsLayer {
     fn has_input(&self) -> bool {
         self.session
             .as_ref()
-            .is_some_and(|session| session.has_input())
+            .is_some_and(|session| session.lock().has_input())
     }
 
     fn gather(&mut self, below: &mut C, is_whole: &dyn Fn(&[u8]) -> bool) -> io::Result<bool>
@@ -297,11 +337,9 @@ impl<C: Connection> Layer<C> for TlsLayer {
         C: Managed,
     {
         let any = |input: &[u8]| !input.is_empty();
-        let Some(session) = self
-            .session
-            .as_deref_mut()
-            .filter(|it| !it.rustls.is_handshaking())
-        else {
+        // Nothing here waits.
+        let session = self.session.as_ref().map(|session| session.lock());
+        let Some(mut session) = session.filter(|it| !it.rustls.is_handshaking()) else {
             return below.gather(&any);
         };
         loop {
@@ -321,8 +359,13 @@ impl<C: Connection> Layer<C> for TlsLayer {
     }
 
     fn finish(&mut self, below: &mut C) -> io::Result<()> {
-        let session = self.session()?;
+        let limit = self.limit;
+        let shared = self.session()?;
+        let Some(session) = Shared::sole(shared) else {
+            return shared.finish(below, limit);
+        };
         session.send(below)?;
+        session.output_ends = true;
         session.rustls.send_close_notify();
         // The output before it has been sent.
         unless_gone(session.send(below))
@@ -332,7 +375,22 @@ impl<C: Connection> Layer<C> for TlsLayer {
         &'a mut self,
         below: (ReadHalf<'a>, WriteHalf<'a>),
     ) -> io::Result<(ReadHalf<'a>, WriteHalf<'a>)> {
-        Ok(halves(self.session()?, below))
+        let limit = self.limit;
+        Ok(halves(self.session()?, below, limit))
+    }
+
+    fn writer(&mut self, below: Writer) -> io::Result<Writer> {
+        Ok(Writer::new(TlsWriter {
+            shared: Arc::clone(self.session()?),
+            below,
+            limit: None,
+        }))
+    }
+
+    fn set_write_timeout(&mut self, below: &mut C, timeout: Option<Duration>) -> io::Result<()> {
+        below.set_write_timeout(timeout)?;
+        self.limit = timeout;
+        Ok(())
     }
 
     fn poll_read(
@@ -344,7 +402,10 @@ impl<C: Connection> Layer<C> for TlsLayer {
         if buf.is_empty() {
             return Poll::Ready(Ok(0));
         }
-        let session = self.session()?;
+        let shared = self.session()?;
+        let Some(session) = Shared::sole(shared) else {
+            return shared.poll_read(below, cx, buf);
+        };
         loop {
             if let Some(taken) = session.take(buf) {
                 return Poll::Ready(taken);
@@ -369,7 +430,11 @@ impl<C: Connection> Layer<C> for TlsLayer {
         cx: &mut task::Context<'_>,
         buf: &[u8],
     ) -> Poll<io::Result<usize>> {
-        let session = self.session()?;
+        let shared = self.session()?;
+        let Some(session) = Shared::sole(shared) else {
+            let sending = ready!(shared.poll_begin(cx));
+            return sending.poll_write(buf, |bytes| below.poll_write(cx, bytes));
+        };
         let Session {
             rustls, outgoing, ..
         } = session;

@@ -13,6 +13,7 @@ pub(crate) mod halves;
 pub(crate) mod layer;
 pub(crate) mod reload;
 pub(crate) mod session;
+mod shared;
 pub(crate) mod tickets;
 
 pub use certificate::{Certificate, Name};

@@ -2,7 +2,7 @@
 //! encrypted output. The methods that process bytes do not wait.
 
 use std::io::{self, Read, Write};
-use std::task::{self, Poll, ready};
+use std::task::{self, Poll, Waker, ready};
 
 use crate::buffers;
 use crate::net::Connection;
@@ -19,6 +19,10 @@ pub(super) struct Session {
     /// The peer has sent something.
     begun: bool,
     pub(super) outgoing: Outgoing,
+    /// Only close_notify is still to be sent.
+    pub(super) output_ends: bool,
+    /// Polls for the turn to send.
+    pub(super) poller: Option<Waker>,
 }
 
 /// Whether, and how, the peer has ended its stream.
@@ -36,11 +40,11 @@ enum End {
 pub(super) struct Outgoing {
     pub(super) bytes: Vec<u8>,
     /// How many bytes of plain text a pending poll has encrypted.
-    accepted: usize,
+    pub(super) accepted: usize,
 }
 
 /// The plain text of one record (RFC 8446, section 5.1).
-const RECORD: usize = 16 * 1024;
+pub(super) const RECORD: usize = 16 * 1024;
 
 impl Session {
     pub(super) fn new(rustls: rustls::Connection) -> Self {
@@ -51,6 +55,8 @@ impl Session {
             end: End::Open,
             begun: false,
             outgoing: Outgoing::default(),
+            output_ends: false,
+            poller: None,
         }
     }
 
@@ -106,11 +112,15 @@ impl Session {
         let input = below.fill_buf()?;
         let (count, fed) = self.feed(input);
         below.consume(count);
-        if fed.is_err() {
-            // The alert that says why. The peer may have gone.
-            let _ = self.send(below).and_then(|()| below.flush());
-        }
         fed
+    }
+
+    /// As [`receive`](Self::receive); sends the alert that says why it fails.
+    pub(super) fn receive_or_alert<C: Connection>(&mut self, below: &mut C) -> io::Result<()> {
+        self.receive(below).inspect_err(|_| {
+            // The peer may have gone.
+            let _ = self.send(below).and_then(|()| below.flush());
+        })
     }
 
     /// Decrypts `input`, until there is plain text. Returns how many bytes that took. Empty input is
@@ -163,6 +173,23 @@ impl Session {
         Ok(())
     }
 
+    /// Takes what is encrypted and not sent.
+    pub(super) fn take_output(&mut self) -> io::Result<Outgoing> {
+        self.seal()?;
+        Ok(std::mem::take(&mut self.outgoing))
+    }
+
+    /// As [`encrypt`], unless the output has ended.
+    pub(super) fn encrypt(&mut self, buf: &[u8], bytes: &mut Vec<u8>) -> io::Result<usize> {
+        if self.output_ends {
+            return Err(io::Error::new(
+                io::ErrorKind::BrokenPipe,
+                "the output of the TLS connection has ended",
+            ));
+        }
+        encrypt(&mut self.rustls, buf, bytes)
+    }
+
     /// Sends what rustls has encrypted, a record at a time.
     pub(super) fn send(&mut self, below: &mut impl Write) -> io::Result<()> {
         self.outgoing.send(below)?;
@@ -191,7 +218,6 @@ impl Outgoing {
         }
         // Most connections are idle most of the time.
         self.bytes = Vec::new();
-        self.accepted = 0;
         Ok(())
     }
 

@@ -442,7 +442,7 @@ fn a_connect_waits_for_a_full_unix_backlog_until_its_timeout() {
 fn a_writer_reaches_a_connection_from_another_handler() {
     let writers = Mutex::new(Vec::new());
     let (_guard, target, _) = serve(2, move |conn| {
-        writers.lock().unwrap().push(conn.writer());
+        writers.lock().unwrap().push(conn.writer().unwrap());
         let mut line = String::new();
         conn.write_all(b"!").unwrap();
         while conn.read_line_max(&mut line, 100).unwrap_or(0) > 0 {

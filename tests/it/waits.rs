@@ -15,7 +15,7 @@ use socketserver::model::Driver;
 use socketserver::net::{Accepted, TcpConnection, UnixAddress, UnixConnection, Writer};
 use socketserver::python::TcpServer;
 use socketserver::{
-    Coroutines, Datagram, Handled, Server, ServerGuard, Tcp, UnixDatagram, UnixStream,
+    Connection, Coroutines, Datagram, Handled, Server, ServerGuard, Tcp, UnixDatagram, UnixStream,
 };
 
 use crate::support::{DEADLINE, Target};
@@ -60,7 +60,7 @@ fn written_to_by(
         conn.read_exact(&mut byte)?;
         match byte[0] {
             0 => {
-                *first.lock().expect("no panic") = Some(conn.writer());
+                *first.lock().expect("no panic") = Some(conn.writer()?);
                 conn.write_all(b"!")?;
                 // The first handler waits to read while others wait to write.
                 conn.read_exact(&mut byte)?;

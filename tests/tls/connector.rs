@@ -26,7 +26,7 @@ fn greet(conn: &mut Conn) -> io::Result<()> {
 }
 
 impl Setup {
-    fn connector(&self) -> ConnectorBuilder {
+    pub(crate) fn connector(&self) -> ConnectorBuilder {
         Connector::builder().roots(self.file("roots.pem", &self.authority.pem))
     }
 }

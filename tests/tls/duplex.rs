@@ -17,7 +17,7 @@ use crate::support::tls::{Keys, plain_with};
 use crate::{Conn, Setup, builder, plain, spawn};
 
 /// How many messages each side sends.
-const MESSAGES: usize = 20_000;
+const MESSAGES: usize = 100_000;
 
 fn message(number: usize) -> String {
     format!("message {number} {}\n", "x".repeat(number % 50))
@@ -158,7 +158,7 @@ fn a_future_on_a_thread_polls_both_directions() {
 /// The handlers restore no thread-locals after they have blocked.
 #[cfg(feature = "coroutines")]
 #[expect(unsafe_code, reason = "the contract of coroutines")]
-fn coroutines(driver: socketserver::model::Driver) -> socketserver::Coroutines {
+pub(crate) fn coroutines(driver: socketserver::model::Driver) -> socketserver::Coroutines {
     // SAFETY: as said above.
     unsafe { socketserver::Coroutines::new() }
         .workers(1)

@@ -1,14 +1,15 @@
 //! Peers that do not keep to the protocol.
 
-use std::io::{Read, Write};
-use std::net::{Shutdown, SocketAddr};
+use std::io::{self, Read, Write};
+use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::sync::mpsc::{Receiver, channel};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use socketserver::observe::AbortReason;
-use socketserver::{Connection, ServerGuard};
+use rustix::process::{Resource, getrlimit, setrlimit};
+use socketserver::observe::{AbortReason, Activity};
+use socketserver::{Connection, ServerGuard, ThreadPool};
 
-use crate::support::DEADLINE;
+use crate::support::{DEADLINE, poll_until};
 use crate::{Conn, Setup, ask, builder, connect, plain, spawn};
 
 /// A failure: its text, and why the server has aborted the connection.
@@ -24,12 +25,14 @@ fn serve(setup: &Setup, handshake: Duration) -> (ServerGuard, SocketAddr, Receiv
             let failed = (failure.error().to_string(), failure.abort_reason());
             failures.send(failed).expect("the test waits");
         });
-    let (guard, address) = spawn(builder, |conn: &mut Conn| {
-        let mut line = String::new();
-        conn.read_line_max(&mut line, 100)?;
-        conn.write_all(line.as_bytes())
-    });
+    let (guard, address) = spawn(builder, echo_line);
     (guard, address, wait)
+}
+
+fn echo_line(conn: &mut Conn) -> io::Result<()> {
+    let mut line = String::new();
+    conn.read_line_max(&mut line, 100)?;
+    conn.write_all(line.as_bytes())
 }
 
 /// The error that the server reports about a client that sends these bytes.
@@ -177,4 +180,117 @@ fn a_forged_record_after_the_handshake_ends_the_connection() {
     // The alert says why.
     let err = client.read(&mut [0]).unwrap_err();
     assert!(err.to_string().contains("BadRecordMac"), "{err}");
+}
+
+/// How many silent clients there are, and how many that send a byte at a time.
+const MANY: usize = 1000;
+
+/// Asks as a good client does, and returns how long that took.
+fn good(address: SocketAddr, config: &rustls::ClientConfig) -> Duration {
+    let start = Instant::now();
+    let answer = ask(&mut connect(address, config, "localhost"), "good");
+    assert_eq!(answer.expect("an answer"), "good\n");
+    start.elapsed()
+}
+
+/// Clients that the pool has to endure.
+struct Crowd {
+    address: SocketAddr,
+    hello: Vec<u8>,
+    dripping: Vec<TcpStream>,
+    sent: usize,
+    /// They stay: silent ones, and ones that have stopped within a message or after it.
+    silent: Vec<TcpStream>,
+}
+
+impl Crowd {
+    fn come(address: SocketAddr, hello: Vec<u8>) -> Self {
+        let come = || (0..MANY).map(|_| plain(address)).collect();
+        Self {
+            address,
+            hello,
+            dripping: come(),
+            sent: 0,
+            silent: come(),
+        }
+    }
+
+    /// Sends the next byte of so many of the dripping clients, which take turns.
+    fn drip(&mut self, count: usize) {
+        for number in self.sent..self.sent + count {
+            // None of them ends its message.
+            let byte = self.hello[number / MANY % (self.hello.len() - 1)];
+            let client = &mut self.dripping[number % MANY];
+            client.write_all(&[byte]).expect("a byte");
+        }
+        self.sent += count;
+    }
+
+    /// Comes with clients that send what is no handshake, or a part of one.
+    fn misbehave(&mut self) {
+        let oversized = [[0x16, 3, 1, 0xff, 0xff].as_slice(), &[0; 70_000]].concat();
+        let http = b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n";
+        for bytes in [&[0xa5; 20_000], &oversized[..], http] {
+            // The server may end the connection amid the bytes.
+            let _ = plain(self.address).write_all(bytes);
+        }
+        let whole = self.hello.len();
+        for sent in [1, 5, whole / 2, whole] {
+            let mut client = plain(self.address);
+            client.write_all(&self.hello[..sent]).expect("a part");
+            self.silent.push(client);
+        }
+    }
+}
+
+/// `HOSTILE_ROUNDS` is how many good clients are timed before the crowd, and amid it.
+#[test]
+fn a_pool_serves_good_clients_amid_a_thousand_of_each_kind() {
+    // Both ends of each connection are in this process.
+    let mut limit = getrlimit(Resource::Nofile);
+    limit.current = limit.maximum;
+    setrlimit(Resource::Nofile, limit).unwrap();
+    let setup = Setup::new();
+    let tls = setup.options().build().unwrap();
+    let builder = builder(&tls)
+        .model(ThreadPool::new(8))
+        .max_connections(10_000)
+        .handshake_timeout(20 * DEADLINE);
+    let (guard, address) = spawn(builder, echo_line);
+    let hello = steps(address, &setup).remove(0);
+    let rounds = std::env::var("HOSTILE_ROUNDS").map_or(20, |text| text.parse().unwrap());
+    let config = setup.client();
+    let mut quiet: Vec<_> = (0..rounds).map(|_| good(address, &config)).collect();
+    let mut crowd = Crowd::come(address, hello);
+    crowd.drip(MANY);
+    crowd.misbehave();
+    poll_until("clients in their handshake", DEADLINE, || {
+        let connections = guard.handle().connections();
+        let shaking = connections
+            .iter()
+            .filter(|it| it.activity == Activity::Handshake);
+        (shaking.count() >= 2 * MANY).then_some(())
+    });
+    let time = |round| {
+        crowd.drip(1);
+        if round % 10 == 0 {
+            crowd.misbehave();
+        }
+        good(address, &config)
+    };
+    let mut amid: Vec<_> = (0..rounds).map(time).collect();
+    quiet.sort();
+    amid.sort();
+    let p99 = |times: &[Duration]| times[(times.len() * 99).div_ceil(100) - 1];
+    let median = |times: &[Duration]| times[times.len() / 2];
+    eprintln!(
+        "{rounds} good clients: median {:?}, p99 {:?}; amid {} hostile ones: median {:?}, p99 {:?}",
+        median(&quiet),
+        p99(&quiet),
+        crowd.dripping.len() + crowd.silent.len(),
+        median(&amid),
+        p99(&amid),
+    );
+    drop(crowd);
+    guard.stop().unwrap();
 }

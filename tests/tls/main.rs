@@ -12,6 +12,7 @@ mod handshakes;
 mod hostile;
 mod protocol;
 mod reload;
+mod writers;
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};

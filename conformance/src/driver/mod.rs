@@ -14,6 +14,7 @@ use rustix::event::{PollFd, PollFlags, poll};
 use rustix::process::{Resource, Rlimit, Signal, getpid, getrlimit, kill_process, setrlimit};
 use socketserver::model::{Dispatch, Driver as Waiting, Model};
 use socketserver::observe::Failure;
+use socketserver::tls::Tls;
 use socketserver::{
     Builder, Coroutines, Error, Forking, Handled, Prefork, Report, Sequential, Server,
     ServerHandle, Tcp, ThreadPool, Threading, Udp, UnixDatagram, UnixStream, per_request,
@@ -92,6 +93,7 @@ pub(crate) fn main(args: &[String]) -> ExitCode {
     trace::begin();
     match transport.as_str() {
         "tcp" => with_model::<Tcp>(model),
+        "tls" => with_model::<Tls<Tcp>>(model),
         "udp" => with_model::<Udp>(model),
         "unix" => with_model::<UnixStream>(model),
         "unixgram" => with_model::<UnixDatagram>(model),

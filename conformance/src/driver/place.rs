@@ -3,6 +3,7 @@
 use std::fmt::Debug;
 
 use socketserver::net::{Accepted, Address, BoundTcp, BoundUnixStream, Transport, UnixAddress};
+use socketserver::tls::{Tls, TlsConfig};
 use socketserver::{Error, Tcp, Udp, UnixDatagram, UnixStream};
 
 use super::script::Peer;
@@ -90,6 +91,27 @@ impl Place for Tcp {
 
     fn bound_address(bound: &BoundTcp) -> String {
         inet_bound(&bound.local_addrs().expect("bound"))
+    }
+}
+
+impl Place for Tls<Tcp> {
+    type Bound = BoundTcp;
+
+    fn address() -> String {
+        Tcp::address()
+    }
+
+    fn bind_only(address: &str) -> Result<BoundTcp, Error> {
+        Tcp::bind_only(address)
+    }
+
+    fn listen(bound: BoundTcp) -> Result<Vec<Self>, Error> {
+        let tls = TlsConfig::builder().certificate("server.pem", "server.key");
+        Ok(tls.build()?.listen(bound.listen()?))
+    }
+
+    fn bound_address(bound: &BoundTcp) -> String {
+        Tcp::bound_address(bound)
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::io::{self, Read, Write};
 use std::net::Shutdown;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -10,7 +10,8 @@ use std::time::Duration;
 use rustix::fs::{OFlags, fcntl_getfl};
 use rustix::net::{RecvFlags, recv};
 use socket2::SockRef;
-use socketserver::net::{Accepted, Packet, Stream};
+use socketserver::net::{Accepted, Packet, Stream, TcpConnection};
+use socketserver::tls::TlsConnection;
 use socketserver::{Connection, Datagram, HandlerError, Next, Outcome, RequestHandler};
 
 use super::place::peer_name;
@@ -43,69 +44,84 @@ pub(super) trait Peer: Accepted + Write {
     fn on_stream(&mut self, operation: &str) -> io::Result<String>;
 }
 
-impl<T: Send + 'static> Peer for Stream<T> {
-    fn line(&mut self, _: &mut usize) -> io::Result<Vec<u8>> {
-        let mut line = Vec::new();
-        if spec().get("rbuf") == Some("0") {
-            let mut byte = [0];
-            while line.last() != Some(&b'\n') && self.read(&mut byte)? == 1 {
-                line.push(byte[0]);
+/// The descriptor of a connection over TLS.
+fn below(conn: &TlsConnection<TcpConnection>) -> BorrowedFd<'_> {
+    conn.below().as_fd()
+}
+
+/// Connections; the function returns the descriptor of one.
+macro_rules! streams {
+    ($([$($generic:tt)*] $stream:ty, $fd:expr;)*) => {$(
+        impl<$($generic)*> Peer for $stream {
+            fn line(&mut self, _: &mut usize) -> io::Result<Vec<u8>> {
+                let mut line = Vec::new();
+                if spec().get("rbuf") == Some("0") {
+                    let mut byte = [0];
+                    while line.last() != Some(&b'\n') && self.read(&mut byte)? == 1 {
+                        line.push(byte[0]);
+                    }
+                    return Ok(line);
+                }
+                self.read_until_max(b'\n', &mut line, 65_536)?;
+                Ok(line)
             }
-            return Ok(line);
-        }
-        self.read_until_max(b'\n', &mut line, 65_536)?;
-        Ok(line)
-    }
 
-    fn take(&mut self, count: u64) -> io::Result<Vec<u8>> {
-        let mut data = Vec::new();
-        Read::take(self, count).read_to_end(&mut data)?;
-        Ok(data)
-    }
-
-    fn size(&self, last: &[u8]) -> usize {
-        last.len()
-    }
-
-    fn direct(&mut self, data: &[u8]) -> io::Result<()> {
-        self.write_all(data)
-    }
-
-    fn set_up(&mut self) -> io::Result<()> {
-        if let Some(limit) = spec().millis("read_timeout") {
-            self.set_read_timeout(Some(limit))?;
-            self.set_write_timeout(Some(limit))?;
-        }
-        match spec().get("wbuf") {
-            Some("-1") => self.set_write_buffer(8192),
-            Some(size) => self.set_write_buffer(size.parse().expect("a size")),
-            None => Ok(()),
-        }
-    }
-
-    fn on_stream(&mut self, operation: &str) -> io::Result<String> {
-        let yes_or_no = |yes| if yes { "yes" } else { "no" }.to_owned();
-        Ok(match operation {
-            "nodelay" => {
-                let on = SockRef::from(&*self).tcp_nodelay()?;
-                if on { "on" } else { "off" }.to_owned()
+            fn take(&mut self, count: u64) -> io::Result<Vec<u8>> {
+                let mut data = Vec::new();
+                Read::take(self, count).read_to_end(&mut data)?;
+                Ok(data)
             }
-            "blocking" => yes_or_no(!fcntl_getfl(self.as_fd())?.contains(OFlags::NONBLOCK)),
-            // There is one descriptor, and reading and writing use it.
-            "same_descriptor" => yes_or_no(SockRef::from(&*self).peer_addr().is_ok()),
-            "close" => {
-                self.shutdown(Shutdown::Write)?;
-                String::new()
+
+            fn size(&self, last: &[u8]) -> usize {
+                last.len()
             }
-            _ => {
-                let mut data = [0; 1000];
-                match recv(self.as_fd(), &mut data, RecvFlags::DONTWAIT) {
-                    Ok((count, _)) => shown(&data[..count]),
-                    Err(_) => "(nothing)".to_owned(),
+
+            fn direct(&mut self, data: &[u8]) -> io::Result<()> {
+                self.write_all(data)
+            }
+
+            fn set_up(&mut self) -> io::Result<()> {
+                if let Some(limit) = spec().millis("read_timeout") {
+                    self.set_read_timeout(Some(limit))?;
+                    self.set_write_timeout(Some(limit))?;
+                }
+                match spec().get("wbuf") {
+                    Some("-1") => self.set_write_buffer(8192),
+                    Some(size) => self.set_write_buffer(size.parse().expect("a size")),
+                    None => Ok(()),
                 }
             }
-        })
-    }
+
+            fn on_stream(&mut self, operation: &str) -> io::Result<String> {
+                let yes_or_no = |yes| if yes { "yes" } else { "no" }.to_owned();
+                Ok(match operation {
+                    "nodelay" => {
+                        let on = SockRef::from(&$fd(self)).tcp_nodelay()?;
+                        if on { "on" } else { "off" }.to_owned()
+                    }
+                    "blocking" => yes_or_no(!fcntl_getfl($fd(self))?.contains(OFlags::NONBLOCK)),
+                    // There is one descriptor, and reading and writing use it.
+                    "same_descriptor" => yes_or_no(SockRef::from(&$fd(self)).peer_addr().is_ok()),
+                    "close" => {
+                        self.shutdown(Shutdown::Write)?;
+                        String::new()
+                    }
+                    _ => {
+                        let mut data = [0; 1000];
+                        match recv($fd(self), &mut data, RecvFlags::DONTWAIT) {
+                            Ok((count, _)) => shown(&data[..count]),
+                            Err(_) => "(nothing)".to_owned(),
+                        }
+                    }
+                })
+            }
+        }
+    )*};
+}
+
+streams! {
+    [T: Send + 'static] Stream<T>, AsFd::as_fd;
+    [] TlsConnection<TcpConnection>, below;
 }
 
 impl<T: Send + 'static> Peer for Packet<T> {

@@ -21,7 +21,8 @@ use crate::net::halves::{ReadHalf, ReadSide, WriteHalf, WriteSide};
 use crate::net::link::{Input, Link};
 use crate::net::stream::receiving::{Receiver, Receiving};
 use crate::net::stream::sending::{FLAGS, Sender, Sending};
-pub use crate::net::stream::writer::Writer;
+use crate::net::stream::writer::SocketWriter;
+use crate::net::writer::Writer;
 use crate::net::{Accepted, Connection, Credentials, Managed, Waits};
 use crate::registry::context::{Abort, Context};
 use crate::sys::{self, sockopt};
@@ -75,13 +76,6 @@ impl<T: 'static> Stream<T> {
             output: Sending::default(),
             transport: PhantomData,
         }
-    }
-
-    /// Returns a writer for use outside the handler: for a chat, or for subscriptions. See
-    /// [`Writer`].
-    #[must_use]
-    pub fn writer(&self) -> Writer {
-        Writer::new(&self.link.socket, self.link.context.for_writer())
     }
 
     pub(crate) fn socket(&self) -> &Socket {
@@ -234,6 +228,11 @@ impl<T: 'static> Connection for Stream<T> {
             state: output,
         };
         Ok((ReadHalf::new(receiver), WriteHalf::new(sender)))
+    }
+
+    fn writer(&mut self) -> io::Result<Writer> {
+        let context = self.link.context.for_writer();
+        Ok(Writer::new(SocketWriter::new(&self.link.socket, context)))
     }
 
     fn poll_read(&mut self, cx: &mut task::Context<'_>, buf: &mut [u8]) -> Poll<io::Result<usize>> {

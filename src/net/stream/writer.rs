@@ -1,7 +1,6 @@
-//! Writing to a connection from outside its handler.
+//! Writing to a socket from outside its connection's handler.
 
 use std::cell::Cell;
-use std::fmt;
 use std::io::{self, Write};
 use std::os::fd::AsFd;
 use std::sync::Arc;
@@ -11,54 +10,15 @@ use rustix::io::Errno;
 use rustix::net::{SendFlags, send};
 
 use crate::net::link::{Connected, Timeout};
+use crate::net::writer::WriterSide;
 use crate::registry::context::{Abort, WriterContext};
 use crate::registry::table::AbortReason;
 use crate::sys::poll::Interest;
 use crate::task::wait::{after, complete_shared};
 
-/// Writes to a connection from outside its handler: from another handler or another thread.
-/// [`Stream::writer`](crate::net::Stream::writer) makes one.
-///
-/// Each write is sent at once and bypasses the connection's own write buffer. A whole
-/// [`write_all`](Write::write_all) of one writer does not interleave with those of other writers, nor with
-/// those of the handler; what the handler sends by `poll_write`, or has buffered when it calls `poll_read`, does
-/// not wait for its turn. A [`Layer`](crate::net::Layer) decides how many writes it makes of one. A writer keeps the
-/// descriptor open, but the peer sees the end of the connection all the same, and later writes fail.
-///
-/// # Slow readers
-///
-/// A write waits as long as the peer takes anything. Once the peer has taken nothing for the server's
-/// [write timeout](crate::Builder::write_timeout) (default: 30 s), the server aborts the connection, and the
-/// write fails with `TimedOut`. [`set_write_timeout`](Self::set_write_timeout) sets a shorter limit that aborts
-/// nothing, [`task::timeout`](crate::task::timeout()) one for the whole write. A write that has failed may have
-/// sent a part. What a writer moves keeps its connection from being idle.
-///
-/// For many clients, of which some are slow, give each a bounded queue, and let its own handler write:
-/// `examples/chat.rs`.
-///
-/// # Examples
-///
-/// ```
-/// use std::io::Write;
-/// use std::sync::Mutex;
-/// use socketserver::net::Writer;
-/// use socketserver::{Server, Tcp, Threading};
-///
-/// static CLIENTS: Mutex<Vec<Writer>> = Mutex::new(Vec::new());
-///
-/// let server = Server::<Tcp, Threading>::bind("127.0.0.1:0")?;
-/// let guard = server.spawn(|conn| CLIENTS.lock().unwrap().push(conn.writer()))?;
-///
-/// // Copies, so that the lock is free while a client is slow to read.
-/// let clients = CLIENTS.lock().unwrap().clone();
-/// for mut client in clients {
-///     // The client may have gone.
-///     let _ = client.write_all(b"news\n");
-/// }
-/// # Ok::<(), socketserver::Error>(())
-/// ```
+/// What a [`Writer`](crate::net::Writer) of a stream writes to. It keeps the descriptor open.
 #[derive(Clone)]
-pub struct Writer {
+pub(super) struct SocketWriter {
     socket: Arc<Connected>,
     /// Absent for a dialed connection.
     context: Option<WriterContext>,
@@ -68,7 +28,7 @@ pub struct Writer {
 /// How many times a write that waits checks for progress within its deadline.
 const CHECKS: u32 = 16;
 
-impl Writer {
+impl SocketWriter {
     pub(super) fn new(socket: &Arc<Connected>, context: Option<WriterContext>) -> Self {
         socket.share();
         Self {
@@ -76,18 +36,6 @@ impl Writer {
             context,
             timeout: Timeout::default(),
         }
-    }
-
-    /// Makes a write of this writer, but not of its clones, fail with `TimedOut` when it has waited longer than
-    /// `timeout` for its turn, or for the peer to take anything. The connection is not aborted. Default: `None`, the server's write
-    /// timeout alone.
-    ///
-    /// # Errors
-    ///
-    /// `InvalidInput` for a timeout of zero.
-    pub fn set_write_timeout(&mut self, timeout: Option<Duration>) -> io::Result<()> {
-        self.timeout = Timeout::new(timeout)?;
-        Ok(())
     }
 
     /// Sends what the kernel takes. The caller has the turn.
@@ -156,7 +104,7 @@ impl Writer {
     }
 }
 
-impl Write for Writer {
+impl Write for SocketWriter {
     fn write(&mut self, buf: &[u8]) -> io::Result<usize> {
         let _turn = self.socket.turn(self.timeout.get())?;
         self.send_and_note(buf)
@@ -176,11 +124,9 @@ impl Write for Writer {
     }
 }
 
-impl fmt::Debug for Writer {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Writer")
-            .field("socket", &self.socket.socket)
-            .field("timeout", &self.timeout)
-            .finish_non_exhaustive()
+impl WriterSide for SocketWriter {
+    fn set_write_timeout(&mut self, timeout: Option<Duration>) -> io::Result<()> {
+        self.timeout = Timeout::new(timeout)?;
+        Ok(())
     }
 }
