@@ -40,6 +40,9 @@ mod h1;
 mod h2;
 mod handler;
 mod head;
+pub mod manual;
+pub mod python;
+mod redirect;
 mod response;
 mod session;
 
@@ -53,6 +56,7 @@ use socketserver::{Connection, HandlerError, Next, Outcome, RequestHandler, per_
 pub use access::Access;
 pub use body::Body;
 pub use handler::Handler;
+pub use redirect::redirect_to_https;
 pub use response::{BodyWriter, Content, IntoResponse};
 
 use crate::h2::H2;
@@ -274,3 +278,8 @@ impl<H: Handler, C: Connection + Managed> RequestHandler<C> for Served<H> {
         Ok(())
     }
 }
+
+/// The README's examples compile.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct ReadmeDoctests;

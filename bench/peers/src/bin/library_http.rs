@@ -1,4 +1,4 @@
-//! A page of "hello world" with the library: reads a head line by line, answers, and goes on until the client ends.
+//! A page of "hello world" with `socketserver-http`.
 //!
 //! `library_http threading|coroutines+epoll|coroutines+uring`
 #![expect(
@@ -7,20 +7,14 @@
 )]
 
 use std::env;
-use std::io::{self, Write};
 
 use anyhow::{Result, bail};
 use bench_peers::announce;
+use http::Response;
+use http::header::{CONTENT_TYPE, HeaderValue};
 use socketserver::model::{Driver, Model};
-use socketserver::net::TcpConnection;
-use socketserver::{Connection, Coroutines, Server, Tcp, Threading};
-
-/// The longest head that is taken.
-const HEAD: usize = 8192;
-
-const PAGE: &str =
-    "HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nContent-Length: 12\r\n\r\nhello world\n";
-const NOT_FOUND: &str = "HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n";
+use socketserver::{Coroutines, Server, Tcp, Threading};
+use socketserver_http::{Content, Http, Request};
 
 fn main() -> Result<()> {
     match env::args().nth(1).as_deref() {
@@ -41,33 +35,14 @@ fn serve<M: Model>(model: M) -> Result<()> {
     for addr in server.local_addrs() {
         announce("tcp", addr.socket_addr().expect("a TCP address"));
     }
-    server.serve_forever(hello)?;
+    // wrk never asks for another connection, and hyper has no limit either.
+    server.serve_forever(Http::new(hello).requests(u32::MAX).serve())?;
     Ok(())
 }
 
-fn hello(conn: &mut TcpConnection) -> io::Result<()> {
-    let mut head = Vec::new();
-    while read_head(conn, &mut head)? {
-        let mut words = head.split(|byte| *byte == b' ');
-        let answer = match words.nth(1) {
-            Some(b"/") => PAGE,
-            _ => NOT_FOUND,
-        };
-        conn.write_all(answer.as_bytes())?;
-        head.clear();
-    }
-    Ok(())
-}
-
-/// Reads up to the empty line. Says whether there was a request at all.
-fn read_head(conn: &mut TcpConnection, head: &mut Vec<u8>) -> io::Result<bool> {
-    loop {
-        let start = head.len();
-        if conn.read_until_max(b'\n', head, HEAD.saturating_sub(start))? == 0 {
-            return Ok(false);
-        }
-        if head[start..] == *b"\r\n" {
-            return Ok(true);
-        }
-    }
+fn hello(_: &mut Request<'_>) -> Response<Content> {
+    let mut response = Response::new(Content::from("hello world\n"));
+    let plain = HeaderValue::from_static("text/plain");
+    response.headers_mut().insert(CONTENT_TYPE, plain);
+    response
 }

@@ -1,0 +1,118 @@
+//! Other forms of handlers, in bytes: a type with a method for each method of HTTP, and a redirect.
+
+mod support;
+
+use http::{Response, StatusCode};
+use socketserver::HandlerError;
+use socketserver_http::python::{Answer, ByMethod, HttpRequestHandler};
+use socketserver_http::{Content, Handler, IntoResponse, Request, redirect_to_https};
+
+use support::{Exchange, converse};
+
+/// Answers three methods with their names, and each other one by default.
+struct Three;
+
+impl HttpRequestHandler for Three {
+    fn do_get(&self, _: &mut Request<'_>) -> Answer {
+        "get".into_response()
+    }
+
+    fn do_post(&self, _: &mut Request<'_>) -> Answer {
+        (StatusCode::CREATED, "post").into_response()
+    }
+
+    fn do_other(&self, request: &mut Request<'_>) -> Answer {
+        request.method().to_string().into_response()
+    }
+}
+
+struct Nothing;
+
+impl HttpRequestHandler for Nothing {}
+
+const fn exchange(name: &'static str, sent: &'static [u8], answer: &'static str) -> Exchange {
+    Exchange { name, sent, answer }
+}
+
+#[test]
+fn each_method_has_a_method() {
+    let call = |request: &mut Request<'_>| ByMethod::new(Three).call(&mut (), request);
+    converse(
+        call,
+        &[
+            exchange(
+                "GET",
+                b"GET / HTTP/1.1\r\nHost: a\r\n\r\n",
+                "HTTP/1.1 200 OK\ncontent-type: text/plain; charset=utf-8\ncontent-length: 3\n\nget",
+            ),
+            exchange(
+                "HEAD is answered as GET",
+                b"HEAD / HTTP/1.1\r\nHost: a\r\n\r\n",
+                "HTTP/1.1 200 OK\ncontent-type: text/plain; charset=utf-8\ncontent-length: 3\n\n",
+            ),
+            exchange(
+                "POST",
+                b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 0\r\n\r\n",
+                "HTTP/1.1 201 Created\ncontent-type: text/plain; charset=utf-8\ncontent-length: 4\n\npost",
+            ),
+            exchange(
+                "a method without one of its own",
+                b"PROPFIND / HTTP/1.1\r\nHost: a\r\n\r\n",
+                "HTTP/1.1 200 OK\ncontent-type: text/plain; charset=utf-8\ncontent-length: 8\n\nPROPFIND",
+            ),
+        ],
+    );
+}
+
+/// The answer to a method that is not overridden.
+macro_rules! refused {
+    ($($method:literal $length:literal;)*) => {
+        [$(exchange(
+            $method,
+            concat!($method, " / HTTP/1.1\r\nHost: a\r\n\r\n").as_bytes(),
+            concat!(
+                "HTTP/1.1 501 Not Implemented\ncontent-type: text/plain; charset=utf-8\n",
+                "content-length: ", $length, "\n\nthe method ", $method, " is not supported\n"
+            ),
+        )),*]
+    };
+}
+
+#[test]
+fn what_is_not_overridden_is_answered_501() {
+    let call = |request: &mut Request<'_>| ByMethod::new(Nothing).call(&mut (), request);
+    let exchanges = refused! {
+        "GET" 32;
+        "POST" 33;
+        "PUT" 32;
+        "DELETE" 35;
+        "PATCH" 34;
+        "OPTIONS" 36;
+        "TRACE" 34;
+        "PROPFIND" 37;
+    };
+    converse(call, &exchanges);
+}
+
+#[test]
+fn a_redirect_names_the_host_of_the_request() {
+    let call = |request: &mut Request<'_>| -> Result<Response<Content>, HandlerError> {
+        redirect_to_https(8443)(request)
+    };
+    converse(
+        call,
+        &[
+            exchange(
+                "GET",
+                b"GET /b?c HTTP/1.1\r\nHost: a.example:80\r\n\r\n",
+                "HTTP/1.1 308 Permanent Redirect\nlocation: https://a.example:8443/b?c\ncontent-length: 0\n\n",
+            ),
+            exchange(
+                "a client without a host",
+                b"GET / HTTP/1.0\r\n\r\n",
+                "HTTP/1.1 400 Bad Request\ncontent-type: text/plain; charset=utf-8\ncontent-length: 12\n\
+                 connection: close\n\nBad Request\n",
+            ),
+        ],
+    );
+}
