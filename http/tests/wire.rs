@@ -21,13 +21,14 @@ use support::rows::{self, Row, shown};
 use support::{DEADLINE, handler};
 
 /// The files of rows.
-const FILES: [(&str, &str); 9] = [
+const FILES: [(&str, &str); 10] = [
     ("request_line", include_str!("corpus/request_line.txt")),
     ("targets", include_str!("corpus/targets.txt")),
     ("fields", include_str!("corpus/fields.txt")),
     ("length", include_str!("corpus/length.txt")),
     ("coding", include_str!("corpus/coding.txt")),
     ("chunks", include_str!("corpus/chunks.txt")),
+    ("trailers", include_str!("corpus/trailers.txt")),
     ("connection", include_str!("corpus/connection.txt")),
     ("responses", include_str!("corpus/responses.txt")),
     ("limits", include_str!("corpus/limits.txt")),
