@@ -2,12 +2,16 @@
 
 mod support;
 
-use http::{Response, StatusCode};
-use socketserver::HandlerError;
-use socketserver_http::python::{Answer, ByMethod, HttpRequestHandler};
-use socketserver_http::{Content, Handler, IntoResponse, Request, redirect_to_https};
+use std::io::{Read, Write};
+use std::net::Shutdown;
 
-use support::{Exchange, converse};
+use http::{Response, StatusCode};
+use socketserver::testing::TestServer;
+use socketserver::{HandlerError, Server, Tcp, Threading};
+use socketserver_http::python::{Answer, ByMethod, HttpRequestHandler};
+use socketserver_http::{Content, Handler, Http, IntoResponse, Request, redirect_to_https};
+
+use support::DEADLINE;
 
 /// Answers three methods with their names, and each other one by default.
 struct Three;
@@ -29,6 +33,38 @@ impl HttpRequestHandler for Three {
 struct Nothing;
 
 impl HttpRequestHandler for Nothing {}
+
+/// What a client sends, and all that it receives then, with `\n` for each CR LF and without `date`.
+struct Exchange {
+    name: &'static str,
+    sent: &'static [u8],
+    answer: &'static str,
+}
+
+/// Plays exchanges with a server, and compares.
+fn converse<F, R>(handler: F, exchanges: &[Exchange])
+where
+    F: Fn(&mut Request<'_>) -> R + Send + Sync + 'static,
+    R: IntoResponse,
+{
+    let server = Server::<Tcp>::builder().model(Threading::default());
+    let server = server.bind("127.0.0.1:0").expect("bind");
+    let server = TestServer::spawn(server, Http::new(handler).serve());
+    for exchange in exchanges {
+        let mut client = server.connect();
+        client.set_read_timeout(Some(DEADLINE)).expect("a deadline");
+        client.write_all(exchange.sent).expect("send");
+        client.shutdown(Shutdown::Write).expect("shut down");
+        let mut answer = String::new();
+        client.read_to_string(&mut answer).expect("receive");
+        let lines = answer
+            .split("\r\n")
+            .filter(|line| !line.starts_with("date: "));
+        let answer = lines.collect::<Vec<_>>().join("\n");
+        assert_eq!(answer, exchange.answer, "{}", exchange.name);
+    }
+    let _ = server.stop();
+}
 
 const fn exchange(name: &'static str, sent: &'static [u8], answer: &'static str) -> Exchange {
     Exchange { name, sent, answer }
