@@ -20,7 +20,7 @@ use crate::h1::output::write_chunk;
 use crate::h2::meter::Meter;
 use crate::head::{self, Reject, Scan};
 
-const CORPUS: [&str; 9] = [
+const CORPUS: [&str; 10] = [
     include_str!("../tests/corpus/chunks.txt"),
     include_str!("../tests/corpus/coding.txt"),
     include_str!("../tests/corpus/connection.txt"),
@@ -30,6 +30,7 @@ const CORPUS: [&str; 9] = [
     include_str!("../tests/corpus/request_line.txt"),
     include_str!("../tests/corpus/targets.txt"),
     include_str!("../tests/corpus/timeouts.txt"),
+    include_str!("../tests/corpus/trailers.txt"),
 ];
 
 /// Pieces that mean something to a parser.

@@ -341,7 +341,12 @@ fn length_of(text: &[u8]) -> Result<u64, Reject> {
     text.parse().map_err(|_| malformed)
 }
 
-fn expects(headers: &HeaderMap, version: Version) -> Result<bool, Reject> {
+/// Whether the client waits for `100 Continue`.
+///
+/// # Errors
+///
+/// It expects something else.
+pub(crate) fn expects(headers: &HeaderMap, version: Version) -> Result<bool, Reject> {
     let mut expectations = headers.get_all(EXPECT).iter();
     match (expectations.next(), expectations.next()) {
         (None, _) => Ok(false),

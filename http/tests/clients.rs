@@ -252,7 +252,10 @@ fn large_bodies(server: &ServerProcess, url: &str, options: &[&str]) {
     let body = tempfile::NamedTempFile::new().expect("a file");
     let sparse: &File = body.as_file();
     sparse.set_len(size).expect("a sparse file");
-    let ask = |args: &[&str]| run(curl_command().args(options).args(args));
+    let ask = |args: &[&str]| {
+        let mut curl = curl_command();
+        run(curl.args(["--max-time", "7200"]).args(options).args(args))
+    };
     let path = body.path().to_str().expect("text");
     let up = || ask(&["-T", path, &format!("{url}/count")]);
     let down = |kind: &str, size: u64| {

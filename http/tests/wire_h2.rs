@@ -31,7 +31,7 @@ const OK: u8 = 0x88;
 
 type Check = fn(&Path, &Gate);
 
-const ROWS: [(&str, Check); 23] = [
+const ROWS: [(&str, Check); 25] = [
     ("10.5: requests that are reset at once", rapid_reset),
     ("10.5: requests that are reset while they run", slow_reset),
     ("5.1.2: more requests than may run", too_many),
@@ -84,6 +84,8 @@ const ROWS: [(&str, Check); 23] = [
         malformed(path, &block, Refusal::Reset);
     }),
     ("8.1.1: a body that is longer than its length", wrong_length),
+    ("8.1: a client that waits for 100 Continue", expectation),
+    ("8.1: a body that is announced and too large", announced),
     ("4.2: a frame that is too large", |path, _| {
         let mut client = Client::connect(path, &[]);
         client.try_send(&frame(DATA, 0, 1, &[0; 16 * 1024 + 1]));
@@ -369,6 +371,37 @@ fn malformed(path: &Path, block: &[u8], refusal: Refusal) {
         }
     }
     assert_eq!(client.ask(3, GET)[0], OK, "on the same connection");
+}
+
+/// RFC 9110, section 10.1.1. A handler that does not read the body promises nothing.
+fn expectation(path: &Path, _: &Gate) {
+    let mut client = Client::connect(path, &[]);
+    let expects = field("expect", "100-continue");
+    let block = [request("POST", "/body"), expects.clone()].concat();
+    client.send(&frame(HEADERS, END_HEADERS, 1, &block));
+    let head = client.receive_until(|frame| frame.stream == 1);
+    assert!(head.kind == HEADERS && !head.ends_stream(), "{head:?}");
+    client.send(&frame(DATA, END_STREAM, 1, b"body"));
+    assert_eq!(client.answer(1)[0], OK);
+    let block = [request("POST", "/"), expects].concat();
+    client.send(&frame(HEADERS, END_HEADERS, 3, &block));
+    assert_eq!(client.answer(3)[0], OK);
+}
+
+/// The limit is 2 MiB. The client sends nothing of its body.
+fn announced(path: &Path, _: &Gate) {
+    let mut client = Client::connect(path, &[]);
+    let length = field("content-length", "3000000");
+    let block = [
+        request("POST", "/body"),
+        length,
+        field("expect", "100-continue"),
+    ]
+    .concat();
+    client.send(&frame(HEADERS, END_HEADERS, 1, &block));
+    let head = client.answer(1);
+    // `:status: 413`, with its name from the static table.
+    assert_eq!(head[..5], [0x48, 0x83, 0x68, 0x2c, 0xff], "{head:x?}");
 }
 
 fn wrong_length(path: &Path, _: &Gate) {

@@ -11,7 +11,7 @@ use http::header::{
     CONNECTION, CONTENT_LENGTH, DATE, HeaderMap, HeaderName, HeaderValue, TRANSFER_ENCODING,
     UPGRADE,
 };
-use http::{Method, Request, Response, StatusCode};
+use http::{Method, Request, Response, StatusCode, Version};
 use socketserver::net::{Address, StopFlag};
 use socketserver::{Connection, task};
 
@@ -45,16 +45,22 @@ pub(crate) fn serve<H: Handler>(
     http: &Http<H>,
     peer: &Peer,
     request: Request<RecvStream>,
-    mut respond: SendResponse<Bytes>,
+    respond: SendResponse<Bytes>,
 ) {
     let clock = http.clock();
     let (parts, stream) = request.into_parts();
-    let checked = head::check_authority(&parts);
+    let checked = head::check_authority(&parts)
+        .and_then(|()| head::expects(&parts.headers, Version::HTTP_11));
     let is_head = parts.method == Method::HEAD;
-    let mut input = Input::new(stream, peer, &http.limits);
+    let mut input = Input::new(stream, respond, peer, &http.limits);
+    input.expects = checked == Ok(true);
+    // HTTP/2 itself checks it against the data.
+    if let Some(length) = parts.headers.get(CONTENT_LENGTH).filter(|_| !input.ended) {
+        input.size = length.to_str().ok().and_then(|length| length.parse().ok());
+    }
     let mut request = Request::from_parts(parts, Body::new(&mut input));
     let answered = match checked {
-        Ok(()) => call(&http.handler, &mut H::Session::default(), &mut request),
+        Ok(_) => call(&http.handler, &mut H::Session::default(), &mut request),
         Err(reject) => (reject.status, format!("{}\n", reject.reason)).into_response(),
     };
     let (parts, _) = request.into_parts();
@@ -75,7 +81,8 @@ pub(crate) fn serve<H: Handler>(
     };
     let status = response.status();
     let mut sent = 0;
-    if send(http, peer, &mut respond, response, is_head, &mut sent).is_err() {
+    let respond = &mut input.respond;
+    if send(http, peer, respond, response, is_head, &mut sent).is_err() {
         respond.send_reset(Reason::INTERNAL_ERROR);
     }
     http.emit(clock, || Ended {
@@ -96,9 +103,13 @@ fn status_alone(status: StatusCode) -> Response<Content> {
 /// The body of a request, while its handler runs.
 struct Input<'a> {
     stream: RecvStream,
+    respond: SendResponse<Bytes>,
+    /// The client waits for `100 Continue`.
+    expects: bool,
     peer: &'a Peer,
     /// Data that has come and was not read.
     data: Bytes,
+    /// What is left, if the client has said it.
     size: Option<u64>,
     received: u64,
     limit: u64,
@@ -110,10 +121,17 @@ struct Input<'a> {
 }
 
 impl<'a> Input<'a> {
-    fn new(stream: RecvStream, peer: &'a Peer, limits: &Limits) -> Self {
+    fn new(
+        stream: RecvStream,
+        respond: SendResponse<Bytes>,
+        peer: &'a Peer,
+        limits: &Limits,
+    ) -> Self {
         let ended = stream.is_end_stream();
         let deadline = limits.request_timeout;
         Self {
+            respond,
+            expects: false,
             peer,
             data: Bytes::new(),
             size: ended.then_some(0),
@@ -131,6 +149,12 @@ impl<'a> Input<'a> {
     fn fail(&mut self, status: StatusCode, err: io::Error) -> io::Error {
         self.failed = Some(status);
         err
+    }
+
+    fn too_large(&mut self) -> io::Error {
+        let text = format!("the body is larger than its limit of {} bytes", self.limit);
+        let err = io::Error::new(io::ErrorKind::FileTooLarge, text);
+        self.fail(StatusCode::PAYLOAD_TOO_LARGE, err)
     }
 
     /// Waits for more data. Returns `false` at the end of the body.
@@ -155,7 +179,7 @@ impl<'a> Input<'a> {
                     return Err(self.fail(StatusCode::BAD_REQUEST, err));
                 }
                 Ok(None) => {
-                    self.ended = true;
+                    (self.ended, self.size) = (true, Some(0));
                     let wait = || task::block_on(poll_fn(|cx| self.stream.poll_trailers(cx)));
                     if let Ok(Ok(Some(mut trailers))) = task::timeout(patience, wait) {
                         strip_trailers(&mut trailers);
@@ -174,16 +198,27 @@ impl Source for Input<'_> {
         if let Some(status) = self.failed {
             return Err(io::Error::other(format!("the body has failed: {status}")));
         }
+        if self
+            .size
+            .is_some_and(|size| size > self.limit.saturating_sub(self.received))
+        {
+            return Err(self.too_large());
+        }
+        if std::mem::take(&mut self.expects) && !self.ended {
+            let mut head = Response::new(());
+            *head.status_mut() = StatusCode::CONTINUE;
+            // If it fails, so does the wait for data.
+            let _ = self.respond.send_informational(head);
+        }
         if buf.is_empty() || !self.fill()? {
             return Ok(0);
         }
         let count = self.data.len().min(buf.len());
         self.received += count as u64;
         if self.received > self.limit {
-            let text = format!("the body is larger than its limit of {} bytes", self.limit);
-            let err = io::Error::new(io::ErrorKind::FileTooLarge, text);
-            return Err(self.fail(StatusCode::PAYLOAD_TOO_LARGE, err));
+            return Err(self.too_large());
         }
+        self.size = self.size.map(|size| size.saturating_sub(count as u64));
         self.data.copy_to_slice(&mut buf[..count]);
         Ok(count)
     }
