@@ -113,11 +113,12 @@
 //! | `log_message`, `log_request`, `log_error` | [`Http::access_log`](crate::Http::access_log), [`Http::on_access`](crate::Http::on_access) |
 //! | `date_time_string`, `log_date_time_string` | the crate `httpdate` |
 //! | `handle_expect_100` | the first read of the body sends `100 Continue`; a response without a read sends none |
-//! | `handle`, `handle_one_request` | [`Http::serve`](crate::Http::serve) |
+//! | `handle`, `handle_one_request`, `parse_request`, `raw_requestline`, `default_request_version` | [`Http::serve`](crate::Http::serve) |
 //! | `timeout` | [`head_timeout`](crate::Http::head_timeout), [`idle_timeout`](crate::Http::idle_timeout), [`body_timeout`](crate::Http::body_timeout) |
 //! | `setup`, `finish` | `Default` and `Drop` of the [`Session`](crate::Handler::Session) |
 //!
 //! | in Python | here |
 //! |---|---|
-//! | `SimpleHTTPRequestHandler`, `python3 -m http.server` | the example `http_server` in this crate's repository |
+//! | `python3 -m http.server`, `test` | the example `http_server` in this crate's repository |
+//! | `SimpleHTTPRequestHandler`: `directory`, `index_pages`, `send_head`, `list_directory`, `translate_path`, `guess_type`, `extensions_map` | its code, which is short enough to change |
 //! | `CGIHTTPRequestHandler` | none |
