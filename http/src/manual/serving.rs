@@ -13,8 +13,8 @@
 //! | [`requests`](crate::Http::requests) of a connection | 10,000 | the last response says `Connection: close`, or GOAWAY |
 //! | [`streams`](crate::Http::streams): requests of a connection of HTTP/2 that run at once | 100 | the client waits, or gets `REFUSED_STREAM` |
 //!
-//! The response to a request whose body is too large depends on the handler: if it passes on the error of the
-//! read, the status is 413. The body is never gathered in memory, unless the handler does so.
+//! A read of a body that is too large fails. A handler that passes on the error answers 413. The server does not
+//! gather the body in memory.
 //!
 //! The [`Builder`](socketserver::Builder) limits connections. By default further clients wait; a server can answer
 //! them 503 instead:
@@ -137,7 +137,7 @@
 //! # The stop
 //!
 //! [`ServerHandle::shutdown`](socketserver::ServerHandle::shutdown) begins it; the
-//! [manual](socketserver::manual::stopping) has its phases. Of HTTP:
+//! [manual](socketserver::manual::stopping) has its phases. In HTTP:
 //!
 //! - Requests that run are finished, up to the [`drain_timeout`](socketserver::Builder::drain_timeout); then their
 //!   connections are aborted.
