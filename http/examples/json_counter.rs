@@ -34,9 +34,11 @@ fn answer(
     let name = request.uri().path().trim_start_matches('/').to_owned();
     let content = if let Some(added) = added(request)? {
         let mut counters = counters.lock().unwrap_or_else(PoisonError::into_inner);
-        let count = counters.entry(name.clone()).or_default();
-        *count = count.saturating_add(added);
-        json!({"name": name, "count": *count})
+        let count = counters.get(&name).unwrap_or(&0).saturating_add(added);
+        if added != 0 {
+            counters.insert(name.clone(), count);
+        }
+        json!({"name": name, "count": count})
     } else {
         response = response.status(StatusCode::BAD_REQUEST);
         json!({"error": "the content has to be {\"add\": NUMBER}"})

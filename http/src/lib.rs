@@ -15,7 +15,9 @@
 //! # Ok::<(), socketserver::Error>(())
 //! ```
 //!
-//! [`Http`] sets limits and time limits, and observes requests.
+//! [`Http`] sets limits and time limits, and observes requests. The [manual] has a page on
+//! [serving](manual::serving), and pages for users of Python's [`http.server`](manual::from_python),
+//! [`tiny_http`](manual::from_tiny_http) and [rouille](manual::from_rouille).
 //!
 //! # Connections
 //!

@@ -12,7 +12,8 @@ use crate::{Content, IntoResponse, Request};
 /// Returns a handler that redirects each request to the same host and path over TLS, on `port`: 308, so that the
 /// client repeats its method and its body.
 ///
-/// The host is that of the request. A request without a valid one is answered 400, and so is a request without a
+/// The host is that of the request, so the client chooses it; a server that knows its names can check them before it
+/// calls the handler. A request without a valid one is answered 400, and so is a request without a
 /// path, as `CONNECT`. A `port` of 443 is left out of the location.
 ///
 /// # Examples

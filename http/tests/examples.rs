@@ -100,7 +100,7 @@ fn json_counter_counts_for_all_clients() {
 
 #[test]
 fn server_sent_events_go_on_from_the_last_one() {
-    let example = Program::Itself("server_sent_events").start(&["127.0.0.1:0", "1"]);
+    let example = Program::Itself("server_sent_events").start(&["127.0.0.1:0", "100"]);
     let addr = example.inet("tcp");
     assert!(ask(addr, "GET", "/", "").contains("new EventSource('/events')"));
     for (field, first) in [("", 0), ("Last-Event-ID: 41\r\n", 42)] {
@@ -108,6 +108,7 @@ fn server_sent_events_go_on_from_the_last_one() {
         client.send(&format!("GET /events HTTP/1.0\r\n{field}\r\n"));
         wait_for(&mut client, "content-type: text/event-stream\r");
         wait_for(&mut client, "\r");
+        // A server that gathered 8 KiB would send none within the deadline.
         for count in first..first + 3 {
             let event = [client.line(), client.line(), client.line()];
             let count = count.to_string();
@@ -171,6 +172,8 @@ fn websocket_pushes_while_it_reads() {
     }
     let (mut echoes, mut pushes) = (Vec::new(), 1);
     while echoes.len() < sent.len() || pushes < 5 {
+        // That takes 10 s at least.
+        assert!(pushes < 1000, "there are {} echoes", echoes.len());
         match socket.read().expect("a message") {
             Message::Text(text) if text.parse() == Ok(pushes + 1) => pushes += 1,
             message => echoes.push(message),

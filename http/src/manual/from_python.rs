@@ -68,11 +68,12 @@
 //!
 //! What differs:
 //!
-//! - A handler returns its response, whose length, `Date` and `Connection` the server adds. So a handler cannot
-//!   forget `end_headers`, and a field with a line break in its value cannot be made.
-//! - One value of the handler serves all connections, so what its methods change is behind a lock. State of one
-//!   connection is the [`Session`](crate::Handler::Session) of a [`Handler`](crate::Handler).
-//! - The body is read up to its end, whether the client has sent a length or chunks; `rfile` in Python has no end.
+//! - A handler returns its response. The server adds the length, `Date` and `Connection`, and ends the head. The
+//!   value of a field cannot have a line break.
+//! - One value of the handler serves all connections, so state that its methods change is behind a lock. State of
+//!   one connection is the [`Session`](crate::Handler::Session) of a [`Handler`](crate::Handler).
+//! - The body ends with its last byte, whether the client has sent a length or chunks. In Python a read of `rfile`
+//!   beyond it waits for the client.
 //! - Connections stay open for further requests. In Python that needs `protocol_version = "HTTP/1.1"`.
 //! - There are limits and time limits by default: see [Serving](crate::manual::serving).
 //! - An exception is an `Err`: the client gets 500, where Python closes the connection.
@@ -113,11 +114,12 @@
 //! | `log_message`, `log_request`, `log_error` | [`Http::access_log`](crate::Http::access_log), [`Http::on_access`](crate::Http::on_access) |
 //! | `date_time_string`, `log_date_time_string` | the crate `httpdate` |
 //! | `handle_expect_100` | the first read of the body sends `100 Continue`; a response without a read sends none |
-//! | `handle`, `handle_one_request` | [`Http::serve`](crate::Http::serve) |
+//! | `handle`, `handle_one_request`, `parse_request`, `raw_requestline`, `default_request_version` | [`Http::serve`](crate::Http::serve) |
 //! | `timeout` | [`head_timeout`](crate::Http::head_timeout), [`idle_timeout`](crate::Http::idle_timeout), [`body_timeout`](crate::Http::body_timeout) |
 //! | `setup`, `finish` | `Default` and `Drop` of the [`Session`](crate::Handler::Session) |
 //!
 //! | in Python | here |
 //! |---|---|
-//! | `SimpleHTTPRequestHandler`, `python3 -m http.server` | the example `http_server` in this crate's repository |
+//! | `python3 -m http.server`, `test` | the example `http_server` in this crate's repository |
+//! | `SimpleHTTPRequestHandler`: `directory`, `index_pages`, `send_head`, `list_directory`, `translate_path`, `guess_type`, `extensions_map` | its code, which is short enough to change |
 //! | `CGIHTTPRequestHandler` | none |

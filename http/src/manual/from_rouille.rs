@@ -1,8 +1,7 @@
 //! Coming from rouille 3: each public item and its counterpart.
 //!
-//! rouille is a framework: it has routes, forms, cookies and sessions. This crate has HTTP alone, and takes such
-//! things from other crates. The types of requests and responses are those of the crate `http`, which most of
-//! them use.
+//! rouille is a framework: it has routes, forms, cookies and sessions. This crate has HTTP alone, with the types
+//! of the crate `http`; a program takes the rest from other crates.
 //!
 //! # The same server twice
 //!
@@ -65,7 +64,7 @@
 //! | rouille | here |
 //! |---|---|
 //! | `method`, `header`, `headers`, `HeadersIter` | `request.method()`, `request.headers()` |
-//! | `url` | `request.uri().path()`, decoded by the crate `percent-encoding` |
+//! | `url` | `request.uri().path()`, decoded by the crate `percent-encoding` (`DEFAULT_ENCODE_SET` is one of its sets) |
 //! | `raw_url`, `raw_query_string` | `request.uri()`: `path_and_query()`, `query()` |
 //! | `get_param` | `query()` with the crate `form_urlencoded` |
 //! | `data`, `RequestBody` | `request.body_mut()` |
@@ -101,16 +100,16 @@
 //! | rouille | here |
 //! |---|---|
 //! | `router!`, `find_route!` | `match`, or a crate such as `matchit` |
-//! | `try_or_400!`, `assert_or_400!`, `try_or_404!` | `return StatusCode::BAD_REQUEST.into_response()`; `?` answers 500 |
+//! | `try_or_400!`, `ErrJson`, `assert_or_400!`, `try_or_404!` | `return StatusCode::BAD_REQUEST.into_response()`; `?` answers 500 |
 //! | `input::plain_text_body`, `plain_text_body_with_limit` | [`read_to_string`](std::io::read_to_string) of the body, within [`body_bytes`](crate::Http::body_bytes) |
 //! | `input::json_input` | `serde_json::from_reader` of the body, as in the example `json_counter` |
-//! | `post_input!`, `input::post` | the crate `form_urlencoded` |
+//! | `post_input!`, `input::post`, `raw_urlencoded_post_input` | the crate `form_urlencoded` |
 //! | `input::multipart` | a crate for `multipart/form-data`, which reads the body |
 //! | `input::cookies`, `input::basic_http_auth` | the crates `cookie`, `base64` |
-//! | `accept!`, `input::priority_header_preferred` | `request.headers()` |
-//! | `session` | a cookie and a map behind a lock; not to be confused with [`Handler::Session`](crate::Handler::Session), which belongs to a connection |
+//! | `accept!`, `input::priority_header_preferred`, `parse_priority_header` | `request.headers()` |
+//! | `session`, `generate_session_id` | a cookie and a map behind a lock; not to be confused with [`Handler::Session`](crate::Handler::Session), which belongs to a connection |
 //! | `log`, `log_custom` | [`Http::access_log`](crate::Http::access_log), [`Http::on_access`](crate::Http::on_access) |
 //! | `match_assets`, `extension_to_mime` | the example `http_server`, the crate `mime_guess` |
 //! | `content_encoding::apply` | a crate for compression, over the content |
 //! | `websocket` | the example `websocket`, with `tungstenite` |
-//! | `proxy`, `cgi` | none |
+//! | `proxy`, `full_proxy`, `cgi` | none |

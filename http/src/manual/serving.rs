@@ -13,8 +13,8 @@
 //! | [`requests`](crate::Http::requests) of a connection | 10,000 | the last response says `Connection: close`, or GOAWAY |
 //! | [`streams`](crate::Http::streams): requests of a connection of HTTP/2 that run at once | 100 | the client waits, or gets `REFUSED_STREAM` |
 //!
-//! The response to a request whose body is too large depends on the handler: if it passes on the error of the
-//! read, the status is 413. The body is never gathered in memory, unless the handler does so.
+//! A read of a body that is too large fails. A handler that passes on the error answers 413. The server does not
+//! gather the body in memory.
 //!
 //! The [`Builder`](socketserver::Builder) limits connections. By default further clients wait; a server can answer
 //! them 503 instead:
@@ -42,7 +42,8 @@
 //! |---|---|---|---|
 //! | [`head_timeout`](crate::Http::head_timeout), HTTP/1 | 10 s | with the first byte of a head | 408 |
 //! | [`idle_timeout`](crate::Http::idle_timeout) | 60 s | with the wait for a request | the end of the stream |
-//! | [`body_timeout`](crate::Http::body_timeout) | 30 s | with each read of a body; of HTTP/2, also with each wait for room to send | the read fails; 408 |
+//! | [`body_timeout`](crate::Http::body_timeout) | 30 s | with each read of a body | the read fails; 408 |
+//! | the same, HTTP/2 | 30 s | with each wait of a response for room at the client | the stream is reset |
 //! | [`request_timeout`](crate::Http::request_timeout) | none | with the end of a head | reads of the body fail; 408 |
 //!
 //! The deadlines of the [`Builder`](socketserver::Builder) hold beside them, and abort the connection, without a
@@ -70,8 +71,9 @@
 //!
 //! # Models
 //!
-//! A connection without a request holds no thread in any model that parks, and neither does one whose head comes
-//! in pieces. A request holds a thread or a coroutine from the end of its head to the end of its response: while
+//! A connection without a request is parked: it holds no thread, and under `Coroutines` no stack. So is a
+//! connection whose head comes in pieces. (`Forking` keeps the process of each connection, and a worker process of
+//! `Prefork<Sequential>` waits with its connection.) A request holds a thread or a coroutine from the end of its head to the end of its response: while
 //! its body arrives, while its handler waits, and while the client takes the response.
 //!
 //! | model | suits |
@@ -135,7 +137,7 @@
 //! # The stop
 //!
 //! [`ServerHandle::shutdown`](socketserver::ServerHandle::shutdown) begins it; the
-//! [manual](socketserver::manual::stopping) has its phases. Of HTTP:
+//! [manual](socketserver::manual::stopping) has its phases. In HTTP:
 //!
 //! - Requests that run are finished, up to the [`drain_timeout`](socketserver::Builder::drain_timeout); then their
 //!   connections are aborted.
