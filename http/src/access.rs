@@ -101,18 +101,14 @@ impl fmt::Display for Access<'_> {
         write!(f, "{peer} - - [{}] \"", Clock(SystemTime::now()))?;
         match self.ended.request {
             Some(request) => {
-                let version = Version::HTTP_10 == request.version;
-                let version = if version {
-                    "HTTP/1.0"
-                } else {
-                    version_of(request.version)
+                // Clients of HTTP/2 name the server apart.
+                let path = request.uri.path_and_query();
+                let target = match path.filter(|_| request.version == Version::HTTP_2) {
+                    Some(path) => path.to_string(),
+                    None => request.uri.to_string(),
                 };
-                write!(
-                    f,
-                    "{} {} {version}",
-                    request.method,
-                    Escaped(request.uri.to_string().as_bytes())
-                )?;
+                let (method, version) = (&request.method, version_of(request.version));
+                write!(f, "{method} {} {version}", Escaped(target.as_bytes()))?;
             }
             None => f.write_str("-")?,
         }
@@ -130,6 +126,7 @@ impl fmt::Display for Access<'_> {
 
 const fn version_of(version: Version) -> &'static str {
     match version {
+        Version::HTTP_10 => "HTTP/1.0",
         Version::HTTP_2 => "HTTP/2.0",
         _ => "HTTP/1.1",
     }
@@ -240,6 +237,36 @@ mod tests {
     fn what_a_client_chooses_is_escaped() {
         let text = Escaped(b"a\"b\\c\r\n\x1b[1m\xff d").to_string();
         assert_eq!(text, "a\\\"b\\\\c\\x0d\\x0a\\x1b[1m\\xff d");
+    }
+
+    #[test]
+    fn a_line_has_the_combined_format() {
+        let line = |version, uri: &str| {
+            let request = http::Request::get(uri).version(version);
+            let request = request
+                .header(USER_AGENT, "a \"browser\"")
+                .body(())
+                .unwrap();
+            let access = Access {
+                ended: Ended {
+                    id: 1,
+                    peer: Address::Named("pipe".to_owned()),
+                    request: Some(&request.into_parts().0),
+                    status: StatusCode::OK,
+                    received: 0,
+                    sent: 6,
+                    error: None,
+                },
+                duration: Duration::ZERO,
+            };
+            let line = access.to_string();
+            let (_, behind_the_time) = line.split_once("] ").unwrap();
+            behind_the_time.to_owned()
+        };
+        let expected = r#""GET /a?b HTTP/1.1" 200 6 "-" "a \"browser\"""#;
+        assert_eq!(line(Version::HTTP_11, "/a?b"), expected);
+        let expected = r#""GET /a?b HTTP/2.0" 200 6 "-" "a \"browser\"""#;
+        assert_eq!(line(Version::HTTP_2, "http://host/a?b"), expected);
     }
 
     #[test]

@@ -59,6 +59,9 @@ use socketserver::{Connection, HandlerError, Next, Outcome, RequestHandler, per_
 pub use access::Access;
 pub use body::Body;
 pub use handler::Handler;
+/// The crate of the types of requests and responses.
+#[doc(no_inline)]
+pub use http;
 pub use redirect::redirect_to_https;
 pub use response::{BodyWriter, Content, IntoResponse};
 
@@ -211,6 +214,9 @@ impl<H: Handler> Http<H> {
     }
 
     /// Sets how long a connection may wait for a request, also for the first one. Then it is closed. Default: 60 s.
+    ///
+    /// The server's own [first-byte timeout](socketserver::Builder::first_byte_timeout), 10 s by default, and
+    /// [idle timeout](socketserver::Builder::idle_timeout), 60 s, apply as well.
     pub const fn idle_timeout(mut self, timeout: Duration) -> Self {
         self.limits.idle_timeout = timeout;
         self

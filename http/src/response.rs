@@ -70,6 +70,20 @@ impl Content {
         })
     }
 
+    /// What is in a file: with its length, if it is a regular one.
+    ///
+    /// # Errors
+    ///
+    /// As fstat(2).
+    pub fn file(file: File) -> io::Result<Self> {
+        let metadata = file.metadata()?;
+        Ok(if metadata.is_file() {
+            Self::sized_reader(file, metadata.len())
+        } else {
+            Self::reader(file)
+        })
+    }
+
     /// What a closure writes. It is called once the head of the response has been sent, where the handler has run.
     /// An error aborts the response.
     pub fn stream(
@@ -346,13 +360,7 @@ impl IntoResponse for Content {
 
 impl IntoResponse for File {
     fn into_response(self) -> Result<Response<Content>, HandlerError> {
-        let metadata = self.metadata()?;
-        let content = if metadata.is_file() {
-            Content::sized_reader(self, metadata.len())
-        } else {
-            Content::reader(self)
-        };
-        content.into_response()
+        Content::file(self)?.into_response()
     }
 }
 

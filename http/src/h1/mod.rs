@@ -207,7 +207,7 @@ fn is_late<C: Connection>(conn: &C, err: &io::Error) -> bool {
 }
 
 /// Serves one request. Returns whether another may follow.
-fn exchange<C: Connection, H: Handler>(
+fn exchange<C: Connection + Managed, H: Handler>(
     http: &Http<H>,
     conn: &mut C,
     session: &mut Session<H::Session>,
@@ -270,15 +270,11 @@ fn exchange<C: Connection, H: Handler>(
     }
     let goes_on = keeps_alive && progress.discard(conn);
     if !goes_on && !progress.is_done() {
-        close_slowly(conn)?;
+        // The close receives for a while what the client still sends, so that no reset overtakes the response (RFC 9112,
+        // section 9.6).
+        conn.leave_unread();
     }
     Ok(goes_on)
-}
-
-/// Makes the close receive for a while what the client still sends, so that no reset overtakes the response (RFC 9112,
-/// section 9.6). A connection with unread input closes like that.
-fn close_slowly<C: Connection>(conn: &mut C) -> io::Result<()> {
-    conn.unread(b"\r\n")
 }
 
 /// Replaces a response that the connection cannot have.
@@ -309,7 +305,7 @@ fn possible<C: Connection>(
 }
 
 /// Answers a request that is refused, and whose end is unknown therefore.
-fn refuse<C: Connection, H: Handler>(
+fn refuse<C: Connection + Managed, H: Handler>(
     http: &Http<H>,
     conn: &mut C,
     reject: Reject,
@@ -323,7 +319,7 @@ fn refuse<C: Connection, H: Handler>(
     let mut response = Response::new(Content::from(format!("{}\n", reject.reason)));
     *response.status_mut() = reject.status;
     let sent = output::send(conn, &exchange, response)?.bytes;
-    close_slowly(conn)?;
+    conn.leave_unread();
     http.emit(clock, || Ended {
         id: conn.id(),
         peer: conn.peer(),
