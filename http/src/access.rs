@@ -3,6 +3,7 @@
 use std::error::Error;
 use std::fmt;
 use std::io::Write;
+use std::net::IpAddr;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
@@ -35,6 +36,7 @@ pub struct Access<'a> {
 pub(crate) struct Ended<'a> {
     pub(crate) id: u64,
     pub(crate) peer: Address,
+    pub(crate) client: Option<IpAddr>,
     pub(crate) request: Option<&'a Parts>,
     pub(crate) status: StatusCode,
     pub(crate) received: u64,
@@ -49,7 +51,13 @@ impl Access<'_> {
         self.ended.id
     }
 
-    /// Returns the address of the client.
+    /// Returns the IP address of the client, as [`Body::client`](crate::Body::client) does.
+    #[must_use]
+    pub const fn client(&self) -> Option<IpAddr> {
+        self.ended.client
+    }
+
+    /// Returns the address of the other end of the connection.
     #[must_use]
     pub const fn peer(&self) -> &Address {
         &self.ended.peer
@@ -94,11 +102,11 @@ impl Access<'_> {
 
 impl fmt::Display for Access<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let peer = match self.ended.peer.ip() {
-            Some(ip) => ip.to_string(),
-            None => "-".to_owned(),
-        };
-        write!(f, "{peer} - - [{}] \"", Clock(SystemTime::now()))?;
+        match self.ended.client {
+            Some(client) => write!(f, "{client}")?,
+            None => f.write_str("-")?,
+        }
+        write!(f, " - - [{}] \"", Clock(SystemTime::now()))?;
         match self.ended.request {
             Some(request) => {
                 // Clients of HTTP/2 name the server apart.
@@ -251,6 +259,7 @@ mod tests {
                 ended: Ended {
                     id: 1,
                     peer: Address::Named("pipe".to_owned()),
+                    client: None,
                     request: Some(&request.into_parts().0),
                     status: StatusCode::OK,
                     received: 0,

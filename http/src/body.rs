@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::io::{self, Read};
+use std::net::IpAddr;
 
 use http::header::{self, HeaderMap, HeaderName};
 use socketserver::net::Address;
@@ -51,11 +52,12 @@ pub(crate) trait Source {
 /// ```
 pub struct Body<'a> {
     source: &'a mut dyn Source,
+    client: Option<IpAddr>,
 }
 
 impl<'a> Body<'a> {
-    pub(crate) fn new(source: &'a mut dyn Source) -> Self {
-        Self { source }
+    pub(crate) fn new(source: &'a mut dyn Source, client: Option<IpAddr>) -> Self {
+        Self { source, client }
     }
 
     /// Returns the length in bytes of what is left, if the client has said it: 0 without a body.
@@ -82,7 +84,14 @@ impl<'a> Body<'a> {
         self.source.id()
     }
 
-    /// Returns the address of the client.
+    /// Returns the IP address of the client: what a [trusted proxy](crate::Http::trust_forwarded) has named, else the
+    /// address of the [peer](Self::peer). `None` if that is a Unix socket.
+    #[must_use]
+    pub const fn client(&self) -> Option<IpAddr> {
+        self.client
+    }
+
+    /// Returns the address of the other end of the connection.
     #[must_use]
     pub fn peer(&self) -> Address {
         self.source.peer()

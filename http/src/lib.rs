@@ -37,6 +37,7 @@
 mod access;
 mod body;
 mod config;
+mod forwarded;
 #[cfg(test)]
 mod fuzz;
 mod h1;
@@ -50,10 +51,12 @@ mod response;
 mod session;
 
 use std::io::Write;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use socketserver::net::Managed;
+use socketserver::access::Network;
+use socketserver::net::{Address, Managed};
 use socketserver::{Connection, HandlerError, Next, Outcome, RequestHandler, per_request};
 
 pub use access::Access;
@@ -68,6 +71,7 @@ pub use response::{BodyWriter, Content, IntoResponse};
 use crate::h2::H2;
 use access::{Ended, Observers};
 use config::Limits;
+use forwarded::Trust;
 use session::Session;
 
 /// A request: method, target, version and fields of the `http` crate, and a [`Body`] to read.
@@ -132,6 +136,7 @@ pub struct Http<H> {
     handler: H,
     limits: Limits,
     observers: Observers,
+    trust: Option<Trust>,
 }
 
 impl<F, R> Http<F>
@@ -152,6 +157,7 @@ impl<H: Handler> Http<H> {
             handler,
             limits: Limits::default(),
             observers: Observers::default(),
+            trust: None,
         }
     }
 
@@ -235,6 +241,34 @@ impl<H: Handler> Http<H> {
         self
     }
 
+    /// Takes the addresses of clients from the field `Forwarded` (RFC 7239), which `proxies` set: the last one that is
+    /// not of a proxy. Peers over Unix sockets are proxies too. Replaces [`trust_x_forwarded_for`](Self::trust_x_forwarded_for).
+    /// Default: the client is the peer.
+    ///
+    /// A proxy must set this field itself: one that sets another hands on what a client writes into this.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use socketserver_http::{Http, Request};
+    ///
+    /// let http = Http::new(|request: &mut Request<'_>| format!("you are {:?}\n", request.body().client()))
+    ///     .trust_forwarded(["10.0.0.0/8".parse()?]);
+    /// # drop(http);
+    /// # Ok::<(), socketserver::access::NetworkError>(())
+    /// ```
+    pub fn trust_forwarded(mut self, proxies: impl IntoIterator<Item = Network>) -> Self {
+        self.trust = Some(Trust::forwarded(proxies));
+        self
+    }
+
+    /// Takes the addresses of clients from the field `X-Forwarded-For`, as [`trust_forwarded`](Self::trust_forwarded)
+    /// does from `Forwarded`, and in its place.
+    pub fn trust_x_forwarded_for(mut self, proxies: impl IntoIterator<Item = Network>) -> Self {
+        self.trust = Some(Trust::x_forwarded_for(proxies));
+        self
+    }
+
     /// Adds an observer of requests. It is called after each response, on the thread of the handler.
     pub fn on_access(mut self, observer: impl Fn(&Access<'_>) + Send + Sync + 'static) -> Self {
         self.observers.add(Box::new(observer));
@@ -246,6 +280,12 @@ impl<H: Handler> Http<H> {
     pub fn access_log(mut self, out: impl Write + Send + 'static) -> Self {
         self.observers.add(access::log_to(out));
         self
+    }
+
+    /// The address of a request's client.
+    fn client(&self, peer: &Address, headers: &http::HeaderMap) -> Option<IpAddr> {
+        let trust = self.trust.as_ref();
+        trust.map_or_else(|| peer.ip(), |trust| trust.client(peer, headers))
     }
 
     fn clock(&self) -> Option<Instant> {

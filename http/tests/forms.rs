@@ -42,14 +42,14 @@ struct Exchange {
 }
 
 /// Plays exchanges with a server, and compares.
-fn converse<F, R>(handler: F, exchanges: &[Exchange])
+fn converse<F, R>(http: Http<F>, exchanges: &[Exchange])
 where
     F: Fn(&mut Request<'_>) -> R + Send + Sync + 'static,
     R: IntoResponse,
 {
     let server = Server::<Tcp>::builder().model(Threading::default());
     let server = server.bind("127.0.0.1:0").expect("bind");
-    let server = TestServer::spawn(server, Http::new(handler).serve());
+    let server = TestServer::spawn(server, http.serve());
     for exchange in exchanges {
         let mut client = server.connect();
         client.set_read_timeout(Some(DEADLINE)).expect("a deadline");
@@ -74,7 +74,7 @@ const fn exchange(name: &'static str, sent: &'static [u8], answer: &'static str)
 fn each_method_has_a_method() {
     let call = |request: &mut Request<'_>| ByMethod::new(Three).call(&mut (), request);
     converse(
-        call,
+        Http::new(call),
         &[
             exchange(
                 "GET",
@@ -127,7 +127,7 @@ fn what_is_not_overridden_is_answered_501() {
         "TRACE" 34;
         "PROPFIND" 37;
     };
-    converse(call, &exchanges);
+    converse(Http::new(call), &exchanges);
 }
 
 #[test]
@@ -136,7 +136,7 @@ fn a_redirect_names_the_host_of_the_request() {
         redirect_to_https(8443)(request)
     };
     converse(
-        call,
+        Http::new(call),
         &[
             exchange(
                 "GET",
@@ -151,4 +151,28 @@ fn a_redirect_names_the_host_of_the_request() {
             ),
         ],
     );
+}
+
+#[test]
+fn a_trusted_proxy_names_the_client() {
+    let client = |request: &mut Request<'_>| {
+        let client = request.body().client();
+        client.map_or_else(String::new, |client| client.to_string())
+    };
+    let named = [exchange(
+        "a client behind the proxy",
+        b"GET / HTTP/1.1\r\nHost: a\r\nX-Forwarded-For: 192.0.2.1\r\n\r\n",
+        "HTTP/1.1 200 OK\ncontent-type: text/plain; charset=utf-8\ncontent-length: 9\n\n192.0.2.1",
+    )];
+    let proxy = "127.0.0.0/8".parse().expect("a network");
+    converse(Http::new(client).trust_x_forwarded_for([proxy]), &named);
+    let direct = [exchange(
+        "a client that names another one",
+        named[0].sent,
+        "HTTP/1.1 200 OK\ncontent-type: text/plain; charset=utf-8\ncontent-length: 9\n\n127.0.0.1",
+    )];
+    converse(Http::new(client), &direct);
+    let other = "192.0.2.0/24".parse().expect("a network");
+    converse(Http::new(client).trust_x_forwarded_for([other]), &direct);
+    converse(Http::new(client).trust_forwarded([proxy]), &direct);
 }

@@ -225,11 +225,12 @@ fn exchange<C: Connection + Managed, H: Handler>(
         version: parts.version,
         keeps_alive: false,
     };
+    let client = http.client(&conn.peer(), &parts.headers);
     let mut input = Input {
         conn,
         progress: &mut progress,
     };
-    let mut request = Request::from_parts(parts, Body::new(&mut input));
+    let mut request = Request::from_parts(parts, Body::new(&mut input, client));
     let answered = call(&http.handler, &mut session.state, &mut request);
     let (parts, _) = request.into_parts();
     let (response, error) = match answered {
@@ -251,6 +252,7 @@ fn exchange<C: Connection + Managed, H: Handler>(
     http.emit(clock, || Ended {
         id: conn.id(),
         peer: conn.peer(),
+        client,
         request: Some(&parts),
         status,
         received: progress.received,
@@ -323,6 +325,7 @@ fn refuse<C: Connection + Managed, H: Handler>(
     http.emit(clock, || Ended {
         id: conn.id(),
         peer: conn.peer(),
+        client: conn.peer().ip(),
         request: None,
         status: reject.status,
         received: 0,

@@ -52,13 +52,14 @@ pub(crate) fn serve<H: Handler>(
     let checked = head::check_authority(&parts)
         .and_then(|()| head::expects(&parts.headers, Version::HTTP_11));
     let is_head = parts.method == Method::HEAD;
+    let client = http.client(&peer.address, &parts.headers);
     let mut input = Input::new(stream, respond, peer, &http.limits);
     input.expects = checked == Ok(true);
     // HTTP/2 itself checks it against the data.
     if let Some(length) = parts.headers.get(CONTENT_LENGTH).filter(|_| !input.ended) {
         input.size = length.to_str().ok().and_then(|length| length.parse().ok());
     }
-    let mut request = Request::from_parts(parts, Body::new(&mut input));
+    let mut request = Request::from_parts(parts, Body::new(&mut input, client));
     let answered = match checked {
         Ok(_) => call(&http.handler, &mut H::Session::default(), &mut request),
         Err(reject) => (reject.status, format!("{}\n", reject.reason)).into_response(),
@@ -88,6 +89,7 @@ pub(crate) fn serve<H: Handler>(
     http.emit(clock, || Ended {
         id: peer.id,
         peer: peer.address.clone(),
+        client,
         request: Some(&parts),
         status,
         received: input.received,

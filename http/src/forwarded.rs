@@ -1,0 +1,226 @@
+//! The client that a trusted proxy names in a field of the request.
+
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+
+use http::header::{FORWARDED, HeaderMap, HeaderName};
+use socketserver::access::Network;
+use socketserver::net::Address;
+
+/// The fields that name a client.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Field {
+    /// RFC 7239.
+    Forwarded,
+    XForwardedFor,
+}
+
+/// Which proxies are trusted, and in which field they name their clients. A server reads one field alone: a proxy that
+/// sets the one hands on what a client has sent in the other.
+#[derive(Debug)]
+pub(crate) struct Trust {
+    field: Field,
+    proxies: Vec<Network>,
+}
+
+impl Trust {
+    pub(crate) fn forwarded(proxies: impl IntoIterator<Item = Network>) -> Self {
+        Self {
+            field: Field::Forwarded,
+            proxies: proxies.into_iter().collect(),
+        }
+    }
+
+    pub(crate) fn x_forwarded_for(proxies: impl IntoIterator<Item = Network>) -> Self {
+        Self {
+            field: Field::XForwardedFor,
+            proxies: proxies.into_iter().collect(),
+        }
+    }
+
+    /// The client of a request from `peer`: the last address that is not of a trusted proxy.
+    pub(crate) fn client(&self, peer: &Address, headers: &HeaderMap) -> Option<IpAddr> {
+        let mut client = peer.ip();
+        let name = match self.field {
+            Field::Forwarded => FORWARDED,
+            Field::XForwardedFor => HeaderName::from_static("x-forwarded-for"),
+        };
+        let values: Vec<_> = headers.get_all(name).iter().collect();
+        let elements = values.iter().rev().flat_map(|value| {
+            let mut elements = split(value.as_bytes(), b',');
+            elements.reverse();
+            elements
+        });
+        for element in elements {
+            // A peer without an IP address is on this machine.
+            if client.is_some_and(|client| !self.is_trusted(client)) {
+                break;
+            }
+            let node = match self.field {
+                Field::Forwarded => node_of(element),
+                Field::XForwardedFor => Some(element.trim_ascii().to_vec()),
+            };
+            // What a proxy hides is not known, and neither is what comes before it.
+            let Some(address) = node.and_then(|node| address_of(&node)) else {
+                break;
+            };
+            client = Some(address);
+        }
+        client
+    }
+
+    fn is_trusted(&self, ip: IpAddr) -> bool {
+        self.proxies.iter().any(|proxy| proxy.contains(ip))
+    }
+}
+
+/// Splits at a separator outside of quoted strings.
+fn split(text: &[u8], separator: u8) -> Vec<&[u8]> {
+    let (mut parts, mut start) = (Vec::new(), 0);
+    let (mut quoted, mut escaped) = (false, false);
+    for (at, &byte) in text.iter().enumerate() {
+        match byte {
+            _ if escaped => escaped = false,
+            b'\\' if quoted => escaped = true,
+            b'"' => quoted = !quoted,
+            _ if byte == separator && !quoted => {
+                parts.push(&text[start..at]);
+                start = at + 1;
+            }
+            _ => {}
+        }
+    }
+    parts.push(&text[start..]);
+    parts
+}
+
+/// The value of `for` in an element of `Forwarded`.
+fn node_of(element: &[u8]) -> Option<Vec<u8>> {
+    let mut pairs = split(element, b';').into_iter();
+    let value = pairs.find_map(|pair| {
+        let at = pair.iter().position(|byte| *byte == b'=')?;
+        let is_for = pair[..at].trim_ascii().eq_ignore_ascii_case(b"for");
+        is_for.then(|| pair[at + 1..].trim_ascii())
+    })?;
+    let quoted = value
+        .strip_prefix(b"\"")
+        .and_then(|value| value.strip_suffix(b"\""));
+    Some(quoted.unwrap_or(value).to_vec())
+}
+
+/// Reads an address, with a port or without.
+fn address_of(node: &[u8]) -> Option<IpAddr> {
+    let text = std::str::from_utf8(node).ok()?;
+    let bracketed = || {
+        text.strip_prefix('[')?
+            .strip_suffix(']')?
+            .parse::<Ipv6Addr>()
+            .ok()
+    };
+    let ip = text
+        .parse()
+        .ok()
+        .or_else(|| text.parse().ok().map(|address: SocketAddr| address.ip()))
+        .or_else(|| bracketed().map(IpAddr::V6))?;
+    Some(ip.to_canonical())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn proxies() -> Vec<Network> {
+        vec![
+            "10.0.0.0/8".parse().unwrap(),
+            "2001:db8::/32".parse().unwrap(),
+        ]
+    }
+
+    #[track_caller]
+    fn check(trust: &Trust, peer: &str, fields: &[&str], client: &str) {
+        let peer = Address::from(peer.parse::<SocketAddr>().unwrap());
+        let mut headers = HeaderMap::new();
+        for field in fields {
+            let (name, value) = field.split_once(": ").unwrap();
+            let name = HeaderName::from_bytes(name.as_bytes()).unwrap();
+            headers.append(name, value.parse().unwrap());
+        }
+        let found = trust.client(&peer, &headers).unwrap().to_string();
+        assert_eq!(found, client, "{fields:?}");
+    }
+
+    #[test]
+    fn the_last_address_that_is_not_of_a_proxy_is_the_client() {
+        let trust = Trust::x_forwarded_for(proxies());
+        let check = |peer: &str, fields: &[&str], client: &str| check(&trust, peer, fields, client);
+        check("10.0.0.1:9", &["x-forwarded-for: 192.0.2.1"], "192.0.2.1");
+        check("192.0.2.9:9", &["x-forwarded-for: 192.0.2.1"], "192.0.2.9");
+        check(
+            "10.0.0.1:9",
+            &["x-forwarded-for: 6.6.6.6, 192.0.2.1, 10.1.1.1"],
+            "192.0.2.1",
+        );
+        check(
+            "10.0.0.1:9",
+            &["x-forwarded-for: 6.6.6.6", "x-forwarded-for: 192.0.2.1"],
+            "192.0.2.1",
+        );
+        check("10.0.0.1:9", &["x-forwarded-for: 10.2.2.2"], "10.2.2.2");
+        check(
+            "10.0.0.1:9",
+            &["x-forwarded-for: 6.6.6.6, nonsense"],
+            "10.0.0.1",
+        );
+        check(
+            "10.0.0.1:9",
+            &["x-forwarded-for: 192.0.2.1:4711"],
+            "192.0.2.1",
+        );
+        check(
+            "10.0.0.1:9",
+            &["x-forwarded-for: [2001:db9::1]:4711"],
+            "2001:db9::1",
+        );
+        check(
+            "[::ffff:10.0.0.1]:9",
+            &["x-forwarded-for: ::ffff:192.0.2.1"],
+            "192.0.2.1",
+        );
+        check("10.0.0.1:9", &["forwarded: for=192.0.2.1"], "10.0.0.1");
+    }
+
+    #[test]
+    fn forwarded_is_read_as_rfc_7239_says() {
+        let trust = Trust::forwarded(proxies());
+        let check = |fields: &[&str], client: &str| check(&trust, "10.0.0.1:9", fields, client);
+        check(&["forwarded: for=192.0.2.43"], "192.0.2.43");
+        check(
+            &["forwarded: proto=http;For=\"[2001:db9:cafe::17]:4711\";by=203.0.113.43"],
+            "2001:db9:cafe::17",
+        );
+        check(
+            &["forwarded: for=6.6.6.6, for=192.0.2.43, for=10.9.9.9"],
+            "192.0.2.43",
+        );
+        check(
+            &["forwarded: for=192.0.2.43;host=\"a,b;for=6.6.6.6\""],
+            "192.0.2.43",
+        );
+        check(&["forwarded: for=6.6.6.6, for=unknown"], "10.0.0.1");
+        check(&["forwarded: for=6.6.6.6, for=\"_hidden\""], "10.0.0.1");
+        check(&["forwarded: proto=https"], "10.0.0.1");
+        check(&["x-forwarded-for: 192.0.2.1"], "10.0.0.1");
+    }
+
+    #[test]
+    fn a_peer_without_an_ip_address_is_a_proxy() {
+        let trust = Trust::x_forwarded_for([]);
+        let mut headers = HeaderMap::new();
+        let unix = Address::Named("a Unix socket".to_owned());
+        assert_eq!(trust.client(&unix, &headers), None);
+        headers.insert("x-forwarded-for", "6.6.6.6, 192.0.2.1".parse().unwrap());
+        assert_eq!(
+            trust.client(&unix, &headers),
+            Some("192.0.2.1".parse().unwrap())
+        );
+    }
+}
