@@ -55,7 +55,7 @@ pub enum Next {
     /// duration if the client has sent nothing meanwhile: for a protocol with a time limit or a ping of its own.
     ///
     /// The call is up to 10 ms late, and later where no thread is free. The handler checks its own clock, because
-    /// it may have been called for input just before. A duration that overflows the clock sets no limit.
+    /// it may have been called for input just before. A duration of more than 24 days counts as 24 days.
     ParkFor(Duration),
     /// The server closes the connection and stops, as
     /// [`ServerHandle::shutdown`](crate::ServerHandle::shutdown) does, in every model and also from

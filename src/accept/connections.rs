@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use crate::accept::Acceptor;
 use crate::accept::dispatch::Dispatch;
 use crate::connection::life::Job;
-use crate::connection::parking::{NotParked, Parked};
+use crate::connection::parking::{NotParked, Parked, Ready};
 use crate::counters::count;
 use crate::net::{Accepted, Transport};
 use crate::registry::table::AbortReason;
@@ -85,12 +85,8 @@ impl<T: Transport, M: Dispatch> Acceptor<'_, T, M> {
             if ready.is_empty() {
                 self.parked.exhaust(Interest::Read);
             }
-            for Parked {
-                request,
-                permits,
-                is_due,
-            } in ready
-            {
+            for Ready { parked, is_due } in ready {
+                let Parked { request, permits } = parked;
                 if service.hooks.whole.is_some() && !is_due {
                     let service = Arc::clone(&service);
                     self.park_again(Job {

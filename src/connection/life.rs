@@ -141,7 +141,7 @@ impl<R: Managed> Service<R> {
             Ok(next @ (Next::Park | Next::ParkFor(_)))
                 if self.parks && (!is_last || has_more(request)) =>
             {
-                request.context().set_alarm(match next {
+                request.context().session().set_alarm(match next {
                     Next::ParkFor(duration) => Some(duration),
                     _ => None,
                 });
@@ -277,7 +277,6 @@ impl<R: Managed> Service<R> {
         let Parked {
             mut request,
             permits,
-            ..
         } = parked;
         request.refuse();
         self.end(request, Ended::Completed, permits);

@@ -49,7 +49,12 @@ struct State<R> {
 pub(crate) struct Parked<R> {
     pub(crate) request: R,
     pub(crate) permits: Permits,
-    /// The handler is to be called although there may be no input.
+}
+
+/// A connection that was taken out to be dispatched.
+pub(crate) struct Ready<R> {
+    pub(crate) parked: Parked<R>,
+    /// Its alarm has come: the handler is to be called although there may be no input.
     pub(crate) is_due: bool,
 }
 
@@ -74,7 +79,7 @@ impl<R: Managed> State<R> {
     /// Takes out one connection, if it is parked here.
     fn take(&mut self, id: u64) -> Option<Parked<R>> {
         let parked = *self.parked.remove(&id)?;
-        if let Some(alarm) = parked.request.context().alarm_at() {
+        if let Some(alarm) = parked.request.context().session().alarm_at() {
             self.alarms.remove(&(alarm, id));
         }
         Some(parked)
@@ -128,12 +133,8 @@ impl<R: Managed> Parking<R> {
         if let Err(err) = watched {
             return Err(NotParked::Failed(request, permits, err));
         }
-        let alarm = request.context().alarm_at();
-        let parked = Parked {
-            request,
-            permits,
-            is_due: false,
-        };
+        let alarm = request.context().session().alarm_at();
+        let parked = Parked { request, permits };
         state.parked.insert(id, Box::new(parked));
         let Some(alarm) = alarm else {
             return Ok(Alarm::Later);
@@ -170,7 +171,7 @@ impl<R: Managed> Parking<R> {
     }
 
     /// Takes out up to `max` connections that are ready to be dispatched.
-    pub(crate) fn take_ready(&self, max: usize) -> Vec<Parked<R>> {
+    pub(crate) fn take_ready(&self, max: usize) -> Vec<Ready<R>> {
         let state = &mut *self.state();
         if state.ready.is_empty() {
             self.check(state, max);
@@ -178,16 +179,21 @@ impl<R: Managed> Parking<R> {
         let max = max.max(1);
         let count = state.ready.len().min(max);
         let ready: Vec<_> = state.ready.drain(..count).collect();
-        let mut taken: Vec<_> = ready.into_iter().filter_map(|id| state.take(id)).collect();
+        let take = |(id, is_due)| {
+            let parked = state.take(id)?;
+            Some(Ready { parked, is_due })
+        };
+        let ready = ready.into_iter().map(|id| (id, false));
+        let mut taken: Vec<_> = ready.filter_map(take).collect();
         let now = Millis::now();
         while let Some(&(alarm, id)) = state.alarms.first() {
             if alarm > now || taken.len() >= max {
                 break;
             }
             let due = state.take(id);
-            taken.extend(due.map(|parked| Parked {
+            taken.extend(due.map(|parked| Ready {
+                parked,
                 is_due: true,
-                ..parked
             }));
         }
         taken

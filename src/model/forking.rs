@@ -327,10 +327,7 @@ fn serve_and_exit<T: Transport>(
         serving.listeners.clear();
         batch.requests.drain(..).for_each(leave_to_parent);
         let parked = service.parking().map(Parking::take_all);
-        for Parked {
-            request, permits, ..
-        } in parked.into_iter().flatten()
-        {
+        for Parked { request, permits } in parked.into_iter().flatten() {
             leave_to_parent(request);
             forget(permits);
         }
@@ -396,7 +393,7 @@ fn wait<R: Managed>(request: &mut R, shared: &Shared) -> io::Result<Wakes> {
         .deadlines()
         .parked(request.context())
         .and_then(|limit| Instant::now().checked_add(limit));
-    let alarm = request.context().alarm();
+    let alarm = request.context().session().alarm();
     let alarm = alarm.and_then(|left| Instant::now().checked_add(left));
     let fd = match request.wait()? {
         Waits::Ready => return Ok(Wakes::Input),

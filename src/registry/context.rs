@@ -2,7 +2,7 @@
 //! the server aborts it.
 
 use std::os::fd::BorrowedFd;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering, fence};
+use std::sync::atomic::{AtomicU32, Ordering, fence};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
@@ -146,8 +146,6 @@ pub struct Context {
     /// Whether it is registered to be aborted.
     abortable: bool,
     session: SessionSlot,
-    /// When the handler wants to be called again although its parked connection has no input, plus one; zero if never.
-    alarm: AtomicU64,
 }
 
 impl Context {
@@ -159,7 +157,6 @@ impl Context {
             slot: AtomicU32::new(0),
             abortable: false,
             session: SessionSlot::new(),
-            alarm: AtomicU64::new(0),
         }
     }
 
@@ -171,7 +168,6 @@ impl Context {
             slot: AtomicU32::new(0),
             abortable: false,
             session: SessionSlot::new(),
-            alarm: AtomicU64::new(0),
         }
     }
 
@@ -240,30 +236,6 @@ impl Context {
     pub(crate) fn enter_handler(&self) -> Option<Entered> {
         let registry = Arc::clone(self.registry.as_ref()?);
         Some(Entered::handler(registry, self.handler_id()))
-    }
-
-    /// Stores after which time the handler wants to be called again, if its parked connection has no input before.
-    pub(crate) fn set_alarm(&self, duration: Option<Duration>) {
-        let at = duration.map_or(0, |duration| {
-            let rounded = duration.as_micros().div_ceil(1000);
-            let at = u128::from(Millis::now().0) + 1 + rounded;
-            u64::try_from(at).unwrap_or(0)
-        });
-        self.alarm.store(at, Ordering::Relaxed);
-    }
-
-    /// When the handler wants to be called again.
-    pub(crate) fn alarm_at(&self) -> Option<Millis> {
-        self.alarm
-            .load(Ordering::Relaxed)
-            .checked_sub(1)
-            .map(Millis)
-    }
-
-    /// The time until the handler wants to be called again.
-    pub(crate) fn alarm(&self) -> Option<Duration> {
-        let left = self.alarm_at()?.since(Millis::now());
-        Some(Duration::from_millis(left))
     }
 
     /// Returns whether a handler that waits may keep other connections waiting: under

@@ -2,8 +2,11 @@
 
 use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::Relaxed};
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use crate::sys::clock::Millis;
 
 /// A session of any type.
 pub(crate) type AnySession = Box<dyn Any + Send>;
@@ -20,6 +23,9 @@ pub(crate) struct SessionSlot {
     kept: AtomicBool,
     /// The server has ended the connection: only `finish` is left to be called.
     over: AtomicBool,
+    /// When the handler wants to be called again although its parked connection has no input: the lower half of the
+    /// time, and zero if never.
+    alarm: AtomicU32,
 }
 
 impl SessionSlot {
@@ -28,6 +34,7 @@ impl SessionSlot {
             session: Mutex::new(None),
             kept: AtomicBool::new(false),
             over: AtomicBool::new(false),
+            alarm: AtomicU32::new(0),
         }
     }
 
@@ -41,6 +48,33 @@ impl SessionSlot {
             return None;
         }
         self.session().take()
+    }
+
+    /// Stores after which time the handler wants to be called again, if its parked connection has no input before:
+    /// after 24 days at the latest.
+    pub(crate) fn set_alarm(&self, duration: Option<Duration>) {
+        let at = duration.map_or(0, |duration| {
+            let rounded = duration.as_micros().div_ceil(1000);
+            let delay = rounded.min(i32::MAX as u128) as u64;
+            // Zero means that there is none.
+            ((Millis::now().0 + delay) as u32).max(1)
+        });
+        self.alarm.store(at, Relaxed);
+    }
+
+    /// When the handler wants to be called again.
+    pub(crate) fn alarm_at(&self) -> Option<Millis> {
+        let alarm = self.alarm.load(Relaxed);
+        let now = Millis::now().0;
+        let left = alarm.wrapping_sub(now as u32) as i32;
+        let at = now.saturating_add_signed(i64::from(left));
+        (alarm != 0).then_some(Millis(at))
+    }
+
+    /// The time until the handler wants to be called again.
+    pub(crate) fn alarm(&self) -> Option<Duration> {
+        let left = self.alarm_at()?.since(Millis::now());
+        Some(Duration::from_millis(left))
     }
 
     pub(crate) fn is_kept(&self) -> bool {
