@@ -1,4 +1,8 @@
 //! HTTP/1.0 and HTTP/1.1: the requests of a connection, one after the other.
+//!
+//! This is no wrapper of hyper. hyper takes heads that two servers can understand differently (no host or two, equal
+//! lengths, `gzip, chunked`, bare LF), so a check would have to come before it, and would have to agree with it about
+//! where each request ends. One parser cannot disagree with itself; `httparse`, which is hyper's too, reads the syntax.
 
 pub(crate) mod chunked;
 mod input;
