@@ -371,3 +371,13 @@ fn an_upper_bound_on_time_is_seen() {
         assert!(!sees(other), "{other}");
     }
 }
+
+/// Cargo builds the examples of all packages into one folder.
+#[test]
+fn no_two_examples_have_the_same_name() {
+    let mut names = BTreeSet::new();
+    for file in files(&["examples", "http/examples"]) {
+        let name = file.rsplit('/').next().expect("a name").to_owned();
+        assert!(!name.ends_with(".rs") || names.insert(name), "{file}");
+    }
+}

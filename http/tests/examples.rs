@@ -32,8 +32,8 @@ fn assert_status(response: &str, status: u16) {
 }
 
 #[test]
-fn hello_answers_with_the_length_of_the_body() {
-    let (_example, addr) = Program::Itself("hello").on_tcp();
+fn web_hello_answers_with_the_length_of_the_body() {
+    let (_example, addr) = Program::Itself("web_hello").on_tcp();
     let answer = ask(addr, "POST", "/a", "abc");
     assert_status(&answer, 200);
     assert_eq!(body(&answer), "POST /a with 3 bytes\n");
@@ -156,8 +156,8 @@ fn upload_stores_whole_files() {
 }
 
 #[test]
-fn websocket_pushes_while_it_reads() {
-    let example = Program::Itself("websocket").start(&["127.0.0.1:0", "10"]);
+fn web_socket_pushes_while_it_reads() {
+    let example = Program::Itself("web_socket").start(&["127.0.0.1:0", "10"]);
     let addr = example.inet("tcp");
     assert_status(&ask(addr, "GET", "/", ""), 400);
     let stream = TcpStream::connect_timeout(&addr, DEADLINE).expect("connect");

@@ -111,5 +111,5 @@
 //! | `log`, `log_custom` | [`Http::access_log`](crate::Http::access_log), [`Http::on_access`](crate::Http::on_access) |
 //! | `match_assets`, `extension_to_mime` | the example `http_server`, the crate `mime_guess` |
 //! | `content_encoding::apply` | a crate for compression, over the content |
-//! | `websocket` | the example `websocket`, with `tungstenite` |
+//! | `websocket` | the example `web_socket`, with `tungstenite` |
 //! | `proxy`, `full_proxy`, `cgi` | none |

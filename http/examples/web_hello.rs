@@ -1,4 +1,4 @@
-//! Answers every request with a line: `cargo run -p socketserver-http --example hello 127.0.0.1:8000`.
+//! Answers every request with a line: `cargo run -p socketserver-http --example web_hello 127.0.0.1:8000`.
 #![expect(clippy::print_stderr, reason = "an example speaks to its user")]
 
 use std::env;

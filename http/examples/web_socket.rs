@@ -1,4 +1,4 @@
-//! WebSockets: sends each message back, and a count each second: `websocket [ADDRESS [MILLISECONDS]]`.
+//! WebSockets: sends each message back, and a count each second: `web_socket [ADDRESS [MILLISECONDS]]`.
 #![expect(clippy::print_stderr, reason = "an example speaks to its user")]
 
 use std::io;
