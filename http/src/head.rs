@@ -4,6 +4,7 @@
 //! client's request for another's (RFC 9112, section 11.2). So whatever is ambiguous is refused, and one parser
 //! alone decides: what delimits the body here is what [`crate::body`] reads by.
 
+use std::mem::MaybeUninit;
 use std::net::Ipv6Addr;
 
 use bytes::Bytes;
@@ -13,7 +14,7 @@ use http::header::{
 use http::request::Parts;
 use http::uri::Authority;
 use http::{Method, Request, StatusCode, Uri, Version};
-use httparse::{EMPTY_HEADER, ParserConfig};
+use httparse::ParserConfig;
 
 use crate::config::Limits;
 
@@ -107,9 +108,11 @@ fn check_length(bytes: &[u8], limits: &Limits) -> Result<(), Reject> {
 ///
 /// The head breaks a rule of RFC 9110 or RFC 9112, or a limit.
 pub(crate) fn parse(bytes: &Bytes, limits: &Limits) -> Result<Head, Reject> {
-    let mut headers = [const { EMPTY_HEADER }; HEADERS_MAX];
-    let mut parsed = httparse::Request::new(&mut headers);
-    let read = ParserConfig::default().parse_request(&mut parsed, bytes);
+    // To fill them with empty ones would cost as much as the rest of this function.
+    let mut headers = [const { MaybeUninit::uninit() }; HEADERS_MAX];
+    let mut parsed = httparse::Request::new(&mut []);
+    let config = ParserConfig::default();
+    let read = config.parse_request_with_uninit_headers(&mut parsed, bytes, &mut headers);
     let length = match read {
         Ok(httparse::Status::Complete(length)) => length,
         Ok(httparse::Status::Partial) => return Err(bad("the request line is missing")),
@@ -138,20 +141,21 @@ pub(crate) fn parse(bytes: &Bytes, limits: &Limits) -> Result<Head, Reject> {
         Some(0) => Version::HTTP_10,
         _ => Version::HTTP_11,
     };
-    let mut headers = headers_of(bytes, parsed.headers)?;
+    let (mut headers, special) = headers_of(bytes, parsed.headers)?;
     check_host(&headers, version)?;
     // RFC 9112, section 3.2.2: the host of an absolute target counts, not that of the field.
     if let (Some(_), Some(authority)) = (uri.scheme(), uri.authority()) {
         let host = HeaderValue::from_str(authority.as_str());
         headers.insert(HOST, host.map_err(|_| bad("the target is malformed"))?);
     }
-    let framing = framing_of(&headers, version)?;
-    let expects = expects(&headers, version)?;
-    let keeps_alive = if version == Version::HTTP_10 {
-        has_token(&headers, "keep-alive") && !has_token(&headers, "close")
-    } else {
-        !has_token(&headers, "close")
+    let framing = match special.framing {
+        true => framing_of(&headers, version)?,
+        false => Framing::Empty,
     };
+    let expects = special.expect && expects(&headers, version)?;
+    let has_option = |name| special.connection && has_token(&headers, name);
+    let keeps_alive =
+        (version == Version::HTTP_11 || has_option("keep-alive")) && !has_option("close");
     let mut request = Request::new(());
     *request.method_mut() = method;
     *request.uri_mut() = uri;
@@ -245,16 +249,31 @@ fn is_host(authority: &Authority) -> bool {
         && address.is_none_or(|address| address.parse::<Ipv6Addr>().is_ok())
 }
 
-fn headers_of(bytes: &Bytes, parsed: &[httparse::Header<'_>]) -> Result<HeaderMap, Reject> {
+/// Which fields a head has that say something of the connection or the body. Most have none.
+#[derive(Default)]
+struct Special {
+    framing: bool,
+    expect: bool,
+    connection: bool,
+}
+
+fn headers_of(
+    bytes: &Bytes,
+    parsed: &[httparse::Header<'_>],
+) -> Result<(HeaderMap, Special), Reject> {
     let mut headers = HeaderMap::with_capacity(parsed.len());
+    let mut special = Special::default();
     for header in parsed {
         let name = HeaderName::from_bytes(header.name.as_bytes())
             .map_err(|_| bad("the name of a field is no token"))?;
         let value = HeaderValue::from_maybe_shared(shared(bytes, header.value))
             .map_err(|_| bad("the value of a field has a control character"))?;
+        special.framing |= name == CONTENT_LENGTH || name == TRANSFER_ENCODING;
+        special.expect |= name == EXPECT;
+        special.connection |= name == CONNECTION;
         headers.append(name, value);
     }
-    Ok(headers)
+    Ok((headers, special))
 }
 
 /// RFC 9112, section 3.2: HTTP/1.1 has exactly one.
