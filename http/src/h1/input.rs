@@ -83,6 +83,9 @@ impl Progress {
 
     /// Receives and discards the rest of the body. Returns whether it has ended.
     pub(crate) fn discard<C: Connection>(&mut self, conn: &mut C) -> bool {
+        if self.is_done() {
+            return true;
+        }
         let mut scratch = [0; 4096];
         self.limit = self.received.saturating_add(DISCARD_MAX);
         while !self.is_done() {
