@@ -45,7 +45,9 @@
 //!     and closures that run side by side.
 //! 11. [Several processes](manual::several_processes): forking, worker processes, and their deaths.
 //! 12. [TLS](manual::tls): certificates, clients, reloads, and connections to other servers.
-//! 13. [Coming from Python](manual::coming_from_python): each name of Python's `socketserver` and its
+//! 13. [Behind a proxy](manual::proxies): the PROXY protocol, and the addresses of clients that come
+//!     through HAProxy, nginx or a load balancer.
+//! 14. [Coming from Python](manual::coming_from_python): each name of Python's `socketserver` and its
 //!     counterpart.
 //!
 //! # Features
@@ -88,6 +90,8 @@ pub mod manual;
 pub mod model;
 pub mod net;
 pub mod observe;
+pub mod proxied;
+mod proxy;
 pub mod python;
 mod registry;
 mod server;

@@ -59,11 +59,15 @@ fn main() -> ExitCode {
         return server::main(&args[1..]);
     }
     let mut trials = Vec::new();
-    for transport in ["tcp", "unix"] {
+    for transport in ["tcp", "unix", "proxied"] {
         for model in NAMES {
             for &(name, check) in SCENARIOS {
-                // Only internet addresses have a limit.
-                let fits = transport == "tcp" || name != "per_address";
+                // Only internet addresses have a limit. A proxied client has another address than its proxy.
+                let fits = match transport {
+                    "unix" => name != "per_address",
+                    "proxied" => name == "per_address",
+                    _ => true,
+                };
                 if fits {
                     let trial = Trial::test(format!("{transport}::{model}::{name}"), move || {
                         check(transport, model);

@@ -23,6 +23,8 @@ const TRANSPORTS: &[&str] = &[
     "unix",
     "unixgram",
     "counted",
+    "proxied",
+    "proxied_udp",
     #[cfg(feature = "tls")]
     "tls",
     #[cfg(feature = "tls")]
@@ -183,7 +185,7 @@ fn main() -> ExitCode {
     let mut trials = Vec::new();
     for &transport in TRANSPORTS {
         for &model in MODELS {
-            let streams = if matches!(transport, "udp" | "unixgram") {
+            let streams = if matches!(transport, "udp" | "proxied_udp" | "unixgram") {
                 &[]
             } else {
                 &STREAM_SCENARIOS[..]

@@ -127,22 +127,13 @@ impl<T: Transport, M: Dispatch> Acceptor<'_, T, M> {
         self.mode.note(accepted as usize, 0);
     }
 
-    /// Whether a connection or datagram is within the rate and the limit of its address. Counts it,
-    /// or its refusal.
-    pub(super) fn is_within(&self, request: &T::Accepted) -> bool {
-        let (shared, limits) = (&self.shared, self.shared.admission.limits());
-        if limits.refuses() && shared.admission.take_tokens(1) == 0 {
-            self.serving.service.refused(request, RefuseReason::Rate);
-            return false;
-        }
-        let Some(limit) = limits.per_address() else {
-            return true;
-        };
-        let ip = request.peer().ip();
-        let within =
-            ip.is_none_or(|ip| shared.registry.count_address(request.context(), ip, limit));
+    /// Whether a connection or datagram is within the rate. Counts and refuses it otherwise.
+    pub(super) fn is_within_rate(&self, request: &mut T::Accepted) -> bool {
+        let admission = &self.shared.admission;
+        let within = !admission.limits().refuses() || admission.take_tokens(1) > 0;
         if !within {
-            self.serving.service.refused(request, RefuseReason::Address);
+            self.serving.service.refused(request, RefuseReason::Rate);
+            request.refuse_with(&admission.limits().refusal());
         }
         within
     }

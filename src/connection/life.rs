@@ -28,6 +28,20 @@ pub(crate) enum Opening {
     Waits,
 }
 
+/// How far a connection has been opened.
+enum Opened {
+    Part,
+    Whole,
+    /// Its client was refused, counted and reported.
+    Refused,
+}
+
+/// What the checks of a client say.
+enum Verdict {
+    Admitted,
+    Refused(RefuseReason),
+}
+
 type DynHandler<R> = Box<dyn Fn(&mut R) -> Outcome + Send + Sync>;
 
 /// The service of a server: its handler, its hooks and its state.
@@ -82,25 +96,76 @@ impl<R: Managed> Service<R> {
             .unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Whether the transport and the `verify` hook admit a connection or datagram. Counts and
-    /// reports a refusal.
-    pub(crate) fn admit(&self, request: &R) -> bool {
-        let verify = || {
-            self.hooks
-                .verify
-                .as_ref()
-                .map_or(Ok(true), |verify| hooks::call(|| verify(request)))
+    /// Whether a new connection or datagram is admitted. Counts, reports and refuses it otherwise.
+    ///
+    /// Behind a proxy that is to name its client, that client is judged once it has been named.
+    pub(crate) fn admit(&self, request: &mut R) -> bool {
+        let checked = request.admit().map_err(Into::into);
+        let verdict = checked.and_then(|()| match request.context().is_unjudged() {
+            true => Ok(Verdict::Admitted),
+            false => self.judge(request),
+        });
+        self.carry_out(request, verdict)
+    }
+
+    /// Judges the client of a connection or datagram by its address: counts it for the limit of the address, and
+    /// calls the `verify` hook. The only place for such checks; called once for each connection or datagram.
+    fn judge(&self, request: &R) -> Result<Verdict, HandlerError> {
+        let limit = self.shared.admission.limits().per_address();
+        if let (Some(limit), Some(ip)) = (limit, request.peer().ip()) {
+            let context = request.context();
+            if !self.shared.registry.count_address(context, ip, limit) {
+                return Ok(Verdict::Refused(RefuseReason::Address));
+            }
+        }
+        let verified = match &self.hooks.verify {
+            Some(verify) => hooks::call(|| verify(request))?,
+            None => true,
         };
-        match request.admit().map_err(Into::into).and_then(|()| verify()) {
-            Ok(true) => true,
-            Ok(false) => {
-                self.refused(request, RefuseReason::Verify);
-                false
+        Ok(match verified {
+            true => Verdict::Admitted,
+            false => Verdict::Refused(RefuseReason::Verify),
+        })
+    }
+
+    /// Returns whether a connection or datagram was admitted; counts, reports and refuses it otherwise.
+    fn carry_out(&self, request: &mut R, verdict: Result<Verdict, HandlerError>) -> bool {
+        match verdict {
+            Ok(Verdict::Admitted) => return true,
+            Ok(Verdict::Refused(reason)) => {
+                self.refused(request, reason);
+                match reason {
+                    RefuseReason::Verify => request.refuse(),
+                    _ => request.refuse_with(&self.shared.admission.limits().refusal()),
+                }
             }
             Err(err) => {
                 self.fail(request, err);
                 self.count_end(request, Ended::Failed);
-                false
+                request.refuse();
+            }
+        }
+        false
+    }
+
+    /// Opens a connection, or advances that as far as its input goes. A PROXY header names the client, which is judged
+    /// before anything else is opened.
+    fn open(&self, request: &mut R, parks: bool) -> Result<Opened, HandlerError> {
+        loop {
+            let open = || match parks {
+                true => request.try_open(),
+                false => request.open().map(|()| true),
+            };
+            let opened = hooks::call(open).and_then(|opened| opened.map_err(Into::into))?;
+            if !request.context().is_to_be_judged() {
+                return Ok(if opened { Opened::Whole } else { Opened::Part });
+            }
+            request.context().note_judged();
+            self.emit_proxied(request);
+            let verdict = self.judge(request);
+            if !self.carry_out(request, verdict) {
+                let _ = request.context().slot().map(Slot::refuse);
+                return Ok(Opened::Refused);
             }
         }
     }
@@ -123,14 +188,10 @@ impl<R: Managed> Service<R> {
             });
         }
         let parks = opening == Opening::Parks && self.parks;
-        let open = || match parks {
-            true => request.try_open(),
-            false => request.open().map(|()| true),
-        };
-        let opened = hooks::call(open).and_then(|opened| opened.map_err(Into::into));
-        let outcome = match opened {
-            Ok(false) => return Ended::Parked,
-            Ok(true) => self.call(request),
+        let outcome = match self.open(request, parks) {
+            Ok(Opened::Part) => return Ended::Parked,
+            Ok(Opened::Refused) => return Ended::Refused,
+            Ok(Opened::Whole) => self.call(request),
             Err(err) => Err(err),
         };
         request.context().end_request();
@@ -191,6 +252,7 @@ impl<R: Managed> Service<R> {
     pub(crate) fn serve(&self, request: &mut R, opening: Opening) -> Ended {
         match self.handle(request, opening) {
             Ended::Parked => Ended::Parked,
+            Ended::Refused => Ended::Refused,
             handled => self.close(request, handled),
         }
     }
@@ -345,7 +407,9 @@ impl<R: Managed> Service<R> {
     /// Ends a closed connection or datagram: emits the event, drops it, counts it, and returns its
     /// permit.
     fn end(&self, request: R, ended: Ended, permits: Permits) {
-        self.emit_end(&request, ended);
+        if ended != Ended::Refused {
+            self.emit_end(&request, ended);
+        }
         drop(request);
         self.shared.counters.tally(ended, 1);
         drop(permits);
@@ -362,6 +426,16 @@ impl<R: Managed> Service<R> {
             subject: request.context().subject(),
             id: request.id(),
             peer: request.peer(),
+        });
+    }
+
+    fn emit_proxied(&self, request: &R) {
+        let via = request.via();
+        self.hooks.emit(|| Event::Proxied {
+            subject: request.context().subject(),
+            id: request.id(),
+            peer: request.peer(),
+            via,
         });
     }
 
@@ -407,7 +481,7 @@ fn end_of<'a>(
     let how = match (abort, ended) {
         (Some(reason), _) => EndReason::Aborted(reason),
         (None, Ended::Failed) => EndReason::Failed,
-        (None, Ended::Completed | Ended::Parked) => EndReason::Completed,
+        (None, Ended::Completed | Ended::Parked | Ended::Refused) => EndReason::Completed,
     };
     Event::Ended {
         subject,

@@ -115,7 +115,7 @@
 //! server's certificate is for the name that was asked for. Its connections are
 //! [`Dialed`](crate::net::Dialed), so they suspend a coroutine, and end with the handler's own.
 //!
-//! Next: [Coming from Python](crate::manual::coming_from_python).
+//! Next: [Behind a proxy](crate::manual::proxies).
 //!
 //! [`Tls<T>`]: crate::tls::Tls
 //! [`TlsConnection`]: crate::tls::TlsConnection

@@ -130,6 +130,8 @@ impl Dispatch for Forking {
     fn start(&mut self, shared: &Shared) -> io::Result<()> {
         single_threaded()?;
         shared.lifecycle.processes().note_parent();
+        // A child counts the address of a client that a proxy names to it.
+        shared.admission.addresses().share()?;
         // The children inherit these thread-locals. A child that allocated them itself would copy the
         // pages of the heap that the allocator touches.
         drop(Task::here());
@@ -276,6 +278,12 @@ impl Forked {
     /// Counts the end of a child, and reports an end that the child could not report itself.
     fn end(self, pid: Pid, exit: Exit) {
         let slot = self.registered.as_ref().map(Registered::slot);
+        if slot.is_some_and(Slot::is_refused) {
+            return;
+        }
+        // A child that has read a PROXY header has stored the client's address.
+        let named = slot.map(Slot::peer).filter(|peer| peer.ip().is_some());
+        let peer = named.unwrap_or(self.peer);
         let ended = match exit {
             Exit::Status(0) => Ended::Completed,
             Exit::Status(1) => Ended::Failed,
@@ -284,7 +292,7 @@ impl Forked {
                 self.service.report(&Failure {
                     subject: self.subject,
                     id: self.id,
-                    peer: self.peer.clone(),
+                    peer: peer.clone(),
                     error: &*HandlerError::from(error),
                     abort: slot.and_then(Slot::abort_reason),
                     counters: self.service.counters(),
@@ -293,7 +301,7 @@ impl Forked {
             }
         };
         self.service
-            .tally(self.subject, self.id, &self.peer, slot, ended);
+            .tally(self.subject, self.id, &peer, slot, ended);
     }
 }
 

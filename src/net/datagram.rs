@@ -14,6 +14,7 @@ use socket2::Socket;
 use crate::address::Address;
 use crate::error::Gone;
 use crate::net::{AcceptBatch, Accepted, Datagram, Managed};
+use crate::proxy::header::{Header, Malformed};
 use crate::registry::context::Context;
 use crate::sys::errno;
 use crate::sys::mmsg::{self, Bundling, Outgoing, RawAddr, Room};
@@ -56,6 +57,8 @@ pub struct Packet<T> {
     /// `Some` until the drop.
     packet: Option<Box<mmsg::Packet>>,
     reply: Reply,
+    /// The length of the PROXY header in front of the data; or why the datagram is not admitted.
+    header: Result<usize, Malformed>,
     context: Context,
     transport: PhantomData<fn() -> T>,
 }
@@ -195,6 +198,7 @@ impl DatagramSocket {
                 socket,
                 packet,
                 reply: Reply::None,
+                header: Ok(0),
                 context,
                 transport: PhantomData,
             });
@@ -355,13 +359,34 @@ impl<T> Packet<T> {
             .expect("a datagram holds its packet until it is dropped")
     }
 
+    /// The data, behind the header if there is one.
+    fn data(&self) -> &[u8] {
+        let header = self.header.unwrap_or_default();
+        self.received().data().get(header..).unwrap_or_default()
+    }
+
+    /// Takes a header off the data: `parse` gets the sender and all bytes, and returns the header with its length.
+    pub(crate) fn take_header(
+        &mut self,
+        parse: impl FnOnce(&Address, &[u8]) -> Result<(Header, usize), Malformed>,
+    ) where
+        T: 'static,
+    {
+        let via = self.peer();
+        let parsed = parse(&via, self.received().data());
+        self.header = parsed.map(|(header, len)| {
+            self.context.set_header(header, via);
+            len
+        });
+    }
+
     /// Returns the reply as the kernel takes it: `None` without a reply, an error if the sender has
     /// no address.
     fn outgoing(&self) -> Option<io::Result<Outgoing<'_>>> {
         let packet = self.received();
         let data = match &self.reply {
             Reply::None => return None,
-            Reply::Echo => packet.data(),
+            Reply::Echo => self.data(),
             Reply::Bytes(bytes) => bytes,
         };
         let to = &packet.sender;
@@ -380,6 +405,9 @@ impl<T: 'static> Accepted for Packet<T> {
     }
 
     fn peer(&self) -> Address {
+        if let Some(client) = self.context.client() {
+            return client.clone();
+        }
         let sender = &self.received().sender;
         let inet = sender.inet().map(Address::Inet);
         inet.unwrap_or_else(|| Address::from_sock_addr(&sender.to_sock_addr()))
@@ -396,7 +424,7 @@ impl<T: 'static> Managed for Packet<T> {
             );
             return Err(io::Error::new(io::ErrorKind::InvalidData, what));
         }
-        Ok(())
+        Ok(self.header.map(drop)?)
     }
 
     fn close(&mut self) -> io::Result<()> {
@@ -458,7 +486,7 @@ fn reply_to_all<T: 'static>(
 
 impl<T: 'static> Datagram for Packet<T> {
     fn packet(&self) -> &[u8] {
-        self.received().data()
+        self.data()
     }
 
     fn set_reply(&mut self, reply: &[u8]) {
@@ -491,7 +519,7 @@ impl<T> Write for Packet<T> {
             Reply::Bytes(bytes) => bytes.extend_from_slice(buf),
             Reply::None => self.reply = Reply::Bytes(buf.to_vec()),
             Reply::Echo => {
-                let mut bytes = self.received().data().to_vec();
+                let mut bytes = self.data().to_vec();
                 bytes.extend_from_slice(buf);
                 self.reply = Reply::Bytes(bytes);
             }

@@ -57,6 +57,16 @@ use crate::registry::context::Context;
 /// # Ok::<(), socketserver::Error>(())
 /// ```
 pub trait Layer<C: Connection>: Send + 'static {
+    /// Checks a new connection, as [`Managed::admit`] does. Default: `Ok`.
+    ///
+    /// # Errors
+    ///
+    /// The connection is dropped, and the error is reported as its failure.
+    fn admit(&self, below: &C) -> io::Result<()> {
+        let _ = below;
+        Ok(())
+    }
+
     /// Exchanges the first bytes with the peer, before the handler: a handshake, or a header.
     /// Called once for each connection, where its handler runs, so it may wait; the handshake
     /// timeout applies. Default: nothing.
@@ -265,12 +275,45 @@ impl<T, L> Layered<T, L> {
     }
 }
 
+/// A connection or datagram on which [`Layered`] can put a layer `L`: a connection for any [`Layer`], a
+/// datagram for that of [`Proxied`](crate::proxied::Proxied) alone.
+///
+/// # Examples
+///
+/// ```
+/// use socketserver::net::{Layered, Transport, Under};
+/// use socketserver::{Error, Server, Threading};
+///
+/// fn build<T, L>(listeners: Vec<Layered<T, L>>) -> Result<Server<Layered<T, L>, Threading>, Error>
+/// where
+///     T: Transport<Accepted: Under<L>>,
+///     L: 'static,
+/// {
+///     Server::builder().listen(listeners).build()
+/// }
+/// ```
+pub trait Under<L>: Managed {
+    /// What a handler receives.
+    type Over: Managed;
+
+    /// Puts the layer on top.
+    fn under(self, layer: L) -> Self::Over;
+}
+
+impl<C: Connection + Managed, L: Layer<C>> Under<L> for C {
+    type Over = LayeredConnection<C, L>;
+
+    fn under(self, layer: L) -> Self::Over {
+        LayeredConnection::new(self, layer)
+    }
+}
+
 impl<T, L> Transport for Layered<T, L>
 where
-    T: Transport<Accepted: Connection>,
-    L: Layer<T::Accepted>,
+    T: Transport<Accepted: Under<L>>,
+    L: 'static,
 {
-    type Accepted = LayeredConnection<T::Accepted, L>;
+    type Accepted = <T::Accepted as Under<L>>::Over;
 
     const SCHEME: &'static str = T::SCHEME;
 
@@ -283,7 +326,7 @@ where
     }
 
     fn accept(&self, batch: &mut AcceptBatch<'_, Self::Accepted>) -> io::Result<()> {
-        let wrap = |below| LayeredConnection::new(below, (self.layer)());
+        let wrap = |below: T::Accepted| below.under((self.layer)());
         batch.through(wrap, |batch| self.below.accept(batch))
     }
 
@@ -405,6 +448,11 @@ impl<C: Connection, L: Layer<C>> LayeredConnection<C, L> {
         &mut self.layer
     }
 
+    /// Whether the layer below has read who the client is: the server judges that first, and opens this layer then.
+    fn is_to_be_judged(&self) -> bool {
+        self.below.context().is_to_be_judged()
+    }
+
     fn holds_input(&self) -> bool {
         !self.input.is_empty() || self.layer.has_input()
     }
@@ -467,17 +515,22 @@ impl<C: Connection, L: Layer<C>> Accepted for LayeredConnection<C, L> {
 
 impl<C: Connection + Managed, L: Layer<C>> Managed for LayeredConnection<C, L> {
     fn admit(&self) -> io::Result<()> {
-        self.below.admit()
+        self.below.admit()?;
+        self.layer.admit(&self.below)
     }
 
     fn open(&mut self) -> io::Result<()> {
         self.below.open()?;
+        if self.is_to_be_judged() {
+            return Ok(());
+        }
         self.open_layer(|layer, below| layer.open(below).map(|()| true))
             .map(drop)
     }
 
     fn try_open(&mut self) -> io::Result<bool> {
-        Ok(self.below.try_open()? && self.open_layer(L::try_open)?)
+        let opened = self.below.try_open()? && !self.is_to_be_judged();
+        Ok(opened && self.open_layer(L::try_open)?)
     }
 
     fn wait(&mut self) -> io::Result<Waits<'_>> {

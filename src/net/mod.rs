@@ -28,7 +28,7 @@ pub use datagram::Packet;
 pub use dialed::Dialed;
 pub use either::Either;
 pub use halves::{ReadHalf, ReadSide, WriteHalf, WriteSide};
-pub use layered::{Layer, Layered, LayeredConnection};
+pub use layered::{Layer, Layered, LayeredConnection, Under};
 pub use stream::{Stream, Writer};
 pub use tcp::{BoundTcp, Tcp, TcpConnection, TcpOptions};
 pub use udp::{Udp, UdpOptions, UdpPacket};
@@ -41,6 +41,7 @@ use std::io::{self, Write};
 use std::os::fd::{AsFd, BorrowedFd};
 
 use crate::error::Error;
+use crate::proxy::header::Header;
 use crate::shared::Shared;
 
 /// A bound listener that yields connections or datagrams.
@@ -202,8 +203,20 @@ pub trait Accepted: Send + 'static {
     /// Returns the context, as [`AcceptBatch::push`] passed it.
     fn context(&self) -> &Context;
 
-    /// Returns the peer's address.
+    /// Returns the peer's address. Behind a [trusted proxy](crate::proxied) that is the client's, once the proxy's
+    /// header has come.
     fn peer(&self) -> Address;
+
+    /// Returns the address of the [trusted proxy](crate::proxied) through which the client has come, if there is
+    /// one. [`peer`](Self::peer) is then the client's address.
+    fn via(&self) -> Option<Address> {
+        self.context().via().cloned()
+    }
+
+    /// Returns the header that a [trusted proxy](crate::proxied) has sent before the client's bytes.
+    fn proxy_header(&self) -> Option<&Header> {
+        self.context().proxy_header()
+    }
 
     /// Returns the number of the connection or datagram: unique and ascending within its server,
     /// from 1; 0 for a dialed connection.

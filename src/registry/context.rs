@@ -2,12 +2,13 @@
 //! the server aborts it.
 
 use std::os::fd::BorrowedFd;
-use std::sync::atomic::{AtomicU32, Ordering, fence};
-use std::sync::{Arc, Weak};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering, fence};
+use std::sync::{Arc, OnceLock, Weak};
 use std::time::Duration;
 
 use crate::address::Address;
 use crate::lifecycle::Idle;
+use crate::proxy::header::Header;
 use crate::registry::info::Subject;
 use crate::registry::session::SessionSlot;
 use crate::registry::table::{AbortReason, Activity, Slot};
@@ -113,7 +114,18 @@ pub struct Context {
     slot: AtomicU32,
     /// Whether it is registered to be aborted.
     abortable: bool,
+    /// Whether its client is to be judged once a PROXY header has named it.
+    unjudged: AtomicBool,
+    proxied: OnceLock<Box<Proxied>>,
     session: SessionSlot,
+}
+
+/// What a connection or datagram knows of its proxy.
+#[derive(Debug)]
+struct Proxied {
+    header: Header,
+    /// The address of the proxy.
+    via: Address,
 }
 
 impl Context {
@@ -124,6 +136,8 @@ impl Context {
             registry: Some(registry),
             slot: AtomicU32::new(0),
             abortable: false,
+            unjudged: AtomicBool::new(false),
+            proxied: OnceLock::new(),
             session: SessionSlot::new(),
         }
     }
@@ -135,6 +149,8 @@ impl Context {
             registry: None,
             slot: AtomicU32::new(0),
             abortable: false,
+            unjudged: AtomicBool::new(false),
+            proxied: OnceLock::new(),
             session: SessionSlot::new(),
         }
     }
@@ -191,6 +207,55 @@ impl Context {
         if let Some(index) = registry.claim_slot(self.id, peer) {
             self.slot.store(index + 1, Ordering::Relaxed);
         }
+    }
+
+    /// Defers the judgement of its client until a PROXY header names that.
+    pub(crate) fn await_header(&self) {
+        self.unjudged.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether its client is not judged yet.
+    pub(crate) fn is_unjudged(&self) -> bool {
+        self.unjudged.load(Ordering::Relaxed)
+    }
+
+    /// Whether its header has come, so that its client is to be judged.
+    pub(crate) fn is_to_be_judged(&self) -> bool {
+        self.is_unjudged() && self.proxied.get().is_some()
+    }
+
+    /// Stores that its client has been judged.
+    pub(crate) fn note_judged(&self) {
+        self.unjudged.store(false, Ordering::Relaxed);
+    }
+
+    /// Stores the PROXY header that came from `via`. From now on the registry shows the client that it names.
+    pub(crate) fn set_header(&self, header: Header, via: Address) {
+        let slot = self.slot.load(Ordering::Relaxed).checked_sub(1);
+        if let (Some(registry), Some(index), Some(client)) = (&self.registry, slot, header.source())
+        {
+            registry.rename(index, client);
+        }
+        // A second header, within the first connection, changes nothing.
+        let _ = self.proxied.set(Box::new(Proxied { header, via }));
+    }
+
+    /// The client that a PROXY header has named.
+    pub(crate) fn client(&self) -> Option<&Address> {
+        self.proxy_header()?.source()
+    }
+
+    /// Returns the PROXY header that came with the connection or datagram.
+    #[must_use]
+    pub fn proxy_header(&self) -> Option<&Header> {
+        self.proxied.get().map(|proxied| &proxied.header)
+    }
+
+    /// Returns the address of the proxy, if its PROXY header names the client.
+    #[must_use]
+    pub fn via(&self) -> Option<&Address> {
+        let proxied = self.proxied.get()?;
+        proxied.header.source().map(|_| &proxied.via)
     }
 
     /// Says that its handler runs from now on, until this is dropped: an abort ends all of its waits.

@@ -12,6 +12,7 @@
 
 pub(crate) mod models;
 mod poll;
+pub(crate) mod proxied;
 #[cfg(feature = "tls")]
 pub(crate) mod tls;
 
@@ -66,6 +67,8 @@ pub(crate) enum Target {
     Udp(SocketAddr),
     Unix(PathBuf),
     UnixGram(PathBuf),
+    /// Through a proxy: a header comes first, or in each datagram.
+    Proxied(Box<Self>),
     /// TLS over a stream.
     #[cfg(feature = "tls")]
     Tls(Box<Self>),
@@ -85,8 +88,12 @@ impl Target {
         }
     }
 
-    pub(crate) const fn is_stream(&self) -> bool {
-        !matches!(self, Self::Udp(_) | Self::UnixGram(_))
+    pub(crate) fn is_stream(&self) -> bool {
+        match self {
+            Self::Udp(_) | Self::UnixGram(_) => false,
+            Self::Proxied(below) => below.is_stream(),
+            _ => true,
+        }
     }
 
     /// Connects a stream client.
@@ -109,6 +116,14 @@ impl Target {
                 Box::new(client)
             }
             Self::Udp(_) | Self::UnixGram(_) => panic!("not a stream: {self:?}"),
+            Self::Proxied(below) => match &**below {
+                Self::Tcp(addr) => {
+                    let client = TcpStream::connect_timeout(addr, patience)?;
+                    client.set_read_timeout(Some(DEADLINE))?;
+                    Box::new(proxied::Behind::new(client))
+                }
+                _ => panic!("no stream behind a proxy: {below:?}"),
+            },
             #[cfg(feature = "tls")]
             Self::Tls(below) => Box::new(match &**below {
                 Self::Tcp(addr) => {
@@ -148,6 +163,11 @@ impl Target {
                     .expect("set a deadline");
                 client.send_to(request.as_bytes(), addr).expect("send");
                 Pending::Udp(client)
+            }
+            Self::Proxied(below) if !below.is_stream() => {
+                let header =
+                    String::from_utf8(proxied::header(true)).expect("a header that is text");
+                below.send(&(header + request))
             }
             Self::UnixGram(path) => {
                 let client = UnixDatagram::bind_addr(&unique_name()).expect("bind");
@@ -290,6 +310,10 @@ impl ServerProcess {
             }
             if let Some(url) = line.strip_prefix("listening on ") {
                 let target = Target::parse(url);
+                let target = match transport {
+                    "proxied" | "proxied_udp" => Target::Proxied(Box::new(target)),
+                    _ => target,
+                };
                 #[cfg(feature = "tls")]
                 let target = match transport {
                     "tls" | "tls_unix" => Target::Tls(Box::new(target)),

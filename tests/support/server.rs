@@ -11,6 +11,7 @@ use socketserver::limits::{AtLimit, Rate};
 use socketserver::model::Model;
 use socketserver::net::{Accepted, Bind, Transport};
 use socketserver::observe::Event;
+use socketserver::proxied::ProxyConfig;
 use socketserver::task::offload;
 use socketserver::{
     Builder, Connection, Datagram, Forking, Next, Outcome, Report, Server, ServerHandle, Tcp,
@@ -63,7 +64,7 @@ macro_rules! commands {
     };
 }
 
-commands!(socketserver::net::TcpConnection, socketserver::net::UnixConnection, counting::CountedConnection; socketserver::net::UdpPacket, socketserver::net::UnixPacket);
+commands!(socketserver::net::TcpConnection, socketserver::net::UnixConnection, socketserver::proxied::ProxiedConnection<socketserver::net::TcpConnection>, counting::CountedConnection; socketserver::net::UdpPacket, socketserver::net::UnixPacket);
 
 #[cfg(feature = "tls")]
 commands!(
@@ -276,6 +277,16 @@ pub(crate) fn main(args: &[String]) -> ExitCode {
             &options,
             Udp::options().bind("127.0.0.1:0").expect("bind"),
         ),
+        "proxied" => with_model(
+            model,
+            &options,
+            trusting().listen(Tcp::options().bind("127.0.0.1:0").expect("bind")),
+        ),
+        "proxied_udp" => with_model(
+            model,
+            &options,
+            trusting().listen(Udp::options().bind("127.0.0.1:0").expect("bind")),
+        ),
         "unix" => with_model(
             model,
             &options,
@@ -300,6 +311,11 @@ pub(crate) fn main(args: &[String]) -> ExitCode {
         ),
         _ => panic!("unknown transport {transport}"),
     }
+}
+
+/// Trusts the clients of tests.
+fn trusting() -> ProxyConfig {
+    ProxyConfig::trust(["127.0.0.1"]).expect("a network")
 }
 
 fn here(name: &str) -> std::path::PathBuf {
