@@ -10,6 +10,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::limits::Limits;
 use crate::listen::Url;
+use crate::proxy::Proxy;
 use crate::tls::Tls;
 
 /// Serves small services over TCP, UDP and Unix sockets, and compares concurrency models.
@@ -35,6 +36,7 @@ Examples:
   socketserver serve daytime --model prefork:pool --workers 4 --max-connections 1000
   socketserver serve echo --max-per-address 20 --rate 500 --at-limit 'refuse:busy\\n'
   socketserver serve hello --listen 'tcp://[::]:7443' --tls-cert cert.pem --tls-key key.pem
+  socketserver serve hello --listen 'tcp://[::]:7007' --proxy-protocol any --proxy-trust 10.0.0.0/8
 
 URLs:
   tcp://HOST:PORT  udp://HOST:PORT     port 0 picks a free port; a host name binds all its addresses
@@ -48,6 +50,7 @@ Options of one listener, the query of its URL: 'tcp://[::]:7007?v6only&backlog=1
   backlog=N   tcp, unix        how many connections the kernel holds until they are accepted
   mode=OCTAL  unix, unixgram   the permissions of the socket file, whatever the umask: mode=660
   tls=off     tcp, unix, fd    no TLS on this listener, for a server with --tls-cert
+  proxy=off   all              no header on this listener, for a server with --proxy-protocol
 
 Signals:
   SIGTERM and SIGINT stop the server: it drains, and exits. A second one aborts the connections that
@@ -120,6 +123,8 @@ pub(crate) struct Options {
     pub(crate) log: bool,
     #[command(flatten)]
     pub(crate) tls: Tls,
+    #[command(flatten)]
+    pub(crate) proxy: Proxy,
     #[command(flatten)]
     pub(crate) limits: Limits,
 }
@@ -305,7 +310,8 @@ impl Options {
                 "--driver is for the models coroutines and prefork:coroutines; leave it out with any other model",
             );
         }
-        self.tls.conflict()
+        let proxy = self.listen.iter().find_map(|url| self.proxy.conflict(url));
+        proxy.or_else(|| self.tls.conflict())
     }
 }
 

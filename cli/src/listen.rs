@@ -10,6 +10,7 @@ use std::vec;
 
 use anyhow::{Context, bail};
 use socketserver::net::{Either, UnixAddress};
+use socketserver::proxied::{Proxied, ProxyConfig};
 use socketserver::tls::{Tls, TlsConfig};
 use socketserver::{Tcp, Udp, UnixDatagram, UnixStream};
 
@@ -17,12 +18,15 @@ use crate::resolve::Resolved;
 use crate::{inherited, signals};
 
 /// All transports in one type: one server serves all listeners of the command.
-pub(crate) type Any = Either<Either<Plain, Tls<Plain>>, Either<Udp, UnixDatagram>>;
+pub(crate) type Any = Either<Either<Stream, Tls<Stream>>, Either<Datagrams, ProxiedDatagrams>>;
 
-/// A bound socket, before TLS.
-pub(crate) type Bound = Either<Plain, Either<Udp, UnixDatagram>>;
+/// A bound socket, before the PROXY protocol and TLS.
+pub(crate) type Bound = Either<Plain, Datagrams>;
 
 type Plain = Either<Tcp, UnixStream>;
+type Stream = Either<Plain, Proxied<Plain>>;
+type Datagrams = Either<Udp, UnixDatagram>;
+type ProxiedDatagrams = Either<Proxied<Udp>, Proxied<UnixDatagram>>;
 
 /// The URL of a listener, checked.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -56,14 +60,16 @@ struct Options {
     backlog: Option<u32>,
     mode: Option<u32>,
     tls_off: bool,
+    proxy_off: bool,
 }
 
 /// Each option as it is written, and the schemes that have it.
-const OPTIONS: [(&str, &[&str]); 4] = [
+const OPTIONS: [(&str, &[&str]); 5] = [
     ("v6only", &["tcp", "udp"]),
     ("backlog=N", &["tcp", "unix"]),
     ("mode=OCTAL", &["unix", "unixgram"]),
     ("tls=off", &["tcp", "unix", "fd"]),
+    ("proxy=off", &["tcp", "udp", "unix", "unixgram", "fd"]),
 ];
 
 const FORMS: &str = "a URL is tcp://HOST:PORT, udp://HOST:PORT, unix:///PATH, unix:@NAME, unixgram:///PATH, unixgram:@NAME or fd://N";
@@ -85,6 +91,26 @@ impl FromStr for Url {
         };
         options.suit(&target)?;
         Ok(Self { target, options })
+    }
+}
+
+impl Url {
+    /// Whether a `--proxy-protocol` applies to the listener.
+    pub(crate) const fn has_proxy(&self) -> bool {
+        !self.options.proxy_off
+    }
+
+    pub(crate) const fn is_datagram(&self) -> bool {
+        matches!(self.target, Target::Udp(_) | Target::UnixGram(_))
+    }
+
+    /// Whether the peers of the listener are those of a Unix socket; `None` if only the descriptor knows.
+    pub(crate) const fn is_unix(&self) -> Option<bool> {
+        match self.target {
+            Target::Tcp(_) | Target::Udp(_) => Some(false),
+            Target::Unix(_) | Target::UnixGram(_) => Some(true),
+            Target::Fd(_) => None,
+        }
     }
 }
 
@@ -209,6 +235,10 @@ impl Options {
                 ("tls", _) => {
                     return Err("the option tls takes the value off: ?tls=off".to_owned());
                 }
+                ("proxy", Some("off")) => options.proxy_off = true,
+                ("proxy", _) => {
+                    return Err("the option proxy takes the value off: ?proxy=off".to_owned());
+                }
                 ("backlog", _) => options.backlog = Some(backlog(value)?),
                 _ => options.mode = Some(mode(value)?),
             }
@@ -257,12 +287,19 @@ fn mode(value: Option<&str>) -> Result<u32, String> {
         .ok_or_else(|| "the option mode takes permissions in octal, 0 to 777: mode=660".to_owned())
 }
 
+/// What comes between the sockets and the services.
+#[derive(Debug)]
+pub(crate) struct Wrappers {
+    pub(crate) proxy: Option<ProxyConfig>,
+    pub(crate) tls: Option<TlsConfig>,
+}
+
 /// Binds or adopts what the URLs name, in their order.
 ///
 /// Inherited descriptors are adopted before anything is opened: a number names what the parent passed
 /// on, and not what this program opened later. Names are resolved before anything is bound: a signal
 /// that comes meanwhile ends the program at once, and leaves no socket file behind.
-pub(crate) fn all(urls: &[Url], tls: Option<&TlsConfig>) -> anyhow::Result<Vec<Any>> {
+pub(crate) fn all(urls: &[Url], wrappers: &Wrappers) -> anyhow::Result<Vec<Any>> {
     let mut adopted = BTreeMap::new();
     for url in urls {
         if let Target::Fd(number) = url.target {
@@ -282,22 +319,50 @@ pub(crate) fn all(urls: &[Url], tls: Option<&TlsConfig>) -> anyhow::Result<Vec<A
             Target::Fd(number) => adopted.remove(number).into_iter().collect(),
             target => target.bind(name, &url.options)?,
         };
-        let tls = tls.filter(|_| !url.options.tls_off);
-        listeners.extend(bound.into_iter().flat_map(|bound| wrapped(bound, tls)));
+        let tls = wrappers.tls.as_ref().filter(|_| !url.options.tls_off);
+        let proxy = wrappers.proxy.as_ref().filter(|_| url.has_proxy());
+        for bound in bound {
+            match bound {
+                Either::Left(plain) => listeners.extend(streams(plain, proxy, tls)),
+                Either::Right(plain) => listeners.extend(datagrams(plain, proxy)),
+            }
+        }
     }
     Ok(listeners)
 }
 
-/// Puts TLS on a stream listener.
-fn wrapped(bound: Bound, tls: Option<&TlsConfig>) -> Vec<Any> {
-    match (bound, tls) {
-        (Either::Left(stream), Some(tls)) => {
-            let secure = tls.listen([stream]).into_iter();
-            secure.map(|it| Either::Left(Either::Right(it))).collect()
+/// Puts the PROXY protocol on a stream listener, and TLS above it.
+fn streams(plain: Plain, proxy: Option<&ProxyConfig>, tls: Option<&TlsConfig>) -> Vec<Any> {
+    let streams: Vec<Stream> = match proxy {
+        Some(proxy) => proxy
+            .listen([plain])
+            .into_iter()
+            .map(Either::Right)
+            .collect(),
+        None => vec![Either::Left(plain)],
+    };
+    let secured: Vec<_> = match tls {
+        Some(tls) => tls.listen(streams).into_iter().map(Either::Right).collect(),
+        None => streams.into_iter().map(Either::Left).collect(),
+    };
+    secured.into_iter().map(Either::Left).collect()
+}
+
+/// Puts the PROXY protocol on a datagram socket.
+fn datagrams(plain: Datagrams, proxy: Option<&ProxyConfig>) -> Vec<Any> {
+    let proxied: Vec<ProxiedDatagrams> = match (proxy, plain) {
+        (None, plain) => return vec![Either::Right(Either::Left(plain))],
+        (Some(proxy), Either::Left(udp)) => {
+            proxy.listen([udp]).into_iter().map(Either::Left).collect()
         }
-        (Either::Left(stream), None) => vec![Either::Left(Either::Left(stream))],
-        (Either::Right(datagrams), _) => vec![Either::Right(datagrams)],
-    }
+        (Some(proxy), Either::Right(unix)) => proxy
+            .listen([unix])
+            .into_iter()
+            .map(Either::Right)
+            .collect(),
+    };
+    let right = |it| Either::Right(Either::Right(it));
+    proxied.into_iter().map(right).collect()
 }
 
 impl Target {
@@ -442,7 +507,7 @@ mod tests {
         options("unix:///s?mode=0660&backlog=0", unix, file);
         bad(
             "tcp://[::]:0?",
-            "tcp: has no option \"\"; it has v6only and backlog=N and tls=off",
+            "tcp: has no option \"\"; it has v6only and backlog=N and tls=off and proxy=off",
         );
         bad(
             "tcp://[::]:0?v6",
@@ -455,12 +520,12 @@ mod tests {
         );
         bad(
             "unix:///s?v6only",
-            "unix: has no option \"v6only\"; it has backlog=N and mode=OCTAL and tls=off",
+            "unix: has no option \"v6only\"; it has backlog=N and mode=OCTAL and tls=off and proxy=off",
         );
         bad("unixgram:///s?backlog=1", "it has mode=OCTAL");
         bad(
             "fd://3?backlog=1",
-            "fd: has no option \"backlog\"; it has tls=off",
+            "fd: has no option \"backlog\"; it has tls=off and proxy=off",
         );
         let plain = Options {
             tls_off: true,
@@ -470,6 +535,13 @@ mod tests {
         bad("unix:///s?tls=on", "the option tls takes the value off");
         bad("unix:///s?tls", "the option tls takes the value off");
         bad("udp://[::]:0?tls=off", "udp: has no option \"tls\"");
+        let direct = Options {
+            proxy_off: true,
+            ..Options::default()
+        };
+        let udp = Target::Udp(at("::", 0));
+        options("udp://[::]:0?proxy=off", udp, direct);
+        bad("fd://3?proxy=on", "the option proxy takes the value off");
         bad("tcp://[::]:0?v6only&v6only", "v6only is given twice");
         bad("unix:///s?mode=600&mode=600", "mode is given twice");
         bad("tcp://[::]:0?v6only=1", "v6only takes no value");

@@ -8,6 +8,7 @@ mod limits;
 mod listen;
 mod log;
 mod notify;
+mod proxy;
 mod resolve;
 mod serve;
 mod services;

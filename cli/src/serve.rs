@@ -11,7 +11,7 @@ use socketserver::{
 };
 
 use crate::args::{self, Inner, Model, Options, Service, Workload};
-use crate::listen::{self, Any};
+use crate::listen::{self, Any, Wrappers};
 use crate::log::{self, say};
 use crate::services::Peers;
 use crate::{notify, services, signals, workload};
@@ -115,8 +115,11 @@ fn serve<M: ServerModel>(task: Task, options: Options, model: M) -> anyhow::Resu
     if options.log {
         builder = builder.observer(|event: &Event<'_>| say_event(event));
     }
-    let tls = options.tls.load()?;
-    let listeners = listen::all(&options.listen, tls.as_ref())?;
+    let wrappers = Wrappers {
+        proxy: options.proxy.load()?,
+        tls: options.tls.load()?,
+    };
+    let listeners = listen::all(&options.listen, &wrappers)?;
     log::start();
     let urls: Vec<_> = listeners.iter().map(Transport::url).collect();
     let peers = Peers {
@@ -131,7 +134,7 @@ fn serve<M: ServerModel>(task: Task, options: Options, model: M) -> anyhow::Resu
         handle.clone(),
         options.limits.stop_times(options.drain_timeout),
     );
-    if let Some(tls) = tls {
+    if let Some(tls) = wrappers.tls {
         signals::reload(tls)?;
     }
     if let Some(note) = short_of_descriptors(&options, handle.limits().max_connections) {
@@ -143,7 +146,8 @@ fn serve<M: ServerModel>(task: Task, options: Options, model: M) -> anyhow::Resu
 /// The address of a UDP listener.
 fn udp_address(listener: &Any) -> Option<SocketAddr> {
     match listener {
-        Either::Right(Either::Left(udp)) => udp.local_addr().socket_addr(),
+        Either::Right(Either::Left(Either::Left(udp))) => udp.local_addr().socket_addr(),
+        Either::Right(Either::Right(Either::Left(udp))) => udp.local_addr().socket_addr(),
         _ => None,
     }
 }

@@ -89,8 +89,10 @@ fn answer(datagram: &mut impl Datagram, reply: Reply, peers: &Peers) {
         Reply::Echo => request,
         Reply::Bytes(bytes) => bytes.len(),
     };
-    // The address of a Unix socket cannot be forged.
-    let peer = datagram.peer().socket_addr();
+    // The answer goes to the proxy, if the datagram came through one. The address of a Unix socket cannot be
+    // forged.
+    let sender = datagram.via().unwrap_or_else(|| datagram.peer());
+    let peer = sender.socket_addr();
     if peer.is_none_or(|peer| peers.allow(peer, request, size)) {
         match reply {
             Reply::Echo => datagram.echo(),

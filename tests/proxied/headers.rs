@@ -366,3 +366,44 @@ fn what_a_version_cannot_express_is_not_sent() {
     assert_eq!(largest.len(), 16 + 65_535);
     assert!(Header::parse(&largest).unwrap().is_some());
 }
+
+/// What the files in `tests/corpus/proxy/` say, which HAProxy 2.6, nginx 1.22 and curl 7.88 have sent.
+#[test]
+fn headers_of_real_proxies_are_understood() {
+    let of = |name: &str| {
+        let bytes = std::fs::read(format!("tests/corpus/proxy/{name}")).unwrap();
+        let (header, len) = Header::parse(&bytes).expect(name).expect(name);
+        assert_eq!(len, bytes.len(), "{name}");
+        header
+    };
+    for (name, client) in [
+        ("haproxy_v1", Some("127.0.0.1:41294")),
+        ("haproxy_v1_mapped", Some("[::ffff:127.0.0.1]:51354")),
+        ("haproxy_v2", Some("127.0.0.1:34598")),
+        ("haproxy_v2_six", Some("[::1]:50284")),
+        ("haproxy_v2_tls", Some("127.0.0.1:38140")),
+        ("haproxy_check_v1", Some("127.0.0.1:32972")),
+        ("haproxy_check_v2", None),
+        // Its client has connected to a Unix socket.
+        ("haproxy_v2_unix", None),
+        ("nginx_v1", Some("127.0.0.1:54904")),
+        ("curl_v1", Some("127.0.0.1:57348")),
+    ] {
+        assert_eq!(of(name).source(), client.map(address).as_ref(), "{name}");
+    }
+    assert!(of("haproxy_check_v2").is_local() && !of("haproxy_v2").is_local());
+    let header = of("haproxy_v2_tls");
+    assert_eq!(
+        (header.alpn(), header.authority()),
+        (Some(&b"h2"[..]), Some("example.com"))
+    );
+    assert_eq!(header.unique_id(), Some(&b"11730"[..]));
+    let tls = header.tls().expect("TLS");
+    assert!(tls.is_tls() && tls.is_verified());
+    assert_eq!(
+        (tls.version(), tls.common_name()),
+        (Some("TLSv1.3"), Some("alice"))
+    );
+    assert_eq!(tls.cipher(), Some("TLS_AES_256_GCM_SHA384"));
+    assert_eq!(tls.part(kind::TLS_KEY), Some(&b"EC256"[..]));
+}
