@@ -535,13 +535,6 @@ mod tests {
         bad("unix:///s?tls=on", "the option tls takes the value off");
         bad("unix:///s?tls", "the option tls takes the value off");
         bad("udp://[::]:0?tls=off", "udp: has no option \"tls\"");
-        let direct = Options {
-            proxy_off: true,
-            ..Options::default()
-        };
-        let udp = Target::Udp(at("::", 0));
-        options("udp://[::]:0?proxy=off", udp, direct);
-        bad("fd://3?proxy=on", "the option proxy takes the value off");
         bad("tcp://[::]:0?v6only&v6only", "v6only is given twice");
         bad("unix:///s?mode=600&mode=600", "mode is given twice");
         bad("tcp://[::]:0?v6only=1", "v6only takes no value");
@@ -562,6 +555,23 @@ mod tests {
         }
         bad("unix:@name?mode=600", "an abstract name has no mode");
         bad("tcp://0.0.0.0:0?v6only", "v6only is for IPv6 addresses");
+    }
+
+    #[test]
+    fn every_listener_can_do_without_headers() {
+        for url in [
+            "tcp://[::]:0",
+            "udp://[::]:0",
+            "unix:///s",
+            "unixgram:///s",
+            "fd://3",
+        ] {
+            let plain: Url = url.parse().unwrap();
+            let direct: Url = format!("{url}?proxy=off").parse().unwrap();
+            assert!(plain.has_proxy() && !direct.has_proxy() && plain.target == direct.target);
+        }
+        bad("fd://3?proxy=on", "the option proxy takes the value off");
+        bad("fd://3?proxy", "the option proxy takes the value off");
     }
 
     #[test]

@@ -57,8 +57,8 @@ pub struct Packet<T> {
     /// `Some` until the drop.
     packet: Option<Box<mmsg::Packet>>,
     reply: Reply,
-    /// The length of the PROXY header in front of the data; or why the datagram is not admitted.
-    header: Result<usize, Malformed>,
+    /// The PROXY header in front of the data, and its length; or why the datagram is not admitted.
+    header: Result<Option<Box<(Header, usize)>>, Malformed>,
     context: Context,
     transport: PhantomData<fn() -> T>,
 }
@@ -198,7 +198,7 @@ impl DatagramSocket {
                 socket,
                 packet,
                 reply: Reply::None,
-                header: Ok(0),
+                header: Ok(None),
                 context,
                 transport: PhantomData,
             });
@@ -361,23 +361,27 @@ impl<T> Packet<T> {
 
     /// The data, behind the header if there is one.
     fn data(&self) -> &[u8] {
-        let header = self.header.unwrap_or_default();
-        self.received().data().get(header..).unwrap_or_default()
+        let len = match &self.header {
+            Ok(Some(header)) => header.1,
+            _ => 0,
+        };
+        self.received().data().get(len..).unwrap_or_default()
     }
 
     /// Takes a header off the data: `parse` gets the sender and all bytes, and returns the header with its length.
     pub(crate) fn take_header(
         &mut self,
         parse: impl FnOnce(&Address, &[u8]) -> Result<(Header, usize), Malformed>,
-    ) where
-        T: 'static,
-    {
-        let via = self.peer();
-        let parsed = parse(&via, self.received().data());
-        self.header = parsed.map(|(header, len)| {
-            self.context.set_header(header, via);
-            len
-        });
+    ) {
+        let parsed = parse(&self.sender(), self.received().data());
+        self.header = parsed.map(|header| Some(Box::new(header)));
+    }
+
+    /// The address of the socket that has sent the datagram.
+    fn sender(&self) -> Address {
+        let sender = &self.received().sender;
+        let inet = sender.inet().map(Address::Inet);
+        inet.unwrap_or_else(|| Address::from_sock_addr(&sender.to_sock_addr()))
     }
 
     /// Returns the reply as the kernel takes it: `None` without a reply, an error if the sender has
@@ -405,12 +409,17 @@ impl<T: 'static> Accepted for Packet<T> {
     }
 
     fn peer(&self) -> Address {
-        if let Some(client) = self.context.client() {
-            return client.clone();
-        }
-        let sender = &self.received().sender;
-        let inet = sender.inet().map(Address::Inet);
-        inet.unwrap_or_else(|| Address::from_sock_addr(&sender.to_sock_addr()))
+        let client = self.proxy_header().and_then(Header::source);
+        client.cloned().unwrap_or_else(|| self.sender())
+    }
+
+    fn via(&self) -> Option<Address> {
+        self.proxy_header()?.source().map(|_| self.sender())
+    }
+
+    fn proxy_header(&self) -> Option<&Header> {
+        let header = self.header.as_ref().ok()?.as_ref()?;
+        Some(&header.0)
     }
 }
 
@@ -424,7 +433,10 @@ impl<T: 'static> Managed for Packet<T> {
             );
             return Err(io::Error::new(io::ErrorKind::InvalidData, what));
         }
-        Ok(self.header.map(drop)?)
+        match self.header {
+            Ok(_) => Ok(()),
+            Err(malformed) => Err(malformed.into()),
+        }
     }
 
     fn close(&mut self) -> io::Result<()> {

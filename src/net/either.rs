@@ -10,6 +10,7 @@ use std::time::Duration;
 use crate::address::Address;
 use crate::net::{AcceptBatch, Accepted, Connection, Datagram, Managed, Transport, Waits};
 use crate::net::{ReadHalf, WriteHalf};
+use crate::proxy::header::Header;
 use crate::registry::context::Context;
 
 /// A listener, connection or datagram of one of two transports, so that both feed one server. Nest
@@ -109,6 +110,14 @@ impl<L: Accepted, R: Accepted> Accepted for Either<L, R> {
 
     fn peer(&self) -> Address {
         both!(self, side => side.peer())
+    }
+
+    fn via(&self) -> Option<Address> {
+        both!(self, side => side.via())
+    }
+
+    fn proxy_header(&self) -> Option<&Header> {
+        both!(self, side => side.proxy_header())
     }
 }
 

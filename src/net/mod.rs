@@ -10,6 +10,7 @@ pub(crate) mod dialed;
 pub(crate) mod either;
 pub(crate) mod halves;
 mod input;
+pub(crate) mod layer;
 pub(crate) mod layered;
 pub(crate) mod listener;
 pub(crate) mod options;
@@ -28,7 +29,8 @@ pub use datagram::Packet;
 pub use dialed::Dialed;
 pub use either::Either;
 pub use halves::{ReadHalf, ReadSide, WriteHalf, WriteSide};
-pub use layered::{Layer, Layered, LayeredConnection, Under};
+pub use layer::Layer;
+pub use layered::{Layered, LayeredConnection, Under};
 pub use stream::{Stream, Writer};
 pub use tcp::{BoundTcp, Tcp, TcpConnection, TcpOptions};
 pub use udp::{Udp, UdpOptions, UdpPacket};
@@ -209,13 +211,17 @@ pub trait Accepted: Send + 'static {
 
     /// Returns the address of the [trusted proxy](crate::proxied) through which the client has come, if there is
     /// one. [`peer`](Self::peer) is then the client's address.
+    ///
+    /// A wrapper of your own returns what the connection below does. Default: none.
     fn via(&self) -> Option<Address> {
-        self.context().via().cloned()
+        None
     }
 
     /// Returns the header that a [trusted proxy](crate::proxied) has sent before the client's bytes.
+    ///
+    /// A wrapper of your own returns what the connection below does. Default: none.
     fn proxy_header(&self) -> Option<&Header> {
-        self.context().proxy_header()
+        None
     }
 
     /// Returns the number of the connection or datagram: unique and ascending within its server,

@@ -80,7 +80,7 @@ pub struct ProxyLayer {
     options: Arc<Options>,
     /// The beginning of a header that comes in parts.
     part: Vec<u8>,
-    is_open: bool,
+    header: Option<Box<Header>>,
 }
 
 /// Why a peer that no header is accepted from is not served.
@@ -91,8 +91,13 @@ impl ProxyLayer {
         Self {
             options: Arc::clone(options),
             part: Vec::new(),
-            is_open: false,
+            header: None,
         }
+    }
+
+    /// The client that the header names.
+    fn client(&self) -> Option<&Address> {
+        self.header.as_deref()?.source()
     }
 
     fn check(&self, peer: &Address) -> Result<(), Malformed> {
@@ -132,9 +137,8 @@ impl ProxyLayer {
         };
         below.consume(len - before);
         self.part = Vec::new();
-        self.is_open = true;
-        let via = below.peer();
-        below.context().set_header(header, via);
+        below.context().note_header(header.source());
+        self.header = Some(Box::new(header));
         Ok(true)
     }
 }
@@ -167,7 +171,7 @@ impl<C: Connection> Layer<C> for ProxyLayer {
     where
         C: Managed,
     {
-        if self.is_open {
+        if self.header.is_some() {
             below.gather(is_whole)
         } else {
             below.gather(&|input| !input.is_empty())
@@ -200,12 +204,19 @@ impl<C: Connection> Layer<C> for ProxyLayer {
     }
 
     fn peer(&self, below: &C) -> Address {
-        let client = below.context().client();
-        client.cloned().unwrap_or_else(|| below.peer())
+        self.client().cloned().unwrap_or_else(|| below.peer())
+    }
+
+    fn via(&self, below: &C) -> Option<Address> {
+        self.client().map(|_| below.peer())
+    }
+
+    fn proxy_header<'a>(&'a self, _below: &'a C) -> Option<&'a Header> {
+        self.header.as_deref()
     }
 
     fn local_addr(&self, below: &C) -> io::Result<Address> {
-        let header = below.context().proxy_header();
+        let header = self.header.as_deref();
         match header.and_then(Header::destination) {
             Some(destination) => Ok(destination.clone()),
             None => below.local_addr(),
@@ -234,7 +245,7 @@ impl<T: 'static> Under<ProxyLayer> for Packet<T> {
 impl fmt::Debug for ProxyLayer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("ProxyLayer")
-            .field("is_open", &self.is_open)
+            .field("header", &self.header)
             .finish_non_exhaustive()
     }
 }

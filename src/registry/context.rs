@@ -3,12 +3,11 @@
 
 use std::os::fd::BorrowedFd;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering, fence};
-use std::sync::{Arc, OnceLock, Weak};
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use crate::address::Address;
 use crate::lifecycle::Idle;
-use crate::proxy::header::Header;
 use crate::registry::info::Subject;
 use crate::registry::session::SessionSlot;
 use crate::registry::table::{AbortReason, Activity, Slot};
@@ -114,18 +113,10 @@ pub struct Context {
     slot: AtomicU32,
     /// Whether it is registered to be aborted.
     abortable: bool,
-    /// Whether its client is to be judged once a PROXY header has named it.
+    /// Whether its client is to be judged once a PROXY header has come, and whether that has come.
     unjudged: AtomicBool,
-    proxied: OnceLock<Box<Proxied>>,
+    has_header: AtomicBool,
     session: SessionSlot,
-}
-
-/// What a connection or datagram knows of its proxy.
-#[derive(Debug)]
-struct Proxied {
-    header: Header,
-    /// The address of the proxy.
-    via: Address,
 }
 
 impl Context {
@@ -137,7 +128,7 @@ impl Context {
             slot: AtomicU32::new(0),
             abortable: false,
             unjudged: AtomicBool::new(false),
-            proxied: OnceLock::new(),
+            has_header: AtomicBool::new(false),
             session: SessionSlot::new(),
         }
     }
@@ -150,7 +141,7 @@ impl Context {
             slot: AtomicU32::new(0),
             abortable: false,
             unjudged: AtomicBool::new(false),
-            proxied: OnceLock::new(),
+            has_header: AtomicBool::new(false),
             session: SessionSlot::new(),
         }
     }
@@ -221,7 +212,7 @@ impl Context {
 
     /// Whether its header has come, so that its client is to be judged.
     pub(crate) fn is_to_be_judged(&self) -> bool {
-        self.is_unjudged() && self.proxied.get().is_some()
+        self.is_unjudged() && self.has_header.load(Ordering::Relaxed)
     }
 
     /// Stores that its client has been judged.
@@ -229,33 +220,13 @@ impl Context {
         self.unjudged.store(false, Ordering::Relaxed);
     }
 
-    /// Stores the PROXY header that came from `via`. From now on the registry shows the client that it names.
-    pub(crate) fn set_header(&self, header: Header, via: Address) {
+    /// Stores that its PROXY header has come. From now on the registry shows the client that the header names.
+    pub(crate) fn note_header(&self, client: Option<&Address>) {
+        self.has_header.store(true, Ordering::Relaxed);
         let slot = self.slot.load(Ordering::Relaxed).checked_sub(1);
-        if let (Some(registry), Some(index), Some(client)) = (&self.registry, slot, header.source())
-        {
+        if let (Some(registry), Some(index), Some(client)) = (&self.registry, slot, client) {
             registry.rename(index, client);
         }
-        // A second header, within the first connection, changes nothing.
-        let _ = self.proxied.set(Box::new(Proxied { header, via }));
-    }
-
-    /// The client that a PROXY header has named.
-    pub(crate) fn client(&self) -> Option<&Address> {
-        self.proxy_header()?.source()
-    }
-
-    /// Returns the PROXY header that came with the connection or datagram.
-    #[must_use]
-    pub fn proxy_header(&self) -> Option<&Header> {
-        self.proxied.get().map(|proxied| &proxied.header)
-    }
-
-    /// Returns the address of the proxy, if its PROXY header names the client.
-    #[must_use]
-    pub fn via(&self) -> Option<&Address> {
-        let proxied = self.proxied.get()?;
-        proxied.header.source().map(|_| &proxied.via)
     }
 
     /// Says that its handler runs from now on, until this is dropped: an abort ends all of its waits.

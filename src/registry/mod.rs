@@ -185,11 +185,10 @@ impl Registry {
         self.registered.fetch_sub(1, Relaxed);
     }
 
-    /// Stores the client of a connection in place of its proxy, and moves its count.
+    /// Stores the client of a connection in place of its proxy, before the connection is counted for its address.
     ///
     /// A reader in another thread may see a part of either address meanwhile.
     pub(super) fn rename(&self, index: u32, client: &Address) {
-        self.uncount_address(index);
         self.table.slot(index).set_peer(client);
     }
 

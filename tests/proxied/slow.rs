@@ -198,7 +198,10 @@ fn a_server_whose_clients_speak_first_waits_for_a_whole_request() {
     let builder = builder(&trusting())
         .model(Threading::default().max_threads(1))
         .client_speaks_first(true)
-        .whole_request(|input| input.contains(&b'\n'));
+        .whole_request(|input| {
+            assert_eq!(&input[..5], b"whole", "the header is no part of a request");
+            input.contains(&b'\n')
+        });
     let (_guard, server) = serve(builder);
     let bytes = header().to_v2().expect("a header");
     let all = [&bytes[..], b"whole\n"].concat();
