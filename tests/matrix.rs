@@ -29,6 +29,8 @@ const TRANSPORTS: &[&str] = &[
     "tls",
     #[cfg(feature = "tls")]
     "tls_unix",
+    #[cfg(feature = "tls")]
+    "tls_proxied",
 ];
 
 /// A model, how many of its handlers run at once in a test server, and whether they share memory.
@@ -329,9 +331,10 @@ fn verify_refuses_a_connection_or_datagram(transport: &str, model: Model) {
     let server = ServerProcess::start(transport, model.name, &["refuse_id=1", "workers=1"]);
     if server.target().is_stream() {
         let mut reply = Vec::new();
-        server
-            .target()
-            .connect()
+        let mut client = server.target().connect();
+        // A proxied client is refused once it has sent its header.
+        client.end_of_input();
+        client
             .read_to_end(&mut reply)
             .expect("an end that is no reset");
         assert_eq!(reply, b"");

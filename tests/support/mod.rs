@@ -130,6 +130,16 @@ impl Target {
                     let below = TcpStream::connect_timeout(addr, patience)?;
                     tls::plain(below, tls::Authority::shared().client())
                 }
+                Self::Proxied(below) => {
+                    let Self::Tcp(addr) = &**below else {
+                        panic!("no TCP behind a proxy: {below:?}")
+                    };
+                    let below = TcpStream::connect_timeout(addr, patience)?;
+                    tls::plain(
+                        proxied::Behind::new(below),
+                        tls::Authority::shared().client(),
+                    )
+                }
                 Self::Unix(path) => {
                     let below = UnixStream::connect(path)?;
                     tls::plain(below, tls::Authority::shared().client())
@@ -311,12 +321,12 @@ impl ServerProcess {
             if let Some(url) = line.strip_prefix("listening on ") {
                 let target = Target::parse(url);
                 let target = match transport {
-                    "proxied" | "proxied_udp" => Target::Proxied(Box::new(target)),
+                    "proxied" | "proxied_udp" | "tls_proxied" => Target::Proxied(Box::new(target)),
                     _ => target,
                 };
                 #[cfg(feature = "tls")]
                 let target = match transport {
-                    "tls" | "tls_unix" => Target::Tls(Box::new(target)),
+                    "tls" | "tls_unix" | "tls_proxied" => Target::Tls(Box::new(target)),
                     _ => target,
                 };
                 server.targets.push(target);

@@ -1,7 +1,9 @@
 //! Clients behind a proxy: their header comes first.
 
+use std::cell::Cell;
 use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpStream};
+use std::os::fd::{AsFd, BorrowedFd};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use socketserver::proxied::Header;
@@ -26,12 +28,13 @@ pub(crate) fn header(is_datagram: bool) -> Vec<u8> {
 /// A client whose proxy sends the header with the first bytes, or when the client waits for an answer.
 pub(crate) struct Behind {
     below: TcpStream,
-    header: Vec<u8>,
+    /// What is not sent yet.
+    header: Cell<Vec<u8>>,
 }
 
 impl Behind {
     pub(crate) fn new(below: TcpStream) -> Self {
-        let header = header(false);
+        let header = Cell::new(header(false));
         Self { below, header }
     }
 
@@ -42,10 +45,16 @@ impl Behind {
     }
 }
 
+impl AsFd for Behind {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.below.as_fd()
+    }
+}
+
 impl Read for Behind {
     fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
         if !self.has_input() {
-            self.below.write_all(&std::mem::take(&mut self.header))?;
+            self.below.write_all(&self.header.take())?;
         }
         self.below.read(buf)
     }
@@ -53,7 +62,7 @@ impl Read for Behind {
 
 impl Write for Behind {
     fn write(&mut self, buf: &[u8]) -> io::Result<usize> {
-        let header = std::mem::take(&mut self.header);
+        let header = self.header.take();
         if header.is_empty() {
             return self.below.write(buf);
         }
@@ -68,7 +77,7 @@ impl Write for Behind {
 
 impl Client for Behind {
     fn half_close(&self) -> io::Result<()> {
-        (&self.below).write_all(&self.header)?;
+        (&self.below).write_all(&self.header.take())?;
         self.below.half_close()
     }
 }

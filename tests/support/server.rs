@@ -69,7 +69,10 @@ commands!(socketserver::net::TcpConnection, socketserver::net::UnixConnection, s
 #[cfg(feature = "tls")]
 commands!(
     socketserver::tls::TlsConnection<socketserver::net::TcpConnection>,
-    socketserver::tls::TlsConnection<socketserver::net::UnixConnection>;
+    socketserver::tls::TlsConnection<socketserver::net::UnixConnection>,
+    socketserver::tls::TlsConnection<
+        socketserver::proxied::ProxiedConnection<socketserver::net::TcpConnection>,
+    >;
 );
 
 /// Puts TLS on listeners, with the certificate in the current directory.
@@ -302,6 +305,12 @@ pub(crate) fn main(args: &[String]) -> ExitCode {
             model,
             &options,
             with_tls(Tcp::options().bind("127.0.0.1:0").expect("bind")),
+        ),
+        #[cfg(feature = "tls")]
+        "tls_proxied" => with_model(
+            model,
+            &options,
+            with_tls(trusting().listen(Tcp::options().bind("127.0.0.1:0").expect("bind"))),
         ),
         #[cfg(feature = "tls")]
         "tls_unix" => with_model(
