@@ -182,7 +182,7 @@ fn serve(model: &str, options: &[String]) -> ExitCode {
     let has = |name: &str| options.iter().any(|option| option == name);
     let mut builder = Server::<Tcp>::builder().on_ready(|| say("ready"));
     if has("idle") {
-        builder = builder.idle_timeout(Duration::from_millis(50));
+        builder = builder.idle_timeout(Duration::from_millis(400));
     }
     if has("whole") {
         builder = builder.whole_request(|input| input.contains(&b'\n'));

@@ -36,6 +36,10 @@ const SLOTS_MAX: usize = 4096;
 /// The mappings that are left for the rest of the process where each stack takes two.
 const SPARE_MAPPINGS: usize = 4096;
 
+/// How much address space is left for the rest of the process, where that is limited (`RLIMIT_AS`): an allocation
+/// that fails ends the process, a stack that fails only has to wait.
+const SPARE_SPACE: usize = 32 * 1024 * 1024;
+
 /// `MADV_GUARD_INSTALL`, which the libc crate does not define.
 const MADV_GUARD_INSTALL: libc::c_int = 102;
 
@@ -163,7 +167,7 @@ impl Pool {
         if self.fresh == 0 {
             let existing: usize = self.slabs.iter().map(|slab| slab.slots).sum();
             let slots = existing.clamp(SLOTS, SLOTS_MAX);
-            let start = map(self.slot * slots)?;
+            let start = map_sparing(self.slot * slots)?;
             overflow::register(start.as_ptr() as usize, self.slot * slots, self.slot);
             let known = ValgrindStackRegistration::new(start.as_ptr(), self.slot * slots);
             self.slabs.push(Slab {
@@ -213,7 +217,7 @@ pub(crate) fn capacity() -> Option<usize> {
     let probe = map(GUARD).ok()?;
     let advised = advise(probe).is_ok();
     // SAFETY: it was mapped above, with this length, and is unused.
-    unsafe { libc::munmap(probe.as_ptr().cast(), GUARD) };
+    unsafe { unmap(probe, GUARD) };
     (!advised).then(protected_capacity)
 }
 
@@ -226,6 +230,25 @@ fn protected_capacity() -> usize {
         .unwrap_or(65_530_usize)
         .saturating_sub(used + SPARE_MAPPINGS);
     (left / 2).max(1)
+}
+
+/// Maps memory as [`map`] does, but not the last that the process can have.
+fn map_sparing(bytes: usize) -> io::Result<NonNull<u8>> {
+    let spare = map(SPARE_SPACE)?;
+    let mapped = map(bytes);
+    // SAFETY: it was mapped above, with this length, and is unused.
+    unsafe { unmap(spare, SPARE_SPACE) };
+    mapped
+}
+
+/// Unmaps what [`map`] has mapped.
+///
+/// # Safety
+///
+/// `start` and `bytes` are those of one call of `map`, and nothing uses the memory.
+unsafe fn unmap(start: NonNull<u8>, bytes: usize) {
+    // SAFETY: the caller's contract.
+    unsafe { libc::munmap(start.as_ptr().cast(), bytes) };
 }
 
 /// Maps memory, whose pages become resident on their first use.
@@ -249,8 +272,8 @@ impl Drop for Pool {
         // Each stack holds a reference to the pool, so no stack is in use.
         for Slab { start, slots, .. } in &self.slabs {
             overflow::unregister(start.as_ptr() as usize);
-            // SAFETY: the slab was mapped in `map` with this length, and is not in use.
-            unsafe { libc::munmap(start.as_ptr().cast(), self.slot * slots) };
+            // SAFETY: the slab was mapped with this length, and is not in use.
+            unsafe { unmap(*start, self.slot * slots) };
         }
     }
 }
