@@ -293,7 +293,7 @@ fn no_descriptor_is_left(transport: &str, model: Model) {
     }
     // The client sees the end of a connection a little before the server has closed it.
     let what = format!("no more than {before} descriptors");
-    poll_until(&what, support::DEADLINE, || {
+    poll_until(&what, DEADLINE, || {
         (descriptors(server.pid()) <= before).then_some(())
     });
     assert_eq!(

@@ -85,7 +85,7 @@ pub trait Layer<C: Connection>: Send + 'static {
         self.open(below).map(|()| true)
     }
 
-    /// Reads as [`Read::read`] does. Output has been flushed before the call, unless
+    /// Reads as [`Read::read`](std::io::Read::read) does. Output has been flushed before the call, unless
     /// [`has_input`](Self::has_input). Default: reads from the connection below.
     ///
     /// # Errors
@@ -95,7 +95,7 @@ pub trait Layer<C: Connection>: Send + 'static {
         below.read(buf)
     }
 
-    /// Writes as [`Write::write`] does. Default: writes to the connection below.
+    /// Writes as [`Write::write`](std::io::Write::write) does. Default: writes to the connection below.
     ///
     /// # Errors
     ///
