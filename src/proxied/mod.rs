@@ -32,6 +32,6 @@ pub(crate) mod layer;
 pub(crate) mod trust;
 
 pub use crate::proxy::header::{Header, Version};
-pub use crate::proxy::tlv::{ClientTls, kind};
+pub use crate::proxy::tlv::{ClientTls, Kind};
 pub use config::ProxyConfig;
 pub use layer::{Proxied, ProxiedConnection, ProxyLayer};

@@ -5,7 +5,7 @@ use std::io;
 use std::net::SocketAddr;
 
 use crate::address::Address;
-use crate::proxy::tlv::{self, ClientTls, kind};
+use crate::proxy::tlv::{self, ClientTls, Kind};
 use crate::proxy::{v1, v2};
 
 /// A header of the PROXY protocol: what a proxy says of its client.
@@ -192,19 +192,19 @@ impl Header {
     /// Returns the host name that the client has asked for, as its SNI.
     #[must_use]
     pub fn authority(&self) -> Option<&str> {
-        std::str::from_utf8(self.tlv(kind::AUTHORITY)?).ok()
+        std::str::from_utf8(self.tlv(Kind::AUTHORITY)?).ok()
     }
 
     /// Returns the protocol that the client has agreed on with the proxy (ALPN).
     #[must_use]
     pub fn alpn(&self) -> Option<&[u8]> {
-        self.tlv(kind::ALPN)
+        self.tlv(Kind::ALPN)
     }
 
     /// Returns the identifier that the proxy has given to the connection.
     #[must_use]
     pub fn unique_id(&self) -> Option<&[u8]> {
-        self.tlv(kind::UNIQUE_ID)
+        self.tlv(Kind::UNIQUE_ID)
     }
 
     /// Returns the TLS between the client and the proxy.
@@ -213,9 +213,9 @@ impl Header {
         tlv::tls(&self.tlvs)
     }
 
-    /// Returns the first TLV of a [`kind`]. The checksum is not among them.
+    /// Returns the first TLV of a [`Kind`]. The checksum is not among them.
     #[must_use]
-    pub fn tlv(&self, kind: u8) -> Option<&[u8]> {
+    pub fn tlv(&self, kind: Kind) -> Option<&[u8]> {
         tlv::find(&self.tlvs, kind)
     }
 
@@ -228,7 +228,7 @@ impl Header {
 
     /// Adds a TLV. More than 65,535 bytes are cut off.
     #[must_use]
-    pub fn with(mut self, kind: u8, value: &[u8]) -> Self {
+    pub fn with(mut self, kind: Kind, value: &[u8]) -> Self {
         tlv::put(&mut self.tlvs, kind, value);
         self
     }
@@ -236,7 +236,7 @@ impl Header {
     /// Adds the TLS between the client and the proxy.
     #[must_use]
     pub fn with_tls(self, tls: &ClientTls) -> Self {
-        self.with(kind::TLS, &tls.bytes())
+        self.with(Kind::TLS, &tls.bytes())
     }
 
     /// Adds a checksum to the bytes of [`to_v2`](Self::to_v2).

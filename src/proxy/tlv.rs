@@ -2,49 +2,57 @@
 
 use crate::proxy::header::Malformed;
 
-/// The type of each TLV that the specification names, and of the parts of [`TLS`](kind::TLS).
+/// The type of a TLV, or of a part of the TLV [`TLS`](Self::TLS): those that the specification names, or any other
+/// number. `Kind(0xe0)` to `Kind(0xef)` are for one's own use.
 ///
 /// # Examples
 ///
 /// ```
 /// use socketserver::net::Accepted;
-/// use socketserver::proxied::kind;
+/// use socketserver::proxied::Kind;
 ///
 /// fn network_namespace(accepted: &impl Accepted) -> Option<&[u8]> {
-///     accepted.proxy_header()?.tlv(kind::NETNS)
+///     accepted.proxy_header()?.tlv(Kind::NETNS)
 /// }
 /// ```
-pub mod kind {
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[expect(clippy::exhaustive_structs, reason = "the type is a byte")]
+pub struct Kind(
+    /// The byte that is sent.
+    pub u8,
+);
+
+impl Kind {
     /// The protocol that the client has agreed on (RFC 7301).
-    pub const ALPN: u8 = 0x01;
+    pub const ALPN: Self = Self(0x01);
     /// The host name that the client has asked for (RFC 6066), in UTF-8.
-    pub const AUTHORITY: u8 = 0x02;
+    pub const AUTHORITY: Self = Self(0x02);
     /// The checksum of the header.
-    pub const CRC32C: u8 = 0x03;
+    pub const CRC32C: Self = Self(0x03);
     /// Padding.
-    pub const NOOP: u8 = 0x04;
+    pub const NOOP: Self = Self(0x04);
     /// An identifier of the connection, of at most 128 bytes.
-    pub const UNIQUE_ID: u8 = 0x05;
+    pub const UNIQUE_ID: Self = Self(0x05);
     /// The TLS between the client and the proxy.
-    pub const TLS: u8 = 0x20;
-    /// Within [`TLS`]: the version, such as `TLSv1.3`.
-    pub const TLS_VERSION: u8 = 0x21;
-    /// Within [`TLS`]: the common name in the client's certificate.
-    pub const TLS_COMMON_NAME: u8 = 0x22;
-    /// Within [`TLS`]: the cipher, such as `ECDHE-RSA-AES128-GCM-SHA256`.
-    pub const TLS_CIPHER: u8 = 0x23;
-    /// Within [`TLS`]: the algorithm of the signature in the proxy's certificate, such as `SHA256`.
-    pub const TLS_SIGNATURE: u8 = 0x24;
-    /// Within [`TLS`]: the algorithm of the key in the proxy's certificate, such as `RSA2048`.
-    pub const TLS_KEY: u8 = 0x25;
-    /// Within [`TLS`]: the group of the key exchange, such as `secp256r1`.
-    pub const TLS_GROUP: u8 = 0x26;
-    /// Within [`TLS`]: the signature scheme, such as `rsa_pss_rsae_sha256`.
-    pub const TLS_SCHEME: u8 = 0x27;
-    /// Within [`TLS`]: the client's certificate, in DER.
-    pub const TLS_CERTIFICATE: u8 = 0x28;
+    pub const TLS: Self = Self(0x20);
+    /// Within `TLS`: the version, such as `TLSv1.3`.
+    pub const TLS_VERSION: Self = Self(0x21);
+    /// Within `TLS`: the common name in the client's certificate.
+    pub const TLS_COMMON_NAME: Self = Self(0x22);
+    /// Within `TLS`: the cipher, such as `ECDHE-RSA-AES128-GCM-SHA256`.
+    pub const TLS_CIPHER: Self = Self(0x23);
+    /// Within `TLS`: the algorithm of the signature in the proxy's certificate, such as `SHA256`.
+    pub const TLS_SIGNATURE: Self = Self(0x24);
+    /// Within `TLS`: the algorithm of the key in the proxy's certificate, such as `RSA2048`.
+    pub const TLS_KEY: Self = Self(0x25);
+    /// Within `TLS`: the group of the key exchange, such as `secp256r1`.
+    pub const TLS_GROUP: Self = Self(0x26);
+    /// Within `TLS`: the signature scheme, such as `rsa_pss_rsae_sha256`.
+    pub const TLS_SCHEME: Self = Self(0x27);
+    /// Within `TLS`: the client's certificate, in DER.
+    pub const TLS_CERTIFICATE: Self = Self(0x28);
     /// The name of the proxy's network namespace.
-    pub const NETNS: u8 = 0x30;
+    pub const NETNS: Self = Self(0x30);
 }
 
 /// The TLS between a client and its proxy, as the proxy reports it.
@@ -91,12 +99,12 @@ impl ClientTls {
     pub fn with_client(mut self, common_name: &str) -> Self {
         self.flags |= CERTIFICATE | CERTIFICATE_IN_SESSION;
         self.verify = 0;
-        self.with(kind::TLS_COMMON_NAME, common_name.as_bytes())
+        self.with(Kind::TLS_COMMON_NAME, common_name.as_bytes())
     }
 
-    /// Adds a part, such as [`TLS_VERSION`](kind::TLS_VERSION). More than 65,535 bytes are cut off.
+    /// Adds a part, such as [`TLS_VERSION`](Kind::TLS_VERSION). More than 65,535 bytes are cut off.
     #[must_use]
-    pub fn with(mut self, kind: u8, value: &[u8]) -> Self {
+    pub fn with(mut self, kind: Kind, value: &[u8]) -> Self {
         put(&mut self.parts, kind, value);
         self
     }
@@ -122,28 +130,28 @@ impl ClientTls {
     /// Returns the version of TLS, such as `TLSv1.3`.
     #[must_use]
     pub fn version(&self) -> Option<&str> {
-        self.text(kind::TLS_VERSION)
+        self.text(Kind::TLS_VERSION)
     }
 
     /// Returns the common name in the client's certificate.
     #[must_use]
     pub fn common_name(&self) -> Option<&str> {
-        self.text(kind::TLS_COMMON_NAME)
+        self.text(Kind::TLS_COMMON_NAME)
     }
 
     /// Returns the cipher, such as `ECDHE-RSA-AES128-GCM-SHA256`.
     #[must_use]
     pub fn cipher(&self) -> Option<&str> {
-        self.text(kind::TLS_CIPHER)
+        self.text(Kind::TLS_CIPHER)
     }
 
-    /// Returns a part by its [`kind`].
+    /// Returns a part by its [`Kind`].
     #[must_use]
-    pub fn part(&self, kind: u8) -> Option<&[u8]> {
+    pub fn part(&self, kind: Kind) -> Option<&[u8]> {
         find(&self.parts, kind)
     }
 
-    fn text(&self, kind: u8) -> Option<&str> {
+    fn text(&self, kind: Kind) -> Option<&str> {
         std::str::from_utf8(self.part(kind)?).ok()
     }
 
@@ -167,15 +175,15 @@ impl ClientTls {
 }
 
 /// Appends a TLV.
-pub(super) fn put(out: &mut Vec<u8>, kind: u8, value: &[u8]) {
+pub(super) fn put(out: &mut Vec<u8>, kind: Kind, value: &[u8]) {
     let value = &value[..value.len().min(usize::from(u16::MAX))];
-    out.push(kind);
+    out.push(kind.0);
     out.extend((value.len() as u16).to_be_bytes());
     out.extend(value);
 }
 
 /// The first TLV of a kind, of bytes that were checked.
-pub(super) fn find(bytes: &[u8], kind: u8) -> Option<&[u8]> {
+pub(super) fn find(bytes: &[u8], kind: Kind) -> Option<&[u8]> {
     let mut found = None;
     let _ = check(bytes, &mut |one, _, value| {
         if one == kind {
@@ -187,7 +195,7 @@ pub(super) fn find(bytes: &[u8], kind: u8) -> Option<&[u8]> {
 }
 
 pub(super) fn tls(bytes: &[u8]) -> Option<ClientTls> {
-    ClientTls::parse(find(bytes, kind::TLS)?).ok()
+    ClientTls::parse(find(bytes, Kind::TLS)?).ok()
 }
 
 /// Calls `each` with the type, the place and the value of every TLV.
@@ -197,7 +205,7 @@ pub(super) fn tls(bytes: &[u8]) -> Option<ClientTls> {
 /// A TLV is longer than the bytes; or the error of `each`.
 fn check<'a>(
     all: &'a [u8],
-    each: &mut dyn FnMut(u8, usize, &'a [u8]) -> Result<(), Malformed>,
+    each: &mut dyn FnMut(Kind, usize, &'a [u8]) -> Result<(), Malformed>,
 ) -> Result<(), Malformed> {
     let mut bytes = all;
     while let Some((head, rest)) = bytes.split_first_chunk::<3>() {
@@ -207,7 +215,7 @@ fn check<'a>(
         let (value, rest) = rest
             .split_at_checked(len)
             .ok_or(Malformed("a TLV is longer than the header"))?;
-        each(kind, at, value)?;
+        each(Kind(kind), at, value)?;
         bytes = rest;
     }
     if bytes.is_empty() {
@@ -222,17 +230,17 @@ pub(super) fn validate(tlvs: &[u8]) -> Result<Option<usize>, Malformed> {
     let mut sum = None;
     check(tlvs, &mut |kind, at, value| {
         match kind {
-            kind::AUTHORITY if std::str::from_utf8(value).is_err() => {
+            Kind::AUTHORITY if std::str::from_utf8(value).is_err() => {
                 return Err(Malformed("its authority is not UTF-8"));
             }
-            kind::UNIQUE_ID if value.len() > 128 => {
+            Kind::UNIQUE_ID if value.len() > 128 => {
                 return Err(Malformed("its unique id is longer than 128 bytes"));
             }
-            kind::CRC32C if value.len() != 4 || sum.is_some() => {
+            Kind::CRC32C if value.len() != 4 || sum.is_some() => {
                 return Err(Malformed("its checksum is not one TLV of 4 bytes"));
             }
-            kind::CRC32C => sum = Some(at),
-            kind::TLS => drop(ClientTls::parse(value)?),
+            Kind::CRC32C => sum = Some(at),
+            Kind::TLS => drop(ClientTls::parse(value)?),
             _ => {}
         }
         Ok(())

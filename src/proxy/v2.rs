@@ -9,7 +9,7 @@ use std::path::PathBuf;
 use crate::address::{Address, UnixAddress};
 use crate::proxy::crc32c;
 use crate::proxy::header::{Header, Malformed, Parsed, cannot_send};
-use crate::proxy::tlv::{self, kind};
+use crate::proxy::tlv::{self, Kind};
 
 pub(super) const SIGNATURE: [u8; 12] = *b"\r\n\r\n\0\r\nQUIT\n";
 
@@ -160,7 +160,7 @@ pub(super) fn write(header: &Header) -> io::Result<Vec<u8>> {
     if protocol != UNKNOWN {
         out.extend(&header.tlvs);
         if header.sums {
-            tlv::put(&mut out, kind::CRC32C, &[0; 4]);
+            tlv::put(&mut out, Kind::CRC32C, &[0; 4]);
         }
     }
     let len = u16::try_from(out.len() - HEAD)

@@ -6,7 +6,7 @@ use std::sync::mpsc::channel;
 
 use socketserver::net::{Accepted, TcpConnection, UnixAddress};
 use socketserver::observe::Event;
-use socketserver::proxied::{ClientTls, Header, kind};
+use socketserver::proxied::{ClientTls, Header, Kind};
 use socketserver::{Connection, IntoOutcome, ServerGuard, task};
 
 use crate::support::DEADLINE;
@@ -47,7 +47,7 @@ fn a_handler_knows_the_client_and_its_proxy() {
         );
     }
     let named = header()
-        .with(kind::AUTHORITY, b"example.com")
+        .with(Kind::AUTHORITY, b"example.com")
         .crc32c()
         .to_v2()
         .expect("a header");
@@ -157,7 +157,7 @@ fn a_handler_sends_a_header_to_the_server_behind_it() {
     let (_front, front) = serve(move |conn: &mut Conn| {
         let tls = ClientTls::new().with_client("alice");
         let header = conn.proxy_header().expect("a header").clone();
-        let header = header.with(kind::UNIQUE_ID, b"7").with_tls(&tls);
+        let header = header.with(Kind::UNIQUE_ID, b"7").with_tls(&tls);
         let mut next = TcpConnection::connect(behind, DEADLINE).map_err(std::io::Error::other)?;
         next.write_all(&header.to_v2()?)?;
         std::io::copy(&mut next, conn).map(drop)

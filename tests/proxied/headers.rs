@@ -4,7 +4,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
 use socketserver::net::{Address, UnixAddress};
-use socketserver::proxied::{ClientTls, Header, kind};
+use socketserver::proxied::{ClientTls, Header, Kind};
 
 use crate::{CLIENT, FRONT, address, header};
 
@@ -70,7 +70,7 @@ pub(crate) fn good() -> Vec<(Vec<u8>, Option<Address>)> {
     let unix_to_unix = Header::new(&unix("/a/client"), &unix("/run/s"));
     let tls = ClientTls::new().with_client("c");
     let full = header()
-        .with(kind::AUTHORITY, b"example.com")
+        .with(Kind::AUTHORITY, b"example.com")
         .with_tls(&tls);
     let written = [
         (header(), client.clone()),
@@ -87,7 +87,7 @@ pub(crate) fn good() -> Vec<(Vec<u8>, Option<Address>)> {
         .collect();
     let lines = GOOD_LINES.iter();
     all.extend(lines.map(|(line, client)| (line.as_bytes().to_vec(), client.map(address))));
-    let unusual_tlvs = [kind::NOOP, 0, 0, 0xff, 0, 1, 7, 0xe0, 0, 0];
+    let unusual_tlvs = [Kind::NOOP.0, 0, 0, 0xff, 0, 1, 7, 0xe0, 0, 0];
     all.extend([
         (b"PROXY UNKNOWN \xff\0 anything\r\n".to_vec(), None),
         (with_tlvs(&unusual_tlvs), client),
@@ -170,8 +170,8 @@ pub(crate) fn bad() -> Vec<(Vec<u8>, &'static str)> {
     *wrong_sum.last_mut().expect("a byte") ^= 1;
     let mut other_port = header().crc32c().to_v2().expect("a header");
     other_port[25] ^= 1;
-    let long_id = header().with(kind::UNIQUE_ID, &[7; 129]);
-    let two_sums = header().crc32c().with(kind::CRC32C, &[0; 4]);
+    let long_id = header().with(Kind::UNIQUE_ID, &[7; 129]);
+    let two_sums = header().crc32c().with(Kind::CRC32C, &[0; 4]);
     let long_line = |len: usize| format!("PROXY UNKNOWN {}\r\n", "x".repeat(len - 16));
     let fields = BAD_FIELDS.iter();
     let fields = fields.map(|(fields, why)| (format!("PROXY {fields}\r\n").into_bytes(), *why));
@@ -193,22 +193,22 @@ pub(crate) fn bad() -> Vec<(Vec<u8>, &'static str)> {
         (with_tlvs(&[4, 0, 0, 1]), "cut off"),
         (with_tlvs(&[1, 0, 3, b'h', b'2']), "longer than the header"),
         (with_tlvs(&[1, 0xff, 0xff]), "longer than the header"),
-        (with_tlvs(&[kind::AUTHORITY, 0, 2, 0xc3, 0x28]), "UTF-8"),
+        (with_tlvs(&[Kind::AUTHORITY.0, 0, 2, 0xc3, 0x28]), "UTF-8"),
         (long_id.to_v2().expect("a header"), "128 bytes"),
-        (with_tlvs(&[kind::TLS, 0, 4, 1, 0, 0, 0]), "too short"),
+        (with_tlvs(&[Kind::TLS.0, 0, 4, 1, 0, 0, 0]), "too short"),
         (
-            with_tlvs(&[kind::TLS, 0, 7, 1, 0, 0, 0, 0, 0x21, 0]),
+            with_tlvs(&[Kind::TLS.0, 0, 7, 1, 0, 0, 0, 0, 0x21, 0]),
             "cut off",
         ),
         (
-            with_tlvs(&[kind::TLS, 0, 8, 1, 0, 0, 0, 0, 0x21, 0, 1]),
+            with_tlvs(&[Kind::TLS.0, 0, 8, 1, 0, 0, 0, 0, 0x21, 0, 1]),
             "longer than the header",
         ),
         (
-            with_tlvs(&[kind::CRC32C, 0, 4, 0, 0, 0, 0]),
+            with_tlvs(&[Kind::CRC32C.0, 0, 4, 0, 0, 0, 0]),
             "checksum is wrong",
         ),
-        (with_tlvs(&[kind::CRC32C, 0, 3, 0, 0, 0]), "4 bytes"),
+        (with_tlvs(&[Kind::CRC32C.0, 0, 3, 0, 0, 0]), "4 bytes"),
         (two_sums.to_v2().expect("a header"), "4 bytes"),
         (wrong_sum, "checksum is wrong"),
         (other_port, "checksum is wrong"),
@@ -266,15 +266,15 @@ fn what_is_no_header_is_an_error() {
 #[test]
 fn fields_of_a_header_come_back() {
     let tls = ClientTls::new()
-        .with(kind::TLS_VERSION, b"TLSv1.3")
-        .with(kind::TLS_CIPHER, b"TLS_AES_128_GCM_SHA256")
+        .with(Kind::TLS_VERSION, b"TLSv1.3")
+        .with(Kind::TLS_CIPHER, b"TLS_AES_128_GCM_SHA256")
         .with_client("alice");
     let sent = header()
-        .with(kind::ALPN, b"h2")
-        .with(kind::AUTHORITY, b"example.com")
-        .with(kind::UNIQUE_ID, &[9; 128])
-        .with(kind::NETNS, b"blue")
-        .with(0xe0, b"own")
+        .with(Kind::ALPN, b"h2")
+        .with(Kind::AUTHORITY, b"example.com")
+        .with(Kind::UNIQUE_ID, &[9; 128])
+        .with(Kind::NETNS, b"blue")
+        .with(Kind(0xe0), b"own")
         .with_tls(&tls)
         .crc32c();
     let (got, _) = Header::parse(&sent.to_v2().expect("a header"))
@@ -287,10 +287,13 @@ fn fields_of_a_header_come_back() {
         (Some(&b"h2"[..]), Some("example.com"))
     );
     assert_eq!(
-        (got.unique_id(), got.tlv(kind::NETNS)),
+        (got.unique_id(), got.tlv(Kind::NETNS)),
         (Some(&[9; 128][..]), Some(&b"blue"[..]))
     );
-    assert_eq!((got.tlv(0xe0), got.tlv(0xe1)), (Some(&b"own"[..]), None));
+    assert_eq!(
+        (got.tlv(Kind(0xe0)), got.tlv(Kind(0xe1))),
+        (Some(&b"own"[..]), None)
+    );
     assert!(!got.is_local() && !got.is_datagram());
     let tls = got.tls().expect("TLS");
     assert!(tls.is_tls() && tls.has_certificate() && tls.is_verified());
@@ -299,7 +302,7 @@ fn fields_of_a_header_come_back() {
         (Some("TLSv1.3"), Some("alice"))
     );
     assert_eq!(
-        (tls.cipher(), tls.part(kind::TLS_KEY)),
+        (tls.cipher(), tls.part(Kind::TLS_KEY)),
         (Some("TLS_AES_128_GCM_SHA256"), None)
     );
     let bare = ClientTls::new();
@@ -357,12 +360,15 @@ fn what_a_version_cannot_express_is_not_sent() {
     let long = UnixAddress::from(Path::new(&"p".repeat(109)));
     let long = Header::new(&long.into(), &UnixAddress::Unnamed.into());
     assert!(long.to_v2().unwrap_err().to_string().contains("108 bytes"));
-    let large = header().with(0xe0, &[0; 65_521]);
+    let large = header().with(Kind(0xe0), &[0; 65_521]);
     assert_eq!(
         large.to_v2().unwrap_err().kind(),
         std::io::ErrorKind::InvalidInput
     );
-    let largest = header().with(0xe0, &[0; 65_520]).to_v2().expect("a header");
+    let largest = header()
+        .with(Kind(0xe0), &[0; 65_520])
+        .to_v2()
+        .expect("a header");
     assert_eq!(largest.len(), 16 + 65_535);
     assert!(Header::parse(&largest).unwrap().is_some());
 }
@@ -405,5 +411,5 @@ fn headers_of_real_proxies_are_understood() {
         (Some("TLSv1.3"), Some("alice"))
     );
     assert_eq!(tls.cipher(), Some("TLS_AES_256_GCM_SHA384"));
-    assert_eq!(tls.part(kind::TLS_KEY), Some(&b"EC256"[..]));
+    assert_eq!(tls.part(Kind::TLS_KEY), Some(&b"EC256"[..]));
 }

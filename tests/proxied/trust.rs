@@ -7,7 +7,7 @@ use std::sync::mpsc::{Receiver, channel};
 
 use socketserver::model::Model;
 use socketserver::net::{Accepted, Transport, Under};
-use socketserver::proxied::{Proxied, ProxyConfig, ProxyLayer, Version};
+use socketserver::proxied::{Kind, Proxied, ProxyConfig, ProxyLayer, Version};
 use socketserver::{Builder, Server, Threading, UnixStream};
 
 use crate::support::DEADLINE;
@@ -100,7 +100,7 @@ fn a_header_has_its_longest_size() {
     let (_guard, server) = spawn(builder, |conn: &mut Conn| conn.write_all(b"served"));
     let of = |size: usize| {
         header()
-            .with(0xe0, &vec![7; size - 31])
+            .with(Kind(0xe0), &vec![7; size - 31])
             .to_v2()
             .expect("a header")
     };
