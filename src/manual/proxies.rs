@@ -41,8 +41,8 @@
 //! that does not begin with a header; each is a [failure](crate::manual::errors) of its connection. A listener has
 //! either proxies or clients: for both, [bind two](crate::net::Either).
 //!
-//! The wait for a header has the [handshake timeout](crate::Builder::handshake_timeout), and holds a thread as little
-//! as [a TLS handshake](crate::manual::tls) does.
+//! A header has the [handshake timeout](crate::Builder::handshake_timeout). A connection that waits for its header
+//! holds no thread where [a TLS handshake](crate::manual::tls) holds none.
 //!
 //! # What it changes
 //!

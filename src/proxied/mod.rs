@@ -6,11 +6,12 @@
 //!
 //! # What is accepted
 //!
-//! Every connection has to come from a trusted address and to begin with a header; whatever else comes ends it. A
-//! datagram has its own header, of version 2, in front of its data. The server takes exactly the header off the
-//! connection: what lies behind it, be it in the same segment, the handler reads, or the next layer, such as TLS. A
-//! header that comes in parts is waited for within the [handshake timeout](crate::Builder::handshake_timeout), without
-//! a thread where the model has threads.
+//! Every connection has to come from a trusted address and to begin with a header; other bytes end it. A datagram has
+//! its own header, of version 2, in front of its data. The server takes exactly the header off the connection: the
+//! handler, or the next layer, such as TLS, reads the bytes behind it, also those of the same segment. They lie in the
+//! connection's buffer, no longer in the kernel. A header has the
+//! [handshake timeout](crate::Builder::handshake_timeout). Under `ThreadPool`, `Threading`, and `Sequential` in one
+//! process, a connection that waits for it holds no thread.
 //!
 //! A version 1 line is read strictly: single spaces, ports without a sign or a zero in front, CR LF within 107 bytes.
 //! Of version 2, the length, the TLVs and a CRC32C TLV are checked. `UNKNOWN`, `LOCAL` and families that the
@@ -24,8 +25,8 @@
 //! [`Accepted::proxy_header`](crate::net::Accepted::proxy_header) has the rest. Events,
 //! [`ServerHandle::connections`](crate::ServerHandle::connections),
 //! [`max_per_address`](crate::Builder::max_per_address) and the [`verify`](crate::Builder::verify) hook use the
-//! client's address: the last two judge a connection when its header has come, before a TLS handshake, and not
-//! before. The proxy itself is under no limit of its address, except for connections of its own.
+//! client's address. The limit and the hook judge a connection once, when its header has come, before a TLS handshake.
+//! So a proxy may have any number of connections whose header is on its way.
 
 pub(crate) mod config;
 pub(crate) mod layer;
