@@ -1,7 +1,7 @@
-//! Mutated headers: no bytes make the parser panic, wait for ever, or take what it would not write itself.
+//! Mutated headers: no bytes make the parser panic, wait for ever, or take what it cannot write itself.
 //!
 //! The seeds are the headers of the tables and the files in `tests/corpus/proxy/`: bytes that HAProxy, nginx and curl
-//! have sent. The run is the same each time; `PROXY_FUZZ=1000000` makes that many mutations of each seed.
+//! have sent. The run is the same each time; `PROXY_FUZZ=100000` makes that many mutations of each seed.
 
 use std::fs;
 
