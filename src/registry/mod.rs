@@ -192,6 +192,13 @@ impl Registry {
         self.registered.fetch_sub(1, Relaxed);
     }
 
+    /// Stores the client of a connection in place of its proxy.
+    ///
+    /// A reader in another thread may see a part of either address meanwhile.
+    pub(super) fn rename(&self, index: u32, client: &Address) {
+        self.table.slot(index).set_peer(client);
+    }
+
     /// Releases the slots of a dead worker's connections; `index` is the slot of the worker.
     pub(crate) fn forget_worker(&self, index: usize) {
         for (index, slot) in self.slots_of(index as u16 + 1) {
@@ -230,7 +237,10 @@ impl Registry {
     #[cfg(feature = "coroutines")]
     pub(crate) fn peer(&self, id: u64) -> Option<Address> {
         let request = self.abortable_of(id)?;
-        Some(request.peer())
+        // The slot has the client that a proxy has named, if that has an IP address.
+        let named = self.slot_of(id).map(Slot::peer);
+        let named = named.filter(|peer| peer.ip().is_some());
+        Some(named.unwrap_or_else(|| request.peer()))
     }
 
     /// Aborts every live connection and datagram of this process that can be aborted. Returns how
