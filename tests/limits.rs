@@ -64,11 +64,12 @@ fn main() -> ExitCode {
     for transport in ["tcp", "unix", "proxied"] {
         for model in NAMES {
             for &(name, check) in SCENARIOS {
-                // Only internet addresses have a limit, and only Unix sockets know users. A proxied client has
-                // another address than its proxy.
+                // Only internet addresses have a limit, and only Unix sockets know users. A proxied client is judged
+                // later than others, by another address than that of its proxy.
                 let fits = match name {
                     "per_address" => transport != "unix",
                     "per_user" => transport == "unix",
+                    "access" => true,
                     _ => transport != "proxied",
                 };
                 if fits {

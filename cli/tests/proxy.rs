@@ -7,6 +7,7 @@ use std::fs;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
 use std::process::{Child, Command, Stdio};
 use std::time::Instant;
 
@@ -256,6 +257,77 @@ fn a_client_without_a_header_is_not_served() {
     );
 }
 
+/// Sends a line of version 1 about a client, and returns what comes back.
+fn ask_as(server: &Server, client: &str) -> String {
+    let mut conn = TcpStream::connect(at(server)).expect("connect");
+    conn.set_read_timeout(Some(DEADLINE)).expect("a deadline");
+    let line = format!("PROXY TCP4 {client} 192.0.2.1 5000 7\r\n");
+    conn.write_all(line.as_bytes()).expect("write");
+    let mut answer = String::new();
+    conn.read_to_string(&mut answer).expect("an end");
+    answer
+}
+
+#[test]
+fn who_may_connect_is_the_client_and_not_the_proxy() {
+    // The proxy itself is not allowed, and has more than one connection.
+    let rules = "--allow 192.0.2.0/24 --deny 192.0.2.128/25";
+    for model in [
+        "sequential",
+        "threading",
+        "forking",
+        "prefork --workers 2",
+        "coroutines --driver epoll",
+    ] {
+        let server = serve(&format!("hello --model {model} {rules}"), "any");
+        assert_eq!(ask_as(&server, "192.0.2.7"), "hello world\n", "{model}");
+        for client in ["192.0.2.200", "127.0.0.1"] {
+            assert_eq!(ask_as(&server, client), "", "{model}");
+            let from = format!("from {client}:5000");
+            has_line(&server.process, &[&from, "refused: not allowed"]);
+        }
+    }
+}
+
+#[test]
+fn a_client_has_a_limit_and_its_proxy_has_none() {
+    let words = "echo --max-per-address 1 --at-limit refuse:busy";
+    for model in ["threading", "forking", "prefork --workers 2"] {
+        let server = serve(&format!("{words} --model {model}"), "any");
+        let held: Vec<_> = ["192.0.2.7", "192.0.2.8"]
+            .iter()
+            .map(|client| {
+                let mut conn = TcpStream::connect(at(&server)).expect("connect");
+                conn.set_read_timeout(Some(DEADLINE)).expect("a deadline");
+                let line = format!("PROXY TCP4 {client} 192.0.2.1 5000 7\r\nx");
+                conn.write_all(line.as_bytes()).expect("write");
+                conn.read_exact(&mut [0]).expect("an answer");
+                conn
+            })
+            .collect();
+        assert_eq!(ask_as(&server, "192.0.2.8"), "busy", "{model}");
+        drop(held);
+    }
+}
+
+#[test]
+fn networks_are_for_the_clients_of_a_unix_listener_too() {
+    let folder = tempfile::tempdir().expect("a temporary directory");
+    let url = format!("unix://{}", folder.path().join("s").display());
+    let words = "serve hello --proxy-protocol any --proxy-trust unix --allow 192.0.2.0/24";
+    let server = Server::start(command(words, &[&url]), 1);
+    for (client, expected) in [("192.0.2.7", "hello world\n"), ("198.51.100.1", "")] {
+        let mut conn = UnixStream::connect(folder.path().join("s")).expect("connect");
+        conn.set_read_timeout(Some(DEADLINE)).expect("a deadline");
+        let line = format!("PROXY TCP4 {client} 192.0.2.1 5000 7\r\n");
+        conn.write_all(line.as_bytes()).expect("write");
+        let mut answer = String::new();
+        conn.read_to_string(&mut answer).expect("an end");
+        assert_eq!(answer, expected);
+    }
+    drop(server);
+}
+
 #[test]
 fn wrong_options_are_errors_at_the_start() {
     for (options, url, why) in [
@@ -275,6 +347,11 @@ fn wrong_options_are_errors_at_the_start() {
             "--proxy-protocol v1 --proxy-trust proxy.example",
             LOCAL,
             "a network is an address, or the first address",
+        ),
+        (
+            "--proxy-protocol any --proxy-trust unix",
+            "seqpacket:///s",
+            "not for seqpacket listeners",
         ),
         (
             "--proxy-protocol v1 --proxy-trust unix",

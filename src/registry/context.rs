@@ -261,9 +261,8 @@ impl Context {
     /// Stores that its PROXY header has come. From now on the registry shows the client that the header names.
     pub(crate) fn note_header(&self, client: Option<&Address>) {
         self.has_header.store(true, Ordering::Relaxed);
-        let slot = self.slot.load(Ordering::Relaxed).checked_sub(1);
-        if let (Some(registry), Some(index), Some(client)) = (&self.registry, slot, client) {
-            registry.rename(index, client);
+        if let (Some(slot), Some(client)) = (self.slot(), client) {
+            slot.set_peer(client);
         }
     }
 
@@ -285,10 +284,8 @@ impl Context {
 
     /// When the handler wants to be called again.
     pub(crate) fn alarm_at(&self) -> Option<Millis> {
-        self.alarm
-            .load(Ordering::Relaxed)
-            .checked_sub(1)
-            .map(Millis)
+        let at = self.alarm.load(Ordering::Relaxed);
+        at.checked_sub(1).map(Millis)
     }
 
     /// The time until the handler wants to be called again.

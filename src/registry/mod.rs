@@ -192,13 +192,6 @@ impl Registry {
         self.registered.fetch_sub(1, Relaxed);
     }
 
-    /// Stores the client of a connection in place of its proxy.
-    ///
-    /// A reader in another thread may see a part of either address meanwhile.
-    pub(super) fn rename(&self, index: u32, client: &Address) {
-        self.table.slot(index).set_peer(client);
-    }
-
     /// Releases the slots of a dead worker's connections; `index` is the slot of the worker.
     pub(crate) fn forget_worker(&self, index: usize) {
         for (index, slot) in self.slots_of(index as u16 + 1) {

@@ -502,6 +502,7 @@ impl Slot {
         REASONS.get(usize::from(code).checked_sub(1)?).copied()
     }
 
+    /// Stores the peer, or the client that a proxy names in its place: a reader may see a part of either meanwhile.
     pub(super) fn set_peer(&self, peer: &Address) {
         let (family, bits, port) = match peer {
             Address::Inet(SocketAddr::V4(v4)) => {
