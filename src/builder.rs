@@ -126,7 +126,8 @@ impl<T: Transport, M: Model> Builder<T, M> {
     }
 
     /// Sets how many connections one IPv4 address, or one IPv6 network of 64 bits, may have at
-    /// once; see [`Limits::per_address`]. Default: no limit.
+    /// once; see [`Limits::per_address`]. Behind a [trusted proxy](crate::proxied) that is the
+    /// address of the client. Default: no limit.
     pub fn max_per_address(mut self, connections: impl Into<Option<u64>>) -> Self {
         self.options.limits.per_address = connections.into();
         self
@@ -231,8 +232,8 @@ impl<T: Transport, M: Model> Builder<T, M> {
     /// Sets how long the handshake of a transport may take. `None`: no limit. Default: 5 s.
     ///
     /// It applies to transports that call
-    /// [`Context::begin_handshake`](crate::net::Context::begin_handshake); `Tcp` and `UnixStream`
-    /// have no handshake.
+    /// [`Context::begin_handshake`](crate::net::Context::begin_handshake), such as `Tls`, and to the
+    /// header of [`Proxied`](crate::proxied::Proxied); `Tcp` and `UnixStream` have no handshake.
     pub fn handshake_timeout(mut self, limit: impl Into<Option<Duration>>) -> Self {
         self.options.deadlines.handshake = limit.into();
         self
@@ -345,7 +346,8 @@ impl<T: Transport, M: Model> Builder<T, M> {
     /// Calls `hook` for each connection or datagram before it is served; `false` closes it
     /// unserved.
     ///
-    /// The hook runs on the accepting thread. A panic of the hook is a failure of the connection.
+    /// The hook runs on the accepting thread; behind a [trusted proxy](crate::proxied) where the
+    /// handler runs, once the header has named the client. A panic of the hook is a failure of the connection.
     /// Default: all are served. (Python's `verify_request`.)
     #[doc(alias = "verify_request")]
     pub fn verify(mut self, hook: impl Fn(&T::Accepted) -> bool + Send + Sync + 'static) -> Self {

@@ -46,7 +46,9 @@
 //! 11. [Several processes](manual::several_processes): forking, worker processes, and their deaths.
 //! 12. [TLS](manual::tls): certificates, clients, reloads, and connections to other servers.
 //! 13. [Who may connect](manual::who_may_connect): networks, and users of Unix sockets.
-//! 14. [Coming from Python](manual::coming_from_python): each name of Python's `socketserver` and its
+//! 14. [Behind a proxy](manual::proxies): the PROXY protocol, and the addresses of clients that come
+//!     through HAProxy, nginx or a load balancer.
+//! 15. [Coming from Python](manual::coming_from_python): each name of Python's `socketserver` and its
 //!     counterpart.
 //!
 //! Under a service manager, [`systemd`] takes its sockets and notifies it.
@@ -91,6 +93,8 @@ pub mod manual;
 pub mod model;
 pub mod net;
 pub mod observe;
+pub mod proxied;
+mod proxy;
 pub mod python;
 mod registry;
 mod server;

@@ -61,14 +61,16 @@ fn main() -> ExitCode {
         return server::main(&args[1..]);
     }
     let mut trials = Vec::new();
-    for transport in ["tcp", "unix"] {
+    for transport in ["tcp", "unix", "proxied"] {
         for model in NAMES {
             for &(name, check) in SCENARIOS {
-                // Only internet addresses have a limit, and only Unix sockets know users.
+                // Only internet addresses have a limit, and only Unix sockets know users. A proxied client is judged
+                // later than others, by another address than that of its proxy.
                 let fits = match name {
-                    "per_address" => transport == "tcp",
+                    "per_address" => transport != "unix",
                     "per_user" => transport == "unix",
-                    _ => true,
+                    "access" => true,
+                    _ => transport != "proxied",
                 };
                 if fits {
                     let trial = Trial::test(format!("{transport}::{model}::{name}"), move || {

@@ -24,10 +24,14 @@ const TRANSPORTS: &[&str] = &[
     "unixgram",
     "seqpacket",
     "counted",
+    "proxied",
+    "proxied_udp",
     #[cfg(feature = "tls")]
     "tls",
     #[cfg(feature = "tls")]
     "tls_unix",
+    #[cfg(feature = "tls")]
+    "tls_proxied",
 ];
 
 /// A model, how many of its handlers run at once in a test server, and whether they share memory.
@@ -184,7 +188,7 @@ fn main() -> ExitCode {
     let mut trials = Vec::new();
     for &transport in TRANSPORTS {
         for &model in MODELS {
-            let streams = if matches!(transport, "udp" | "unixgram") {
+            let streams = if matches!(transport, "udp" | "proxied_udp" | "unixgram") {
                 &[]
             } else {
                 &STREAM_SCENARIOS[..]
@@ -328,9 +332,10 @@ fn verify_refuses_a_connection_or_datagram(transport: &str, model: Model) {
     let server = ServerProcess::start(transport, model.name, &["refuse_id=1", "workers=1"]);
     if server.target().is_stream() {
         let mut reply = Vec::new();
-        server
-            .target()
-            .connect()
+        let mut client = server.target().connect();
+        // A proxied client is refused once it has sent its header.
+        client.end_of_input();
+        client
             .read_to_end(&mut reply)
             .expect("an end that is no reset");
         assert_eq!(reply, b"");

@@ -61,7 +61,13 @@ fn group_name(text: &str) -> Result<String, String> {
 
 impl Access {
     /// The first error among options that do not go together. `per_user`: whether users have a limit.
-    pub(crate) fn conflict(&self, listen: &[Url], per_user: bool) -> Option<&'static str> {
+    /// `proxied`: whether a proxy may name the clients of a Unix listener.
+    pub(crate) fn conflict(
+        &self,
+        listen: &[Url],
+        per_user: bool,
+        proxied: bool,
+    ) -> Option<&'static str> {
         let names = !self.allow_user.is_empty() || !self.allow_group.is_empty();
         let networks = !self.allow.is_empty() || !self.deny.is_empty();
         if names && listen.iter().any(Url::is_unix_datagram) {
@@ -74,7 +80,8 @@ impl Access {
                 "--allow-user, --allow-group and --max-per-user are for unix listeners, of which there is none; other clients have no user",
             );
         }
-        if networks && !listen.iter().any(Url::may_be_inet) {
+        let may_be_inet = |url: &Url| url.may_be_inet() || proxied && url.has_proxy();
+        if networks && !listen.iter().any(may_be_inet) {
             return Some(
                 "--allow and --deny are for tcp and udp listeners, of which there is none; see --allow-user and --allow-group",
             );

@@ -12,6 +12,7 @@ use crate::access::Access;
 use crate::limits::Limits;
 use crate::listen::Url;
 use crate::privileges::Privileges;
+use crate::proxy::Proxy;
 use crate::tls::Tls;
 
 /// Serves small services over TCP, UDP and Unix sockets, and compares concurrency models.
@@ -38,6 +39,7 @@ Examples:
   socketserver serve echo --max-per-address 20 --rate 500 --at-limit 'refuse:busy\\n'
   socketserver serve hello --listen 'tcp://[::]:7443' --tls-cert cert.pem --tls-key key.pem
   socketserver serve echo --listen tcp://0.0.0.0:7 --allow 192.168.0.0/16 --deny @spammers --user nobody
+  socketserver serve hello --listen 'tcp://[::]:7007' --proxy-protocol any --proxy-trust 10.0.0.0/8
 
 URLs:
   tcp://HOST:PORT  udp://HOST:PORT     port 0 picks a free port; a host name binds all its addresses
@@ -55,6 +57,7 @@ Options of one listener, the query of its URL: 'tcp://[::]:7007?v6only&backlog=1
   owner=NAME  unix, unixgram, seqpacket  the owner of the socket file, by name or number
   group=NAME  unix, unixgram, seqpacket  the group of the socket file
   tls=off     tcp, unix, fd    no TLS on this listener, for a server with --tls-cert
+  proxy=off   all              no header on this listener, for a server with --proxy-protocol
 
 Signals:
   SIGTERM and SIGINT stop the server: it drains, and exits. A second one aborts the connections that
@@ -132,6 +135,8 @@ pub(crate) struct Options {
     pub(crate) access: Access,
     #[command(flatten)]
     pub(crate) privileges: Privileges,
+    #[command(flatten)]
+    pub(crate) proxy: Proxy,
     #[command(flatten)]
     pub(crate) limits: Limits,
 }
@@ -320,7 +325,11 @@ impl Options {
         let per_user = self.limits.max_per_user.is_some();
         self.tls
             .conflict()
-            .or_else(|| self.access.conflict(&self.listen, per_user))
+            .or_else(|| self.proxy.conflict(&self.listen))
+            .or_else(|| {
+                self.access
+                    .conflict(&self.listen, per_user, self.proxy.is_on())
+            })
             .or_else(|| self.privileges.conflict())
     }
 }

@@ -6,7 +6,7 @@ use std::os::fd::{BorrowedFd, FromRawFd, OwnedFd};
 use anyhow::{anyhow, bail};
 use socketserver::net::Adopt;
 
-use crate::listen::Bound;
+use crate::bind::Bound;
 
 /// Takes ownership of the bound socket that was inherited as descriptor `number`.
 pub(crate) fn adopt(number: i32) -> anyhow::Result<Bound> {

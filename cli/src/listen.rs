@@ -1,6 +1,5 @@
-//! URLs of listeners: parsing them, and binding or adopting what they name.
+//! URLs of listeners, and their options.
 
-use std::collections::BTreeMap;
 use std::fmt;
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr, ToSocketAddrs};
@@ -8,36 +7,20 @@ use std::path::PathBuf;
 use std::str::FromStr;
 use std::vec;
 
-use anyhow::{Context, bail};
-use socketserver::net::{Either, UnixAddress, UnixOptions};
-use socketserver::systemd::Listeners;
-use socketserver::tls::{Tls, TlsConfig};
-use socketserver::{Tcp, Udp, UnixDatagram, UnixSeqpacket, UnixStream};
+use socketserver::net::{UnixAddress, UnixOptions};
 
-use crate::resolve::Resolved;
-use crate::{accounts, inherited, log, signals};
-
-/// All transports in one type: one server serves all listeners of the command.
-pub(crate) type Any = Either<Either<Plain, Tls<Plain>>, Messages>;
-
-/// A bound socket, before TLS.
-pub(crate) type Bound = Either<Plain, Messages>;
-
-type Plain = Either<Tcp, UnixStream>;
-
-/// Transports of messages with boundaries: over connections, and datagrams.
-type Messages = Either<UnixSeqpacket, Either<Udp, UnixDatagram>>;
+use crate::accounts;
 
 /// The URL of a listener, checked.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Url {
-    target: Target,
-    options: Options,
+    pub(crate) target: Target,
+    pub(crate) options: Options,
 }
 
 /// What a URL names, without its options.
 #[derive(Clone, Debug, PartialEq, Eq)]
-enum Target {
+pub(crate) enum Target {
     Tcp(HostPort),
     Udp(HostPort),
     Unix(UnixAddress),
@@ -51,30 +34,35 @@ enum Target {
 /// A host and a port, resolved before they are bound. The host has no brackets: the resolver takes the
 /// zone of an IPv6 address as a name, `fe80::1%eth0`.
 #[derive(Clone, PartialEq, Eq)]
-struct HostPort {
+pub(crate) struct HostPort {
     host: String,
     port: u16,
 }
 
 /// The options of one listener: the query of its URL.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-struct Options {
-    v6_only: bool,
-    backlog: Option<u32>,
+pub(crate) struct Options {
+    pub(crate) v6_only: bool,
+    pub(crate) backlog: Option<u32>,
     mode: Option<u32>,
     owner: Option<u32>,
     group: Option<u32>,
-    tls_off: bool,
+    pub(crate) tls_off: bool,
+    pub(crate) proxy_off: bool,
 }
 
 /// Each option as it is written, and the schemes that have it.
-const OPTIONS: [(&str, &[&str]); 6] = [
+const OPTIONS: [(&str, &[&str]); 7] = [
     ("v6only", &["tcp", "udp"]),
     ("backlog=N", &["tcp", "unix", "seqpacket"]),
     ("mode=OCTAL", &["unix", "unixgram", "seqpacket"]),
     ("owner=NAME", &["unix", "unixgram", "seqpacket"]),
     ("group=NAME", &["unix", "unixgram", "seqpacket"]),
     ("tls=off", &["tcp", "unix", "fd"]),
+    (
+        "proxy=off",
+        &["tcp", "udp", "unix", "unixgram", "seqpacket", "fd"],
+    ),
 ];
 
 const FORMS: &str = "a URL is tcp://HOST:PORT, udp://HOST:PORT, unix:///PATH, unix:@NAME, fd://N or fd://NAME; unixgram and seqpacket are written as unix is";
@@ -118,6 +106,28 @@ impl Url {
             self.target,
             Target::Tcp(_) | Target::Udp(_) | Target::Fd(_) | Target::Named(_)
         )
+    }
+
+    /// Whether a `--proxy-protocol` applies to the listener.
+    pub(crate) const fn has_proxy(&self) -> bool {
+        !self.options.proxy_off
+    }
+
+    pub(crate) const fn is_datagram(&self) -> bool {
+        matches!(self.target, Target::Udp(_) | Target::UnixGram(_))
+    }
+
+    pub(crate) const fn is_seqpacket(&self) -> bool {
+        matches!(self.target, Target::Seqpacket(_))
+    }
+
+    /// Whether the peers of the listener are those of a Unix socket; `None` if only the descriptor knows.
+    pub(crate) const fn is_unix(&self) -> Option<bool> {
+        match self.target {
+            Target::Tcp(_) | Target::Udp(_) => Some(false),
+            Target::Unix(_) | Target::UnixGram(_) | Target::Seqpacket(_) => Some(true),
+            Target::Fd(_) | Target::Named(_) => None,
+        }
     }
 }
 
@@ -254,6 +264,10 @@ impl Options {
                 ("tls", _) => {
                     return Err("the option tls takes the value off: ?tls=off".to_owned());
                 }
+                ("proxy", Some("off")) => options.proxy_off = true,
+                ("proxy", _) => {
+                    return Err("the option proxy takes the value off: ?proxy=off".to_owned());
+                }
                 ("backlog", _) => options.backlog = Some(backlog(value)?),
                 ("owner", _) => options.owner = Some(id(name, value, accounts::uid)?),
                 ("group", _) => options.group = Some(id(name, value, accounts::gid)?),
@@ -269,7 +283,7 @@ impl Options {
     }
 
     /// Sets the options of a socket file.
-    fn apply_to_file<T>(&self, unix: UnixOptions<T>) -> UnixOptions<T> {
+    pub(crate) fn apply_to_file<T>(&self, unix: UnixOptions<T>) -> UnixOptions<T> {
         let unix = unix.owner(self.owner, self.group);
         match self.mode {
             Some(mode) => unix.mode(mode),
@@ -327,134 +341,6 @@ fn mode(value: Option<&str>) -> Result<u32, String> {
         .and_then(|digits| u32::from_str_radix(digits, 8).ok())
         .filter(|mode| *mode <= 0o777)
         .ok_or_else(|| "the option mode takes permissions in octal, 0 to 777: mode=660".to_owned())
-}
-
-/// Binds or adopts what the URLs name, in their order.
-///
-/// Inherited descriptors are adopted before anything is opened: a number names what the parent passed
-/// on, and not what this program opened later. Names are resolved before anything is bound: a signal
-/// that comes meanwhile ends the program at once, and leaves no socket file behind.
-pub(crate) fn all(urls: &[Url], tls: Option<&TlsConfig>) -> anyhow::Result<Vec<Any>> {
-    let mut adopted = adopt(urls)?;
-    let names: Vec<_> = urls.iter().map(|url| url.target.resolve()).collect();
-    signals::before_binding();
-    let mut listeners = Vec::new();
-    for ((index, url), name) in urls.iter().enumerate().zip(names) {
-        let bound = match adopted.remove(&index) {
-            Some(bound) => bound,
-            None => url.target.bind(name, &url.options)?,
-        };
-        let tls = tls.filter(|_| !url.options.tls_off);
-        listeners.extend(bound.into_iter().flat_map(|bound| wrapped(bound, tls)));
-    }
-    Ok(listeners)
-}
-
-/// Adopts the descriptors that the URLs name. Returns them by the index of the URL.
-fn adopt(urls: &[Url]) -> anyhow::Result<BTreeMap<usize, Vec<Bound>>> {
-    let mut passed = Listeners::from_env()?;
-    let mut adopted = BTreeMap::new();
-    for (index, Url { target, .. }) in urls.iter().enumerate() {
-        if let Target::Fd(_) | Target::Named(_) = target {
-            if urls[..index].iter().any(|url| url.target == *target) {
-                bail!("listen on {target}: the URL is given twice; give it once");
-            }
-        }
-    }
-    // Numbers first: a socket that is taken by its name has a number too.
-    for (index, Url { target, .. }) in urls.iter().enumerate() {
-        if let Target::Fd(number) = target {
-            let bound = match passed.take_number(*number) {
-                Ok(Some(bound)) => Ok(bound),
-                Ok(None) => inherited::adopt(*number),
-                Err(err) => Err(err.into()),
-            };
-            let bound = bound.with_context(|| format!("listen on {target}"))?;
-            adopted.insert(index, vec![bound]);
-        }
-    }
-    for (index, Url { target, .. }) in urls.iter().enumerate() {
-        if let Target::Named(name) = target {
-            let bound = passed.take(name);
-            adopted.insert(index, bound.with_context(|| format!("listen on {target}"))?);
-        }
-    }
-    for name in passed.names() {
-        log::say(format_args!(
-            "socketserver: the service manager passed a socket named {name:?}, which is closed; \
-             --listen fd://{name} uses it"
-        ));
-    }
-    Ok(adopted)
-}
-
-/// Puts TLS on a stream listener.
-fn wrapped(bound: Bound, tls: Option<&TlsConfig>) -> Vec<Any> {
-    match (bound, tls) {
-        (Either::Left(stream), Some(tls)) => {
-            let secure = tls.listen([stream]).into_iter();
-            secure.map(|it| Either::Left(Either::Right(it))).collect()
-        }
-        (Either::Left(stream), None) => vec![Either::Left(Either::Left(stream))],
-        (Either::Right(datagrams), _) => vec![Either::Right(datagrams)],
-    }
-}
-
-impl Target {
-    fn resolve(&self) -> Option<Resolved> {
-        match self {
-            Self::Tcp(at) | Self::Udp(at) => Some(Resolved::new(at)),
-            _ => None,
-        }
-    }
-
-    /// Binds what the URL names; `name` has the resolved addresses. Descriptors are adopted before.
-    fn bind(&self, name: Option<Resolved>, options: &Options) -> anyhow::Result<Vec<Bound>> {
-        let resolved = |at| name.unwrap_or_else(|| Resolved::new(at));
-        Ok(match self {
-            Self::Tcp(at) => {
-                let mut tcp = Tcp::options();
-                if options.v6_only {
-                    tcp = tcp.only_v6(true);
-                }
-                if let Some(connections) = options.backlog {
-                    tcp = tcp.backlog(connections);
-                }
-                let bound = tcp.bind(resolved(at))?.into_iter();
-                bound.map(Either::Left).map(Either::Left).collect()
-            }
-            Self::Udp(at) => {
-                let mut udp = Udp::options();
-                if options.v6_only {
-                    udp = udp.only_v6(true);
-                }
-                let bound = udp.bind(resolved(at))?.into_iter();
-                let bound = bound.map(Either::Left).map(Either::Right);
-                bound.map(Either::Right).collect()
-            }
-            Self::Unix(addr) => {
-                let mut unix = options.apply_to_file(UnixStream::options());
-                if let Some(connections) = options.backlog {
-                    unix = unix.backlog(connections);
-                }
-                vec![Either::Left(Either::Right(unix.bind(addr)?))]
-            }
-            Self::UnixGram(addr) => {
-                let unix = options.apply_to_file(UnixDatagram::options());
-                vec![Either::Right(Either::Right(Either::Right(
-                    unix.bind(addr)?,
-                )))]
-            }
-            Self::Seqpacket(addr) => {
-                let mut unix = options.apply_to_file(UnixSeqpacket::options());
-                if let Some(connections) = options.backlog {
-                    unix = unix.backlog(connections);
-                }
-                vec![Either::Right(Either::Left(unix.bind(addr)?))]
-            }
-            Self::Fd(_) | Self::Named(_) => Vec::new(),
-        })
-    }
 }
 
 #[cfg(test)]
@@ -551,7 +437,7 @@ mod tests {
         options("unix:///s?mode=0660&backlog=0", unix, file);
         bad(
             "tcp://[::]:0?",
-            "tcp: has no option \"\"; it has v6only and backlog=N and tls=off",
+            "tcp: has no option \"\"; it has v6only and backlog=N and tls=off and proxy=off",
         );
         bad(
             "tcp://[::]:0?v6",
@@ -564,11 +450,11 @@ mod tests {
         );
         bad(
             "unix:///s?v6only",
-            "unix: has no option \"v6only\"; it has backlog=N and mode=OCTAL and owner=NAME and group=NAME and tls=off",
+            "unix: has no option \"v6only\"; it has backlog=N and mode=OCTAL and owner=NAME and group=NAME and tls=off and proxy=off",
         );
         bad(
             "fd://3?backlog=1",
-            "fd: has no option \"backlog\"; it has tls=off",
+            "fd: has no option \"backlog\"; it has tls=off and proxy=off",
         );
         let plain = Options {
             tls_off: true,
@@ -603,7 +489,7 @@ mod tests {
     fn the_owner_of_a_socket_file() {
         bad(
             "unixgram:///s?backlog=1",
-            "it has mode=OCTAL and owner=NAME and group=NAME",
+            "it has mode=OCTAL and owner=NAME and group=NAME and proxy=off",
         );
         bad("unix:@name?mode=600", "an abstract name has none of them");
         let owned = Options {
@@ -621,6 +507,25 @@ mod tests {
         bad("unix:///s?owner", "the option owner takes a name");
         bad("unix:@name?owner=root", "an abstract name has none of them");
         bad("tcp://[::]:0?owner=root", "tcp: has no option \"owner\"");
+    }
+
+    #[test]
+    fn every_listener_can_do_without_headers() {
+        for url in [
+            "tcp://[::]:0",
+            "udp://[::]:0",
+            "unix:///s",
+            "unixgram:///s",
+            "seqpacket:///s",
+            "fd://3",
+            "fd://web",
+        ] {
+            let plain: Url = url.parse().unwrap();
+            let direct: Url = format!("{url}?proxy=off").parse().unwrap();
+            assert!(plain.has_proxy() && !direct.has_proxy() && plain.target == direct.target);
+        }
+        bad("fd://3?proxy=on", "the option proxy takes the value off");
+        bad("fd://3?proxy", "the option proxy takes the value off");
     }
 
     #[test]

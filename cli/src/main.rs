@@ -3,6 +3,7 @@
 mod access;
 mod accounts;
 mod args;
+mod bind;
 mod compare;
 mod inherited;
 mod init;
@@ -10,6 +11,7 @@ mod limits;
 mod listen;
 mod log;
 mod privileges;
+mod proxy;
 mod resolve;
 mod serve;
 mod services;

@@ -12,7 +12,7 @@ use socketserver::{
 };
 
 use crate::args::{self, Inner, Model, Options, Service, Workload};
-use crate::listen::{self, Any};
+use crate::bind::{self, Any, Wrappers};
 use crate::log::{self, say};
 use crate::services::Peers;
 use crate::{services, signals, workload};
@@ -129,9 +129,12 @@ fn serve<M: ServerModel>(task: Task, options: Options, model: M) -> anyhow::Resu
     if options.log {
         builder = builder.observer(|event: &Event<'_>| say_event(event));
     }
-    let tls = options.tls.load()?;
     builder = builder.access(options.access.load()?);
-    let listeners = listen::all(&options.listen, tls.as_ref())?;
+    let wrappers = Wrappers {
+        proxy: options.proxy.load()?,
+        tls: options.tls.load()?,
+    };
+    let listeners = bind::all(&options.listen, &wrappers)?;
     log::start();
     options.privileges.drop_for_good()?;
     let urls: Vec<_> = listeners.iter().map(Transport::url).collect();
@@ -148,7 +151,7 @@ fn serve<M: ServerModel>(task: Task, options: Options, model: M) -> anyhow::Resu
         options.limits.stop_times(options.drain_timeout),
     );
     let lists = options.access.is_on().then(|| handle.clone());
-    signals::reload(lists, tls, notifier)?;
+    signals::reload(lists, wrappers.tls, notifier)?;
     if let Some(note) = short_of_descriptors(&options, handle.limits().max_connections) {
         say(format_args!("socketserver: {note}"));
     }
@@ -158,7 +161,12 @@ fn serve<M: ServerModel>(task: Task, options: Options, model: M) -> anyhow::Resu
 /// The address of a UDP listener.
 fn udp_address(listener: &Any) -> Option<SocketAddr> {
     match listener {
-        Either::Right(Either::Right(Either::Left(udp))) => udp.local_addr().socket_addr(),
+        Either::Right(Either::Right(Either::Left(Either::Left(udp)))) => {
+            udp.local_addr().socket_addr()
+        }
+        Either::Right(Either::Right(Either::Right(Either::Left(udp)))) => {
+            udp.local_addr().socket_addr()
+        }
         _ => None,
     }
 }

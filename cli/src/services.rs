@@ -8,7 +8,7 @@ use socketserver::net::{Accepted, Either, SeqpacketConnection, Transport};
 use socketserver::{Connection, Datagram};
 
 use crate::args::Service;
-use crate::listen::Any;
+use crate::bind::Any;
 
 /// The size of a buffer for a client that sends a lot.
 const LARGE: usize = 16 * 1024;
@@ -93,8 +93,10 @@ fn answer(datagram: &mut impl Datagram, reply: Reply, peers: &Peers) {
         Reply::Echo => request,
         Reply::Bytes(bytes) => bytes.len(),
     };
-    // The address of a Unix socket cannot be forged.
-    let peer = datagram.peer().socket_addr();
+    // The answer goes to the proxy, if the datagram came through one. The address of a Unix socket cannot be
+    // forged.
+    let sender = datagram.via().unwrap_or_else(|| datagram.peer());
+    let peer = sender.socket_addr();
     if peer.is_none_or(|peer| peers.allow(peer, request, size)) {
         match reply {
             Reply::Echo => datagram.echo(),

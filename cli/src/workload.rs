@@ -12,7 +12,7 @@ use socketserver::net::{Either, Transport};
 use socketserver::{Connection, Report};
 
 use crate::args::{Work, Workload};
-use crate::listen::Any;
+use crate::bind::Any;
 use crate::serve::{self, Task};
 
 /// Serves the workload until a signal stops it, or the process that measures it is gone.

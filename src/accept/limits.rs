@@ -127,33 +127,6 @@ impl<T: Transport, M: Dispatch> Acceptor<'_, T, M> {
         self.mode.note(accepted as usize, 0);
     }
 
-    /// Whether the access rules, the limits of its peer, and the rate admit a connection or
-    /// datagram. Refuses it otherwise.
-    ///
-    /// A peer that is refused for itself takes no token of the rate from the others.
-    pub(super) fn is_within(&self, request: &mut T::Accepted) -> bool {
-        let admission = &self.shared.admission;
-        let refuses = admission.limits().refuses();
-        let judged = self.serving.service.judge(request);
-        if judged.is_err() && !refuses {
-            // Taken before the accept.
-            admission.limits().return_tokens(1);
-        }
-        let is_late = || refuses && admission.take_tokens(1) == 0;
-        let Some(reason) = judged
-            .err()
-            .or_else(|| is_late().then_some(RefuseReason::Rate))
-        else {
-            return true;
-        };
-        self.serving.service.refused(request, reason);
-        match reason {
-            RefuseReason::Access => request.refuse(),
-            _ => request.refuse_with(&admission.limits().refusal()),
-        }
-        false
-    }
-
     /// Sheds the connection that has been idle for longest, if a client waits at a listener.
     /// Returns the permit, if it is free at once.
     fn make_room(&mut self, index: usize) -> Option<Reservation> {

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use crate::accept::Acceptor;
 use crate::accept::dispatch::Dispatch;
 use crate::accept::errors::{Class, classify};
-use crate::net::{AcceptBatch, Managed, Transport};
+use crate::net::{AcceptBatch, Transport};
 use crate::observe::hooks::{Reaction, Step};
 use crate::sys::poll::Interest;
 
@@ -133,7 +133,7 @@ impl<T: Transport, M: Dispatch> Acceptor<'_, T, M> {
     }
 
     /// Counts the batch, and refuses the entries that limits, the transport or the `verify` hook do
-    /// not admit.
+    /// not admit. A client whom a proxy is to name is judged later (`Service::open`).
     fn admit(&mut self) {
         let mut requests = take(&mut self.batch.requests);
         let accepted = requests.len() as u64;
@@ -141,14 +141,7 @@ impl<T: Transport, M: Dispatch> Acceptor<'_, T, M> {
         counts.accepted.fetch_add(accepted, Relaxed);
         requests.retain_mut(|request| {
             self.serving.service.emit_accepted(request);
-            if !self.is_within(request) {
-                return false;
-            }
-            let admitted = self.serving.service.admit(request);
-            if !admitted {
-                request.refuse();
-            }
-            admitted
+            self.serving.service.admit(request)
         });
         let admitted = requests.len() as u64;
         self.batch.requests = requests;

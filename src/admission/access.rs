@@ -10,7 +10,8 @@ use std::str::FromStr;
 /// [`Builder::access`](crate::Builder::access) sets them,
 /// [`ServerHandle::set_access`](crate::ServerHandle::set_access) changes them while the server
 /// serves. A server closes a connection that the rules do not admit as soon as it has accepted it,
-/// sends it nothing, and returns its permit; it drops such a datagram.
+/// sends it nothing, and returns its permit; it drops such a datagram. Behind a [trusted proxy](crate::proxied)
+/// the server judges a client when the header has named it.
 ///
 /// # Networks
 ///
@@ -33,6 +34,7 @@ use std::str::FromStr;
 /// - User 0 needs to be allowed like any other.
 /// - A datagram says nothing of its user: the server drops all datagrams of Unix sockets once users
 ///   or groups are allowed.
+/// - Behind a proxy, the peer is the proxy, whomever its header names.
 /// - A user or group that this process's user namespace does not know is `65534`
 ///   (user_namespaces(7)).
 ///

@@ -1,19 +1,105 @@
-//! The judgement of a peer: the access rules, and the limits of one address and of one user.
+//! The judgement of a client: the access rules, the limits of one address and of one user, the rate, and
+//! the `verify` hook.
 
 use std::net::IpAddr;
 
 use crate::address::Address;
 use crate::admission::peers::Peer;
 use crate::connection::life::Service;
+use crate::counters::Ended;
+use crate::error::HandlerError;
 use crate::net::Managed;
 use crate::observe::events::RefuseReason;
+use crate::observe::hooks;
+
+/// The token of the rate for a connection or datagram.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Token {
+    /// The server has it, and returns it if the client is refused for itself.
+    Taken,
+    /// The server takes it once it knows that the client is not refused for itself.
+    Due,
+}
+
+/// What the checks of a client say.
+pub(super) enum Verdict {
+    Admitted,
+    Refused(RefuseReason),
+}
 
 impl<R: Managed> Service<R> {
-    /// Judges the peer of a connection or datagram as [`Accepted::peer`](crate::net::Accepted::peer)
-    /// names it now, and counts a connection for this peer alone. An error is the reason to refuse.
+    /// Whether a new connection or datagram is admitted. Counts, reports and refuses it otherwise.
     ///
-    /// A connection whose peer gets another address later can be judged again.
-    pub(crate) fn judge(&self, request: &R) -> Result<(), RefuseReason> {
+    /// Behind a proxy that is to name its client, that client is judged once it has been named.
+    pub(crate) fn admit(&self, request: &mut R) -> bool {
+        let token = match self.shared.admission.limits().refuses() {
+            true => Token::Due,
+            // Taken before the accept.
+            false => Token::Taken,
+        };
+        let checked = request.admit().map_err(Into::into);
+        let verdict = checked.and_then(|()| match request.context().is_unjudged() {
+            true => Ok(self.judge_rate(token)),
+            false => self.judge(request, token),
+        });
+        self.carry_out(request, verdict)
+    }
+
+    /// Judges the client of a connection or datagram as [`Accepted::peer`](crate::net::Accepted::peer) names it now,
+    /// and counts a connection for this client alone. The only place for such checks; called once for each connection
+    /// or datagram.
+    pub(super) fn judge(&self, request: &R, token: Token) -> Result<Verdict, HandlerError> {
+        let admission = &self.shared.admission;
+        if let Err(reason) = self.judge_peer(request) {
+            if token == Token::Taken {
+                admission.limits().return_tokens(1);
+            }
+            return Ok(Verdict::Refused(reason));
+        }
+        let verdict = self.judge_rate(token);
+        let (Verdict::Admitted, Some(verify)) = (&verdict, &self.hooks.verify) else {
+            return Ok(verdict);
+        };
+        Ok(match hooks::call(|| verify(request))? {
+            true => Verdict::Admitted,
+            false => Verdict::Refused(RefuseReason::Verify),
+        })
+    }
+
+    /// Returns whether a connection or datagram was admitted; counts, reports and refuses it otherwise.
+    pub(super) fn carry_out(
+        &self,
+        request: &mut R,
+        verdict: Result<Verdict, HandlerError>,
+    ) -> bool {
+        match verdict {
+            Ok(Verdict::Admitted) => return true,
+            Ok(Verdict::Refused(reason)) => {
+                self.refused(request, reason);
+                match reason {
+                    RefuseReason::Access | RefuseReason::Verify => request.refuse(),
+                    _ => request.refuse_with(&self.shared.admission.limits().refusal()),
+                }
+            }
+            Err(err) => {
+                self.fail(request, err);
+                self.count_end(request, Ended::Failed);
+                request.refuse();
+            }
+        }
+        false
+    }
+
+    fn judge_rate(&self, token: Token) -> Verdict {
+        if token == Token::Due && self.shared.admission.take_tokens(1) == 0 {
+            Verdict::Refused(RefuseReason::Rate)
+        } else {
+            Verdict::Admitted
+        }
+    }
+
+    /// Judges by the access rules and the limits. An error is the reason to refuse.
+    fn judge_peer(&self, request: &R) -> Result<(), RefuseReason> {
         let (rules, limits) = (
             self.shared.admission.rules(),
             self.shared.admission.limits(),
@@ -21,10 +107,14 @@ impl<R: Managed> Service<R> {
         if !rules.are_set() && limits.per_address().is_none() && limits.per_user().is_none() {
             return Ok(());
         }
-        match request.peer() {
-            Address::Inet(addr) => self.judge_address(request, addr.ip()),
-            Address::Unix(_) => self.judge_user(request),
-            Address::Named(_) => Ok(()),
+        let (peer, proxy) = (request.peer(), request.via());
+        // A user is that of the socket, whomever a proxy names.
+        if let Address::Unix(_) = proxy.as_ref().unwrap_or(&peer) {
+            self.judge_user(request, peer.ip().is_none())?;
+        }
+        match peer.ip() {
+            Some(ip) => self.judge_address(request, ip),
+            None => Ok(()),
         }
     }
 
@@ -41,10 +131,12 @@ impl<R: Managed> Service<R> {
         }
     }
 
-    /// Judges a peer whose user is unknown as the rules judge a user that they do not allow.
-    fn judge_user(&self, request: &R) -> Result<(), RefuseReason> {
+    /// Judges a peer whose user is unknown as the rules judge a user that they do not allow. `counts`: whether the
+    /// connection counts for its user, and not for an address.
+    fn judge_user(&self, request: &R, counts: bool) -> Result<(), RefuseReason> {
         let rules = self.shared.admission.rules();
         let limit = self.shared.admission.limits().per_user();
+        let limit = limit.filter(|_| counts);
         let restricted = rules.are_set() && rules.restrict_users();
         if !restricted && limit.is_none() {
             return Ok(());

@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use crate::address::Address;
 use crate::admission::permits::Permits;
+use crate::connection::judge::Token;
 use crate::connection::parking::{Alarm, NotParked, Parked, Parking};
 use crate::counters::{Counters, Ended, count};
 use crate::error::HandlerError;
@@ -26,6 +27,14 @@ pub(crate) enum Opening {
     Parks,
     /// It waits here, which holds a coroutine, or a process of its own.
     Waits,
+}
+
+/// How far a connection has been opened.
+enum Opened {
+    Part,
+    Whole,
+    /// Its client was refused, counted and reported.
+    Refused,
 }
 
 type DynHandler<R> = Box<dyn Fn(&mut R) -> Outcome + Send + Sync>;
@@ -82,25 +91,24 @@ impl<R: Managed> Service<R> {
             .unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Whether the transport and the `verify` hook admit a connection or datagram. Counts and
-    /// reports a refusal.
-    pub(crate) fn admit(&self, request: &R) -> bool {
-        let verify = || {
-            self.hooks
-                .verify
-                .as_ref()
-                .map_or(Ok(true), |verify| hooks::call(|| verify(request)))
-        };
-        match request.admit().map_err(Into::into).and_then(|()| verify()) {
-            Ok(true) => true,
-            Ok(false) => {
-                self.refused(request, RefuseReason::Verify);
-                false
+    /// Opens a connection, or advances that as far as its input goes. A PROXY header names the client, which is judged
+    /// before anything else is opened.
+    fn open(&self, request: &mut R, parks: bool) -> Result<Opened, HandlerError> {
+        loop {
+            let open = || match parks {
+                true => request.try_open(),
+                false => request.open().map(|()| true),
+            };
+            let opened = hooks::call(open).and_then(|opened| opened.map_err(Into::into))?;
+            if !request.context().is_to_be_judged() {
+                return Ok(if opened { Opened::Whole } else { Opened::Part });
             }
-            Err(err) => {
-                self.fail(request, err);
-                self.count_end(request, Ended::Failed);
-                false
+            request.context().note_judged();
+            self.emit_proxied(request);
+            let verdict = self.judge(request, Token::Taken);
+            if !self.carry_out(request, verdict) {
+                let _ = request.context().slot().map(Slot::refuse);
+                return Ok(Opened::Refused);
             }
         }
     }
@@ -123,14 +131,10 @@ impl<R: Managed> Service<R> {
             });
         }
         let parks = opening == Opening::Parks && self.parks;
-        let open = || match parks {
-            true => request.try_open(),
-            false => request.open().map(|()| true),
-        };
-        let opened = hooks::call(open).and_then(|opened| opened.map_err(Into::into));
-        let outcome = match opened {
-            Ok(false) => return Ended::Parked,
-            Ok(true) => self.call(request),
+        let outcome = match self.open(request, parks) {
+            Ok(Opened::Part) => return Ended::Parked,
+            Ok(Opened::Refused) => return Ended::Refused,
+            Ok(Opened::Whole) => self.call(request),
             Err(err) => Err(err),
         };
         request.context().end_request();
@@ -197,6 +201,7 @@ impl<R: Managed> Service<R> {
     pub(crate) fn serve(&self, request: &mut R, opening: Opening) -> Ended {
         match self.handle(request, opening) {
             Ended::Parked => Ended::Parked,
+            Ended::Refused => Ended::Refused,
             handled => self.close(request, handled),
         }
     }
@@ -353,14 +358,16 @@ impl<R: Managed> Service<R> {
     /// Ends a closed connection or datagram: emits the event, drops it, counts it, and returns its
     /// permit.
     fn end(&self, request: R, ended: Ended, permits: Permits) {
-        self.emit_end(&request, ended);
+        if ended != Ended::Refused {
+            self.emit_end(&request, ended);
+        }
         drop(request);
         self.shared.counters.tally(ended, 1);
         drop(permits);
     }
 
     /// Counts a connection or datagram that has ended without a handler, and emits the event.
-    fn count_end(&self, request: &R, ended: Ended) {
+    pub(super) fn count_end(&self, request: &R, ended: Ended) {
         self.emit_end(request, ended);
         self.shared.counters.tally(ended, 1);
     }
@@ -370,6 +377,16 @@ impl<R: Managed> Service<R> {
             subject: request.context().subject(),
             id: request.id(),
             peer: request.peer(),
+        });
+    }
+
+    fn emit_proxied(&self, request: &R) {
+        let via = request.via();
+        self.hooks.emit(|| Event::Proxied {
+            subject: request.context().subject(),
+            id: request.id(),
+            peer: request.peer(),
+            via,
         });
     }
 
@@ -386,7 +403,7 @@ impl<R: Managed> Service<R> {
     }
 
     /// Reports a failed connection or datagram.
-    fn fail(&self, request: &dyn Accepted, err: HandlerError) {
+    pub(super) fn fail(&self, request: &dyn Accepted, err: HandlerError) {
         self.report(&Failure {
             subject: request.context().subject(),
             id: request.id(),
@@ -415,7 +432,7 @@ fn end_of<'a>(
     let how = match (abort, ended) {
         (Some(reason), _) => EndReason::Aborted(reason),
         (None, Ended::Failed) => EndReason::Failed,
-        (None, Ended::Completed | Ended::Parked) => EndReason::Completed,
+        (None, Ended::Completed | Ended::Parked | Ended::Refused) => EndReason::Completed,
     };
     Event::Ended {
         subject,

@@ -73,6 +73,8 @@ pub(crate) enum Ended {
     Failed,
     /// The handler has returned `Next::Park`: the connection goes on.
     Parked,
+    /// The server has refused the client that a PROXY header names, and has counted that.
+    Refused,
 }
 
 /// The atomics behind [`Totals`], and the throttles of reports. All zero at first.
@@ -137,7 +139,7 @@ impl Counters {
         &self.page[0]
     }
 
-    /// Counts connections or datagrams that have ended; nothing for `Parked`.
+    /// Counts connections or datagrams that have ended; nothing for `Parked` and `Refused`.
     pub(crate) fn tally(&self, ended: Ended, requests: u64) {
         if requests == 0 {
             return;
@@ -145,7 +147,7 @@ impl Counters {
         let counter = match ended {
             Ended::Completed => &self.counts().completed,
             Ended::Failed => &self.counts().failed,
-            Ended::Parked => return,
+            Ended::Parked | Ended::Refused => return,
         };
         counter.fetch_add(requests, Relaxed);
     }

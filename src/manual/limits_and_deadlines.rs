@@ -27,6 +27,8 @@
 //! | `RefuseWith(bytes)` | these bytes, 256 at most, and the end of the stream |
 //! | `ShedOldestIdle` | the client is served, and another connection ends in its place: the one that has been parked for longest, or else the one whose handler has waited longest for input, for a second at least. If there is neither, the client waits |
 //!
+//! Behind a [trusted proxy](crate::manual::proxies), the address is that of the client.
+//!
 //! A refused datagram is dropped without an answer. [`Builder::verify`] sets a hook that decides for
 //! each connection or datagram; [who may connect](crate::manual::who_may_connect) is judged before.
 //! [`Builder::raise_descriptor_limit`] raises `RLIMIT_NOFILE` as far as

@@ -18,6 +18,7 @@ pub mod errors;
 pub mod first_server;
 pub mod handlers_and_sessions;
 pub mod limits_and_deadlines;
+pub mod proxies;
 pub mod several_processes;
 pub mod sharing_state;
 pub mod stopping;

@@ -8,7 +8,8 @@
 //! | has the user room? | [`max_per_user`] | those of Unix stream sockets | after the accept |
 //! | does the program want it? | [`Builder::verify`] | all | after the others |
 //!
-//! The accept loop asks in this order. A connection that is refused is closed at once, and gives back its
+//! The server asks in this order; behind a [proxy](crate::manual::proxies), once a header has named the
+//! client, whose address is then the one that is judged. A connection that is refused is closed at once, and gives back its
 //! permit, and the token of the [`rate`] that was taken for it: peers that are refused keep no other
 //! client out. A peer that is not allowed gets no byte; a peer without room gets the text of
 //! [`AtLimit::RefuseWith`], if there is one. A server that is full decides by its policy before it knows
@@ -94,7 +95,7 @@
 //! it calls [`ServerHandle::request_reload`], and the hook [`Builder::on_reload`] reads them in one of
 //! the processes.
 //!
-//! Next: [Coming from Python](crate::manual::coming_from_python).
+//! Next: [behind a proxy](crate::manual::proxies).
 //!
 //! [`Access::allow`]: crate::access::Access::allow
 //! [`Access::deny`]: crate::access::Access::deny

@@ -277,6 +277,12 @@ impl Forked {
     /// Counts the end of a child, and reports an end that the child could not report itself.
     fn end(self, pid: Pid, exit: Exit) {
         let slot = self.registered.as_ref().map(Registered::slot);
+        if slot.is_some_and(Slot::is_refused) {
+            return;
+        }
+        // A child that has read a PROXY header has stored the client's address.
+        let named = slot.map(Slot::peer).filter(|peer| peer.ip().is_some());
+        let peer = named.unwrap_or(self.peer);
         let ended = match exit {
             Exit::Status(0) => Ended::Completed,
             Exit::Status(1) => Ended::Failed,
@@ -285,7 +291,7 @@ impl Forked {
                 self.service.report(&Failure {
                     subject: self.subject,
                     id: self.id,
-                    peer: self.peer.clone(),
+                    peer: peer.clone(),
                     error: &*HandlerError::from(error),
                     abort: slot.and_then(Slot::abort_reason),
                     counters: self.service.counters(),
@@ -294,7 +300,7 @@ impl Forked {
             }
         };
         self.service
-            .tally(self.subject, self.id, &self.peer, slot, ended);
+            .tally(self.subject, self.id, &peer, slot, ended);
     }
 }
 

@@ -14,6 +14,7 @@ use socket2::Socket;
 use crate::address::Address;
 use crate::error::Gone;
 use crate::net::{AcceptBatch, Accepted, Datagram, Managed};
+use crate::proxy::header::{Header, Malformed};
 use crate::registry::context::Context;
 use crate::sys::errno;
 use crate::sys::mmsg::{self, Bundling, Outgoing, RawAddr, Room};
@@ -56,6 +57,8 @@ pub struct Packet<T> {
     /// `Some` until the drop.
     packet: Option<Box<mmsg::Packet>>,
     reply: Reply,
+    /// The PROXY header in front of the data, and its length; or why the datagram is not admitted.
+    header: Result<Option<Box<(Header, usize)>>, Malformed>,
     context: Context,
     transport: PhantomData<fn() -> T>,
 }
@@ -195,6 +198,7 @@ impl DatagramSocket {
                 socket,
                 packet,
                 reply: Reply::None,
+                header: Ok(None),
                 context,
                 transport: PhantomData,
             });
@@ -355,13 +359,38 @@ impl<T> Packet<T> {
             .expect("a datagram holds its packet until it is dropped")
     }
 
+    /// The data, behind the header if there is one.
+    fn data(&self) -> &[u8] {
+        let len = match &self.header {
+            Ok(Some(header)) => header.1,
+            _ => 0,
+        };
+        self.received().data().get(len..).unwrap_or_default()
+    }
+
+    /// Takes a header off the data: `parse` gets the sender and all bytes, and returns the header with its length.
+    pub(crate) fn take_header(
+        &mut self,
+        parse: impl FnOnce(&Address, &[u8]) -> Result<(Header, usize), Malformed>,
+    ) {
+        let parsed = parse(&self.sender(), self.received().data());
+        self.header = parsed.map(|header| Some(Box::new(header)));
+    }
+
+    /// The address of the socket that has sent the datagram.
+    fn sender(&self) -> Address {
+        let sender = &self.received().sender;
+        let inet = sender.inet().map(Address::Inet);
+        inet.unwrap_or_else(|| Address::from_sock_addr(&sender.to_sock_addr()))
+    }
+
     /// Returns the reply as the kernel takes it: `None` without a reply, an error if the sender has
     /// no address.
     fn outgoing(&self) -> Option<io::Result<Outgoing<'_>>> {
         let packet = self.received();
         let data = match &self.reply {
             Reply::None => return None,
-            Reply::Echo => packet.data(),
+            Reply::Echo => self.data(),
             Reply::Bytes(bytes) => bytes,
         };
         let to = &packet.sender;
@@ -380,9 +409,17 @@ impl<T: 'static> Accepted for Packet<T> {
     }
 
     fn peer(&self) -> Address {
-        let sender = &self.received().sender;
-        let inet = sender.inet().map(Address::Inet);
-        inet.unwrap_or_else(|| Address::from_sock_addr(&sender.to_sock_addr()))
+        let client = self.proxy_header().and_then(Header::source);
+        client.cloned().unwrap_or_else(|| self.sender())
+    }
+
+    fn via(&self) -> Option<Address> {
+        self.proxy_header()?.source().map(|_| self.sender())
+    }
+
+    fn proxy_header(&self) -> Option<&Header> {
+        let header = self.header.as_ref().ok()?.as_ref()?;
+        Some(&header.0)
     }
 }
 
@@ -396,7 +433,10 @@ impl<T: 'static> Managed for Packet<T> {
             );
             return Err(io::Error::new(io::ErrorKind::InvalidData, what));
         }
-        Ok(())
+        match self.header {
+            Ok(_) => Ok(()),
+            Err(malformed) => Err(malformed.into()),
+        }
     }
 
     fn close(&mut self) -> io::Result<()> {
@@ -458,7 +498,7 @@ fn reply_to_all<T: 'static>(
 
 impl<T: 'static> Datagram for Packet<T> {
     fn packet(&self) -> &[u8] {
-        self.received().data()
+        self.data()
     }
 
     fn set_reply(&mut self, reply: &[u8]) {
@@ -491,7 +531,7 @@ impl<T> Write for Packet<T> {
             Reply::Bytes(bytes) => bytes.extend_from_slice(buf),
             Reply::None => self.reply = Reply::Bytes(buf.to_vec()),
             Reply::Echo => {
-                let mut bytes = self.received().data().to_vec();
+                let mut bytes = self.data().to_vec();
                 bytes.extend_from_slice(buf);
                 self.reply = Reply::Bytes(bytes);
             }

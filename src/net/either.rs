@@ -14,6 +14,7 @@ use crate::net::{
     AcceptBatch, Accepted, Adopt, Connection, Credentials, Datagram, Managed, Transport,
 };
 use crate::net::{ReadHalf, Waits, WriteHalf, Writer};
+use crate::proxy::header::Header;
 use crate::registry::context::Context;
 
 /// A listener, connection or datagram of one of two transports, so that both feed one server. Nest
@@ -137,6 +138,14 @@ impl<L: Accepted, R: Accepted> Accepted for Either<L, R> {
 
     fn peer_groups(&self) -> io::Result<Vec<u32>> {
         both!(self, side => side.peer_groups())
+    }
+
+    fn via(&self) -> Option<Address> {
+        both!(self, side => side.via())
+    }
+
+    fn proxy_header(&self) -> Option<&Header> {
+        both!(self, side => side.proxy_header())
     }
 }
 

@@ -10,228 +10,12 @@ use std::time::Duration;
 use crate::address::Address;
 use crate::buffers;
 use crate::error::Error;
-use crate::net::halves::{AfterInput, Ending, unsupported};
+use crate::net::halves::{AfterInput, Ending};
 use crate::net::input::Input;
-use crate::net::{AcceptBatch, Accepted, Bind, Connection, Credentials, Managed, Transport};
-use crate::net::{ReadHalf, Waits, WriteHalf, Writer};
+use crate::net::{AcceptBatch, Accepted, Bind, Connection, Credentials, Layer, Managed};
+use crate::net::{ReadHalf, Transport, Waits, WriteHalf, Writer};
+use crate::proxy::header::Header;
 use crate::registry::context::Context;
-
-/// Transforms the bytes of one connection of a [`Layered`] transport: counts, limits or encrypts
-/// them.
-///
-/// Every method receives the connection below, and its default calls that, so a layer implements
-/// only what it changes. All input of a handler comes from [`read`](Self::read), and all of its
-/// output goes to [`write`](Self::write).
-///
-/// # Examples
-///
-/// A layer that reads at most ten bytes at once. (`examples/counting.rs` is a whole program.)
-///
-/// ```
-/// use std::io;
-/// use socketserver::net::{Layer, Layered};
-/// use socketserver::{Connection, Server, Tcp, Threading};
-///
-/// #[derive(Default)]
-/// struct Sips;
-///
-/// impl<C: Connection> Layer<C> for Sips {
-///     fn read(&mut self, below: &mut C, buf: &mut [u8]) -> io::Result<usize> {
-///         let sip = buf.len().min(10);
-///         below.read(&mut buf[..sip])
-///     }
-/// }
-///
-/// fn shout(conn: &mut impl Connection) -> io::Result<()> {
-///     let mut line = String::new();
-///     while conn.next_message()? {
-///         conn.read_line_max(&mut line, 1024)?;
-///         conn.write_all(line.to_uppercase().as_bytes())?;
-///         line.clear();
-///     }
-///     Ok(())
-/// }
-///
-/// let server = Server::<Layered<Tcp, Sips>, Threading>::bind("127.0.0.1:0")?;
-/// let guard = server.spawn(shout)?;
-/// # Ok::<(), socketserver::Error>(())
-/// ```
-pub trait Layer<C: Connection>: Send + 'static {
-    /// Exchanges the first bytes with the peer, before the handler: a handshake, or a header.
-    /// Called once for each connection, where its handler runs, so it may wait; the handshake
-    /// timeout applies. Default: nothing.
-    ///
-    /// # Errors
-    ///
-    /// The handler is not called, and the error is reported as a failure of the connection.
-    fn open(&mut self, below: &mut C) -> io::Result<()> {
-        let _ = below;
-        Ok(())
-    }
-
-    /// Advances as [`open`](Self::open) does, but does not wait for input: returns `false` if some
-    /// is missing, and is called again once there is more. [`Managed::gather`] receives without
-    /// blocking. For models in which a wait would hold a thread. Default: `open`, and `true`.
-    ///
-    /// # Errors
-    ///
-    /// As [`open`](Self::open).
-    fn try_open(&mut self, below: &mut C) -> io::Result<bool>
-    where
-        C: Managed,
-    {
-        self.open(below).map(|()| true)
-    }
-
-    /// Reads as [`Read::read`] does. Output has been flushed before the call, unless
-    /// [`has_input`](Self::has_input). Default: reads from the connection below.
-    ///
-    /// # Errors
-    ///
-    /// The errors of the connection below, and of the layer.
-    fn read(&mut self, below: &mut C, buf: &mut [u8]) -> io::Result<usize> {
-        below.read(buf)
-    }
-
-    /// Writes as [`Write::write`] does. Default: writes to the connection below.
-    ///
-    /// # Errors
-    ///
-    /// The errors of the connection below, and of the layer.
-    fn write(&mut self, below: &mut C, buf: &[u8]) -> io::Result<usize> {
-        below.write(buf)
-    }
-
-    /// Sends what the layer and the connection below have buffered. Default: flushes the connection
-    /// below.
-    ///
-    /// # Errors
-    ///
-    /// Buffered output could not be sent.
-    fn flush(&mut self, below: &mut C) -> io::Result<()> {
-        below.flush()
-    }
-
-    /// Returns whether the next [`read`](Self::read) returns at once, because the layer holds
-    /// input, or knows that the input has ended. Such a connection is not parked. Default: `false`.
-    fn has_input(&self) -> bool {
-        false
-    }
-
-    /// Receives waiting input, without blocking, as [`Managed::gather`] does. `is_whole` judges the
-    /// bytes that a handler would read. Default: passes it the bytes of the connection below, which
-    /// suits a layer that does not change them.
-    ///
-    /// # Errors
-    ///
-    /// Receiving failed. The connection is over.
-    fn gather(&mut self, below: &mut C, is_whole: &dyn Fn(&[u8]) -> bool) -> io::Result<bool>
-    where
-        C: Managed,
-    {
-        Ok(self.has_input() || below.gather(is_whole)?)
-    }
-
-    /// Sends the layer's last bytes, before the end of the stream. Called once, on a connection
-    /// that was [opened](Self::open). Default: flushes.
-    ///
-    /// # Errors
-    ///
-    /// The bytes could not be sent. The connection below is closed all the same.
-    fn finish(&mut self, below: &mut C) -> io::Result<()> {
-        self.flush(below)
-    }
-
-    /// Divides the layer for [`Connection::halves`]: each of the halves below gets its part of the layer. At
-    /// [`WriteSide::shutdown`](crate::net::WriteSide::shutdown) the writing half sends the layer's last bytes;
-    /// [`finish`](Self::finish) is not called then. Default: fails.
-    ///
-    /// # Errors
-    ///
-    /// `Unsupported`: the layer cannot be divided.
-    fn halves<'a>(
-        &'a mut self,
-        below: (ReadHalf<'a>, WriteHalf<'a>),
-    ) -> io::Result<(ReadHalf<'a>, WriteHalf<'a>)> {
-        drop(below);
-        Err(unsupported("halves"))
-    }
-
-    /// Makes a writer for [`Connection::writer`] of the writer below. What the layer has buffered was flushed
-    /// before. Default: fails.
-    ///
-    /// # Errors
-    ///
-    /// `Unsupported`: only the handler can write through the layer.
-    fn writer(&mut self, below: Writer) -> io::Result<Writer> {
-        drop(below);
-        Err(unsupported("writer"))
-    }
-
-    /// Sets the limit of a write, as [`Connection::set_write_timeout`] does. Default: sets that of the connection
-    /// below.
-    ///
-    /// # Errors
-    ///
-    /// `InvalidInput` for a timeout of zero.
-    fn set_write_timeout(&mut self, below: &mut C, timeout: Option<Duration>) -> io::Result<()> {
-        below.set_write_timeout(timeout)
-    }
-
-    /// Polls for input as [`Connection::poll_read`] does. Default: fails.
-    ///
-    /// # Errors
-    ///
-    /// `Unsupported`: the layer cannot be polled. Else as [`read`](Self::read).
-    fn poll_read(
-        &mut self,
-        below: &mut C,
-        cx: &mut task::Context<'_>,
-        buf: &mut [u8],
-    ) -> Poll<io::Result<usize>> {
-        let _ = (below, cx, buf);
-        Poll::Ready(Err(unsupported("poll_read")))
-    }
-
-    /// Polls for room as [`Connection::poll_write`] does. Default: fails.
-    ///
-    /// # Errors
-    ///
-    /// `Unsupported`: the layer cannot be polled. Else as [`write`](Self::write).
-    fn poll_write(
-        &mut self,
-        below: &mut C,
-        cx: &mut task::Context<'_>,
-        buf: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        let _ = (below, cx, buf);
-        Poll::Ready(Err(unsupported("poll_write")))
-    }
-
-    /// Refuses a connection beyond a limit, which was not opened. `message` is for the peer and may
-    /// be empty. Runs on the accepting thread and must not block. Default: the connection below
-    /// sends it.
-    fn refuse_with(&mut self, below: &mut C, message: &[u8])
-    where
-        C: Managed,
-    {
-        below.refuse_with(message);
-    }
-
-    /// Returns the peer's address. Default: that of the connection below.
-    fn peer(&self, below: &C) -> Address {
-        below.peer()
-    }
-
-    /// Returns the address of this end. Default: that of the connection below.
-    ///
-    /// # Errors
-    ///
-    /// As [`Connection::local_addr`].
-    fn local_addr(&self, below: &C) -> io::Result<Address> {
-        below.local_addr()
-    }
-}
 
 /// A transport over another transport `T`, with a layer `L` on each of its connections.
 ///
@@ -286,12 +70,45 @@ impl<T, L> Layered<T, L> {
     }
 }
 
+/// A connection or datagram on which [`Layered`] can put a layer `L`: a connection for any [`Layer`], a
+/// datagram for that of [`Proxied`](crate::proxied::Proxied) alone.
+///
+/// # Examples
+///
+/// ```
+/// use socketserver::net::{Layered, Transport, Under};
+/// use socketserver::{Error, Server, Threading};
+///
+/// fn build<T, L>(listeners: Vec<Layered<T, L>>) -> Result<Server<Layered<T, L>, Threading>, Error>
+/// where
+///     T: Transport<Accepted: Under<L>>,
+///     L: 'static,
+/// {
+///     Server::builder().listen(listeners).build()
+/// }
+/// ```
+pub trait Under<L>: Managed {
+    /// What a handler receives.
+    type Over: Managed;
+
+    /// Puts the layer on top.
+    fn under(self, layer: L) -> Self::Over;
+}
+
+impl<C: Connection + Managed, L: Layer<C>> Under<L> for C {
+    type Over = LayeredConnection<C, L>;
+
+    fn under(self, layer: L) -> Self::Over {
+        LayeredConnection::new(self, layer)
+    }
+}
+
 impl<T, L> Transport for Layered<T, L>
 where
-    T: Transport<Accepted: Connection>,
-    L: Layer<T::Accepted>,
+    T: Transport<Accepted: Under<L>>,
+    L: 'static,
 {
-    type Accepted = LayeredConnection<T::Accepted, L>;
+    type Accepted = <T::Accepted as Under<L>>::Over;
 
     const SCHEME: &'static str = T::SCHEME;
 
@@ -304,7 +121,7 @@ where
     }
 
     fn accept(&self, batch: &mut AcceptBatch<'_, Self::Accepted>) -> io::Result<()> {
-        let wrap = |below| LayeredConnection::new(below, (self.layer)());
+        let wrap = |below: T::Accepted| below.under((self.layer)());
         batch.through(wrap, |batch| self.below.accept(batch))
     }
 
@@ -429,6 +246,11 @@ impl<C: Connection, L: Layer<C>> LayeredConnection<C, L> {
         &mut self.layer
     }
 
+    /// Whether the layer below has read who the client is: the server judges that first, and opens this layer then.
+    fn is_to_be_judged(&self) -> bool {
+        self.below.context().is_to_be_judged()
+    }
+
     fn holds_input(&self) -> bool {
         !self.input.is_empty() || self.layer.has_input()
     }
@@ -495,21 +317,34 @@ impl<C: Connection, L: Layer<C>> Accepted for LayeredConnection<C, L> {
     fn peer_groups(&self) -> io::Result<Vec<u32>> {
         self.below.peer_groups()
     }
+
+    fn via(&self) -> Option<Address> {
+        self.layer.via(&self.below)
+    }
+
+    fn proxy_header(&self) -> Option<&Header> {
+        self.layer.proxy_header(&self.below)
+    }
 }
 
 impl<C: Connection + Managed, L: Layer<C>> Managed for LayeredConnection<C, L> {
     fn admit(&self) -> io::Result<()> {
-        self.below.admit()
+        self.below.admit()?;
+        self.layer.admit(&self.below)
     }
 
     fn open(&mut self) -> io::Result<()> {
         self.below.open()?;
+        if self.is_to_be_judged() {
+            return Ok(());
+        }
         self.open_layer(|layer, below| layer.open(below).map(|()| true))
             .map(drop)
     }
 
     fn try_open(&mut self) -> io::Result<bool> {
-        Ok(self.below.try_open()? && self.open_layer(L::try_open)?)
+        let opened = self.below.try_open()? && !self.is_to_be_judged();
+        Ok(opened && self.open_layer(L::try_open)?)
     }
 
     fn wait(&mut self) -> io::Result<Waits<'_>> {

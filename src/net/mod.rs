@@ -10,6 +10,7 @@ pub(crate) mod dialed;
 pub(crate) mod either;
 pub(crate) mod halves;
 mod input;
+pub(crate) mod layer;
 pub(crate) mod layered;
 mod link;
 pub(crate) mod listener;
@@ -34,7 +35,8 @@ pub use datagram::Packet;
 pub use dialed::Dialed;
 pub use either::Either;
 pub use halves::{ReadHalf, ReadSide, WriteHalf, WriteSide};
-pub use layered::{Layer, Layered, LayeredConnection};
+pub use layer::Layer;
+pub use layered::{Layered, LayeredConnection, Under};
 pub use seqpacket::SeqpacketConnection;
 pub use stream::Stream;
 pub use tcp::{BoundTcp, Tcp, TcpConnection, TcpOptions};
@@ -50,6 +52,7 @@ use std::io::{self, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use crate::error::Error;
+use crate::proxy::header::Header;
 use crate::shared::Shared;
 
 /// A bound listener that yields connections or datagrams.
@@ -240,8 +243,24 @@ pub trait Accepted: Send + 'static {
     /// Returns the context, as [`AcceptBatch::push`] passed it.
     fn context(&self) -> &Context;
 
-    /// Returns the peer's address.
+    /// Returns the peer's address. Behind a [trusted proxy](crate::proxied) that is the client's, once the proxy's
+    /// header has come.
     fn peer(&self) -> Address;
+
+    /// Returns the address of the [trusted proxy](crate::proxied) through which the client has come, if there is
+    /// one. [`peer`](Self::peer) is then the client's address.
+    ///
+    /// A wrapper of your own returns what the connection below does. Default: none.
+    fn via(&self) -> Option<Address> {
+        None
+    }
+
+    /// Returns the header that a [trusted proxy](crate::proxied) has sent before the client's bytes.
+    ///
+    /// A wrapper of your own returns what the connection below does. Default: none.
+    fn proxy_header(&self) -> Option<&Header> {
+        None
+    }
 
     /// Returns the number of the connection or datagram: unique and ascending within its server,
     /// from 1; 0 for a dialed connection.

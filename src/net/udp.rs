@@ -147,16 +147,18 @@ impl AsFd for Udp {
 }
 
 impl UdpPacket {
-    /// Returns the sender's socket address.
+    /// Returns the sender's socket address: the client's behind a [trusted proxy](crate::proxied), or the proxy's, if
+    /// the client has none.
     #[must_use]
     #[expect(
         clippy::missing_panics_doc,
-        reason = "every peer of this transport has an internet address"
+        reason = "every sender to this transport has an internet address"
     )]
     pub fn peer_addr(&self) -> SocketAddr {
-        self.peer()
-            .socket_addr()
-            .expect("a UDP peer has an internet address")
+        let peer = self.peer().socket_addr();
+        let via = || self.via().and_then(|via| via.socket_addr());
+        peer.or_else(via)
+            .expect("a UDP sender has an internet address")
     }
 }
 

@@ -69,6 +69,19 @@ pub enum Event<'a> {
         /// The address of the peer.
         peer: Address,
     },
+    /// A [trusted proxy](crate::proxied) has sent its header, over a connection of which the address of the client
+    /// was not known before.
+    #[non_exhaustive]
+    Proxied {
+        /// Whether it is a connection or a datagram.
+        subject: Subject,
+        /// The number of the connection or datagram, unique within its server.
+        id: u64,
+        /// The address of the client; that of the proxy, if the header names no client.
+        peer: Address,
+        /// The address of the proxy, if the header names a client.
+        via: Option<Address>,
+    },
     /// The server has refused a connection or datagram, which is over.
     #[non_exhaustive]
     Refused {
@@ -217,6 +230,15 @@ impl fmt::Display for Event<'_> {
             Self::Accepted { subject, id, peer } => {
                 write!(f, "{subject} {id} from {peer} accepted")
             }
+            Self::Proxied {
+                subject,
+                id,
+                peer,
+                via,
+            } => match via {
+                Some(via) => write!(f, "{subject} {id} from {peer} came through {via}"),
+                None => write!(f, "{subject} {id} from {peer} is the proxy's own"),
+            },
             Self::Refused {
                 subject,
                 id,

@@ -40,6 +40,7 @@ impl Observer for Tracing {
             } => {
                 warn!(target: TARGET, id, %peer, %reason, "refused");
             }
+            Event::Proxied { id, peer, .. } => debug!(target: TARGET, id, %peer, "proxied"),
             Event::Started { id, .. } => debug!(target: TARGET, id, "started"),
             Event::Parked { id, .. } => debug!(target: TARGET, id, "parked"),
             Event::Ended { how, .. } if *how == EndReason::Completed => {

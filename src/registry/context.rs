@@ -2,7 +2,7 @@
 //! the server aborts it.
 
 use std::os::fd::BorrowedFd;
-use std::sync::atomic::{AtomicU32, Ordering, fence};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering, fence};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
@@ -145,28 +145,31 @@ pub struct Context {
     slot: AtomicU32,
     /// Whether it is registered to be aborted.
     abortable: bool,
+    /// Whether its client is to be judged once a PROXY header has come, and whether that has come.
+    unjudged: AtomicBool,
+    has_header: AtomicBool,
     session: SessionSlot,
 }
 
 impl Context {
     /// The context of a new connection or datagram, whose number is `id`.
     pub(super) const fn new(id: u64, registry: Arc<Registry>) -> Self {
-        Self {
-            id,
-            registry: Some(registry),
-            slot: AtomicU32::new(0),
-            abortable: false,
-            session: SessionSlot::new(),
-        }
+        Self::with(id, Some(registry))
     }
 
     /// The context of an outgoing connection, which has no server.
     pub(crate) const fn detached() -> Self {
+        Self::with(0, None)
+    }
+
+    const fn with(id: u64, registry: Option<Arc<Registry>>) -> Self {
         Self {
-            id: 0,
-            registry: None,
+            id,
+            registry,
             slot: AtomicU32::new(0),
             abortable: false,
+            unjudged: AtomicBool::new(false),
+            has_header: AtomicBool::new(false),
             session: SessionSlot::new(),
         }
     }
@@ -229,6 +232,34 @@ impl Context {
         };
         if let Some(index) = registry.claim_slot(self.id, peer) {
             self.slot.store(index + 1, Ordering::Relaxed);
+        }
+    }
+
+    /// Defers the judgement of its client until a PROXY header names that.
+    pub(crate) fn await_header(&self) {
+        self.unjudged.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether its client is not judged yet.
+    pub(crate) fn is_unjudged(&self) -> bool {
+        self.unjudged.load(Ordering::Relaxed)
+    }
+
+    /// Whether its header has come, so that its client is to be judged.
+    pub(crate) fn is_to_be_judged(&self) -> bool {
+        self.is_unjudged() && self.has_header.load(Ordering::Relaxed)
+    }
+
+    /// Stores that its client has been judged.
+    pub(crate) fn note_judged(&self) {
+        self.unjudged.store(false, Ordering::Relaxed);
+    }
+
+    /// Stores that its PROXY header has come. From now on the registry shows the client that the header names.
+    pub(crate) fn note_header(&self, client: Option<&Address>) {
+        self.has_header.store(true, Ordering::Relaxed);
+        if let (Some(slot), Some(client)) = (self.slot(), client) {
+            slot.set_peer(client);
         }
     }
 

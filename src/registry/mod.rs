@@ -230,7 +230,10 @@ impl Registry {
     #[cfg(feature = "coroutines")]
     pub(crate) fn peer(&self, id: u64) -> Option<Address> {
         let request = self.abortable_of(id)?;
-        Some(request.peer())
+        // The slot has the client that a proxy has named, if that has an IP address.
+        let named = self.slot_of(id).map(Slot::peer);
+        let named = named.filter(|peer| peer.ip().is_some());
+        Some(named.unwrap_or_else(|| request.peer()))
     }
 
     /// Aborts every live connection and datagram of this process that can be aborted. Returns how

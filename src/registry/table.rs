@@ -165,9 +165,14 @@ pub(crate) struct Slot {
     /// While the slot is free, the next free one, plus one; while it is in use, the mark of the
     /// connection in the counts of peers.
     link: AtomicU32,
-    /// Non-zero once the server has ended the connection while it was idle.
+    /// How the server has ended the connection: zero, `IDLE` or `REFUSED`.
     ended: AtomicU8,
 }
+
+/// The connection was idle.
+const IDLE: u8 = 1;
+/// Its client was refused after its accept.
+const REFUSED: u8 = 2;
 
 /// The state of the output, in one word.
 const fn output(since: Millis, waits: bool) -> u64 {
@@ -396,7 +401,7 @@ impl Slot {
     /// Marks the connection as ended by the server, because it is idle and the grace of a stop is
     /// over.
     pub(crate) fn end(&self) {
-        self.ended.store(1, Release);
+        self.ended.store(IDLE, Release);
         // Orders the mark before the next activity: see `is_leaving`.
         fence(Release);
     }
@@ -409,7 +414,16 @@ impl Slot {
     }
 
     pub(crate) fn is_ended(&self) -> bool {
-        self.ended.load(Acquire) != 0
+        self.ended.load(Acquire) == IDLE
+    }
+
+    /// Marks the connection as refused and counted.
+    pub(crate) fn refuse(&self) {
+        self.ended.store(REFUSED, Release);
+    }
+
+    pub(crate) fn is_refused(&self) -> bool {
+        self.ended.load(Acquire) == REFUSED
     }
 
     /// Adds to the received bytes. Only the process that serves the connection calls this, from one
@@ -488,7 +502,8 @@ impl Slot {
         REASONS.get(usize::from(code).checked_sub(1)?).copied()
     }
 
-    fn set_peer(&self, peer: &Address) {
+    /// Stores the peer, or the client that a proxy names in its place: a reader may see a part of either meanwhile.
+    pub(super) fn set_peer(&self, peer: &Address) {
         let (family, bits, port) = match peer {
             Address::Inet(SocketAddr::V4(v4)) => {
                 (INET4, u128::from(u32::from(*v4.ip())), v4.port())

@@ -12,6 +12,7 @@
 
 pub(crate) mod models;
 mod poll;
+pub(crate) mod proxied;
 #[cfg(feature = "tls")]
 pub(crate) mod tls;
 
@@ -117,6 +118,8 @@ pub(crate) enum Target {
     Unix(PathBuf),
     UnixGram(PathBuf),
     Seqpacket(PathBuf),
+    /// Through a proxy: a header comes first, or in each datagram.
+    Proxied(Box<Self>),
     /// TLS over a stream.
     #[cfg(feature = "tls")]
     Tls(Box<Self>),
@@ -138,8 +141,12 @@ impl Target {
     }
 
     /// Whether clients connect, unlike senders of datagrams.
-    pub(crate) const fn is_stream(&self) -> bool {
-        !matches!(self, Self::Udp(_) | Self::UnixGram(_))
+    pub(crate) fn is_stream(&self) -> bool {
+        match self {
+            Self::Udp(_) | Self::UnixGram(_) => false,
+            Self::Proxied(below) => below.is_stream(),
+            _ => true,
+        }
     }
 
     /// Connects a stream client.
@@ -163,11 +170,29 @@ impl Target {
             }
             Self::Seqpacket(path) => Box::new(SeqpacketClient::connect(path)?),
             Self::Udp(_) | Self::UnixGram(_) => panic!("not a stream: {self:?}"),
+            Self::Proxied(below) => match &**below {
+                Self::Tcp(addr) => {
+                    let client = TcpStream::connect_timeout(addr, patience)?;
+                    client.set_read_timeout(Some(DEADLINE))?;
+                    Box::new(proxied::Behind::new(client))
+                }
+                _ => panic!("no stream behind a proxy: {below:?}"),
+            },
             #[cfg(feature = "tls")]
             Self::Tls(below) => Box::new(match &**below {
                 Self::Tcp(addr) => {
                     let below = TcpStream::connect_timeout(addr, patience)?;
                     tls::plain(below, tls::Authority::shared().client())
+                }
+                Self::Proxied(below) => {
+                    let Self::Tcp(addr) = &**below else {
+                        panic!("no TCP behind a proxy: {below:?}")
+                    };
+                    let below = TcpStream::connect_timeout(addr, patience)?;
+                    tls::plain(
+                        proxied::Behind::new(below),
+                        tls::Authority::shared().client(),
+                    )
                 }
                 Self::Unix(path) => {
                     let below = UnixStream::connect(path)?;
@@ -202,6 +227,11 @@ impl Target {
                     .expect("set a deadline");
                 client.send_to(request.as_bytes(), addr).expect("send");
                 Pending::Udp(client)
+            }
+            Self::Proxied(below) if !below.is_stream() => {
+                let header =
+                    String::from_utf8(proxied::header(true)).expect("a header that is text");
+                below.send(&(header + request))
             }
             Self::UnixGram(path) => {
                 let client = UnixDatagram::bind_addr(&unique_name()).expect("bind");
@@ -344,9 +374,13 @@ impl ServerProcess {
             }
             if let Some(url) = line.strip_prefix("listening on ") {
                 let target = Target::parse(url);
+                let target = match transport {
+                    "proxied" | "proxied_udp" | "tls_proxied" => Target::Proxied(Box::new(target)),
+                    _ => target,
+                };
                 #[cfg(feature = "tls")]
                 let target = match transport {
-                    "tls" | "tls_unix" => Target::Tls(Box::new(target)),
+                    "tls" | "tls_unix" | "tls_proxied" => Target::Tls(Box::new(target)),
                     _ => target,
                 };
                 server.targets.push(target);

@@ -12,6 +12,7 @@ use socketserver::limits::{AtLimit, Rate};
 use socketserver::model::Model;
 use socketserver::net::{Accepted, Bind, SeqpacketConnection, Transport};
 use socketserver::observe::Event;
+use socketserver::proxied::ProxyConfig;
 use socketserver::task::offload;
 use socketserver::{
     Builder, Connection, Datagram, Forking, Next, Outcome, Report, Server, ServerHandle, Tcp,
@@ -76,7 +77,7 @@ macro_rules! commands {
     };
 }
 
-commands!(socketserver::net::TcpConnection, socketserver::net::UnixConnection, counting::CountedConnection; socketserver::net::UdpPacket, socketserver::net::UnixPacket);
+commands!(socketserver::net::TcpConnection, socketserver::net::UnixConnection, socketserver::proxied::ProxiedConnection<socketserver::net::TcpConnection>, counting::CountedConnection; socketserver::net::UdpPacket, socketserver::net::UnixPacket);
 
 /// Each message is a line.
 impl Command for SeqpacketConnection {
@@ -100,7 +101,10 @@ impl Command for SeqpacketConnection {
 #[cfg(feature = "tls")]
 commands!(
     socketserver::tls::TlsConnection<socketserver::net::TcpConnection>,
-    socketserver::tls::TlsConnection<socketserver::net::UnixConnection>;
+    socketserver::tls::TlsConnection<socketserver::net::UnixConnection>,
+    socketserver::tls::TlsConnection<
+        socketserver::proxied::ProxiedConnection<socketserver::net::TcpConnection>,
+    >;
 );
 
 /// Puts TLS on listeners, with the certificate in the current directory.
@@ -331,6 +335,16 @@ pub(crate) fn main(args: &[String]) -> ExitCode {
             &options,
             Udp::options().bind("127.0.0.1:0").expect("bind"),
         ),
+        "proxied" => with_model(
+            model,
+            &options,
+            trusting().listen(Tcp::options().bind("127.0.0.1:0").expect("bind")),
+        ),
+        "proxied_udp" => with_model(
+            model,
+            &options,
+            trusting().listen(Udp::options().bind("127.0.0.1:0").expect("bind")),
+        ),
         "unix" => with_model(
             model,
             &options,
@@ -353,6 +367,12 @@ pub(crate) fn main(args: &[String]) -> ExitCode {
             with_tls(Tcp::options().bind("127.0.0.1:0").expect("bind")),
         ),
         #[cfg(feature = "tls")]
+        "tls_proxied" => with_model(
+            model,
+            &options,
+            with_tls(trusting().listen(Tcp::options().bind("127.0.0.1:0").expect("bind"))),
+        ),
+        #[cfg(feature = "tls")]
         "tls_unix" => with_model(
             model,
             &options,
@@ -360,6 +380,11 @@ pub(crate) fn main(args: &[String]) -> ExitCode {
         ),
         _ => panic!("unknown transport {transport}"),
     }
+}
+
+/// Trusts the clients of tests.
+fn trusting() -> ProxyConfig {
+    ProxyConfig::trust(["127.0.0.1"]).expect("a network")
 }
 
 fn here(name: &str) -> std::path::PathBuf {
