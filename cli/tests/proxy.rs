@@ -301,7 +301,9 @@ fn a_client_has_a_limit_and_its_proxy_has_none() {
                 conn.set_read_timeout(Some(DEADLINE)).expect("a deadline");
                 let line = format!("PROXY TCP4 {client} 192.0.2.1 5000 7\r\nx");
                 conn.write_all(line.as_bytes()).expect("write");
-                conn.read_exact(&mut [0]).expect("an answer");
+                let mut answer = [0];
+                conn.read_exact(&mut answer).expect("an answer");
+                assert_eq!(&answer, b"x", "{model}: {client}");
                 conn
             })
             .collect();

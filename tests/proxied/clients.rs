@@ -123,13 +123,14 @@ fn events_tell_of_the_proxy_and_then_of_the_client() {
 }
 
 #[test]
-fn halves_and_futures_begin_behind_the_header() {
+fn halves_futures_and_writers_begin_behind_the_header() {
     let (_guard, server) = serve(|conn: &mut Conn| {
         let mut byte = [0];
         let polled = std::future::poll_fn(|cx| conn.poll_read(cx, &mut byte));
         assert_eq!(task::block_on(polled)??, 1);
         let written = std::future::poll_fn(|cx| conn.poll_write(cx, &byte));
         assert_eq!(task::block_on(written)??, 1);
+        conn.writer()?.write_all(b"-")?;
         let (mut input, mut output) = conn.halves()?;
         std::io::copy(&mut input, &mut output)?;
         output.shutdown()
@@ -141,7 +142,7 @@ fn halves_and_futures_begin_behind_the_header() {
     client.shutdown(std::net::Shutdown::Write).unwrap();
     let mut answer = String::new();
     client.read_to_string(&mut answer).unwrap();
-    assert_eq!(answer, "abc");
+    assert_eq!(answer, "a-bc");
 }
 
 #[test]
