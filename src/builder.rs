@@ -459,7 +459,7 @@ impl<T: Transport, M: Model> Builder<T, M> {
     /// Calls `hook` from the accept loop: once in each `period`, of 1 ms at least, with the server's state, and at once when
     /// the state has changed. For a watchdog: a loop that hangs calls nothing.
     ///
-    /// Under [`Sequential`](crate::Sequential) a handler holds the loop. With worker processes their supervisor calls
+    /// Under [`Sequential`] a handler holds the loop. With worker processes their supervisor calls
     /// the hook; the calls of each period need a worker whose accept loop has turned within the last two periods.
     /// The calls go on until a stop has drained. Default: none.
     /// [`systemd::Notifier`](crate::systemd::Notifier) sets it.
