@@ -133,7 +133,7 @@ impl<T: Transport, M: Model> Builder<T, M> {
         self
     }
 
-    /// Sets how many connections one user may have at once over Unix stream sockets; see
+    /// Sets how many connections one user may have at once over Unix stream and seqpacket sockets; see
     /// [`Limits::per_user`]. Default: no limit.
     pub fn max_per_user(mut self, connections: impl Into<Option<u64>>) -> Self {
         self.options.limits.per_user = connections.into();

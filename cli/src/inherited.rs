@@ -4,6 +4,7 @@
 use std::os::fd::{BorrowedFd, FromRawFd, OwnedFd};
 
 use anyhow::{anyhow, bail};
+use rustix::io::{FdFlags, fcntl_getfd, fcntl_setfd};
 use socketserver::net::Adopt;
 
 use crate::bind::Bound;
@@ -17,14 +18,19 @@ pub(crate) fn adopt(number: i32) -> anyhow::Result<Bound> {
     }
     // SAFETY: the number is not -1, and the borrow ends with the call, which fails for a descriptor
     // that is not open.
-    let open = unsafe { BorrowedFd::borrow_raw(number) }.try_clone_to_owned();
-    let copy = open.map_err(|err| {
+    let flags = fcntl_getfd(unsafe { BorrowedFd::borrow_raw(number) });
+    let flags = flags.map_err(|err| {
         anyhow!("the descriptor is not open: {err}; pass it on without close-on-exec")
     })?;
-    // SAFETY: the descriptor is open, since it was duplicated, and nothing else in this program owns it:
-    // descriptors are adopted, once each, before this program opens any.
+    if flags.contains(FdFlags::CLOEXEC) {
+        bail!(
+            "this program has opened the descriptor itself; pass a socket on as a descriptor of that number"
+        );
+    }
+    // SAFETY: the descriptor is open, and nothing else in this program owns it: it came through exec, and descriptors
+    // are adopted once each.
     let fd = unsafe { OwnedFd::from_raw_fd(number) };
-    drop(copy);
+    fcntl_setfd(&fd, FdFlags::CLOEXEC)?;
     let is_socket = socket2::SockRef::from(&fd).domain();
     is_socket
         .map_err(|err| anyhow!("the descriptor is not a socket: {err}; pass on a bound socket"))?;

@@ -78,7 +78,7 @@ impl Handlers {
 }
 
 /// From now on SIGHUP makes the server read its certificates, and the access lists of `lists`, again, in all its
-/// processes. A service manager is notified: the next connection is served with what was read.
+/// processes. A service manager is notified. The lists are read at the next turn of an accept loop.
 pub(crate) fn reload(
     lists: Option<ServerHandle>,
     tls: Option<TlsConfig>,

@@ -46,7 +46,10 @@ impl Trust {
         };
         let values: Vec<_> = headers.get_all(name).iter().collect();
         let elements = values.iter().rev().flat_map(|value| {
-            let mut elements = split(value.as_bytes(), b',');
+            let mut elements = match self.field {
+                Field::Forwarded => split(value.as_bytes(), b','),
+                Field::XForwardedFor => value.as_bytes().split(|byte| *byte == b',').collect(),
+            };
             elements.reverse();
             elements
         });
@@ -73,7 +76,8 @@ impl Trust {
     }
 }
 
-/// Splits at a separator outside of quoted strings.
+/// Splits at a separator outside of quoted strings. A string that a client has left open ends nowhere: then every
+/// separator counts, so that it cannot hide what a proxy has added behind it.
 fn split(text: &[u8], separator: u8) -> Vec<&[u8]> {
     let (mut parts, mut start) = (Vec::new(), 0);
     let (mut quoted, mut escaped) = (false, false);
@@ -88,6 +92,9 @@ fn split(text: &[u8], separator: u8) -> Vec<&[u8]> {
             }
             _ => {}
         }
+    }
+    if quoted {
+        return text.split(|byte| *byte == separator).collect();
     }
     parts.push(&text[start..]);
     parts
@@ -209,6 +216,22 @@ mod tests {
         check(&["forwarded: for=6.6.6.6, for=\"_hidden\""], "10.0.0.1");
         check(&["forwarded: proto=https"], "10.0.0.1");
         check(&["x-forwarded-for: 192.0.2.1"], "10.0.0.1");
+    }
+
+    #[test]
+    fn an_open_quote_hides_nothing() {
+        let trust = Trust::forwarded(proxies());
+        for open in ["x=\"", "x=\"\\", "x=\"a\\\""] {
+            let field = format!("forwarded: for=6.6.6.6;{open}, for=192.0.2.43");
+            check(&trust, "10.0.0.1:9", &[&field], "192.0.2.43");
+        }
+        let trust = Trust::x_forwarded_for(proxies());
+        check(
+            &trust,
+            "10.0.0.1:9",
+            &["x-forwarded-for: \"6.6.6.6, 192.0.2.1"],
+            "192.0.2.1",
+        );
     }
 
     #[test]

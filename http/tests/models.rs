@@ -6,7 +6,7 @@ mod support;
 
 mod client;
 
-use std::io::Read;
+use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -30,7 +30,7 @@ use support::{DEADLINE, ServerProcess, Target, is_available, poll_until, say};
 
 type Check = fn(&str);
 
-const SCENARIOS: [(&str, Check); 13] = [
+const SCENARIOS: [(&str, Check); 15] = [
     ("requests", requests),
     ("idle_clients_hold_no_thread", idle_clients_hold_no_thread),
     (
@@ -50,6 +50,14 @@ const SCENARIOS: [(&str, Check); 13] = [
         a_stop_answers_a_head_in_pieces,
     ),
     ("requests_of_h2", requests_of_h2),
+    (
+        "a_slow_handler_of_h2_is_not_idle",
+        a_slow_handler_of_h2_is_not_idle,
+    ),
+    (
+        "a_panic_amid_content_ends_one_request",
+        a_panic_amid_content_ends_one_request,
+    ),
     (
         "requests_of_h2_run_side_by_side",
         requests_of_h2_run_side_by_side,
@@ -95,7 +103,10 @@ fn serve(model: &str, options: &[String]) -> ExitCode {
         breaker: 10,
     };
     let listeners = Tcp::options().bind("127.0.0.1:0").expect("bind");
-    let builder = Server::<Tcp>::builder().on_ready(|| say("ready"));
+    let mut builder = Server::<Tcp>::builder().on_ready(|| say("ready"));
+    if options.iter().any(|option| option == "idle") {
+        builder = builder.idle_timeout(Duration::from_millis(300));
+    }
     models.run(model, Serves(builder.listen(listeners), options.to_vec()))
 }
 
@@ -120,6 +131,8 @@ impl UnderModel for Serves {
                     .body_timeout(Duration::from_millis(300)),
                 "brief" => http.idle_timeout(Duration::from_millis(300)),
                 "few" => http.requests(3),
+                // For the server.
+                "idle" => http,
                 _ => panic!("unknown option {option}"),
             };
         }
@@ -162,6 +175,22 @@ impl Handler for Routes {
                 task::block_on(self.meeting.wait())?;
                 "met".into_response()
             }
+            "/slow" => {
+                task::sleep(Duration::from_secs(1));
+                "at last".into_response()
+            }
+            "/cookies" => {
+                let cookies = request.headers().get_all("cookie").iter();
+                let cookies: Vec<_> = cookies
+                    .filter_map(|cookies| cookies.to_str().ok())
+                    .collect();
+                cookies.join(" and ").into_response()
+            }
+            "/torn" => Ok(Response::new(Content::stream(|out| {
+                out.write_all(b"half of it")?;
+                out.flush()?;
+                panic!("panicked as asked")
+            }))),
             "/panic" => panic!("panicked as asked"),
             "/list" => {
                 let list = self.server.connections();
@@ -202,6 +231,15 @@ fn wait_until_parked(addr: SocketAddr, id: u64, bytes: usize) {
         lines
             .any(|line| line.contains("parked for") && line.contains(&bytes))
             .then_some(())
+    });
+}
+
+/// Waits until the first connection is parked.
+fn wait_until_quiet(addr: SocketAddr) {
+    poll_until("the connection is parked", DEADLINE, || {
+        let list = Client::connect(addr).get("/list").text();
+        let mut lines = list.lines().filter(|line| line.starts_with("1 "));
+        lines.any(|line| line.contains("parked for")).then_some(())
     });
 }
 
@@ -401,6 +439,8 @@ fn requests_of_h2(model: &str) {
             "1",
             "a session for each request"
         );
+        let cookies = client.get_with("/cookies", &[("cookie", "a=1"), ("cookie", "b=2")]);
+        assert_eq!(cookies.await.text(), "a=1; b=2");
     });
     stop(server, addr);
 }
@@ -423,11 +463,7 @@ fn idle_clients_of_h2_hold_no_thread(model: &str) {
     client::h2::with(addr, async |client| {
         for _ in 0..3 {
             assert_eq!(client.get("/count").await.text(), "1");
-            poll_until("the connection is parked", DEADLINE, || {
-                let list = Client::connect(addr).get("/list").text();
-                let mut lines = list.lines().filter(|line| line.starts_with("1 "));
-                lines.any(|line| line.contains("parked for")).then_some(())
-            });
+            wait_until_quiet(addr);
         }
     });
     stop(server, addr);
@@ -460,4 +496,32 @@ fn a_stop_loses_no_request_of_h2(model: &str) {
         });
         assert_eq!(server.ended(), "aborted=0 live=0");
     }
+}
+
+fn a_slow_handler_of_h2_is_not_idle(model: &str) {
+    let (server, addr) = start(model, &["idle"]);
+    client::h2::with(addr, async |client| {
+        assert_eq!(client.get("/slow").await.text(), "at last");
+    });
+    drop(server);
+}
+
+fn a_panic_amid_content_ends_one_request(model: &str) {
+    let (server, addr) = start(model, &[]);
+    client::h2::with(addr, async |client| {
+        // The reset may come before what was sent earlier.
+        if let Ok(torn) = client.send("/torn").await {
+            let mut torn = torn.into_body();
+            let mut last = torn.data().await;
+            while let Some(Ok(_)) = last {
+                last = torn.data().await;
+            }
+            assert!(last.is_some_and(|end| end.is_err()), "no whole response");
+        }
+        for _ in 0..2 {
+            assert_eq!(client.get("/count").await.text(), "1");
+            wait_until_quiet(addr);
+        }
+    });
+    stop(server, addr);
 }

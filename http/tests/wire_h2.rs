@@ -177,7 +177,7 @@ fn http(
                 format!("{count} bytes\n").into_response()
             }
             // More than a socket buffers, and less than HTTP/2 does.
-            "/medium" => vec![b'a'; 380 * 1024].into_response(),
+            "/medium" => vec![b'a'; 260 * 1024].into_response(),
             "/large" => vec![b'a'; 1024 * 1024].into_response(),
             "/" => "hello\n".into_response(),
             _ => StatusCode::NOT_FOUND.into_response(),

@@ -2,6 +2,7 @@
 
 use std::time::{Duration, Instant};
 
+use crate::lifecycle::processes::WorkerSlot;
 use crate::lifecycle::{Lifecycle, State};
 use crate::observe::hooks::{self, Hooks};
 
@@ -40,7 +41,13 @@ impl Heartbeat {
             .nanos()
             .saturating_sub(nanos(*period).saturating_mul(2));
         let slots = processes.slots();
-        let is_alive = slots.is_empty() || slots.iter().any(|slot| slot.has_beaten_since(long_ago));
+        // A worker that leaves accepts nothing more; in a stop, all do.
+        let counts = |slot: &&WorkerSlot| lifecycle.closing() || !slot.is_leaving();
+        let is_alive = slots.is_empty()
+            || slots
+                .iter()
+                .filter(counts)
+                .any(|slot| slot.has_beaten_since(long_ago));
         if is_due && is_alive {
             // As above.
             let _ = hooks::call(|| hook(state));

@@ -36,7 +36,7 @@ pub struct Limits {
     /// Connections that were accepted before the limit was set do not count. Datagrams do not
     /// count.
     pub per_address: Option<u64>,
-    /// How many connections one user may have at once, over all Unix stream sockets of the server.
+    /// How many connections one user may have at once, over all Unix stream and seqpacket sockets of the server.
     /// `None`: no limit.
     ///
     /// The user is that of the process which called connect(2) (unix(7), `SO_PEERCRED`). As for

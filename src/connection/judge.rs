@@ -11,6 +11,7 @@ use crate::error::HandlerError;
 use crate::net::Managed;
 use crate::observe::events::RefuseReason;
 use crate::observe::hooks;
+use crate::registry::info::Subject;
 
 /// The token of the rate for a connection or datagram.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -38,8 +39,11 @@ impl<R: Managed> Service<R> {
             false => Token::Taken,
         };
         let checked = request.admit().map_err(Into::into);
+        if checked.is_err() {
+            self.return_token(token);
+        }
         let verdict = checked.and_then(|()| match request.context().is_unjudged() {
-            true => Ok(self.judge_rate(token)),
+            true => Ok(self.judge_proxy(request, token)),
             false => self.judge(request, token),
         });
         self.carry_out(request, verdict)
@@ -49,11 +53,8 @@ impl<R: Managed> Service<R> {
     /// and counts a connection for this client alone. The only place for such checks; called once for each connection
     /// or datagram.
     pub(super) fn judge(&self, request: &R, token: Token) -> Result<Verdict, HandlerError> {
-        let admission = &self.shared.admission;
         if let Err(reason) = self.judge_peer(request) {
-            if token == Token::Taken {
-                admission.limits().return_tokens(1);
-            }
+            self.return_token(token);
             return Ok(Verdict::Refused(reason));
         }
         let verdict = self.judge_rate(token);
@@ -90,6 +91,26 @@ impl<R: Managed> Service<R> {
         false
     }
 
+    /// Judges a connection before its header has named the client: by the user at the socket, which no header changes.
+    fn judge_proxy(&self, request: &R, token: Token) -> Verdict {
+        let is_unix = || matches!(request.peer(), Address::Unix(_));
+        if self.shared.admission.rules().are_set()
+            && is_unix()
+            && let Err(reason) = self.judge_user(request, false)
+        {
+            self.return_token(token);
+            return Verdict::Refused(reason);
+        }
+        self.judge_rate(token)
+    }
+
+    /// Returns a token that was taken before the accept: the client is refused for itself.
+    fn return_token(&self, token: Token) {
+        if token == Token::Taken {
+            self.shared.admission.limits().return_tokens(1);
+        }
+    }
+
     fn judge_rate(&self, token: Token) -> Verdict {
         if token == Token::Due && self.shared.admission.take_tokens(1) == 0 {
             Verdict::Refused(RefuseReason::Rate)
@@ -112,7 +133,8 @@ impl<R: Managed> Service<R> {
         if let Address::Unix(_) = proxy.as_ref().unwrap_or(&peer) {
             self.judge_user(request, peer.ip().is_none())?;
         }
-        match peer.ip() {
+        // A client of a Unix socket that a proxy elsewhere names is judged by the address of the proxy.
+        match peer.ip().or_else(|| proxy.as_ref().and_then(Address::ip)) {
             Some(ip) => self.judge_address(request, ip),
             None => Ok(()),
         }
@@ -155,6 +177,9 @@ impl<R: Managed> Service<R> {
         }
         match (limit, peer) {
             (Some(limit), Some(peer)) if !self.count(request, Peer::user(peer.uid), limit) => {
+                Err(RefuseReason::User)
+            }
+            (Some(_), None) if request.context().subject() == Subject::Connection => {
                 Err(RefuseReason::User)
             }
             _ => Ok(()),

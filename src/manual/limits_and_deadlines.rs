@@ -7,7 +7,7 @@
 //! | [`max_connections`] | live connections and datagrams | 10,240, or 64 fewer than `RLIMIT_NOFILE` if that is less | all threads and processes, exactly | [`at_limit`] decides |
 //! | [`rate`] | new connections or datagrams in a period, and the largest burst | none | all processes, exactly | [`at_limit`] decides; under `ShedOldestIdle` clients wait |
 //! | [`max_per_address`] | live connections of one IPv4 address, or of one IPv6 network of 64 bits | none | all processes, exactly | refused |
-//! | [`max_per_user`] | live connections of one user of Unix stream sockets | none | all processes, exactly | refused |
+//! | [`max_per_user`] | live connections of one user of Unix stream and seqpacket sockets | none | all processes, exactly | refused |
 //! | descriptors (`RLIMIT_NOFILE`) | live connections of one process | `RLIMIT_NOFILE` minus a reserve: an eighth of it, 64 at most | each process | clients wait, or another worker accepts them |
 //! | [`Threading::max_threads`] | handlers at once | 1,024 | each process | clients wait |
 //! | [`ThreadPool::new`], [`queue`](crate::ThreadPool::queue) | handlers at once, connections that wait for a thread | 4 for each processor, as many again | each process | clients wait |

@@ -52,11 +52,11 @@
 //! | [`local_addr`](crate::Connection::local_addr) | the socket's | the address that the client has connected to |
 //! | [`via`](crate::net::Accepted::via) | none | the proxy |
 //! | [rules for networks], [`max_per_address`], [`verify`] | not applied | applied to the client |
-//! | [rules for users], on a Unix socket | not applied | applied to the proxy's process |
+//! | [rules for users], on a Unix socket | applied to the proxy's process | applied to the proxy's process |
 //!
-//! A server judges a connection once, when its header has come: by the client's IP address, and on a Unix socket also
-//! by the user and the groups of the process that has connected, which is the proxy. [`max_per_user`] counts a
-//! connection whose client has no IP address.
+//! A server judges a client when the header has come: by its IP address, or by that of the proxy if it has none. On a
+//! Unix socket the user and the groups of the process that has connected, which is the proxy, are judged at the accept.
+//! [`max_per_user`] counts a connection once its header has come, if its client has no IP address.
 //!
 //! The proxy's own connections, such as the health checks of HAProxy, have a header without a client (`LOCAL` or
 //! `UNKNOWN`). For these everything is as without a proxy. [`Event::Proxied`](crate::observe::Event::Proxied) has both

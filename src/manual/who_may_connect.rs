@@ -3,9 +3,9 @@
 //! | question | rule | for which peers | when it is asked |
 //! |---|---|---|---|
 //! | is the address allowed? | [`Access::allow`], [`Access::deny`] | those with an IP address, datagrams too | after the accept |
-//! | is the user allowed, or one of its groups? | [`Access::allow_users`], [`Access::allow_groups`] | those of Unix stream sockets | after the accept |
+//! | is the user allowed, or one of its groups? | [`Access::allow_users`], [`Access::allow_groups`] | those of Unix stream and seqpacket sockets | after the accept |
 //! | has the address room? | [`max_per_address`] | those with an IP address | after the accept, connections alone |
-//! | has the user room? | [`max_per_user`] | those of Unix stream sockets | after the accept |
+//! | has the user room? | [`max_per_user`] | those of Unix stream and seqpacket sockets | after the accept |
 //! | does the program want it? | [`Builder::verify`] | all | after the others |
 //!
 //! The server asks in this order; behind a [proxy](crate::manual::proxies), once a header has named the

@@ -116,6 +116,10 @@ impl ProxyLayer {
     ///
     /// As long as it is not, everything that has come belongs to it. The rest stays with the connection below.
     fn advance<C: Connection>(&mut self, below: &mut C) -> io::Result<bool> {
+        // A wrapper of a program's own may not have passed `admit` on.
+        if !below.context().is_unjudged() {
+            self.admit(below)?;
+        }
         let input = below.fill_buf()?;
         if input.is_empty() {
             let text = "the peer has ended the stream amid the PROXY header";

@@ -148,6 +148,8 @@ pub struct Context {
     /// Whether its client is to be judged once a PROXY header has come, and whether that has come.
     unjudged: AtomicBool,
     has_header: AtomicBool,
+    /// Requests are served beside the wait for input.
+    is_busy: AtomicBool,
     session: SessionSlot,
 }
 
@@ -170,6 +172,7 @@ impl Context {
             abortable: false,
             unjudged: AtomicBool::new(false),
             has_header: AtomicBool::new(false),
+            is_busy: AtomicBool::new(false),
             session: SessionSlot::new(),
         }
     }
@@ -355,7 +358,9 @@ impl Context {
     /// Stores that a future waits for input.
     pub(crate) fn begin_poll_read(&self) {
         let slot = self.slot();
-        if let Some(slot) = slot.filter(|slot| slot.activity().0 == Activity::Running) {
+        let is_busy = self.is_busy.load(Ordering::Relaxed);
+        let slot = slot.filter(|slot| !is_busy && slot.activity().0 == Activity::Running);
+        if let Some(slot) = slot {
             slot.enter(Activity::Reading, Millis::now());
         }
         self.note_poll(Interest::Read);
@@ -424,6 +429,12 @@ impl Context {
             slot.add_waited(now.since(since));
         }
         slot.begin_request(now);
+    }
+
+    /// Says whether the handler serves requests beside its wait for input, as one of a protocol with several requests at
+    /// once does. While it does, a [poll for input](crate::Connection::poll_read) does not make the connection idle.
+    pub fn set_busy(&self, is_busy: bool) {
+        self.is_busy.store(is_busy, Ordering::Relaxed);
     }
 
     /// Begins a request of the connection, unless one has begun: from now on the request timeout and the minimum

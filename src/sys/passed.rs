@@ -171,6 +171,12 @@ fn own(number: i32, name: String) -> io::Result<Passed> {
             "descriptor {number}, which {COUNT} announces, is not open: {err}"
         ))
     })?;
+    // Every descriptor that Rust opens is closed on exec, and one that came through exec is not.
+    if flags.contains(FdFlags::CLOEXEC) {
+        return Err(malformed(format!(
+            "descriptor {number}, which {COUNT} announces, was opened or taken by this program"
+        )));
+    }
     // SAFETY: it is open, and nothing else owns it: see the module's documentation.
     let fd = unsafe { OwnedFd::from_raw_fd(number) };
     fcntl_setfd(&fd, flags | FdFlags::CLOEXEC)?;

@@ -4,8 +4,8 @@ use std::io;
 use std::time::{Duration, Instant};
 
 use http::{HeaderMap, StatusCode};
-use socketserver::Connection;
 use socketserver::net::Address;
+use socketserver::{Connection, task};
 
 use crate::body::Source;
 use crate::config::Limits;
@@ -127,19 +127,22 @@ impl Progress {
             conn.write_all(b"HTTP/1.1 100 Continue\r\n\r\n")?;
             conn.flush()?;
         }
-        conn.set_read_timeout(Some(self.patience()?))?;
+        // One limit for all that it takes: a layer, or the framing of a chunk, may need several receives.
+        let patience = self.patience()?;
         let count = match &mut self.left {
             Left::Nothing => 0,
             Left::Length(left) => {
                 let max = usize::try_from(*left).map_or(buf.len(), |left| left.min(buf.len()));
-                let count = conn.read(&mut buf[..max])?;
+                let count = task::timeout(patience, || conn.read(&mut buf[..max]))?;
                 if count == 0 {
                     return Err(io::ErrorKind::UnexpectedEof.into());
                 }
                 *left -= count as u64;
                 count
             }
-            Left::Chunked(chunked) => chunked.read(conn, buf, &mut self.trailers)?,
+            Left::Chunked(chunked) => {
+                task::timeout(patience, || chunked.read(conn, buf, &mut self.trailers))?
+            }
         };
         self.received += count as u64;
         if self.received > self.limit {

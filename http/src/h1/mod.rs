@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use http::{Method, Request, Response, StatusCode, Version};
 use socketserver::net::Managed;
-use socketserver::{Connection, HandlerError, Next};
+use socketserver::{Connection, HandlerError, Next, task};
 
 use crate::Http;
 use crate::access::Ended;
@@ -126,8 +126,7 @@ fn await_request<C: Connection + Managed, S>(
     if parks_at_once && !conn.gather(&|_| true)? {
         return rest(session);
     }
-    conn.set_read_timeout(Some(LINGER))?;
-    match conn.next_message() {
+    match task::timeout(LINGER, || conn.next_message()) {
         Ok(true) => {
             session.since = None;
             Ok(None)
@@ -168,8 +167,7 @@ fn gather<C: Connection + Managed, S>(
         if may_park && parks_at_once && !conn.gather(&|_| true)? {
             return Ok(Found::Nothing(Next::ParkFor(left)));
         }
-        conn.set_read_timeout(Some(left.min(LINGER)))?;
-        let filled = conn.fill_buf().map(drop);
+        let filled = task::timeout(left.min(LINGER), || conn.fill_buf().map(drop));
         match filled {
             Ok(()) => {}
             Err(err) if is_late(conn, &err) => {
@@ -270,7 +268,6 @@ fn exchange<C: Connection + Managed, H: Handler>(
     } = sent?;
     if let Some(upgrade) = upgrade {
         conn.set_write_buffer(0)?;
-        conn.set_read_timeout(None)?;
         upgrade(conn)?;
         return Ok(false);
     }

@@ -39,6 +39,12 @@ const CONNECTION_WINDOW: u32 = 1024 * 1024;
 /// How many requests that the client has cancelled may wait at once to be forgotten.
 const RESETS_MAX: usize = 20;
 
+/// How often bytes are moved in a row.
+const ROUNDS: usize = 64;
+
+/// How many bytes of a response may wait until the client gives room for them.
+const SEND_BUFFER: usize = 64 * 1024;
+
 /// How long the last frames of a connection may take to be sent.
 const FAREWELL: Duration = Duration::from_secs(1);
 
@@ -129,6 +135,7 @@ impl H2 {
             .max_header_list_size(head)
             .initial_window_size(STREAM_WINDOW)
             .initial_connection_window_size(CONNECTION_WINDOW)
+            .max_send_buffer_size(SEND_BUFFER)
             .max_concurrent_reset_streams(RESETS_MAX)
             .max_pending_accept_reset_streams(RESETS_MAX)
             .handshake(pipe.clone());
@@ -158,11 +165,15 @@ impl H2 {
         if let Some(running) = running {
             running.register(cx.waker());
         }
-        loop {
+        for _ in 0..ROUNDS {
             let received = self.pipe.receive(conn, cx)?;
             let step = self.step(cx);
             let sent = self.pipe.send(conn, cx)?;
             match step {
+                // The client has not taken everything yet.
+                Poll::Ready(Ok(Some(Turn::Over))) if self.pipe.has_output() => {
+                    return Poll::Pending;
+                }
                 Poll::Ready(Ok(Some(turn))) => return Poll::Ready(Ok(turn)),
                 // The handshake is over.
                 Poll::Ready(Ok(None)) => continue,
@@ -180,6 +191,9 @@ impl H2 {
                 _ => Poll::Pending,
             };
         }
+        // A client that sends as fast as this runs does not keep it from its time limits.
+        cx.waker().wake_by_ref();
+        Poll::Pending
     }
 
     /// Advances the state of HTTP/2.
@@ -230,6 +244,7 @@ pub(crate) fn serve<C: Connection + Managed, H: Handler>(
     let running = Running::default();
     let served = task::scope(|scope| {
         loop {
+            conn.context().set_busy(!running.is_empty());
             if conn.stopping() || session.requests >= http.limits.requests {
                 h2.leave();
             }

@@ -2,14 +2,15 @@
 
 use std::future::poll_fn;
 use std::io::{self, Read};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::{Duration, Instant, SystemTime};
 
 use bytes::{Buf, Bytes};
 use h2::server::SendResponse;
 use h2::{Reason, RecvStream, SendStream};
 use http::header::{
-    CONNECTION, CONTENT_LENGTH, DATE, HeaderMap, HeaderName, HeaderValue, TRANSFER_ENCODING,
-    UPGRADE,
+    CONNECTION, CONTENT_LENGTH, COOKIE, DATE, HeaderMap, HeaderName, HeaderValue,
+    TRANSFER_ENCODING, UPGRADE,
 };
 use http::{Method, Request, Response, StatusCode, Version};
 use socketserver::net::{Address, StopFlag};
@@ -48,7 +49,8 @@ pub(crate) fn serve<H: Handler>(
     respond: SendResponse<Bytes>,
 ) {
     let clock = http.clock();
-    let (parts, stream) = request.into_parts();
+    let (mut parts, stream) = request.into_parts();
+    join_cookies(&mut parts.headers);
     let checked = head::check_authority(&parts)
         .and_then(|()| head::expects(&parts.headers, Version::HTTP_11));
     let is_head = parts.method == Method::HEAD;
@@ -83,8 +85,10 @@ pub(crate) fn serve<H: Handler>(
     let status = response.status();
     let mut sent = 0;
     let respond = &mut input.respond;
-    if send(http, peer, respond, response, is_head, &mut sent).is_err() {
-        respond.send_reset(Reason::INTERNAL_ERROR);
+    // Content may panic too, which ends this request alone.
+    let sending = AssertUnwindSafe(|| send(http, peer, respond, response, is_head, &mut sent));
+    if !catch_unwind(sending).is_ok_and(|result| result.is_ok()) {
+        input.respond.send_reset(Reason::INTERNAL_ERROR);
     }
     http.emit(clock, || Ended {
         id: peer.id,
@@ -96,6 +100,18 @@ pub(crate) fn serve<H: Handler>(
         sent,
         error: error.as_deref(),
     });
+}
+
+/// RFC 9113, section 8.2.3: a client may send the field in pieces, and handlers expect one.
+fn join_cookies(headers: &mut HeaderMap) {
+    let pieces: Vec<_> = headers.get_all(COOKIE).iter().collect();
+    if pieces.len() < 2 {
+        return;
+    }
+    let pieces: Vec<_> = pieces.into_iter().map(HeaderValue::as_bytes).collect();
+    if let Ok(cookies) = HeaderValue::from_bytes(&pieces.join(&b"; "[..])) {
+        headers.insert(COOKIE, cookies);
+    }
 }
 
 fn status_alone(status: StatusCode) -> Response<Content> {

@@ -145,7 +145,8 @@
 //!   gets GOAWAY.
 //! - A client that is idle has the [`idle_grace`](socketserver::Builder::idle_grace) (default: 1 s). A request
 //!   that arrives in that time is answered; then the client gets the end of the stream.
-//! - A head that has begun has its [`head_timeout`](crate::Http::head_timeout), within the drain.
+//! - A client that has begun a head has the grace to go on; once more of it has come, its
+//!   [`head_timeout`](crate::Http::head_timeout).
 //! - An endless response ends when its closure sees [`BodyWriter::stopping`](crate::BodyWriter::stopping), and an
 //!   endless upload when its handler sees [`Body::stopping`](crate::Body::stopping).
 //!

@@ -49,6 +49,18 @@ impl Client {
         answer(self.send(path)).await
     }
 
+    pub(crate) async fn get_with(&mut self, path: &str, fields: &[(&str, &str)]) -> Answer {
+        let mut request = self.request(Method::GET, path);
+        for (name, value) in fields {
+            let name = http::HeaderName::from_bytes(name.as_bytes()).expect("a name");
+            request
+                .headers_mut()
+                .append(name, value.parse().expect("a value"));
+        }
+        let (response, _) = self.requests.send_request(request, true).expect("send");
+        answer(response).await
+    }
+
     pub(crate) fn send(&mut self, path: &str) -> ResponseFuture {
         let request = self.request(Method::GET, path);
         let (response, _) = self.requests.send_request(request, true).expect("send");
