@@ -1,15 +1,16 @@
 //! Access rules, which judge the client that a header names; on Unix sockets also the proxy's process.
 
-use std::io::{Read, Write};
-use std::net::UdpSocket;
+use std::io::{ErrorKind, Read, Write};
+use std::net::{SocketAddr, UdpSocket};
 use std::os::unix::net::UnixStream as Client;
 use std::sync::mpsc::{Receiver, channel};
 use std::time::Duration;
 
+use socket2::{Domain, Socket, Type};
 use socketserver::access::{Access, Network};
 use socketserver::limits::Rate;
 use socketserver::model::Model;
-use socketserver::net::{Accepted, Bind, Transport};
+use socketserver::net::{Accepted, Bind, Transport, UnixAddress};
 use socketserver::observe::{Event, RefuseReason};
 use socketserver::proxied::{Header, Proxied, ProxyConfig};
 use socketserver::{
@@ -116,6 +117,51 @@ fn a_refusal_after_the_header_returns_its_token_and_its_permit() {
     assert_eq!(totals(guard), [12, 10, 10, 2, 0]);
 }
 
+/// Sends bytes from the second address of the machine itself.
+fn ask_from_the_proxy(server: SocketAddr, bytes: &[u8]) -> String {
+    let client = Socket::new(Domain::IPV4, Type::STREAM, None).expect("a socket");
+    let own: SocketAddr = "127.0.0.2:0".parse().expect("an address");
+    client.bind(&own.into()).expect("bind");
+    client.connect(&server.into()).expect("connect");
+    client.set_read_timeout(Some(DEADLINE)).expect("a deadline");
+    (&client).write_all(bytes).expect("send");
+    let mut answer = String::new();
+    (&client).read_to_string(&mut answer).expect("an end");
+    answer
+}
+
+#[test]
+fn a_peer_that_is_not_trusted_costs_no_token() {
+    let slowly = Rate::per(1, Duration::from_secs(3600)).burst(2);
+    let proxy = ProxyConfig::trust(["127.0.0.2"]).expect("a network");
+    let (guard, server) = spawn(builder(&proxy).rate(slowly), hello);
+    for _ in 0..10 {
+        // Its connection is closed, or reset with what it has sent.
+        match ask(server, &header_of("192.0.2.7:1")) {
+            Ok(answer) => assert_eq!(answer, ""),
+            Err(err) => assert_ne!(err.kind(), ErrorKind::WouldBlock, "no end"),
+        }
+    }
+    for _ in 0..2 {
+        assert_eq!(
+            ask_from_the_proxy(server, &header_of("192.0.2.7:1")),
+            "hello"
+        );
+    }
+    assert_eq!(totals(guard), [12, 0, 0, 2, 10]);
+}
+
+#[test]
+fn a_unix_client_that_a_proxy_names_is_judged_by_the_address_of_the_proxy() {
+    let [client, front] = ["/client", "/front"].map(|path| UnixAddress::from(path).into());
+    let unix = Header::new(&client, &front).to_v2().expect("a header");
+    for (denied, answer) in [("127.0.0.1", ""), ("192.0.2.0/24", "hello")] {
+        let access = Access::new().deny(networks(denied));
+        let (_guard, server) = spawn(builder(&trusting()).access(access), hello);
+        assert_eq!(ask(server, &unix).unwrap(), answer);
+    }
+}
+
 #[test]
 fn datagrams_are_judged_by_their_client() {
     let access = Access::new().allow(networks("192.0.2.0/24"));
@@ -152,6 +198,7 @@ fn over_unix(access: Access, header: &[u8]) -> String {
     let server = Server::<Proxied<UnixStream>, Threading>::builder()
         .listen(proxy.listen(listeners))
         .access(access)
+        .handshake_timeout(None)
         .build()
         .expect("build");
     let _guard = server.spawn(|conn| write!(conn, "{}", conn.peer()));
@@ -171,6 +218,8 @@ fn behind_a_unix_socket_the_proxy_is_the_user_and_the_client_has_the_address() {
     assert_eq!(over_unix(users(own), &client), "192.0.2.7:1");
     assert_eq!(over_unix(users(own + 1), &client), "");
     assert_eq!(over_unix(users(own + 1), local), "");
+    // The user is known before the header.
+    assert_eq!(over_unix(users(own + 1), b""), "");
     let denied = networks("192.0.2.0/24");
     assert_eq!(over_unix(users(own).deny(denied), &client), "");
     assert_ne!(over_unix(users(own), local), "");
