@@ -16,8 +16,7 @@ use std::thread;
 use std::time::Duration;
 
 use libtest_mimic::{Arguments, Trial};
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use support::{DEADLINE, ServerProcess, Target, models};
+use support::{DEADLINE, ServerProcess, Target, ends_within, models};
 
 #[path = "support/server.rs"]
 mod server;
@@ -137,12 +136,4 @@ fn converse(
         }
     }
     None
-}
-
-/// Returns whether the end of the stream arrives within the time.
-fn ends_within(stream: &TcpStream, pause: Duration) -> bool {
-    let timeout = Timespec::try_from(pause).expect("a short time");
-    let mut fds = [PollFd::new(stream, PollFlags::IN)];
-    // The server sends nothing else unasked.
-    poll(&mut fds, Some(&timeout)).expect("poll") > 0
 }

@@ -3,9 +3,13 @@
 use std::fmt;
 use std::io::{self, Read};
 use std::net::IpAddr;
+use std::time::{Duration, Instant};
 
+use http::StatusCode;
 use http::header::{self, HeaderMap, HeaderName};
 use socketserver::net::Address;
+
+use crate::config::Limits;
 
 /// Where a body comes from: a connection of HTTP/1, or a stream of HTTP/2.
 pub(crate) trait Source {
@@ -16,6 +20,64 @@ pub(crate) trait Source {
     fn id(&self) -> u64;
     fn peer(&self) -> Address;
     fn stopping(&self) -> bool;
+}
+
+/// What a body may take, and how much it has taken: the same for both versions of HTTP.
+#[derive(Debug)]
+pub(crate) struct Bounds {
+    /// The bytes that were read.
+    pub(crate) received: u64,
+    pub(crate) limit: u64,
+    /// The status that a failed read has led to.
+    pub(crate) failed: Option<StatusCode>,
+    timeout: Duration,
+    deadline: Option<Instant>,
+}
+
+impl Bounds {
+    /// The bounds of a request that begins now.
+    pub(crate) fn new(limits: &Limits) -> Self {
+        let deadline = limits.request_timeout;
+        Self {
+            received: 0,
+            limit: limits.body_bytes,
+            failed: None,
+            timeout: limits.body_timeout,
+            deadline: deadline.and_then(|limit| Instant::now().checked_add(limit)),
+        }
+    }
+
+    /// Fails after an earlier read has failed.
+    pub(crate) fn check(&self) -> io::Result<()> {
+        match self.failed {
+            Some(status) => Err(io::Error::other(format!("the body has failed: {status}"))),
+            None => Ok(()),
+        }
+    }
+
+    /// Fails if `count` further bytes are beyond the limit.
+    pub(crate) fn check_room(&self, count: u64) -> io::Result<()> {
+        if count <= self.limit.saturating_sub(self.received) {
+            return Ok(());
+        }
+        let text = format!("the body is larger than its limit of {} bytes", self.limit);
+        Err(io::Error::new(io::ErrorKind::FileTooLarge, text))
+    }
+
+    /// Counts bytes that have come, and fails if they are beyond the limit.
+    pub(crate) fn count(&mut self, count: usize) -> io::Result<()> {
+        let checked = self.check_room(count as u64);
+        self.received += count as u64;
+        checked
+    }
+
+    /// How long a read may wait: zero after the deadline.
+    pub(crate) fn patience(&self) -> Duration {
+        let left = self
+            .deadline
+            .map(|deadline| deadline.saturating_duration_since(Instant::now()));
+        left.map_or(self.timeout, |left| left.min(self.timeout))
+    }
 }
 
 /// The body of a request. [`Read`] returns its bytes as they arrive, without their framing.

@@ -2,6 +2,10 @@
 
 use std::time::Duration;
 
+/// How long a connection waits for its next request where that holds up no other connection, before it parks.
+/// Clients that send one request after the other are faster than that, and parking costs twice as much.
+pub(crate) const LINGER: Duration = Duration::from_millis(100);
+
 /// What a request may take at most. [`Http`](crate::Http) sets each.
 #[derive(Clone, Debug)]
 pub(crate) struct Limits {

@@ -37,6 +37,7 @@
 mod access;
 mod body;
 mod config;
+mod date;
 mod forwarded;
 #[cfg(test)]
 mod fuzz;

@@ -117,6 +117,50 @@ impl Content {
     }
 }
 
+impl Content {
+    /// The length that the client is told before the content.
+    pub(crate) const fn length(&self) -> Option<u64> {
+        match &self.0 {
+            Kind::Bytes(bytes) => Some(bytes.len() as u64),
+            Kind::Reader { length, .. } => *length,
+            Kind::Stream(_) | Kind::Upgrade(_) => None,
+        }
+    }
+}
+
+/// Reads up to the end, or the first `length` bytes, and passes on pieces of at most `max` bytes.
+///
+/// # Errors
+///
+/// Reading or `send` has failed, or the end has come before the length.
+pub(crate) fn copy(
+    mut reader: impl Read,
+    length: Option<u64>,
+    max: usize,
+    mut send: impl FnMut(&[u8]) -> io::Result<()>,
+) -> io::Result<()> {
+    let mut buffer = vec![0; max];
+    let mut left = length;
+    while left != Some(0) {
+        let max = left.map_or(max, |left| {
+            usize::try_from(left).map_or(max, |left| left.min(max))
+        });
+        let count = match reader.read(&mut buffer[..max]) {
+            Ok(0) if left.is_none() => break,
+            Ok(0) => {
+                let text = "the content of the response has ended before its length";
+                return Err(io::Error::new(io::ErrorKind::UnexpectedEof, text));
+            }
+            Ok(count) => count,
+            Err(err) if err.kind() == io::ErrorKind::Interrupted => continue,
+            Err(err) => return Err(err),
+        };
+        send(&buffer[..count])?;
+        left = left.map(|left| left - count as u64);
+    }
+    Ok(())
+}
+
 impl Default for Content {
     fn default() -> Self {
         Self::empty()

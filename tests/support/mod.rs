@@ -347,6 +347,14 @@ pub(crate) fn hold_at(gate: &str) -> io::Result<()> {
     TcpStream::connect(gate)?.read(&mut [0]).map(|_| ())
 }
 
+/// Returns whether the end of the stream arrives within the time.
+pub(crate) fn ends_within(stream: &TcpStream, pause: Duration) -> bool {
+    let timeout = Timespec::try_from(pause).expect("a short time");
+    let mut fds = [PollFd::new(stream, PollFlags::IN)];
+    // The server sends nothing else unasked.
+    poll(&mut fds, Some(&timeout)).expect("poll") > 0
+}
+
 /// A server in a process of its own. The drop kills it.
 pub(crate) struct ServerProcess {
     child: Child,

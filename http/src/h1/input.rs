@@ -1,13 +1,12 @@
 //! The body of a request on a connection of HTTP/1.
 
 use std::io;
-use std::time::{Duration, Instant};
 
 use http::{HeaderMap, StatusCode};
 use socketserver::net::Address;
 use socketserver::{Connection, task};
 
-use crate::body::Source;
+use crate::body::{Bounds, Source};
 use crate::config::Limits;
 use crate::h1::chunked::Chunked;
 use crate::head::Framing;
@@ -27,25 +26,14 @@ enum Left {
 #[derive(Debug)]
 pub(crate) struct Progress {
     left: Left,
-    /// The bytes that were read.
-    pub(crate) received: u64,
-    limit: u64,
+    pub(crate) bounds: Bounds,
     /// The client waits for `100 Continue`.
     pub(crate) expects: bool,
-    /// The status that a failed read has led to.
-    pub(crate) failed: Option<StatusCode>,
     trailers: HeaderMap,
-    timeout: Duration,
-    deadline: Option<Instant>,
 }
 
 impl Progress {
-    pub(crate) fn new(
-        framing: Framing,
-        expects: bool,
-        limits: &Limits,
-        deadline: Option<Instant>,
-    ) -> Self {
+    pub(crate) fn new(framing: Framing, expects: bool, limits: &Limits) -> Self {
         let left = match framing {
             Framing::Empty => Left::Nothing,
             Framing::Length(length) => Left::Length(length),
@@ -53,13 +41,9 @@ impl Progress {
         };
         Self {
             left,
-            received: 0,
-            limit: limits.body_bytes,
+            bounds: Bounds::new(limits),
             expects,
-            failed: None,
             trailers: HeaderMap::new(),
-            timeout: limits.body_timeout,
-            deadline,
         }
     }
 
@@ -73,7 +57,7 @@ impl Progress {
 
     /// Whether another request can follow: the rest of the body is known to come, and is not long.
     pub(crate) fn can_continue(&self) -> bool {
-        self.failed.is_none()
+        self.bounds.failed.is_none()
             && !self.expects
             && match &self.left {
                 Left::Length(left) => *left <= DISCARD_MAX,
@@ -87,7 +71,7 @@ impl Progress {
             return true;
         }
         let mut scratch = [0; 4096];
-        self.limit = self.received.saturating_add(DISCARD_MAX);
+        self.bounds.limit = self.bounds.received.saturating_add(DISCARD_MAX);
         while !self.is_done() {
             match self.read(conn, &mut scratch) {
                 Ok(0) => break,
@@ -99,15 +83,13 @@ impl Progress {
     }
 
     fn read<C: Connection>(&mut self, conn: &mut C, buf: &mut [u8]) -> io::Result<usize> {
-        if let Some(status) = self.failed {
-            return Err(io::Error::other(format!("the body has failed: {status}")));
-        }
+        self.bounds.check()?;
         if self.is_done() || buf.is_empty() {
             return Ok(0);
         }
         let read = self.try_read(conn, buf);
         if let Err(err) = &read {
-            self.failed = Some(match err.kind() {
+            self.bounds.failed = Some(match err.kind() {
                 io::ErrorKind::FileTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
                 io::ErrorKind::TimedOut => StatusCode::REQUEST_TIMEOUT,
                 _ => StatusCode::BAD_REQUEST,
@@ -117,18 +99,18 @@ impl Progress {
     }
 
     fn try_read<C: Connection>(&mut self, conn: &mut C, buf: &mut [u8]) -> io::Result<usize> {
-        let room = self.limit.saturating_sub(self.received);
-        if let Left::Length(left) = &self.left
-            && *left > room
-        {
-            return Err(self.too_large());
+        if let Left::Length(left) = &self.left {
+            self.bounds.check_room(*left)?;
         }
         if std::mem::take(&mut self.expects) {
             conn.write_all(b"HTTP/1.1 100 Continue\r\n\r\n")?;
             conn.flush()?;
         }
         // One limit for all that it takes: a layer, or the framing of a chunk, may need several receives.
-        let patience = self.patience()?;
+        let patience = self.bounds.patience();
+        if patience.is_zero() {
+            return Err(io::ErrorKind::TimedOut.into());
+        }
         let count = match &mut self.left {
             Left::Nothing => 0,
             Left::Length(left) => {
@@ -144,28 +126,8 @@ impl Progress {
                 task::timeout(patience, || chunked.read(conn, buf, &mut self.trailers))?
             }
         };
-        self.received += count as u64;
-        if self.received > self.limit {
-            return Err(self.too_large());
-        }
+        self.bounds.count(count)?;
         Ok(count)
-    }
-
-    fn too_large(&self) -> io::Error {
-        let text = format!("the body is larger than its limit of {} bytes", self.limit);
-        io::Error::new(io::ErrorKind::FileTooLarge, text)
-    }
-
-    /// How long a read may wait.
-    fn patience(&self) -> io::Result<Duration> {
-        let left = self
-            .deadline
-            .map(|deadline| deadline.saturating_duration_since(Instant::now()));
-        match left {
-            Some(Duration::ZERO) => Err(io::ErrorKind::TimedOut.into()),
-            Some(left) => Ok(left.min(self.timeout)),
-            None => Ok(self.timeout),
-        }
     }
 }
 
@@ -189,7 +151,7 @@ impl<C: Connection> Source for Input<'_, C> {
     }
 
     fn set_limit(&mut self, bytes: u64) {
-        self.progress.limit = bytes;
+        self.progress.bounds.limit = bytes;
     }
 
     fn trailers(&self) -> &HeaderMap {

@@ -9,7 +9,7 @@ mod input;
 pub(crate) mod output;
 
 use std::io;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use bytes::Bytes;
 use http::{Method, Request, Response, StatusCode, Version};
@@ -19,17 +19,13 @@ use socketserver::{Connection, HandlerError, Next, task};
 use crate::Http;
 use crate::access::Ended;
 use crate::body::Body;
-use crate::config::Limits;
+use crate::config::{LINGER, Limits};
 use crate::h1::input::{Input, Progress};
 use crate::h1::output::Sent;
 use crate::handler::{Handler, call};
 use crate::head::{self, Head, Reject, Scan};
 use crate::response::{Content, IntoResponse, Kind};
 use crate::session::Session;
-
-/// How long a connection waits for its next request where that holds up no other connection, before it parks.
-/// Clients that send one request after the other are faster than that, and parking costs twice as much.
-pub(crate) const LINGER: Duration = Duration::from_millis(100);
 
 /// How many bytes of responses are sent together, if their requests came together.
 const WRITE_BUFFER: usize = 16 * 1024;
@@ -216,11 +212,7 @@ fn exchange<C: Connection + Managed, H: Handler>(
     head: Head,
 ) -> Result<bool, HandlerError> {
     let clock = http.clock();
-    let deadline = http
-        .limits
-        .request_timeout
-        .and_then(|limit| Instant::now().checked_add(limit));
-    let mut progress = Progress::new(head.framing, head.expects, &http.limits, deadline);
+    let mut progress = Progress::new(head.framing, head.expects, &http.limits);
     let (parts, ()) = head.request.into_parts();
     let mut exchange = Exchange {
         method: parts.method.clone(),
@@ -238,7 +230,7 @@ fn exchange<C: Connection + Managed, H: Handler>(
     let (response, error) = match answered {
         Ok(response) => (response, None),
         Err(err) => {
-            let status = progress.failed;
+            let status = progress.bounds.failed;
             let status = status.unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
             (status.into_response()?, Some(err))
         }
@@ -257,7 +249,7 @@ fn exchange<C: Connection + Managed, H: Handler>(
         client,
         request: Some(&parts),
         status,
-        received: progress.received,
+        received: progress.bounds.received,
         sent: bytes,
         error: error.as_deref(),
     });
@@ -297,7 +289,7 @@ fn possible<C: Connection>(
         if progress.discard(conn) {
             return response;
         }
-        progress.failed.unwrap_or(StatusCode::BAD_REQUEST)
+        progress.bounds.failed.unwrap_or(StatusCode::BAD_REQUEST)
     } else if is_informational {
         // The client would wait for another response.
         StatusCode::INTERNAL_SERVER_ERROR

@@ -1,8 +1,7 @@
 //! Sending a response on a connection of HTTP/1.
 
-use std::cell::{Cell, RefCell};
-use std::io::{self, Read, Write};
-use std::time::SystemTime;
+use std::cell::RefCell;
+use std::io::{self, Write};
 
 use http::header::{
     CONNECTION, CONTENT_LENGTH, DATE, HeaderMap, TRAILER, TRANSFER_ENCODING, UPGRADE,
@@ -11,12 +10,16 @@ use http::response::Parts;
 use http::{Method, Response, StatusCode, Version};
 use socketserver::Connection;
 
+use crate::date;
 use crate::h1::Exchange;
 use crate::head::has_token;
-use crate::response::{BodyWriter, Content, Kind, Sink};
+use crate::response::{BodyWriter, Content, Kind, Sink, copy};
 
 /// A body of so many bytes is copied behind its head, so that both leave in one segment.
 const COPIED_MAX: usize = 16 * 1024;
+
+/// How many bytes of a reader are read at once.
+const READ_AT_ONCE: usize = 64 * 1024;
 
 /// What sending a response has come to.
 pub(crate) struct Sent {
@@ -79,17 +82,13 @@ pub(crate) fn send<C: Connection>(
 thread_local! {
     /// The memory of heads.
     static SCRATCH: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
-    /// The current date, and the second for which it holds.
-    static DATE_NOW: Cell<(u64, [u8; 29])> = const { Cell::new((u64::MAX, [0; 29])) };
 }
 
 fn framing_of(parts: &Parts, content: &Content, exchange: &Exchange) -> Framing {
-    let length = match &content.0 {
-        Kind::Bytes(bytes) => Some(bytes.len() as u64),
-        Kind::Reader { length, .. } => *length,
-        Kind::Stream(_) => None,
-        Kind::Upgrade(_) => return Framing::None,
-    };
+    if matches!(content.0, Kind::Upgrade(_)) {
+        return Framing::None;
+    }
+    let length = content.length();
     let status = parts.status;
     match length {
         // RFC 9110, section 9.3.6: the client takes whatever follows for the bytes of a tunnel.
@@ -147,7 +146,7 @@ fn write_head(
         head.extend_from_slice(b"connection: keep-alive\r\n");
     }
     if !parts.headers.contains_key(DATE) {
-        write_date(head);
+        write_field(head, "date", &date::now());
     }
     head.extend_from_slice(b"\r\n");
 }
@@ -157,22 +156,6 @@ fn write_field(head: &mut Vec<u8>, name: &str, value: &[u8]) {
     head.extend_from_slice(b": ");
     head.extend_from_slice(value);
     head.extend_from_slice(b"\r\n");
-}
-
-fn write_date(head: &mut Vec<u8>) {
-    let now = SystemTime::now();
-    let second = now
-        .duration_since(SystemTime::UNIX_EPOCH)
-        .map_or(0, |since| since.as_secs());
-    let (cached, mut date) = DATE_NOW.get();
-    if cached != second {
-        let text = httpdate::fmt_http_date(now);
-        if text.len() == date.len() {
-            date.copy_from_slice(text.as_bytes());
-            DATE_NOW.set((second, date));
-        }
-    }
-    write_field(head, "date", &date);
 }
 
 /// Sends the head with the content behind it.
@@ -204,7 +187,13 @@ fn send_content<C: Connection>(
         }
         Kind::Reader { reader, length } => {
             conn.write_all(head)?;
-            copy(conn, reader, length, framing, &mut sent.bytes)
+            let mut sink = Chunks {
+                conn,
+                framing,
+                bytes: &mut sent.bytes,
+            };
+            copy(reader, length, READ_AT_ONCE, |piece| sink.send(piece))?;
+            sink.end(&HeaderMap::new())
         }
         Kind::Stream(stream) => {
             conn.write_all(head)?;
@@ -220,40 +209,6 @@ fn send_content<C: Connection>(
             sink.end(&trailers)
         }
     }
-}
-
-fn copy<C: Connection>(
-    conn: &mut C,
-    mut reader: Box<dyn Read + Send>,
-    length: Option<u64>,
-    framing: Framing,
-    bytes: &mut u64,
-) -> io::Result<()> {
-    let mut sink = Chunks {
-        conn,
-        framing,
-        bytes,
-    };
-    let mut buffer = vec![0; 64 * 1024];
-    let mut left = length;
-    while left != Some(0) {
-        let max = left.map_or(buffer.len(), |left| {
-            usize::try_from(left).map_or(buffer.len(), |left| left.min(buffer.len()))
-        });
-        let count = match reader.read(&mut buffer[..max]) {
-            Ok(0) if left.is_none() => break,
-            Ok(0) => {
-                let text = "the content of the response has ended before its length";
-                return Err(io::Error::new(io::ErrorKind::UnexpectedEof, text));
-            }
-            Ok(count) => count,
-            Err(err) if err.kind() == io::ErrorKind::Interrupted => continue,
-            Err(err) => return Err(err),
-        };
-        sink.send(&buffer[..count])?;
-        left = left.map(|left| left - count as u64);
-    }
-    sink.end(&HeaderMap::new())
 }
 
 /// Writes a chunk, which must not be empty: that would be the end (RFC 9112, section 7.1).

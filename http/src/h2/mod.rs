@@ -25,8 +25,7 @@ use socketserver::task::{self, Scope};
 use socketserver::{Connection, HandlerError, Next};
 
 use crate::Http;
-use crate::config::Limits;
-use crate::h1::LINGER;
+use crate::config::{LINGER, Limits};
 use crate::h2::pipe::Pipe;
 use crate::h2::stream::Peer;
 use crate::handler::Handler;

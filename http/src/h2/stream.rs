@@ -1,9 +1,9 @@
 //! One request of HTTP/2.
 
 use std::future::poll_fn;
-use std::io::{self, Read};
+use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::time::{Duration, Instant, SystemTime};
+use std::time::Duration;
 
 use bytes::{Buf, Bytes};
 use h2::server::SendResponse;
@@ -18,11 +18,15 @@ use socketserver::{Connection, task};
 
 use crate::Http;
 use crate::access::Ended;
-use crate::body::{Body, Source, strip_trailers};
+use crate::body::{Body, Bounds, Source, strip_trailers};
 use crate::config::Limits;
+use crate::date;
 use crate::handler::{Handler, call};
 use crate::head;
-use crate::response::{BodyWriter, Content, IntoResponse, Kind, Sink};
+use crate::response::{BodyWriter, Content, IntoResponse, Kind, Sink, copy};
+
+/// How many bytes of a reader are read at once.
+const READ_AT_ONCE: usize = 16 * 1024;
 
 /// What a request knows of its connection.
 pub(crate) struct Peer {
@@ -70,7 +74,10 @@ pub(crate) fn serve<H: Handler>(
     let (response, error) = match answered {
         Ok(response) => (response, None),
         Err(err) => {
-            let status = input.failed.unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+            let status = input
+                .bounds
+                .failed
+                .unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
             (status_alone(status), Some(err))
         }
     };
@@ -96,7 +103,7 @@ pub(crate) fn serve<H: Handler>(
         client,
         request: Some(&parts),
         status,
-        received: input.received,
+        received: input.bounds.received,
         sent,
         error: error.as_deref(),
     });
@@ -129,12 +136,8 @@ struct Input<'a> {
     data: Bytes,
     /// What is left, if the client has said it.
     size: Option<u64>,
-    received: u64,
-    limit: u64,
-    failed: Option<StatusCode>,
+    bounds: Bounds,
     trailers: HeaderMap,
-    timeout: Duration,
-    deadline: Option<Instant>,
     ended: bool,
 }
 
@@ -146,33 +149,27 @@ impl<'a> Input<'a> {
         limits: &Limits,
     ) -> Self {
         let ended = stream.is_end_stream();
-        let deadline = limits.request_timeout;
         Self {
             respond,
             expects: false,
             peer,
             data: Bytes::new(),
             size: ended.then_some(0),
-            received: 0,
-            limit: limits.body_bytes,
-            failed: None,
+            bounds: Bounds::new(limits),
             trailers: HeaderMap::new(),
-            timeout: limits.body_timeout,
-            deadline: deadline.and_then(|limit| Instant::now().checked_add(limit)),
             ended,
             stream,
         }
     }
 
     fn fail(&mut self, status: StatusCode, err: io::Error) -> io::Error {
-        self.failed = Some(status);
+        self.bounds.failed = Some(status);
         err
     }
 
-    fn too_large(&mut self) -> io::Error {
-        let text = format!("the body is larger than its limit of {} bytes", self.limit);
-        let err = io::Error::new(io::ErrorKind::FileTooLarge, text);
-        self.fail(StatusCode::PAYLOAD_TOO_LARGE, err)
+    /// Fails if the limit of the body is not kept.
+    fn within(&mut self, checked: io::Result<()>) -> io::Result<()> {
+        checked.map_err(|err| self.fail(StatusCode::PAYLOAD_TOO_LARGE, err))
     }
 
     /// Waits for more data. Returns `false` at the end of the body.
@@ -181,10 +178,7 @@ impl<'a> Input<'a> {
             if self.ended {
                 return Ok(false);
             }
-            let left = self
-                .deadline
-                .map(|at| at.saturating_duration_since(Instant::now()));
-            let patience = left.map_or(self.timeout, |left| left.min(self.timeout));
+            let patience = self.bounds.patience();
             let wait = || task::block_on(poll_fn(|cx| self.stream.poll_data(cx)));
             match task::timeout(patience, wait) {
                 Ok(Some(Ok(data))) => {
@@ -213,15 +207,9 @@ impl<'a> Input<'a> {
 
 impl Source for Input<'_> {
     fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
-        if let Some(status) = self.failed {
-            return Err(io::Error::other(format!("the body has failed: {status}")));
-        }
-        if self
-            .size
-            .is_some_and(|size| size > self.limit.saturating_sub(self.received))
-        {
-            return Err(self.too_large());
-        }
+        self.bounds.check()?;
+        let checked = self.bounds.check_room(self.size.unwrap_or(0));
+        self.within(checked)?;
         if std::mem::take(&mut self.expects) && !self.ended {
             let mut head = Response::new(());
             *head.status_mut() = StatusCode::CONTINUE;
@@ -232,10 +220,8 @@ impl Source for Input<'_> {
             return Ok(0);
         }
         let count = self.data.len().min(buf.len());
-        self.received += count as u64;
-        if self.received > self.limit {
-            return Err(self.too_large());
-        }
+        let checked = self.bounds.count(count);
+        self.within(checked)?;
         self.size = self.size.map(|size| size.saturating_sub(count as u64));
         self.data.copy_to_slice(&mut buf[..count]);
         Ok(count)
@@ -246,7 +232,7 @@ impl Source for Input<'_> {
     }
 
     fn set_limit(&mut self, bytes: u64) {
-        self.limit = bytes;
+        self.bounds.limit = bytes;
     }
 
     fn trailers(&self) -> &HeaderMap {
@@ -287,11 +273,7 @@ fn send<H>(
     for name in &FORBIDDEN {
         parts.headers.remove(name);
     }
-    let length = match &content.0 {
-        Kind::Bytes(bytes) => Some(bytes.len() as u64),
-        Kind::Reader { length, .. } => *length,
-        Kind::Stream(_) | Kind::Upgrade(_) => None,
-    };
+    let length = content.length();
     let status = parts.status;
     let is_bare = [
         StatusCode::NO_CONTENT,
@@ -307,7 +289,7 @@ fn send<H>(
             .insert(CONTENT_LENGTH, HeaderValue::from(length));
     }
     if !parts.headers.contains_key(DATE)
-        && let Ok(date) = HeaderValue::from_str(&httpdate::fmt_http_date(SystemTime::now()))
+        && let Ok(date) = HeaderValue::from_bytes(&date::now())
     {
         parts.headers.insert(DATE, date);
     }
@@ -327,7 +309,10 @@ fn send<H>(
     };
     match content.0 {
         Kind::Bytes(bytes) => sink.send_all(bytes, true),
-        Kind::Reader { reader, length } => sink.copy(reader, length),
+        Kind::Reader { reader, length } => {
+            copy(reader, length, READ_AT_ONCE, |piece| sink.send(piece))?;
+            sink.end(HeaderMap::new())
+        }
         Kind::Stream(stream) => {
             let mut out = BodyWriter::new(&mut sink);
             stream(&mut out)?;
@@ -365,27 +350,6 @@ impl Frames<'_> {
             self.stream.send_data(part, ends).map_err(super::io_error)?;
         }
         Ok(())
-    }
-
-    fn copy(&mut self, reader: Box<dyn Read + Send>, length: Option<u64>) -> io::Result<()> {
-        let mut reader = reader.take(length.unwrap_or(u64::MAX));
-        loop {
-            let mut buffer = vec![0; 16 * 1024];
-            let count = match reader.read(&mut buffer) {
-                Err(err) if err.kind() == io::ErrorKind::Interrupted => continue,
-                read => read?,
-            };
-            if count == 0 {
-                break;
-            }
-            buffer.truncate(count);
-            self.send_all(buffer.into(), false)?;
-        }
-        if length.is_some_and(|length| length != *self.sent) {
-            let text = "the content of the response has ended before its length";
-            return Err(io::Error::new(io::ErrorKind::UnexpectedEof, text));
-        }
-        self.end(HeaderMap::new())
     }
 
     fn end(&mut self, trailers: HeaderMap) -> io::Result<()> {
