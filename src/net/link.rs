@@ -5,17 +5,23 @@ use std::net::Shutdown;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
+use std::task::{self, Poll};
 use std::time::Duration;
 
-use rustix::net::{RecvFlags, recv};
+use rustix::net::{RecvFlags, SendFlags, recv, send};
 use socket2::{SockAddr, Socket};
 
 use crate::address::Address;
 use crate::net::turns::{Turn, Turns};
 use crate::registry::context::{Abort, Context};
 use crate::registry::table::AbortReason;
+use crate::sys::poll::Interest;
 use crate::sys::{self, sockopt};
 use crate::task::wait::Source;
+
+/// NOSIGNAL: a peer that is gone is an error, whatever the process does with SIGPIPE. DONTWAIT: the slot counts
+/// each part that the kernel takes; a blocking call would return only after all of it.
+pub(super) const FLAGS: SendFlags = SendFlags::NOSIGNAL.union(SendFlags::DONTWAIT);
 
 /// What both directions of a connection use.
 pub(super) struct Link {
@@ -88,6 +94,22 @@ impl Link {
     /// a peer that sends to it gets a reset, which would hide the abort.
     pub(super) fn cause(&self, err: io::Error) -> io::Error {
         self.abort_error().unwrap_or(err)
+    }
+}
+
+impl Link {
+    /// Sends what the kernel takes, in a future, as [`Connection::poll_write`](crate::Connection::poll_write) says. The
+    /// error is that of the call.
+    pub(super) fn poll_send(&self, cx: &task::Context<'_>, data: &[u8]) -> Poll<io::Result<usize>> {
+        let fd = self.fd();
+        let attempt = || send(fd, data, FLAGS).map(|count| (count, false));
+        let interest = Interest::Write;
+        let Poll::Ready(sent) = self.source.poll_complete(cx.waker(), fd, interest, attempt) else {
+            self.context.begin_poll_write();
+            return Poll::Pending;
+        };
+        self.context.end_poll_write(*sent.as_ref().unwrap_or(&0));
+        Poll::Ready(sent)
     }
 }
 

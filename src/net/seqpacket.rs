@@ -8,11 +8,11 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::task::{self, Poll};
 use std::time::{Duration, Instant};
 
-use rustix::net::{SendFlags, send};
+use rustix::net::send;
 use socket2::{SockAddr, Socket};
 
 use crate::address::Address;
-use crate::net::link::{Input, Link, Timeout};
+use crate::net::link::{FLAGS, Input, Link, Timeout};
 use crate::net::unix_stream::Credentials;
 use crate::net::{Accepted, Managed, Waits};
 use crate::registry::context::{Abort, Context};
@@ -93,9 +93,6 @@ impl Limit {
         Timeout(self.0.load(Ordering::Relaxed)).get()
     }
 }
-
-/// NOSIGNAL: a peer that is gone is an error, whatever the process does with SIGPIPE.
-const FLAGS: SendFlags = SendFlags::NOSIGNAL.union(SendFlags::DONTWAIT);
 
 /// How long a close receives messages, and how many bytes at most.
 const LINGER_TIME: Duration = Duration::from_secs(2);
@@ -255,18 +252,11 @@ impl SeqpacketConnection {
     /// - `Unsupported`: the caller is not within `block_on`.
     /// - else as [`send`](Self::send).
     pub fn poll_send(&self, cx: &mut task::Context<'_>, message: &[u8]) -> Poll<io::Result<()>> {
-        let Link {
-            source, context, ..
-        } = &self.link;
-        let fd = self.link.fd();
-        let attempt = || send(fd, message, FLAGS).map(|count| (count, false));
-        let Poll::Ready(sent) = source.poll_complete(cx.waker(), fd, Interest::Write, attempt)
-        else {
-            context.begin_poll_write();
-            return Poll::Pending;
-        };
-        context.end_poll_write(*sent.as_ref().unwrap_or(&0));
-        Poll::Ready(sent.map_or_else(|err| Err(self.unsent(err, message.len())), |_| Ok(())))
+        let sent = self.link.poll_send(cx, message);
+        sent.map(|sent| match sent {
+            Ok(_) => Ok(()),
+            Err(err) => Err(self.unsent(err, message.len())),
+        })
     }
 
     /// The error of a message that was not sent.

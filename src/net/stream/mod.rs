@@ -18,9 +18,9 @@ use socket2::{SockAddr, Socket};
 
 use crate::address::Address;
 use crate::net::halves::{ReadHalf, ReadSide, WriteHalf, WriteSide};
-use crate::net::link::{Input, Link};
+use crate::net::link::{FLAGS, Input, Link};
 use crate::net::stream::receiving::{Receiver, Receiving};
-use crate::net::stream::sending::{FLAGS, Sender, Sending};
+use crate::net::stream::sending::{Sender, Sending};
 use crate::net::stream::writer::SocketWriter;
 use crate::net::writer::Writer;
 use crate::net::{Accepted, Connection, Credentials, Managed, Waits};

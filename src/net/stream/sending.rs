@@ -8,7 +8,7 @@ use std::time::Duration;
 use rustix::net::{SendFlags, send};
 
 use crate::net::halves::WriteSide;
-use crate::net::link::{Link, Timeout};
+use crate::net::link::{FLAGS, Link, Timeout};
 use crate::sys::poll::Interest;
 use crate::task::wait::after;
 
@@ -26,10 +26,6 @@ pub(super) struct Sender<'a> {
     pub(super) link: &'a Link,
     pub(super) state: &'a mut Sending,
 }
-
-/// NOSIGNAL: a peer that is gone is an error, whatever the process does with SIGPIPE. DONTWAIT: the slot counts
-/// each part that the kernel takes; a blocking call would return only after all of it.
-pub(super) const FLAGS: SendFlags = SendFlags::NOSIGNAL.union(SendFlags::DONTWAIT);
 
 /// Waits for the turn to send, if the connection has writers.
 fn turn(link: &Link, limit: Timeout) -> io::Result<impl Sized + use<'_>> {
@@ -101,18 +97,8 @@ impl Sender<'_> {
     }
 
     fn poll_send(&self, cx: &task::Context<'_>, data: &[u8]) -> Poll<io::Result<usize>> {
-        let Link {
-            source, context, ..
-        } = self.link;
-        let fd = self.link.fd();
-        let attempt = || send(fd, data, FLAGS).map(|count| (count, false));
-        let Poll::Ready(sent) = source.poll_complete(cx.waker(), fd, Interest::Write, attempt)
-        else {
-            context.begin_poll_write();
-            return Poll::Pending;
-        };
-        context.end_poll_write(*sent.as_ref().unwrap_or(&0));
-        Poll::Ready(sent.map_err(|err| self.link.cause(err)))
+        let sent = self.link.poll_send(cx, data);
+        sent.map_err(|err| self.link.cause(err))
     }
 
     /// Sends what is buffered, as [`poll_write`](WriteSide::poll_write) does.
