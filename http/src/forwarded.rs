@@ -62,7 +62,7 @@ impl Trust {
                 Field::Forwarded => node_of(element),
                 Field::XForwardedFor => Some(element.trim_ascii().to_vec()),
             };
-            // What a proxy hides is not known, and neither is what comes before it.
+            // A proxy may hide a client; the addresses before that one are then unknown too.
             let Some(address) = node.and_then(|node| address_of(&node)) else {
                 break;
             };

@@ -28,7 +28,7 @@
 //!
 //! # Strictness
 //!
-//! Whatever two servers could understand differently is refused with 400 and the end of the connection: a missing,
+//! A request that two servers could understand differently is refused with 400 and the end of the connection: a missing,
 //! repeated or malformed `Host`, a repeated or malformed `Content-Length`, one beside a `Transfer-Encoding`, a
 //! repeated `chunked`, a fragment or bytes beyond ASCII in the target, white space before a colon, folded fields,
 //! lines that end without CR LF, control characters. Codings other than `chunked` are refused with 501. The host of an

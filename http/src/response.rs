@@ -53,8 +53,8 @@ impl Content {
         Self(Kind::Bytes(Bytes::new()))
     }
 
-    /// What a reader returns up to its end. An error of the reader aborts the response, which the client can tell
-    /// from its end.
+    /// The bytes of a reader, up to its end. An error of the reader aborts the response, which the client can tell
+    /// from its end; a client of HTTP/1.0 cannot, because the end of the stream is the end of the content there.
     pub fn reader(reader: impl Read + Send + 'static) -> Self {
         Self(Kind::Reader {
             reader: Box::new(reader),
@@ -70,7 +70,7 @@ impl Content {
         })
     }
 
-    /// What is in a file: with its length, if it is a regular one.
+    /// The bytes of a file: with its length, if it is a regular one.
     ///
     /// # Errors
     ///
@@ -84,7 +84,8 @@ impl Content {
         })
     }
 
-    /// What a closure writes. It is called once the head of the response has been sent, where the handler has run.
+    /// The bytes that a closure writes. The closure is called once the head of the response has been sent, where the
+    /// handler has run.
     /// An error aborts the response.
     pub fn stream(
         write: impl FnOnce(&mut BodyWriter<'_>) -> io::Result<()> + Send + 'static,

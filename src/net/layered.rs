@@ -409,7 +409,7 @@ impl<C: Connection, L: Layer<C>> Connection for LayeredConnection<C, L> {
         }
         self.input.release();
         self.layer.flush(&mut self.below)?;
-        // What has come may be no input of the layer, but its end.
+        // The received bytes may be no input of the layer, but its end.
         Ok(self.below.next_message()? && !self.fill_buf()?.is_empty())
     }
 

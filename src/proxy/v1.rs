@@ -34,7 +34,7 @@ pub(super) fn parse(bytes: &[u8]) -> Result<Parsed, Malformed> {
 
 /// Parses what lies between `PROXY ` and the end of the line.
 fn line(rest: &[u8]) -> Result<Header, Malformed> {
-    // What follows UNKNOWN has no meaning.
+    // The text behind UNKNOWN has no meaning.
     if rest == b"UNKNOWN" || rest.starts_with(b"UNKNOWN ") {
         return Ok(Header::unknown());
     }

@@ -50,7 +50,7 @@ pub(super) fn parse(bytes: &[u8], max: usize) -> Result<Parsed, Malformed> {
     let Some(header) = bytes.get(..end) else {
         return Ok(Parsed::Part);
     };
-    // What a LOCAL header has besides is to be ignored, its family too.
+    // The receiver of a LOCAL header ignores the rest of it, its family too.
     let parsed = match command {
         LOCAL => Header::local(),
         _ => of_client(header, protocol)?,

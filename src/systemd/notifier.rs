@@ -105,7 +105,7 @@ impl Notifier {
     ///   long as the accept loop of one of them turns.
     ///
     /// All are sent by the process that serves or, with worker processes, by the supervisor: `NotifyAccess=main` does.
-    /// What cannot be sent is lost; the server goes on.
+    /// A notice that cannot be sent is lost; the server goes on.
     pub fn attach<T: Transport, M: Model>(self, builder: Builder<T, M>) -> Builder<T, M> {
         let period = self.0.watchdog.map_or(RARELY, |watchdog| watchdog / 2);
         builder.heartbeat(period, move |state| {

@@ -176,7 +176,7 @@ impl H2 {
                 Poll::Ready(Ok(Some(turn))) => return Poll::Ready(Ok(turn)),
                 // The handshake is over.
                 Poll::Ready(Ok(None)) => continue,
-                // What the state says last, such as the reason, is sent before.
+                // The last frames, such as the one with the reason, are sent first.
                 Poll::Ready(Err(_)) | Poll::Pending if sent => continue,
                 Poll::Ready(Err(err)) => {
                     self.phase = Phase::Over;

@@ -70,7 +70,7 @@ impl Client {
     pub(crate) async fn post(&mut self, path: &str, body: &[u8]) -> Answer {
         let request = self.request(Method::POST, path);
         let (response, mut stream) = self.requests.send_request(request, false).expect("send");
-        // What is beyond the window waits in the client. The server may refuse it.
+        // The client holds back the bytes beyond the window. The server may refuse them.
         let _ = stream.send_data(Bytes::copy_from_slice(body), true);
         answer(response).await
     }
