@@ -38,6 +38,7 @@ mod access;
 mod body;
 mod config;
 mod date;
+mod error;
 mod forwarded;
 #[cfg(test)]
 mod fuzz;
@@ -48,7 +49,9 @@ mod head;
 pub mod manual;
 pub mod python;
 mod redirect;
+mod request;
 mod response;
+mod router;
 mod session;
 
 use std::io::Write;
@@ -62,12 +65,15 @@ use socketserver::{Connection, HandlerError, Next, Outcome, RequestHandler, per_
 
 pub use access::Access;
 pub use body::Body;
+pub use error::HttpError;
 pub use handler::Handler;
 /// The crate of the types of requests and responses.
 #[doc(no_inline)]
 pub use http;
 pub use redirect::redirect_to_https;
+pub use request::RequestExt;
 pub use response::{BodyWriter, Content, IntoResponse};
+pub use router::Router;
 
 use crate::h2::H2;
 use access::{Ended, Observers};
