@@ -78,6 +78,20 @@ impl HttpError {
         Self::new(StatusCode::BAD_REQUEST, text)
     }
 
+    /// The error for a failed read: of a body, with the status that it says there, or of what is made of one.
+    pub(crate) fn of_read(err: io::Error) -> Self {
+        let err = match err.downcast::<Self>() {
+            Ok(own) => return own,
+            Err(err) => err,
+        };
+        let status = match err.kind() {
+            io::ErrorKind::FileTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
+            io::ErrorKind::TimedOut => StatusCode::REQUEST_TIMEOUT,
+            _ => StatusCode::BAD_REQUEST,
+        };
+        Self::new(status, "the body cannot be read").caused_by(err)
+    }
+
     fn response(&self) -> Response<Content> {
         let mut response = Response::new(Content::from(format!("{}\n", self.0.text)));
         *response.status_mut() = self.0.status;

@@ -2,10 +2,15 @@
 
 use std::str::FromStr;
 
+#[cfg(feature = "cookies")]
+use cookie::CookieJar;
 use http::StatusCode;
 use percent_encoding::percent_decode_str;
 
-use crate::{HttpError, Request};
+use crate::auth::User;
+#[cfg(feature = "multipart")]
+use crate::multipart::Multipart;
+use crate::{Form, HttpError, Request};
 
 /// Methods of a [`Request`] for what a handler needs most.
 ///
@@ -34,6 +39,79 @@ pub trait RequestExt: sealed::Sealed {
     /// - 404: the text cannot be parsed, so the path names nothing.
     /// - 500: the route has no such parameter.
     fn param<T: FromStr>(&self, name: &str) -> Result<T, HttpError>;
+
+    /// Returns the fields of the query, which has the same coding as a form; none without a query.
+    ///
+    /// # Errors
+    ///
+    /// 400: the decoded bytes are not UTF-8, or there are more than 1,000 fields.
+    fn query(&self) -> Result<Form, HttpError>;
+
+    /// Reads the body as a form of the type `application/x-www-form-urlencoded`, of at most 2 MiB.
+    ///
+    /// # Errors
+    ///
+    /// - 400: the decoded bytes are not UTF-8, or there are more than 1,000 fields.
+    /// - 413: the body is too large.
+    /// - 415: the type of the content is another one.
+    /// - Those of the [`Body`](crate::Body).
+    fn form(&mut self) -> Result<Form, HttpError>;
+
+    /// Reads the body as JSON, of at most 2 MiB.
+    ///
+    /// # Errors
+    ///
+    /// - 400: the content is no JSON, or not that of a `T`.
+    /// - 413: the body is too large.
+    /// - 415: the type of the content is neither `application/json` nor one that ends with `+json`.
+    /// - Those of the [`Body`](crate::Body).
+    #[cfg(feature = "json")]
+    fn json<T: serde::de::DeserializeOwned>(&mut self) -> Result<T, HttpError>;
+
+    /// Reads the body as a form with files, field by field: of the type `multipart/form-data`.
+    ///
+    /// # Errors
+    ///
+    /// - 400: the type of the content has no boundary, or a malformed one.
+    /// - 415: the type of the content is another one.
+    #[cfg(feature = "multipart")]
+    fn multipart(&mut self) -> Result<Multipart<'_>, HttpError>;
+
+    /// Returns the cookies of the request. A handler that returns the jar beside its content sets those that it has
+    /// added, and removes those that it has removed. Malformed cookies are left out; of two with the same name, the
+    /// second one is.
+    ///
+    /// A client removes a cookie if the path and the domain are those with which it was set. The crate `cookie` has
+    /// features for jars whose cookies are signed or encrypted.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use socketserver_http::cookie::{Cookie, CookieJar, SameSite};
+    /// use socketserver_http::{Request, RequestExt, Router};
+    ///
+    /// fn visit(request: &mut Request<'_>) -> (CookieJar, String) {
+    ///     let mut jar = request.cookies();
+    ///     let visits = jar.get("visits").and_then(|cookie| cookie.value().parse().ok());
+    ///     let visits = visits.unwrap_or(0_u32).saturating_add(1);
+    ///     let cookie = Cookie::build(("visits", visits.to_string()));
+    ///     jar.add(cookie.path("/").http_only(true).same_site(SameSite::Lax));
+    ///     (jar, format!("visit {visits}\n"))
+    /// }
+    ///
+    /// fn forget(request: &mut Request<'_>) -> (CookieJar, &'static str) {
+    ///     let mut jar = request.cookies();
+    ///     jar.remove(Cookie::build("visits").path("/"));
+    ///     (jar, "forgotten\n")
+    /// }
+    ///
+    /// let router = Router::new().get("/", visit).post("/forget", forget);
+    /// ```
+    #[cfg(feature = "cookies")]
+    fn cookies(&self) -> CookieJar;
+
+    /// Returns the name of the user that [`auth`](crate::auth) has verified.
+    fn user(&self) -> Option<&str>;
 }
 
 impl RequestExt for Request<'_> {
@@ -54,6 +132,33 @@ impl RequestExt for Request<'_> {
             HttpError::new(StatusCode::NOT_FOUND, text)
         };
         text.parse().map_err(|_| malformed())
+    }
+
+    fn query(&self) -> Result<Form, HttpError> {
+        Form::decode(self.uri().query().unwrap_or_default().as_bytes())
+    }
+
+    fn form(&mut self) -> Result<Form, HttpError> {
+        Form::of_body(self)
+    }
+
+    #[cfg(feature = "json")]
+    fn json<T: serde::de::DeserializeOwned>(&mut self) -> Result<T, HttpError> {
+        crate::json::of_body(self)
+    }
+
+    #[cfg(feature = "multipart")]
+    fn multipart(&mut self) -> Result<Multipart<'_>, HttpError> {
+        Multipart::new(self)
+    }
+
+    #[cfg(feature = "cookies")]
+    fn cookies(&self) -> CookieJar {
+        crate::cookies::of(self.headers())
+    }
+
+    fn user(&self) -> Option<&str> {
+        self.extensions().get::<User>().map(|user| &*user.0)
     }
 }
 

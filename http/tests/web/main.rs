@@ -1,5 +1,13 @@
 //! Routes, forms, cookies and authentication, as clients see them: in bytes, over real sockets.
 
+mod auth;
+#[cfg(feature = "cookies")]
+mod cookies;
+mod forms;
+#[cfg(feature = "json")]
+mod json;
+#[cfg(feature = "multipart")]
+mod multipart;
 mod router;
 
 use std::io::{Read, Write};
