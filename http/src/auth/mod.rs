@@ -158,8 +158,14 @@ mod tests {
     }
 
     #[test]
-    #[should_panic(expected = "visible ASCII")]
+    #[should_panic(expected = "the realm has to be of visible ASCII")]
     fn a_realm_is_ascii() {
+        let _ = challenge("Basic", "\u{e9}", "");
+    }
+
+    #[test]
+    #[should_panic(expected = "the realm has to be of visible ASCII")]
+    fn a_realm_has_no_line_break() {
         let _ = challenge("Basic", "a\r\nb", "");
     }
 }
