@@ -16,10 +16,10 @@ type Call = Box<dyn Fn(&mut Request<'_>) -> Answer + Send + Sync>;
 
 /// A [`Handler`] that passes each request to the handler of its path and method.
 ///
-/// A part of a path in braces is a parameter: `{id}` stands for one segment, or for a part of one as in `/v{id}.txt`, and
-/// `{*rest}` at the end for everything that follows, slashes included. [`RequestExt::param`](crate::RequestExt::param) returns it,
-/// percent-decoded. A segment that is written out comes before a parameter, so `/users/me` is not a user of
-/// `/users/{id}`; `{{` and `}}` stand for braces.
+/// A part of a path in braces is a parameter: `{id}` stands for one segment, or for a part of one as in `/v{id}.txt`,
+/// and `{*rest}` at the end for everything that follows, slashes included.
+/// [`RequestExt::param`](crate::RequestExt::param) returns it, percent-decoded. A segment that is written out comes
+/// before a parameter, so `/users/me` is not a user of `/users/{id}`; `{{` and `}}` stand for braces.
 ///
 /// | request | answer |
 /// |---|---|
@@ -179,8 +179,8 @@ impl Router {
     }
 
     /// Answers all methods of all paths below a prefix: with another router, for example. The handler sees the path
-    /// without the prefix, as in `/b?c` of `/a/b?c` below `/a`, and the parameters of the prefix. Routes that are
-    /// written out further come before it. The prefix alone, `/a`, is redirected to `/a/` by 308, unless it has a route.
+    /// without the prefix, as in `/b?c` of `/a/b?c` below `/a`, and the parameters of the prefix. Longer routes that are
+    /// written out come before it. The prefix alone, `/a`, is redirected to `/a/` by 308, unless it has a route.
     ///
     /// # Examples
     ///

@@ -31,7 +31,7 @@ use support::{DEADLINE, ServerProcess, Target, ends_within, is_available, poll_u
 
 type Check = fn(&str);
 
-const SCENARIOS: [(&str, Check); 16] = [
+const SCENARIOS: [(&str, Check); 17] = [
     ("requests", requests),
     (
         "an_answer_waits_for_no_later_request",
