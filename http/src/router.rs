@@ -254,14 +254,16 @@ impl Router {
 
     /// Where a path is redirected to that is the prefix of a handler, but for its slash.
     fn directory(&self, uri: &Uri) -> Option<String> {
-        let path = format!("{}/", uri.path());
-        let found = self.paths.at(&path).ok()?;
+        // `CONNECT` has no path.
+        let path = Some(uri.path()).filter(|path| !path.is_empty())?;
+        let directory = format!("{path}/");
+        let found = self.paths.at(&directory).ok()?;
         let is_below = matches!(self.targets[*found.value], Target::Below(_));
         if !is_below || found.params.get(REST).is_some() {
             return None;
         }
         // Relative: so it holds below another router, and never names another host, as `//name` would.
-        let name = uri.path().rsplit('/').next()?;
+        let name = path.rsplit('/').next()?;
         let query = uri.query().map(|query| format!("?{query}"));
         Some(format!("./{name}/{}", query.unwrap_or_default()))
     }
