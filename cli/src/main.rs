@@ -12,6 +12,7 @@ mod listen;
 mod log;
 mod privileges;
 mod proxied;
+mod proxy;
 mod resolve;
 mod serve;
 mod services;
@@ -45,6 +46,7 @@ fn main() -> ExitCode {
             allow_amplification,
             options,
         }) => serve::run(BuiltIn::new(service, allow_amplification), options),
+        Command::Proxy(proxy) => proxy::run(*proxy),
         Command::Workload(work) => workload::run(work),
         Command::Compare(args) => {
             handlers.remove();

@@ -24,6 +24,11 @@ pub(crate) trait Task: Send + Sync + 'static {
         Ok(())
     }
 
+    /// Whether it makes TLS connections, which need larger stacks.
+    fn uses_tls(&self) -> bool {
+        false
+    }
+
     /// Serves one connection or datagram. It must do nothing that the contract of [`Coroutines::new`] forbids.
     ///
     /// # Errors
@@ -35,6 +40,7 @@ pub(crate) trait Task: Send + Sync + 'static {
 /// Serves until a signal stops it.
 pub(crate) fn run(task: impl Task, options: Options) -> anyhow::Result<Report> {
     let task: Box<dyn Task> = Box::new(task);
+    let uses_tls = options.tls.is_on() || task.uses_tls();
     let workers = options.workers.map(|workers| workers as usize);
     match options.model {
         Model::One(Inner::Sequential) => serve(task, options, Sequential::default()),
@@ -46,7 +52,7 @@ pub(crate) fn run(task: impl Task, options: Options) -> anyhow::Result<Report> {
         ),
         Model::One(Inner::Forking) => serve(task, options, Forking::default()),
         Model::One(Inner::Coroutines) => {
-            let model = coroutines(&options, workers);
+            let model = coroutines(&options, workers, uses_tls);
             serve(task, options, model)
         }
         Model::Prefork(Inner::Sequential) => {
@@ -63,7 +69,7 @@ pub(crate) fn run(task: impl Task, options: Options) -> anyhow::Result<Report> {
         }
         // One worker in each process: the processes use the processors.
         Model::Prefork(Inner::Coroutines) => {
-            let model = coroutines(&options, Some(1));
+            let model = coroutines(&options, Some(1), uses_tls);
             serve(task, options, prefork(workers, model))
         }
     }
@@ -75,12 +81,12 @@ fn prefork<M>(workers: Option<usize>, model: M) -> Prefork<M> {
 }
 
 #[expect(unsafe_code, reason = "the contract of coroutines")]
-fn coroutines(options: &Options, workers: Option<usize>) -> Coroutines {
+fn coroutines(options: &Options, workers: Option<usize>, uses_tls: bool) -> Coroutines {
     // SAFETY: the tasks of this crate read, write, compute, sleep and format text; nothing that they call restores a
     // thread-local after a blocking call.
     let model = unsafe { Coroutines::new() };
     // Eight times the deepest stack that was measured without TLS; a handshake needs more.
-    let kib = if options.tls.is_on() { 256 } else { 64 };
+    let kib = if uses_tls { 256 } else { 64 };
     let model = model.stack_size(kib * 1024);
     let model = model.driver(match options.driver {
         args::Driver::Auto => Driver::Auto,

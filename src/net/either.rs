@@ -252,6 +252,14 @@ impl<L: Connection, R: Connection> Connection for Either<L, R> {
         both!(self, side => side.shutdown(how))
     }
 
+    fn reset(&mut self) -> io::Result<()> {
+        both!(self, side => side.reset())
+    }
+
+    fn unsent(&self) -> Option<u64> {
+        both!(self, side => side.unsent())
+    }
+
     fn local_addr(&self) -> io::Result<Address> {
         both!(self, side => Connection::local_addr(side))
     }
