@@ -84,6 +84,11 @@ impl Limits {
         self.write_timeout.0
     }
 
+    /// How long idle connections stay in a stop; a day stands for no limit.
+    pub(crate) fn idle_grace(&self) -> Duration {
+        self.idle_grace.0.unwrap_or(Duration::from_secs(86_400))
+    }
+
     /// How long a stop may take, with this drain timeout.
     pub(crate) fn stop_times(&self, drain: Duration) -> StopTimes {
         let after = |time: Duration| self.lame_duck.saturating_add(time);

@@ -1,11 +1,14 @@
 //! From options to a server that has ended: the one match over models.
 
+use std::sync::Arc;
+
 use socketserver::model::{Driver, Model as ServerModel};
 use socketserver::net::Transport;
 use socketserver::observe::{Event, Failure};
 use socketserver::systemd::Notifier;
 use socketserver::{
-    Coroutines, Forking, Outcome, Prefork, Report, Sequential, Server, ThreadPool, Threading,
+    Coroutines, Forking, Outcome, Prefork, Report, Sequential, Server, ServerHandle, ThreadPool,
+    Threading,
 };
 
 use crate::args::{self, Inner, Model, Options};
@@ -23,6 +26,18 @@ pub(crate) trait Task: Send + Sync + 'static {
     fn start(&mut self, _listeners: &[Any]) -> anyhow::Result<()> {
         Ok(())
     }
+
+    /// Called once, before the server accepts. It must start no thread: the model may fork.
+    ///
+    /// # Errors
+    ///
+    /// What ends the program before it serves.
+    fn serving(&self, _server: &ServerHandle) -> anyhow::Result<()> {
+        Ok(())
+    }
+
+    /// Called once, when the server has ended.
+    fn finish(&self) {}
 
     /// Whether it makes TLS connections, which need larger stacks.
     fn uses_tls(&self) -> bool {
@@ -161,7 +176,12 @@ fn serve<M: ServerModel>(
     if let Some(note) = short_of_descriptors(&options, handle.limits().max_connections) {
         say(format_args!("socketserver: {note}"));
     }
-    Ok(server.serve_forever(move |accepted| task.serve(accepted))?)
+    task.serving(&handle)?;
+    let task: Arc<dyn Task> = Arc::from(task);
+    let serving = Arc::clone(&task);
+    let report = server.serve_forever(move |accepted| serving.serve(accepted))?;
+    task.finish();
+    Ok(report)
 }
 
 /// Reports a failure, at most once a second in all processes.

@@ -27,7 +27,7 @@ impl Headers {
                 if inet(header.source()) {
                     header.to_v1()
                 } else {
-                    Ok(b"PROXY UNKNOWN\r\n".to_vec())
+                    Ok(UNKNOWN.to_vec())
                 }
             }
             Version::V2 => match tls {
@@ -37,11 +37,22 @@ impl Headers {
         }
     }
 
+    /// The header of a connection of the proxy itself.
+    pub(crate) fn of_proxy(self) -> io::Result<Vec<u8>> {
+        match self.0 {
+            Version::V1 => Ok(UNKNOWN.to_vec()),
+            Version::V2 => Header::local().to_v2(),
+        }
+    }
+
     /// The header for a datagram, which has come to `local`.
     pub(crate) fn of_datagram(datagram: &impl Accepted, local: &Address) -> io::Result<Vec<u8>> {
         between(datagram, local).datagram().to_v2()
     }
 }
+
+/// The header of version 1 that names no client.
+const UNKNOWN: &[u8] = b"PROXY UNKNOWN\r\n";
 
 fn between(client: &impl Accepted, local: &Address) -> Header {
     Header::new(&client.peer(), local)

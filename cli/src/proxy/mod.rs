@@ -1,24 +1,30 @@
 //! `socketserver proxy`: its options, and what it does with each connection and datagram.
 
+mod checks;
 mod header;
+mod idle;
+mod sessions;
 mod shared;
 mod to;
 mod upstreams;
 
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use clap::{Args, ValueEnum};
 use socketserver::net::{Accepted as _, Either, Relay, Relayed, SeqpacketConnection, Transport};
 use socketserver::proxied::Version;
-use socketserver::{Connection, Next, Outcome, Report};
+use socketserver::{Connection, Next, Outcome, Report, ServerHandle};
 
-use crate::args::{Inner, Options, seconds};
+use crate::args::{Inner, Model, Options, seconds};
 use crate::bind::{Accepted, Any};
 use crate::limits::positive_seconds;
 use crate::log::say;
 use crate::serve::{self, Task};
+use checks::Checks;
 use header::Headers;
+use sessions::{AtMax, Sessions};
 use to::{Dial, Kind, To};
 use upstreams::{Balance, Upstreams};
 
@@ -53,6 +59,24 @@ pub(crate) struct Proxy {
     /// client's bytes; for datagrams, in each
     #[arg(long, value_name = "VERSION", value_enum)]
     send_proxy: Option<SendProxy>,
+    /// Connect to each upstream so often, and set aside those that cannot be reached; from the first
+    /// connection on, without datagrams and forking [default: no checks]
+    #[arg(long, value_name = "SECONDS", value_parser = positive_seconds)]
+    check_interval: Option<Duration>,
+    /// How long a client of datagrams may be silent, and its upstream, before its session ends
+    /// [default: 60]
+    #[arg(long, value_name = "SECONDS", value_parser = positive_seconds)]
+    session_timeout: Option<Duration>,
+    /// How many clients of datagrams may have sessions; each has a socket of its own [default: 1000]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    max_sessions: Option<u32>,
+    /// What happens to further clients of datagrams [default: drop]
+    #[arg(long, value_name = "POLICY", value_enum)]
+    at_max_sessions: Option<AtMax>,
+    /// Stop once there was no connection and no session for so long; for services that a service manager
+    /// starts when a client comes
+    #[arg(long, value_name = "SECONDS", value_parser = positive_seconds)]
+    exit_when_idle: Option<Duration>,
     #[command(flatten)]
     to_tls: ToTls,
     #[command(flatten)]
@@ -117,15 +141,38 @@ impl Proxy {
                 "--to-ca, --to-name, --to-cert and --to-key are for tls:// upstreams; give --to tls://HOST:PORT, or leave them out",
             );
         }
-        match (self.send_proxy, kind) {
-            (Some(_), Kind::Seqpacket) => {
-                Some("--send-proxy is not for seqpacket upstreams; leave it out")
+        self.conflict_of_datagrams(kind)
+            .or(match (self.send_proxy, kind) {
+                (Some(_), Kind::Seqpacket) => {
+                    Some("--send-proxy is not for seqpacket upstreams; leave it out")
+                }
+                (Some(SendProxy::V1), Kind::Datagram) => {
+                    Some("--send-proxy v1 has no datagrams; give v2")
+                }
+                _ => None,
+            })
+    }
+
+    fn conflict_of_datagrams(&self, kind: Kind) -> Option<&'static str> {
+        let model = self.options.model;
+        let forks = model.inner() == Inner::Forking;
+        if kind == Kind::Datagram {
+            if forks || matches!(model, Model::Prefork(_)) {
+                return Some(
+                    "datagrams are not forwarded by several processes, which would not find a client's session; give --model threading, pool, coroutines or sequential",
+                );
             }
-            (Some(SendProxy::V1), Kind::Datagram) => {
-                Some("--send-proxy v1 has no datagrams; give v2")
-            }
-            _ => None,
+            return self.check_interval.map(|_| "--check-interval is not for datagrams, which have no connections; leave it out");
         }
+        if self.session_timeout.is_some()
+            || self.max_sessions.is_some()
+            || self.at_max_sessions.is_some()
+        {
+            return Some(
+                "--session-timeout, --max-sessions and --at-max-sessions are for datagrams; leave them out",
+            );
+        }
+        self.check_interval.filter(|_| forks).map(|_| "--check-interval is not for the model forking, whose process has no threads; give another model")
     }
 
     /// The kind of the upstreams.
@@ -136,17 +183,35 @@ impl Proxy {
 
 /// Forwards until a signal stops it.
 pub(crate) fn run(proxy: Proxy) -> anyhow::Result<Report> {
-    let dial = Dial::new(&proxy)?;
+    let kind = proxy.kind();
+    let dial = Arc::new(Dial::new(&proxy)?);
+    let options = &proxy.options;
+    let headers = proxy.send_proxy.map(|version| match version {
+        SendProxy::V1 => Headers(Version::V1),
+        SendProxy::V2 => Headers(Version::V2),
+    });
+    let upstreams = Upstreams::new(proxy.to, proxy.balance, proxy.retry_after)?;
+    let limits = sessions::Limits {
+        timeout: proxy.session_timeout.unwrap_or(Duration::from_secs(60)),
+        max: proxy.max_sessions.unwrap_or(1000) as usize,
+        at_max: proxy.at_max_sessions.unwrap_or_default(),
+    };
+    let sessions = (kind == Kind::Datagram)
+        .then(|| Sessions::new(limits, &upstreams, headers.is_some(), options.log));
+    let checks = proxy
+        .check_interval
+        .map(|interval| Checks::new(interval, &upstreams, &dial, headers));
     let forward = Forward {
-        kind: proxy.kind(),
-        upstreams: Upstreams::new(proxy.to, proxy.balance, proxy.retry_after)?,
+        kind,
+        sessions: sessions.transpose()?,
+        checks: checks.transpose()?,
+        upstreams,
         dial,
-        headers: proxy.send_proxy.map(|version| match version {
-            SendProxy::V1 => Headers(Version::V1),
-            SendProxy::V2 => Headers(Version::V2),
-        }),
-        relay: Relay::new().write_timeout(proxy.options.limits.write_timeout()),
-        logs: proxy.options.log,
+        headers,
+        relay: Relay::new().write_timeout(options.limits.write_timeout()),
+        exit_when_idle: proxy.exit_when_idle,
+        grace: options.limits.idle_grace(),
+        logs: options.log,
     };
     serve::run(forward, proxy.options)
 }
@@ -154,10 +219,16 @@ pub(crate) fn run(proxy: Proxy) -> anyhow::Result<Report> {
 /// Forwards connections and datagrams to upstreams.
 struct Forward {
     kind: Kind,
-    upstreams: Upstreams,
-    dial: Dial,
+    upstreams: Arc<Upstreams>,
+    dial: Arc<Dial>,
     headers: Option<Headers>,
     relay: Relay,
+    /// Present for datagrams.
+    sessions: Option<Arc<Sessions>>,
+    checks: Option<Arc<Checks>>,
+    exit_when_idle: Option<Duration>,
+    /// How long clients of datagrams have for their last replies.
+    grace: Duration,
     /// Whether there is a line for the end of each relay.
     logs: bool,
 }
@@ -177,11 +248,22 @@ impl Task for Forward {
         Ok(())
     }
 
+    fn serving(&self, server: &ServerHandle) -> anyhow::Result<()> {
+        let Some(time) = self.exit_when_idle else {
+            return Ok(());
+        };
+        let sessions = self.sessions.as_ref().map(|it| Arc::clone(it.count()));
+        idle::stop_after(time, server.clone(), sessions)
+    }
+
     fn uses_tls(&self) -> bool {
         self.dial.uses_tls()
     }
 
     fn serve(&self, accepted: &mut Accepted) -> Outcome {
+        if let Some(checks) = &self.checks {
+            checks.start()?;
+        }
         match accepted {
             Either::Left(Either::Left(client)) => {
                 let header = self.headers.map(|it| it.of(client, None)).transpose()?;
@@ -193,21 +275,33 @@ impl Task for Forward {
                 self.stream(client, header.as_deref())?;
             }
             Either::Right(Either::Left(client)) => self.messages(client)?,
-            Either::Right(Either::Right(_)) => {}
+            Either::Right(Either::Right(datagram)) => {
+                if let Some(sessions) = &self.sessions {
+                    sessions.forward(datagram, &self.dial)?;
+                }
+            }
         }
         Ok(Next::Close)
+    }
+
+    fn finish(&self) {
+        if let Some(sessions) = &self.sessions {
+            sessions.settle(self.grace);
+        }
     }
 }
 
 impl Forward {
     fn stream(&self, client: &mut impl Connection, header: Option<&[u8]>) -> anyhow::Result<()> {
-        let (upstream, mut server) = self.upstreams.connect(|to| self.dial.stream(to, header))?;
+        let dial = |to: &To| self.dial.stream(to, header);
+        let (upstream, mut server) = self.upstreams.connect(true, dial)?;
         let relayed = self.relay.run(client, &mut server);
         self.end(client.id(), upstream.to(), relayed)
     }
 
     fn messages(&self, client: &mut SeqpacketConnection) -> anyhow::Result<()> {
-        let (upstream, mut server) = self.upstreams.connect(|to| self.dial.messages(to))?;
+        let dial = |to: &To| self.dial.messages(to);
+        let (upstream, mut server) = self.upstreams.connect(true, dial)?;
         let relayed = self.relay.run_messages(client, &mut server);
         self.end(client.id(), upstream.to(), relayed)
     }
@@ -227,9 +321,4 @@ impl Forward {
         }
         Ok(result?)
     }
-}
-
-/// Whether a model serves each connection in a process of its own.
-pub(crate) fn forks(options: &Options) -> bool {
-    options.model.inner() == Inner::Forking
 }

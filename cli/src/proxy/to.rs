@@ -1,11 +1,14 @@
 //! Upstreams: their URLs, and connecting to them.
 
 use std::fmt;
-use std::io::Write;
-use std::net::{IpAddr, SocketAddr};
+use std::io::{self, Write};
+use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
+use std::os::fd::OwnedFd;
 use std::str::FromStr;
 use std::time::Duration;
 
+use rustix::net::{SocketAddrUnix, bind, connect};
+use socket2::{Domain, Socket, Type};
 use socketserver::net::{
     Dialed, Either, SeqpacketConnection, TcpConnection, UnixAddress, UnixConnection,
 };
@@ -93,10 +96,6 @@ impl To {
             Target::Seqpacket(_) => Kind::Seqpacket,
             _ => Kind::Stream,
         }
-    }
-
-    pub(crate) const fn target(&self) -> &Target {
-        &self.target
     }
 }
 
@@ -196,7 +195,7 @@ impl Dial {
         }
     }
 
-    fn send_header(&self, server: &mut impl Write, header: Option<&[u8]>) -> std::io::Result<()> {
+    fn send_header(&self, server: &mut impl Write, header: Option<&[u8]>) -> io::Result<()> {
         match header {
             Some(header) => task::timeout(self.timeout, || server.write_all(header)),
             None => Ok(()),
@@ -211,6 +210,48 @@ impl Dial {
         let at: UnixAddress = at.clone();
         Ok(SeqpacketConnection::connect(at, self.timeout)?)
     }
+
+    /// Makes a socket of datagrams that are sent to an upstream.
+    pub(crate) fn datagrams(&self, to: &To) -> anyhow::Result<OwnedFd> {
+        let socket = match &to.target {
+            Target::Udp(at) => connect_udp(at),
+            Target::UnixGram(at) => connect_unixgram(at),
+            _ => unreachable!("the kinds were checked at the start"),
+        };
+        Ok(socket?)
+    }
+}
+
+fn connect_udp(at: &HostPort) -> io::Result<OwnedFd> {
+    let addrs = match at.host().parse::<IpAddr>() {
+        Ok(ip) => vec![SocketAddr::new(ip, at.port())],
+        Err(_) => {
+            let at = at.clone();
+            task::offload(move || at.to_socket_addrs().map(Iterator::collect))?
+        }
+    };
+    let mut last = io::Error::new(io::ErrorKind::AddrNotAvailable, "the name has no address");
+    for addr in addrs {
+        let socket = Socket::new(Domain::for_address(addr), Type::DGRAM, None)?;
+        match socket.connect(&addr.into()) {
+            Ok(()) => return Ok(socket.into()),
+            Err(err) => last = err,
+        }
+    }
+    Err(last)
+}
+
+fn connect_unixgram(at: &UnixAddress) -> io::Result<OwnedFd> {
+    let at = match at {
+        UnixAddress::Path(path) => SocketAddrUnix::new(path)?,
+        UnixAddress::Abstract(name) => SocketAddrUnix::new_abstract_name(name)?,
+        _ => return Err(io::ErrorKind::InvalidInput.into()),
+    };
+    let socket = OwnedFd::from(Socket::new(Domain::UNIX, Type::DGRAM, None)?);
+    // An abstract name that the kernel picks (unix(7), autobind), so that the upstream can reply.
+    bind(&socket, &SocketAddrUnix::new_unnamed())?;
+    connect(&socket, &at)?;
+    Ok(socket)
 }
 
 /// An address needs no thread that resolves it.

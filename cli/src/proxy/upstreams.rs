@@ -2,6 +2,7 @@
 
 use std::fmt::Write as _;
 use std::io;
+use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
@@ -36,7 +37,7 @@ pub(crate) struct Upstreams {
 struct State<'a>(&'a [AtomicU64]);
 
 /// How many words an upstream has; the first word of all is the turn.
-const WORDS: usize = 3;
+const WORDS: usize = 4;
 
 impl State<'_> {
     const fn live(&self) -> &AtomicU64 {
@@ -52,21 +53,30 @@ impl State<'_> {
     const fn failed(&self) -> &AtomicU64 {
         &self.0[2]
     }
+
+    /// When it is to be checked next.
+    const fn check(&self) -> &AtomicU64 {
+        &self.0[3]
+    }
 }
 
 /// An upstream that a connection goes to; it counts the connection until it is dropped.
-pub(crate) struct Taken<'a> {
-    upstreams: &'a Upstreams,
+pub(crate) struct Taken {
+    upstreams: Arc<Upstreams>,
     index: usize,
 }
 
-impl Taken<'_> {
+impl Taken {
+    pub(crate) const fn index(&self) -> usize {
+        self.index
+    }
+
     pub(crate) fn to(&self) -> &To {
         &self.upstreams.all[self.index]
     }
 }
 
-impl Drop for Taken<'_> {
+impl Drop for Taken {
     fn drop(&mut self) {
         self.upstreams
             .state(self.index)
@@ -76,9 +86,13 @@ impl Drop for Taken<'_> {
 }
 
 /// Milliseconds of the clock that all processes share.
-fn now() -> u64 {
+pub(crate) fn now() -> u64 {
     let time = clock_gettime(ClockId::Monotonic);
     time.tv_sec as u64 * 1000 + time.tv_nsec as u64 / 1_000_000
+}
+
+fn millis(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
 }
 
 impl Upstreams {
@@ -86,14 +100,14 @@ impl Upstreams {
         all: Vec<To>,
         balance: Balance,
         retry_after: Duration,
-    ) -> anyhow::Result<Self> {
+    ) -> anyhow::Result<Arc<Self>> {
         let words = Words::new(1 + all.len() * WORDS).context("map memory for the upstreams")?;
-        Ok(Self {
+        Ok(Arc::new(Self {
             all,
             balance,
             retry_after,
             words,
-        })
+        }))
     }
 
     fn state(&self, index: usize) -> State<'_> {
@@ -102,10 +116,12 @@ impl Upstreams {
     }
 
     /// Connects to the upstream whose turn it is, and if that fails, to the others, each at most once.
+    /// `is_proof`: whether that shows that the upstream can be reached.
     pub(crate) fn connect<C>(
-        &self,
+        self: &Arc<Self>,
+        is_proof: bool,
         dial: impl Fn(&To) -> anyhow::Result<C>,
-    ) -> anyhow::Result<(Taken<'_>, C)> {
+    ) -> anyhow::Result<(Taken, C)> {
         let mut tried = vec![false; self.all.len()];
         let mut failures = String::new();
         let turn = self.words[0].fetch_add(1, Relaxed) as usize;
@@ -114,7 +130,9 @@ impl Upstreams {
             let taken = self.take(index);
             match dial(taken.to()) {
                 Ok(connection) => {
-                    self.note_success(index);
+                    if is_proof {
+                        self.note_success(index);
+                    }
                     return Ok((taken, connection));
                 }
                 // The upstream is not at fault, and the others could not be tried either.
@@ -131,10 +149,10 @@ impl Upstreams {
         bail!("no upstream could be reached: {failures}")
     }
 
-    fn take(&self, index: usize) -> Taken<'_> {
+    fn take(self: &Arc<Self>, index: usize) -> Taken {
         self.state(index).live().fetch_add(1, Relaxed);
         Taken {
-            upstreams: self,
+            upstreams: Arc::clone(self),
             index,
         }
     }
@@ -172,18 +190,50 @@ impl Upstreams {
 
     /// Sets aside an upstream that could not be reached.
     pub(crate) fn note_failure(&self, index: usize, err: &anyhow::Error) {
+        self.set_aside(index, err, self.retry_after);
+    }
+
+    /// Sets aside an upstream that has not passed a check, until its next one is over.
+    pub(crate) fn note_failed_check(&self, index: usize, err: &anyhow::Error, time: Duration) {
+        if !is_shortage(err) {
+            self.set_aside(index, err, time.max(self.retry_after));
+        }
+    }
+
+    fn set_aside(&self, index: usize, err: &anyhow::Error, time: Duration) {
         let (state, now) = (self.state(index), now());
         state.failed().store(now, Relaxed);
-        let until = now
-            .saturating_add(self.retry_after.as_millis() as u64)
-            .max(1);
-        if state.aside().swap(until, Relaxed) == 0 {
+        let until = now.saturating_add(millis(time)).max(1);
+        // A failed check has set it aside for longer.
+        if state.aside().fetch_max(until, Relaxed) == 0 {
             say(format_args!(
-                "socketserver: upstream {} cannot be reached, and is set aside for {} s: {err:#}",
+                "socketserver: upstream {} cannot be reached, and is set aside: {err:#}",
                 self.all[index],
-                self.retry_after.as_secs_f64()
             ));
         }
+    }
+
+    pub(crate) fn to(&self, index: usize) -> &To {
+        &self.all[index]
+    }
+
+    /// Claims the upstreams whose check is due, and returns how long it is until the next one is.
+    pub(crate) fn claim_checks(&self, interval: Duration) -> (Vec<usize>, Duration) {
+        let now = now();
+        let next = now.saturating_add(millis(interval));
+        let mut due = Vec::new();
+        let mut first = next;
+        for index in 0..self.all.len() {
+            let state = self.state(index);
+            let check = state.check();
+            let at = check.load(Relaxed);
+            if at <= now && check.compare_exchange(at, next, Relaxed, Relaxed).is_ok() {
+                due.push(index);
+            } else {
+                first = first.min(at.max(now + 1));
+            }
+        }
+        (due, Duration::from_millis(first - now))
     }
 }
 
