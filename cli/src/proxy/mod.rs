@@ -26,7 +26,7 @@ use checks::Checks;
 use header::Headers;
 use sessions::{AtMax, Sessions};
 use to::{Dial, Kind, To};
-use upstreams::{Balance, Upstreams};
+use upstreams::{Balance, Taken, Upstreams};
 
 /// What the help of `proxy` ends with.
 pub(crate) const HELP: &str = "\
@@ -73,6 +73,10 @@ pub(crate) struct Proxy {
     /// What happens to further clients of datagrams [default: drop]
     #[arg(long, value_name = "POLICY", value_enum)]
     at_max_sessions: Option<AtMax>,
+    /// Probe TCP connections to clients and upstreams that are silent for so long, and end those whose
+    /// peer is lost; in whole seconds [default: no probes]
+    #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u32).range(1..=32_767))]
+    keep_alive: Option<u32>,
     /// Stop once there was no connection and no session for so long; for services that a service manager
     /// starts when a client comes
     #[arg(long, value_name = "SECONDS", value_parser = positive_seconds)]
@@ -244,6 +248,10 @@ impl Task for Forward {
                     self.kind,
                 );
             }
+            if listener.local_addr().socket_addr().is_some() && kind == Kind::Stream {
+                // Accepted connections inherit it (net/core/sock.c, `sk_clone`).
+                to::keep_alive(listener, self.dial.keep_alive())?;
+            }
         }
         Ok(())
     }
@@ -296,21 +304,24 @@ impl Forward {
         let dial = |to: &To| self.dial.stream(to, header);
         let (upstream, mut server) = self.upstreams.connect(true, dial)?;
         let relayed = self.relay.run(client, &mut server);
-        self.end(client.id(), upstream.to(), relayed)
+        self.end(client.id(), upstream, relayed)
     }
 
     fn messages(&self, client: &mut SeqpacketConnection) -> anyhow::Result<()> {
         let dial = |to: &To| self.dial.messages(to);
         let (upstream, mut server) = self.upstreams.connect(true, dial)?;
         let relayed = self.relay.run_messages(client, &mut server);
-        self.end(client.id(), upstream.to(), relayed)
+        self.end(client.id(), upstream, relayed)
     }
 
     /// Reports the end of a relay.
-    fn end(&self, id: u64, to: &To, relayed: Relayed) -> anyhow::Result<()> {
+    fn end(&self, id: u64, upstream: Taken, relayed: Relayed) -> anyhow::Result<()> {
         let (there, back) = (relayed.there(), relayed.back());
         let result = relayed.result();
-        if self.logs {
+        let to = self.logs.then(|| upstream.to().clone());
+        // It has one connection less before the line says so.
+        drop(upstream);
+        if let Some(to) = to {
             let end = match &result {
                 Ok(()) => String::new(),
                 Err(err) => format!(": {err}"),

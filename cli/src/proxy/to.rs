@@ -3,11 +3,11 @@
 use std::fmt;
 use std::io::{self, Write};
 use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::str::FromStr;
 use std::time::Duration;
 
-use rustix::net::{SocketAddrUnix, bind, connect};
+use rustix::net::{SocketAddrUnix, bind, connect, sockopt};
 use socket2::{Domain, Socket, Type};
 use socketserver::net::{
     Dialed, Either, SeqpacketConnection, TcpConnection, UnixAddress, UnixConnection,
@@ -137,6 +137,7 @@ pub(crate) struct Dial {
     tls: Option<Connector>,
     /// The name that certificates must have.
     name: Option<String>,
+    keep_alive: Option<Duration>,
 }
 
 impl Dial {
@@ -160,6 +161,7 @@ impl Dial {
             timeout: proxy.connect_timeout,
             tls,
             name: options.to_name.clone(),
+            keep_alive: proxy.keep_alive.map(u64::from).map(Duration::from_secs),
         })
     }
 
@@ -171,11 +173,16 @@ impl Dial {
         self.timeout
     }
 
+    pub(crate) const fn keep_alive(&self) -> Option<Duration> {
+        self.keep_alive
+    }
+
     /// Connects, sends the header, and does the TLS handshake.
     pub(crate) fn stream(&self, to: &To, header: Option<&[u8]>) -> anyhow::Result<Server> {
         match &to.target {
             Target::Tcp(at) => {
                 let mut server = connect_tcp(at, self.timeout)?;
+                keep_alive(&*server, self.keep_alive)?;
                 self.send_header(&mut server, header)?;
                 match self.tls.as_ref().filter(|_| to.is_tls) {
                     Some(tls) => {
@@ -220,6 +227,16 @@ impl Dial {
         };
         Ok(socket?)
     }
+}
+
+/// Makes the kernel probe a peer that is silent for `time`, and then nine times as often as that (tcp(7)).
+pub(crate) fn keep_alive(socket: impl AsFd, time: Option<Duration>) -> io::Result<()> {
+    let Some(time) = time else { return Ok(()) };
+    let often = (time / 9).max(Duration::from_secs(1));
+    sockopt::set_tcp_keepidle(&socket, time)?;
+    sockopt::set_tcp_keepintvl(&socket, often)?;
+    sockopt::set_socket_keepalive(&socket, true)?;
+    Ok(())
 }
 
 fn connect_udp(at: &HostPort) -> io::Result<OwnedFd> {
