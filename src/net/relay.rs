@@ -356,12 +356,14 @@ const TURN: u32 = 16;
 const MANY: u8 = 4;
 
 impl Direction {
-    /// Passes on what has arrived, until it would wait.
+    /// Passes on what has arrived, until it would wait. `is_cut`: the end of the input is that of a connection that was
+    /// reset.
     fn poll(
         &mut self,
         cx: &mut task::Context<'_>,
         from: &mut impl Side,
         to: &mut impl Side,
+        is_cut: bool,
     ) -> Result<Waits, Fault> {
         if self.state != State::Open {
             return Ok(Waits::Nothing);
@@ -383,6 +385,9 @@ impl Direction {
                     } else {
                         self.full / 2
                     };
+                }
+                Poll::Ready(Ok(false)) if is_cut => {
+                    return Err(Fault::Source(io::ErrorKind::ConnectionReset.into()));
                 }
                 Poll::Ready(Ok(false)) => return self.end(to).map(|()| Waits::Nothing),
                 Poll::Ready(Err(err)) => return Err(Fault::Source(err)),
@@ -470,9 +475,9 @@ impl Relaying {
         self.unmark(client.context());
         let (there, back) = loop {
             let moved = [self.there.moved, self.back.moved];
-            let there = self.there.poll(cx, client, server);
+            let there = self.there.poll(cx, client, server, self.is_cut);
             let there = self.judge(there, ["client", "server"])?;
-            let back = self.back.poll(cx, server, client);
+            let back = self.back.poll(cx, server, client, self.is_cut);
             let back = self.judge(back, ["server", "client"])?;
             if [self.there.moved, self.back.moved] != moved {
                 self.asked = self.back.moved == moved[1];
