@@ -4,10 +4,10 @@ use std::process::Command;
 
 const MANUAL: &str = include_str!("../../docs/operations.md");
 
-/// The options that `serve --help` lists, each with its default; a switch is off.
-fn options() -> Vec<(String, String)> {
+/// The options that the help of a subcommand lists, each with its default; a switch is off.
+fn options(subcommand: &str) -> Vec<(String, String)> {
     let output = Command::new(env!("CARGO_BIN_EXE_socketserver"))
-        .args(["serve", "--help"])
+        .args([subcommand, "--help"])
         .output()
         .expect("run the command");
     let help = String::from_utf8(output.stdout).expect("UTF-8");
@@ -63,17 +63,20 @@ fn first_word(text: &str) -> String {
 
 #[test]
 fn every_option_is_in_the_manual_with_its_default() {
-    let options = options();
-    assert!(options.len() > 15, "{options:?}");
-    for (option, default) in options {
-        let told = manual_of(&option);
-        assert_eq!(told, Some(first_word(&default)), "--{option}");
+    for subcommand in ["serve", "proxy"] {
+        let options = options(subcommand);
+        assert!(options.len() > 15, "{options:?}");
+        // One upstream is needed.
+        for (option, default) in options.into_iter().filter(|(option, _)| option != "to") {
+            let told = manual_of(&option);
+            assert_eq!(told, Some(first_word(&default)), "--{option}");
+        }
     }
 }
 
 #[test]
 fn every_option_of_the_manual_exists() {
-    let options = options();
+    let options = [options("serve"), options("proxy")].concat();
     for name in rows().flat_map(|(names, _)| names) {
         let exists = options.iter().any(|(option, _)| option == name);
         assert!(exists, "--{name}");

@@ -102,6 +102,7 @@ impl Relayed {
     ///
     /// - `TimedOut`: the server has aborted the client's connection, or the write timeout has passed.
     /// - `ConnectionReset`, `BrokenPipe`, `UnexpectedEof`: one of the connections has ended too early.
+    /// - `InvalidInput`: the write timeout is zero.
     /// - else as the reads and writes of the connections. The text says which one.
     pub fn result(self) -> io::Result<()> {
         self.result
@@ -130,7 +131,16 @@ impl Relay {
 
     /// Relays until both directions have ended, or one of the connections has failed. The connections are not closed.
     pub fn run(&self, client: &mut impl Connection, server: &mut impl Connection) -> Relayed {
-        self.relay(Bytes(client), Bytes(server))
+        // The end of a layer's stream is written, and not polled.
+        let limited = server.set_write_timeout(self.write_timeout);
+        match limited {
+            Ok(()) => self.relay(Bytes(client), Bytes(server)),
+            Err(err) => Relayed {
+                there: 0,
+                back: 0,
+                result: Err(err),
+            },
+        }
     }
 
     /// As [`run`](Self::run), for connections of messages. Each message is passed on whole.
@@ -200,9 +210,6 @@ struct Bytes<'a, C>(&'a mut C);
 
 struct Messages<'a>(&'a SeqpacketConnection);
 
-/// The buffer for a peer that sends a lot.
-const LARGE: usize = 64 * 1024;
-
 impl<C: Connection> Side for Bytes<'_, C> {
     fn context(&self) -> &Context {
         self.0.context()
@@ -215,8 +222,7 @@ impl<C: Connection> Side for Bytes<'_, C> {
         large: bool,
     ) -> Poll<io::Result<bool>> {
         let mut buffer = if large {
-            // Not zeroed by this process: the kernel maps pages on their first use.
-            vec![0; LARGE].into_boxed_slice()
+            buffers::take_large()
         } else {
             buffers::take()
         };

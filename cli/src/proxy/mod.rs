@@ -248,6 +248,12 @@ impl Task for Forward {
                     self.kind,
                 );
             }
+            if self.upstreams.all().iter().any(|to| to.is(&listener.url())) {
+                anyhow::bail!(
+                    "forward {}: the upstream is the listener itself; give another --to",
+                    listener.url()
+                );
+            }
             if listener.local_addr().socket_addr().is_some() && kind == Kind::Stream {
                 // Accepted connections inherit it (net/core/sock.c, `sk_clone`).
                 to::keep_alive(listener, self.dial.keep_alive())?;

@@ -11,7 +11,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, bail};
+use anyhow::{Context, anyhow};
 use clap::ValueEnum;
 use rustix::event::{EventfdFlags, epoll, eventfd};
 use rustix::fs::Timespec;
@@ -190,6 +190,10 @@ impl Sessions {
         if let Some(session) = table.by_client.get(&client) {
             return Ok(Arc::clone(session));
         }
+        if table.by_number.len() >= self.limits.max {
+            // Another client has taken the room.
+            return Err(self.full());
+        }
         table.last += 1;
         let session = Arc::new(Session {
             number: table.last,
@@ -219,25 +223,26 @@ impl Sessions {
     /// Applies `--max-sessions` to a new client.
     fn make_room(&self) -> anyhow::Result<()> {
         let table = self.table();
-        if table.by_number.len() < self.limits.max {
-            return Ok(());
-        }
-        let oldest = table
-            .by_number
-            .values()
-            .min_by_key(|session| session.last.load(Relaxed));
-        let oldest = oldest
-            .cloned()
-            .filter(|_| self.limits.at_max == AtMax::Replace);
+        let has_room = table.by_number.len() < self.limits.max;
+        let all = table.by_number.values();
+        let oldest = all.min_by_key(|session| session.last.load(Relaxed));
+        let oldest = oldest.cloned().filter(|_| !has_room);
         drop(table);
-        let Some(oldest) = oldest else {
-            bail!(
-                "a datagram of a new client was dropped: there are {} sessions, the limit of --max-sessions",
-                self.limits.max
-            );
-        };
-        self.end(&oldest, "a new client has taken its place");
-        Ok(())
+        match oldest {
+            Some(oldest) if self.limits.at_max == AtMax::Replace => {
+                self.end(&oldest, "a new client has taken its place");
+                Ok(())
+            }
+            Some(_) => Err(self.full()),
+            None => Ok(()),
+        }
+    }
+
+    fn full(&self) -> anyhow::Error {
+        anyhow!(
+            "a datagram of a new client was dropped: there are {} sessions, the limit of --max-sessions",
+            self.limits.max
+        )
     }
 
     /// Starts the thread that receives replies, unless it runs.
@@ -255,8 +260,9 @@ impl Sessions {
     fn fail(&self, session: &Session, err: Errno) {
         let index = session.upstream.index();
         let err = anyhow::Error::from(io::Error::from(err));
-        self.upstreams.note_failure(index, &err);
+        // First, so that no datagram goes to it once the failure is reported.
         self.end(session, "its upstream cannot be reached");
+        self.upstreams.note_failure(index, &err);
     }
 
     fn end(&self, session: &Session, why: &str) {

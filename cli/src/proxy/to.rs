@@ -90,6 +90,11 @@ impl To {
         self.is_tls
     }
 
+    /// Whether it is the listener of this URL, as far as its text says.
+    pub(crate) fn is(&self, url: &str) -> bool {
+        self.url == url
+    }
+
     pub(crate) const fn kind(&self) -> Kind {
         match self.target {
             Target::Udp(_) | Target::UnixGram(_) => Kind::Datagram,

@@ -213,6 +213,10 @@ impl Upstreams {
         }
     }
 
+    pub(crate) fn all(&self) -> &[To] {
+        &self.all
+    }
+
     pub(crate) fn to(&self, index: usize) -> &To {
         &self.all[index]
     }

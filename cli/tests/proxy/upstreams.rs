@@ -231,78 +231,82 @@ fn silent_peers_are_probed() {
     stop(proxy);
 }
 
+/// Words, upstreams and a listener that do not go together, and a part of the error.
+const WRONG: &[(&str, &[&str], &str, &str)] = &[
+    (
+        "",
+        &["tcp://127.0.0.1:1", UDP],
+        LOCAL,
+        "upstreams are of several kinds",
+    ),
+    ("", &[UDP], LOCAL, "are of different kinds"),
+    ("", &["seqpacket:@x"], LOCAL, "are of different kinds"),
+    ("", &["tcp://127.0.0.1:0"], LOCAL, "from 1 to 65535"),
+    ("", &["fd://3"], LOCAL, "an upstream is"),
+    ("", &["tcp://127.0.0.1:1?x"], LOCAL, "has no options"),
+    (
+        "--to-name x",
+        &["tcp://127.0.0.1:1"],
+        LOCAL,
+        "are for tls:// upstreams",
+    ),
+    (
+        "--send-proxy v1",
+        &[UDP],
+        "udp://127.0.0.1:0",
+        "has no datagrams",
+    ),
+    (
+        "--send-proxy v2",
+        &["seqpacket:@x"],
+        "seqpacket:@y",
+        "not for seqpacket",
+    ),
+    (
+        "--max-sessions 5",
+        &["tcp://127.0.0.1:1"],
+        LOCAL,
+        "are for datagrams",
+    ),
+    (
+        "--model forking",
+        &[UDP],
+        "udp://127.0.0.1:0",
+        "several processes",
+    ),
+    (
+        "--model prefork",
+        &[UDP],
+        "udp://127.0.0.1:0",
+        "several processes",
+    ),
+    (
+        "--check-interval 1",
+        &[UDP],
+        "udp://127.0.0.1:0",
+        "not for datagrams",
+    ),
+    (
+        "--check-interval 1 --model forking",
+        &["tcp://127.0.0.1:1"],
+        LOCAL,
+        "not for the model forking",
+    ),
+    (
+        "--connect-timeout 0",
+        &["tcp://127.0.0.1:1"],
+        LOCAL,
+        "above 0",
+    ),
+    ("", &[], LOCAL, "--to <URL>"),
+];
+
+const UDP: &str = "udp://127.0.0.1:9";
+
 #[test]
 fn wrong_usage_is_an_error_at_the_start() {
-    let udp = "udp://127.0.0.1:9";
-    for (words, to, listen, why) in [
-        (
-            "",
-            vec!["tcp://127.0.0.1:1", udp],
-            LOCAL,
-            "upstreams are of several kinds",
-        ),
-        ("", vec![udp], LOCAL, "are of different kinds"),
-        ("", vec!["seqpacket:@x"], LOCAL, "are of different kinds"),
-        ("", vec!["tcp://127.0.0.1:0"], LOCAL, "from 1 to 65535"),
-        ("", vec!["fd://3"], LOCAL, "an upstream is"),
-        ("", vec!["tcp://127.0.0.1:1?x"], LOCAL, "has no options"),
-        (
-            "--to-name x",
-            vec!["tcp://127.0.0.1:1"],
-            LOCAL,
-            "are for tls:// upstreams",
-        ),
-        (
-            "--send-proxy v1",
-            vec![udp],
-            "udp://127.0.0.1:0",
-            "has no datagrams",
-        ),
-        (
-            "--send-proxy v2",
-            vec!["seqpacket:@x"],
-            "seqpacket:@y",
-            "not for seqpacket",
-        ),
-        (
-            "--max-sessions 5",
-            vec!["tcp://127.0.0.1:1"],
-            LOCAL,
-            "are for datagrams",
-        ),
-        (
-            "--model forking",
-            vec![udp],
-            "udp://127.0.0.1:0",
-            "several processes",
-        ),
-        (
-            "--model prefork",
-            vec![udp],
-            "udp://127.0.0.1:0",
-            "several processes",
-        ),
-        (
-            "--check-interval 1",
-            vec![udp],
-            "udp://127.0.0.1:0",
-            "not for datagrams",
-        ),
-        (
-            "--check-interval 1 --model forking",
-            vec!["tcp://127.0.0.1:1"],
-            LOCAL,
-            "not for the model forking",
-        ),
-        (
-            "--connect-timeout 0",
-            vec!["tcp://127.0.0.1:1"],
-            LOCAL,
-            "above 0",
-        ),
-        ("", vec![], LOCAL, "--to <URL>"),
-    ] {
-        let mut process = crate::Process::start(proxy_command(words, &to, &[listen]));
+    for (words, to, listen, why) in WRONG {
+        let mut process = crate::Process::start(proxy_command(words, to, &[listen]));
         let exit = process.exit();
         assert_eq!((exit.code, exit.stderr.len()), (Some(2), 1), "{exit:?}");
         assert!(exit.stderr[0].starts_with("socketserver: "), "{exit:?}");
@@ -320,6 +324,17 @@ fn an_adopted_socket_of_another_kind_is_an_error() {
     assert_eq!(exit.code, Some(1), "{exit:?}");
     assert!(
         exit.stderr[0].contains("it has datagrams, and the upstreams have streams"),
+        "{exit:?}"
+    );
+}
+
+#[test]
+fn a_proxy_does_not_forward_to_itself() {
+    let name = format!("unix:{}", crate::support::unique_name());
+    let exit = crate::Process::start(proxy_command("", &[&name], &[&name])).exit();
+    assert_eq!(exit.code, Some(1), "{exit:?}");
+    assert!(
+        exit.stderr[0].contains("is the listener itself"),
         "{exit:?}"
     );
 }
