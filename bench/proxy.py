@@ -154,8 +154,8 @@ def main():
     loads = {"64 B echo, 64 connections": echo, "a connection each": new, "256 MiB, a MiB": bulk}
     with tempfile.TemporaryDirectory() as folder:
         subprocess.run(["cc", "-O2", "-o", f"{folder}/echo", f"{ROOT}/bench/peers/c/epoll_loop.c"], check=True)
-        server = subprocess.Popen([f"{folder}/echo", "echo", "tcp"], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-        upstream = int(server.stdout.readline().rsplit(":", 1)[1])
+        server = subprocess.Popen([f"{folder}/echo", "echo", "tcp"], stderr=subprocess.PIPE, text=True)
+        upstream = int(server.stderr.readline().rsplit(":", 1)[1])
         running = [(name, start(command, 0, port), port) for name, command, port in proxies(upstream, folder)]
         try:
             for title, load in loads.items():
