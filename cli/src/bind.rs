@@ -28,7 +28,7 @@ pub(crate) type Listener = Either<Any, LentSocket>;
 pub(crate) type Bound = Either<Plain, Either<UnixSeqpacket, Datagrams>>;
 
 type Plain = Either<Tcp, UnixStream>;
-type Stream = Either<Plain, Proxied<Plain>>;
+pub(crate) type Stream = Either<Plain, Proxied<Plain>>;
 
 /// Transports of messages with boundaries: over connections, and datagrams.
 type Messages = Either<UnixSeqpacket, Either<Datagrams, ProxiedDatagrams>>;

@@ -22,10 +22,8 @@ use clap::Args;
 use rustix::event::{EventfdFlags, eventfd};
 use rustix::io::write;
 use rustix::net::sockopt::{Timeout as Direction, set_socket_timeout};
-use rustix::process::{
-    Pid, Resource, Rlimit, Signal, getrlimit, kill_process_group, setrlimit,
-};
-use socketserver::net::{Accepted as _, Either, Managed, Waits};
+use rustix::process::{Pid, Resource, Rlimit, Signal, getrlimit, kill_process_group, setrlimit};
+use socketserver::net::{Accepted as _, Either, Managed as _, Transport, Waits};
 use socketserver::observe::State;
 use socketserver::{Next, Outcome, Report, ServerHandle, task};
 
@@ -35,7 +33,7 @@ use self::relay::{Client, Relay};
 use self::serving::{Around, Cause, Over, Session};
 use self::starter::{Command, Ended, Exit, Settings, Starter};
 use crate::args::{Inner, Model, Options, seconds};
-use crate::bind::{Accepted, Any, Listener};
+use crate::bind::{Accepted, Any, Listener, Stream};
 use crate::lent::{Lent, LentSocket};
 use crate::limits::{Timeout, timeout};
 use crate::listen::Url;
@@ -82,8 +80,8 @@ const UNREAD_PAUSE: Duration = Duration::from_secs(1);
 const CONNECTIONS: u64 = 10_240;
 
 /// The descriptors of a server for each connection: the connection, its program's control socket, its standard error,
-/// an epoll instance, and with TLS a socket for the program.
-const DESCRIPTORS: u64 = 5;
+/// an epoll instance, and with TLS a socket for the program and a duplicate of the connection.
+const DESCRIPTORS: u64 = 6;
 
 /// Descriptors for everything else.
 const RESERVED: u64 = 128;
@@ -117,23 +115,22 @@ pub(crate) struct Exec {
 }
 
 impl Exec {
-    /// Bounds the number of connections by the descriptors that they take.
-    ///
-    /// # Errors
-    ///
-    /// More connections were asked for than the hard limit allows.
-    fn bound_connections(&mut self) -> anyhow::Result<()> {
+    /// Bounds the number of connections by the descriptors that they take, unless a number was asked for. Returns a
+    /// note if that is too large.
+    fn bound_connections(&mut self) -> Option<String> {
         let hard = getrlimit(Resource::Nofile).maximum.unwrap_or(u64::MAX);
         let most = hard.saturating_sub(RESERVED) / DESCRIPTORS;
-        let asked = self.options.limits.max_connections.get_or_insert(CONNECTIONS.min(most));
+        let asked = &mut self.options.limits.max_connections;
+        let asked = *asked.get_or_insert(CONNECTIONS.min(most));
         // Worker processes share the connections, and each has its own limit.
         let is_prefork = matches!(self.options.model, Model::Prefork(_));
-        ensure!(
-            *asked <= most || is_prefork,
-            "--max-connections {asked} needs {DESCRIPTORS} descriptors for each connection, and a process may have \
-             {hard} here; raise the hard limit, with ulimit -Hn or LimitNOFILE=, or give at most {most}"
-        );
-        Ok(())
+        (asked > most && !is_prefork).then(|| {
+            format!(
+                "--max-connections {asked} is too large for as many programs at once: each takes {DESCRIPTORS} descriptors, \
+                 and a process may have {hard} here, which is enough for {most}; raise the hard limit, with ulimit -Hn or \
+                 LimitNOFILE="
+            )
+        })
     }
 
     /// The first error among options that do not go together.
@@ -167,13 +164,14 @@ fn can_lend(model: Model) -> bool {
 
 /// Serves until a signal stops it, and until every program has ended.
 pub(crate) fn run(mut exec: Exec) -> anyhow::Result<Report> {
-    exec.bound_connections()?;
+    let note = exec.bound_connections();
     let path = program::find(&exec.program[0])?;
     program::check(&path)?;
     let starter = Arc::new(OnceLock::new());
     let flags = EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK;
     let task = Programs {
         command: Command::new(path.as_os_str(), &exec.program)?,
+        note,
         settings: Some(Settings {
             env: environment::of_server(exec.env_clear, &exec.env),
             kill_timeout: exec.kill_timeout,
@@ -198,6 +196,8 @@ pub(crate) fn run(mut exec: Exec) -> anyhow::Result<Report> {
 struct Programs {
     path: PathBuf,
     command: Command,
+    /// What the operator should know.
+    note: Option<String>,
     /// Taken when the starter is forked.
     settings: Option<Settings>,
     limits: serving::Limits,
@@ -229,7 +229,12 @@ impl Task for Programs {
         // After the starter was forked, whose programs have the limit that the server was started with.
         let maximum = getrlimit(Resource::Nofile).maximum;
         let current = maximum;
-        setrlimit(Resource::Nofile, Rlimit { current, maximum }).context("raise the limit on descriptors")
+        setrlimit(Resource::Nofile, Rlimit { current, maximum })
+            .context("raise the limit on descriptors")?;
+        if let Some(note) = &self.note {
+            say(format_args!("socketserver: {note}"));
+        }
+        Ok(())
     }
 
     fn lend(&self, listeners: Vec<Any>) -> anyhow::Result<Vec<Listener>> {
@@ -264,7 +269,10 @@ impl Task for Programs {
         let variables = Variables::of(accepted);
         let over = match accepted {
             Either::Left(Either::Left(stream)) => self.plain(id, &variables, stream)?,
-            Either::Left(Either::Right(tls)) => self.relayed(id, &variables, tls)?,
+            Either::Left(Either::Right(tls)) => {
+                let socket = socket_of(tls.below()).try_clone_to_owned()?;
+                self.relayed(id, &variables, tls, socket)?
+            }
             Either::Right(Either::Left(seqpacket)) => {
                 seqpacket.wait()?;
                 self.direct(id, &variables, seqpacket.as_fd())?
@@ -278,7 +286,10 @@ impl Task for Programs {
     fn observer(&self) -> Option<Box<dyn Fn(State) + Send + Sync>> {
         let stop = Arc::clone(&self.stop);
         Some(Box::new(move |state| {
-            if matches!(state, State::ServingBacklog | State::Draining | State::Aborting) {
+            if matches!(
+                state,
+                State::ServingBacklog | State::Draining | State::Aborting
+            ) {
                 // A count that would overflow has woken everyone.
                 let _ = write(&*stop, &1_u64.to_ne_bytes());
             }
@@ -305,18 +316,14 @@ impl Task for Programs {
 
 impl Programs {
     /// The program gets the connection itself, unless the server has received some of its input already.
-    fn plain(
-        &self,
-        id: u64,
-        variables: &Variables,
-        stream: &mut (impl Client + Managed),
-    ) -> io::Result<Over> {
+    fn plain(&self, id: u64, variables: &Variables, stream: &mut Plain) -> io::Result<Over> {
         if let Waits::For(fd) = stream.wait()? {
             // What was received before the program, such as a PROXY header, had a timeout.
             set_socket_timeout(fd, Direction::Recv, None)?;
             return self.direct(id, variables, fd);
         }
-        self.relayed(id, variables, stream)
+        let socket = socket_of(stream).try_clone_to_owned()?;
+        self.relayed(id, variables, stream, socket)
     }
 
     /// The program gets the connection itself.
@@ -330,9 +337,10 @@ impl Programs {
         id: u64,
         variables: &Variables,
         client: &mut impl Client,
+        socket: OwnedFd,
     ) -> io::Result<Over> {
         let (relay, program) = Relay::new(client)?;
-        self.run(id, variables, program, Around::Relay(relay))
+        self.run(id, variables, program, Around::Relay(relay, socket))
     }
 
     /// Starts a program with a descriptor, and waits until it has ended.
@@ -386,6 +394,17 @@ impl Programs {
             }
             Some(Cause::Idle(limit)) => ended(&path, limit, "in which nothing moved"),
         }
+    }
+}
+
+/// A stream without TLS.
+type Plain = <Stream as Transport>::Accepted;
+
+/// The socket below the layers of a stream.
+fn socket_of(stream: &Plain) -> BorrowedFd<'_> {
+    match stream {
+        Either::Left(plain) => plain.as_fd(),
+        Either::Right(proxied) => proxied.below().as_fd(),
     }
 }
 

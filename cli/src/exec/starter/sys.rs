@@ -146,14 +146,16 @@ pub(super) fn child_signals() -> io::Result<OwnedFd> {
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
-/// Reaps a child that has ended. The starter has forked or adopted every child that it has, so none belongs to other
-/// code.
-pub(super) fn reap() -> Option<(Pid, Exit)> {
+/// Reaps a child that has ended.
+pub(super) fn reap(pid: Pid) -> Option<Exit> {
     let mut status = 0;
     let mut usage = MaybeUninit::<libc::rusage>::zeroed();
+    let number = pid.as_raw_nonzero().get();
     // SAFETY: both pointers are valid.
-    let pid = unsafe { libc::wait4(-1, &raw mut status, libc::WNOHANG, usage.as_mut_ptr()) };
-    let pid = Pid::from_raw(pid.max(0))?;
+    let reaped = unsafe { libc::wait4(number, &raw mut status, libc::WNOHANG, usage.as_mut_ptr()) };
+    if reaped != number {
+        return None;
+    }
     // SAFETY: integers, for which zero is a value, and which the call has filled in.
     let usage = unsafe { usage.assume_init() };
     let time = |time: libc::timeval| Duration::new(time.tv_sec as u64, time.tv_usec as u32 * 1000);
@@ -162,13 +164,12 @@ pub(super) fn reap() -> Option<(Pid, Exit)> {
     } else {
         Ended::Status(libc::WEXITSTATUS(status))
     };
-    let exit = Exit {
+    Some(Exit {
         ended,
         user: time(usage.ru_utime),
         system: time(usage.ru_stime),
         memory_kib: usage.ru_maxrss as u64,
-    };
-    Some((pid, exit))
+    })
 }
 
 /// Replaces this process by a program.
