@@ -6,6 +6,7 @@ mod lines;
 mod movement;
 mod program;
 mod relay;
+mod restrict;
 mod serving;
 mod starter;
 
@@ -30,6 +31,7 @@ use socketserver::{Next, Outcome, Report, ServerHandle, task};
 use self::environment::{Variable, Variables};
 use self::lines::Lines;
 use self::relay::{Client, Relay};
+use self::restrict::Restrictions;
 use self::serving::{Around, Cause, Over, Session};
 use self::starter::{Command, Ended, Exit, Settings, Starter};
 use crate::args::{Inner, Model, Options, seconds};
@@ -101,6 +103,8 @@ pub(crate) struct Exec {
     #[arg(long, value_name = "SECONDS", default_value = "5", value_parser = seconds)]
     kill_timeout: Duration,
     #[command(flatten)]
+    restrictions: Restrictions,
+    #[command(flatten)]
     pub(crate) options: Options,
 }
 
@@ -123,6 +127,7 @@ impl Exec {
         checks
             .into_iter()
             .find_map(|(wrong, what)| (any && wrong).then_some(what))
+            .or_else(|| self.restrictions.conflict())
     }
 }
 
@@ -150,6 +155,7 @@ pub(crate) fn run(exec: Exec) -> anyhow::Result<Report> {
             half_close: exec.half_close_timeout.0,
             idle: exec.options.limits.idle_timeout.0,
         },
+        restrictions: exec.restrictions,
         log: exec.options.log,
         can_lend: can_lend(exec.options.model),
         stop: eventfd(0, flags).context("eventfd(2)")?,
@@ -169,6 +175,7 @@ struct Programs {
     /// Taken when the starter is forked.
     settings: Option<Settings>,
     limits: serving::Limits,
+    restrictions: Restrictions,
     /// Whether events of programs are logged.
     log: bool,
     /// Whether the model can serve a datagram socket.
@@ -182,12 +189,14 @@ impl Task for Programs {
     fn fork(&mut self, privileges: &Privileges) -> anyhow::Result<()> {
         let settings = self.settings.take().context("the starter is forked once")?;
         let privileges = privileges.clone();
-        let path = self.path.clone();
+        let (path, restrictions) = (self.path.clone(), self.restrictions.clone());
         let starter = Starter::fork(settings, move || {
+            restrictions.leave_network()?;
             privileges.drop_for_good()?;
             // As the user that the programs run as.
             program::check(&path)?;
-            Ok(Box::new(|| Ok(())))
+            let prepared = restrictions.prepare(&path)?;
+            Ok(Box::new(move || prepared.apply()))
         })?;
         let _ = self.starter.set(starter);
         Ok(())

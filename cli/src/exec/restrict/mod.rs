@@ -4,8 +4,8 @@
 mod files;
 mod limit;
 mod network;
-mod process;
 mod program;
+mod trial;
 
 use std::env;
 use std::path::{Path, PathBuf};
@@ -115,7 +115,7 @@ impl Restrictions {
             options: self.clone(),
             rules,
         };
-        process::in_child(|| prepared.apply())?;
+        trial::in_child(|| prepared.apply())?;
         Ok(prepared)
     }
 }

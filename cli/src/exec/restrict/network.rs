@@ -7,7 +7,7 @@ use rustix::io::Errno;
 use rustix::process::{getgid, getuid};
 use rustix::thread::UnshareFlags;
 
-use super::process::unshare;
+use crate::exec::starter::sys::unshare;
 
 /// Moves this process, which has one thread, into a network of its own, for good. Its sockets stay in the old one.
 pub(super) fn leave() -> anyhow::Result<()> {
