@@ -206,6 +206,23 @@ fn a_program_cannot_become_root_again() {
     }
 }
 
+/// The kernel asks whether a process was ever another user (proc_pid_mem(5), ptrace(2)).
+#[test]
+fn a_program_cannot_look_into_the_server() {
+    if !is_root("a program that looks into its server") {
+        return;
+    }
+    // The shell's parent is the starter, whose parent is the server.
+    let script = "server=$(awk '/^PPid/ { print $2 }' /proc/$PPID/status)
+        cat /proc/$server/comm
+        for pid in $PPID $server; do
+            for file in environ maps mem fd/0; do
+                (head -c 1 <\"/proc/$pid/$file\") >/dev/null 2>&1 && echo \"$pid has shown $file\"
+            done
+        done";
+    assert_eq!(output(DROPS, script), "socketserver\n");
+}
+
 /// Directories that a program may read, may write, and neither, each with a file.
 struct Place {
     folder: TempDir,

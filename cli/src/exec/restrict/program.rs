@@ -144,3 +144,42 @@ fn loader(program: &Path) -> anyhow::Result<Option<PathBuf>> {
     let name = name.split(|byte| *byte == 0).next().unwrap_or(name);
     Ok(Some(OsStr::from_bytes(name).into()))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_list_of_libraries_is_read() {
+        for (line, path) in [
+            ("\tlinux-vdso.so.1 (0x00007ffc5d5f2000)", None),
+            (
+                "\tlibc.so.6 => /lib/x86_64-linux-gnu/libc.so.6 (0x00007f1)",
+                Some("/lib/x86_64-linux-gnu/libc.so.6"),
+            ),
+            (
+                "\t/opt/a b (c)/libx.so => /opt/a b (c)/libx.so (0x1)",
+                Some("/opt/a b (c)/libx.so"),
+            ),
+            ("\t/lib64/ld-linux.so.2 (0x1)", Some("/lib64/ld-linux.so.2")),
+            ("\tlibnone.so => not found", None),
+            ("\tstatically linked", None),
+            ("", None),
+        ] {
+            assert_eq!(library(line.as_bytes()), path.map(PathBuf::from), "{line}");
+        }
+    }
+
+    #[test]
+    fn interpreters_of_env_are_found() {
+        let find = |argument: &str| by_env(Path::new("/usr/bin/env"), argument.as_bytes());
+        let sh = find("sh").unwrap().unwrap();
+        assert!(sh.is_absolute() && sh.ends_with("sh"));
+        for argument in ["-S sh -e", "A=1  sh", "-i B=/ sh sh"] {
+            assert_eq!(find(argument).unwrap(), Some(sh.clone()), "{argument}");
+        }
+        assert_eq!(find("/x/y").unwrap(), Some("/x/y".into()));
+        assert!(find("").is_err() && find("-S").is_err() && find("no-such-program").is_err());
+        assert_eq!(by_env(Path::new("/bin/sh"), b"sh").unwrap(), None);
+    }
+}
