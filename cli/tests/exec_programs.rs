@@ -39,7 +39,7 @@ fn folder() -> TempDir {
 /// Serves a program, without privileges where the test has some.
 #[track_caller]
 fn exec(words: &str, url: &str, program: &[&str]) -> Server {
-    let drops = if is_root("programs without privileges") {
+    let drops = if rustix::process::geteuid().is_root() {
         format!("--user {USER} --group {USER}")
     } else {
         String::new()
