@@ -159,7 +159,9 @@ impl<'a> Session<'a> {
                 Woken::Relay(Ok(Change::ProgramEnded)) => {}
                 Woken::Relay(Err(err)) => {
                     self.relay = None;
-                    if err.kind() == io::ErrorKind::ConnectionAborted {
+                    // The server has aborted the connection.
+                    let aborts = [io::ErrorKind::ConnectionAborted, io::ErrorKind::TimedOut];
+                    if aborts.contains(&err.kind()) {
                         return Err(err);
                     }
                     self.end(Cause::Reset);

@@ -16,17 +16,21 @@ use rustix::io::{Errno, read};
 use rustix::net::{
     RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendFlags, recv, recvmsg, send,
 };
-use rustix::process::{Pid, Signal, getpgid, getpid, getsid, kill_process, kill_process_group};
+use rustix::process::{
+    Pid, PidfdFlags, Signal, getpgid, getpid, getppid, getsid, kill_process, kill_process_group,
+    pidfd_open,
+};
 
 use super::child::{self, Base};
 use super::notice::Notice;
 use super::request::{DESCRIPTORS_MAX, MESSAGE_MAX, Request};
 use super::sys::{self, Fork};
 
-/// The epoll data of the socket for requests, and of ended children. That of a control socket is the process id of its
-/// program, which is above both: process 1 and the starter itself are no children of the starter.
+/// The epoll data of the socket for requests, of ended children, and of the server's main process. That of a control
+/// socket is the process id of its program: process 1 is no child of the starter.
 const REQUESTS: u64 = 0;
 const CHILDREN: u64 = 1;
+const SERVER: u64 = u64::MAX;
 
 /// How many requests are taken before other events are looked at.
 const BATCH: usize = 16;
@@ -41,6 +45,8 @@ pub(super) struct Starter {
     pid: Pid,
     requests: OwnedFd,
     signals: OwnedFd,
+    /// The pidfd of the server's main process.
+    server: OwnedFd,
     epoll: OwnedFd,
     /// The programs that live, by their process.
     programs: HashMap<Pid, Program>,
@@ -70,7 +76,13 @@ impl Starter {
     pub(super) fn new(base: Base, kill_timeout: Duration, requests: OwnedFd) -> io::Result<Self> {
         let epoll = epoll::create(CreateFlags::CLOEXEC)?;
         let signals = sys::child_signals()?;
-        for (fd, token) in [(&requests, REQUESTS), (&signals, CHILDREN)] {
+        let server = getppid().ok_or(io::ErrorKind::NotFound)?;
+        let server = pidfd_open(server, PidfdFlags::empty())?;
+        for (fd, token) in [
+            (&requests, REQUESTS),
+            (&signals, CHILDREN),
+            (&server, SERVER),
+        ] {
             epoll::add(&epoll, fd, EventData::new_u64(token), EventFlags::IN)?;
         }
         // Strays are found there.
@@ -81,6 +93,7 @@ impl Starter {
             pid: getpid(),
             requests,
             signals,
+            server,
             epoll,
             programs: HashMap::new(),
             strays: HashMap::new(),
@@ -120,6 +133,7 @@ impl Starter {
                 match token {
                     REQUESTS => self.take_requests(),
                     CHILDREN => self.reap(),
+                    SERVER => self.close(),
                     pid => self.hear(pid),
                 }
             }
@@ -142,15 +156,25 @@ impl Starter {
             match self.receive() {
                 Ok(Some((message, fds))) => self.start(&message, fds),
                 Ok(None) => return,
-                // The server is gone. So are its ends of all control sockets, soon.
-                Err(_) => {
-                    let _ = epoll::delete(&self.epoll, &self.requests);
-                    let span = self.kill_timeout.saturating_mul(2).saturating_add(LAST);
-                    let now = Instant::now();
-                    self.last = now.checked_add(span).or(Some(now));
-                    return;
-                }
+                Err(_) => return self.close(),
             }
+        }
+    }
+
+    /// The server is gone, or ends: ends all programs. Worker processes may be left, which drain.
+    fn close(&mut self) {
+        for fd in [&self.requests, &self.server] {
+            let _ = epoll::delete(&self.epoll, fd);
+        }
+        if self.last.is_some() {
+            return;
+        }
+        let span = self.kill_timeout.saturating_mul(2).saturating_add(LAST);
+        let now = Instant::now();
+        self.last = now.checked_add(span).or(Some(now));
+        let programs: Vec<_> = self.programs.keys().copied().collect();
+        for pid in programs {
+            self.end(pid);
         }
     }
 
@@ -243,11 +267,18 @@ impl Starter {
             return;
         }
         let _ = epoll::delete(&self.epoll, &program.control);
-        if let Some(pid) = pid.filter(|_| program.ending.is_none()) {
-            let ending = Some(self.terminate_group(pid));
-            if let Some(program) = self.programs.get_mut(&pid) {
-                program.ending = ending;
-            }
+        pid.into_iter().for_each(|pid| self.end(pid));
+    }
+
+    /// Ends a program, unless that has begun.
+    fn end(&mut self, pid: Pid) {
+        let ending = self
+            .programs
+            .get(&pid)
+            .is_some_and(|program| program.ending.is_none());
+        let ending = ending.then(|| self.terminate_group(pid));
+        if let (Some(ending), Some(program)) = (ending, self.programs.get_mut(&pid)) {
+            program.ending = Some(ending);
         }
     }
 

@@ -95,11 +95,27 @@ pub(super) fn place(fd: BorrowedFd<'_>, target: RawFd) -> io::Result<()> {
 /// Blocks every signal, and gives each its default action.
 pub(super) fn reset_signals() {
     set_mask(true);
+    // Zero is the default action, without flags; the kernel's structure is no longer on any architecture. The C library
+    // would refuse the two signals that it reserves, which may be ignored too.
+    let default = [0_u64; 8];
     for signal in 1..=libc::SIGRTMAX() {
-        // SAFETY: the default action runs no code. It fails for the signals whose action is fixed.
-        unsafe { libc::signal(signal, libc::SIG_DFL) };
+        let none = ptr::null_mut::<u64>();
+        // SAFETY: the pointer is valid, and the default action runs no code. It fails for the signals whose action is
+        // fixed.
+        unsafe {
+            libc::syscall(
+                libc::SYS_rt_sigaction,
+                signal,
+                default.as_ptr(),
+                none,
+                SIGSET,
+            )
+        };
     }
 }
+
+/// The size of the kernel's signal set.
+const SIGSET: usize = 8;
 
 /// Unblocks every signal.
 pub(super) fn unblock_signals() {
