@@ -1,5 +1,7 @@
 //! Programs from other packages behind `exec`, under several models, and with what may be taken from them.
 
+#[path = "support/kernel.rs"]
+mod kernel;
 #[path = "support/programs.rs"]
 mod programs;
 #[allow(dead_code, reason = "what only other tests need is not used here")]
@@ -22,8 +24,8 @@ const MODELS: [&str; 4] = [
     "coroutines --workers 2 --driver epoll",
 ];
 
-/// What no program here needs.
-const RESTRICTED: &str = "--no-network --limit nofile=64,core=0,cpu=60 --umask 077 --nice 5";
+/// What no program here needs more of.
+const RESTRICTED: &str = "--limit nofile=64,core=0,cpu=60 --umask 077 --nice 5";
 
 /// A user without a name.
 const USER: u32 = 54_321;
@@ -60,11 +62,15 @@ fn serve(words: &str, url: &str, program: &[&str]) -> Server {
 /// Serves a program that may read `below`, under each model, to two clients.
 #[track_caller]
 fn under_models(below: &Path, more: &str, program: &[&str], check: fn(&str)) {
+    let mut restricted = RESTRICTED.to_owned();
+    if kernel::has_networks("programs without a network") {
+        restricted.push_str(" --no-network");
+    }
+    if kernel::has_landlock("programs with few files") {
+        restricted.push_str(&format!(" --read-only {} {more}", below.display()));
+    }
     for model in MODELS {
-        let words = format!(
-            "--model {model} {RESTRICTED} --read-only {} {more}",
-            below.display()
-        );
+        let words = format!("--model {model} {restricted}");
         let server = exec(&words, "tcp://127.0.0.1:0", program);
         check(&server.urls[0]);
         check(&server.urls[0]);

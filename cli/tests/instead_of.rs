@@ -1,5 +1,7 @@
 //! The commands of the page `docs/instead-of.md`, run as they stand there.
 
+#[path = "support/kernel.rs"]
+mod kernel;
 #[path = "support/programs.rs"]
 mod programs;
 #[allow(dead_code, reason = "what only other tests need is not used here")]
@@ -213,6 +215,12 @@ fn every_command_of_the_page_does_what_it_says() {
         tools.iter().for_each(|tool| need(tool));
         if !root && (command.contains("--user") || command.contains("in.tftpd")) {
             unchecked(&format!("{command}: that needs root"));
+            continue;
+        }
+        let needs = |option: &str| command.contains(option);
+        if needs("--read-only") && !kernel::has_landlock(command)
+            || needs("--no-network") && !kernel::has_networks(command)
+        {
             continue;
         }
         check(&start(command));

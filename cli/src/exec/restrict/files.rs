@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use anyhow::Context;
+use anyhow::{Context, anyhow};
 use landlock::{
     ABI, Access, AccessFs, BitFlags, CompatLevel, Compatible, PathBeneath, PathFd, Ruleset,
     RulesetAttr, RulesetCreated, RulesetCreatedAttr, path_beneath_rules,
@@ -50,10 +50,12 @@ pub(super) fn rules(
     let ruleset = Ruleset::default()
         .set_compatibility(CompatLevel::HardRequirement)
         .handle_access(needed)
-        .context(
-            "--read-only and --read-write need landlock(7) of Linux 6.2 or later, switched on (lsm= of the kernel's \
-             command line); leave them out, or use another kernel",
-        )?
+        .map_err(|_| {
+            anyhow!(
+                "--read-only and --read-write: the kernel has no landlock(7), or not that of Linux 6.2, or it is \
+                 switched off (lsm= of its command line); leave them out, or use another kernel"
+            )
+        })?
         .set_compatibility(CompatLevel::BestEffort);
     let ruleset = ruleset.handle_access(all & !needed)?;
     let own = program::files(program)?;
