@@ -630,7 +630,7 @@ fn a_kernel_that_refuses_is_an_error_at_the_start() {
         (
             "landlock_create_ruleset:error=EOPNOTSUPP",
             "--read-write /tmp",
-            &["no landlock(7), or not that of Linux 6.2", "switched on"],
+            &["no landlock(7), or not that of Linux 6.2", "switched off"],
         ),
         (
             // The second version cannot keep a file from being truncated.
