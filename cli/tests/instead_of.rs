@@ -1,4 +1,4 @@
-//! The commands of the page `docs/instead-of.md`, run as they stand there.
+//! The commands of the page `docs/instead-of.md`, and of a section of the manual, run as they stand there.
 
 #[path = "support/kernel.rs"]
 mod kernel;
@@ -19,6 +19,7 @@ use programs::{clones, need, run, sends_a_page, sends_by_tftp, syncs};
 use support::{Client, Server, ask, assert_echoes, is_root, unchecked};
 
 const PAGE: &str = include_str!("../../docs/instead-of.md");
+const MANUAL: &str = include_str!("../../docs/operations.md");
 
 /// A command of the page that is running.
 struct Running {
@@ -51,9 +52,13 @@ const COMMANDS: &[(&str, Check, &[&str])] = &[
         refuses_one,
         &[],
     ),
-    ("nofile=64", echoes, &[]),
+    ("as=100000000,nofile=64", echoes, &[]),
     ("echo $TCPREMOTEIP", |it| it.gets("127.0.0.1\n"), &[]),
-    ("git daemon --inetd", |it| clones(it.url()), &["git"]),
+    (
+        "--user nobody -- git daemon",
+        |it| clones(it.url()),
+        &["git"],
+    ),
     (
         "--read-only /srv/www -- micro-httpd",
         |it| sends_a_page(it.url()),
@@ -85,6 +90,7 @@ const COMMANDS: &[(&str, Check, &[&str])] = &[
         sends_a_page_over_tls,
         &["micro-httpd"],
     ),
+    ("as=1G", |it| clones(it.url()), &["git"]),
     ("--chdir /srv -- pwd", prints_its_folder, &[]),
 ];
 
@@ -135,20 +141,22 @@ fn prints_its_folder(it: &Running) {
     it.gets(&format!("{}\n", srv.display()));
 }
 
-/// The commands in the right column of the tables.
+/// The commands in the right column of the tables, and those of a section of the manual.
 fn commands() -> Vec<&'static str> {
     let rows = PAGE.lines().filter(|line| line.starts_with("| `"));
-    let commands: Vec<_> = rows
-        .map(|row| {
-            let (_, command) = row.rsplit_once("| `").expect("two columns");
-            command.strip_suffix("` |").expect("a command")
-        })
-        .collect();
-    assert!(
-        commands
-            .iter()
-            .all(|command| command.starts_with("socketserver "))
-    );
+    let rows = rows.map(|row| {
+        let (_, command) = row.rsplit_once("| `").expect("two columns");
+        command.strip_suffix("` |").expect("a command")
+    });
+    let (_, section) = MANUAL
+        .split_once("## What a program may do\n")
+        .expect("a section");
+    let (section, _) = section.split_once("\n## ").expect("the next section");
+    let examples = section.lines().filter_map(|line| line.strip_prefix("    "));
+    let commands: Vec<_> = rows.chain(examples).collect();
+    for command in &commands {
+        assert!(command.starts_with("socketserver "), "{command}");
+    }
     commands
 }
 
