@@ -23,7 +23,9 @@ use clap::Args;
 use rustix::event::{EventfdFlags, eventfd};
 use rustix::io::write;
 use rustix::net::sockopt::{Timeout as Direction, set_socket_timeout};
-use rustix::process::{Pid, Signal, kill_process_group};
+use rustix::process::{
+    Pid, Resource, Rlimit, Signal, getrlimit, kill_process_group, setrlimit,
+};
 use socketserver::net::{Accepted as _, Either, Managed, Waits};
 use socketserver::observe::State;
 use socketserver::{Next, Outcome, Report, ServerHandle, task};
@@ -50,7 +52,7 @@ Examples:
   socketserver exec -- cat
   socketserver exec --listen 'tcp://[::]:9418' --user nobody --max-connections 50 -- git daemon --inetd --export-all --base-path=/srv/git
   socketserver exec --listen 'tcp://[::]:7443' --tls-cert cert.pem --tls-key key.pem --env-clear --env PATH -- sh -c 'echo \"hello $TCPREMOTEIP\"'
-  socketserver exec --listen udp://0.0.0.0:69 --kill-timeout 1 -- in.tftpd --listen=false /srv/tftp
+  socketserver exec --listen udp://0.0.0.0:69 --kill-timeout 1 -- in.tftpd --secure /srv/tftp
 
 The program:
   It is started for each connection, in a session of its own, with no descriptors but these:
@@ -68,8 +70,8 @@ Its variables are those of the server, without what a service manager has set, a
   SOCKETSERVER_CONNECTION: the number of the connection in the log
 
 A program ends, with all processes that it has started, by SIGTERM, and SIGKILL --kill-timeout later:
-  at once when the connection has failed, as by a reset
-  --half-close-timeout after the client's end of stream
+  at once when the connection has failed, as by a reset; after the client's end of stream, when
+  --half-close-timeout has passed
   when nothing has moved for --idle-timeout, and after --lifetime and --request-timeout; on unix and
   seqpacket listeners without TLS the server does not see what moves
   at the drain deadline of a stop; one with a datagram socket when the server is asked to stop
@@ -77,6 +79,16 @@ Processes that outlive the program are ended when it has exited.";
 
 /// How long a socket is not lent again whose program has not read the datagram.
 const UNREAD_PAUSE: Duration = Duration::from_secs(1);
+
+/// The library's default of --max-connections.
+const CONNECTIONS: u64 = 10_240;
+
+/// The descriptors of a server for each connection: the connection, its program's control socket, its standard error,
+/// an epoll instance, and with TLS a socket for the program.
+const DESCRIPTORS: u64 = 5;
+
+/// Descriptors for everything else.
+const RESERVED: u64 = 128;
 
 const DATAGRAM_CONFLICT: &str = "--model sequential, forking and prefork are for connections: a datagram socket has \
      one program at a time, beside the other listeners; give --model threading, pool or coroutines";
@@ -109,6 +121,25 @@ pub(crate) struct Exec {
 }
 
 impl Exec {
+    /// Bounds the number of connections by the descriptors that they take.
+    ///
+    /// # Errors
+    ///
+    /// More connections were asked for than the hard limit allows.
+    fn bound_connections(&mut self) -> anyhow::Result<()> {
+        let hard = getrlimit(Resource::Nofile).maximum.unwrap_or(u64::MAX);
+        let most = hard.saturating_sub(RESERVED) / DESCRIPTORS;
+        let asked = self.options.limits.max_connections.get_or_insert(CONNECTIONS.min(most));
+        // Worker processes share the connections, and each has its own limit.
+        let is_prefork = matches!(self.options.model, Model::Prefork(_));
+        ensure!(
+            *asked <= most || is_prefork,
+            "--max-connections {asked} needs {DESCRIPTORS} descriptors for each connection, and a process may have \
+             {hard} here; raise the hard limit, with ulimit -Hn or LimitNOFILE=, or give at most {most}"
+        );
+        Ok(())
+    }
+
     /// The first error among options that do not go together.
     pub(crate) fn conflict(&self) -> Option<&'static str> {
         let datagrams = self.options.listen.iter().filter(|url| url.is_datagram());
@@ -140,7 +171,8 @@ fn can_lend(model: Model) -> bool {
 }
 
 /// Serves until a signal stops it, and until every program has ended.
-pub(crate) fn run(exec: Exec) -> anyhow::Result<Report> {
+pub(crate) fn run(mut exec: Exec) -> anyhow::Result<Report> {
+    exec.bound_connections()?;
     let path = program::find(&exec.program[0])?;
     program::check(&path)?;
     let starter = Arc::new(OnceLock::new());
@@ -158,7 +190,7 @@ pub(crate) fn run(exec: Exec) -> anyhow::Result<Report> {
         restrictions: exec.restrictions,
         log: exec.options.log,
         can_lend: can_lend(exec.options.model),
-        stop: eventfd(0, flags).context("eventfd(2)")?,
+        stop: Arc::new(eventfd(0, flags).context("eventfd(2)")?),
         path,
         starter: Arc::clone(&starter),
     };
@@ -181,7 +213,7 @@ struct Programs {
     /// Whether the model can serve a datagram socket.
     can_lend: bool,
     /// An eventfd(2) that is readable once the server has been asked to stop.
-    stop: OwnedFd,
+    stop: Arc<OwnedFd>,
     starter: Arc<OnceLock<Starter>>,
 }
 
@@ -200,6 +232,13 @@ impl Task for Programs {
         })?;
         let _ = self.starter.set(starter);
         Ok(())
+    }
+
+    fn start(&mut self, _listeners: &[Any]) -> anyhow::Result<()> {
+        // After the starter was forked, whose programs have the limit that the server was started with.
+        let maximum = getrlimit(Resource::Nofile).maximum;
+        let current = maximum;
+        setrlimit(Resource::Nofile, Rlimit { current, maximum }).context("raise the limit on descriptors")
     }
 
     fn lend(&self, listeners: Vec<Any>) -> anyhow::Result<Vec<Listener>> {
@@ -245,14 +284,14 @@ impl Task for Programs {
         self.outcome(id, over)
     }
 
-    fn entered(&self, state: State) {
-        if matches!(
-            state,
-            State::ServingBacklog | State::Draining | State::Aborting
-        ) {
-            // A count that overflows has woken everybody.
-            let _ = write(&self.stop, &1_u64.to_ne_bytes());
-        }
+    fn observer(&self) -> Option<Box<dyn Fn(State) + Send + Sync>> {
+        let stop = Arc::clone(&self.stop);
+        Some(Box::new(move |state| {
+            if matches!(state, State::ServingBacklog | State::Draining | State::Aborting) {
+                // A count that would overflow has woken everyone.
+                let _ = write(&*stop, &1_u64.to_ne_bytes());
+            }
+        }))
     }
 
     fn serve_lent(&self, lent: &mut Lent) -> Outcome {
