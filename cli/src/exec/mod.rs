@@ -23,9 +23,7 @@ use clap::Args;
 use rustix::event::{EventfdFlags, eventfd};
 use rustix::io::write;
 use rustix::net::sockopt::{Timeout as Direction, set_socket_timeout};
-use rustix::process::{
-    Pid, Resource, Rlimit, Signal, getrlimit, kill_process_group, setrlimit,
-};
+use rustix::process::{Pid, Resource, Rlimit, Signal, getrlimit, kill_process_group, setrlimit};
 use socketserver::net::{Accepted as _, Either, Managed, Waits};
 use socketserver::observe::State;
 use socketserver::{Next, Outcome, Report, ServerHandle, task};
@@ -129,7 +127,11 @@ impl Exec {
     fn bound_connections(&mut self) -> anyhow::Result<()> {
         let hard = getrlimit(Resource::Nofile).maximum.unwrap_or(u64::MAX);
         let most = hard.saturating_sub(RESERVED) / DESCRIPTORS;
-        let asked = self.options.limits.max_connections.get_or_insert(CONNECTIONS.min(most));
+        let asked = self
+            .options
+            .limits
+            .max_connections
+            .get_or_insert(CONNECTIONS.min(most));
         // Worker processes share the connections, and each has its own limit.
         let is_prefork = matches!(self.options.model, Model::Prefork(_));
         ensure!(
@@ -238,7 +240,8 @@ impl Task for Programs {
         // After the starter was forked, whose programs have the limit that the server was started with.
         let maximum = getrlimit(Resource::Nofile).maximum;
         let current = maximum;
-        setrlimit(Resource::Nofile, Rlimit { current, maximum }).context("raise the limit on descriptors")
+        setrlimit(Resource::Nofile, Rlimit { current, maximum })
+            .context("raise the limit on descriptors")
     }
 
     fn lend(&self, listeners: Vec<Any>) -> anyhow::Result<Vec<Listener>> {
@@ -287,7 +290,10 @@ impl Task for Programs {
     fn observer(&self) -> Option<Box<dyn Fn(State) + Send + Sync>> {
         let stop = Arc::clone(&self.stop);
         Some(Box::new(move |state| {
-            if matches!(state, State::ServingBacklog | State::Draining | State::Aborting) {
+            if matches!(
+                state,
+                State::ServingBacklog | State::Draining | State::Aborting
+            ) {
                 // A count that would overflow has woken everyone.
                 let _ = write(&*stop, &1_u64.to_ne_bytes());
             }
