@@ -50,6 +50,7 @@ Examples:
   socketserver exec -- cat
   socketserver exec --listen 'tcp://[::]:9418' --user nobody --max-connections 50 -- git daemon --inetd --export-all --base-path=/srv/git
   socketserver exec --listen 'tcp://[::]:7443' --tls-cert cert.pem --tls-key key.pem --env-clear --env PATH -- sh -c 'echo \"hello $TCPREMOTEIP\"'
+  socketserver exec --user nobody --limit nofile=64,cpu=10 --no-network --read-only /usr --read-only /srv/www -- micro-httpd /srv/www
   socketserver exec --listen udp://0.0.0.0:69 --kill-timeout 1 -- in.tftpd --secure /srv/tftp
 
 The program:
@@ -113,9 +114,9 @@ pub(crate) struct Exec {
     #[arg(long, value_name = "SECONDS", default_value = "5", value_parser = seconds)]
     kill_timeout: Duration,
     #[command(flatten)]
-    restrictions: Restrictions,
-    #[command(flatten)]
     pub(crate) options: Options,
+    #[command(flatten)]
+    restrictions: Restrictions,
 }
 
 impl Exec {

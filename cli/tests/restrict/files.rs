@@ -203,3 +203,14 @@ fn devices_take_no_commands() {
     let text = output("--read-only /usr/bin", "stty -F /dev/zero 2>&1");
     assert!(text.contains("Permission denied"), "{text}");
 }
+
+/// The ruleset has a descriptor in the process that starts programs.
+#[test]
+fn rules_leave_a_program_no_descriptor() {
+    if !has_landlock("descriptors of rules") {
+        return;
+    }
+    let script = "echo /proc/self/fd/*";
+    let rules = "--read-only /proc --read-write /tmp";
+    assert_eq!(output(rules, script), output("", script));
+}

@@ -1,4 +1,4 @@
-//! What the programs of `exec` may do and what they may not, tried by programs.
+//! Restrictions of the programs of `exec`, each with a program that tries to break it.
 
 mod files;
 #[path = "../support/kernel.rs"]

@@ -1,4 +1,4 @@
-//! What the kernel has and allows, for the tests of restrictions.
+//! Probes of the kernel, for the tests of restrictions.
 
 use std::process::Command;
 

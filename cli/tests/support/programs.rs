@@ -1,4 +1,4 @@
-//! Programs from other packages, behind `exec`: what they serve, and clients of theirs.
+//! Programs from other packages for `exec`: the files that they serve, and their clients.
 
 use std::fs;
 use std::path::Path;
@@ -6,7 +6,7 @@ use std::process::Command;
 
 use super::support::ask;
 
-/// What serves, and its clients, with the packages of Debian that have them.
+/// The servers and clients, with the packages of Debian that have them.
 const TOOLS: [(&str, &str); 8] = [
     ("git", "git"),
     ("rsync", "rsync"),
@@ -44,7 +44,7 @@ pub(crate) fn run(command: &mut Command) -> String {
     String::from_utf8(output.stdout).expect("UTF-8")
 }
 
-/// What a folder `srv` has: a page, a file for TFTP, a module of rsync and a repository, for every user to read.
+/// Fills a folder `srv` with a page, a file for TFTP, a module of rsync and a repository, for every user to read.
 #[track_caller]
 pub(crate) fn fill(folder: &Path) {
     let srv = folder.join("srv");

@@ -65,23 +65,29 @@ pub(super) fn rules(
         .add_rules(path_beneath_rules(LIBRARIES, read))?
         .add_rules(path_beneath_rules(DEVICES, read | AccessFs::WriteFile))?;
     for path in own {
-        rules = add(rules, &path, read).context("what the program needs")?;
+        rules = add(rules, "a file that the program needs,", &path, read)?;
     }
     for path in read_only {
-        rules = add(rules, path, read).context("--read-only")?;
+        rules = add(rules, "--read-only", path, read)?;
     }
     for path in read_write {
-        rules = add(rules, path, all).context("--read-write")?;
+        rules = add(rules, "--read-write", path, all)?;
     }
     Ok(rules)
 }
 
 fn add(
     rules: RulesetCreated,
+    option: &str,
     path: &Path,
     access: BitFlags<AccessFs>,
 ) -> anyhow::Result<RulesetCreated> {
-    let tried = || format!("{}: name what exists", path.display());
+    let tried = || {
+        format!(
+            "{option} {} (name a file or directory that exists)",
+            path.display()
+        )
+    };
     let is_directory = path.metadata().with_context(tried)?.is_dir();
     // A file has no entries.
     let access = if is_directory {

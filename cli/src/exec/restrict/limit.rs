@@ -116,7 +116,7 @@ impl Limit {
         let set = setrlimit(self.resource, wanted);
         set.map_err(|err| anyhow!(err)).with_context(|| {
             let hard = shown(getrlimit(self.resource).maximum);
-            format!("--limit {self}: the hard limit of this server is {hard}; give less, or raise that one (ulimit -H, or the Limit…= of systemd)")
+            format!("--limit {self} (the hard limit of this server is {hard}; give less, or raise that one by ulimit -H or systemd's Limit…=)")
         })
     }
 }

@@ -1,5 +1,5 @@
-//! What the programs of `exec` may do: options, what is looked up at the start, and what each child does to itself
-//! before it becomes a program.
+//! Restrictions of the programs of `exec`: the options, the rules that the starter prepares from them, and their
+//! application by each process before it becomes a program.
 
 mod files;
 mod limit;
@@ -41,12 +41,12 @@ pub(crate) struct Restrictions {
     /// Let programs gain privileges by files that are setuid, setgid or have capabilities
     #[arg(long)]
     allow_new_privs: bool,
-    /// Let programs read and execute what is below this path, and open nothing that no option names; what
-    /// they need to start is added. May be given several times
+    /// Let programs read and execute files below this path, and open no other files; those that they need
+    /// to start are added. May be given several times
     #[arg(long, value_name = "PATH")]
     read_only: Vec<PathBuf>,
-    /// Let programs also write, make and remove what is below this path, and open nothing that no option names. May be given
-    /// several times
+    /// Let programs read, execute, write, make and remove files below this path, and open no other files.
+    /// May be given several times
     #[arg(long, value_name = "PATH")]
     read_write: Vec<PathBuf>,
     /// Give programs no network but their connection
@@ -101,11 +101,11 @@ impl Restrictions {
         Ok(())
     }
 
-    /// Looks up what the options name, and lets a child of this process, which has one thread, apply all of it.
+    /// Opens the paths of the options, and lets a child of this process, which has one thread, apply all restrictions.
     ///
     /// # Errors
     ///
-    /// What could not be applied to a program either: the option, the reason, and what to do.
+    /// A restriction that the kernel refuses: the option, what to do, and the reason.
     pub(crate) fn prepare(&self, program: &Path) -> anyhow::Result<Prepared> {
         let rules = self
             .has_files()
@@ -135,14 +135,14 @@ impl Prepared {
             env::set_current_dir(directory).with_context(|| {
                 let directory = directory.display();
                 format!(
-                    "--chdir {directory}: name a directory that the user of the programs may search"
+                    "--chdir {directory} (name a directory that the user of the programs may search)"
                 )
             })?;
         }
         if let Some(nice) = options.nice {
             setpriority_process(None, nice).with_context(|| {
                 format!(
-                    "--nice {nice}: below the nice value of the server it needs root (CAP_SYS_NICE)"
+                    "--nice {nice} (only root lowers the nice value of the server; give a higher one)"
                 )
             })?;
         }

@@ -14,14 +14,14 @@ pub(super) fn leave() -> anyhow::Result<()> {
     match unshare(UnshareFlags::NEWNET) {
         Err(err) if err.raw_os_error() == Some(Errno::PERM.raw_os_error()) => {
             as_user().context(
-                "--no-network needs root (CAP_SYS_ADMIN), or namespaces of users without it (the sysctls \
+                "--no-network without root (start as root, or leave it out, or let users make namespaces, by the sysctls \
                  kernel.unprivileged_userns_clone, user.max_user_namespaces and \
-                 kernel.apparmor_restrict_unprivileged_userns); start as root, or leave it out",
+                 kernel.apparmor_restrict_unprivileged_userns)",
             )
         }
         left => left.context(
-            "--no-network: unshare(2) of the network; the kernel needs network namespaces, and user.max_net_namespaces \
-             above 0",
+            "--no-network (leave it out, or use a kernel with network namespaces, and the sysctl user.max_net_namespaces \
+             above their number)",
         ),
     }
 }

@@ -1,4 +1,4 @@
-//! A child of this process that tries what every program has to do.
+//! A child of this process that applies what each program will have to.
 
 use std::io::{self, PipeWriter, Read, Write};
 use std::panic::{AssertUnwindSafe, catch_unwind};
