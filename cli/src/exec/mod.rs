@@ -6,6 +6,7 @@ mod lines;
 mod movement;
 mod program;
 mod relay;
+mod restrict;
 mod serving;
 mod starter;
 
@@ -30,6 +31,7 @@ use socketserver::{Next, Outcome, Report, ServerHandle, task};
 use self::environment::{Variable, Variables};
 use self::lines::Lines;
 use self::relay::{Client, Relay};
+use self::restrict::Restrictions;
 use self::serving::{Around, Cause, Over, Session};
 use self::starter::{Command, Ended, Exit, Settings, Starter};
 use crate::args::{Inner, Model, Options, seconds};
@@ -48,6 +50,7 @@ Examples:
   socketserver exec -- cat
   socketserver exec --listen 'tcp://[::]:9418' --user nobody --max-connections 50 -- git daemon --inetd --export-all --base-path=/srv/git
   socketserver exec --listen 'tcp://[::]:7443' --tls-cert cert.pem --tls-key key.pem --env-clear --env PATH -- sh -c 'echo \"hello $TCPREMOTEIP\"'
+  socketserver exec --user nobody --limit nofile=64,cpu=10 --no-network --read-only /usr --read-only /srv/www -- micro-httpd /srv/www
   socketserver exec --listen udp://0.0.0.0:69 --kill-timeout 1 -- in.tftpd --secure /srv/tftp
 
 The program:
@@ -112,6 +115,8 @@ pub(crate) struct Exec {
     kill_timeout: Duration,
     #[command(flatten)]
     pub(crate) options: Options,
+    #[command(flatten)]
+    restrictions: Restrictions,
 }
 
 impl Exec {
@@ -151,6 +156,7 @@ impl Exec {
         checks
             .into_iter()
             .find_map(|(wrong, what)| (any && wrong).then_some(what))
+            .or_else(|| self.restrictions.conflict())
     }
 }
 
@@ -180,6 +186,7 @@ pub(crate) fn run(mut exec: Exec) -> anyhow::Result<Report> {
             half_close: exec.half_close_timeout.0,
             idle: exec.options.limits.idle_timeout.0,
         },
+        restrictions: exec.restrictions,
         log: exec.options.log,
         can_lend: can_lend(exec.options.model),
         stop: Arc::new(eventfd(0, flags).context("eventfd(2)")?),
@@ -201,6 +208,7 @@ struct Programs {
     /// Taken when the starter is forked.
     settings: Option<Settings>,
     limits: serving::Limits,
+    restrictions: Restrictions,
     /// Whether events of programs are logged.
     log: bool,
     /// Whether the model can serve a datagram socket.
@@ -214,12 +222,14 @@ impl Task for Programs {
     fn fork(&mut self, privileges: &Privileges) -> anyhow::Result<()> {
         let settings = self.settings.take().context("the starter is forked once")?;
         let privileges = privileges.clone();
-        let path = self.path.clone();
+        let (path, restrictions) = (self.path.clone(), self.restrictions.clone());
         let starter = Starter::fork(settings, move || {
+            restrictions.leave_network()?;
             privileges.drop_for_good()?;
             // As the user that the programs run as.
             program::check(&path)?;
-            Ok(Box::new(|| Ok(())))
+            let prepared = restrictions.prepare(&path)?;
+            Ok(Box::new(move || prepared.apply()))
         })?;
         let _ = self.starter.set(starter);
         Ok(())

@@ -25,6 +25,8 @@ pub(super) struct Base {
     pub(super) nofile: Rlimit,
     /// Called last before execve(2).
     pub(super) prepare: Prepare,
+    /// Has the number of a program's last descriptor.
+    pub(super) _last: OwnedFd,
 }
 
 /// Becomes the program, or reports through `control` why it cannot, and exits.

@@ -1,7 +1,7 @@
 //! System calls of the starter and of the processes that it forks.
 #![expect(
     unsafe_code,
-    reason = "fork(2), execve(2), wait4(2) and what comes before them have no safe binding"
+    reason = "fork(2), unshare(2), execve(2), wait4(2) and what comes before them have no safe binding"
 )]
 
 use std::convert::Infallible;
@@ -13,11 +13,12 @@ use std::ptr;
 use std::time::Duration;
 
 use rustix::process::Pid;
+use rustix::thread::{UnshareFlags, unshare_unsafe};
 
 use super::notice::{Ended, Exit};
 
 /// The side of a fork.
-pub(super) enum Fork {
+pub(in crate::exec) enum Fork {
     Parent(Pid),
     Child,
 }
@@ -28,7 +29,7 @@ pub(super) enum Fork {
 ///
 /// - `Unsupported`: the process has several threads.
 /// - else as fork(2): `EAGAIN` (process limit), `ENOMEM`.
-pub(super) fn fork() -> io::Result<Fork> {
+pub(in crate::exec) fn fork() -> io::Result<Fork> {
     if std::fs::read_dir("/proc/self/task")?.count() != 1 {
         let what = "a process with several threads starts no programs";
         return Err(io::Error::new(io::ErrorKind::Unsupported, what));
@@ -46,9 +47,15 @@ pub(super) fn fork_single() -> io::Result<Fork> {
 }
 
 /// Ends this process: runs no destructors and no atexit handlers.
-pub(super) fn exit(status: i32) -> ! {
+pub(in crate::exec) fn exit(status: i32) -> ! {
     // SAFETY: _exit(2) has no preconditions.
     unsafe { libc::_exit(status) }
+}
+
+/// Moves this process, which has one thread, into new namespaces.
+pub(in crate::exec) fn unshare(flags: UnshareFlags) -> io::Result<()> {
+    // SAFETY: no other thread can lose sight of a descriptor.
+    Ok(unsafe { unshare_unsafe(flags) }?)
 }
 
 /// Closes all descriptors from `first` on but `kept`, whoever owns them: the process of a fork owns none of its
