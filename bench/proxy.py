@@ -122,7 +122,7 @@ def proxies(upstream, folder):
         port = free_port()
         with open(f"{folder}/haproxy.cfg", "w") as file:
             file.write(
-                "global\n nbthread 1\n maxconn 10000\n"
+                "global\n nbthread 1\n maxconn 1000\n"
                 "defaults\n mode tcp\n timeout connect 5s\n timeout client 60s\n timeout server 60s\n"
                 f"listen one\n bind 127.0.0.1:{port}\n server one 127.0.0.1:{upstream}\n"
             )

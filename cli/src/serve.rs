@@ -3,21 +3,32 @@
 use std::sync::Arc;
 
 use socketserver::model::{Driver, Model as ServerModel};
-use socketserver::net::Transport;
-use socketserver::observe::{Event, Failure};
+use socketserver::net::{Either, Transport};
+use socketserver::observe::{Event, Failure, State};
 use socketserver::systemd::Notifier;
 use socketserver::{
-    Coroutines, Forking, Outcome, Prefork, Report, Sequential, Server, ServerHandle, ThreadPool,
-    Threading,
+    Coroutines, Forking, Next, Outcome, Prefork, Report, Sequential, Server, ServerHandle,
+    ThreadPool, Threading,
 };
 
 use crate::args::{self, Inner, Model, Options};
-use crate::bind::{self, Accepted, Any, Wrappers};
+use crate::bind::{self, Accepted, Any, Listener, Wrappers};
+use crate::lent::Lent;
 use crate::log::{self, say};
+use crate::privileges::Privileges;
 use crate::signals;
 
 /// What a server does with each connection and datagram.
 pub(crate) trait Task: Send + Sync + 'static {
+    /// Called once, when the listeners are bound, before the privileges are given up. The process has one thread yet.
+    ///
+    /// # Errors
+    ///
+    /// What ends the program before it serves.
+    fn fork(&mut self, _privileges: &Privileges) -> anyhow::Result<()> {
+        Ok(())
+    }
+
     /// Called once, when the listeners are bound and the privileges are given up. The process has one thread yet.
     ///
     /// # Errors
@@ -25,6 +36,15 @@ pub(crate) trait Task: Send + Sync + 'static {
     /// What ends the program before it serves.
     fn start(&mut self, _listeners: &[Any]) -> anyhow::Result<()> {
         Ok(())
+    }
+
+    /// Decides which datagram sockets are lent whole.
+    ///
+    /// # Errors
+    ///
+    /// What ends the program before it serves.
+    fn lend(&self, listeners: Vec<Any>) -> anyhow::Result<Vec<Listener>> {
+        Ok(listeners.into_iter().map(Either::Left).collect())
     }
 
     /// Called once, before the server accepts. It must start no thread: the model may fork.
@@ -44,12 +64,26 @@ pub(crate) trait Task: Send + Sync + 'static {
         false
     }
 
+    /// Returns what to call when the server enters a state, unless the accept loop is busy with a handler.
+    fn observer(&self) -> Option<Box<dyn Fn(State) + Send + Sync>> {
+        None
+    }
+
     /// Serves one connection or datagram. It must do nothing that the contract of [`Coroutines::new`] forbids.
     ///
     /// # Errors
     ///
     /// What the server reports of this connection or datagram.
     fn serve(&self, accepted: &mut Accepted) -> Outcome;
+
+    /// Serves a socket that [`lend`](Self::lend) lends, under the same contract.
+    ///
+    /// # Errors
+    ///
+    /// What the server reports of this socket.
+    fn serve_lent(&self, _lent: &mut Lent) -> Outcome {
+        Ok(Next::Close)
+    }
 }
 
 /// Serves until a signal stops it.
@@ -120,7 +154,7 @@ fn serve<M: ServerModel>(
     model: M,
 ) -> anyhow::Result<Report> {
     let every_event = options.log;
-    let mut builder = Server::<Any>::builder()
+    let mut builder = Server::<Listener>::builder()
         .model(model)
         .drain_timeout(options.drain_timeout)
         .on_error(move |failure| {
@@ -160,13 +194,22 @@ fn serve<M: ServerModel>(
     };
     let listeners = bind::all(&options.listen, &wrappers)?;
     log::start();
+    task.fork(&options.privileges)?;
     options.privileges.drop_for_good()?;
     let urls: Vec<_> = listeners.iter().map(Transport::url).collect();
     task.start(&listeners)?;
-    builder = builder.listen(listeners);
+    builder = builder.listen(task.lend(listeners)?);
+    if let Some(observer) = task.observer() {
+        builder = builder.observer(move |event: &Event<'_>| {
+            if let Event::State(state) = event {
+                observer(*state);
+            }
+        });
+    }
     let notes = notes(&options);
     let server = builder.on_ready(move || announce(&urls, &notes)).build()?;
     let handle = server.handle();
+    task.serving(&handle)?;
     signals::stop(
         handle.clone(),
         options.limits.stop_times(options.drain_timeout),
@@ -176,10 +219,13 @@ fn serve<M: ServerModel>(
     if let Some(note) = short_of_descriptors(&options, handle.limits().max_connections) {
         say(format_args!("socketserver: {note}"));
     }
-    task.serving(&handle)?;
     let task: Arc<dyn Task> = Arc::from(task);
     let serving = Arc::clone(&task);
-    let report = server.serve_forever(move |accepted| serving.serve(accepted))?;
+    let serve = move |accepted: &mut <Listener as Transport>::Accepted| match accepted {
+        Either::Left(accepted) => serving.serve(accepted),
+        Either::Right(lent) => serving.serve_lent(lent),
+    };
+    let report = server.serve_forever(serve)?;
     task.finish();
     Ok(report)
 }

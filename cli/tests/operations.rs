@@ -4,8 +4,19 @@ use std::process::Command;
 
 const MANUAL: &str = include_str!("../../docs/operations.md");
 
+/// The options of all subcommands that serve.
+fn options() -> Vec<(String, String)> {
+    let mut all = options_of("serve");
+    for option in options_of("exec").into_iter().chain(options_of("proxy")) {
+        if !all.contains(&option) {
+            all.push(option);
+        }
+    }
+    all
+}
+
 /// The options that the help of a subcommand lists, each with its default; a switch is off.
-fn options(subcommand: &str) -> Vec<(String, String)> {
+fn options_of(subcommand: &str) -> Vec<(String, String)> {
     let output = Command::new(env!("CARGO_BIN_EXE_socketserver"))
         .args([subcommand, "--help"])
         .output()
@@ -63,20 +74,18 @@ fn first_word(text: &str) -> String {
 
 #[test]
 fn every_option_is_in_the_manual_with_its_default() {
-    for subcommand in ["serve", "proxy"] {
-        let options = options(subcommand);
-        assert!(options.len() > 15, "{options:?}");
-        // One upstream is needed.
-        for (option, default) in options.into_iter().filter(|(option, _)| option != "to") {
-            let told = manual_of(&option);
-            assert_eq!(told, Some(first_word(&default)), "--{option}");
-        }
+    let options = options();
+    assert!(options.len() > 30, "{options:?}");
+    // One upstream is needed.
+    for (option, default) in options.into_iter().filter(|(option, _)| option != "to") {
+        let told = manual_of(&option);
+        assert_eq!(told, Some(first_word(&default)), "--{option}");
     }
 }
 
 #[test]
 fn every_option_of_the_manual_exists() {
-    let options = [options("serve"), options("proxy")].concat();
+    let options = options();
     for name in rows().flat_map(|(names, _)| names) {
         let exists = options.iter().any(|(option, _)| option == name);
         assert!(exists, "--{name}");

@@ -15,7 +15,7 @@ use std::time::Duration;
 
 use async_lock::Barrier;
 use http::{Response, StatusCode};
-use libtest_mimic::{Arguments, Trial};
+use libtest_mimic::Trial;
 use socketserver::model::Model;
 use socketserver::{
     Builder, Forking, HandlerError, Server, ServerHandle, Tcp, ThreadPool, Threading, task,
@@ -87,7 +87,7 @@ fn main() -> ExitCode {
             trial.with_ignored_flag(!is_available(model))
         })
     });
-    libtest_mimic::run(&Arguments::from_args(), trials.collect()).exit_code()
+    libtest_mimic::run(&support::arguments(), trials.collect()).exit_code()
 }
 
 /// The server: `--server tcp MODEL [OPTION]...`.
