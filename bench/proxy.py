@@ -118,15 +118,19 @@ def proxies(upstream, folder):
         listen, to = f"tcp://127.0.0.1:{port}", f"tcp://127.0.0.1:{upstream}"
         return name, [OURS, "proxy", "--listen", listen, "--to", to, *words], port
 
-    if shutil.which("haproxy"):
+    def haproxy(name, options):
         port = free_port()
-        with open(f"{folder}/haproxy.cfg", "w") as file:
+        with open(f"{folder}/{name}.cfg", "w") as file:
             file.write(
                 "global\n nbthread 1\n maxconn 1000\n"
-                "defaults\n mode tcp\n timeout connect 5s\n timeout client 60s\n timeout server 60s\n"
+                f"defaults\n mode tcp\n timeout connect 5s\n timeout client 60s\n timeout server 60s\n{options}"
                 f"listen one\n bind 127.0.0.1:{port}\n server one 127.0.0.1:{upstream}\n"
             )
-        yield "HAProxy", ["haproxy", "-db", "-f", f"{folder}/haproxy.cfg"], port
+        return name, ["haproxy", "-db", "-f", f"{folder}/{name}.cfg"], port
+
+    if shutil.which("haproxy"):
+        yield haproxy("HAProxy", "")
+        yield haproxy("HAProxy, splice", " option splice-auto\n")
     yield ours("coroutines", "--model", "coroutines", "--workers", "1", "--driver", "epoll")
     yield ours("coroutines, io_uring", "--model", "coroutines", "--workers", "1", "--driver", "uring")
     yield ours("threading", "--model", "threading")
