@@ -69,8 +69,8 @@ Its variables are those of the server, without what a service manager has set, a
   SOCKETSERVER_CONNECTION: the number of the connection in the log
 
 A program ends, with all processes that it has started, by SIGTERM, and SIGKILL --kill-timeout later:
-  at once when the connection has failed, as by a reset; after the client's end of stream, when
-  --half-close-timeout has passed
+  at once when the connection has failed, as by a reset, and when --half-close-timeout has passed
+  since the client's end of stream
   when nothing has moved for --idle-timeout, and after --lifetime and --request-timeout; on unix and
   seqpacket listeners without TLS the server does not see what moves
   at the drain deadline of a stop; one with a datagram socket when the server is asked to stop

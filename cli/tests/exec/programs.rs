@@ -216,7 +216,11 @@ fn a_flood_of_lines_is_bounded_and_counted() {
         }
     }
     assert_eq!(lines + dropped, 5000);
-    assert!(lines >= 99, "{lines}");
+    // All of them would take a minute.
+    assert!(
+        lines >= 99 && dropped > 0,
+        "{lines} lines, {dropped} dropped"
+    );
     server.stop();
 }
 

@@ -5,7 +5,7 @@ use std::net::UdpSocket;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use crate::support::{Client, DEADLINE, Server, command, unique_name};
+use crate::support::{Client, DEADLINE, Server, unique_name};
 use crate::{LOCAL, MODELS, await_end_of, command_of, exec, exec_on, line, pids};
 
 #[test]
@@ -250,50 +250,5 @@ fn a_stream_listener_and_a_datagram_socket_share_a_server() {
     assert!(!datagrams.receive(100).is_empty());
     let mut stream = Client::connect(&server.urls[0]);
     assert_eq!(pids(&mut stream).len(), 1);
-    server.stop();
-}
-
-#[test]
-fn git_clones_through_exec() {
-    let folder = tempfile::tempdir().expect("a temporary directory");
-    let run = |arguments: &str| {
-        let mut git = Command::new("git");
-        git.args([
-            "-c",
-            "user.name=n",
-            "-c",
-            "user.email=e",
-            "-c",
-            "init.defaultBranch=main",
-        ]);
-        let output = git
-            .args(arguments.split(' '))
-            .current_dir(folder.path())
-            .output();
-        let output = output.expect("run git");
-        assert!(
-            output.status.success(),
-            "{}",
-            String::from_utf8_lossy(&output.stderr)
-        );
-        String::from_utf8(output.stdout).expect("text")
-    };
-    run("init -q repository");
-    run("-C repository commit -q --allow-empty -m first");
-    let mut command = command("exec", &[LOCAL]);
-    let path = folder.path().to_str().expect("text");
-    command.args([
-        "--",
-        "git",
-        "daemon",
-        "--inetd",
-        "--export-all",
-        &format!("--base-path={path}"),
-        path,
-    ]);
-    let server = Server::start(command, 1);
-    let at = server.urls[0].replace("tcp", "git");
-    run(&format!("clone -q {at}/repository copy"));
-    assert_eq!(run("-C copy log --format=%s"), "first\n");
     server.stop();
 }

@@ -73,6 +73,7 @@ fn become_program(
             .context("a descriptor is missing")?;
         sys::place(fd.as_fd(), target).context("dup2(2)")?;
     }
+    // The starter's own close by themselves; libraries, such as those that look up users, may have opened others.
     sys::keep_below(request.layout.len() as i32).context("close_range(2)")?;
     setrlimit(Resource::Nofile, base.nofile.clone()).context("restore the limit on descriptors")?;
     let env = environment(&base.env, &request.env, serial);
