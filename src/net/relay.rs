@@ -547,7 +547,8 @@ impl Relaying {
         server: &impl Side,
     ) -> Option<Instant> {
         let waits_for_room = there == Waits::Room || back == Waits::Room;
-        if !waits_for_room && there == Waits::Input && !self.asked {
+        let owes_nothing = !self.asked || back == Waits::Nothing;
+        if !waits_for_room && there == Waits::Input && owes_nothing {
             let grace = client.begin_idle();
             self.marked = Some(Activity::Idle);
             let until = grace.and_then(|grace| Instant::now().checked_add(grace));

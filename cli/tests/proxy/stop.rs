@@ -32,6 +32,25 @@ fn a_stop_waits_for_the_answer() {
     }
 }
 
+/// A server that has ended its side owes nothing.
+#[test]
+fn a_stop_ends_a_relay_whose_server_has_ended() {
+    for model in MODELS {
+        let upstream = Upstream::new();
+        let proxy = proxy(&format!("--model {model}"), &[&upstream.url], &[LOCAL]);
+        let mut client = tcp(&proxy.urls[0]);
+        let mut server = upstream.accept();
+        crate::half_close(&server);
+        assert_eq!(rest(&mut client), b"");
+        client.write_all(b"a last word").expect("write");
+        expect(&mut server, b"a last word");
+        proxy.process.signal(Signal::TERM);
+        assert_eq!(rest(&mut server), b"", "{model}");
+        let mut process = proxy.process;
+        assert_eq!(process.exit().code, Some(0), "{model}");
+    }
+}
+
 #[test]
 fn a_stop_ends_idle_relays_after_their_grace() {
     for model in MODELS {
