@@ -1,12 +1,16 @@
 //! How a proxy ends: it drains, and it stops by itself when it is not used.
 
-use std::io::{Read, Write};
+use std::io::{ErrorKind, Read, Write};
 use std::net::TcpListener;
+use std::time::Duration;
 
 use rustix::process::Signal;
 
-use crate::support::{Client, command_with};
+use crate::support::{Client, DEADLINE, command_with};
 use crate::{LOCAL, MODELS, Upstream, expect, line_with, proxy, ready, rest, service, stop, tcp};
+
+/// How long nothing may happen.
+const MOMENT: Duration = Duration::from_millis(400);
 
 /// The server owes an answer, so the relay is not idle.
 #[test]
@@ -20,6 +24,11 @@ fn a_stop_waits_for_the_answer() {
         client.write_all(b"question").expect("write");
         expect(&mut server, b"question");
         proxy.process.signal(Signal::TERM);
+        // The grace is over at once, and would end an idle relay.
+        server.set_read_timeout(Some(MOMENT)).expect("a deadline");
+        let err = server.read(&mut [0]).expect_err("no end of the stream");
+        assert_eq!(err.kind(), ErrorKind::WouldBlock, "{model}");
+        server.set_read_timeout(Some(DEADLINE)).expect("a deadline");
         server.write_all(b"answer").expect("write");
         expect(&mut client, b"answer");
         // Now it is idle, and the server gets the end of the stream.
@@ -134,7 +143,7 @@ fn a_proxy_that_is_used_stays() {
     let proxy = proxy("--exit-when-idle 0.1", &[&upstream.urls[0]], &[LOCAL]);
     let mut client = tcp(&proxy.urls[0]);
     assert!(
-        Client::connect(&proxy.urls[0]).hears_nothing_for(std::time::Duration::from_millis(400)),
+        Client::connect(&proxy.urls[0]).hears_nothing_for(MOMENT),
         "a connection is a use"
     );
     client.write_all(b"hello").expect("write");

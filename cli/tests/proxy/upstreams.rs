@@ -76,9 +76,13 @@ fn another_upstream_is_tried_and_the_failed_one_is_set_aside() {
         let gone = closed_port();
         let words = format!("--retry-after 100 --model {model}");
         let proxy = proxy(&words, &[&gone, &there], &[LOCAL]);
+        assert_eq!(answer(&proxy.urls[0]), "there", "{model}");
+        // It has come back, and is left alone for a while.
+        let back = Upstream::at(gone.strip_prefix("tcp://").expect("TCP"));
         for _ in 0..6 {
             assert_eq!(answer(&proxy.urls[0]), "there", "{model}");
         }
+        assert!(back.has_connection().is_none(), "{model}");
         let lines = stop(proxy);
         let set_aside = |line: &&String| line.contains("cannot be reached, and is set aside");
         let about: Vec<_> = lines.iter().filter(set_aside).collect();
