@@ -8,7 +8,7 @@ mod program;
 mod relay;
 mod restrict;
 mod serving;
-mod starter;
+pub(crate) mod starter;
 
 use std::ffi::OsString;
 use std::io;
