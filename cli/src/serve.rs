@@ -7,7 +7,7 @@ use socketserver::net::{Either, Transport};
 use socketserver::observe::{Event, Failure, State};
 use socketserver::systemd::Notifier;
 use socketserver::{
-    Coroutines, Forking, Next, Outcome, Prefork, Report, Sequential, Server, ServerHandle,
+    Builder, Coroutines, Forking, Next, Outcome, Prefork, Report, Sequential, Server, ServerHandle,
     ThreadPool, Threading,
 };
 
@@ -153,24 +153,7 @@ fn serve<M: ServerModel>(
     options: Options,
     model: M,
 ) -> anyhow::Result<Report> {
-    let every_event = options.log;
-    let mut builder = Server::<Listener>::builder()
-        .model(model)
-        .drain_timeout(options.drain_timeout)
-        .on_error(move |failure| {
-            // Clients cause these without end, and `--log` has the end of each connection.
-            if failure.is_disconnect() || failure.abort_reason().is_some() {
-                return;
-            }
-            if every_event {
-                say(format_args!("socketserver: {failure}"));
-            } else {
-                say_once_a_second(failure);
-            }
-        })
-        .on_accept_error(|err| say(format_args!("socketserver: {err}")))
-        .on_stall(|stall| say(format_args!("socketserver: {stall}")));
-    builder = options.limits.apply(builder);
+    let mut builder = reporting(&options, model);
     if options.access.is_on() {
         let access = options.access.clone();
         builder = builder.on_reload(move |server| access.reload(server));
@@ -228,6 +211,28 @@ fn serve<M: ServerModel>(
     let report = server.serve_forever(serve)?;
     task.finish();
     Ok(report)
+}
+
+/// A builder with the limits, whose failures are reported.
+fn reporting<M: ServerModel>(options: &Options, model: M) -> Builder<Listener, M> {
+    let every_event = options.log;
+    let builder = Server::<Listener>::builder()
+        .model(model)
+        .drain_timeout(options.drain_timeout)
+        .on_error(move |failure| {
+            // Clients cause these without end, and `--log` has the end of each connection.
+            if failure.is_disconnect() || failure.abort_reason().is_some() {
+                return;
+            }
+            if every_event {
+                say(format_args!("socketserver: {failure}"));
+            } else {
+                say_once_a_second(failure);
+            }
+        })
+        .on_accept_error(|err| say(format_args!("socketserver: {err}")))
+        .on_stall(|stall| say(format_args!("socketserver: {stall}")));
+    options.limits.apply(builder)
 }
 
 /// Reports a failure, at most once a second in all processes.

@@ -123,7 +123,7 @@ fn refuses_one(it: &Running) {
         .set_read_timeout(Some(support::DEADLINE))
         .expect("a deadline");
     let mut stream = TcpStream::from(socket);
-    let read = std::io::Read::read(&mut stream, &mut [0]);
+    let read = stream.read(&mut [0]);
     assert!(!matches!(read, Ok(1..)), "{read:?}");
 }
 
