@@ -5,13 +5,16 @@ mod accounts;
 mod args;
 mod bind;
 mod compare;
+mod exec;
 mod inherited;
 mod init;
+mod lent;
 mod limits;
 mod listen;
 mod log;
 mod privileges;
 mod proxied;
+mod proxy;
 mod resolve;
 mod serve;
 mod services;
@@ -45,6 +48,8 @@ fn main() -> ExitCode {
             allow_amplification,
             options,
         }) => serve::run(BuiltIn::new(service, allow_amplification), options),
+        Command::Exec(exec) => exec::run(exec),
+        Command::Proxy(proxy) => proxy::run(*proxy),
         Command::Workload(work) => workload::run(work),
         Command::Compare(args) => {
             handlers.remove();

@@ -1,20 +1,34 @@
 //! From options to a server that has ended: the one match over models.
 
+use std::sync::Arc;
+
 use socketserver::model::{Driver, Model as ServerModel};
-use socketserver::net::Transport;
-use socketserver::observe::{Event, Failure};
+use socketserver::net::{Either, Transport};
+use socketserver::observe::{Event, Failure, State};
 use socketserver::systemd::Notifier;
 use socketserver::{
-    Coroutines, Forking, Outcome, Prefork, Report, Sequential, Server, ThreadPool, Threading,
+    Builder, Coroutines, Forking, Next, Outcome, Prefork, Report, Sequential, Server, ServerHandle,
+    ThreadPool, Threading,
 };
 
 use crate::args::{self, Inner, Model, Options};
-use crate::bind::{self, Accepted, Any, Wrappers};
+use crate::bind::{self, Accepted, Any, Listener, Wrappers};
+use crate::lent::Lent;
 use crate::log::{self, say};
+use crate::privileges::Privileges;
 use crate::signals;
 
 /// What a server does with each connection and datagram.
 pub(crate) trait Task: Send + Sync + 'static {
+    /// Called once, when the listeners are bound, before the privileges are given up. The process has one thread yet.
+    ///
+    /// # Errors
+    ///
+    /// What ends the program before it serves.
+    fn fork(&mut self, _privileges: &Privileges) -> anyhow::Result<()> {
+        Ok(())
+    }
+
     /// Called once, when the listeners are bound and the privileges are given up. The process has one thread yet.
     ///
     /// # Errors
@@ -24,17 +38,58 @@ pub(crate) trait Task: Send + Sync + 'static {
         Ok(())
     }
 
+    /// Decides which datagram sockets are lent whole.
+    ///
+    /// # Errors
+    ///
+    /// What ends the program before it serves.
+    fn lend(&self, listeners: Vec<Any>) -> anyhow::Result<Vec<Listener>> {
+        Ok(listeners.into_iter().map(Either::Left).collect())
+    }
+
+    /// Called once, before the server accepts. It must start no thread: the model may fork.
+    ///
+    /// # Errors
+    ///
+    /// What ends the program before it serves.
+    fn serving(&self, _server: &ServerHandle) -> anyhow::Result<()> {
+        Ok(())
+    }
+
+    /// Called once, when the server has ended.
+    fn finish(&self) {}
+
+    /// Whether it makes TLS connections, which need larger stacks.
+    fn uses_tls(&self) -> bool {
+        false
+    }
+
+    /// Returns what to call when the server enters a state, unless the accept loop is busy with a handler.
+    fn observer(&self) -> Option<Box<dyn Fn(State) + Send + Sync>> {
+        None
+    }
+
     /// Serves one connection or datagram. It must do nothing that the contract of [`Coroutines::new`] forbids.
     ///
     /// # Errors
     ///
     /// What the server reports of this connection or datagram.
     fn serve(&self, accepted: &mut Accepted) -> Outcome;
+
+    /// Serves a socket that [`lend`](Self::lend) lends, under the same contract.
+    ///
+    /// # Errors
+    ///
+    /// What the server reports of this socket.
+    fn serve_lent(&self, _lent: &mut Lent) -> Outcome {
+        Ok(Next::Close)
+    }
 }
 
 /// Serves until a signal stops it.
 pub(crate) fn run(task: impl Task, options: Options) -> anyhow::Result<Report> {
     let task: Box<dyn Task> = Box::new(task);
+    let uses_tls = options.tls.is_on() || task.uses_tls();
     let workers = options.workers.map(|workers| workers as usize);
     match options.model {
         Model::One(Inner::Sequential) => serve(task, options, Sequential::default()),
@@ -46,7 +101,7 @@ pub(crate) fn run(task: impl Task, options: Options) -> anyhow::Result<Report> {
         ),
         Model::One(Inner::Forking) => serve(task, options, Forking::default()),
         Model::One(Inner::Coroutines) => {
-            let model = coroutines(&options, workers);
+            let model = coroutines(&options, workers, uses_tls);
             serve(task, options, model)
         }
         Model::Prefork(Inner::Sequential) => {
@@ -63,7 +118,7 @@ pub(crate) fn run(task: impl Task, options: Options) -> anyhow::Result<Report> {
         }
         // One worker in each process: the processes use the processors.
         Model::Prefork(Inner::Coroutines) => {
-            let model = coroutines(&options, Some(1));
+            let model = coroutines(&options, Some(1), uses_tls);
             serve(task, options, prefork(workers, model))
         }
     }
@@ -75,12 +130,12 @@ fn prefork<M>(workers: Option<usize>, model: M) -> Prefork<M> {
 }
 
 #[expect(unsafe_code, reason = "the contract of coroutines")]
-fn coroutines(options: &Options, workers: Option<usize>) -> Coroutines {
+fn coroutines(options: &Options, workers: Option<usize>, uses_tls: bool) -> Coroutines {
     // SAFETY: the tasks of this crate read, write, compute, sleep and format text; nothing that they call restores a
     // thread-local after a blocking call.
     let model = unsafe { Coroutines::new() };
     // Eight times the deepest stack that was measured without TLS; a handshake needs more.
-    let kib = if options.tls.is_on() { 256 } else { 64 };
+    let kib = if uses_tls { 256 } else { 64 };
     let model = model.stack_size(kib * 1024);
     let model = model.driver(match options.driver {
         args::Driver::Auto => Driver::Auto,
@@ -98,24 +153,7 @@ fn serve<M: ServerModel>(
     options: Options,
     model: M,
 ) -> anyhow::Result<Report> {
-    let every_event = options.log;
-    let mut builder = Server::<Any>::builder()
-        .model(model)
-        .drain_timeout(options.drain_timeout)
-        .on_error(move |failure| {
-            // Clients cause these without end, and `--log` has the end of each connection.
-            if failure.is_disconnect() || failure.abort_reason().is_some() {
-                return;
-            }
-            if every_event {
-                say(format_args!("socketserver: {failure}"));
-            } else {
-                say_once_a_second(failure);
-            }
-        })
-        .on_accept_error(|err| say(format_args!("socketserver: {err}")))
-        .on_stall(|stall| say(format_args!("socketserver: {stall}")));
-    builder = options.limits.apply(builder);
+    let mut builder = reporting(&options, model);
     if options.access.is_on() {
         let access = options.access.clone();
         builder = builder.on_reload(move |server| access.reload(server));
@@ -139,13 +177,22 @@ fn serve<M: ServerModel>(
     };
     let listeners = bind::all(&options.listen, &wrappers)?;
     log::start();
+    task.fork(&options.privileges)?;
     options.privileges.drop_for_good()?;
     let urls: Vec<_> = listeners.iter().map(Transport::url).collect();
     task.start(&listeners)?;
-    builder = builder.listen(listeners);
+    builder = builder.listen(task.lend(listeners)?);
+    if let Some(observer) = task.observer() {
+        builder = builder.observer(move |event: &Event<'_>| {
+            if let Event::State(state) = event {
+                observer(*state);
+            }
+        });
+    }
     let notes = notes(&options);
     let server = builder.on_ready(move || announce(&urls, &notes)).build()?;
     let handle = server.handle();
+    task.serving(&handle)?;
     signals::stop(
         handle.clone(),
         options.limits.stop_times(options.drain_timeout),
@@ -155,7 +202,37 @@ fn serve<M: ServerModel>(
     if let Some(note) = short_of_descriptors(&options, handle.limits().max_connections) {
         say(format_args!("socketserver: {note}"));
     }
-    Ok(server.serve_forever(move |accepted| task.serve(accepted))?)
+    let task: Arc<dyn Task> = Arc::from(task);
+    let serving = Arc::clone(&task);
+    let serve = move |accepted: &mut <Listener as Transport>::Accepted| match accepted {
+        Either::Left(accepted) => serving.serve(accepted),
+        Either::Right(lent) => serving.serve_lent(lent),
+    };
+    let report = server.serve_forever(serve)?;
+    task.finish();
+    Ok(report)
+}
+
+/// A builder with the limits, whose failures are reported.
+fn reporting<M: ServerModel>(options: &Options, model: M) -> Builder<Listener, M> {
+    let every_event = options.log;
+    let builder = Server::<Listener>::builder()
+        .model(model)
+        .drain_timeout(options.drain_timeout)
+        .on_error(move |failure| {
+            // Clients cause these without end, and `--log` has the end of each connection.
+            if failure.is_disconnect() || failure.abort_reason().is_some() {
+                return;
+            }
+            if every_event {
+                say(format_args!("socketserver: {failure}"));
+            } else {
+                say_once_a_second(failure);
+            }
+        })
+        .on_accept_error(|err| say(format_args!("socketserver: {err}")))
+        .on_stall(|stall| say(format_args!("socketserver: {stall}")));
+    options.limits.apply(builder)
 }
 
 /// Reports a failure, at most once a second in all processes.

@@ -23,6 +23,9 @@ pub(crate) use poll::poll_until;
 /// How long a test waits for anything before it fails.
 pub(crate) const DEADLINE: Duration = Duration::from_secs(30);
 
+/// `MSG_DONTWAIT` (send(2)).
+const DONTWAIT: i32 = 0x40;
+
 const BINARY: &str = env!("CARGO_BIN_EXE_socketserver");
 
 /// The binary with arguments: words, and then `--listen` with each URL.
@@ -369,6 +372,19 @@ impl Client {
         });
     }
 
+    /// Sends until its Unix socket is full, and all of `server` is asleep. Returns how many bytes.
+    #[allow(dead_code, reason = "for proxies")]
+    pub(crate) fn send_until_full(&self, server: &Process) -> usize {
+        let mut sent = 0;
+        poll_until("the socket is full", DEADLINE, || {
+            let before = sent;
+            while let Ok(count) = self.socket.send_with_flags(&[0; 4096], DONTWAIT) {
+                sent += count;
+            }
+            (sent == before && is_asleep(server.id())).then_some(sent)
+        })
+    }
+
     pub(crate) fn end_of_input(&self) {
         self.socket.shutdown(Shutdown::Write).expect("half-close");
     }
@@ -454,6 +470,14 @@ fn abstract_address(name: &str) -> SockAddr {
 
 #[allow(dead_code, reason = "for servers that may be gone")]
 impl Client {
+    /// A client with a connected stream.
+    pub(crate) fn from_stream(socket: Socket) -> Self {
+        Self {
+            socket,
+            is_stream: true,
+        }
+    }
+
     /// Connects over TCP; `None` where nobody listens any more.
     pub(crate) fn try_connect(url: &str) -> Option<Self> {
         let addr: SocketAddr = url.strip_prefix("tcp://")?.parse().expect(url);
