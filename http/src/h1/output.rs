@@ -13,10 +13,16 @@ use socketserver::Connection;
 use crate::date;
 use crate::h1::Exchange;
 use crate::head::has_token;
-use crate::response::{BodyWriter, Content, Kind, Sink, copy};
+use crate::response::{BodyWriter, Content, Kind, Sink, copy, too_short};
 
 /// A body of so many bytes is copied behind its head, so that both leave in one segment.
 const COPIED_MAX: usize = 16 * 1024;
+
+/// A file of so many bytes is read behind its head; a larger one is sent by sendfile(2), which costs four system calls.
+const READ_WITH_HEAD: u64 = 32 * 1024;
+
+/// How large the memory is that a thread keeps for its next response.
+const SCRATCH_MAX: usize = 64 * 1024;
 
 /// How many bytes of a reader are read at once.
 const READ_AT_ONCE: usize = 64 * 1024;
@@ -71,7 +77,7 @@ pub(crate) fn send<C: Connection>(
         head.clear();
         write_head(&mut head, &parts, framing, keeps_alive, upgrades, exchange);
         let result = send_content(conn, &mut head, framing, content, exchange, &mut sent);
-        if head.capacity() <= 2 * COPIED_MAX {
+        if head.capacity() <= SCRATCH_MAX {
             scratch.replace(head);
         }
         result
@@ -184,6 +190,19 @@ fn send_content<C: Connection>(
             }
             conn.write_all(head)?;
             conn.write_all(&bytes)
+        }
+        Kind::File(range) if range.length <= READ_WITH_HEAD => {
+            range.append_to(head)?;
+            sent.bytes = range.length;
+            conn.write_all(head)
+        }
+        Kind::File(range) => {
+            conn.write_all(head)?;
+            sent.bytes = conn.send_file(&range.file, range.offset, range.length)?;
+            match sent.bytes == range.length {
+                true => Ok(()),
+                false => Err(too_short()),
+            }
         }
         Kind::Reader { reader, length } => {
             conn.write_all(head)?;

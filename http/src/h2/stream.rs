@@ -309,6 +309,9 @@ fn send<H>(
     };
     match content.0 {
         Kind::Bytes(bytes) => sink.send_all(bytes, true),
+        Kind::File(range) => range.pieces(READ_AT_ONCE as u64, |piece, is_last| {
+            sink.send_all(piece.into(), is_last)
+        }),
         Kind::Reader { reader, length } => {
             copy(reader, length, READ_AT_ONCE, |piece| sink.send(piece))?;
             sink.end(HeaderMap::new())
