@@ -9,6 +9,8 @@ mod listing;
 mod path;
 mod ranges;
 mod respond;
+#[cfg(test)]
+mod tests;
 mod types;
 mod walk;
 
