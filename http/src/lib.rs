@@ -38,6 +38,7 @@ mod access;
 mod body;
 mod config;
 mod date;
+mod files;
 mod forwarded;
 #[cfg(test)]
 mod fuzz;
@@ -62,6 +63,7 @@ use socketserver::{Connection, HandlerError, Next, Outcome, RequestHandler, per_
 
 pub use access::Access;
 pub use body::Body;
+pub use files::Files;
 pub use handler::Handler;
 /// The crate of the types of requests and responses.
 #[doc(no_inline)]
