@@ -1,59 +1,58 @@
-//! Counters that all clients share, as JSON: `json_counter [ADDRESS]`. `curl http://127.0.0.1:8000/apples` shows
-//! one, `curl -d '{"add": 3}' http://127.0.0.1:8000/apples` adds to it.
+//! An interface in JSON, whose counters all clients share: `json_counter [ADDRESS]`.
+//! `curl http://127.0.0.1:8000/counters` shows all, `curl --json '{"add": 3}' http://127.0.0.1:8000/counters/apples`
+//! adds to one, and `curl -X DELETE http://127.0.0.1:8000/counters/apples` removes it.
 #![expect(clippy::print_stderr, reason = "an example speaks to its user")]
 
 use std::collections::BTreeMap;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use http::header::CONTENT_TYPE;
-use http::{Method, Response, StatusCode};
-use serde_json::{Value, json};
-use socketserver::{HandlerError, Server, Tcp, Threading};
-use socketserver_http::{Content, Http, Request};
+use serde::Deserialize;
+use socketserver::{Server, Tcp, Threading};
+use socketserver_http::{Http, HttpError, Json, Request, RequestExt, Router};
 
-type Counters = Mutex<BTreeMap<String, i64>>;
+#[derive(Clone, Default)]
+struct Counters(Arc<Mutex<BTreeMap<String, i64>>>);
 
-/// The number that a request adds; `None` if its content is something else.
-fn added(request: &mut Request<'_>) -> Result<Option<i64>, HandlerError> {
-    if request.method() != Method::POST {
-        return Ok(Some(0));
-    }
-    match serde_json::from_reader::<_, Value>(request.body_mut()) {
-        Ok(content) => Ok(content["add"].as_i64()),
-        // A read has failed: the response says why, 413 for example.
-        Err(err) if err.is_io() => Err(std::io::Error::from(err).into()),
-        Err(_) => Ok(None),
-    }
+#[derive(Deserialize)]
+struct Change {
+    add: i64,
 }
 
-fn answer(
-    counters: &Counters,
-    request: &mut Request<'_>,
-) -> Result<Response<Content>, HandlerError> {
-    let mut response = Response::builder().header(CONTENT_TYPE, "application/json");
-    let name = request.uri().path().trim_start_matches('/').to_owned();
-    let content = if let Some(added) = added(request)? {
-        let mut counters = counters.lock().unwrap_or_else(PoisonError::into_inner);
-        let count = counters.get(&name).unwrap_or(&0).saturating_add(added);
-        if added != 0 {
-            counters.insert(name.clone(), count);
-        }
-        json!({"name": name, "count": count})
-    } else {
-        response = response.status(StatusCode::BAD_REQUEST);
-        json!({"error": "the content has to be {\"add\": NUMBER}"})
-    };
-    Ok(response.body(format!("{content}\n").into())?)
+impl Counters {
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<String, i64>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn add(&self, request: &mut Request<'_>) -> Result<Json<i64>, HttpError> {
+        // Other content is answered 400, another content type 415, a large body 413.
+        let Change { add } = request.json()?;
+        let mut counters = self.lock();
+        let count = counters.entry(request.param("name")?).or_default();
+        *count = count.saturating_add(add);
+        Ok(Json(*count))
+    }
+
+    /// `None` is answered 404, and `Some(())` 204.
+    fn remove(&self, request: &Request<'_>) -> Result<Option<()>, HttpError> {
+        let name: String = request.param("name")?;
+        Ok(self.lock().remove(&name).map(drop))
+    }
 }
 
 fn main() -> Result<(), socketserver::Error> {
     let addr = std::env::args().nth(1);
     let server = Server::<Tcp, Threading>::bind(addr.as_deref().unwrap_or("127.0.0.1:8000"))?;
-    for url in server.urls() {
-        eprintln!("listening on {url}");
-    }
-    let counters = Counters::default();
-    let http = Http::new(move |request: &mut Request<'_>| answer(&counters, request));
-    server.serve_forever(http.serve())?;
+    eprintln!("listening on {}", server.urls().join(" and "));
+    // Each closure has a share of the state.
+    let all = Counters::default();
+    let (one, old) = (all.clone(), all.clone());
+    let path = "/counters/{name}";
+    let router = Router::new()
+        .get("/counters", move |_: &mut Request<'_>| {
+            Json(all.lock().clone())
+        })
+        .post(path, move |request: &mut Request<'_>| one.add(request))
+        .delete(path, move |request: &mut Request<'_>| old.remove(request));
+    server.serve_forever(Http::handler(router).serve())?;
     Ok(())
 }

@@ -1,37 +1,46 @@
-//! Stores files: `upload [ADDRESS [DIRECTORY [BYTES]]]`, and then `curl -T FILE http://127.0.0.1:8000/`.
-//! The body goes to the disk as it arrives. A file of more than BYTES is answered 413, and leaves nothing behind.
+//! Stores the files of a form: `upload [ADDRESS [DIRECTORY [BYTES]]]`. A browser shows the form, and
+//! `curl -F file=@NAME http://127.0.0.1:8000/` sends one. Files go to the disk as they arrive. A form of more than BYTES
+//! is answered 413, and a file that does not come whole leaves nothing behind.
 #![expect(clippy::print_stderr, reason = "an example speaks to its user")]
 
 use std::env;
 use std::io;
 use std::path::Path;
 
-use http::{Method, StatusCode};
+use http::header::{CONTENT_TYPE, HeaderValue};
+use http::{Response, StatusCode};
 use socketserver::{HandlerError, Server, Tcp, Threading};
-use socketserver_http::{Http, Request};
+use socketserver_http::{Content, Http, HttpError, Request, RequestExt, Router};
 use tempfile::NamedTempFile;
 
-fn is_name(name: &str) -> bool {
-    let is_part = |byte: u8| byte.is_ascii_alphanumeric() || b"-._".contains(&byte);
-    !name.is_empty() && !name.starts_with('.') && name.bytes().all(is_part)
+const PAGE: &str = "<!doctype html><title>Upload</title>
+<form method=post enctype=multipart/form-data>
+<input type=file name=file multiple required> <button>Send</button>
+</form>
+";
+
+fn page(_: &mut Request<'_>) -> Response<Content> {
+    let mut response = Response::new(Content::from(PAGE));
+    let html = HeaderValue::from_static("text/html; charset=utf-8");
+    response.headers_mut().insert(CONTENT_TYPE, html);
+    response
 }
 
 fn store(directory: &Path, request: &mut Request<'_>) -> io::Result<(StatusCode, String)> {
-    if request.method() != Method::PUT {
-        let text = "files are sent with PUT\n".to_owned();
-        return Ok((StatusCode::METHOD_NOT_ALLOWED, text));
+    let mut form = request.multipart()?;
+    let mut text = String::new();
+    while let Some(mut field) = form.next_field()? {
+        // The client's own name may be any text, so only its last component is used.
+        let name = field.safe_file_name().map(str::to_owned);
+        let refused = || HttpError::new(StatusCode::BAD_REQUEST, "the file has no usable name");
+        let path = directory.join(name.as_deref().ok_or_else(refused)?);
+        // Its drop removes the file, after an error too.
+        let mut file = NamedTempFile::new_in(directory)?;
+        let bytes = io::copy(&mut field, &mut file)?;
+        file.persist(&path)?;
+        text += &format!("{} has {bytes} bytes\n", path.display());
     }
-    let name = request.uri().path().trim_start_matches('/').to_owned();
-    if !is_name(&name) {
-        let text = "a name has letters, digits, -, . and _\n".to_owned();
-        return Ok((StatusCode::BAD_REQUEST, text));
-    }
-    // Its drop removes the file, after an error too.
-    let mut file = NamedTempFile::new_in(directory)?;
-    // The response says what a failed read means: 413, 408 or 400.
-    let bytes = io::copy(request.body_mut(), &mut file)?;
-    file.persist(directory.join(&name))?;
-    Ok((StatusCode::CREATED, format!("{name} has {bytes} bytes\n")))
+    Ok((StatusCode::CREATED, text))
 }
 
 fn main() -> Result<(), HandlerError> {
@@ -39,12 +48,9 @@ fn main() -> Result<(), HandlerError> {
     let directory = directory.unwrap_or_else(|| ".".to_owned());
     let bytes = bytes.map_or(Ok(1 << 30), |bytes| bytes.parse())?;
     let server = Server::<Tcp, Threading>::bind(addr.as_deref().unwrap_or("127.0.0.1:8000"))?;
-    for url in server.urls() {
-        eprintln!("listening on {url}");
-    }
-    let http = Http::new(move |request: &mut Request<'_>| store(directory.as_ref(), request))
-        .body_bytes(bytes)
-        .access_log(io::stderr());
-    server.serve_forever(http.serve())?;
+    eprintln!("listening on {}", server.urls().join(" and "));
+    let store = move |request: &mut Request<'_>| store(directory.as_ref(), request);
+    let http = Http::handler(Router::new().get("/", page).post("/", store));
+    server.serve_forever(http.body_bytes(bytes).access_log(io::stderr()).serve())?;
     Ok(())
 }

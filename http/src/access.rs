@@ -12,6 +12,8 @@ use http::request::Parts;
 use http::{StatusCode, Version};
 use socketserver::net::Address;
 
+use crate::auth::User;
+
 /// A request that has been answered, or whose answer has failed. `Display` prints it as a line of an access log, in
 /// the combined format of Apache and nginx.
 ///
@@ -106,7 +108,9 @@ impl fmt::Display for Access<'_> {
             Some(client) => write!(f, "{client}")?,
             None => f.write_str("-")?,
         }
-        write!(f, " - - [{}] \"", Clock(SystemTime::now()))?;
+        let user = self.ended.request;
+        let user = user.and_then(|request| request.extensions.get::<User>());
+        write!(f, " - {} [{}] \"", Name(user), Clock(SystemTime::now()))?;
         match self.ended.request {
             Some(request) => {
                 // Clients of HTTP/2 name the server apart.
@@ -175,6 +179,20 @@ impl fmt::Display for Escaped<'_> {
             }
         }
         Ok(())
+    }
+}
+
+/// The name of a verified user: without spaces, which delimit fields.
+struct Name<'a>(Option<&'a User>);
+
+impl fmt::Display for Name<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Some(User(name)) = self.0.filter(|user| !user.0.is_empty()) else {
+            return f.write_str("-");
+        };
+        let mut words = name.split(' ');
+        Escaped(words.next().unwrap_or_default().as_bytes()).fmt(f)?;
+        words.try_for_each(|word| write!(f, "\\x20{}", Escaped(word.as_bytes())))
     }
 }
 

@@ -46,8 +46,8 @@ pub trait Handler: Send + Sync + 'static {
     ///
     /// # Errors
     ///
-    /// The client receives the status 500, or the one that the [`Body`](crate::Body) names;
-    /// [observers](crate::Http::on_access) receive the error. So it is with a panic.
+    /// The client receives the response of an [`HttpError`](crate::HttpError), the status that the
+    /// [`Body`](crate::Body) names, or 500; [observers](crate::Http::on_access) receive the error. So it is with a panic.
     fn call(
         &self,
         session: &mut Self::Session,

@@ -15,8 +15,9 @@
 //! # Ok::<(), socketserver::Error>(())
 //! ```
 //!
-//! [`Http`] sets limits and time limits, and observes requests. The [manual] has a page on
-//! [serving](manual::serving), and pages for users of Python's [`http.server`](manual::from_python),
+//! [`Http`] sets limits and time limits, and observes requests. [`Router`] finds the handler of a path and a method,
+//! [`RequestExt`] reads parameters, forms and cookies, and [`auth`] lets verified users through. The [manual] has pages on
+//! [web programs](manual::web) and on [serving](manual::serving), and pages for users of Python's [`http.server`](manual::from_python),
 //! [`tiny_http`](manual::from_tiny_http) and [rouille](manual::from_rouille).
 //!
 //! # Connections
@@ -35,10 +36,15 @@
 //! absolute target replaces the `Host` field.
 
 mod access;
+pub mod auth;
 mod body;
 mod config;
+#[cfg(feature = "cookies")]
+mod cookies;
 mod date;
+mod error;
 mod files;
+mod form;
 mod forwarded;
 #[cfg(test)]
 mod fuzz;
@@ -46,10 +52,16 @@ mod h1;
 mod h2;
 mod handler;
 mod head;
+#[cfg(feature = "json")]
+mod json;
 pub mod manual;
+#[cfg(feature = "multipart")]
+mod multipart;
 pub mod python;
 mod redirect;
+mod request;
 mod response;
+mod router;
 mod session;
 
 use std::io::Write;
@@ -63,13 +75,25 @@ use socketserver::{Connection, HandlerError, Next, Outcome, RequestHandler, per_
 
 pub use access::Access;
 pub use body::Body;
+/// The crate of the types of cookies.
+#[cfg(feature = "cookies")]
+#[doc(no_inline)]
+pub use cookie;
+pub use error::HttpError;
 pub use files::Files;
+pub use form::Form;
 pub use handler::Handler;
 /// The crate of the types of requests and responses.
 #[doc(no_inline)]
 pub use http;
+#[cfg(feature = "json")]
+pub use json::Json;
+#[cfg(feature = "multipart")]
+pub use multipart::{Field, Multipart};
 pub use redirect::redirect_to_https;
+pub use request::RequestExt;
 pub use response::{BodyWriter, Content, IntoResponse};
+pub use router::Router;
 
 use crate::h2::H2;
 use access::{Ended, Observers};

@@ -416,7 +416,8 @@ impl fmt::Debug for BodyWriter<'_> {
 /// | `StatusCode` | that status; 4xx and 5xx with their name as text |
 /// | `(StatusCode, T)` | the response of `T` with that status |
 /// | `Option<T>` | the response of `T`, or 404 |
-/// | `Result<T, E>` | the response of `T`; an error becomes 500, and [observers](crate::Http::on_access) receive it |
+/// | `Result<T, E>` | the response of `T`; that of an [`HttpError`](crate::HttpError), and 500 for other errors, which [observers](crate::Http::on_access) receive |
+/// | `HttpError` | its response |
 ///
 /// # Examples
 ///

@@ -6,17 +6,23 @@ mod program;
 
 use std::fs;
 use std::net::{SocketAddr, TcpStream};
+use std::time::Instant;
 
 use program::{Client, DEADLINE, Example, Program, connect, path_in, set_deadlines, sources};
 use socket2::SockRef;
-use tungstenite::Message;
+use tungstenite::{Message, WebSocket};
 
 /// Sends a request of HTTP/1.0, and returns the whole response.
 fn ask(addr: SocketAddr, method: &str, path: &str, body: &str) -> String {
+    ask_with(addr, method, path, "", body)
+}
+
+/// The same with fields, each of which ends with CR LF.
+fn ask_with(addr: SocketAddr, method: &str, path: &str, fields: &str, body: &str) -> String {
     let mut client = connect(addr);
     let length = body.len();
     client.send(&format!(
-        "{method} {path} HTTP/1.0\r\nContent-Length: {length}\r\n\r\n{body}"
+        "{method} {path} HTTP/1.0\r\n{fields}Content-Length: {length}\r\n\r\n{body}"
     ));
     client.rest()
 }
@@ -82,22 +88,30 @@ fn http_server_serves_files_and_directories() {
     assert_status(&ask(addr, "POST", "/", ""), 405);
 }
 
+#[cfg(feature = "json")]
 #[test]
 fn json_counter_counts_for_all_clients() {
     let (_example, addr) = Program::Itself("json_counter").on_tcp();
-    let count = |count: i64| format!("{{\"count\":{count},\"name\":\"apples\"}}\n");
-    for (added, sum) in [("3", 3), ("-1", 2)] {
-        let answer = ask(addr, "POST", "/apples", &format!("{{\"add\": {added}}}"));
+    let post = |body: &str| {
+        let fields = "Content-Type: application/json\r\n";
+        ask_with(addr, "POST", "/counters/apples", fields, body)
+    };
+    for (added, sum) in [("3", "3"), ("-1", "2")] {
+        let answer = post(&format!("{{\"add\": {added}}}"));
         assert!(answer.contains("content-type: application/json\r\n"));
-        assert_eq!(body(&answer), count(sum));
+        assert_eq!(body(&answer), sum);
     }
-    assert_eq!(body(&ask(addr, "GET", "/apples", "")), count(2));
-    for malformed in ["", "{", "[1]", "{\"add\": \"3\"}"] {
-        assert_status(&ask(addr, "POST", "/apples", malformed), 400);
+    for malformed in ["", "{", "[1, 2]", "{\"add\": \"3\"}"] {
+        assert_status(&post(malformed), 400);
     }
     let large = format!("\"{}\"", "a".repeat(3 * 1024 * 1024));
-    assert_status(&ask(addr, "POST", "/apples", &large), 413);
-    assert_eq!(body(&ask(addr, "GET", "/apples", "")), count(2));
+    assert_status(&post(&large), 413);
+    assert_status(&ask(addr, "POST", "/counters/apples", "{\"add\": 3}"), 415);
+    assert_status(&ask(addr, "PUT", "/counters/apples", ""), 405);
+    assert_eq!(body(&ask(addr, "GET", "/counters", "")), "{\"apples\":2}");
+    assert_status(&ask(addr, "DELETE", "/counters/apples", ""), 204);
+    assert_status(&ask(addr, "DELETE", "/counters/apples", ""), 404);
+    assert_eq!(body(&ask(addr, "GET", "/counters", "")), "{}");
 }
 
 #[test]
@@ -130,31 +144,112 @@ fn wait_for(client: &mut Client<TcpStream>, line: &str) {
     while client.line() != line {}
 }
 
+#[cfg(feature = "multipart")]
 #[test]
 fn upload_stores_whole_files() {
     let directory = tempfile::tempdir().expect("a directory");
     let stored = path_in(&directory, "store");
     fs::create_dir(&stored).expect("a directory");
-    let example = Program::Itself("upload").start(&["127.0.0.1:0", &stored, "10"]);
+    let example = Program::Itself("upload").start(&["127.0.0.1:0", &stored, "1000"]);
     let addr = example.inet("tcp");
-    let answer = ask(addr, "PUT", "/a.txt", "0123456789");
+    assert!(ask(addr, "GET", "/", "").contains("enctype=multipart/form-data"));
+    let kind = "Content-Type: multipart/form-data; boundary=X\r\n";
+    let part = |name: &str, text: &str| {
+        let head = format!("Content-Disposition: form-data; name=file; filename=\"{name}\"");
+        format!("--X\r\n{head}\r\n\r\n{text}\r\n")
+    };
+    let send = |parts: &[String]| {
+        let form = parts.concat() + "--X--\r\n";
+        ask_with(addr, "POST", "/", kind, &form)
+    };
+    let answer = send(&[part("a.txt", "0123456789"), part("../b.txt", "")]);
     assert_status(&answer, 201);
-    assert_eq!(body(&answer), "a.txt has 10 bytes\n");
-    assert_eq!(
-        fs::read(path_in(&directory, "store/a.txt")).expect("a file"),
-        b"0123456789"
-    );
+    let lines = format!("{stored}/a.txt has 10 bytes\n{stored}/b.txt has 0 bytes\n");
+    assert_eq!(body(&answer), lines);
+    let content = fs::read(path_in(&directory, "store/a.txt"));
+    assert_eq!(content.expect("a file"), b"0123456789");
 
-    assert_status(&ask(addr, "PUT", "/b.txt", "0123456789x"), 413);
-    assert_status(&ask(addr, "PUT", "/../b.txt", "x"), 400);
-    assert_status(&ask(addr, "PUT", "/.b", "x"), 400);
-    assert_status(&ask(addr, "POST", "/b.txt", "x"), 405);
-    // A client that ends within its file.
-    let mut client = connect(addr);
-    client.send("PUT /b.txt HTTP/1.0\r\nContent-Length: 10\r\n\r\n0123");
-    client.end_input();
-    assert_status(&client.rest(), 400);
-    assert_eq!(fs::read_dir(&stored).expect("a directory").count(), 1);
+    assert_status(&send(&[part("c.txt", &"x".repeat(1000))]), 413);
+    for name in ["..", ".c", "c/", ""] {
+        assert_status(&send(&[part(name, "x")]), 400);
+    }
+    // A form that ends within its file.
+    assert_status(&ask_with(addr, "POST", "/", kind, &part("c.txt", "x")), 400);
+    assert_status(&ask(addr, "POST", "/", "x"), 415);
+    assert_status(&ask(addr, "PUT", "/", "x"), 405);
+    assert_eq!(fs::read_dir(&stored).expect("a directory").count(), 2);
+}
+
+#[test]
+fn metrics_counts_what_its_program_does() {
+    let example = Program::Itself("metrics").start(&["127.0.0.1:0", "1"]);
+    let addr = example.inet("tcp");
+    let count = || {
+        let answer = ask(addr, "GET", "/metrics", "");
+        assert_status(&answer, 200);
+        assert!(answer.contains("content-type: application/openmetrics-text; "));
+        let text = body(&answer);
+        assert!(text.ends_with("# EOF\n") && text.contains("job_seconds_sum "));
+        let mut lines = text.lines();
+        let count = lines.find_map(|line| line.strip_prefix("jobs_total ")?.parse::<u64>().ok());
+        count.expect("a counter")
+    };
+    let first = count();
+    let end = Instant::now() + DEADLINE;
+    while count() == first {
+        assert!(Instant::now() < end, "no job is counted");
+    }
+    assert_status(&ask(addr, "GET", "/", ""), 404);
+    assert_status(&ask(addr, "POST", "/metrics", ""), 405);
+}
+
+/// A client of WebSockets.
+fn web_socket(addr: SocketAddr, path: &str) -> WebSocket<TcpStream> {
+    let stream = TcpStream::connect_timeout(&addr, DEADLINE).expect("connect");
+    set_deadlines(SockRef::from(&stream));
+    let (socket, response) =
+        tungstenite::client(format!("ws://{addr}{path}"), stream).expect("a handshake");
+    assert_eq!(response.status(), 101);
+    socket
+}
+
+#[test]
+fn web_chat_lets_clients_talk_to_each_other() {
+    let (_example, addr) = Program::Itself("web_chat").on_tcp();
+    assert!(body(&ask(addr, "GET", "/", "")).starts_with("<!doctype html>"));
+    let mut clients = Vec::new();
+    for count in 0..3 {
+        let mut client = web_socket(addr, "/");
+        // Its own text comes back once it is among the clients.
+        client.send(format!("enters {count}").into()).expect("send");
+        clients.push(client);
+        for client in &mut clients {
+            let message = client.read().expect("a message");
+            assert_eq!(message, Message::text(format!("enters {count}")));
+        }
+    }
+    // All at once: each receives all.
+    for (count, client) in clients.iter_mut().enumerate() {
+        client.send(format!("says {count}").into()).expect("send");
+    }
+    for client in &mut clients {
+        let mut heard: Vec<_> = (0..3)
+            .map(|_| client.read().expect("a message").to_string())
+            .collect();
+        heard.sort();
+        assert_eq!(heard, ["says 0", "says 1", "says 2"]);
+    }
+    // One leaves, and the others go on.
+    let mut left = clients.remove(0);
+    left.close(None).expect("a close frame");
+    while left.read().is_ok() {}
+    clients[0].send("still here".into()).expect("send");
+    for client in &mut clients {
+        assert_eq!(
+            client.read().expect("a message"),
+            Message::text("still here")
+        );
+    }
 }
 
 #[test]
@@ -162,11 +257,7 @@ fn web_socket_pushes_while_it_reads() {
     let example = Program::Itself("web_socket").start(&["127.0.0.1:0", "10"]);
     let addr = example.inet("tcp");
     assert_status(&ask(addr, "GET", "/", ""), 400);
-    let stream = TcpStream::connect_timeout(&addr, DEADLINE).expect("connect");
-    set_deadlines(SockRef::from(&stream));
-    let (mut socket, response) =
-        tungstenite::client(format!("ws://{addr}/"), stream).expect("a handshake");
-    assert_eq!(response.status(), 101);
+    let mut socket = web_socket(addr, "/");
     assert_eq!(socket.read().expect("a push"), Message::text("1"));
     let sent = [Message::text("hello"), Message::binary(vec![7; 100_000])];
     for message in &sent {

@@ -29,7 +29,7 @@ use support::{DEADLINE, ServerProcess, Target, ends_within, is_available, poll_u
 
 type Check = fn(&str);
 
-const SCENARIOS: [(&str, Check); 15] = [
+const SCENARIOS: [(&str, Check); 16] = [
     ("requests", requests),
     ("idle_clients_hold_no_thread", idle_clients_hold_no_thread),
     (
@@ -68,6 +68,10 @@ const SCENARIOS: [(&str, Check); 15] = [
     (
         "a_stop_loses_no_request_of_h2",
         a_stop_loses_no_request_of_h2,
+    ),
+    (
+        "forms_with_files_and_passwords",
+        forms_with_files_and_passwords,
     ),
 ];
 
@@ -121,6 +125,8 @@ impl UnderModel for Serves {
         let mut http = Http::handler(Routes {
             server: server.handle(),
             meeting: Barrier::new(4),
+            #[cfg(all(feature = "htpasswd", feature = "multipart"))]
+            form: form::answers(),
         })
         .body_bytes(100_000);
         for option in &options {
@@ -151,6 +157,43 @@ struct Routes {
     server: ServerHandle,
     /// Where four requests meet.
     meeting: Barrier,
+    #[cfg(all(feature = "htpasswd", feature = "multipart"))]
+    form: Box<form::Answers>,
+}
+
+/// What needs features.
+#[cfg(all(feature = "htpasswd", feature = "multipart"))]
+mod form {
+    use std::io::{self, Read};
+
+    use http::Response;
+    use socketserver::HandlerError;
+    use socketserver_http::{Content, Handler, Request, RequestExt, auth};
+
+    /// A handler of forms, behind a password.
+    pub(crate) type Answers =
+        dyn Fn(&mut Request<'_>) -> Result<Response<Content>, HandlerError> + Send + Sync;
+
+    pub(crate) fn answers() -> Box<Answers> {
+        // `correct horse`
+        let users = "anna:$2y$05$abcdefghijklmnopqrstuuHNbAKRhpaujgo33bRWs.NLUTJO3lOy2";
+        let users = auth::Htpasswd::parse(users).expect("users");
+        let verify = move |user: &str, password: &str| users.verify(user, password);
+        let handler = auth::basic("forms", verify, sizes);
+        Box::new(move |request| handler.call(&mut (), request))
+    }
+
+    /// Answers with the name and the size of each field.
+    fn sizes(request: &mut Request<'_>) -> io::Result<String> {
+        let mut form = request.multipart()?;
+        let mut text = String::new();
+        while let Some(mut field) = form.next_field()? {
+            let mut content = Vec::new();
+            field.read_to_end(&mut content)?;
+            text += &format!("{} {}\n", field.name(), content.len());
+        }
+        Ok(text)
+    }
 }
 
 impl Handler for Routes {
@@ -169,6 +212,8 @@ impl Handler for Routes {
                 request.body_mut().read_to_end(&mut body)?;
                 body.into_response()
             }
+            #[cfg(all(feature = "htpasswd", feature = "multipart"))]
+            "/form" => (self.form)(request),
             "/stream" => Ok(Response::new(Content::chunks(["one", "two", "three"]))),
             "/meet" => {
                 task::block_on(self.meeting.wait())?;
@@ -522,5 +567,40 @@ fn a_panic_amid_content_ends_one_request(model: &str) {
             wait_until_quiet(addr);
         }
     });
+    stop(server, addr);
+}
+
+/// What waits within a parser or a helper thread waits as any handler does.
+fn forms_with_files_and_passwords(model: &str) {
+    if cfg!(not(all(feature = "htpasswd", feature = "multipart"))) {
+        return;
+    }
+    let (server, addr) = start(model, &[]);
+    let mut client = Client::connect(addr);
+    let send = |client: &mut Client, password: &str| {
+        // `anna:` and the password.
+        let head = format!(
+            "POST /form HTTP/1.1\r\nHost: a\r\nAuthorization: Basic {password}\r\n\
+             Content-Type: multipart/form-data; boundary=X\r\nTransfer-Encoding: chunked\r\n\r\n"
+        );
+        client.send(head.as_bytes());
+        let field =
+            |name: &str| format!("--X\r\nContent-Disposition: form-data; name={name}\r\n\r\n");
+        let body = field("a") + &"x".repeat(50_000) + "\r\n" + &field("b") + "\r\n--X--";
+        for piece in body.as_bytes().chunks(1000) {
+            client.send(format!("{:x}\r\n", piece.len()).as_bytes());
+            client.send(piece);
+            client.send(b"\r\n");
+        }
+        client.send(b"0\r\n\r\n");
+        client.receive()
+    };
+    // Verified, and remembered.
+    for _ in 0..2 {
+        let answer = send(&mut client, "YW5uYTpjb3JyZWN0IGhvcnNl");
+        assert_eq!((answer.status, &*answer.text()), (200, "a 50000\nb 0\n"));
+    }
+    assert_eq!(send(&mut client, "YW5uYTpjb3JyZWN0IGhvcnM=").status, 401);
+    drop(client);
     stop(server, addr);
 }

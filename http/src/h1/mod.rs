@@ -20,6 +20,7 @@ use crate::Http;
 use crate::access::Ended;
 use crate::body::Body;
 use crate::config::{LINGER, Limits};
+use crate::error::response_to;
 use crate::h1::input::{Input, Progress};
 use crate::h1::output::Sent;
 use crate::handler::{Handler, call};
@@ -229,11 +230,7 @@ fn exchange<C: Connection + Managed, H: Handler>(
     let (parts, _) = request.into_parts();
     let (response, error) = match answered {
         Ok(response) => (response, None),
-        Err(err) => {
-            let status = progress.bounds.failed;
-            let status = status.unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
-            (status.into_response()?, Some(err))
-        }
+        Err(err) => (response_to(&err, progress.bounds.failed), Some(err)),
     };
     let response = possible(conn, &mut progress, exchange.version, response);
     exchange.keeps_alive = head.keeps_alive

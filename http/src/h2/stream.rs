@@ -21,6 +21,7 @@ use crate::access::Ended;
 use crate::body::{Body, Bounds, Source, strip_trailers};
 use crate::config::Limits;
 use crate::date;
+use crate::error::response_to;
 use crate::handler::{Handler, call};
 use crate::head;
 use crate::response::{BodyWriter, Content, IntoResponse, Kind, Sink, copy};
@@ -73,13 +74,7 @@ pub(crate) fn serve<H: Handler>(
     let (parts, _) = request.into_parts();
     let (response, error) = match answered {
         Ok(response) => (response, None),
-        Err(err) => {
-            let status = input
-                .bounds
-                .failed
-                .unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
-            (status_alone(status), Some(err))
-        }
+        Err(err) => (response_to(&err, input.bounds.failed), Some(err)),
     };
     let response = match response.body().0 {
         Kind::Upgrade(_) => status_alone(StatusCode::NOT_IMPLEMENTED),

@@ -118,6 +118,17 @@
 //! | `timeout` | [`head_timeout`](crate::Http::head_timeout), [`idle_timeout`](crate::Http::idle_timeout), [`body_timeout`](crate::Http::body_timeout) |
 //! | `setup`, `finish` | `Default` and `Drop` of the [`Session`](crate::Handler::Session) |
 //!
+//! What programs take from other modules beside it:
+//!
+//! | in Python | here |
+//! |---|---|
+//! | `urllib.parse.parse_qs`, `parse_qsl` | [`RequestExt::query`](crate::RequestExt::query), [`RequestExt::form`](crate::RequestExt::form) |
+//! | `cgi.FieldStorage` | `RequestExt::multipart` (feature `multipart`) |
+//! | `http.cookies.SimpleCookie` | `RequestExt::cookies` (feature `cookies`) |
+//! | `json.load` of `rfile` | `RequestExt::json` (feature `json`) |
+//! | the routes of Flask and Bottle | [`Router`](crate::Router) |
+//! | `prometheus_client.start_http_server` | the example `metrics` |
+//!
 //! | in Python | here |
 //! |---|---|
 //! | `python3 -m http.server`, `test` | the example `http_server` in this crate's repository |

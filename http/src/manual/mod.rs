@@ -1,5 +1,6 @@
 //! The manual. The modules hold documentation and nothing else.
 //!
+//! - [Web programs](web): routes, forms, cookies, authentication, and how errors are answered.
 //! - [Serving](serving): limits and time limits, models, HTTP/2, TLS, the stop, idle connections.
 //! - [Coming from Python](from_python): each name of `http.server` and its counterpart.
 //! - [Coming from `tiny_http`](from_tiny_http): each public item and its counterpart.
@@ -12,3 +13,4 @@ pub mod from_python;
 pub mod from_rouille;
 pub mod from_tiny_http;
 pub mod serving;
+pub mod web;

@@ -1,0 +1,364 @@
+//! Forms with files: `multipart/form-data` (RFC 7578), read as it arrives.
+//!
+//! `multer` parses, over a stream of its own that has nothing to wait for: the body is read here, between two polls. So
+//! no future waits, and memory holds one piece of the body and the head of one field.
+
+use std::fmt;
+use std::io::{self, Read};
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll, Waker};
+
+use bytes::{Buf, Bytes};
+use futures_core::Stream;
+use http::StatusCode;
+use http::header::CONTENT_TYPE;
+
+use crate::form::{expect_type, read_limited};
+use crate::{HttpError, Request};
+
+/// How many bytes are read at once.
+const PIECE: usize = 16 * 1024;
+
+/// How many bytes a field's head may have, with what comes before the first one.
+const HEAD_MAX: usize = 16 * 1024;
+
+/// How many fields a body has at most.
+const FIELDS_MAX: usize = 1000;
+
+/// RFC 2046, section 5.1.1.
+const BOUNDARY_MAX: usize = 70;
+
+/// The fields of a body of the type `multipart/form-data`, one after the other.
+///
+/// [`RequestExt::multipart`](crate::RequestExt::multipart) makes it. The body may have as many bytes as any other
+/// ([`Http::body_bytes`](crate::Http::body_bytes), [`Body::set_limit`](crate::Body::set_limit)), and 1,000 fields with
+/// heads of about 16 KiB each. Memory holds some 32 KiB of it.
+///
+/// # Examples
+///
+/// Stores the first file of a form:
+///
+/// ```
+/// use std::io;
+/// use http::StatusCode;
+/// use socketserver_http::{HttpError, Request, RequestExt, Router};
+///
+/// fn upload(request: &mut Request<'_>) -> io::Result<String> {
+///     // 4 GiB instead of the server's limit.
+///     request.body_mut().set_limit(4 << 30);
+///     let mut multipart = request.multipart()?;
+///     while let Some(mut field) = multipart.next_field()? {
+///         if field.file_name().is_some() {
+///             let mut file = tempfile::tempfile()?;
+///             let count = io::copy(&mut field, &mut file)?;
+///             return Ok(format!("{} has {count} bytes\n", field.name()));
+///         }
+///     }
+///     Err(HttpError::new(StatusCode::BAD_REQUEST, "there is no file").into())
+/// }
+///
+/// let router = Router::new().post("/upload", upload);
+/// ```
+pub struct Multipart<'a> {
+    body: &'a mut dyn Read,
+    feed: Arc<Mutex<Feed>>,
+    parser: multer::Multipart<'static>,
+    /// The field that was returned last, until its end.
+    open: Option<multer::Field<'static>>,
+    fields: usize,
+}
+
+impl<'a> Multipart<'a> {
+    pub(crate) fn new(request: &'a mut Request<'_>) -> Result<Self, HttpError> {
+        expect_type(request, "multipart/form-data")?;
+        let value = request.headers().get(CONTENT_TYPE);
+        let value = value.and_then(|value| value.to_str().ok());
+        let boundary = value.and_then(|value| multer::parse_boundary(value).ok());
+        let boundary = boundary.filter(|boundary| (1..=BOUNDARY_MAX).contains(&boundary.len()));
+        let boundary = boundary
+            .ok_or_else(|| HttpError::bad_request("the content type has no valid boundary"))?;
+        let feed = Arc::new(Mutex::new(Feed::default()));
+        Ok(Self {
+            parser: multer::Multipart::new(Fed(Arc::clone(&feed)), boundary),
+            feed,
+            body: request.body_mut(),
+            open: None,
+            fields: 0,
+        })
+    }
+
+    /// Returns the next field, or `None` behind the last one. What is left of the field before is read and discarded.
+    ///
+    /// # Errors
+    ///
+    /// - 400: the body is malformed, or ends before its last boundary.
+    /// - 413: there are too many fields, or the head of one is too long.
+    /// - Those of the [`Body`](crate::Body).
+    pub fn next_field(&mut self) -> Result<Option<Field<'_>>, HttpError> {
+        while !self.next_piece()?.is_empty() {}
+        let head = self.next_head()?;
+        let Some(head) = head else {
+            return Ok(None);
+        };
+        self.fields += 1;
+        if self.fields > FIELDS_MAX {
+            return Err(too_large(format!(
+                "there are more than {FIELDS_MAX} fields"
+            )));
+        }
+        let Some(name) = head.name().map(str::to_owned) else {
+            return Err(HttpError::bad_request("a field has no name"));
+        };
+        let (file_name, content_type) = (head.file_name(), head.content_type());
+        let (file_name, content_type) = (
+            file_name.map(str::to_owned),
+            content_type.map(ToString::to_string),
+        );
+        self.open = Some(head);
+        Ok(Some(Field {
+            name,
+            file_name,
+            content_type,
+            piece: Bytes::new(),
+            multipart: self,
+        }))
+    }
+
+    /// Reads until the head of a field has come, or the end.
+    fn next_head(&mut self) -> Result<Option<multer::Field<'static>>, HttpError> {
+        let mut context = Context::from_waker(Waker::noop());
+        let mut bytes = 0;
+        loop {
+            if let Poll::Ready(head) = self.parser.poll_next_field(&mut context) {
+                return head.map_err(malformed);
+            }
+            if bytes >= HEAD_MAX {
+                return Err(too_large(format!(
+                    "the head of a field has more than {HEAD_MAX} bytes"
+                )));
+            }
+            bytes += self.fill()?;
+        }
+    }
+
+    /// Returns more bytes of the field that is open; none at its end.
+    fn next_piece(&mut self) -> Result<Bytes, HttpError> {
+        let mut context = Context::from_waker(Waker::noop());
+        while let Some(open) = &mut self.open {
+            match Pin::new(open).poll_next(&mut context) {
+                Poll::Ready(Some(Ok(piece))) if piece.is_empty() => {}
+                Poll::Ready(Some(piece)) => return piece.map_err(malformed),
+                Poll::Ready(None) => self.open = None,
+                Poll::Pending => {
+                    self.fill()?;
+                }
+            }
+        }
+        Ok(Bytes::new())
+    }
+
+    /// Reads a piece of the body for the parser. Returns its length.
+    fn fill(&mut self) -> Result<usize, HttpError> {
+        let feed = || self.feed.lock().unwrap_or_else(PoisonError::into_inner);
+        // The parser has an answer to the end of its input.
+        if feed().ended {
+            return Err(HttpError::bad_request("the form ends too early"));
+        }
+        let mut piece = vec![0; PIECE];
+        let count = loop {
+            match self.body.read(&mut piece) {
+                Err(err) if err.kind() == io::ErrorKind::Interrupted => {}
+                read => break read.map_err(HttpError::of_read)?,
+            }
+        };
+        piece.truncate(count);
+        let mut feed = feed();
+        feed.ended = piece.is_empty();
+        feed.piece = Some(piece.into()).filter(|piece: &Bytes| !piece.is_empty());
+        Ok(count)
+    }
+}
+
+fn malformed(err: multer::Error) -> HttpError {
+    HttpError::bad_request("the form is malformed").caused_by(err)
+}
+
+fn too_large(text: String) -> HttpError {
+    HttpError::new(StatusCode::PAYLOAD_TOO_LARGE, text)
+}
+
+/// What the parser takes next.
+#[derive(Default)]
+struct Feed {
+    piece: Option<Bytes>,
+    ended: bool,
+}
+
+struct Fed(Arc<Mutex<Feed>>);
+
+impl Stream for Fed {
+    type Item = io::Result<Bytes>;
+
+    fn poll_next(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        let mut feed = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        match feed.piece.take() {
+            Some(piece) => Poll::Ready(Some(Ok(piece))),
+            None if feed.ended => Poll::Ready(None),
+            None => Poll::Pending,
+        }
+    }
+}
+
+/// A field of a [`Multipart`] body. [`Read`] returns its content as it arrives; a field may be left before its end.
+///
+/// # Errors
+///
+/// Reads fail with an [`HttpError`] within the [`io::Error`], so a handler that passes it on answers 400 if the body is
+/// malformed or ends within the field, and what the [`Body`](crate::Body) says if that fails.
+///
+/// # Examples
+///
+/// ```
+/// use std::path::Path;
+/// use socketserver_http::{Field, HttpError};
+///
+/// /// Where the file of a field is stored: by the name that the client has given, if that is harmless.
+/// fn path_of(field: &Field<'_>, folder: &Path) -> Result<std::path::PathBuf, HttpError> {
+///     let no_name = || HttpError::new(http::StatusCode::BAD_REQUEST, "the file has no usable name");
+///     Ok(folder.join(field.safe_file_name().ok_or_else(no_name)?))
+/// }
+/// ```
+pub struct Field<'a> {
+    name: String,
+    file_name: Option<String>,
+    content_type: Option<String>,
+    /// What was read of the content and not returned yet.
+    piece: Bytes,
+    multipart: &'a mut dyn Pieces,
+}
+
+impl Field<'_> {
+    /// Returns the name of the field.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Returns the name of the file as the client has sent it: any text, with slashes or `..` in it, and so no path.
+    /// `None` for a field that is no file.
+    #[must_use]
+    pub fn file_name(&self) -> Option<&str> {
+        self.file_name.as_deref()
+    }
+
+    /// Returns the last component of the file's name, if that names a file in whatever folder it is joined to: after
+    /// the last slash and backslash, without control characters and without a dot at its beginning, at most
+    /// 255 bytes long. A file of that name may exist.
+    #[must_use]
+    pub fn safe_file_name(&self) -> Option<&str> {
+        last_component(self.file_name()?)
+    }
+
+    /// Returns the media type that the client has named; it need not be true.
+    #[must_use]
+    pub fn content_type(&self) -> Option<&str> {
+        self.content_type.as_deref()
+    }
+
+    /// Reads what is left of the field as text, of at most `max` bytes.
+    ///
+    /// # Errors
+    ///
+    /// - 400: the bytes are not UTF-8.
+    /// - 413: there are more.
+    /// - Those of a read.
+    pub fn text(&mut self, max: u64) -> Result<String, HttpError> {
+        let bytes = read_limited(&mut *self, max)?;
+        String::from_utf8(bytes)
+            .map_err(|_| HttpError::bad_request(format!("the field `{}` is not UTF-8", self.name)))
+    }
+}
+
+fn last_component(name: &str) -> Option<&str> {
+    let name = name.rsplit(['/', '\\']).next()?;
+    let is_safe = !name.is_empty()
+        && name.len() <= 255
+        && !name.starts_with('.')
+        && !name.chars().any(char::is_control);
+    is_safe.then_some(name)
+}
+
+/// What a field sees of its body, whatever that borrows.
+trait Pieces {
+    fn next_piece(&mut self) -> Result<Bytes, HttpError>;
+}
+
+impl Pieces for Multipart<'_> {
+    fn next_piece(&mut self) -> Result<Bytes, HttpError> {
+        Multipart::next_piece(self)
+    }
+}
+
+impl Read for Field<'_> {
+    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        if buf.is_empty() {
+            return Ok(0);
+        }
+        if self.piece.is_empty() {
+            self.piece = self.multipart.next_piece()?;
+        }
+        let count = self.piece.len().min(buf.len());
+        self.piece.copy_to_slice(&mut buf[..count]);
+        Ok(count)
+    }
+}
+
+impl fmt::Debug for Multipart<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Multipart")
+            .field("fields", &self.fields)
+            .finish_non_exhaustive()
+    }
+}
+
+impl fmt::Debug for Field<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Field")
+            .field("name", &self.name)
+            .field("file_name", &self.file_name)
+            .field("content_type", &self.content_type)
+            .finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_safe_name_is_one_component() {
+        for (name, safe) in [
+            ("a.txt", Some("a.txt")),
+            ("a b \u{e9}.txt", Some("a b \u{e9}.txt")),
+            ("C:\\folder\\a.txt", Some("a.txt")),
+            ("/etc/passwd", Some("passwd")),
+            ("../../a", Some("a")),
+            ("a..", Some("a..")),
+            ("", None),
+            (".", None),
+            ("..", None),
+            ("a/..", None),
+            ("a\\..", None),
+            ("a/", None),
+            (".htaccess", None),
+            ("a\0b", None),
+            ("a\nb", None),
+            ("a\u{85}b", None),
+        ] {
+            assert_eq!(last_component(name), safe, "{name:?}");
+        }
+        assert_eq!(last_component(&"a".repeat(255)).map(str::len), Some(255));
+        assert_eq!(last_component(&"a".repeat(256)), None);
+    }
+}
