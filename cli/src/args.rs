@@ -9,6 +9,7 @@ use std::time::Duration;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::access::Access;
+use crate::exec::Exec;
 use crate::limits::Limits;
 use crate::listen::Url;
 use crate::privileges::Privileges;
@@ -69,6 +70,9 @@ Exit status:
   0 everything was served, 1 failure, 2 wrong usage,
   3 connections were aborted, at the drain deadline or by a second signal")]
     Serve(Serve),
+    /// Runs a program for each connection: its standard input and output are the connection
+    #[command(after_help = crate::exec::HELP)]
+    Exec(Exec),
     /// Runs a workload under each model, measures, and recommends a model
     #[command(after_help = "\
 Examples:
@@ -284,6 +288,7 @@ fn parse_from(args: impl IntoIterator<Item = OsString>) -> Result<Command, clap:
                 )
                 .or_else(|| options.conflict())
         }
+        Command::Exec(exec) => exec.options.conflict().or_else(|| exec.conflict()),
         Command::Workload(Work { options, .. }) => options.conflict(),
         Command::Compare(compare) => {
             let Workload { cpu, wait, .. } = compare.workload;
@@ -337,10 +342,11 @@ impl Options {
 /// The text of clap's error, in one line, with the help that these arguments need.
 fn one_line(err: &clap::Error, args: &[OsString]) -> String {
     if err.kind() == clap::error::ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand {
-        return "a subcommand is missing: serve or compare (see socketserver --help)".to_owned();
+        return "a subcommand is missing: serve, exec or compare (see socketserver --help)"
+            .to_owned();
     }
     let help = match args.get(1).and_then(|name| name.to_str()) {
-        Some(name @ ("serve" | "compare")) => format!("socketserver {name} --help"),
+        Some(name @ ("serve" | "exec" | "compare")) => format!("socketserver {name} --help"),
         _ => "socketserver --help".to_owned(),
     };
     let text = err.to_string();

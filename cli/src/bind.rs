@@ -9,6 +9,7 @@ use socketserver::systemd::Listeners;
 use socketserver::tls::{Tls, TlsConfig};
 use socketserver::{Tcp, Udp, UnixDatagram, UnixSeqpacket, UnixStream};
 
+use crate::lent::LentSocket;
 use crate::listen::{Options, Target, Url};
 use crate::resolve::Resolved;
 use crate::{inherited, log, signals};
@@ -19,6 +20,10 @@ pub(crate) type Any = Either<Either<Stream, Tls<Stream>>, Messages>;
 /// A connection or datagram of any of them.
 pub(crate) type Accepted = <Any as Transport>::Accepted;
 
+/// What a server listens on: a transport whose connections and datagrams a task serves, or a datagram socket that it
+/// lends to a program.
+pub(crate) type Listener = Either<Any, LentSocket>;
+
 /// A bound socket, before the PROXY protocol and TLS.
 pub(crate) type Bound = Either<Plain, Either<UnixSeqpacket, Datagrams>>;
 
@@ -27,7 +32,7 @@ type Stream = Either<Plain, Proxied<Plain>>;
 
 /// Transports of messages with boundaries: over connections, and datagrams.
 type Messages = Either<UnixSeqpacket, Either<Datagrams, ProxiedDatagrams>>;
-type Datagrams = Either<Udp, UnixDatagram>;
+pub(crate) type Datagrams = Either<Udp, UnixDatagram>;
 type ProxiedDatagrams = Either<Proxied<Udp>, Proxied<UnixDatagram>>;
 
 /// What comes between the sockets and the services.

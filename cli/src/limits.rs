@@ -46,7 +46,7 @@ pub(crate) struct Limits {
     handshake_timeout: Timeout,
     /// How long a connection may be silent after its first byte; seconds, or none
     #[arg(long, value_name = "SECONDS", default_value = "60", value_parser = timeout)]
-    idle_timeout: Timeout,
+    pub(crate) idle_timeout: Timeout,
     /// How long a request may take; seconds, or none
     #[arg(long, value_name = "SECONDS", default_value = "none", value_parser = timeout)]
     request_timeout: Timeout,
@@ -76,7 +76,7 @@ pub(crate) struct Limits {
 
 /// A time limit, or none.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Timeout(Option<Duration>);
+pub(crate) struct Timeout(pub(crate) Option<Duration>);
 
 impl Limits {
     /// How long a stop may take, with this drain timeout.
@@ -118,7 +118,7 @@ impl Limits {
     }
 }
 
-fn timeout(text: &str) -> Result<Timeout, String> {
+pub(crate) fn timeout(text: &str) -> Result<Timeout, String> {
     if text == "none" {
         return Ok(Timeout(None));
     }

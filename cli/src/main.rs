@@ -5,8 +5,10 @@ mod accounts;
 mod args;
 mod bind;
 mod compare;
+mod exec;
 mod inherited;
 mod init;
+mod lent;
 mod limits;
 mod listen;
 mod log;
@@ -45,6 +47,7 @@ fn main() -> ExitCode {
             allow_amplification,
             options,
         }) => serve::run(BuiltIn::new(service, allow_amplification), options),
+        Command::Exec(exec) => exec::run(exec),
         Command::Workload(work) => workload::run(work),
         Command::Compare(args) => {
             handlers.remove();

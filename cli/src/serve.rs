@@ -1,20 +1,34 @@
 //! From options to a server that has ended: the one match over models.
 
+use std::sync::Arc;
+
 use socketserver::model::{Driver, Model as ServerModel};
-use socketserver::net::Transport;
-use socketserver::observe::{Event, Failure};
+use socketserver::net::{Either, Transport};
+use socketserver::observe::{Event, Failure, State};
 use socketserver::systemd::Notifier;
 use socketserver::{
-    Coroutines, Forking, Outcome, Prefork, Report, Sequential, Server, ThreadPool, Threading,
+    Coroutines, Forking, Next, Outcome, Prefork, Report, Sequential, Server, ServerHandle,
+    ThreadPool, Threading,
 };
 
 use crate::args::{self, Inner, Model, Options};
-use crate::bind::{self, Accepted, Any, Wrappers};
+use crate::bind::{self, Accepted, Any, Listener, Wrappers};
+use crate::lent::Lent;
 use crate::log::{self, say};
+use crate::privileges::Privileges;
 use crate::signals;
 
 /// What a server does with each connection and datagram.
 pub(crate) trait Task: Send + Sync + 'static {
+    /// Called once, when the listeners are bound, before the privileges are given up. The process has one thread yet.
+    ///
+    /// # Errors
+    ///
+    /// What ends the program before it serves.
+    fn fork(&mut self, _privileges: &Privileges) -> anyhow::Result<()> {
+        Ok(())
+    }
+
     /// Called once, when the listeners are bound and the privileges are given up. The process has one thread yet.
     ///
     /// # Errors
@@ -24,12 +38,42 @@ pub(crate) trait Task: Send + Sync + 'static {
         Ok(())
     }
 
+    /// Decides which datagram sockets are lent whole.
+    ///
+    /// # Errors
+    ///
+    /// What ends the program before it serves.
+    fn lend(&self, listeners: Vec<Any>) -> anyhow::Result<Vec<Listener>> {
+        Ok(listeners.into_iter().map(Either::Left).collect())
+    }
+
+    /// Called once, before the server serves.
+    ///
+    /// # Errors
+    ///
+    /// What ends the program before it serves.
+    fn serving(&self, _server: &ServerHandle) -> anyhow::Result<()> {
+        Ok(())
+    }
+
+    /// Called when the server enters a state, unless the accept loop is busy with a handler.
+    fn entered(&self, _state: State) {}
+
     /// Serves one connection or datagram. It must do nothing that the contract of [`Coroutines::new`] forbids.
     ///
     /// # Errors
     ///
     /// What the server reports of this connection or datagram.
     fn serve(&self, accepted: &mut Accepted) -> Outcome;
+
+    /// Serves a socket that [`lend`](Self::lend) lends, under the same contract.
+    ///
+    /// # Errors
+    ///
+    /// What the server reports of this socket.
+    fn serve_lent(&self, _lent: &mut Lent) -> Outcome {
+        Ok(Next::Close)
+    }
 }
 
 /// Serves until a signal stops it.
@@ -99,7 +143,7 @@ fn serve<M: ServerModel>(
     model: M,
 ) -> anyhow::Result<Report> {
     let every_event = options.log;
-    let mut builder = Server::<Any>::builder()
+    let mut builder = Server::<Listener>::builder()
         .model(model)
         .drain_timeout(options.drain_timeout)
         .on_error(move |failure| {
@@ -139,13 +183,23 @@ fn serve<M: ServerModel>(
     };
     let listeners = bind::all(&options.listen, &wrappers)?;
     log::start();
+    task.fork(&options.privileges)?;
     options.privileges.drop_for_good()?;
     let urls: Vec<_> = listeners.iter().map(Transport::url).collect();
     task.start(&listeners)?;
-    builder = builder.listen(listeners);
+    let task: Arc<dyn Task> = Arc::from(task);
+    let observed = Arc::clone(&task);
+    builder = builder
+        .listen(task.lend(listeners)?)
+        .observer(move |event: &Event<'_>| {
+            if let Event::State(state) = event {
+                observed.entered(*state);
+            }
+        });
     let notes = notes(&options);
     let server = builder.on_ready(move || announce(&urls, &notes)).build()?;
     let handle = server.handle();
+    task.serving(&handle)?;
     signals::stop(
         handle.clone(),
         options.limits.stop_times(options.drain_timeout),
@@ -155,7 +209,11 @@ fn serve<M: ServerModel>(
     if let Some(note) = short_of_descriptors(&options, handle.limits().max_connections) {
         say(format_args!("socketserver: {note}"));
     }
-    Ok(server.serve_forever(move |accepted| task.serve(accepted))?)
+    let serve = move |accepted: &mut <Listener as Transport>::Accepted| match accepted {
+        Either::Left(accepted) => task.serve(accepted),
+        Either::Right(lent) => task.serve_lent(lent),
+    };
+    Ok(server.serve_forever(serve)?)
 }
 
 /// Reports a failure, at most once a second in all processes.

@@ -101,6 +101,26 @@ pub(crate) fn reload(
     handler.context("handle SIGHUP").map(drop)
 }
 
+/// From now on the server stops once `has_ended`, which must be async-signal-safe, returns true after the end of a
+/// child.
+pub(crate) fn stop_when_child_ends(
+    has_ended: impl Fn() -> bool + Send + Sync + Clone + 'static,
+    server: ServerHandle,
+) -> anyhow::Result<()> {
+    let check = move || {
+        if has_ended() {
+            server.shutdown();
+        }
+    };
+    let on_signal = check.clone();
+    // SAFETY: the handler calls `has_ended`, and a method that is documented as async-signal-safe.
+    let handler = unsafe { register(SIGCHLD, on_signal) };
+    handler.context("handle SIGCHLD")?;
+    // It may have ended before.
+    check();
+    Ok(())
+}
+
 /// From now on a signal does not end the program at once: the server stops in order.
 pub(crate) fn before_binding() {
     MAY_BE_BOUND.store(true, SeqCst);

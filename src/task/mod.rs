@@ -9,6 +9,7 @@
 //! | [`scope`](scope()) | runs closures concurrently, and joins them |
 //! | [`timeout`](timeout()) | sets a deadline for all waits of a closure |
 //! | [`sleep`], [`yield_now`] | wait for a duration; let other coroutines or threads run |
+//! | [`Descriptor`] | waits for a descriptor: a pipe, a timer, a process |
 //! | [`offload`] | runs a call that blocks by other means without blocking a worker of coroutines |
 //!
 //! # Aborts
@@ -52,6 +53,7 @@ pub(crate) mod abort;
 mod block_on;
 #[cfg(feature = "coroutines")]
 pub(crate) mod coro;
+mod descriptor;
 pub(crate) mod local;
 mod scope;
 mod signal;
@@ -62,6 +64,7 @@ pub(crate) mod wait;
 mod watched;
 
 pub use block_on::block_on;
+pub use descriptor::Descriptor;
 pub use scope::{Scope, Spawned, scope};
 pub use timeout::timeout;
 pub use wait::{offload, sleep, yield_now};

@@ -454,6 +454,14 @@ fn abstract_address(name: &str) -> SockAddr {
 
 #[allow(dead_code, reason = "for servers that may be gone")]
 impl Client {
+    /// A client with a connected stream.
+    pub(crate) fn from_stream(socket: Socket) -> Self {
+        Self {
+            socket,
+            is_stream: true,
+        }
+    }
+
     /// Connects over TCP; `None` where nobody listens any more.
     pub(crate) fn try_connect(url: &str) -> Option<Self> {
         let addr: SocketAddr = url.strip_prefix("tcp://")?.parse().expect(url);

@@ -1,0 +1,244 @@
+//! The variables of programs: those of the server, and those of a connection by three conventions: UCSPI, systemd's
+//! `Accept=yes`, and the variables of TLS that s6-tlsd sets.
+
+use std::env;
+use std::ffi::{CString, OsStr, OsString};
+use std::os::unix::ffi::OsStrExt;
+
+use socketserver::Connection;
+use socketserver::net::{Address, Either, SeqpacketConnection, UnixAddress};
+use socketserver::tls::{Certificate, TlsLayer, Version};
+
+use super::starter::MARK;
+use crate::bind::Accepted;
+
+/// A variable of `--env`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Variable {
+    name: String,
+    /// `None`: that of the server, if it has one.
+    value: Option<String>,
+}
+
+/// Parses `NAME` or `NAME=VALUE`.
+pub(super) fn variable(text: &str) -> Result<Variable, String> {
+    let (name, value) = match text.split_once('=') {
+        Some((name, value)) => (name, Some(value.to_owned())),
+        None => (text, None),
+    };
+    if name.is_empty() {
+        return Err("a variable is NAME or NAME=VALUE".to_owned());
+    }
+    let name = name.to_owned();
+    Ok(Variable { name, value })
+}
+
+/// Variables of the server that mean nothing to a program: what its service manager has told it.
+const OWN: [&str; 8] = [
+    "NOTIFY_SOCKET",
+    "WATCHDOG_USEC",
+    "WATCHDOG_PID",
+    "MAINPID",
+    "MANAGERPID",
+    "INVOCATION_ID",
+    "JOURNAL_STREAM",
+    "SO_COOKIE",
+];
+
+/// The beginnings of variables that describe a connection, which a server inherits when it is itself started for one.
+const CONNECTION: [&str; 7] = [
+    "LISTEN_",
+    "TCPLOCAL",
+    "TCPREMOTE",
+    "UNIXLOCAL",
+    "UNIXREMOTE",
+    "SSL_",
+    "REMOTE_",
+];
+
+/// Whether a variable of the server is kept from programs.
+fn is_kept_from_programs(name: &[u8]) -> bool {
+    let begins = |start: &&str| name.starts_with(start.as_bytes());
+    OWN.iter().any(|own| name == own.as_bytes())
+        || CONNECTION.iter().any(|start| begins(&start))
+        || [b"PROTO".as_slice(), NUMBER.as_bytes(), MARK.as_bytes()].contains(&name)
+}
+
+/// The variables that all programs of the server have.
+pub(super) fn of_server(clear: bool, variables: &[Variable]) -> Vec<CString> {
+    let all = env::vars_os();
+    let mut kept: Vec<(OsString, OsString)> = all
+        .filter(|(name, _)| !clear && !is_kept_from_programs(name.as_bytes()))
+        .collect();
+    for Variable { name, value } in variables {
+        kept.retain(|(other, _)| other.as_os_str() != OsStr::new(name));
+        let value = value
+            .as_ref()
+            .map(OsString::from)
+            .or_else(|| env::var_os(name));
+        kept.extend(value.map(|value| (OsString::from(name), value)));
+    }
+    let text =
+        |(name, value): &(OsString, OsString)| [name.as_bytes(), value.as_bytes()].join(&b'=');
+    // A value from the environment or the arguments has no zero byte.
+    kept.iter()
+        .filter_map(|pair| CString::new(text(pair)).ok())
+        .collect()
+}
+
+/// The variable with the number of the connection.
+const NUMBER: &str = "SOCKETSERVER_CONNECTION";
+
+/// The variables of one connection.
+#[derive(Debug, Default)]
+pub(super) struct Variables(Vec<CString>);
+
+impl Variables {
+    pub(super) fn of(accepted: &Accepted) -> Self {
+        let mut variables = Self::default();
+        match accepted {
+            Either::Left(stream) => {
+                variables.ends(stream, stream.local_addr().ok());
+                if let Either::Right(tls) = stream {
+                    variables.tls(tls.layer());
+                }
+            }
+            Either::Right(Either::Left(seqpacket)) => {
+                let local = SeqpacketConnection::local_addr(seqpacket).ok();
+                variables.ends(seqpacket, local);
+            }
+            Either::Right(Either::Right(_)) => {}
+        }
+        variables
+            .0
+            .extend([c"LISTEN_FDS=1", c"LISTEN_FDNAMES=connection"].map(CString::from));
+        variables
+    }
+
+    /// The variables of a program that has a datagram socket.
+    pub(super) fn of_socket(id: u64) -> Self {
+        let mut variables = Self::default();
+        variables.set(NUMBER, id.to_string());
+        variables
+            .0
+            .extend([c"LISTEN_FDS=1", c"LISTEN_FDNAMES=socket"].map(CString::from));
+        variables
+    }
+
+    pub(super) fn as_slice(&self) -> &[CString] {
+        &self.0
+    }
+
+    fn set(&mut self, name: &str, value: impl AsRef<[u8]>) {
+        let text = [name.as_bytes(), value.as_ref()].join(&b'=');
+        // The name of a Unix socket may have a zero byte, which no variable can have.
+        self.0.extend(CString::new(text));
+    }
+
+    fn ends(&mut self, accepted: &impl socketserver::net::Accepted, local: Option<Address>) {
+        self.set(NUMBER, accepted.id().to_string());
+        match accepted.peer() {
+            Address::Inet(peer) => {
+                // An IPv4 client of a listener on [::] has an IPv4 address.
+                let ip = peer.ip().to_canonical().to_string();
+                let port = peer.port().to_string();
+                self.set("PROTO", "TCP");
+                self.set("TCPREMOTEIP", &ip);
+                self.set("TCPREMOTEPORT", &port);
+                self.set("REMOTE_ADDR", &ip);
+                self.set("REMOTE_PORT", &port);
+                if let Some(Address::Inet(local)) = local {
+                    self.set("TCPLOCALIP", local.ip().to_canonical().to_string());
+                    self.set("TCPLOCALPORT", local.port().to_string());
+                }
+            }
+            Address::Unix(peer) => {
+                self.set("PROTO", "UNIX");
+                if let Some(Address::Unix(local)) = local {
+                    self.name("UNIXLOCALPATH", &local);
+                }
+                self.name("UNIXREMOTEPATH", &peer);
+                self.name("REMOTE_ADDR", &peer);
+                if let Ok(peer) = accepted.peer_credentials() {
+                    self.set("UNIXREMOTEEUID", peer.uid.to_string());
+                    self.set("UNIXREMOTEEGID", peer.gid.to_string());
+                    self.set("UNIXREMOTEPID", peer.pid.to_string());
+                }
+            }
+            _ => {}
+        }
+    }
+
+    /// Sets the name of a Unix socket, if it has one: `@` stands for the zero byte of an abstract one.
+    fn name(&mut self, name: &str, address: &UnixAddress) {
+        match address {
+            UnixAddress::Path(path) => self.set(name, path.as_os_str().as_bytes()),
+            UnixAddress::Abstract(bytes) => self.set(name, [b"@", &**bytes].concat()),
+            _ => {}
+        }
+    }
+
+    fn tls(&mut self, tls: &TlsLayer) {
+        let version = match tls.version() {
+            Some(Version::Tls12) => Some("TLSv1.2"),
+            Some(Version::Tls13) => Some("TLSv1.3"),
+            _ => None,
+        };
+        let values = [
+            ("SSL_PROTOCOL", version),
+            ("SSL_CIPHER", tls.cipher_suite()),
+            ("SSL_TLS_SNI_SERVERNAME", tls.server_name()),
+        ];
+        for (name, value) in values {
+            if let Some(value) = value {
+                self.set(name, value);
+            }
+        }
+        if let Some(client) = tls.peer_certificates().first() {
+            self.set("SSL_CLIENT_FINGERPRINT", client.fingerprint());
+            self.set("SSL_CLIENT_S_DN", Certificate::subject(client));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn variables_of_the_service_manager_and_of_another_connection_are_kept_from_programs() {
+        for name in [
+            "NOTIFY_SOCKET",
+            "LISTEN_PIDFDID",
+            "PROTO",
+            "TCPREMOTEHOST",
+            "SSL_CIPHER",
+            MARK,
+        ] {
+            assert!(is_kept_from_programs(name.as_bytes()), "{name}");
+        }
+        for name in ["PATH", "PROTOCOL", "TCP", "LISTEN", "NOTIFY"] {
+            assert!(!is_kept_from_programs(name.as_bytes()), "{name}");
+        }
+    }
+
+    #[test]
+    fn variables_of_the_command_line() {
+        let pair = |name: &str, value: Option<&str>| Variable {
+            name: name.to_owned(),
+            value: value.map(str::to_owned),
+        };
+        assert_eq!(variable("A"), Ok(pair("A", None)));
+        assert_eq!(variable("A=b=c"), Ok(pair("A", Some("b=c"))));
+        assert!(variable("=b").is_err() && variable("").is_err());
+        let path = CString::new(format!("PATH={}", env::var("PATH").unwrap())).unwrap();
+        let own = [
+            pair("A", Some("1")),
+            pair("A", Some("2")),
+            pair("PATH", None),
+            pair("NONE_SUCH", None),
+        ];
+        assert_eq!(of_server(true, &own), [c"A=2".to_owned(), path.clone()]);
+        assert!(of_server(false, &[]).contains(&path));
+    }
+}

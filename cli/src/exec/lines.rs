@@ -1,0 +1,167 @@
+//! What a program writes to its standard error: lines of the server's log, within bounds.
+//!
+//! A program that writes more lines a second than the log takes loses the rest, which are counted; one that writes even
+//! more waits until the second is over.
+
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::time::{Duration, Instant};
+
+use rustix::fs::{OFlags, fcntl_setfl};
+use rustix::io::{Errno, read};
+use rustix::pipe::{PipeFlags, pipe_with};
+
+use crate::log::say;
+
+/// How many lines a second go to the log.
+const LINES: u64 = 100;
+
+/// How many bytes are read in a second.
+const BYTES: usize = 1 << 20;
+
+/// The longest line; the log has no room for a longer one.
+const LINE_MAX: usize = 4000;
+
+const SECOND: Duration = Duration::from_secs(1);
+
+/// The standard error of one program.
+#[derive(Debug)]
+pub(super) struct Lines {
+    /// `None` at the end of the pipe.
+    pipe: Option<OwnedFd>,
+    /// What the lines begin with.
+    prefix: String,
+    line: Vec<u8>,
+    /// The rest of a line that was too long is dropped.
+    is_cut: bool,
+    second: Instant,
+    lines: u64,
+    bytes: usize,
+    dropped: u64,
+}
+
+/// What to do after a read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Then {
+    /// Wait until the pipe is readable.
+    Wait,
+    /// Read no more before then.
+    Pause(Instant),
+    /// The program and its children have closed the pipe.
+    End,
+}
+
+impl Lines {
+    /// Makes a pipe, and returns the end for the program.
+    pub(super) fn new(prefix: String) -> io::Result<(Self, OwnedFd)> {
+        let (pipe, writer) = pipe_with(PipeFlags::CLOEXEC)?;
+        // The flag holds for this end alone: each end has a file description.
+        fcntl_setfl(&pipe, OFlags::NONBLOCK)?;
+        let lines = Self {
+            pipe: Some(pipe),
+            prefix,
+            line: Vec::new(),
+            is_cut: false,
+            second: Instant::now(),
+            lines: 0,
+            bytes: 0,
+            dropped: 0,
+        };
+        Ok((lines, writer))
+    }
+
+    pub(super) fn pipe(&self) -> Option<BorrowedFd<'_>> {
+        self.pipe.as_ref().map(AsFd::as_fd)
+    }
+
+    /// Reads what there is, and logs the lines. Never blocks.
+    pub(super) fn read(&mut self) -> Then {
+        let mut buf = vec![0; 16 * 1024];
+        loop {
+            self.begin_second();
+            if self.bytes >= BYTES {
+                return Then::Pause(self.second + SECOND);
+            }
+            let Some(pipe) = &self.pipe else {
+                return Then::End;
+            };
+            match read(pipe, &mut *buf) {
+                Err(Errno::INTR) => {}
+                Err(Errno::AGAIN) => return Then::Wait,
+                Ok(0) | Err(_) => {
+                    self.pipe = None;
+                    self.end_line();
+                    return Then::End;
+                }
+                Ok(count) => {
+                    self.bytes += count;
+                    self.take(&buf[..count]);
+                    if count < buf.len() {
+                        return Then::Wait;
+                    }
+                }
+            }
+        }
+    }
+
+    /// Logs what is left, once the program has ended.
+    pub(super) fn finish(mut self) {
+        self.read();
+        self.end_line();
+        self.report_dropped();
+    }
+
+    fn begin_second(&mut self) {
+        if self.second.elapsed() >= SECOND {
+            self.report_dropped();
+            self.second = Instant::now();
+            self.lines = 0;
+            self.bytes = 0;
+        }
+    }
+
+    fn take(&mut self, bytes: &[u8]) {
+        for part in bytes.split_inclusive(|byte| *byte == b'\n') {
+            let (text, ends) = part
+                .strip_suffix(b"\n")
+                .map_or((part, false), |text| (text, true));
+            let room = LINE_MAX - self.line.len();
+            self.is_cut |= text.len() > room;
+            self.line.extend(&text[..text.len().min(room)]);
+            if ends {
+                self.log();
+            }
+        }
+    }
+
+    fn end_line(&mut self) {
+        if !self.line.is_empty() {
+            self.log();
+        }
+    }
+
+    fn log(&mut self) {
+        if self.lines < LINES {
+            let text = String::from_utf8_lossy(&self.line);
+            let cut = if self.is_cut { " [cut]" } else { "" };
+            say(format_args!("{}: {text}{cut}", self.prefix));
+            self.lines += 1;
+        } else {
+            self.dropped += 1;
+        }
+        self.line.clear();
+        self.is_cut = false;
+    }
+
+    fn report_dropped(&mut self) {
+        let dropped = std::mem::take(&mut self.dropped);
+        if dropped > 0 {
+            let lines = if dropped == 1 {
+                "line was"
+            } else {
+                "lines were"
+            };
+            say(format_args!("{}: {dropped} {lines} dropped", self.prefix));
+        }
+    }
+}

@@ -1,0 +1,263 @@
+//! A process that starts programs.
+//!
+//! The starter is forked once, before the server has threads, connections and memory, and forks each program from
+//! then on: a start costs the same whatever the server's size. A request names a program, its arguments and
+//! variables, and carries the descriptors that become 0, 1, 2 and so on, and a *control* socket of its own: over that
+//! the starter reports what becomes of the program, and its end ends the program, with all processes that the program
+//! has started. So programs end with the server too, however that ends.
+
+mod child;
+mod notice;
+mod process;
+mod request;
+mod sys;
+
+use std::ffi::CString;
+use std::io::{self, IoSlice};
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::panic::{self, AssertUnwindSafe, catch_unwind};
+use std::time::Duration;
+
+use anyhow::{Context, anyhow, bail};
+use rustix::net::{
+    AddressFamily, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage, SendFlags, Shutdown,
+    SocketFlags, SocketType, recv, send, sendmsg, shutdown, socketpair,
+};
+use rustix::process::{
+    Pid, PidfdFlags, Resource, Rlimit, WaitId, WaitIdOptions, getrlimit, pidfd_open,
+    set_child_subreaper, setrlimit, waitid,
+};
+use socketserver::task::Descriptor;
+
+pub(crate) use notice::{Ended, Exit, Notice};
+pub(crate) use request::Command;
+use request::DESCRIPTORS_MAX;
+use sys::Fork;
+
+/// The variable by which the starter finds what belongs to a program.
+pub(crate) const MARK: &str = "SOCKETSERVER_PROGRAM";
+
+/// What runs in the process of each program, last before execve(2).
+pub(crate) type Prepare = Box<dyn Fn() -> anyhow::Result<()>>;
+
+/// What holds for all programs of a starter.
+#[derive(Debug)]
+pub(crate) struct Settings {
+    /// The variables, as `NAME=VALUE`; those of a start replace those of the same name.
+    pub(crate) env: Vec<CString>,
+    /// How long after SIGTERM a process gets SIGKILL.
+    pub(crate) kill_timeout: Duration,
+}
+
+/// The server's side of the starter.
+#[derive(Debug)]
+pub(crate) struct Starter {
+    requests: Descriptor<OwnedFd>,
+    pid: Pid,
+    pidfd: OwnedFd,
+}
+
+/// A program that was asked for. When it is dropped, the program ends, and every process that belongs to it.
+#[derive(Debug)]
+pub(crate) struct Running {
+    control: OwnedFd,
+}
+
+impl Starter {
+    /// Forks the starter; this process must have one thread. In the starter `set_up` is called first, once.
+    ///
+    /// # Errors
+    ///
+    /// As fork(2) and pidfd_open(2), or what `set_up` returns.
+    pub(crate) fn fork(
+        settings: Settings,
+        set_up: impl FnOnce() -> anyhow::Result<Prepare>,
+    ) -> anyhow::Result<Self> {
+        let flags = SocketFlags::CLOEXEC;
+        let (ours, theirs) = socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None)
+            .context("make a socket for the process that starts programs")?;
+        let pid = match sys::fork().context("fork the process that starts programs")? {
+            Fork::Parent(pid) => pid,
+            Fork::Child => {
+                // A panic must not unwind into the frames of the server.
+                let run = AssertUnwindSafe(|| serve(settings, set_up, theirs));
+                sys::exit(catch_unwind(run).unwrap_or(101))
+            }
+        };
+        drop(theirs);
+        let starter = Self {
+            requests: Descriptor::new(ours),
+            pid,
+            pidfd: pidfd_open(pid, PidfdFlags::empty()).context("pidfd_open(2)")?,
+        };
+        let mut text = vec![0; 4096];
+        let answer = recv(starter.requests.get_ref(), &mut *text, RecvFlags::empty());
+        let (count, _) = answer.context("start the process that starts programs")?;
+        match std::str::from_utf8(&text[..count]) {
+            Ok(READY) => Ok(starter),
+            Ok("") => bail!("start the process that starts programs: it has ended"),
+            Ok(why) => Err(anyhow!("{why}")),
+            Err(err) => Err(err).context("start the process that starts programs"),
+        }
+    }
+
+    /// Asks for a program. For each of its descriptors from 0 on, `layout` has the index in `fds` of what it refers
+    /// to. A program with the variable `LISTEN_FDS` gets `LISTEN_PID` too.
+    ///
+    /// # Errors
+    ///
+    /// - `BrokenPipe` or `ConnectionReset`: the starter has ended.
+    /// - else as socketpair(2) and sendmsg(2).
+    pub(crate) fn start(
+        &self,
+        command: &Command,
+        env: &[CString],
+        fds: &[BorrowedFd<'_>],
+        layout: &[u8],
+    ) -> io::Result<Running> {
+        debug_assert!(layout.len() <= DESCRIPTORS_MAX, "the starter takes no more");
+        let message = command.request(layout, env)?;
+        let flags = SocketFlags::CLOEXEC;
+        let (ours, theirs) = socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None)?;
+        let mut passed = vec![theirs.as_fd()];
+        passed.extend(fds);
+        self.requests.write_with(|requests| {
+            let mut space =
+                [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(DESCRIPTORS_MAX + 1))];
+            let mut control = SendAncillaryBuffer::new(&mut space);
+            if !control.push(SendAncillaryMessage::ScmRights(&passed)) {
+                return Err(io::ErrorKind::InvalidInput.into());
+            }
+            let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
+            Ok(sendmsg(
+                requests,
+                &[IoSlice::new(&message)],
+                &mut control,
+                flags,
+            )?)
+        })?;
+        Ok(Running { control: ours })
+    }
+
+    /// Returns whether the starter has ended; it is not reaped. Async-signal-safe.
+    pub(crate) fn has_ended(&self) -> bool {
+        let options = WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
+        !matches!(
+            waitid(WaitId::PidFd(self.pidfd.as_fd()), options),
+            Ok(None) | Err(rustix::io::Errno::INTR)
+        )
+    }
+
+    /// Ends the programs that are left, and waits until they and the starter have ended.
+    ///
+    /// # Errors
+    ///
+    /// The starter has ended before, or failed.
+    pub(crate) fn finish(&self) -> anyhow::Result<()> {
+        let before = self.has_ended();
+        // Its end in other processes of the server is closed by now.
+        let _ = shutdown(self.requests.get_ref(), Shutdown::Write);
+        let status = loop {
+            match waitid(WaitId::Pid(self.pid), WaitIdOptions::EXITED) {
+                Err(rustix::io::Errno::INTR) => {}
+                status => break status.context("wait for the process that starts programs")?,
+            }
+        };
+        let signal = status
+            .as_ref()
+            .and_then(|status| status.terminating_signal());
+        let code = status.as_ref().and_then(|status| status.exit_status());
+        let how = match (code, signal) {
+            (Some(0), _) if !before => return Ok(()),
+            (_, Some(signal)) => format!("by signal {signal}"),
+            (code, _) => format!("with exit status {}", code.unwrap_or_default()),
+        };
+        bail!(
+            "the process that starts programs ended {how}, so the server has stopped; start it again"
+        )
+    }
+}
+
+impl Running {
+    /// Takes the next notice; `None` once the starter has ended, or has dropped the request for want of descriptors.
+    ///
+    /// # Errors
+    ///
+    /// `WouldBlock`: there is none yet.
+    pub(crate) fn next(&self) -> io::Result<Option<Notice>> {
+        let mut text = [0; 4096];
+        match recv(&self.control, &mut text, RecvFlags::DONTWAIT) {
+            Ok((0, _)) | Err(rustix::io::Errno::CONNRESET) => Ok(None),
+            Ok((count, _)) => {
+                let text = String::from_utf8_lossy(&text[..count]);
+                let notice = Notice::decode(&text);
+                notice
+                    .map(Some)
+                    .ok_or_else(|| io::ErrorKind::InvalidData.into())
+            }
+            Err(err) => Err(err.into()),
+        }
+    }
+
+    /// Asks the program to end: SIGTERM, and later SIGKILL. Notices still come.
+    pub(crate) fn end(&self) {
+        // ENOTCONN: the program has ended.
+        let _ = shutdown(&self.control, Shutdown::Write);
+    }
+}
+
+impl AsFd for Running {
+    /// A descriptor that is readable when there is a notice.
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.control.as_fd()
+    }
+}
+
+/// What the starter sends when it is ready; another text is an error.
+const READY: &str = "ready";
+
+/// The life of the starter's process. Returns its exit status.
+fn serve(
+    settings: Settings,
+    set_up: impl FnOnce() -> anyhow::Result<Prepare>,
+    requests: OwnedFd,
+) -> i32 {
+    // That of the server uses descriptors that are closed here.
+    drop(panic::take_hook());
+    sys::reset_signals();
+    let answer = |text: &str| send(&requests, text.as_bytes(), SendFlags::NOSIGNAL).is_ok();
+    match begin(settings, set_up, &requests) {
+        Ok(mut starter) if answer(READY) => i32::from(starter.run().is_err()),
+        Ok(_) => 0,
+        Err(err) => {
+            answer(&format!("{err:#}"));
+            1
+        }
+    }
+}
+
+fn begin(
+    settings: Settings,
+    set_up: impl FnOnce() -> anyhow::Result<Prepare>,
+    requests: &OwnedFd,
+) -> anyhow::Result<process::Starter> {
+    sys::close_from(3, requests.as_fd()).context("close_range(2)")?;
+    set_child_subreaper(Some(rustix::process::getpid())).context("prctl(2)")?;
+    let prepare = set_up()?;
+    let nofile = getrlimit(Resource::Nofile);
+    // A descriptor for each program that lives.
+    let raised = Rlimit {
+        current: nofile.maximum,
+        maximum: nofile.maximum,
+    };
+    setrlimit(Resource::Nofile, raised).context("raise the limit on descriptors")?;
+    let base = child::Base {
+        env: settings.env,
+        nofile,
+        prepare,
+    };
+    let requests = requests.try_clone().context("duplicate a socket")?;
+    let starter = process::Starter::new(base, settings.kill_timeout, requests);
+    starter.context("set up the process that starts programs; it needs /proc")
+}

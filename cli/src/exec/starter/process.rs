@@ -1,0 +1,362 @@
+//! The starter's process: a loop that forks programs, and ends what belongs to each.
+//!
+//! A program ends when its server asks for that, or has closed the program's control socket: SIGTERM for its process
+//! group, SIGKILL later. What a program leaves behind becomes a child of the starter, which is a subreaper
+//! (prctl(2), `PR_SET_CHILD_SUBREAPER`). Whenever a child has ended, the starter looks at its other children: one
+//! that is no program, and belongs to none that lives, is a stray, and is ended too.
+
+use std::collections::HashMap;
+use std::io;
+use std::mem::MaybeUninit;
+use std::os::fd::OwnedFd;
+use std::time::{Duration, Instant};
+
+use rustix::event::epoll::{self, CreateFlags, EventData, EventFlags};
+use rustix::io::{Errno, read};
+use rustix::net::{
+    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendFlags, recv, recvmsg, send,
+};
+use rustix::process::{
+    Pid, PidfdFlags, Signal, getpgid, getpid, getppid, getsid, kill_process, kill_process_group,
+    pidfd_open,
+};
+
+use super::child::{self, Base};
+use super::notice::Notice;
+use super::request::{DESCRIPTORS_MAX, MESSAGE_MAX, Request};
+use super::sys::{self, Fork};
+
+/// The epoll data of the socket for requests, of ended children, and of the server's main process. That of a control
+/// socket is the process id of its program: process 1 is no child of the starter.
+const REQUESTS: u64 = 0;
+const CHILDREN: u64 = 1;
+const SERVER: u64 = u64::MAX;
+
+/// How many requests are taken before other events are looked at.
+const BATCH: usize = 16;
+
+/// How long the starter outlives its server at most, beyond twice the time until SIGKILL: a process that the kernel
+/// does not end keeps it no longer.
+const LAST: Duration = Duration::from_secs(5);
+
+pub(super) struct Starter {
+    base: Base,
+    kill_timeout: Duration,
+    pid: Pid,
+    requests: OwnedFd,
+    signals: OwnedFd,
+    /// The pidfd of the server's main process.
+    server: OwnedFd,
+    epoll: OwnedFd,
+    /// The programs that live, by their process.
+    programs: HashMap<Pid, Program>,
+    /// Processes that belong to no program, and are being ended.
+    strays: HashMap<Pid, Ending>,
+    serial: u64,
+    /// When the process exits at the latest, once its server is gone.
+    last: Option<Instant>,
+    buffer: Vec<u8>,
+}
+
+struct Program {
+    serial: u64,
+    control: OwnedFd,
+    /// What has been done to end it.
+    ending: Option<Ending>,
+}
+
+/// What has been done to end a process or a group.
+enum Ending {
+    /// It got SIGTERM, and gets SIGKILL then.
+    Terminated(Instant),
+    Killed,
+}
+
+impl Starter {
+    pub(super) fn new(base: Base, kill_timeout: Duration, requests: OwnedFd) -> io::Result<Self> {
+        let epoll = epoll::create(CreateFlags::CLOEXEC)?;
+        let signals = sys::child_signals()?;
+        let server = getppid().ok_or(io::ErrorKind::NotFound)?;
+        let server = pidfd_open(server, PidfdFlags::empty())?;
+        for (fd, token) in [
+            (&requests, REQUESTS),
+            (&signals, CHILDREN),
+            (&server, SERVER),
+        ] {
+            epoll::add(&epoll, fd, EventData::new_u64(token), EventFlags::IN)?;
+        }
+        // Strays are found there.
+        child::children()?;
+        Ok(Self {
+            base,
+            kill_timeout,
+            pid: getpid(),
+            requests,
+            signals,
+            server,
+            epoll,
+            programs: HashMap::new(),
+            strays: HashMap::new(),
+            serial: 0,
+            last: None,
+            buffer: vec![0; MESSAGE_MAX],
+        })
+    }
+
+    /// Starts programs until the server is gone and all of them have ended.
+    ///
+    /// # Errors
+    ///
+    /// As epoll_wait(2).
+    pub(super) fn run(&mut self) -> io::Result<()> {
+        loop {
+            let now = Instant::now();
+            let is_done = self.programs.is_empty() && self.strays.is_empty();
+            if self.last.is_some_and(|last| is_done || now >= last) {
+                return Ok(());
+            }
+            self.kill_late(now);
+            let mut events = [const { MaybeUninit::<epoll::Event>::uninit() }; 64];
+            let timeout = self.next_deadline().map(|at| {
+                let left = at.saturating_duration_since(now);
+                // Rounded up: a wait that ends early would repeat.
+                let left = left + Duration::from_millis(1);
+                rustix::event::Timespec::try_from(left).unwrap_or_default()
+            });
+            let events = match epoll::wait(&self.epoll, &mut events, timeout.as_ref()) {
+                Ok((events, _)) => &*events,
+                Err(Errno::INTR) => &[],
+                Err(err) => return Err(err.into()),
+            };
+            let tokens: Vec<_> = events.iter().map(|event| event.data.u64()).collect();
+            for token in tokens {
+                match token {
+                    REQUESTS => self.take_requests(),
+                    CHILDREN => self.reap(),
+                    SERVER => self.close(),
+                    pid => self.hear(pid),
+                }
+            }
+        }
+    }
+
+    fn next_deadline(&self) -> Option<Instant> {
+        let programs = self.programs.values();
+        let endings = programs.filter_map(|program| program.ending.as_ref());
+        let endings = endings.chain(self.strays.values());
+        let kills = endings.filter_map(|ending| match ending {
+            Ending::Terminated(kill) => Some(*kill),
+            Ending::Killed => None,
+        });
+        kills.chain(self.last).min()
+    }
+
+    fn take_requests(&mut self) {
+        for _ in 0..BATCH {
+            match self.receive() {
+                Ok(Some((message, fds))) => self.start(&message, fds),
+                Ok(None) => return,
+                Err(_) => return self.close(),
+            }
+        }
+    }
+
+    /// The server is gone, or ends: ends all programs. Worker processes may be left, which drain.
+    fn close(&mut self) {
+        for fd in [&self.requests, &self.server] {
+            let _ = epoll::delete(&self.epoll, fd);
+        }
+        if self.last.is_some() {
+            return;
+        }
+        let span = self.kill_timeout.saturating_mul(2).saturating_add(LAST);
+        let now = Instant::now();
+        self.last = now.checked_add(span).or(Some(now));
+        let programs: Vec<_> = self.programs.keys().copied().collect();
+        for pid in programs {
+            self.end(pid);
+        }
+    }
+
+    /// Takes a request and its descriptors, if there is one.
+    ///
+    /// # Errors
+    ///
+    /// The server is gone.
+    fn receive(&mut self) -> io::Result<Option<(Vec<u8>, Vec<OwnedFd>)>> {
+        let mut space =
+            [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(DESCRIPTORS_MAX + 1))];
+        let mut control = RecvAncillaryBuffer::new(&mut space);
+        let flags = RecvFlags::DONTWAIT | RecvFlags::CMSG_CLOEXEC;
+        let mut parts = [io::IoSliceMut::new(&mut self.buffer)];
+        let received = match recvmsg(&self.requests, &mut parts, &mut control, flags) {
+            Err(Errno::AGAIN | Errno::INTR) => return Ok(None),
+            // Without descriptors or memory the request waits.
+            Err(Errno::NOBUFS | Errno::NOMEM) => return Ok(None),
+            received => received?,
+        };
+        if received.bytes == 0 {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        let mut fds = Vec::new();
+        for message in control.drain() {
+            if let RecvAncillaryMessage::ScmRights(passed) = message {
+                fds.extend(passed);
+            }
+        }
+        Ok(Some((self.buffer[..received.bytes].to_vec(), fds)))
+    }
+
+    /// Forks a process for a request.
+    fn start(&mut self, message: &[u8], mut fds: Vec<OwnedFd>) {
+        if fds.is_empty() {
+            // No descriptor was left for the control socket; the server finds it closed.
+            return;
+        }
+        let control = fds.remove(0);
+        let fail = |what: &str, err: io::Error| {
+            notify(&control, &Notice::Failed(format!("{what}: {err}")));
+        };
+        let Some(request) = Request::decode(message) else {
+            return fail("start a program", io::ErrorKind::InvalidData.into());
+        };
+        let count = request
+            .layout
+            .iter()
+            .max()
+            .map_or(0, |most| usize::from(*most) + 1);
+        if fds.len() < count {
+            let err = io::Error::from(Errno::MFILE);
+            return fail("pass the descriptors to the starter", err);
+        }
+        self.serial += 1;
+        let pid = match sys::fork_single() {
+            Ok(Fork::Parent(pid)) => pid,
+            Ok(Fork::Child) => {
+                child::run(&self.base, &request, self.serial, self.pid, &control, &fds)
+            }
+            Err(err) => return fail("fork(2)", err),
+        };
+        let number = pid.as_raw_nonzero().get();
+        notify(&control, &Notice::Started { pid: number });
+        let data = EventData::new_u64(number.unsigned_abs().into());
+        let flags = EventFlags::IN;
+        let ending = match epoll::add(&self.epoll, &control, data, flags) {
+            Ok(()) => None,
+            // A program whose end nobody could ask for is ended.
+            Err(_) => Some(self.terminate_group(pid)),
+        };
+        let program = Program {
+            serial: self.serial,
+            control,
+            ending,
+        };
+        self.programs.insert(pid, program);
+    }
+
+    /// The server has said that a program is to end, or has closed its control socket.
+    fn hear(&mut self, pid: u64) {
+        let pid = i32::try_from(pid).ok().and_then(Pid::from_raw);
+        let Some(program) = pid.and_then(|pid| self.programs.get(&pid)) else {
+            return;
+        };
+        if matches!(
+            recv(&program.control, &mut [0; 8], RecvFlags::DONTWAIT),
+            Err(Errno::AGAIN | Errno::INTR)
+        ) {
+            return;
+        }
+        let _ = epoll::delete(&self.epoll, &program.control);
+        pid.into_iter().for_each(|pid| self.end(pid));
+    }
+
+    /// Ends a program, unless that has begun.
+    fn end(&mut self, pid: Pid) {
+        let ending = self
+            .programs
+            .get(&pid)
+            .is_some_and(|program| program.ending.is_none());
+        let ending = ending.then(|| self.terminate_group(pid));
+        if let (Some(ending), Some(program)) = (ending, self.programs.get_mut(&pid)) {
+            program.ending = Some(ending);
+        }
+    }
+
+    fn kill_at(&self) -> Ending {
+        let now = Instant::now();
+        Ending::Terminated(now.checked_add(self.kill_timeout).unwrap_or(now))
+    }
+
+    /// Ends a program with its process group; a stopped one too.
+    fn terminate_group(&self, pid: Pid) -> Ending {
+        // Between fork(2) and setsid(2) there is no group of this number.
+        if kill_process_group(pid, Signal::TERM).is_err() {
+            let _ = kill_process(pid, Signal::TERM);
+        }
+        let _ = kill_process_group(pid, Signal::CONT);
+        self.kill_at()
+    }
+
+    /// Kills what has outlived its SIGTERM for too long.
+    fn kill_late(&mut self, now: Instant) {
+        let is_late = |ending: &Ending| matches!(ending, Ending::Terminated(kill) if now >= *kill);
+        for (pid, program) in &mut self.programs {
+            if let Some(ending) = program.ending.as_mut().filter(|ending| is_late(ending)) {
+                if kill_process_group(*pid, Signal::KILL).is_err() {
+                    let _ = kill_process(*pid, Signal::KILL);
+                }
+                *ending = Ending::Killed;
+            }
+        }
+        self.strays.retain(|pid, ending| {
+            if !is_late(ending) {
+                return true;
+            }
+            *ending = Ending::Killed;
+            // EPERM: another user's process, which a program with the set-user-ID bit was.
+            kill_process(*pid, Signal::KILL).is_ok()
+        });
+    }
+
+    /// Reaps children that have ended, and ends those that belong to no program any more.
+    fn reap(&mut self) {
+        // Its reads return how many signals came, which says nothing of how many children ended.
+        let _ = read(&self.signals, &mut [0; 1024]);
+        while let Some((pid, exit)) = sys::reap() {
+            self.strays.remove(&pid);
+            if let Some(program) = self.programs.remove(&pid) {
+                let _ = epoll::delete(&self.epoll, &program.control);
+                notify(&program.control, &Notice::Exited(exit));
+                // The group may have other members, which keep its number from being used again.
+                let _ = kill_process_group(pid, Signal::TERM);
+                let _ = kill_process_group(pid, Signal::CONT);
+            }
+        }
+        let serials = self.programs.values().map(|program| program.serial);
+        let serials: std::collections::HashSet<_> = serials.collect();
+        // An error here, after a success at the start, is a lack of memory or descriptors: the next end of a child
+        // repeats this.
+        for pid in child::children().unwrap_or_default() {
+            if self.programs.contains_key(&pid) || self.strays.contains_key(&pid) {
+                continue;
+            }
+            let lives =
+                |id: rustix::io::Result<Pid>| id.is_ok_and(|id| self.programs.contains_key(&id));
+            let belongs = lives(getpgid(Some(pid)))
+                || lives(getsid(Some(pid)))
+                || child::mark_of(pid).is_some_and(|serial| serials.contains(&serial));
+            if !belongs {
+                let _ = kill_process(pid, Signal::TERM);
+                let _ = kill_process(pid, Signal::CONT);
+                let ending = self.kill_at();
+                self.strays.insert(pid, ending);
+            }
+        }
+    }
+}
+
+/// Reports to the server. A server that is gone, or does not read, gets no report.
+fn notify(control: &OwnedFd, notice: &Notice) {
+    let flags = SendFlags::NOSIGNAL | SendFlags::DONTWAIT;
+    let _ = send(control, notice.encode().as_bytes(), flags);
+}

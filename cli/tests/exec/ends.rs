@@ -1,0 +1,271 @@
+//! How programs end: with their client, with their server, by themselves, with all that they have started.
+
+use std::fs;
+use std::net::TcpStream;
+use std::time::Duration;
+
+use rustix::process::{Pid, Signal, kill_process};
+use socket2::Socket;
+
+use crate::support::{Client, DEADLINE, children, poll_until};
+use crate::{MODELS, await_end_of, await_line, exec, is_alive, line, pids};
+
+/// Closes a connection by a reset (socket(7), `SO_LINGER`).
+fn reset(url: &str, read: impl FnOnce(&mut Client) -> Vec<u32>) -> Vec<u32> {
+    let address = url.strip_prefix("tcp://").expect("a URL of TCP");
+    let stream = TcpStream::connect(address).expect("connect");
+    let socket = Socket::from(stream);
+    socket.set_read_timeout(Some(DEADLINE)).expect("a deadline");
+    socket
+        .set_linger(Some(Duration::ZERO))
+        .expect("set SO_LINGER");
+    read(&mut Client::from_stream(socket))
+}
+
+#[test]
+fn a_half_closed_stream_lives_on() {
+    for model in MODELS {
+        let server = exec(&format!("--model {model}"), "cat; echo end");
+        let mut client = Client::connect(&server.urls[0]);
+        client.send(b"some words\n");
+        client.end_of_input();
+        assert_eq!(client.receive(100), b"some words\nend\n", "{model}");
+        server.stop();
+    }
+}
+
+#[test]
+fn a_program_that_stays_after_the_end_of_the_stream_is_ended() {
+    let server = exec(
+        "--half-close-timeout 0.1",
+        "echo $$; cat >/dev/null; exec sleep 1000",
+    );
+    let mut client = Client::connect(&server.urls[0]);
+    let pids = pids(&mut client);
+    client.end_of_input();
+    assert_eq!(client.receive(1), b"");
+    await_end_of(&pids);
+    let line = server.process.next_line();
+    assert!(
+        line.ends_with("/bin/sh was ended, 0.1 s after the client's end of stream"),
+        "{line}"
+    );
+    server.stop();
+}
+
+#[test]
+fn a_reset_ends_the_whole_group_at_once() {
+    for model in MODELS {
+        let options = format!("--model {model} --half-close-timeout none --idle-timeout none");
+        let server = exec(&options, "sleep 1000 & echo $$ $!; wait");
+        let group = reset(&server.urls[0], pids);
+        assert_eq!(group.len(), 2, "{model}");
+        await_end_of(&group);
+        drop(server);
+    }
+}
+
+#[test]
+fn a_program_that_ignores_sigterm_is_killed() {
+    let server = exec(
+        "--kill-timeout 0.1",
+        "trap '' TERM; sleep 1000 & echo $$ $!; while :; do wait; done",
+    );
+    let group = reset(&server.urls[0], pids);
+    await_end_of(&group);
+    server.stop();
+}
+
+#[test]
+fn a_stopped_program_is_ended_too() {
+    let server = exec("", "echo $$; kill -STOP $$");
+    let group = reset(&server.urls[0], pids);
+    await_end_of(&group);
+    server.stop();
+}
+
+/// Starts a process in a session of its own, whose parent ends at once, and prints its number.
+const FORKS_AWAY: &str = "(setsid sh -c 'echo $$; exec sleep 1000' &)";
+
+/// The same, and the process has none of the variables.
+const FORKS_AWAY_BARE: &str = "(env -i PATH=$PATH setsid sh -c 'echo $$; exec sleep 1000' &)";
+
+#[test]
+fn what_forks_away_ends_with_its_program_and_not_before() {
+    for model in MODELS {
+        let server = exec(
+            &format!("--model {model} --max-connections 100"),
+            &format!("{FORKS_AWAY}; read x; read x; exit 0"),
+        );
+        let mut client = Client::connect(&server.urls[0]);
+        let away = pids(&mut client);
+        client.send(b"x\n");
+        if model != "sequential" {
+            // Another program ends, after which the starter looks for strays.
+            let mut other = Client::connect(&server.urls[0]);
+            let its = pids(&mut other);
+            other.send(b"x\nx\n");
+            assert_eq!(other.receive(1), b"", "{model}");
+            await_end_of(&its);
+        }
+        assert!(is_alive(away[0]), "{model}");
+        client.send(b"x\n");
+        assert_eq!(client.receive(1), b"", "{model}");
+        await_end_of(&away);
+        server.stop();
+    }
+}
+
+#[test]
+fn what_forks_away_without_its_variables_ends_at_the_latest_with_its_program() {
+    let server = exec("", &format!("{FORKS_AWAY_BARE}; read x"));
+    let mut client = Client::connect(&server.urls[0]);
+    let away = pids(&mut client);
+    client.send(b"x\n");
+    await_end_of(&away);
+    drop(client);
+    server.stop();
+}
+
+#[test]
+fn a_killed_server_leaves_nothing() {
+    for model in MODELS {
+        let options = format!("--model {model} --kill-timeout 0.1");
+        let script =
+            format!("{FORKS_AWAY}; trap '' TERM; sleep 1000 & echo $$ $!; while :; do wait; done");
+        let server = exec(&options, &script);
+        let mut client = Client::connect(&server.urls[0]);
+        let mut all = pids(&mut client);
+        all.extend(pids(&mut client));
+        all.extend(children(server.process.id()));
+        server.process.signal(Signal::KILL);
+        await_end_of(&all);
+    }
+}
+
+#[test]
+fn a_server_whose_starter_is_killed_stops_and_says_so() {
+    for model in MODELS {
+        let mut server = exec(&format!("--model {model}"), "sleep 1000 & echo $$ $!; wait");
+        let mut client = Client::connect(&server.urls[0]);
+        let program = pids(&mut client);
+        let mut below = children(server.process.id());
+        below.retain(|pid| has_child(*pid, program[0]));
+        assert_eq!(below.len(), 1, "{model}: the starter");
+        let starter = Pid::from_raw(below[0] as i32).unwrap();
+        kill_process(starter, Signal::KILL).unwrap();
+        let exit = server.process.exit();
+        assert_eq!(exit.code, Some(1), "{model}: {exit:?}");
+        let why = "socketserver: the process that starts programs ended by signal 9, so the server has stopped; start it again";
+        assert_eq!(
+            exit.stderr.last().map(|line| &**line),
+            Some(why),
+            "{model}: {exit:?}"
+        );
+        await_end_of(&program);
+    }
+}
+
+fn has_child(parent: u32, child: u32) -> bool {
+    children(parent).contains(&child)
+}
+
+#[test]
+fn a_stop_waits_for_programs() {
+    let mut server = exec("", "echo hello; read x; echo bye");
+    let mut client = Client::connect(&server.urls[0]);
+    assert_eq!(line(&mut client), "hello");
+    server.process.signal(Signal::TERM);
+    poll_until("the server refuses clients", DEADLINE, || {
+        Client::try_connect(&server.urls[0]).is_none().then_some(())
+    });
+    client.send(b"x\n");
+    assert_eq!(client.receive(100), b"bye\n");
+    assert_eq!(server.process.exit().code, Some(0));
+}
+
+#[test]
+fn the_drain_deadline_ends_programs() {
+    for model in MODELS {
+        let options = format!("--model {model} --drain-timeout 0.1 --kill-timeout 0.1");
+        let mut server = exec(
+            &options,
+            "trap '' TERM; sleep 1000 & echo $$ $!; while :; do wait; done",
+        );
+        let mut client = Client::connect(&server.urls[0]);
+        let program = pids(&mut client);
+        server.process.signal(Signal::TERM);
+        let exit = server.process.exit();
+        assert_eq!(exit.code, Some(3), "{model}: {exit:?}");
+        // The server ends after its programs.
+        assert!(!program.iter().any(|pid| is_alive(*pid)), "{model}");
+    }
+}
+
+#[test]
+fn a_lifetime_ends_programs() {
+    for model in MODELS {
+        let server = exec(
+            &format!("--model {model} --lifetime 0.3"),
+            "echo $$; exec sleep 1000",
+        );
+        let mut client = Client::connect(&server.urls[0]);
+        let program = pids(&mut client);
+        assert_eq!(client.receive(1), b"", "{model}");
+        await_end_of(&program);
+        drop(server);
+    }
+}
+
+#[test]
+fn an_idle_connection_is_ended_and_a_busy_one_is_not() {
+    let server = exec(
+        "--idle-timeout 1",
+        "echo $$; while read x; do echo $x; done",
+    );
+    let mut client = Client::connect(&server.urls[0]);
+    let program = pids(&mut client);
+    // Longer than the limit in all.
+    for _ in 0..8 {
+        let mut quiet = Client::connect(&server.urls[0]);
+        drop(pids(&mut quiet));
+        assert!(quiet.hears_nothing_for(Duration::from_millis(250)));
+        client.echo("word\n");
+    }
+    assert_eq!(client.receive(1), b"");
+    await_end_of(&program);
+    let line = await_line(&server.process, "was ended");
+    assert!(
+        line.ends_with("/bin/sh was ended, 1 s in which nothing moved"),
+        "{line}"
+    );
+    drop(server);
+}
+
+#[test]
+fn the_number_of_programs_is_exact() {
+    for model in MODELS {
+        if model == "sequential" {
+            continue;
+        }
+        let server = exec(
+            &format!("--model {model} --max-connections 2"),
+            "echo $$; read x",
+        );
+        let mut clients: Vec<_> = (0..2).map(|_| Client::connect(&server.urls[0])).collect();
+        for client in &mut clients {
+            assert_eq!(pids(client).len(), 1, "{model}");
+        }
+        let mut third = Client::connect(&server.urls[0]);
+        assert!(
+            third.hears_nothing_for(Duration::from_millis(50)),
+            "{model}"
+        );
+        clients[0].send(b"x\n");
+        let third = pids(&mut third);
+        let comm =
+            fs::read_to_string(format!("/proc/{}/comm", third[0])).expect("the name of a process");
+        assert_eq!(comm, "sh\n", "{model}");
+        drop(server);
+    }
+}
