@@ -19,6 +19,7 @@ mod serve;
 mod services;
 mod signals;
 mod tls;
+mod web;
 mod workload;
 
 use std::panic;
@@ -26,7 +27,7 @@ use std::process::ExitCode;
 
 use socketserver::Report;
 
-use args::{Command, Serve};
+use args::{Command, Serve, Served};
 use log::say;
 use services::BuiltIn;
 
@@ -42,11 +43,7 @@ fn main() -> ExitCode {
         Ok(command) => command,
     };
     let result = handlers.and_then(|handlers| match command {
-        Command::Serve(Serve {
-            service,
-            allow_amplification,
-            options,
-        }) => serve::run(BuiltIn::new(service, allow_amplification), options),
+        Command::Serve(serve) => serve_one(*serve),
         Command::Exec(exec) => exec::run(exec),
         Command::Workload(work) => workload::run(work),
         Command::Compare(args) => {
@@ -75,4 +72,20 @@ fn main() -> ExitCode {
     };
     log::finish();
     code
+}
+
+fn serve_one(serve: Serve) -> anyhow::Result<Report> {
+    let Serve {
+        service,
+        directory,
+        allow_amplification,
+        web,
+        options,
+    } = serve;
+    match (service, directory) {
+        (Served::Http, directory) => web::run(web, &directory.unwrap_or_default(), options),
+        (Served::BuiltIn(service), _) => {
+            serve::run(BuiltIn::new(service, allow_amplification), options)
+        }
+    }
 }

@@ -59,6 +59,22 @@ pub(crate) trait Task: Send + Sync + 'static {
     /// Called when the server enters a state, unless the accept loop is busy with a handler.
     fn entered(&self, _state: State) {}
 
+    /// The protocols that TLS clients may choose from (ALPN), the preferred one first.
+    fn protocols(&self) -> &'static [&'static str] {
+        &[]
+    }
+
+    /// How many KiB the stack of a coroutine needs without TLS.
+    fn stack_kib(&self) -> usize {
+        // Eight times the deepest stack that was measured.
+        64
+    }
+
+    /// Returns what to call at SIGHUP, in each process that accepts.
+    fn reloader(&self) -> Option<Box<dyn Fn() + Send + Sync>> {
+        None
+    }
+
     /// Serves one connection or datagram. It must do nothing that the contract of [`Coroutines::new`] forbids.
     ///
     /// # Errors
@@ -90,7 +106,7 @@ pub(crate) fn run(task: impl Task, options: Options) -> anyhow::Result<Report> {
         ),
         Model::One(Inner::Forking) => serve(task, options, Forking::default()),
         Model::One(Inner::Coroutines) => {
-            let model = coroutines(&options, workers);
+            let model = coroutines(&options, workers, task.stack_kib());
             serve(task, options, model)
         }
         Model::Prefork(Inner::Sequential) => {
@@ -107,7 +123,7 @@ pub(crate) fn run(task: impl Task, options: Options) -> anyhow::Result<Report> {
         }
         // One worker in each process: the processes use the processors.
         Model::Prefork(Inner::Coroutines) => {
-            let model = coroutines(&options, Some(1));
+            let model = coroutines(&options, Some(1), task.stack_kib());
             serve(task, options, prefork(workers, model))
         }
     }
@@ -119,13 +135,13 @@ fn prefork<M>(workers: Option<usize>, model: M) -> Prefork<M> {
 }
 
 #[expect(unsafe_code, reason = "the contract of coroutines")]
-fn coroutines(options: &Options, workers: Option<usize>) -> Coroutines {
+fn coroutines(options: &Options, workers: Option<usize>, stack_kib: usize) -> Coroutines {
     // SAFETY: the tasks of this crate read, write, compute, sleep and format text; nothing that they call restores a
     // thread-local after a blocking call.
     let model = unsafe { Coroutines::new() };
-    // Eight times the deepest stack that was measured without TLS; a handshake needs more.
+    // A TLS handshake needs more.
     let kib = if options.tls.is_on() { 256 } else { 64 };
-    let model = model.stack_size(kib * 1024);
+    let model = model.stack_size(kib.max(stack_kib) * 1024);
     let model = model.driver(match options.driver {
         args::Driver::Auto => Driver::Auto,
         args::Driver::Epoll => Driver::Epoll,
@@ -160,10 +176,17 @@ fn serve<M: ServerModel>(
         .on_accept_error(|err| say(format_args!("socketserver: {err}")))
         .on_stall(|stall| say(format_args!("socketserver: {stall}")));
     builder = options.limits.apply(builder);
-    if options.access.is_on() {
-        let access = options.access.clone();
-        builder = builder.on_reload(move |server| access.reload(server));
-    }
+    let access = options.access.is_on().then(|| options.access.clone());
+    let reloader = task.reloader();
+    let reloads = access.is_some() || reloader.is_some();
+    builder = builder.on_reload(move |server| {
+        if let Some(access) = &access {
+            access.reload(server);
+        }
+        if let Some(reload) = &reloader {
+            reload();
+        }
+    });
     let notifier = Notifier::from_env().unwrap_or_else(|err| {
         say(format_args!(
             "socketserver: {err}; the service manager is not notified"
@@ -179,7 +202,7 @@ fn serve<M: ServerModel>(
     builder = builder.access(options.access.load()?);
     let wrappers = Wrappers {
         proxy: options.proxied.load()?,
-        tls: options.tls.load()?,
+        tls: options.tls.load(task.protocols())?,
     };
     let listeners = bind::all(&options.listen, &wrappers)?;
     log::start();
@@ -204,8 +227,8 @@ fn serve<M: ServerModel>(
         handle.clone(),
         options.limits.stop_times(options.drain_timeout),
     );
-    let lists = options.access.is_on().then(|| handle.clone());
-    signals::reload(lists, wrappers.tls, notifier)?;
+    let reloaded = reloads.then(|| handle.clone());
+    signals::reload(reloaded, wrappers.tls, notifier)?;
     if let Some(note) = short_of_descriptors(&options, handle.limits().max_connections) {
         say(format_args!("socketserver: {note}"));
     }

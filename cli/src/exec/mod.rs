@@ -1,13 +1,13 @@
 //! `exec`: a program for each connection, whose standard input and output are the connection, or one for a datagram
 //! socket.
 
-mod environment;
-mod lines;
+pub(crate) mod environment;
+pub(crate) mod lines;
 mod movement;
 mod program;
 mod relay;
 mod serving;
-mod starter;
+pub(crate) mod starter;
 
 use std::ffi::OsString;
 use std::io;

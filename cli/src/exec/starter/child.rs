@@ -71,6 +71,11 @@ fn become_program(
             .context("a descriptor is missing")?;
         sys::place(fd.as_fd(), target).context("dup2(2)")?;
     }
+    // A descriptor behind those of the layout is the working directory.
+    let named = request.layout.iter().max().map_or(0, |last| usize::from(*last) + 1);
+    if let Some(directory) = fds.get(named) {
+        rustix::process::fchdir(directory).context("fchdir(2)")?;
+    }
     sys::keep_below(request.layout.len() as i32).context("close_range(2)")?;
     setrlimit(Resource::Nofile, base.nofile.clone()).context("restore the limit on descriptors")?;
     let env = environment(&base.env, &request.env, serial);
