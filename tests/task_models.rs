@@ -6,13 +6,14 @@ mod support;
 use std::future::pending;
 use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpListener};
+use std::os::unix::net::UnixStream;
 use std::process::ExitCode;
 use std::time::Duration;
 
 use libtest_mimic::{Arguments, Trial};
 use socketserver::model::{Forking, Model, ThreadPool, Threading};
 use socketserver::net::TcpConnection;
-use socketserver::task::{block_on, scope, sleep};
+use socketserver::task::{Descriptor, block_on, scope, sleep};
 use socketserver::{Builder, Connection, HandlerError, Server, ServerHandle, Tcp};
 use support::models::{Models, NAMES, UnderModel};
 use support::{DEADLINE, ServerProcess, is_available, poll_until, say};
@@ -21,7 +22,7 @@ use support::{DEADLINE, ServerProcess, is_available, poll_until, say};
 const NEVER: Duration = Duration::from_secs(3600);
 
 /// The waits of a handler; each kind of abort ends each of them.
-const WAITS: [&str; 4] = ["future", "sleep", "upstream", "scope"];
+const WAITS: [&str; 5] = ["future", "sleep", "upstream", "descriptor", "scope"];
 
 type Check = fn(&str, &str);
 
@@ -77,6 +78,11 @@ fn wait(name: &str, upstream: SocketAddr) -> io::Result<()> {
         "upstream" => {
             let mut upstream = TcpConnection::connect(upstream, DEADLINE)?;
             upstream.read(&mut [0]).map(drop)
+        }
+        "descriptor" => {
+            let (ours, _theirs) = UnixStream::pair()?;
+            ours.set_nonblocking(true)?;
+            Descriptor::new(ours).read_with(|mut ours| ours.read(&mut [0]).map(drop))
         }
         _ => scope(|scope| {
             let spawned = scope.spawn(|| {

@@ -32,7 +32,7 @@ pub(crate) type Connection = <Streams as Transport>::Accepted;
 
 type Streams = Either<Stream, Tls<Stream>>;
 type Plain = Either<Tcp, UnixStream>;
-type Stream = Either<Plain, Proxied<Plain>>;
+pub(crate) type Stream = Either<Plain, Proxied<Plain>>;
 
 /// Transports of messages with boundaries: over connections, and datagrams.
 type Messages = Either<UnixSeqpacket, Either<Datagrams, ProxiedDatagrams>>;

@@ -1,7 +1,5 @@
 //! From options to a server that has ended: the one match over models.
 
-use std::sync::Arc;
-
 use socketserver::model::{Driver, Model as ServerModel};
 use socketserver::net::{Either, Transport};
 use socketserver::observe::{Event, Failure, State};
@@ -56,8 +54,10 @@ pub(crate) trait Task: Send + Sync + 'static {
         Ok(())
     }
 
-    /// Called when the server enters a state, unless the accept loop is busy with a handler.
-    fn entered(&self, _state: State) {}
+    /// Returns what to call when the server enters a state, unless the accept loop is busy with a handler.
+    fn observer(&self) -> Option<Box<dyn Fn(State) + Send + Sync>> {
+        None
+    }
 
     /// The protocols that TLS clients may choose from (ALPN), the preferred one first.
     fn protocols(&self) -> &'static [&'static str] {
@@ -210,15 +210,14 @@ fn serve<M: ServerModel>(
     options.privileges.drop_for_good()?;
     let urls: Vec<_> = listeners.iter().map(Transport::url).collect();
     task.start(&listeners)?;
-    let task: Arc<dyn Task> = Arc::from(task);
-    let observed = Arc::clone(&task);
-    builder = builder
-        .listen(task.lend(listeners)?)
-        .observer(move |event: &Event<'_>| {
+    builder = builder.listen(task.lend(listeners)?);
+    if let Some(observer) = task.observer() {
+        builder = builder.observer(move |event: &Event<'_>| {
             if let Event::State(state) = event {
-                observed.entered(*state);
+                observer(*state);
             }
         });
+    }
     let notes = notes(&options);
     let server = builder.on_ready(move || announce(&urls, &notes)).build()?;
     let handle = server.handle();

@@ -4,10 +4,21 @@ use std::process::Command;
 
 const MANUAL: &str = include_str!("../../docs/operations.md");
 
-/// The options that `serve --help` lists, each with its default; a switch is off.
+/// The options of all subcommands that serve.
 fn options() -> Vec<(String, String)> {
+    let mut all = options_of("serve");
+    for option in options_of("exec") {
+        if !all.contains(&option) {
+            all.push(option);
+        }
+    }
+    all
+}
+
+/// The options that the help of a subcommand lists, each with its default; a switch is off.
+fn options_of(subcommand: &str) -> Vec<(String, String)> {
     let output = Command::new(env!("CARGO_BIN_EXE_socketserver"))
-        .args(["serve", "--help"])
+        .args([subcommand, "--help"])
         .output()
         .expect("run the command");
     let help = String::from_utf8(output.stdout).expect("UTF-8");

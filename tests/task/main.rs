@@ -5,6 +5,7 @@
 mod support;
 
 mod channels;
+mod descriptors;
 mod futures;
 mod scopes;
 mod timeouts;

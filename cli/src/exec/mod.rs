@@ -6,6 +6,7 @@ pub(crate) mod lines;
 mod movement;
 mod program;
 mod relay;
+mod restrict;
 mod serving;
 pub(crate) mod starter;
 
@@ -22,18 +23,19 @@ use clap::Args;
 use rustix::event::{EventfdFlags, eventfd};
 use rustix::io::write;
 use rustix::net::sockopt::{Timeout as Direction, set_socket_timeout};
-use rustix::process::{Pid, Signal, kill_process_group};
-use socketserver::net::{Accepted as _, Either, Managed, Waits};
+use rustix::process::{Pid, Resource, Rlimit, Signal, getrlimit, kill_process_group, setrlimit};
+use socketserver::net::{Accepted as _, Either, Managed as _, Transport, Waits};
 use socketserver::observe::State;
 use socketserver::{Next, Outcome, Report, ServerHandle, task};
 
 use self::environment::{Variable, Variables};
 use self::lines::Lines;
 use self::relay::{Client, Relay};
+use self::restrict::Restrictions;
 use self::serving::{Around, Cause, Over, Session};
 use self::starter::{Command, Ended, Exit, Settings, Starter};
 use crate::args::{Inner, Model, Options, seconds};
-use crate::bind::{Accepted, Any, Listener};
+use crate::bind::{Accepted, Any, Listener, Stream};
 use crate::lent::{Lent, LentSocket};
 use crate::limits::{Timeout, timeout};
 use crate::listen::Url;
@@ -48,7 +50,8 @@ Examples:
   socketserver exec -- cat
   socketserver exec --listen 'tcp://[::]:9418' --user nobody --max-connections 50 -- git daemon --inetd --export-all --base-path=/srv/git
   socketserver exec --listen 'tcp://[::]:7443' --tls-cert cert.pem --tls-key key.pem --env-clear --env PATH -- sh -c 'echo \"hello $TCPREMOTEIP\"'
-  socketserver exec --listen udp://0.0.0.0:69 --kill-timeout 1 -- in.tftpd --listen=false /srv/tftp
+  socketserver exec --user nobody --limit nofile=64,cpu=10 --no-network --read-only /usr --read-only /srv/www -- micro-httpd /srv/www
+  socketserver exec --listen udp://0.0.0.0:69 --kill-timeout 1 -- in.tftpd --secure /srv/tftp
 
 The program:
   It is started for each connection, in a session of its own, with no descriptors but these:
@@ -66,8 +69,8 @@ Its variables are those of the server, without what a service manager has set, a
   SOCKETSERVER_CONNECTION: the number of the connection in the log
 
 A program ends, with all processes that it has started, by SIGTERM, and SIGKILL --kill-timeout later:
-  at once when the connection has failed, as by a reset
-  --half-close-timeout after the client's end of stream
+  at once when the connection has failed, as by a reset, and when --half-close-timeout has passed
+  since the client's end of stream
   when nothing has moved for --idle-timeout, and after --lifetime and --request-timeout; on unix and
   seqpacket listeners without TLS the server does not see what moves
   at the drain deadline of a stop; one with a datagram socket when the server is asked to stop
@@ -75,6 +78,16 @@ Processes that outlive the program are ended when it has exited.";
 
 /// How long a socket is not lent again whose program has not read the datagram.
 const UNREAD_PAUSE: Duration = Duration::from_secs(1);
+
+/// The library's default of --max-connections.
+const CONNECTIONS: u64 = 10_240;
+
+/// The descriptors of a server for each connection: the connection, its program's control socket, its standard error,
+/// an epoll instance, and with TLS a socket for the program and a duplicate of the connection.
+const DESCRIPTORS: u64 = 6;
+
+/// Descriptors for everything else.
+const RESERVED: u64 = 128;
 
 const DATAGRAM_CONFLICT: &str = "--model sequential, forking and prefork are for connections: a datagram socket has \
      one program at a time, beside the other listeners; give --model threading, pool or coroutines";
@@ -102,9 +115,29 @@ pub(crate) struct Exec {
     kill_timeout: Duration,
     #[command(flatten)]
     pub(crate) options: Options,
+    #[command(flatten)]
+    restrictions: Restrictions,
 }
 
 impl Exec {
+    /// Bounds the number of connections by the descriptors that they take, unless a number was asked for. Returns a
+    /// note if that is too large.
+    fn bound_connections(&mut self) -> Option<String> {
+        let hard = getrlimit(Resource::Nofile).maximum.unwrap_or(u64::MAX);
+        let most = hard.saturating_sub(RESERVED) / DESCRIPTORS;
+        let asked = &mut self.options.limits.max_connections;
+        let asked = *asked.get_or_insert(CONNECTIONS.min(most));
+        // Worker processes share the connections, and each has its own limit.
+        let is_prefork = matches!(self.options.model, Model::Prefork(_));
+        (asked > most && !is_prefork).then(|| {
+            format!(
+                "--max-connections {asked} is too large for as many programs at once: each takes {DESCRIPTORS} descriptors, \
+                 and a process may have {hard} here, which is enough for {most}; raise the hard limit, with ulimit -Hn or \
+                 LimitNOFILE="
+            )
+        })
+    }
+
     /// The first error among options that do not go together.
     pub(crate) fn conflict(&self) -> Option<&'static str> {
         let datagrams = self.options.listen.iter().filter(|url| url.is_datagram());
@@ -123,6 +156,7 @@ impl Exec {
         checks
             .into_iter()
             .find_map(|(wrong, what)| (any && wrong).then_some(what))
+            .or_else(|| self.restrictions.conflict())
     }
 }
 
@@ -135,13 +169,15 @@ fn can_lend(model: Model) -> bool {
 }
 
 /// Serves until a signal stops it, and until every program has ended.
-pub(crate) fn run(exec: Exec) -> anyhow::Result<Report> {
+pub(crate) fn run(mut exec: Exec) -> anyhow::Result<Report> {
+    let note = exec.bound_connections();
     let path = program::find(&exec.program[0])?;
     program::check(&path)?;
     let starter = Arc::new(OnceLock::new());
     let flags = EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK;
     let task = Programs {
         command: Command::new(path.as_os_str(), &exec.program)?,
+        note,
         settings: Some(Settings {
             env: environment::of_server(exec.env_clear, &exec.env),
             kill_timeout: exec.kill_timeout,
@@ -150,9 +186,10 @@ pub(crate) fn run(exec: Exec) -> anyhow::Result<Report> {
             half_close: exec.half_close_timeout.0,
             idle: exec.options.limits.idle_timeout.0,
         },
+        restrictions: exec.restrictions,
         log: exec.options.log,
         can_lend: can_lend(exec.options.model),
-        stop: eventfd(0, flags).context("eventfd(2)")?,
+        stop: Arc::new(eventfd(0, flags).context("eventfd(2)")?),
         path,
         starter: Arc::clone(&starter),
     };
@@ -166,15 +203,18 @@ pub(crate) fn run(exec: Exec) -> anyhow::Result<Report> {
 struct Programs {
     path: PathBuf,
     command: Command,
+    /// What the operator should know.
+    note: Option<String>,
     /// Taken when the starter is forked.
     settings: Option<Settings>,
     limits: serving::Limits,
+    restrictions: Restrictions,
     /// Whether events of programs are logged.
     log: bool,
     /// Whether the model can serve a datagram socket.
     can_lend: bool,
     /// An eventfd(2) that is readable once the server has been asked to stop.
-    stop: OwnedFd,
+    stop: Arc<OwnedFd>,
     starter: Arc<OnceLock<Starter>>,
 }
 
@@ -182,14 +222,28 @@ impl Task for Programs {
     fn fork(&mut self, privileges: &Privileges) -> anyhow::Result<()> {
         let settings = self.settings.take().context("the starter is forked once")?;
         let privileges = privileges.clone();
-        let path = self.path.clone();
+        let (path, restrictions) = (self.path.clone(), self.restrictions.clone());
         let starter = Starter::fork(settings, move || {
+            restrictions.leave_network()?;
             privileges.drop_for_good()?;
             // As the user that the programs run as.
             program::check(&path)?;
-            Ok(Box::new(|| Ok(())))
+            let prepared = restrictions.prepare(&path)?;
+            Ok(Box::new(move || prepared.apply()))
         })?;
         let _ = self.starter.set(starter);
+        Ok(())
+    }
+
+    fn start(&mut self, _listeners: &[Any]) -> anyhow::Result<()> {
+        // After the starter was forked, whose programs have the limit that the server was started with.
+        let maximum = getrlimit(Resource::Nofile).maximum;
+        let current = maximum;
+        setrlimit(Resource::Nofile, Rlimit { current, maximum })
+            .context("raise the limit on descriptors")?;
+        if let Some(note) = &self.note {
+            say(format_args!("socketserver: {note}"));
+        }
         Ok(())
     }
 
@@ -225,7 +279,10 @@ impl Task for Programs {
         let variables = Variables::of(accepted);
         let over = match accepted {
             Either::Left(Either::Left(stream)) => self.plain(id, &variables, stream)?,
-            Either::Left(Either::Right(tls)) => self.relayed(id, &variables, tls)?,
+            Either::Left(Either::Right(tls)) => {
+                let socket = socket_of(tls.below()).try_clone_to_owned()?;
+                self.relayed(id, &variables, tls, socket)?
+            }
             Either::Right(Either::Left(seqpacket)) => {
                 seqpacket.wait()?;
                 self.direct(id, &variables, seqpacket.as_fd())?
@@ -236,14 +293,17 @@ impl Task for Programs {
         self.outcome(id, over)
     }
 
-    fn entered(&self, state: State) {
-        if matches!(
-            state,
-            State::ServingBacklog | State::Draining | State::Aborting
-        ) {
-            // A count that overflows has woken everybody.
-            let _ = write(&self.stop, &1_u64.to_ne_bytes());
-        }
+    fn observer(&self) -> Option<Box<dyn Fn(State) + Send + Sync>> {
+        let stop = Arc::clone(&self.stop);
+        Some(Box::new(move |state| {
+            if matches!(
+                state,
+                State::ServingBacklog | State::Draining | State::Aborting
+            ) {
+                // A count that would overflow has woken everyone.
+                let _ = write(&*stop, &1_u64.to_ne_bytes());
+            }
+        }))
     }
 
     fn serve_lent(&self, lent: &mut Lent) -> Outcome {
@@ -266,18 +326,14 @@ impl Task for Programs {
 
 impl Programs {
     /// The program gets the connection itself, unless the server has received some of its input already.
-    fn plain(
-        &self,
-        id: u64,
-        variables: &Variables,
-        stream: &mut (impl Client + Managed),
-    ) -> io::Result<Over> {
+    fn plain(&self, id: u64, variables: &Variables, stream: &mut Plain) -> io::Result<Over> {
         if let Waits::For(fd) = stream.wait()? {
             // What was received before the program, such as a PROXY header, had a timeout.
             set_socket_timeout(fd, Direction::Recv, None)?;
             return self.direct(id, variables, fd);
         }
-        self.relayed(id, variables, stream)
+        let socket = socket_of(stream).try_clone_to_owned()?;
+        self.relayed(id, variables, stream, socket)
     }
 
     /// The program gets the connection itself.
@@ -291,9 +347,10 @@ impl Programs {
         id: u64,
         variables: &Variables,
         client: &mut impl Client,
+        socket: OwnedFd,
     ) -> io::Result<Over> {
         let (relay, program) = Relay::new(client)?;
-        self.run(id, variables, program, Around::Relay(relay))
+        self.run(id, variables, program, Around::Relay(relay, socket))
     }
 
     /// Starts a program with a descriptor, and waits until it has ended.
@@ -347,6 +404,17 @@ impl Programs {
             }
             Some(Cause::Idle(limit)) => ended(&path, limit, "in which nothing moved"),
         }
+    }
+}
+
+/// A stream without TLS.
+type Plain = <Stream as Transport>::Accepted;
+
+/// The socket below the layers of a stream.
+fn socket_of(stream: &Plain) -> BorrowedFd<'_> {
+    match stream {
+        Either::Left(plain) => plain.as_fd(),
+        Either::Right(proxied) => proxied.below().as_fd(),
     }
 }
 

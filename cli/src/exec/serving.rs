@@ -49,8 +49,9 @@ pub(super) enum Cause {
 pub(super) enum Around<'a> {
     /// Its client, to which it is connected itself.
     Client(BorrowedFd<'a>),
-    /// Its client, behind a relay.
-    Relay(Relay<'a>),
+    /// Its client, behind a relay, and a duplicate of the client's descriptor: a relay that waits for the program does
+    /// not see a reset.
+    Relay(Relay<'a>, OwnedFd),
     /// All clients of a socket; the descriptor is readable once the program is to end.
     Stop(BorrowedFd<'a>),
 }
@@ -84,8 +85,8 @@ pub(super) struct Session<'a> {
     watch: Descriptor<OwnedFd>,
     lines: Lines,
     limits: Limits,
-    /// The connection, where the program has it itself.
-    client: Option<BorrowedFd<'a>>,
+    /// The connection, whose hang-ups and movement count.
+    client: Option<Box<dyn AsFd + 'a>>,
     relay: Option<Relay<'a>>,
     pid: Option<i32>,
     failure: Option<String>,
@@ -114,20 +115,27 @@ impl<'a> Session<'a> {
         if let Some(pipe) = lines.pipe() {
             epoll::add(&watch, pipe, EventData::new_u64(LINES), EventFlags::IN)?;
         }
-        let (mut client, mut relay, mut idle) = (None, None, None);
-        match around {
-            Around::Client(fd) => {
-                // An edge for each change: the program reads the input, and a hang-up stays.
-                let flags = EventFlags::RDHUP | EventFlags::ET;
-                epoll::add(&watch, fd, EventData::new_u64(CLIENT), flags)?;
-                idle = limits.idle.filter(|_| movement::idle_time(fd).is_some());
-                client = Some(fd);
+        let mut relay = None;
+        let client: Option<Box<dyn AsFd + 'a>> = match around {
+            Around::Client(fd) => Some(Box::new(fd)),
+            Around::Relay(between, fd) => {
+                relay = Some(between);
+                Some(Box::new(fd))
             }
-            Around::Relay(between) => relay = Some(between),
             Around::Stop(fd) => {
                 let flags = EventFlags::IN | EventFlags::ONESHOT;
                 epoll::add(&watch, fd, EventData::new_u64(STOP), flags)?;
+                None
             }
+        };
+        let mut idle = None;
+        if let Some(client) = &client {
+            // An edge for each change: the program reads the input, and a hang-up stays.
+            let flags = EventFlags::RDHUP | EventFlags::ET;
+            epoll::add(&watch, client, EventData::new_u64(CLIENT), flags)?;
+            idle = limits
+                .idle
+                .filter(|_| movement::idle_time(client.as_fd()).is_some());
         }
         Ok(Self {
             running,
@@ -301,7 +309,7 @@ impl<'a> Session<'a> {
         }
         (self.half_close, self.idle) = (None, None);
         if let Some(client) = self.client.take() {
-            let _ = epoll::delete(self.watch.get_ref(), client);
+            let _ = epoll::delete(self.watch.get_ref(), &client);
         }
     }
 
@@ -320,9 +328,9 @@ impl<'a> Session<'a> {
             self.end(Cause::HalfClosed(limit));
         }
         if let (Some(limit), Some(client), true) =
-            (self.limits.idle, self.client, is_over(self.idle, now))
+            (self.limits.idle, &self.client, is_over(self.idle, now))
         {
-            let idle = movement::idle_time(client).unwrap_or_default();
+            let idle = movement::idle_time(client.as_fd()).unwrap_or_default();
             match limit.checked_sub(idle).filter(|left| !left.is_zero()) {
                 Some(left) => self.idle = after(left),
                 None => self.end(Cause::Idle(limit)),

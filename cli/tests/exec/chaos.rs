@@ -73,7 +73,7 @@ fn chaos(options: &str) {
     let server = exec(&options, SCRIPT);
     let pid = server.process.id();
     let before = (below(pid).len(), descriptors(pid));
-    let address = server.urls[0].strip_prefix("tcp://").unwrap();
+    let address = server.urls[0].strip_prefix("tcp://").expect("a URL of TCP");
     let next = AtomicUsize::new(0);
     thread::scope(|scope| {
         for _ in 0..20 {

@@ -106,6 +106,8 @@ fn a_program_gets_what_is_documented_and_nothing_else() {
                 "{model} {name}"
             );
         }
+        // A shell sets it, in which the server was started.
+        variables.remove("PWD");
         // What is left is the environment of this test.
         for (name, value) in variables {
             assert_eq!(std::env::var(&name).ok(), Some(value), "{model} {name}");
@@ -214,7 +216,11 @@ fn a_flood_of_lines_is_bounded_and_counted() {
         }
     }
     assert_eq!(lines + dropped, 5000);
-    assert!(lines >= 99, "{lines}");
+    // All of them would take a minute.
+    assert!(
+        lines >= 99 && dropped > 0,
+        "{lines} lines, {dropped} dropped"
+    );
     server.stop();
 }
 

@@ -146,6 +146,27 @@ fn the_ends_of_a_tls_connection_are_those_of_the_program() {
 }
 
 #[test]
+fn a_reset_ends_a_program_that_reads_nothing_of_what_comes_through_tls() {
+    for model in ["threading", "coroutines"] {
+        let options = format!("--model {model} --half-close-timeout none --idle-timeout none");
+        let (server, _folder) = tls(&options, "echo $$; exec sleep 1000");
+        let text = "
+import struct
+print(client.recv(100).decode())
+client.settimeout(0.2)
+try:
+    while True: client.send(bytes(65536))
+except TimeoutError: pass
+client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack('ii', 1, 0))
+client.close()
+plain.close()
+";
+        await_end_of(&[python(&server, text).trim().parse().expect("a process id")]);
+        drop(server);
+    }
+}
+
+#[test]
 fn a_client_behind_a_proxy_has_its_own_address() {
     let options = "--proxy-protocol any --proxy-trust 127.0.0.1";
     let server = exec(

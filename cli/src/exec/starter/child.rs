@@ -25,6 +25,8 @@ pub(super) struct Base {
     pub(super) nofile: Rlimit,
     /// Called last before execve(2).
     pub(super) prepare: Prepare,
+    /// Has the number of a program's last descriptor.
+    pub(super) _last: OwnedFd,
 }
 
 /// Becomes the program, or reports through `control` why it cannot, and exits.
@@ -76,6 +78,7 @@ fn become_program(
     if let Some(directory) = fds.get(named) {
         rustix::process::fchdir(directory).context("fchdir(2)")?;
     }
+    // The starter's own close by themselves; libraries, such as those that look up users, may have opened others.
     sys::keep_below(request.layout.len() as i32).context("close_range(2)")?;
     setrlimit(Resource::Nofile, base.nofile.clone()).context("restore the limit on descriptors")?;
     let env = environment(&base.env, &request.env, serial);

@@ -10,7 +10,7 @@ mod child;
 mod notice;
 mod process;
 mod request;
-mod sys;
+pub(super) mod sys;
 
 use std::ffi::CString;
 use std::io::{self, IoSlice};
@@ -20,6 +20,7 @@ use std::panic::{self, AssertUnwindSafe, catch_unwind};
 use std::time::Duration;
 
 use anyhow::{Context, anyhow, bail};
+use rustix::io::fcntl_dupfd_cloexec;
 use rustix::net::{
     AddressFamily, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage, SendFlags, Shutdown,
     SocketFlags, SocketType, recv, send, sendmsg, shutdown, socketpair,
@@ -244,6 +245,9 @@ fn begin(
 ) -> anyhow::Result<process::Starter> {
     sys::close_from(3, requests.as_fd()).context("close_range(2)")?;
     set_child_subreaper(Some(rustix::process::getpid())).context("prctl(2)")?;
+    // The number of a program's last descriptor stays taken: what `prepare` uses must not have it.
+    let last =
+        fcntl_dupfd_cloexec(requests, DESCRIPTORS_MAX as i32 - 1).context("duplicate a socket")?;
     let prepare = set_up()?;
     let nofile = getrlimit(Resource::Nofile);
     // A descriptor for each program that lives.
@@ -256,6 +260,7 @@ fn begin(
         env: settings.env,
         nofile,
         prepare,
+        _last: last,
     };
     let requests = requests.try_clone().context("duplicate a socket")?;
     let starter = process::Starter::new(base, settings.kill_timeout, requests);

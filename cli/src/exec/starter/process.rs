@@ -25,6 +25,7 @@ use super::child::{self, Base};
 use super::notice::Notice;
 use super::request::{DESCRIPTORS_MAX, MESSAGE_MAX, Request};
 use super::sys::{self, Fork};
+use crate::signals;
 
 /// The epoll data of the socket for requests, of ended children, and of the server's main process. That of a control
 /// socket is the process id of its program: process 1 is no child of the starter.
@@ -191,8 +192,6 @@ impl Starter {
         let mut parts = [io::IoSliceMut::new(&mut self.buffer)];
         let received = match recvmsg(&self.requests, &mut parts, &mut control, flags) {
             Err(Errno::AGAIN | Errno::INTR) => return Ok(None),
-            // Without descriptors or memory the request waits.
-            Err(Errno::NOBUFS | Errno::NOMEM) => return Ok(None),
             received => received?,
         };
         if received.bytes == 0 {
@@ -322,14 +321,18 @@ impl Starter {
     fn reap(&mut self) {
         // Its reads return how many signals came, which says nothing of how many children ended.
         let _ = read(&self.signals, &mut [0; 1024]);
-        while let Some((pid, exit)) = sys::reap() {
-            self.strays.remove(&pid);
-            if let Some(program) = self.programs.remove(&pid) {
-                let _ = epoll::delete(&self.epoll, &program.control);
-                notify(&program.control, &Notice::Exited(exit));
-                // The group may have other members, which keep its number from being used again.
+        while let Some(pid) = signals::ended_child() {
+            let program = self.programs.remove(&pid);
+            if program.is_some() {
+                // Until the program is reaped, no other group has its number.
                 let _ = kill_process_group(pid, Signal::TERM);
                 let _ = kill_process_group(pid, Signal::CONT);
+            }
+            self.strays.remove(&pid);
+            let exit = sys::reap(pid);
+            if let (Some(program), Some(exit)) = (program, exit) {
+                let _ = epoll::delete(&self.epoll, &program.control);
+                notify(&program.control, &Notice::Exited(exit));
             }
         }
         let serials = self.programs.values().map(|program| program.serial);

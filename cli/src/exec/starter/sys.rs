@@ -1,7 +1,7 @@
 //! System calls of the starter and of the processes that it forks.
 #![expect(
     unsafe_code,
-    reason = "fork(2), execve(2), wait4(2) and what comes before them have no safe binding"
+    reason = "fork(2), unshare(2), execve(2), wait4(2) and what comes before them have no safe binding"
 )]
 
 use std::convert::Infallible;
@@ -13,11 +13,12 @@ use std::ptr;
 use std::time::Duration;
 
 use rustix::process::Pid;
+use rustix::thread::{UnshareFlags, unshare_unsafe};
 
 use super::notice::{Ended, Exit};
 
 /// The side of a fork.
-pub(super) enum Fork {
+pub(in crate::exec) enum Fork {
     Parent(Pid),
     Child,
 }
@@ -28,7 +29,7 @@ pub(super) enum Fork {
 ///
 /// - `Unsupported`: the process has several threads.
 /// - else as fork(2): `EAGAIN` (process limit), `ENOMEM`.
-pub(super) fn fork() -> io::Result<Fork> {
+pub(in crate::exec) fn fork() -> io::Result<Fork> {
     if std::fs::read_dir("/proc/self/task")?.count() != 1 {
         let what = "a process with several threads starts no programs";
         return Err(io::Error::new(io::ErrorKind::Unsupported, what));
@@ -46,9 +47,15 @@ pub(super) fn fork_single() -> io::Result<Fork> {
 }
 
 /// Ends this process: runs no destructors and no atexit handlers.
-pub(super) fn exit(status: i32) -> ! {
+pub(in crate::exec) fn exit(status: i32) -> ! {
     // SAFETY: _exit(2) has no preconditions.
     unsafe { libc::_exit(status) }
+}
+
+/// Moves this process, which has one thread, into new namespaces.
+pub(in crate::exec) fn unshare(flags: UnshareFlags) -> io::Result<()> {
+    // SAFETY: no other thread can lose sight of a descriptor.
+    Ok(unsafe { unshare_unsafe(flags) }?)
 }
 
 /// Closes all descriptors from `first` on but `kept`, whoever owns them: the process of a fork owns none of its
@@ -146,14 +153,16 @@ pub(super) fn child_signals() -> io::Result<OwnedFd> {
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
-/// Reaps a child that has ended. The starter has forked or adopted every child that it has, so none belongs to other
-/// code.
-pub(super) fn reap() -> Option<(Pid, Exit)> {
+/// Reaps a child that has ended.
+pub(super) fn reap(pid: Pid) -> Option<Exit> {
     let mut status = 0;
     let mut usage = MaybeUninit::<libc::rusage>::zeroed();
+    let number = pid.as_raw_nonzero().get();
     // SAFETY: both pointers are valid.
-    let pid = unsafe { libc::wait4(-1, &raw mut status, libc::WNOHANG, usage.as_mut_ptr()) };
-    let pid = Pid::from_raw(pid.max(0))?;
+    let reaped = unsafe { libc::wait4(number, &raw mut status, libc::WNOHANG, usage.as_mut_ptr()) };
+    if reaped != number {
+        return None;
+    }
     // SAFETY: integers, for which zero is a value, and which the call has filled in.
     let usage = unsafe { usage.assume_init() };
     let time = |time: libc::timeval| Duration::new(time.tv_sec as u64, time.tv_usec as u32 * 1000);
@@ -162,13 +171,12 @@ pub(super) fn reap() -> Option<(Pid, Exit)> {
     } else {
         Ended::Status(libc::WEXITSTATUS(status))
     };
-    let exit = Exit {
+    Some(Exit {
         ended,
         user: time(usage.ru_utime),
         system: time(usage.ru_stime),
         memory_kib: usage.ru_maxrss as u64,
-    };
-    Some((pid, exit))
+    })
 }
 
 /// Replaces this process by a program.

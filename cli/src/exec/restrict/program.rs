@@ -1,0 +1,185 @@
+//! The files that the kernel and the dynamic loader open to start a program.
+
+use std::env;
+use std::ffi::OsStr;
+use std::fs::File;
+use std::io::{ErrorKind, Read};
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use anyhow::{Context, bail, ensure};
+use elf::abi::PT_INTERP;
+use elf::endian::AnyEndian;
+use elf::{ElfStream, ParseError};
+
+/// The kernel reads so much of a script for its first line (execve(2)).
+const FIRST_LINE_MAX: u64 = 256;
+
+/// The kernel follows five scripts at most (execve(2), `ELOOP`).
+const SCRIPTS_MAX: usize = 5;
+
+/// The program, the interpreters of its first line and of theirs, the dynamic loader and the libraries.
+pub(super) fn files(program: &Path) -> anyhow::Result<Vec<PathBuf>> {
+    let mut files = vec![program.to_owned()];
+    let mut last = program.to_owned();
+    while let Some((interpreter, argument)) = first_line(&last)? {
+        ensure!(
+            files.len() <= 2 * SCRIPTS_MAX,
+            "{}: its interpreter is a script whose interpreter is a script, and so on",
+            program.display()
+        );
+        last = match by_env(&interpreter, &argument)? {
+            Some(found) => {
+                // The loader of the program itself comes with what follows.
+                files.extend(loaded(&interpreter)?);
+                files.push(interpreter);
+                found
+            }
+            None => interpreter,
+        };
+        files.push(last.clone());
+    }
+    files.extend(loaded(&last)?);
+    Ok(files)
+}
+
+/// The interpreter that the first line of a script names, and the argument after it.
+fn first_line(path: &Path) -> anyhow::Result<Option<(PathBuf, Vec<u8>)>> {
+    let tried = || format!("read {}, to find what it needs", path.display());
+    let mut start = Vec::new();
+    let file = File::open(path).with_context(tried)?;
+    let read = file.take(FIRST_LINE_MAX).read_to_end(&mut start);
+    read.with_context(tried)?;
+    let Some(line) = start.strip_prefix(b"#!") else {
+        return Ok(None);
+    };
+    let line = line.split(|byte| *byte == b'\n').next().unwrap_or(line);
+    let line = line.trim_ascii();
+    let end = line.iter().position(u8::is_ascii_whitespace);
+    let (name, argument) = line.split_at(end.unwrap_or(line.len()));
+    ensure!(
+        !name.is_empty(),
+        "{}: its first line names no interpreter",
+        path.display()
+    );
+    let argument = argument.trim_ascii().to_owned();
+    Ok(Some((OsStr::from_bytes(name).into(), argument)))
+}
+
+/// The program that env(1) looks up, if it is the interpreter.
+fn by_env(interpreter: &Path, argument: &[u8]) -> anyhow::Result<Option<PathBuf>> {
+    if interpreter.file_name() != Some(OsStr::new("env")) {
+        return Ok(None);
+    }
+    let mut words = argument.split(u8::is_ascii_whitespace);
+    // Options come first, then variables.
+    let name = words.find(|word| !word.is_empty() && word[0] != b'-' && !word.contains(&b'='));
+    let name = OsStr::from_bytes(name.context("env(1) in a first line names no program")?);
+    if name.as_bytes().contains(&b'/') {
+        return Ok(Some(name.into()));
+    }
+    let path = env::var_os("PATH").unwrap_or_default();
+    let found = env::split_paths(&path)
+        .map(|folder| folder.join(name))
+        .find(|path| path.is_file());
+    match found {
+        Some(found) => Ok(Some(found)),
+        None => bail!(
+            "{} of a first line: not in the PATH of the server; name its file in that line",
+            name.display()
+        ),
+    }
+}
+
+/// The libraries of a program, as its dynamic loader finds them, and the loader, which is one of them.
+fn loaded(program: &Path) -> anyhow::Result<Vec<PathBuf>> {
+    let Some(loader) = loader(program)? else {
+        return Ok(Vec::new());
+    };
+    // The loaders of glibc and of musl both know this option; neither runs a part of the program.
+    let output = Command::new(&loader)
+        .arg("--list")
+        .arg(program)
+        .stdin(Stdio::null())
+        .output()
+        .with_context(|| format!("start {}, the dynamic loader", loader.display()))?;
+    ensure!(
+        output.status.success(),
+        "the libraries of {}: {}",
+        program.display(),
+        String::from_utf8_lossy(&output.stderr)
+            .trim()
+            .replace('\n', "; ")
+    );
+    let lines = output.stdout.split(|byte| *byte == b'\n');
+    Ok(lines.filter_map(library).collect())
+}
+
+/// The path in a line `NAME => PATH (ADDRESS)` or `PATH (ADDRESS)`; the kernel's own library has none.
+fn library(line: &[u8]) -> Option<PathBuf> {
+    let start = line.iter().position(|byte| *byte == b'/')?;
+    let end = line.windows(2).rposition(|pair| pair == b" (")?;
+    let path = match line.windows(4).position(|word| word == b" => ") {
+        Some(arrow) => line.get(arrow + 4..end)?,
+        None => line.get(start..end)?,
+    };
+    Some(OsStr::from_bytes(path).into())
+}
+
+/// The dynamic loader that an ELF file names; `None` for a static program, and for anything but ELF.
+fn loader(program: &Path) -> anyhow::Result<Option<PathBuf>> {
+    let tried = || format!("read {}, to find its dynamic loader", program.display());
+    let file = File::open(program).with_context(tried)?;
+    let mut elf = match ElfStream::<AnyEndian, _>::open_stream(file) {
+        Err(ParseError::BadMagic(_)) => return Ok(None),
+        Err(ParseError::IOError(err)) if err.kind() == ErrorKind::UnexpectedEof => return Ok(None),
+        elf => elf.with_context(tried)?,
+    };
+    let segment = elf.segments().iter().find(|head| head.p_type == PT_INTERP);
+    let Some(segment) = segment.copied() else {
+        return Ok(None);
+    };
+    let name = elf.segment_data(&segment).with_context(tried)?;
+    let name = name.split(|byte| *byte == 0).next().unwrap_or(name);
+    Ok(Some(OsStr::from_bytes(name).into()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_list_of_libraries_is_read() {
+        for (line, path) in [
+            ("\tlinux-vdso.so.1 (0x00007ffc5d5f2000)", None),
+            (
+                "\tlibc.so.6 => /lib/x86_64-linux-gnu/libc.so.6 (0x00007f1)",
+                Some("/lib/x86_64-linux-gnu/libc.so.6"),
+            ),
+            (
+                "\t/opt/a b (c)/libx.so => /opt/a b (c)/libx.so (0x1)",
+                Some("/opt/a b (c)/libx.so"),
+            ),
+            ("\t/lib64/ld-linux.so.2 (0x1)", Some("/lib64/ld-linux.so.2")),
+            ("\tlibnone.so => not found", None),
+            ("\tstatically linked", None),
+            ("", None),
+        ] {
+            assert_eq!(library(line.as_bytes()), path.map(PathBuf::from), "{line}");
+        }
+    }
+
+    #[test]
+    fn interpreters_of_env_are_found() {
+        let find = |argument: &str| by_env(Path::new("/usr/bin/env"), argument.as_bytes());
+        let sh = find("sh").unwrap().unwrap();
+        assert!(sh.is_absolute() && sh.ends_with("sh"));
+        for argument in ["-S sh -e", "A=1  sh", "-i B=/ sh sh"] {
+            assert_eq!(find(argument).unwrap(), Some(sh.clone()), "{argument}");
+        }
+        assert_eq!(find("/x/y").unwrap(), Some("/x/y".into()));
+        assert!(find("").is_err() && find("-S").is_err() && find("no-such-program").is_err());
+        assert_eq!(by_env(Path::new("/bin/sh"), b"sh").unwrap(), None);
+    }
+}
