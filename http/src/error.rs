@@ -196,6 +196,19 @@ mod tests {
     }
 
     #[test]
+    fn a_failed_read_has_the_status_of_its_cause() {
+        for (kind, status) in [
+            (io::ErrorKind::FileTooLarge, 413),
+            (io::ErrorKind::TimedOut, 408),
+            (io::ErrorKind::InvalidData, 400),
+            (io::ErrorKind::UnexpectedEof, 400),
+        ] {
+            assert_eq!(HttpError::of_read(kind.into()).status(), status, "{kind}");
+        }
+        assert_eq!(HttpError::of_read(teapot().into()).status(), 418);
+    }
+
+    #[test]
     fn a_failed_body_comes_first_and_other_errors_are_500() {
         let failed = Some(StatusCode::PAYLOAD_TOO_LARGE);
         assert_eq!(response_to(&teapot().into(), failed).status(), 413);

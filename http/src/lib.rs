@@ -34,6 +34,19 @@
 //! repeated `chunked`, a fragment or bytes beyond ASCII in the target, white space before a colon, folded fields,
 //! lines that end without CR LF, control characters. Codings other than `chunked` are refused with 501. The host of an
 //! absolute target replaces the `Host` field.
+//!
+//! # Features
+//!
+//! None is on by default.
+//!
+//! | feature | what it adds |
+//! |---|---|
+//! | `cookies` | `RequestExt::cookies`, and responses with a `CookieJar` |
+//! | `coroutines` | the model of that name, in `socketserver` |
+//! | `htpasswd` | `auth::Htpasswd`, files of hashed passwords |
+//! | `json` | `RequestExt::json`, and responses that are `Json` |
+//! | `multipart` | `RequestExt::multipart`, forms with files |
+//! | `tls` | the transport of that name, in `socketserver` |
 
 mod access;
 pub mod auth;

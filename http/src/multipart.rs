@@ -78,14 +78,18 @@ impl<'a> Multipart<'a> {
         let boundary = boundary.filter(|boundary| (1..=BOUNDARY_MAX).contains(&boundary.len()));
         let boundary = boundary
             .ok_or_else(|| HttpError::bad_request("the content type has no valid boundary"))?;
+        Ok(Self::over(request.body_mut(), boundary))
+    }
+
+    fn over(body: &'a mut dyn Read, boundary: String) -> Self {
         let feed = Arc::new(Mutex::new(Feed::default()));
-        Ok(Self {
+        Self {
             parser: multer::Multipart::new(Fed(Arc::clone(&feed)), boundary),
             feed,
-            body: request.body_mut(),
+            body,
             open: None,
             fields: 0,
-        })
+        }
     }
 
     /// Returns the next field, or `None` behind the last one. What is left of the field before is read and discarded.
@@ -360,5 +364,86 @@ mod tests {
         }
         assert_eq!(last_component(&"a".repeat(255)).map(str::len), Some(255));
         assert_eq!(last_component(&"a".repeat(256)), None);
+    }
+
+    /// A generator of numbers (xorshift64*), which needs no crate.
+    struct Numbers(u64);
+
+    impl Numbers {
+        fn below(&mut self, end: usize) -> usize {
+            self.0 ^= self.0 >> 12;
+            self.0 ^= self.0 << 25;
+            self.0 ^= self.0 >> 27;
+            let number = self.0.wrapping_mul(0x2545_f491_4f6c_dd1d) >> 33;
+            number as usize % end
+        }
+    }
+
+    /// A body that comes in pieces of random sizes.
+    struct Pieces<'a>(&'a [u8], Numbers, bool);
+
+    impl Read for Pieces<'_> {
+        fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+            assert!(!self.2, "the end is read twice");
+            let most = [1, 3, 40, buf.len()][self.1.below(4)];
+            let count = self.1.below(most + 1).max(1).min(self.0.len());
+            self.2 = count == 0;
+            self.0.read(&mut buf[..count])
+        }
+    }
+
+    /// The names and contents of a body's fields.
+    fn fields(body: &[u8], seed: u64) -> io::Result<Vec<(String, Vec<u8>)>> {
+        let mut body = Pieces(body, Numbers(seed), false);
+        let mut multipart = Multipart::over(&mut body, "X-Y".to_owned());
+        let mut all = Vec::new();
+        while let Some(mut field) = multipart.next_field()? {
+            let mut content = Vec::new();
+            field.read_to_end(&mut content)?;
+            all.push((field.name().to_owned(), content));
+        }
+        Ok(all)
+    }
+
+    const WORDS: [&[u8]; 16] = [
+        b"\r\n",
+        b"\r",
+        b"\n",
+        b"--",
+        b"-",
+        b"--X-Y",
+        b"\r\n--X-Y",
+        b"\r\n--X-Y\r\n",
+        b"\r\n--X-Y--\r\n",
+        b"\r\n--X-",
+        b"\r\n\r\n",
+        b" ",
+        b"\"",
+        b"\\",
+        b"Content-Disposition: form-data; name=b\r\n",
+        b"\xff",
+    ];
+
+    #[test]
+    fn a_changed_body_ends_the_same_however_it_is_cut() {
+        let body = b"--X-Y\r\nContent-Disposition: form-data; name=\"a\"\r\n\r\none\r\n--X-Y  \r\n\
+            Content-Type: a/b\r\nContent-Disposition: form-data; filename=c; name=d\r\n\r\n\r\n--X-Z\r\n--X-Y--\r\n";
+        let (mut numbers, mut whole) = (Numbers(1), 0);
+        for round in 0..5000 {
+            let mut changed = body.to_vec();
+            for _ in 0..=numbers.below(3) {
+                let at = numbers.below(changed.len());
+                let end = (at + numbers.below(8)).min(changed.len());
+                let word = WORDS[numbers.below(WORDS.len())];
+                changed.splice(at..end, word.iter().copied());
+            }
+            let cut = |seed| fields(&changed, seed).ok();
+            let first = cut(2 * round + 1);
+            whole += usize::from(first.is_some());
+            let text = changed.escape_ascii();
+            assert_eq!(cut(2 * round + 2), first, "{round}: {text}");
+        }
+        // Both ends are there.
+        assert!((500..4500).contains(&whole), "{whole}");
     }
 }

@@ -16,8 +16,8 @@ type Call = Box<dyn Fn(&mut Request<'_>) -> Answer + Send + Sync>;
 
 /// A [`Handler`] that passes each request to the handler of its path and method.
 ///
-/// A part of a path in braces is a parameter: `{id}` stands for one segment, or the rest of one, and `{*rest}` at the
-/// end for everything that follows, slashes included. [`RequestExt::param`](crate::RequestExt::param) returns it,
+/// A part of a path in braces is a parameter: `{id}` stands for one segment, or for a part of one as in `/v{id}.txt`, and
+/// `{*rest}` at the end for everything that follows, slashes included. [`RequestExt::param`](crate::RequestExt::param) returns it,
 /// percent-decoded. A segment that is written out comes before a parameter, so `/users/me` is not a user of
 /// `/users/{id}`; `{{` and `}}` stand for braces.
 ///
@@ -31,8 +31,9 @@ type Call = Box<dyn Fn(&mut Request<'_>) -> Answer + Send + Sync>;
 /// Paths are compared as the client has sent them, byte for byte: `/a` is not `/a/`, and `/%61` is not `/a`. The path
 /// alone decides which route is taken, then the method.
 ///
-/// Handlers are functions, closures, and other [`Handler`]s without a session of their own, as routers and
-/// wrappers of handlers. State that they share is an [`Arc`](std::sync::Arc) that closures capture.
+/// Handlers are functions, closures that name the type of their parameter (`|request: &mut Request<'_>|`), and other
+/// [`Handler`]s without a session of their own, as routers and wrappers of handlers. State that they share is an
+/// [`Arc`](std::sync::Arc) that closures capture.
 ///
 /// # Panics
 ///

@@ -1,6 +1,6 @@
 //! Authentication: handlers that let verified users through to another handler.
 //!
-//! [`basic`] asks for a user and a password (RFC 7617), [`bearer`] for a token (RFC 6750). Both wrap any handler: that of
+//! [`basic()`] asks for a user and a password (RFC 7617), [`bearer()`] for a token (RFC 6750). Both wrap any handler: that of
 //! a whole server, or of one route. Behind them, [`RequestExt::user`](crate::RequestExt::user) returns the name, and the
 //! [access log](crate::Http::access_log) has it. Without TLS, passwords and tokens can be read on the way.
 //!
@@ -158,8 +158,14 @@ mod tests {
     }
 
     #[test]
-    #[should_panic(expected = "visible ASCII")]
+    #[should_panic(expected = "the realm has to be of visible ASCII")]
     fn a_realm_is_ascii() {
+        let _ = challenge("Basic", "\u{e9}", "");
+    }
+
+    #[test]
+    #[should_panic(expected = "the realm has to be of visible ASCII")]
+    fn a_realm_has_no_line_break() {
         let _ = challenge("Basic", "a\r\nb", "");
     }
 }

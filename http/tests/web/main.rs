@@ -10,7 +10,8 @@ mod json;
 mod multipart;
 mod router;
 
-use std::io::{Read, Write};
+use std::io::ErrorKind::{BrokenPipe, ConnectionReset, NotConnected};
+use std::io::{self, Read, Write};
 use std::net::Shutdown;
 use std::time::Duration;
 
@@ -40,10 +41,18 @@ impl Served {
     fn exchange(&self, sent: &[u8]) -> String {
         let mut client = self.0.connect();
         client.set_read_timeout(Some(DEADLINE)).expect("a deadline");
-        client.write_all(sent).expect("send");
-        client.shutdown(Shutdown::Write).expect("shut down");
+        client
+            .set_write_timeout(Some(DEADLINE))
+            .expect("a deadline");
+        // A server that has answered without the whole body may have closed the connection.
+        let may_be_closed = |err: &io::Error| {
+            let kinds = [BrokenPipe, ConnectionReset, NotConnected];
+            assert!(kinds.contains(&err.kind()), "{err}");
+        };
+        let _ = client.write_all(sent).inspect_err(may_be_closed);
+        let _ = client.shutdown(Shutdown::Write).inspect_err(may_be_closed);
         let mut answer = Vec::new();
-        client.read_to_end(&mut answer).expect("receive");
+        let _ = client.read_to_end(&mut answer).inspect_err(may_be_closed);
         let answer = String::from_utf8(answer).expect("text");
         let lines = answer.split("\r\n");
         let lines = lines.filter(|line| !line.starts_with("date: "));

@@ -229,20 +229,42 @@ fn the_type_needs_a_boundary() {
         ("", 415),
     ] {
         let fields = format!("Content-Type: {value}\r\n");
-        let (found, content) = served.outcome("POST", "/", &fields, b"--X--");
+        // It would be an end with any of these boundaries.
+        let body = format!("--X--\r\n----\r\n--{long}--");
+        let (found, content) = served.outcome("POST", "/", &fields, body.as_bytes());
         assert_eq!(found, status, "{value} {content}");
     }
     assert_eq!(served.outcome("POST", "/", "", b"--X--").0, 415);
+    for boundary in [
+        "----WebKitFormBoundaryAbCdEf0123456789",
+        "----geckoformboundary0123456789abcdef",
+        "------------------------d74496d66958873e",
+        "0123456789abcdef0123456789abcdef",
+        "'()+_,-./:=?",
+    ] {
+        let quoted = boundary.starts_with('\'');
+        let value = if quoted {
+            format!("\"{boundary}\"")
+        } else {
+            boundary.to_owned()
+        };
+        let fields = format!("Content-Type: multipart/form-data; boundary={value}\r\n");
+        let body = body(&[(PLAIN, b"1")]);
+        let body = String::from_utf8(body)
+            .expect("text")
+            .replace("--X", &format!("--{boundary}"));
+        let found = served.outcome("POST", "/", &fields, body.as_bytes());
+        assert_eq!(found, (200, "a - - 1\n".to_owned()), "{value}");
+    }
     for value in [
         "multipart/form-data; boundary=\"X\"",
+        &format!("multipart/form-data; boundary={}", &long[1..]),
         "Multipart/Form-Data; charset=utf-8; Boundary=X",
     ] {
         let fields = format!("Content-Type: {value}\r\n");
-        assert_eq!(
-            served.outcome("POST", "/", &fields, b"--X--").0,
-            200,
-            "{value}"
-        );
+        let body = format!("--X--\r\n--{}--", &long[1..]);
+        let found = served.outcome("POST", "/", &fields, body.as_bytes());
+        assert_eq!(found.0, 200, "{value}");
     }
 }
 

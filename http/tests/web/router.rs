@@ -44,6 +44,8 @@ fn served() -> Served {
         .get("/number/{number}", number)
         .get("/missing/{id}", shown("other"))
         .get("/files/{*path}", shown("path"))
+        .get("/braces/{{a}}", text("braces"))
+        .get("/pictures/p-{id}.png", shown("id"))
         .get("/own", text("get"))
         .route(Method::HEAD, "/own", |_: &mut Request<'_>| {
             (StatusCode::ACCEPTED, "head")
@@ -77,6 +79,8 @@ fn the_path_and_the_method_find_the_handler() {
         ("DELETE", "/users/7", 200, "deleted"),
         ("GET", "/number/255", 200, "255"),
         ("GET", "/files/a/b//c/", 200, "/files/a/b//c/ path=a/b//c/"),
+        ("GET", "/braces/{a}", 200, "braces"),
+        ("GET", "/pictures/p-7.png", 200, "/pictures/p-7.png id=7"),
         ("PURGE", "/own", 200, "purge"),
         ("OPTIONS", "/own", 200, "options"),
         ("PROPFIND", "/any", 200, "PROPFIND"),
@@ -109,6 +113,9 @@ fn an_unknown_path_is_404_and_paths_are_compared_strictly() {
         "/Users/me",
         "/users/%6De/x",
         "/files/",
+        "/braces/a",
+        "/pictures/p-.png",
+        "/pictures/p-7.jpg",
         "/%6Fwn",
         "/own/",
         "/number/256",
