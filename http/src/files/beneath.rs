@@ -74,7 +74,7 @@ impl Beneath {
     /// - else as openat2(2).
     pub(crate) fn find(&self, path: &[u8]) -> rustix::io::Result<Found> {
         if !self.known.has(path) {
-            let looked = self.look(path)?;
+            let looked = fstat(self.look(path)?)?;
             match FileType::from_raw_mode(looked.st_mode) {
                 FileType::RegularFile => {}
                 FileType::Directory => return Ok(Found::Directory),
@@ -98,13 +98,13 @@ impl Beneath {
         }
     }
 
-    /// Returns the metadata of what a path stands for, links followed.
+    /// Opens what a path stands for, links followed, for its metadata alone.
     ///
     /// # Errors
     ///
     /// As openat2(2).
-    pub(crate) fn look(&self, path: &[u8]) -> rustix::io::Result<Stat> {
-        fstat(self.resolve(path, LOOK)?)
+    pub(crate) fn look(&self, path: &[u8]) -> rustix::io::Result<OwnedFd> {
+        self.resolve(path, LOOK)
     }
 
     /// Opens a directory to list it.

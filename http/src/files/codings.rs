@@ -96,7 +96,7 @@ fn weight(parameters: &str) -> Option<u16> {
     let value: f32 = value.trim().parse().ok()?;
     (0.0..=1.0)
         .contains(&value)
-        .then(|| (value * 1000.0) as u16)
+        .then_some((value * 1000.0) as u16)
 }
 
 #[cfg(test)]

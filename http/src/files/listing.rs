@@ -1,11 +1,13 @@
 //! The page that lists a directory.
 
 use std::cmp::Ordering;
+use std::ffi::CStr;
 use std::fmt::{self, Write};
+use std::os::fd::OwnedFd;
 use std::time::{Duration, UNIX_EPOCH};
 
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_encode};
-use rustix::fs::{Access, AtFlags, Dir, FileType, Stat, accessat, statat};
+use rustix::fs::{Access, AtFlags, Dir, FileType, Stat, accessat, fstat, statat};
 use rustix::io::Errno;
 
 use crate::files::beneath::Beneath;
@@ -85,15 +87,13 @@ fn entries(
             continue;
         };
         let is_link = FileType::from_raw_mode(own.st_mode) == FileType::Symlink;
-        let found = if is_link {
-            root.look(&below(path, bytes))
+        let (found, flags) = if is_link {
+            let found = root.look(&below(path, bytes)).and_then(fstat);
+            (found, AtFlags::empty())
         } else {
-            let flags = AtFlags::EACCESS | AtFlags::SYMLINK_NOFOLLOW;
-            match accessat(&directory, name, Access::READ_OK, flags) {
-                Err(Errno::ACCESS) => Err(Errno::ACCESS),
-                _ => Ok(own),
-            }
+            (Ok(own), AtFlags::SYMLINK_NOFOLLOW)
         };
+        let found = found.and_then(|found| readable(&directory, name, flags).map(|()| found));
         let Some(entry) = found.ok().and_then(|found| entry(bytes, is_link, &found)) else {
             continue;
         };
@@ -103,6 +103,14 @@ fn entries(
         entries.push(entry);
     }
     Ok((sorted(entries), false))
+}
+
+/// Fails with `ACCESS` if the process may not read something. A system that cannot say so lets it be listed.
+fn readable(directory: &OwnedFd, name: &CStr, flags: AtFlags) -> rustix::io::Result<()> {
+    match accessat(directory, name, Access::READ_OK, flags | AtFlags::EACCESS) {
+        Err(Errno::ACCESS) => Err(Errno::ACCESS),
+        _ => Ok(()),
+    }
 }
 
 fn entry(name: &[u8], is_link: bool, found: &Stat) -> Option<Entry> {

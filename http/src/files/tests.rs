@@ -5,7 +5,10 @@ mod tree;
 
 use std::io::Read;
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
 
+use rustix::fs::{CWD, RenameFlags, renameat_with};
 use rustix::io::Errno;
 
 use crate::files::beneath::{Beneath, Found};
@@ -97,6 +100,51 @@ fn a_directory_is_opened_once() {
         assert_eq!(find(&root, "/dir/up"), Ok(Some("a".to_owned())), "{way}");
         std::fs::remove_dir_all(&old).expect("remove");
         std::fs::rename(&new, &old).expect("rename");
+    }
+}
+
+/// A directory changes places with a link out, while names below both are looked up. `RACE_SECONDS=30` goes on for so
+/// long.
+#[test]
+fn an_exchange_leads_nowhere() {
+    let tree = Tree::plant();
+    let root = tree.root();
+    std::fs::create_dir(root.join("swapped")).expect("a directory");
+    std::fs::write(root.join("swapped/secret.txt"), "inside").expect("a file");
+    let seconds = std::env::var("RACE_SECONDS").ok();
+    let seconds = seconds.and_then(|text| text.parse().ok());
+    for (way, beneath) in both(&root) {
+        let deadline = seconds.map(|seconds| Instant::now() + Duration::from_secs(seconds));
+        let stop = AtomicBool::new(false);
+        let mut served = 0;
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                let (one, other) = (root.join("swapped"), root.join("out_dir"));
+                while !stop.load(Ordering::Relaxed) {
+                    let exchanged = renameat_with(CWD, &one, CWD, &other, RenameFlags::EXCHANGE);
+                    exchanged.expect("exchange");
+                }
+            });
+            let mut round = 0;
+            while deadline.map_or(round < 5000, |deadline| Instant::now() < deadline) {
+                round += 1;
+                for path in [
+                    "/swapped/secret.txt",
+                    "/out_dir/secret.txt",
+                    "/dir/dot_dot/swapped/secret.txt",
+                ] {
+                    let found = find(&beneath, path);
+                    assert_ne!(
+                        found,
+                        Ok(Some(SECRET.to_owned())),
+                        "{way}: {path} in round {round}"
+                    );
+                    served += u32::from(found.is_ok());
+                }
+            }
+            stop.store(true, Ordering::Relaxed);
+        });
+        assert!(served > 0, "{way}: no file was found");
     }
 }
 
