@@ -130,10 +130,14 @@ impl Serve {
             return conflict.map(str::to_owned);
         };
         if self.directory.is_some() {
-            return Some(format!("{name} has no directory: DIR is for serve http DIR; leave it out"));
+            return Some(format!(
+                "{name} has no directory: DIR is for serve http DIR; leave it out"
+            ));
         }
         if let Some(option) = self.web.first_given() {
-            return Some(format!("{option} is for serve http DIR; {name} has no such option"));
+            return Some(format!(
+                "{option} is for serve http DIR; {name} has no such option"
+            ));
         }
         let silent = self.options.limits.client_speaks_first && service.speaks_first();
         silent.then(|| {

@@ -70,7 +70,7 @@ pub(crate) trait Task: Send + Sync + 'static {
         64
     }
 
-    /// Returns what to call at SIGHUP, in each process that accepts.
+    /// Returns what to call after SIGHUP, in one process of the server.
     fn reloader(&self) -> Option<Box<dyn Fn() + Send + Sync>> {
         None
     }

@@ -15,6 +15,7 @@ use anyhow::Context;
 use rustix::fs::OFlags;
 use socketserver_http::Access;
 
+use super::generation::Generation;
 use crate::log::{self, say};
 
 #[derive(Debug)]
@@ -31,6 +32,7 @@ pub(super) struct LogFile {
     dropped: AtomicU64,
     /// Only a part of the last line was written, as to a full disk.
     is_partial: AtomicBool,
+    generation: Generation,
 }
 
 impl AccessLog {
@@ -49,6 +51,7 @@ impl AccessLog {
             path,
             dropped: AtomicU64::new(0),
             is_partial: AtomicBool::new(false),
+            generation: Generation::new().context("memfd_create(2)")?,
         }))
     }
 
@@ -60,24 +63,33 @@ impl AccessLog {
         }
     }
 
-    /// Opens the file again, which may have been renamed. Returns what has come of it.
+    /// Opens the file again, which may have been renamed, in all processes. Returns what has come of it.
     pub(super) fn reopen(&self) -> String {
         let Self::File(log) = self else {
             return "the access log is standard error, which stays open".to_owned();
         };
+        let opened = log.open_again();
+        log.generation.begin();
         let path = log.path.display();
-        match append(&log.path) {
-            Ok(file) => {
-                *log.file.write().unwrap_or_else(PoisonError::into_inner) = file;
-                format!("the access log {path} was opened again")
-            }
+        match opened {
+            Ok(()) => format!("the access log {path} was opened again"),
             Err(err) => format!("open the access log {path}: {err}; the old file stays in use"),
         }
     }
 }
 
 impl LogFile {
+    fn open_again(&self) -> io::Result<()> {
+        let file = append(&self.path)?;
+        *self.file.write().unwrap_or_else(PoisonError::into_inner) = file;
+        Ok(())
+    }
+
     fn write(&self, text: &str) {
+        if self.generation.is_new() {
+            // The process that has begun the generation reports what comes of it.
+            let _ = self.open_again();
+        }
         let line = log::line(text, self.is_partial.load(Relaxed));
         let file = self.file.read().unwrap_or_else(PoisonError::into_inner);
         let written = loop {

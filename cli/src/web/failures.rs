@@ -32,7 +32,8 @@ impl Failures {
     /// Reports a request that the server could not answer, or not to the end, and why.
     pub(super) fn report(&self, access: &Access<'_>) {
         let is_ours = |error: &(dyn Error + 'static)| {
-            access.status().is_server_error() || !access.status().is_client_error() && !is_the_clients(error)
+            access.status().is_server_error()
+                || !access.status().is_client_error() && !is_the_clients(error)
         };
         let Some(error) = access.error().filter(|error| is_ours(*error)) else {
             return;
@@ -46,7 +47,9 @@ impl Failures {
         let status = access.status().as_u16();
         let path = access.request().map_or("-", |request| request.uri.path());
         match self.unreported.swap(0, Relaxed) {
-            0 => say(format_args!("socketserver: connection {id}: {path}: {status}: {error}")),
+            0 => say(format_args!(
+                "socketserver: connection {id}: {path}: {status}: {error}"
+            )),
             more => say(format_args!(
                 "socketserver: connection {id}: {path}: {status}: {error} ({more} more since the last report)"
             )),

@@ -3,6 +3,7 @@
 mod access_log;
 mod cgi;
 mod failures;
+mod generation;
 mod options;
 mod passwords;
 mod site;

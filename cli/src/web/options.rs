@@ -71,7 +71,12 @@ pub(crate) struct Web {
         value_parser = clap::value_parser!(u32).range(1..))]
     cgi_max: u32,
     /// How many bytes the body of a request to a CGI program may have
-    #[arg(long, value_name = "BYTES", requires = "cgi_bin", default_value = "2097152")]
+    #[arg(
+        long,
+        value_name = "BYTES",
+        requires = "cgi_bin",
+        default_value = "2097152"
+    )]
     cgi_max_body: u64,
 }
 
@@ -89,7 +94,10 @@ impl Web {
             ("--precompressed", self.precompressed),
             ("--basic-auth", self.basic_auth.is_some()),
             ("--access-log", self.access_log.is_some()),
-            ("--trust-forwarded-for", !self.trust_forwarded_for.is_empty()),
+            (
+                "--trust-forwarded-for",
+                !self.trust_forwarded_for.is_empty(),
+            ),
             ("--cgi-bin", self.cgi_bin.is_some()),
         ]
         .into_iter()
@@ -121,7 +129,11 @@ impl Web {
             let path = root.join(page);
             let about = path.metadata();
             let about = about.with_context(|| format!("--spa {page}: find {}", path.display()))?;
-            anyhow::ensure!(about.is_file(), "--spa {page}: {} is no file", path.display());
+            anyhow::ensure!(
+                about.is_file(),
+                "--spa {page}: {} is no file",
+                path.display()
+            );
             files = files.spa(page);
         }
         if let Some(origin) = &self.cors {
@@ -133,7 +145,11 @@ impl Web {
         Ok(files)
     }
 
-    pub(super) fn programs(&self, root: &Path, options: &Options) -> anyhow::Result<Option<Programs>> {
+    pub(super) fn programs(
+        &self,
+        root: &Path,
+        options: &Options,
+    ) -> anyhow::Result<Option<Programs>> {
         let Some(path) = &self.cgi_bin else {
             return Ok(None);
         };
@@ -193,7 +209,9 @@ fn file_name(text: &str) -> Result<String, String> {
 fn relative(text: &str) -> Result<String, String> {
     let path = text.trim_matches('/');
     if path.split('/').any(|name| matches!(name, "" | "." | "..")) {
-        return Err("a path below DIR is needed, without . and .., such as app/index.html".to_owned());
+        return Err(
+            "a path below DIR is needed, without . and .., such as app/index.html".to_owned(),
+        );
     }
     Ok(path.to_owned())
 }
@@ -231,7 +249,8 @@ fn field(text: &str) -> Result<(HeaderName, HeaderValue), String> {
     let (name, value) = text
         .split_once(':')
         .ok_or("a field is NAME:VALUE, such as Cache-Control:max-age=60")?;
-    let wrong_name = |_| format!("{name:?} is no name of a field; letters, digits and dashes are possible");
+    let wrong_name =
+        |_| format!("{name:?} is no name of a field; letters, digits and dashes are possible");
     let parsed = HeaderName::from_bytes(name.as_bytes()).map_err(wrong_name)?;
     if OWN.contains(&parsed) {
         return Err(format!("{parsed} is set by the server itself"));
@@ -258,7 +277,12 @@ mod tests {
 
     #[test]
     fn origins() {
-        for right in ["*", "https://example.org", "http://localhost:8080", "http://[::1]:80"] {
+        for right in [
+            "*",
+            "https://example.org",
+            "http://localhost:8080",
+            "http://[::1]:80",
+        ] {
             assert!(origin(right).is_ok(), "{right}");
         }
         for wrong in [
@@ -279,10 +303,21 @@ mod tests {
     #[test]
     fn fields() {
         let (name, value) = field("Cache-Control: max-age=60 ").unwrap();
-        assert_eq!((name.as_str(), value.to_str()), ("cache-control", Ok("max-age=60")));
+        assert_eq!(
+            (name.as_str(), value.to_str()),
+            ("cache-control", Ok("max-age=60"))
+        );
         let (_, value) = field("Link: <http://a:1/>").unwrap();
         assert_eq!(value.to_str(), Ok("<http://a:1/>"));
-        for wrong in ["", "a", ":b", "a b:c", "a:b\nc", "Content-Length: 3", "connection:close"] {
+        for wrong in [
+            "",
+            "a",
+            ":b",
+            "a b:c",
+            "a:b\nc",
+            "Content-Length: 3",
+            "connection:close",
+        ] {
             assert!(field(wrong).is_err(), "{wrong}");
         }
     }

@@ -74,7 +74,11 @@ fn become_program(
         sys::place(fd.as_fd(), target).context("dup2(2)")?;
     }
     // A descriptor behind those of the layout is the working directory.
-    let named = request.layout.iter().max().map_or(0, |last| usize::from(*last) + 1);
+    let named = request
+        .layout
+        .iter()
+        .max()
+        .map_or(0, |last| usize::from(*last) + 1);
     if let Some(directory) = fds.get(named) {
         rustix::process::fchdir(directory).context("fchdir(2)")?;
     }

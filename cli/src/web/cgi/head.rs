@@ -56,7 +56,10 @@ fn end_of(bytes: &[u8], searched: usize) -> Option<usize> {
     (from..bytes.len()).find_map(|at| {
         let is_start = at == 0 || bytes[at - 1] == b'\n';
         let rest = bytes.get(at..).filter(|_| is_start)?;
-        let length = [&b"\n"[..], b"\r\n"].iter().find(|end| rest.starts_with(end))?.len();
+        let length = [&b"\n"[..], b"\r\n"]
+            .iter()
+            .find(|end| rest.starts_with(end))?
+            .len();
         Some(at + length)
     })
 }
@@ -75,7 +78,10 @@ fn parse(bytes: &[u8]) -> io::Result<Head> {
         }
         let shown = || String::from_utf8_lossy(&line[..line.len().min(100)]).into_owned();
         let wrong = || malformed(format!("its head has the line {:?}", shown()));
-        let colon = line.iter().position(|byte| *byte == b':').ok_or_else(wrong)?;
+        let colon = line
+            .iter()
+            .position(|byte| *byte == b':')
+            .ok_or_else(wrong)?;
         let name = HeaderName::from_bytes(&line[..colon]).map_err(|_| wrong())?;
         let value = HeaderValue::from_bytes(line[colon + 1..].trim_ascii()).map_err(|_| wrong())?;
         if name == "status" {
@@ -84,7 +90,9 @@ fn parse(bytes: &[u8]) -> io::Result<Head> {
                 return Err(wrong());
             }
         } else if [CONTENT_TYPE, LOCATION, CONTENT_LENGTH].contains(&name) {
-            let is_length = |text: &str| text.bytes().all(|byte| byte.is_ascii_digit()) && text.parse::<u64>().is_ok();
+            let is_length = |text: &str| {
+                text.bytes().all(|byte| byte.is_ascii_digit()) && text.parse::<u64>().is_ok()
+            };
             let is_wrong = name == CONTENT_LENGTH && !value.to_str().is_ok_and(is_length);
             if fields.insert(name, value).is_some() || is_wrong {
                 return Err(wrong());
@@ -104,13 +112,17 @@ fn is_the_servers(name: &HeaderName) -> bool {
 /// The code of `404 Not Found`. A program cannot give a preliminary answer.
 fn code(value: &HeaderValue) -> Option<StatusCode> {
     let digits = value.as_bytes().split(|byte| *byte == b' ').next()?;
-    StatusCode::from_bytes(digits).ok().filter(|code| (200..600).contains(&code.as_u16()))
+    StatusCode::from_bytes(digits)
+        .ok()
+        .filter(|code| (200..600).contains(&code.as_u16()))
 }
 
 fn finish(status: Option<StatusCode>, fields: HeaderMap) -> io::Result<Head> {
     let Some(location) = fields.get(LOCATION) else {
         if status.is_none() && !fields.contains_key(CONTENT_TYPE) {
-            return Err(malformed("its head has neither Content-Type nor Location nor Status"));
+            return Err(malformed(
+                "its head has neither Content-Type nor Location nor Status",
+            ));
         }
         return Ok(Head::Response(status.unwrap_or(StatusCode::OK), fields));
     };
@@ -152,8 +164,11 @@ mod tests {
     fn parsed(text: &str) -> Option<(u16, Vec<(String, String)>)> {
         match parse(text.as_bytes()).ok()? {
             Head::Response(status, fields) => {
-                let text = |value: &HeaderValue| String::from_utf8_lossy(value.as_bytes()).into_owned();
-                let fields = fields.iter().map(|(name, value)| (name.to_string(), text(value)));
+                let text =
+                    |value: &HeaderValue| String::from_utf8_lossy(value.as_bytes()).into_owned();
+                let fields = fields
+                    .iter()
+                    .map(|(name, value)| (name.to_string(), text(value)));
                 Some((status.as_u16(), fields.collect()))
             }
             Head::Local(target) => Some((0, vec![("local".to_owned(), target.to_string())])),
@@ -164,14 +179,38 @@ mod tests {
     fn heads_of_programs() {
         let one = |name: &str, value: &str| vec![(name.to_owned(), value.to_owned())];
         for (text, status, fields) in [
-            ("Content-Type: text/plain\n\n", 200, one("content-type", "text/plain")),
-            ("content-type:text/plain\r\n\r\n", 200, one("content-type", "text/plain")),
-            ("Status: 404 Not Found\nContent-Type: a/b\n\n", 404, one("content-type", "a/b")),
+            (
+                "Content-Type: text/plain\n\n",
+                200,
+                one("content-type", "text/plain"),
+            ),
+            (
+                "content-type:text/plain\r\n\r\n",
+                200,
+                one("content-type", "text/plain"),
+            ),
+            (
+                "Status: 404 Not Found\nContent-Type: a/b\n\n",
+                404,
+                one("content-type", "a/b"),
+            ),
             ("Status: 204\n\n", 204, vec![]),
-            ("Location: http://a/b\n\n", 302, one("location", "http://a/b")),
-            ("Location: /a\nStatus: 301 Moved\n\n", 301, one("location", "/a")),
+            (
+                "Location: http://a/b\n\n",
+                302,
+                one("location", "http://a/b"),
+            ),
+            (
+                "Location: /a\nStatus: 301 Moved\n\n",
+                301,
+                one("location", "/a"),
+            ),
             ("Location: /a/b?c\n\n", 0, one("local", "/a/b?c")),
-            ("Content-Type: a/b\nTransfer-Encoding: chunked\nConnection: close\n\n", 200, one("content-type", "a/b")),
+            (
+                "Content-Type: a/b\nTransfer-Encoding: chunked\nConnection: close\n\n",
+                200,
+                one("content-type", "a/b"),
+            ),
         ] {
             assert_eq!(parsed(text), Some((status, fields)), "{text:?}");
         }

@@ -102,7 +102,10 @@ impl Programs {
         let scripts = scripts.with_context(|| format!("--cgi-bin {}", settings.path))?;
         tempfile::tempfile().with_context(|| {
             let folder = std::env::temp_dir();
-            format!("make a file for bodies in {}; TMPDIR names another place", folder.display())
+            format!(
+                "make a file for bodies in {}; TMPDIR names another place",
+                folder.display()
+            )
         })?;
         Ok(Self {
             settings,
@@ -158,7 +161,9 @@ impl Programs {
     }
 
     fn connections(&self) -> MutexGuard<'_, HashMap<u64, Peer>> {
-        self.connections.lock().unwrap_or_else(PoisonError::into_inner)
+        self.connections
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Answers a request, if it is for a program.
@@ -181,7 +186,9 @@ impl Programs {
                 io::ErrorKind::InvalidData => StatusCode::BAD_GATEWAY,
                 _ => StatusCode::INTERNAL_SERVER_ERROR,
             };
-            let text = status.canonical_reason().unwrap_or("the program has failed");
+            let text = status
+                .canonical_reason()
+                .unwrap_or("the program has failed");
             HttpError::new(status, text).caused_by(err)
         })?;
         Ok(match head {
@@ -276,7 +283,9 @@ fn spool(request: &mut Request<'_>) -> io::Result<(Option<File>, u64)> {
 
 /// The response whose content is what the program still writes.
 fn respond(status: StatusCode, mut fields: HeaderMap, output: Output) -> Response<Content> {
-    let length = fields.get(CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse().ok());
+    let length = fields
+        .get(CONTENT_LENGTH)
+        .and_then(|value| value.to_str().ok()?.parse().ok());
     let content = match length {
         Some(length) => Content::sized_reader(output, length),
         None => Content::reader(output),

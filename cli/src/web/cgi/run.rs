@@ -64,7 +64,9 @@ impl Run {
         fcntl_setfl(&output, OFlags::NONBLOCK)?;
         let running = start(program_output.as_fd(), program_errors.as_fd())?;
         let watch = epoll::create(CreateFlags::CLOEXEC)?;
-        let add = |fd: BorrowedFd<'_>, data, flags| epoll::add(&watch, fd, EventData::new_u64(data), flags);
+        let add = |fd: BorrowedFd<'_>, data, flags| {
+            epoll::add(&watch, fd, EventData::new_u64(data), flags)
+        };
         add(running.as_fd(), CONTROL, EventFlags::IN)?;
         add(output.as_fd(), OUTPUT, EventFlags::IN)?;
         // A failure is always reported; the end of the client's stream is none.
@@ -94,10 +96,14 @@ impl Run {
     /// - `Other`: the program could not be started, or its starter has ended.
     /// - else as [`task::block_on`]: the connection was aborted.
     fn wait(&mut self) -> io::Result<()> {
-        let until = self.paused.map_or(self.deadline, |paused| paused.min(self.deadline));
+        let until = self
+            .paused
+            .map_or(self.deadline, |paused| paused.min(self.deadline));
         let left = until.saturating_duration_since(Instant::now());
         let events = match task::timeout(left, || self.watch.read_with(events)) {
-            Err(err) if err.kind() == io::ErrorKind::TimedOut && Instant::now() >= until => Vec::new(),
+            Err(err) if err.kind() == io::ErrorKind::TimedOut && Instant::now() >= until => {
+                Vec::new()
+            }
             events => events?,
         };
         for event in events {
@@ -133,7 +139,9 @@ impl Run {
                     say(format_args!("{prefix}: program {pid} started"));
                 }
                 Some(Notice::Started { .. }) => {}
-                Some(Notice::Failed(why)) => return Err(io::Error::other(format!("start the program: {why}"))),
+                Some(Notice::Failed(why)) => {
+                    return Err(io::Error::other(format!("start the program: {why}")));
+                }
                 Some(Notice::Exited(exit)) => {
                     if self.settings.log || exit.ended != Ended::Status(0) {
                         say(format_args!("{prefix}: program ended: {exit}"));
@@ -142,7 +150,8 @@ impl Run {
                     return Ok(epoll::delete(self.watch.get_ref(), &self.running)?);
                 }
                 None => {
-                    let text = "the process that starts programs has ended, or has no descriptors left";
+                    let text =
+                        "the process that starts programs has ended, or has no descriptors left";
                     return Err(io::Error::other(text));
                 }
             }
@@ -150,7 +159,9 @@ impl Run {
     }
 
     fn read_errors(&mut self) {
-        let Some(errors) = &mut self.errors else { return };
+        let Some(errors) = &mut self.errors else {
+            return;
+        };
         if let Then::Pause(until) = errors.read() {
             self.paused = Some(until);
             if let Some(pipe) = errors.pipe() {
@@ -162,7 +173,12 @@ impl Run {
     fn watch_errors(&self) {
         if let Some(pipe) = self.errors.as_ref().and_then(Lines::pipe) {
             // The program is not worth an error: without its lines it goes on, and is ended with the request.
-            let _ = epoll::add(self.watch.get_ref(), pipe, EventData::new_u64(ERRORS), EventFlags::IN);
+            let _ = epoll::add(
+                self.watch.get_ref(),
+                pipe,
+                EventData::new_u64(ERRORS),
+                EventFlags::IN,
+            );
         }
     }
 }
@@ -226,7 +242,8 @@ impl Read for Output {
 fn after(time: Duration) -> Instant {
     let now = Instant::now();
     // Beyond the clock: each read sets it anew.
-    now.checked_add(time).unwrap_or(now + Duration::from_secs(86_400))
+    now.checked_add(time)
+        .unwrap_or(now + Duration::from_secs(86_400))
 }
 
 /// Takes the events that there are.

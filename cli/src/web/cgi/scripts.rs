@@ -63,10 +63,15 @@ impl Scripts {
         let scripts = Self {
             root: openat(CWD, root, LOOK | OFlags::DIRECTORY, Mode::empty())?,
             root_path: root.to_owned(),
-            own: path.split('/').map(|name| name.as_bytes().to_vec()).collect(),
+            own: path
+                .split('/')
+                .map(|name| name.as_bytes().to_vec())
+                .collect(),
             hidden,
         };
-        let kind = scripts.kind(path.as_bytes()).map_err(std::io::Error::from)?;
+        let kind = scripts
+            .kind(path.as_bytes())
+            .map_err(std::io::Error::from)?;
         ensure!(
             kind == FileType::Directory,
             "{} is no directory",
@@ -78,7 +83,9 @@ impl Scripts {
     /// Finds the program of a request's path: the first name that is a file.
     pub(super) fn find(&self, path: &str) -> Found {
         let decoded = path.split('/').filter(|name| !name.is_empty());
-        let names: Vec<Vec<u8>> = decoded.map(|name| percent_decode_str(name).collect()).collect();
+        let names: Vec<Vec<u8>> = decoded
+            .map(|name| percent_decode_str(name).collect())
+            .collect();
         if !names.starts_with(&self.own) {
             return Found::NotOurs;
         }
@@ -114,7 +121,12 @@ impl Scripts {
         let Ok(folder) = folder else {
             return Found::Refused(StatusCode::NOT_FOUND);
         };
-        let may_execute = accessat(&folder, OsStr::from_bytes(last), Access::EXEC_OK, AtFlags::EACCESS);
+        let may_execute = accessat(
+            &folder,
+            OsStr::from_bytes(last),
+            Access::EXEC_OK,
+            AtFlags::EACCESS,
+        );
         // Its text must not be sent either.
         if may_execute.is_err() {
             return Found::Refused(StatusCode::FORBIDDEN);
@@ -122,7 +134,10 @@ impl Scripts {
         let Ok(name) = String::from_utf8([b"/", &own.join(&b'/')[..]].concat()) else {
             return Found::Refused(StatusCode::NOT_FOUND);
         };
-        let mut info: Vec<u8> = rest.iter().flat_map(|name| [b"/", &name[..]].concat()).collect();
+        let mut info: Vec<u8> = rest
+            .iter()
+            .flat_map(|name| [b"/", &name[..]].concat())
+            .collect();
         if slash {
             info.push(b'/');
         }

@@ -4,8 +4,8 @@ use std::ffi::CString;
 use std::os::unix::ffi::OsStrExt;
 
 use socketserver::net::Address;
-use socketserver_http::http::header::{self, HeaderMap, HeaderName};
 use socketserver_http::http::Version;
+use socketserver_http::http::header::{self, HeaderMap, HeaderName};
 use socketserver_http::{Request, RequestExt};
 
 use super::Peer;
@@ -131,7 +131,11 @@ impl Variables {
 
     fn fields(&mut self, headers: &HeaderMap) {
         for name in headers.keys().filter(|name| becomes_variable(name)) {
-            let values: Vec<_> = headers.get_all(name).iter().map(|value| value.as_bytes()).collect();
+            let values: Vec<_> = headers
+                .get_all(name)
+                .iter()
+                .map(|value| value.as_bytes())
+                .collect();
             let between: &[u8] = if name == header::COOKIE { b"; " } else { b", " };
             let upper = name.as_str().to_ascii_uppercase().replace('-', "_");
             self.set(&format!("HTTP_{upper}"), values.join(between));
