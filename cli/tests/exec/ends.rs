@@ -203,12 +203,11 @@ fn the_drain_deadline_ends_programs() {
 }
 
 #[test]
-fn a_lifetime_ends_programs() {
-    for model in MODELS {
-        let server = exec(
-            &format!("--model {model} --lifetime 0.3"),
-            "echo $$; exec sleep 1000",
-        );
+fn deadlines_of_a_connection_end_programs() {
+    for (index, model) in MODELS.into_iter().enumerate() {
+        let deadline = ["--lifetime", "--request-timeout"][index % 2];
+        let options = format!("--model {model} {deadline} 0.3");
+        let server = exec(&options, "echo $$; exec sleep 1000");
         let mut client = Client::connect(&server.urls[0]);
         let program = pids(&mut client);
         assert_eq!(client.receive(1), b"", "{model}");

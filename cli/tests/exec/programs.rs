@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::process::Command;
 
-use crate::support::{Client, Server, command_after};
+use crate::support::{Client, Server, command, command_after};
 use crate::{LOCAL, MODELS, exec, line};
 
 /// Prints the variables, the descriptors with their flags, the signals, and what else a program inherits.
@@ -140,6 +140,19 @@ fn a_program_gets_what_is_documented_and_nothing_else() {
             assert!(set.ends_with("\t0000000000000000"), "{model}: {set}");
         }
         server.stop();
+    }
+}
+
+#[test]
+fn a_program_that_is_no_shell_has_no_blocked_signal() {
+    for model in MODELS {
+        let mut command = command(&format!("exec --model {model}"), &[LOCAL]);
+        command.args(["--", "grep", "^Sig[BI]", "/proc/self/status"]);
+        let server = Server::start(command, 1);
+        let answer = Client::connect(&server.urls[0]).receive(100);
+        let none = "SigBlk:\t0000000000000000\nSigIgn:\t0000000000000000\n";
+        assert_eq!(String::from_utf8_lossy(&answer), none, "{model}");
+        drop(server);
     }
 }
 

@@ -7,13 +7,13 @@ use std::os::fd::{AsFd, OwnedFd};
 
 use anyhow::Context;
 use rustix::io::fcntl_dupfd_cloexec;
-use rustix::net::{SendFlags, send};
 use rustix::process::{
     Pid, Resource, Rlimit, Signal, getpid, getppid, set_parent_process_death_signal, setrlimit,
     setsid,
 };
 
 use super::notice::Notice;
+use super::process::notify;
 use super::request::{DESCRIPTORS_MAX, Request};
 use super::{MARK, Prepare, sys};
 
@@ -41,9 +41,7 @@ pub(super) fn run(
     let failed = become_program(base, request, serial, starter, control, fds);
     // The type has no value of success.
     if let Err(err) = failed {
-        let notice = Notice::Failed(format!("{err:#}")).encode();
-        // A server that is gone needs no report.
-        let _ = send(control, notice.as_bytes(), SendFlags::NOSIGNAL);
+        notify(control, &Notice::Failed(format!("{err:#}")));
     }
     sys::exit(127)
 }
@@ -61,6 +59,9 @@ fn become_program(
         sys::exit(127);
     }
     setsid().context("setsid(2)")?;
+    let pid = getpid().as_raw_nonzero().get();
+    // Before the program runs: the server ends its group if the starter is killed.
+    notify(control, &Notice::Started { pid });
     // Above the numbers that the program's descriptors get.
     let above = |fd: &OwnedFd| fcntl_dupfd_cloexec(fd, DESCRIPTORS_MAX as i32);
     let fds = fds.iter().map(above).collect::<Result<Vec<_>, _>>();

@@ -227,6 +227,8 @@ fn serve(
     // That of the server uses descriptors that are closed here.
     drop(panic::take_hook());
     sys::reset_signals();
+    // The name in lists of processes is all that tells it from the server.
+    let _ = rustix::thread::set_name(c"starter");
     let answer = |text: &str| send(&requests, text.as_bytes(), SendFlags::NOSIGNAL).is_ok();
     match begin(settings, set_up, &requests) {
         Ok(mut starter) if answer(READY) => i32::from(starter.run().is_err()),

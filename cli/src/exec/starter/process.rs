@@ -54,6 +54,11 @@ pub(super) struct Starter {
     /// Processes that belong to no program, and are being ended.
     strays: HashMap<Pid, Ending>,
     serial: u64,
+    /// When children are reaped, if some have ended.
+    reap: Option<Instant>,
+    /// When they can be reaped again. The kernel takes time for each child that lives, so a pause of the same time
+    /// follows.
+    reapable: Instant,
     /// When the process exits at the latest, once its server is gone.
     last: Option<Instant>,
     buffer: Vec<u8>,
@@ -99,6 +104,8 @@ impl Starter {
             programs: HashMap::new(),
             strays: HashMap::new(),
             serial: 0,
+            reap: None,
+            reapable: Instant::now(),
             last: None,
             buffer: vec![0; MESSAGE_MAX],
         })
@@ -117,11 +124,15 @@ impl Starter {
                 return Ok(());
             }
             self.kill_late(now);
+            if self.reap.is_some_and(|at| now >= at) {
+                self.reap = None;
+                self.reap();
+                let end = Instant::now();
+                self.reapable = end + (end - now);
+            }
             let mut events = [const { MaybeUninit::<epoll::Event>::uninit() }; 64];
             let timeout = self.next_deadline().map(|at| {
-                let left = at.saturating_duration_since(now);
-                // Rounded up: a wait that ends early would repeat.
-                let left = left + Duration::from_millis(1);
+                let left = at.saturating_duration_since(Instant::now());
                 rustix::event::Timespec::try_from(left).unwrap_or_default()
             });
             let events = match epoll::wait(&self.epoll, &mut events, timeout.as_ref()) {
@@ -133,7 +144,11 @@ impl Starter {
             for token in tokens {
                 match token {
                     REQUESTS => self.take_requests(),
-                    CHILDREN => self.reap(),
+                    CHILDREN => {
+                        // What it reads says which children ended, but not of all of them.
+                        let _ = read(&self.signals, &mut [0; 1024]);
+                        self.reap.get_or_insert(self.reapable);
+                    }
                     SERVER => self.close(),
                     pid => self.hear(pid),
                 }
@@ -149,7 +164,7 @@ impl Starter {
             Ending::Terminated(kill) => Some(*kill),
             Ending::Killed => None,
         });
-        kills.chain(self.last).min()
+        kills.chain(self.last).chain(self.reap).min()
     }
 
     fn take_requests(&mut self) {
@@ -237,7 +252,6 @@ impl Starter {
             Err(err) => return fail("fork(2)", err),
         };
         let number = pid.as_raw_nonzero().get();
-        notify(&control, &Notice::Started { pid: number });
         let data = EventData::new_u64(number.unsigned_abs().into());
         let flags = EventFlags::IN;
         let ending = match epoll::add(&self.epoll, &control, data, flags) {
@@ -319,8 +333,6 @@ impl Starter {
 
     /// Reaps children that have ended, and ends those that belong to no program any more.
     fn reap(&mut self) {
-        // Its reads return how many signals came, which says nothing of how many children ended.
-        let _ = read(&self.signals, &mut [0; 1024]);
         while let Some(pid) = signals::ended_child() {
             let program = self.programs.remove(&pid);
             if program.is_some() {
@@ -359,7 +371,7 @@ impl Starter {
 }
 
 /// Reports to the server. A server that is gone, or does not read, gets no report.
-fn notify(control: &OwnedFd, notice: &Notice) {
+pub(super) fn notify(control: &OwnedFd, notice: &Notice) {
     let flags = SendFlags::NOSIGNAL | SendFlags::DONTWAIT;
     let _ = send(control, notice.encode().as_bytes(), flags);
 }
