@@ -33,7 +33,7 @@ const BOUNDARY_MAX: usize = 70;
 ///
 /// [`RequestExt::multipart`](crate::RequestExt::multipart) makes it. The body may have as many bytes as any other
 /// ([`Http::body_bytes`](crate::Http::body_bytes), [`Body::set_limit`](crate::Body::set_limit)), and 1,000 fields with
-/// heads of about 16 KiB each. Memory holds some 32 KiB of it.
+/// heads of about 16 KiB each. Memory holds a few pieces of 16 KiB of it.
 ///
 /// # Examples
 ///

@@ -16,10 +16,10 @@ type Call = Box<dyn Fn(&mut Request<'_>) -> Answer + Send + Sync>;
 
 /// A [`Handler`] that passes each request to the handler of its path and method.
 ///
-/// A part of a path in braces is a parameter: `{id}` stands for one segment, or for a part of one as in `/v{id}.txt`, and
-/// `{*rest}` at the end for everything that follows, slashes included. [`RequestExt::param`](crate::RequestExt::param) returns it,
-/// percent-decoded. A segment that is written out comes before a parameter, so `/users/me` is not a user of
-/// `/users/{id}`; `{{` and `}}` stand for braces.
+/// A part of a path in braces is a parameter: `{id}` stands for one segment, or for a part of one as in `/v{id}.txt`,
+/// and `{*rest}` at the end for everything that follows, slashes included.
+/// [`RequestExt::param`](crate::RequestExt::param) returns it, percent-decoded. A segment that is written out comes
+/// before a parameter, so `/users/me` is not a user of `/users/{id}`; `{{` and `}}` stand for braces.
 ///
 /// | request | answer |
 /// |---|---|
@@ -179,8 +179,8 @@ impl Router {
     }
 
     /// Answers all methods of all paths below a prefix: with another router, for example. The handler sees the path
-    /// without the prefix, as in `/b?c` of `/a/b?c` below `/a`, and the parameters of the prefix. Routes that are
-    /// written out further come before it. The prefix alone, `/a`, is redirected to `/a/` by 308, unless it has a route.
+    /// without the prefix, as in `/b?c` of `/a/b?c` below `/a`, and the parameters of the prefix. Longer routes that are
+    /// written out come before it. The prefix alone, `/a`, is redirected to `/a/` by 308, unless it has a route.
     ///
     /// # Examples
     ///
@@ -254,14 +254,16 @@ impl Router {
 
     /// Where a path is redirected to that is the prefix of a handler, but for its slash.
     fn directory(&self, uri: &Uri) -> Option<String> {
-        let path = format!("{}/", uri.path());
-        let found = self.paths.at(&path).ok()?;
+        // `CONNECT` has no path.
+        let path = Some(uri.path()).filter(|path| !path.is_empty())?;
+        let directory = format!("{path}/");
+        let found = self.paths.at(&directory).ok()?;
         let is_below = matches!(self.targets[*found.value], Target::Below(_));
         if !is_below || found.params.get(REST).is_some() {
             return None;
         }
         // Relative: so it holds below another router, and never names another host, as `//name` would.
-        let name = uri.path().rsplit('/').next()?;
+        let name = path.rsplit('/').next()?;
         let query = uri.query().map(|query| format!("?{query}"));
         Some(format!("./{name}/{}", query.unwrap_or_default()))
     }

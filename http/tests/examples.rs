@@ -5,6 +5,7 @@
 mod program;
 
 use std::fs;
+use std::io::ErrorKind::WouldBlock;
 use std::net::{SocketAddr, TcpStream};
 use std::time::Instant;
 
@@ -250,6 +251,32 @@ fn web_chat_lets_clients_talk_to_each_other() {
             Message::text("still here")
         );
     }
+}
+
+#[test]
+fn web_chat_aborts_clients_that_do_not_read() {
+    let (_example, addr) = Program::Itself("web_chat").on_tcp();
+    let mut slow = web_socket(addr, "/");
+    slow.send("here".into()).expect("send");
+    assert_eq!(slow.read().expect("a message"), Message::text("here"));
+    let mut talker = web_socket(addr, "/");
+    // More than the queue and the buffers of both sockets take.
+    let text = Message::text("x".repeat(4000));
+    let count = 5000;
+    for _ in 0..count {
+        talker.send(text.clone()).expect("send");
+        assert_eq!(talker.read().expect("a message"), text);
+    }
+    let mut heard = 0;
+    let end = loop {
+        match slow.read() {
+            Ok(_) => heard += 1,
+            Err(err) => break err,
+        }
+        assert!(heard < count, "the slow client has heard all");
+    };
+    let waits = matches!(&end, tungstenite::Error::Io(err) if err.kind() == WouldBlock);
+    assert!(!waits, "the slow client is still there");
 }
 
 #[test]

@@ -15,7 +15,7 @@ use socketserver::task;
 
 use super::constant_time_eq;
 
-/// The costs that `htpasswd -C` takes; with the highest one a comparison takes seconds.
+/// The costs that `htpasswd -C` takes; each step doubles the time of a comparison.
 const COSTS: std::ops::RangeInclusive<u32> = 4..=17;
 
 /// Users and their passwords: a file with a line `user:hash` for each, as `htpasswd -B` of Apache writes it.
@@ -24,10 +24,10 @@ const COSTS: std::ops::RangeInclusive<u32> = 4..=17;
 /// behind `{PLAIN}`. Empty lines and lines that begin with `#` are ignored. Other formats, as the `$apr1$` that
 /// `htpasswd` writes without `-B`, are refused.
 ///
-/// bcrypt compares the first 72 bytes of a password, and takes from a millisecond to seconds, as the cost says;
-/// under `Coroutines` it runs [beside](task::offload) the worker. A password that was verified is remembered for as long
-/// as the value lives, as a hash with a random key, so that further requests with it cost a microsecond. An unknown user costs as much
-/// as a wrong password of the user with the highest cost.
+/// bcrypt compares the first 72 bytes of a password, and takes the longer the higher the cost is; under
+/// `Coroutines` it runs [beside](task::offload) the worker. A password that was verified is remembered for as long as the
+/// value lives, as a hash with a random key, so that further requests with it take no bcrypt. A password for an
+/// unknown user, or a wrong one for a user whose is not hashed, costs as much as one for the user with the highest cost.
 ///
 /// # Examples
 ///
@@ -124,18 +124,21 @@ impl Htpasswd {
     /// Returns whether a user has a password.
     #[must_use]
     pub fn verify(&self, user: &str, password: &str) -> bool {
-        let is_verified = match self.users.get(user) {
-            Some(Secret::Plain(secret)) => return constant_time_eq(password, secret),
-            Some(Secret::Bcrypt(hash)) => {
-                self.is_remembered(user, password) || matches(hash, password)
-            }
-            None => {
-                if let Some(hash) = &self.costliest {
-                    let _ = matches(hash, password);
-                }
-                return false;
-            }
+        let secret = self.users.get(user);
+        // Compared for all users, so that the time does not tell which there are.
+        let plain = match secret {
+            Some(Secret::Plain(plain)) => plain,
+            _ => "",
         };
+        let is_equal = constant_time_eq(password, plain);
+        let hash = match secret {
+            Some(Secret::Plain(_)) if is_equal => return true,
+            Some(Secret::Bcrypt(_)) if self.is_remembered(user, password) => return true,
+            Some(Secret::Bcrypt(hash)) => Some(hash),
+            _ => self.costliest.as_ref(),
+        };
+        let has_matched = hash.is_some_and(|hash| matches(hash, password));
+        let is_verified = has_matched && matches!(secret, Some(Secret::Bcrypt(_)));
         if is_verified {
             let tag = hmac::sign(&self.key, password.as_bytes());
             let mut verified = self.verified.lock().unwrap_or_else(PoisonError::into_inner);
@@ -238,6 +241,13 @@ mod tests {
         let text = format!("a:{}\nb:{}\nc:{{PLAIN}}\n", HASHES[1], HASHES[0]);
         let users = Htpasswd::parse(&text).expect("users");
         assert_eq!(users.costliest.as_deref(), Some(HASHES[0]));
+        // That the password matches the hash of another user is no matter.
+        for user in ["c", "d", ""] {
+            assert!(!users.verify(user, "correct horse"), "{user}");
+            assert!(!users.is_remembered(user, "correct horse"), "{user}");
+        }
+        assert!(users.verify("c", ""));
+        assert!(!users.verify("d", ""));
     }
 
     #[test]

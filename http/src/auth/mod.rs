@@ -1,8 +1,8 @@
 //! Authentication: handlers that let verified users through to another handler.
 //!
-//! [`basic()`] asks for a user and a password (RFC 7617), [`bearer()`] for a token (RFC 6750). Both wrap any handler: that of
-//! a whole server, or of one route. Behind them, [`RequestExt::user`](crate::RequestExt::user) returns the name, and the
-//! [access log](crate::Http::access_log) has it. Without TLS, passwords and tokens can be read on the way.
+//! [`basic()`] asks for a user and a password (RFC 7617), [`bearer()`] for a token (RFC 6750). Both wrap any handler:
+//! that of a whole server, or of one route. Behind them, [`RequestExt::user`](crate::RequestExt::user) returns the name,
+//! and the [access log](crate::Http::access_log) has it. Without TLS, passwords and tokens can be read on the way.
 //!
 //! ```
 //! use socketserver::{Server, Tcp, Threading};

@@ -73,7 +73,7 @@
 //! | the query | [`query`](crate::RequestExt::query) | all of it |
 //! | `application/x-www-form-urlencoded` | [`form`](crate::RequestExt::form) | all of it, at most 2 MiB and 1,000 fields |
 //! | JSON (feature `json`) | `json` | the value; its text has at most 2 MiB |
-//! | `multipart/form-data` (feature `multipart`) | `multipart` | some 32 KiB of it |
+//! | `multipart/form-data` (feature `multipart`) | `multipart` | a few pieces of 16 KiB |
 //! | anything else | [`body_mut`](http::Request::body_mut), a [`Read`](std::io::Read) | what the handler reads |
 //!
 //! A body is limited by [`Http::body_bytes`](crate::Http::body_bytes) as well, to 2 MiB by default, and

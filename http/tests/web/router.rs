@@ -243,6 +243,11 @@ fn a_prefix_without_its_slash_is_redirected_on_the_same_host() {
         assert_eq!(field(&answer, "location"), Some(location), "{target}");
     }
     assert_eq!(tenants.outcome("GET", "//evil.example", "", b"").0, 404);
+    // `CONNECT` has no path.
+    let all = Served::new(Router::new().nest("/", text("all")));
+    assert_eq!(all.outcome("CONNECT", "b:443", "", b"").0, 404);
+    assert_eq!(all.outcome("POST", "/", "", b"").1, "all");
+    assert_eq!(all.outcome("GET", "/a/b", "", b"").1, "all");
     // A route of its own comes first.
     let own = Router::new()
         .get("/a", text("own"))
