@@ -5,7 +5,7 @@ use socketserver::net::{Either, Transport};
 use socketserver::observe::{Event, Failure, State};
 use socketserver::systemd::Notifier;
 use socketserver::{
-    Coroutines, Forking, Next, Outcome, Prefork, Report, Sequential, Server, ServerHandle,
+    Builder, Coroutines, Forking, Next, Outcome, Prefork, Report, Sequential, Server, ServerHandle,
     ThreadPool, Threading,
 };
 
@@ -158,35 +158,12 @@ fn serve<M: ServerModel>(
     options: Options,
     model: M,
 ) -> anyhow::Result<Report> {
-    let every_event = options.log;
-    let mut builder = Server::<Listener>::builder()
-        .model(model)
-        .drain_timeout(options.drain_timeout)
-        .on_error(move |failure| {
-            // Clients cause these without end, and `--log` has the end of each connection.
-            if failure.is_disconnect() || failure.abort_reason().is_some() {
-                return;
-            }
-            if every_event {
-                say(format_args!("socketserver: {failure}"));
-            } else {
-                say_once_a_second(failure);
-            }
-        })
-        .on_accept_error(|err| say(format_args!("socketserver: {err}")))
-        .on_stall(|stall| say(format_args!("socketserver: {stall}")));
-    builder = options.limits.apply(builder);
-    let access = options.access.is_on().then(|| options.access.clone());
-    let reloader = task.reloader();
-    let reloads = access.is_some() || reloader.is_some();
-    builder = builder.on_reload(move |server| {
-        if let Some(access) = &access {
-            access.reload(server);
-        }
-        if let Some(reload) = &reloader {
-            reload();
-        }
-    });
+    let mut builder = reporting(&options, model);
+    let reload = reload_hook(&*task, &options);
+    let reloads = reload.is_some();
+    if let Some(reload) = reload {
+        builder = builder.on_reload(reload);
+    }
     let notifier = Notifier::from_env().unwrap_or_else(|err| {
         say(format_args!(
             "socketserver: {err}; the service manager is not notified"
@@ -236,6 +213,44 @@ fn serve<M: ServerModel>(
         Either::Right(lent) => task.serve_lent(lent),
     };
     Ok(server.serve_forever(serve)?)
+}
+
+/// A server with its limits, whose failures are lines on standard error.
+fn reporting<M: ServerModel>(options: &Options, model: M) -> Builder<Listener, M> {
+    let every_event = options.log;
+    let builder = Server::<Listener>::builder()
+        .model(model)
+        .drain_timeout(options.drain_timeout)
+        .on_error(move |failure| {
+            // Clients cause these without end, and `--log` has the end of each connection.
+            if failure.is_disconnect() || failure.abort_reason().is_some() {
+                return;
+            }
+            if every_event {
+                say(format_args!("socketserver: {failure}"));
+            } else {
+                say_once_a_second(failure);
+            }
+        })
+        .on_accept_error(|err| say(format_args!("socketserver: {err}")))
+        .on_stall(|stall| say(format_args!("socketserver: {stall}")));
+    options.limits.apply(builder)
+}
+
+/// Returns what to do after SIGHUP, beside reading the certificates, if there is anything.
+fn reload_hook(
+    task: &dyn Task,
+    options: &Options,
+) -> Option<impl Fn(&ServerHandle) + Send + Sync + use<>> {
+    let access = options.access.is_on().then(|| options.access.clone());
+    let reload = task.reloader();
+    let is_any = access.is_some() || reload.is_some();
+    is_any.then(|| {
+        move |server: &ServerHandle| {
+            let _ = access.as_ref().map(|access| access.reload(server));
+            let _ = reload.as_ref().map(|reload| reload());
+        }
+    })
 }
 
 /// Reports a failure, at most once a second in all processes.

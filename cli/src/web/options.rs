@@ -304,11 +304,11 @@ mod tests {
     fn fields() {
         let (name, value) = field("Cache-Control: max-age=60 ").unwrap();
         assert_eq!(
-            (name.as_str(), value.to_str()),
-            ("cache-control", Ok("max-age=60"))
+            (name.as_str(), value.as_bytes()),
+            ("cache-control", &b"max-age=60"[..])
         );
         let (_, value) = field("Link: <http://a:1/>").unwrap();
-        assert_eq!(value.to_str(), Ok("<http://a:1/>"));
+        assert_eq!(value.as_bytes(), b"<http://a:1/>");
         for wrong in [
             "",
             "a",

@@ -60,23 +60,9 @@ fn programs_run_under_every_model() {
     }
 }
 
-#[test]
-fn a_program_has_the_variables_of_rfc_3875() {
-    let site = site_with("echo \"pwd=$(pwd)\"; echo \"args=$0 $#\"; env; exit 0");
-    let server = serve(&site, "--cgi-env COLOUR=blue --cgi-env NONE_SUCH");
-    let fields = "Content-Type: a/b\r\nContent-Length: 2\r\nX-One: 1\r\nX-One: 2\r\nCookie: a=b\r\nCookie: c=d\r\n\
-        Proxy: http://evil/\r\nX_Under: 1\r\nAuthorization: Basic YQ==\r\nTE: trailers\r\n";
-    let response = request(
-        &server.urls[0],
-        "POST /cgi-bin/run/more/%41%20b?a=b&c+d",
-        fields,
-        "xy",
-    );
-    let text = response.text();
-    let root = site.path("www").canonicalize().expect("a path");
-    let root = root.display();
-    let port = at(&server).rsplit_once(':').expect("a port").1;
-    for line in [
+/// What the program writes, in a directory and at a port.
+fn variables(root: &str, port: &str) -> [String; 22] {
+    [
         "args=./run 0".to_owned(),
         format!("pwd={root}/cgi-bin"),
         "GATEWAY_INTERFACE=CGI/1.1".to_owned(),
@@ -99,7 +85,25 @@ fn a_program_has_the_variables_of_rfc_3875() {
         "HTTP_X_ONE=1, 2".to_owned(),
         "HTTP_COOKIE=a=b; c=d".to_owned(),
         "COLOUR=blue".to_owned(),
-    ] {
+    ]
+}
+
+#[test]
+fn a_program_has_the_variables_of_rfc_3875() {
+    let site = site_with("echo \"pwd=$(pwd)\"; echo \"args=$0 $#\"; env; exit 0");
+    let server = serve(&site, "--cgi-env COLOUR=blue --cgi-env NONE_SUCH");
+    let fields = "Content-Type: a/b\r\nContent-Length: 2\r\nX-One: 1\r\nX-One: 2\r\nCookie: a=b\r\nCookie: c=d\r\n\
+        Proxy: http://evil/\r\nX_Under: 1\r\nAuthorization: Basic YQ==\r\nTE: trailers\r\n";
+    let response = request(
+        &server.urls[0],
+        "POST /cgi-bin/run/more/%41%20b?a=b&c+d",
+        fields,
+        "xy",
+    );
+    let text = response.text();
+    let root = site.path("www").canonicalize().expect("a path");
+    let port = at(&server).rsplit_once(':').expect("a port").1;
+    for line in variables(&root.display().to_string(), port) {
         assert!(
             text.lines().any(|own| own == line),
             "{line:?} is missing in:\n{text}"
@@ -199,90 +203,93 @@ fn answer(script: &str, line: &str) -> Response {
     response
 }
 
+/// A script, and the status, the content and a field of the answer.
+const ANSWERS: [(&str, u16, &str, (&str, &str)); 14] = [
+    (
+        "printf 'Content-Type: a/b\\n\\nhello'",
+        200,
+        "hello",
+        ("content-type", "a/b"),
+    ),
+    (
+        "printf 'Content-Type: a/b\\r\\n\\r\\nhello'",
+        200,
+        "hello",
+        ("content-type", "a/b"),
+    ),
+    (
+        "printf 'Status: 404 Gone\\nContent-Type: a/b\\n\\nno'",
+        404,
+        "no",
+        ("content-type", "a/b"),
+    ),
+    ("printf 'Status: 500\\nX-A: b\\n\\n'", 500, "", ("x-a", "b")),
+    (
+        "printf 'Status: 204\\n\\n'",
+        204,
+        "",
+        ("connection", "close"),
+    ),
+    (
+        "printf 'Location: http://a/b\\n\\n'",
+        302,
+        "",
+        ("location", "http://a/b"),
+    ),
+    (
+        "printf 'Location: /c\\nStatus: 301\\n\\n'",
+        301,
+        "",
+        ("location", "/c"),
+    ),
+    (
+        "printf 'Location: /hello.txt\\n\\n'",
+        200,
+        "hello world\n",
+        ("content-length", "12"),
+    ),
+    (
+        "printf 'Location: /none\\n\\n'",
+        404,
+        "Not Found\n",
+        ("content-length", "10"),
+    ),
+    (
+        "printf 'Content-Type: a/b\\nContent-Length: 3\\n\\nabcdef'",
+        200,
+        "abc",
+        ("content-length", "3"),
+    ),
+    (
+        "printf 'Content-Type: a/b\\nTransfer-Encoding: gzip\\n\\nabc'",
+        200,
+        "abc",
+        ("transfer-encoding", "chunked"),
+    ),
+    (
+        "printf 'Content-Type: a/b\\nSet-Cookie: a=b\\n\\n'",
+        200,
+        "",
+        ("set-cookie", "a=b"),
+    ),
+    (
+        "printf 'Content-'; printf 'Type: a/b\\n'; printf '\\nabc'",
+        200,
+        "abc",
+        ("content-type", "a/b"),
+    ),
+    // With what it has written already.
+    (
+        "printf 'Content-Type: a/b\\n\\nabc'; kill -9 $$",
+        200,
+        "abc",
+        ("content-type", "a/b"),
+    ),
+];
+
 #[test]
 fn answers_of_programs() {
-    for (script, status, text, field) in [
-        (
-            "printf 'Content-Type: a/b\\n\\nhello'",
-            200,
-            "hello",
-            ("content-type", "a/b"),
-        ),
-        (
-            "printf 'Content-Type: a/b\\r\\n\\r\\nhello'",
-            200,
-            "hello",
-            ("content-type", "a/b"),
-        ),
-        (
-            "printf 'Status: 404 Gone\\nContent-Type: a/b\\n\\nno'",
-            404,
-            "no",
-            ("content-type", "a/b"),
-        ),
-        ("printf 'Status: 500\\nX-A: b\\n\\n'", 500, "", ("x-a", "b")),
-        (
-            "printf 'Status: 204\\n\\n'",
-            204,
-            "",
-            ("connection", "close"),
-        ),
-        (
-            "printf 'Location: http://a/b\\n\\n'",
-            302,
-            "",
-            ("location", "http://a/b"),
-        ),
-        (
-            "printf 'Location: /c\\nStatus: 301\\n\\n'",
-            301,
-            "",
-            ("location", "/c"),
-        ),
-        (
-            "printf 'Location: /hello.txt\\n\\n'",
-            200,
-            "hello world\n",
-            ("content-length", "12"),
-        ),
-        (
-            "printf 'Location: /none\\n\\n'",
-            404,
-            "Not Found\n",
-            ("content-length", "10"),
-        ),
-        (
-            "printf 'Content-Type: a/b\\nContent-Length: 3\\n\\nabcdef'",
-            200,
-            "abc",
-            ("content-length", "3"),
-        ),
-        (
-            "printf 'Content-Type: a/b\\nTransfer-Encoding: gzip\\n\\nabc'",
-            200,
-            "abc",
-            ("transfer-encoding", "chunked"),
-        ),
-        (
-            "printf 'Content-Type: a/b\\nSet-Cookie: a=b\\n\\n'",
-            200,
-            "",
-            ("set-cookie", "a=b"),
-        ),
-        (
-            "printf 'Content-'; printf 'Type: a/b\\n'; printf '\\nabc'",
-            200,
-            "abc",
-            ("content-type", "a/b"),
-        ),
-        // With what it has written already.
-        (
-            "printf 'Content-Type: a/b\\n\\nabc'; kill -9 $$",
-            200,
-            "abc",
-            ("content-type", "a/b"),
-        ),
-    ] {
+    for (script, status, text, field) in ANSWERS {
         let response = answer(script, "GET");
         assert_eq!(response.status, status, "{script}: {response:?}");
         assert_eq!(response.text(), text, "{script}");

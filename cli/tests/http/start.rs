@@ -24,94 +24,97 @@ fn ends(site: &Site, words: &str, more: &[&str], code: i32, parts: &[&str]) {
     }
 }
 
+/// Words, arguments that may have spaces, and parts of the error.
+const WRONG: [(&str, &[&str], &[&str]); 19] = [
+    (
+        "serve http",
+        &[],
+        &["needs the directory", "serve http DIR"],
+    ),
+    ("serve echo www", &[], &["echo has no directory"]),
+    (
+        "serve echo --hidden",
+        &[],
+        &["--hidden is for serve http DIR"],
+    ),
+    (
+        "serve hello --cgi-bin x",
+        &[],
+        &["--cgi-bin is for serve http DIR"],
+    ),
+    (
+        "serve http www --listen udp://127.0.0.1:0",
+        &[],
+        &["stream socket"],
+    ),
+    (
+        "serve http www --listen seqpacket:@x",
+        &[],
+        &["stream socket"],
+    ),
+    (
+        "serve http www --listen unixgram:@x",
+        &[],
+        &["stream socket"],
+    ),
+    (
+        "serve http www --cors example.org",
+        &[],
+        &["--cors", "an origin is"],
+    ),
+    (
+        "serve http www --header a",
+        &[],
+        &["--header", "NAME:VALUE"],
+    ),
+    (
+        "serve http www",
+        &["--header", "a b:c"],
+        &["--header", "no name of a field"],
+    ),
+    (
+        "serve http www",
+        &["--header", "a:b\nc"],
+        &["--header", "control characters"],
+    ),
+    (
+        "serve http www --header Content-Length:3",
+        &[],
+        &["content-length is set by the server"],
+    ),
+    (
+        "serve http www --index a/b",
+        &[],
+        &["--index", "without a slash"],
+    ),
+    ("serve http www --spa ../a", &[], &["--spa", "below DIR"]),
+    (
+        "serve http www --cgi-bin ..",
+        &[],
+        &["--cgi-bin", "below DIR"],
+    ),
+    ("serve http www --cgi-timeout 3", &[], &["--cgi-bin"]),
+    (
+        "serve http www --cgi-bin x --cgi-timeout 0",
+        &[],
+        &["would end every program"],
+    ),
+    (
+        "serve http www --cgi-bin x --cgi-max 0",
+        &[],
+        &["--cgi-max"],
+    ),
+    (
+        "serve http www --trust-forwarded-for x",
+        &[],
+        &["--trust-forwarded-for"],
+    ),
+];
+
 #[test]
 fn wrong_usage() {
     let site = Site::new();
-    for (words, more, parts) in [
-        (
-            "serve http",
-            &[][..],
-            &["needs the directory", "serve http DIR"][..],
-        ),
-        ("serve echo www", &[], &["echo has no directory"]),
-        (
-            "serve echo --hidden",
-            &[],
-            &["--hidden is for serve http DIR"],
-        ),
-        (
-            "serve hello --cgi-bin x",
-            &[],
-            &["--cgi-bin is for serve http DIR"],
-        ),
-        (
-            "serve http www --listen udp://127.0.0.1:0",
-            &[],
-            &["stream socket"],
-        ),
-        (
-            "serve http www --listen seqpacket:@x",
-            &[],
-            &["stream socket"],
-        ),
-        (
-            "serve http www --listen unixgram:@x",
-            &[],
-            &["stream socket"],
-        ),
-        (
-            "serve http www --cors example.org",
-            &[],
-            &["--cors", "an origin is"],
-        ),
-        (
-            "serve http www --header a",
-            &[],
-            &["--header", "NAME:VALUE"],
-        ),
-        (
-            "serve http www",
-            &["--header", "a b:c"],
-            &["--header", "no name of a field"],
-        ),
-        (
-            "serve http www",
-            &["--header", "a:b\nc"],
-            &["--header", "control characters"],
-        ),
-        (
-            "serve http www --header Content-Length:3",
-            &[],
-            &["content-length is set by the server"],
-        ),
-        (
-            "serve http www --index a/b",
-            &[],
-            &["--index", "without a slash"],
-        ),
-        ("serve http www --spa ../a", &[], &["--spa", "below DIR"]),
-        (
-            "serve http www --cgi-bin ..",
-            &[],
-            &["--cgi-bin", "below DIR"],
-        ),
-        ("serve http www --cgi-timeout 3", &[], &["--cgi-bin"]),
-        (
-            "serve http www --cgi-bin x --cgi-timeout 0",
-            &[],
-            &["would end every program"],
-        ),
-        (
-            "serve http www --cgi-bin x --cgi-max 0",
-            &[],
-            &["--cgi-max"],
-        ),
-        (
-            "serve http www --trust-forwarded-for x",
-            &[],
-            &["--trust-forwarded-for"],
-        ),
-    ] {
+    for (words, more, parts) in WRONG {
         ends(&site, words, more, 2, parts);
     }
 }
@@ -159,7 +162,7 @@ fn a_directory_that_the_user_may_not_read() {
     }
     let site = Site::new();
     let mode = |mode| {
-        fs::set_permissions(site.path("www"), fs::Permissions::from_mode(mode)).expect("chmod")
+        fs::set_permissions(site.path("www"), fs::Permissions::from_mode(mode)).expect("chmod");
     };
     fs::set_permissions(site.folder.path(), fs::Permissions::from_mode(0o755)).expect("chmod");
     let user = "--user 54321 --group 4242 --listen tcp://127.0.0.1:0";
