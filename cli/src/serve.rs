@@ -245,11 +245,9 @@ fn reload_hook(
     let access = options.access.is_on().then(|| options.access.clone());
     let reload = task.reloader();
     let is_any = access.is_some() || reload.is_some();
-    is_any.then(|| {
-        move |server: &ServerHandle| {
-            let _ = access.as_ref().map(|access| access.reload(server));
-            let _ = reload.as_ref().map(|reload| reload());
-        }
+    is_any.then_some(move |server: &ServerHandle| {
+        let _ = access.as_ref().map(|access| access.reload(server));
+        let _ = reload.as_ref().map(|reload| reload());
     })
 }
 
