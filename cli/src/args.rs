@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
+use clap::builder::PossibleValue;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::access::Access;
@@ -16,13 +17,14 @@ use crate::privileges::Privileges;
 use crate::proxied::Proxied;
 use crate::proxy::Proxy;
 use crate::tls::Tls;
+use crate::web::Web;
 
-/// Serves small services over TCP, UDP and Unix sockets, and compares concurrency models.
+/// Serves files and small services over TCP, UDP and Unix sockets, and compares concurrency models.
 #[derive(Debug, Parser)]
 #[command(
     name = "socketserver",
     version,
-    after_help = "Examples:\n  socketserver serve hello --listen tcp://127.0.0.1:7007\n  socketserver compare --connections 64 --cpu 50 --wait 1000"
+    after_help = "Examples:\n  socketserver serve http .\n  socketserver serve hello --listen tcp://127.0.0.1:7007\n  socketserver compare --connections 64 --cpu 50 --wait 1000"
 )]
 struct Cli {
     #[command(subcommand)]
@@ -32,9 +34,13 @@ struct Cli {
 /// A subcommand.
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
-    /// Serves one of the small services of RFC 862 to 868, or a greeting
+    /// Serves the files below a directory over HTTP, or one of the small services of RFC 862 to 868
     #[command(after_help = "\
 Examples:
+  socketserver serve http .
+  socketserver serve http /srv/www --listen 'tcp://[::]:8443' --tls-cert cert.pem --tls-key key.pem --access-log -
+  socketserver serve http dist --spa index.html --precompressed --header 'Cache-Control: max-age=60'
+  socketserver serve http /srv/reports --basic-auth /etc/reports.htpasswd --cgi-bin cgi-bin
   socketserver serve hello
   socketserver serve echo --listen 'tcp://[::]:7007' --listen 'udp://[::]:7007' --listen unix:///tmp/echo.sock
   socketserver serve daytime --model prefork:pool --workers 4 --max-connections 1000
@@ -70,7 +76,7 @@ Signals:
 Exit status:
   0 everything was served, 1 failure, 2 wrong usage,
   3 connections were aborted, at the drain deadline or by a second signal")]
-    Serve(Serve),
+    Serve(Box<Serve>),
     /// Runs a program for each connection: its standard input and output are the connection
     #[command(after_help = crate::exec::HELP)]
     Exec(Exec),
@@ -105,13 +111,44 @@ of those within 5 % of that, the one with the least CPU time, and then the one w
 #[derive(Args, Debug)]
 pub(crate) struct Serve {
     /// The service
-    pub(crate) service: Service,
+    pub(crate) service: Served,
+    /// The directory whose files http serves; no other service has one
+    #[arg(value_name = "DIR")]
+    pub(crate) directory: Option<PathBuf>,
     /// Answer a UDP datagram from outside loopback even with more bytes than it has: a forged sender
     /// turns such answers into an attack on the address that it names
     #[arg(long)]
     pub(crate) allow_amplification: bool,
     #[command(flatten)]
+    pub(crate) web: Web,
+    #[command(flatten)]
     pub(crate) options: Options,
+}
+
+impl Serve {
+    /// The first error among arguments that do not go together.
+    fn conflict(&self) -> Option<String> {
+        let name = self.service.to_possible_value()?.get_name().to_owned();
+        let Served::BuiltIn(service) = self.service else {
+            let conflict = self.web.conflict(self.directory.is_some(), &self.options);
+            return conflict.map(str::to_owned);
+        };
+        if self.directory.is_some() {
+            return Some(format!(
+                "{name} has no directory: DIR is for serve http DIR; leave it out"
+            ));
+        }
+        if let Some(option) = self.web.first_given() {
+            return Some(format!(
+                "{option} is for serve http DIR; {name} has no such option"
+            ));
+        }
+        let silent = self.options.limits.client_speaks_first && service.speaks_first();
+        silent.then(|| {
+            "--client-speaks-first is for the services echo, discard and http; every other service speaks first"
+                .to_owned()
+        })
+    }
 }
 
 /// The options of a server.
@@ -208,7 +245,7 @@ pub(crate) struct Work {
 }
 
 /// A built-in service.
-#[derive(Clone, Copy, Debug, ValueEnum)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Service {
     /// Sends back what it receives (RFC 862)
     Echo,
@@ -222,6 +259,36 @@ pub(crate) enum Service {
     Time,
     /// Sends "hello world"
     Hello,
+}
+
+/// What `serve` serves.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Served {
+    BuiltIn(Service),
+    Http,
+}
+
+impl ValueEnum for Served {
+    fn value_variants<'a>() -> &'a [Self] {
+        &[
+            Self::Http,
+            Self::BuiltIn(Service::Echo),
+            Self::BuiltIn(Service::Discard),
+            Self::BuiltIn(Service::Chargen),
+            Self::BuiltIn(Service::Daytime),
+            Self::BuiltIn(Service::Time),
+            Self::BuiltIn(Service::Hello),
+        ]
+    }
+
+    fn to_possible_value(&self) -> Option<PossibleValue> {
+        match self {
+            Self::BuiltIn(service) => service.to_possible_value(),
+            Self::Http => Some(PossibleValue::new("http").help(
+                "Serves the files below DIR (HTTP/1.1, and HTTP/2 with TLS or with prior knowledge)",
+            )),
+        }
+    }
 }
 
 impl Service {
@@ -281,24 +348,20 @@ pub(crate) fn parse() -> Result<Command, ExitCode> {
 
 fn parse_from(args: impl IntoIterator<Item = OsString>) -> Result<Command, clap::Error> {
     let command = Cli::try_parse_from(args)?.command;
-    let conflict = match &command {
-        Command::Serve(Serve {
-            options, service, ..
-        }) => {
-            let silent = options.limits.client_speaks_first && service.speaks_first();
-            silent
-                .then_some(
-                    "--client-speaks-first is for the services echo and discard; every other service speaks first",
-                )
-                .or_else(|| options.conflict())
+    let conflict: Option<String> = match &command {
+        Command::Serve(serve) => serve
+            .conflict()
+            .or_else(|| serve.options.conflict().map(str::to_owned)),
+        Command::Exec(exec) => {
+            let conflict = exec.options.conflict().or_else(|| exec.conflict());
+            conflict.map(str::to_owned)
         }
-        Command::Exec(exec) => exec.options.conflict().or_else(|| exec.conflict()),
-        Command::Proxy(proxy) => proxy.conflict(),
-        Command::Workload(Work { options, .. }) => options.conflict(),
+        Command::Proxy(proxy) => proxy.conflict().map(str::to_owned),
+        Command::Workload(Work { options, .. }) => options.conflict().map(str::to_owned),
         Command::Compare(compare) => {
             let Workload { cpu, wait, .. } = compare.workload;
             (compare.seconds <= cpu + wait)
-                .then_some("--seconds is too short: one request takes longer, by its --cpu and --wait; raise --seconds")
+                .then(|| "--seconds is too short: one request takes longer, by its --cpu and --wait; raise --seconds".to_owned())
         }
     };
     match conflict {

@@ -15,7 +15,7 @@ use crate::resolve::Resolved;
 use crate::{inherited, log, signals};
 
 /// All transports in one type: one server serves all listeners of the command.
-pub(crate) type Any = Either<Either<Stream, Tls<Stream>>, Messages>;
+pub(crate) type Any = Either<Streams, Messages>;
 
 /// A connection or datagram of any of them.
 pub(crate) type Accepted = <Any as Transport>::Accepted;
@@ -27,6 +27,10 @@ pub(crate) type Listener = Either<Any, LentSocket>;
 /// A bound socket, before the PROXY protocol and TLS.
 pub(crate) type Bound = Either<Plain, Either<UnixSeqpacket, Datagrams>>;
 
+/// A connection of a stream listener.
+pub(crate) type Connection = <Streams as Transport>::Accepted;
+
+type Streams = Either<Stream, Tls<Stream>>;
 type Plain = Either<Tcp, UnixStream>;
 pub(crate) type Stream = Either<Plain, Proxied<Plain>>;
 

@@ -149,7 +149,7 @@ impl Log {
 }
 
 /// A line as it is written; after a partial line it begins with a line feed.
-fn line(text: &str, after_partial: bool) -> String {
+pub(crate) fn line(text: &str, after_partial: bool) -> String {
     let mut line = String::with_capacity(text.len() + 2);
     if after_partial {
         line.push('\n');

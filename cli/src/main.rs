@@ -20,6 +20,7 @@ mod serve;
 mod services;
 mod signals;
 mod tls;
+mod web;
 mod workload;
 
 use std::panic;
@@ -27,7 +28,7 @@ use std::process::ExitCode;
 
 use socketserver::Report;
 
-use args::{Command, Serve};
+use args::{Command, Serve, Served};
 use log::say;
 use services::BuiltIn;
 
@@ -43,11 +44,7 @@ fn main() -> ExitCode {
         Ok(command) => command,
     };
     let result = handlers.and_then(|handlers| match command {
-        Command::Serve(Serve {
-            service,
-            allow_amplification,
-            options,
-        }) => serve::run(BuiltIn::new(service, allow_amplification), options),
+        Command::Serve(serve) => serve_one(*serve),
         Command::Exec(exec) => exec::run(exec),
         Command::Proxy(proxy) => proxy::run(*proxy),
         Command::Workload(work) => workload::run(work),
@@ -77,4 +74,20 @@ fn main() -> ExitCode {
     };
     log::finish();
     code
+}
+
+fn serve_one(serve: Serve) -> anyhow::Result<Report> {
+    let Serve {
+        service,
+        directory,
+        allow_amplification,
+        web,
+        options,
+    } = serve;
+    match (service, directory) {
+        (Served::Http, directory) => web::run(web, &directory.unwrap_or_default(), options),
+        (Served::BuiltIn(service), _) => {
+            serve::run(BuiltIn::new(service, allow_amplification), options)
+        }
+    }
 }

@@ -59,13 +59,24 @@ pub(crate) trait Task: Send + Sync + 'static {
     /// Called once, when the server has ended.
     fn finish(&self) {}
 
-    /// Whether it makes TLS connections, which need larger stacks.
-    fn uses_tls(&self) -> bool {
-        false
-    }
-
     /// Returns what to call when the server enters a state, unless the accept loop is busy with a handler.
     fn observer(&self) -> Option<Box<dyn Fn(State) + Send + Sync>> {
+        None
+    }
+
+    /// The protocols that TLS clients may choose from (ALPN), the preferred one first.
+    fn protocols(&self) -> &'static [&'static str] {
+        &[]
+    }
+
+    /// How many KiB the stack of a coroutine needs, if its client does not use TLS.
+    fn stack_kib(&self) -> usize {
+        // Eight times the deepest stack that was measured.
+        64
+    }
+
+    /// Returns what to call after SIGHUP, in one process of the server.
+    fn reloader(&self) -> Option<Box<dyn Fn() + Send + Sync>> {
         None
     }
 
@@ -86,10 +97,12 @@ pub(crate) trait Task: Send + Sync + 'static {
     }
 }
 
+/// How many KiB the stack of a coroutine needs that does a TLS handshake.
+pub(crate) const TLS_STACK_KIB: usize = 256;
+
 /// Serves until a signal stops it.
 pub(crate) fn run(task: impl Task, options: Options) -> anyhow::Result<Report> {
     let task: Box<dyn Task> = Box::new(task);
-    let uses_tls = options.tls.is_on() || task.uses_tls();
     let workers = options.workers.map(|workers| workers as usize);
     match options.model {
         Model::One(Inner::Sequential) => serve(task, options, Sequential::default()),
@@ -101,7 +114,7 @@ pub(crate) fn run(task: impl Task, options: Options) -> anyhow::Result<Report> {
         ),
         Model::One(Inner::Forking) => serve(task, options, Forking::default()),
         Model::One(Inner::Coroutines) => {
-            let model = coroutines(&options, workers, uses_tls);
+            let model = coroutines(&options, workers, task.stack_kib());
             serve(task, options, model)
         }
         Model::Prefork(Inner::Sequential) => {
@@ -118,7 +131,7 @@ pub(crate) fn run(task: impl Task, options: Options) -> anyhow::Result<Report> {
         }
         // One worker in each process: the processes use the processors.
         Model::Prefork(Inner::Coroutines) => {
-            let model = coroutines(&options, Some(1), uses_tls);
+            let model = coroutines(&options, Some(1), task.stack_kib());
             serve(task, options, prefork(workers, model))
         }
     }
@@ -130,13 +143,16 @@ fn prefork<M>(workers: Option<usize>, model: M) -> Prefork<M> {
 }
 
 #[expect(unsafe_code, reason = "the contract of coroutines")]
-fn coroutines(options: &Options, workers: Option<usize>, uses_tls: bool) -> Coroutines {
+fn coroutines(options: &Options, workers: Option<usize>, stack_kib: usize) -> Coroutines {
     // SAFETY: the tasks of this crate read, write, compute, sleep and format text; nothing that they call restores a
     // thread-local after a blocking call.
     let model = unsafe { Coroutines::new() };
-    // Eight times the deepest stack that was measured without TLS; a handshake needs more.
-    let kib = if uses_tls { 256 } else { 64 };
-    let model = model.stack_size(kib * 1024);
+    let kib = if options.tls.is_on() {
+        TLS_STACK_KIB
+    } else {
+        0
+    };
+    let model = model.stack_size(kib.max(stack_kib) * 1024);
     let model = model.driver(match options.driver {
         args::Driver::Auto => Driver::Auto,
         args::Driver::Epoll => Driver::Epoll,
@@ -154,9 +170,10 @@ fn serve<M: ServerModel>(
     model: M,
 ) -> anyhow::Result<Report> {
     let mut builder = reporting(&options, model);
-    if options.access.is_on() {
-        let access = options.access.clone();
-        builder = builder.on_reload(move |server| access.reload(server));
+    let reload = reload_hook(&*task, &options);
+    let reloads = reload.is_some();
+    if let Some(reload) = reload {
+        builder = builder.on_reload(reload);
     }
     let notifier = Notifier::from_env().unwrap_or_else(|err| {
         say(format_args!(
@@ -173,7 +190,7 @@ fn serve<M: ServerModel>(
     builder = builder.access(options.access.load()?);
     let wrappers = Wrappers {
         proxy: options.proxied.load()?,
-        tls: options.tls.load()?,
+        tls: options.tls.load(task.protocols())?,
     };
     let listeners = bind::all(&options.listen, &wrappers)?;
     log::start();
@@ -197,8 +214,8 @@ fn serve<M: ServerModel>(
         handle.clone(),
         options.limits.stop_times(options.drain_timeout),
     );
-    let lists = options.access.is_on().then(|| handle.clone());
-    signals::reload(lists, wrappers.tls, notifier)?;
+    let reloaded = reloads.then(|| handle.clone());
+    signals::reload(reloaded, wrappers.tls, notifier)?;
     if let Some(note) = short_of_descriptors(&options, handle.limits().max_connections) {
         say(format_args!("socketserver: {note}"));
     }
@@ -213,7 +230,7 @@ fn serve<M: ServerModel>(
     Ok(report)
 }
 
-/// A builder with the limits, whose failures are reported.
+/// A server with its limits, whose failures are lines on standard error.
 fn reporting<M: ServerModel>(options: &Options, model: M) -> Builder<Listener, M> {
     let every_event = options.log;
     let builder = Server::<Listener>::builder()
@@ -233,6 +250,20 @@ fn reporting<M: ServerModel>(options: &Options, model: M) -> Builder<Listener, M
         .on_accept_error(|err| say(format_args!("socketserver: {err}")))
         .on_stall(|stall| say(format_args!("socketserver: {stall}")));
     options.limits.apply(builder)
+}
+
+/// Returns what to do after SIGHUP, beside reading the certificates, if there is anything.
+fn reload_hook(
+    task: &dyn Task,
+    options: &Options,
+) -> Option<impl Fn(&ServerHandle) + Send + Sync + use<>> {
+    let access = options.access.is_on().then(|| options.access.clone());
+    let reload = task.reloader();
+    let is_any = access.is_some() || reload.is_some();
+    is_any.then_some(move |server: &ServerHandle| {
+        let _ = access.as_ref().map(|access| access.reload(server));
+        let _ = reload.as_ref().map(|reload| reload());
+    })
 }
 
 /// Reports a failure, at most once a second in all processes.

@@ -1,6 +1,6 @@
 //! Signals. SIGTERM and SIGINT stop the server: the first one drains, the second one aborts. Before
-//! anything is bound they end the program. SIGHUP makes a server read its certificates and its access
-//! lists again. `init` waits for signals by the functions at the end.
+//! anything is bound they end the program. SIGHUP makes a server read its certificates, access lists and
+//! passwords again. `init` waits for signals by the functions at the end.
 #![expect(unsafe_code, reason = "signal handlers, masks and waits")]
 
 use std::fmt;
@@ -77,14 +77,14 @@ impl Handlers {
     }
 }
 
-/// From now on SIGHUP makes the server read its certificates, and the access lists of `lists`, again, in all its
-/// processes. A service manager is notified. The lists are read at the next turn of an accept loop.
+/// From now on SIGHUP makes the server read its certificates again, and calls the reload hook of `server`, in all its
+/// processes. A service manager is notified. The hook is called at the next turn of an accept loop.
 pub(crate) fn reload(
-    lists: Option<ServerHandle>,
+    server: Option<ServerHandle>,
     tls: Option<TlsConfig>,
     notifier: Option<Notifier>,
 ) -> anyhow::Result<()> {
-    if lists.is_none() && tls.is_none() && notifier.is_none() {
+    if server.is_none() && tls.is_none() && notifier.is_none() {
         return Ok(());
     }
     let main = process::id();
@@ -92,7 +92,7 @@ pub(crate) fn reload(
         // A manager that is not there does not keep the server from reloading.
         let notifier = notifier.as_ref().filter(|_| process::id() == main);
         let _ = notifier.map(Notifier::reloading);
-        let _ = lists.as_ref().map(ServerHandle::request_reload);
+        let _ = server.as_ref().map(ServerHandle::request_reload);
         let _ = tls.as_ref().map(TlsConfig::request_reload);
         let _ = notifier.map(Notifier::ready);
     };

@@ -44,8 +44,8 @@ impl Tls {
         !self.tls_cert.is_empty()
     }
 
-    /// Reads the certificates and keys; `None` without any.
-    pub(crate) fn load(&self) -> Result<Option<TlsConfig>, Error> {
+    /// Reads the certificates and keys; `None` without any. Clients may choose one of the protocols.
+    pub(crate) fn load(&self, protocols: &[&str]) -> Result<Option<TlsConfig>, Error> {
         if !self.is_on() {
             return Ok(None);
         }
@@ -58,6 +58,7 @@ impl Tls {
         }
         options
             .min_version(self.tls_min)
+            .alpn(protocols.iter().copied())
             .watch_files(CHECK)
             .on_reload(|result| match result {
                 Ok(()) => say(format_args!("socketserver: the TLS files were read again")),

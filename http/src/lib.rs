@@ -16,8 +16,9 @@
 //! ```
 //!
 //! [`Http`] sets limits and time limits, and observes requests. [`Router`] finds the handler of a path and a method,
-//! [`RequestExt`] reads parameters, forms and cookies, and [`auth`] lets verified users through. The [manual] has pages on
-//! [web programs](manual::web) and on [serving](manual::serving), and pages for users of Python's [`http.server`](manual::from_python),
+//! [`RequestExt`] reads parameters, forms and cookies, [`auth`] lets verified users through, and [`Files`] serves a directory.
+//! The [manual] has pages on [web programs](manual::web), [files](manual::files) and [serving](manual::serving), and pages for
+//! users of Python's [`http.server`](manual::from_python),
 //! [`tiny_http`](manual::from_tiny_http) and [rouille](manual::from_rouille).
 //!
 //! # Connections
@@ -56,6 +57,7 @@ mod config;
 mod cookies;
 mod date;
 mod error;
+mod files;
 mod form;
 mod forwarded;
 #[cfg(test)]
@@ -92,6 +94,7 @@ pub use body::Body;
 #[doc(no_inline)]
 pub use cookie;
 pub use error::HttpError;
+pub use files::Files;
 pub use form::Form;
 pub use handler::Handler;
 /// The crate of the types of requests and responses.

@@ -14,14 +14,14 @@ use crate::bind::Accepted;
 
 /// A variable of `--env`.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Variable {
+pub(crate) struct Variable {
     name: String,
     /// `None`: that of the server, if it has one.
     value: Option<String>,
 }
 
 /// Parses `NAME` or `NAME=VALUE`.
-pub(super) fn variable(text: &str) -> Result<Variable, String> {
+pub(crate) fn variable(text: &str) -> Result<Variable, String> {
     let (name, value) = match text.split_once('=') {
         Some((name, value)) => (name, Some(value.to_owned())),
         None => (text, None),
@@ -66,7 +66,7 @@ fn is_kept_from_programs(name: &[u8]) -> bool {
 }
 
 /// The variables that all programs of the server have.
-pub(super) fn of_server(clear: bool, variables: &[Variable]) -> Vec<CString> {
+pub(crate) fn of_server(clear: bool, variables: &[Variable]) -> Vec<CString> {
     let all = env::vars_os();
     let mut kept: Vec<(OsString, OsString)> = all
         .filter(|(name, _)| !clear && !is_kept_from_programs(name.as_bytes()))

@@ -26,7 +26,7 @@ const SECOND: Duration = Duration::from_secs(1);
 
 /// The standard error of one program.
 #[derive(Debug)]
-pub(super) struct Lines {
+pub(crate) struct Lines {
     /// `None` at the end of the pipe.
     pipe: Option<OwnedFd>,
     /// What the lines begin with.
@@ -42,7 +42,7 @@ pub(super) struct Lines {
 
 /// What to do after a read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Then {
+pub(crate) enum Then {
     /// Wait until the pipe is readable.
     Wait,
     /// Read no more before then.
@@ -53,7 +53,7 @@ pub(super) enum Then {
 
 impl Lines {
     /// Makes a pipe, and returns the end for the program.
-    pub(super) fn new(prefix: String) -> io::Result<(Self, OwnedFd)> {
+    pub(crate) fn new(prefix: String) -> io::Result<(Self, OwnedFd)> {
         let (pipe, writer) = pipe_with(PipeFlags::CLOEXEC)?;
         // The flag holds for this end alone: each end has a file description.
         fcntl_setfl(&pipe, OFlags::NONBLOCK)?;
@@ -70,12 +70,12 @@ impl Lines {
         Ok((lines, writer))
     }
 
-    pub(super) fn pipe(&self) -> Option<BorrowedFd<'_>> {
+    pub(crate) fn pipe(&self) -> Option<BorrowedFd<'_>> {
         self.pipe.as_ref().map(AsFd::as_fd)
     }
 
     /// Reads what there is, and logs the lines. Never blocks.
-    pub(super) fn read(&mut self) -> Then {
+    pub(crate) fn read(&mut self) -> Then {
         let mut buf = vec![0; 16 * 1024];
         loop {
             self.begin_second();
@@ -105,7 +105,7 @@ impl Lines {
     }
 
     /// Logs what is left, once the program has ended.
-    pub(super) fn finish(mut self) {
+    pub(crate) fn finish(mut self) {
         self.read();
         self.end_line();
         self.report_dropped();

@@ -1,8 +1,8 @@
 //! `exec`: a program for each connection, whose standard input and output are the connection, or one for a datagram
 //! socket.
 
-mod environment;
-mod lines;
+pub(crate) mod environment;
+pub(crate) mod lines;
 mod movement;
 mod program;
 mod relay;

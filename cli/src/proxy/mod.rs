@@ -21,7 +21,7 @@ use crate::args::{Inner, Model, Options, seconds};
 use crate::bind::{Accepted, Any};
 use crate::limits::positive_seconds;
 use crate::log::say;
-use crate::serve::{self, Task};
+use crate::serve::{self, TLS_STACK_KIB, Task};
 use checks::Checks;
 use header::Headers;
 use sessions::{AtMax, Sessions};
@@ -270,8 +270,12 @@ impl Task for Forward {
         idle::stop_after(time, server.clone(), sessions)
     }
 
-    fn uses_tls(&self) -> bool {
-        self.dial.uses_tls()
+    fn stack_kib(&self) -> usize {
+        if self.dial.uses_tls() {
+            TLS_STACK_KIB
+        } else {
+            64
+        }
     }
 
     fn serve(&self, accepted: &mut Accepted) -> Outcome {

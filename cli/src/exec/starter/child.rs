@@ -74,6 +74,15 @@ fn become_program(
             .context("a descriptor is missing")?;
         sys::place(fd.as_fd(), target).context("dup2(2)")?;
     }
+    // A descriptor behind those of the layout is the working directory.
+    let named = request
+        .layout
+        .iter()
+        .max()
+        .map_or(0, |last| usize::from(*last) + 1);
+    if let Some(directory) = fds.get(named) {
+        rustix::process::fchdir(directory).context("fchdir(2)")?;
+    }
     // The starter's own close by themselves; libraries, such as those that look up users, may have opened others.
     sys::keep_below(request.layout.len() as i32).context("close_range(2)")?;
     setrlimit(Resource::Nofile, base.nofile).context("restore the limit on descriptors")?;

@@ -104,7 +104,7 @@ impl Starter {
     }
 
     /// Asks for a program. For each of its descriptors from 0 on, `layout` has the index in `fds` of what it refers
-    /// to. A program with the variable `LISTEN_FDS` gets `LISTEN_PID` too.
+    /// to; one more in `fds` is its working directory. A program with the variable `LISTEN_FDS` gets `LISTEN_PID` too.
     ///
     /// # Errors
     ///
