@@ -103,6 +103,15 @@ fn a_directory_is_opened_once() {
     }
 }
 
+/// Ends a thread, also when its test fails.
+struct EndOnDrop<'a>(&'a AtomicBool);
+
+impl Drop for EndOnDrop<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
 /// A directory changes places with a link out, while names below both are looked up. `RACE_SECONDS=30` goes on for so
 /// long.
 #[test]
@@ -125,6 +134,7 @@ fn an_exchange_leads_nowhere() {
                     exchanged.expect("exchange");
                 }
             });
+            let _end = EndOnDrop(&stop);
             let mut round = 0;
             while deadline.map_or(round < 5000, |deadline| Instant::now() < deadline) {
                 round += 1;
@@ -142,7 +152,6 @@ fn an_exchange_leads_nowhere() {
                     served += u32::from(found.is_ok());
                 }
             }
-            stop.store(true, Ordering::Relaxed);
         });
         assert!(served > 0, "{way}: no file was found");
     }
