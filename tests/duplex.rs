@@ -10,13 +10,13 @@ use std::process::ExitCode;
 use std::task::Poll;
 use std::time::Duration;
 
-use libtest_mimic::{Arguments, Trial};
+use libtest_mimic::Trial;
 use socketserver::model::{Forking, Model, ThreadPool, Threading};
 use socketserver::net::{Bind, Transport, UnixAddress, Writer};
 use socketserver::task::{block_on, scope};
 use socketserver::{Builder, Connection, Server, ServerHandle, Tcp, UnixStream};
 use support::models::{Models, NAMES, UnderModel};
-use support::{Client, DEADLINE, ServerProcess, is_available, say};
+use support::{Client, DEADLINE, ServerProcess, arguments, is_available, say};
 
 /// More than the buffers of both ends hold.
 const MANY: usize = 12 << 20;
@@ -71,7 +71,7 @@ fn main() -> ExitCode {
             }
         }
     }
-    libtest_mimic::run(&Arguments::from_args(), trials).exit_code()
+    libtest_mimic::run(&arguments(), trials).exit_code()
 }
 
 /// The bytes of the stream from `position` to the end of its block: all are the number of the block.

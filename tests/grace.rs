@@ -15,8 +15,8 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
 use std::time::Duration;
 
-use libtest_mimic::{Arguments, Trial};
-use support::{DEADLINE, ServerProcess, Target, ends_within, models};
+use libtest_mimic::Trial;
+use support::{DEADLINE, ServerProcess, Target, arguments, ends_within, models};
 
 #[path = "support/server.rs"]
 mod server;
@@ -58,7 +58,7 @@ fn main() -> ExitCode {
             trial.with_ignored_flag(!support::is_available(model))
         })
     });
-    let end = libtest_mimic::run(&Arguments::from_args(), trials.collect());
+    let end = libtest_mimic::run(&arguments(), trials.collect());
     let (answered, lost) = (&ANSWERED, &LOST);
     let [answered, lost] = [answered, lost].map(|count| count.load(Ordering::Relaxed));
     eprintln!("{answered} messages answered, {lost} lost");

@@ -6,9 +6,9 @@ use std::io::{BufRead, BufReader, Read, Write};
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
-use libtest_mimic::{Arguments, Trial};
+use libtest_mimic::Trial;
 use support::models::NAMES;
-use support::{Client, Gate, Pending, ServerProcess, is_available};
+use support::{Client, Gate, Pending, ServerProcess, arguments, is_available};
 
 #[path = "support/server.rs"]
 mod server;
@@ -79,7 +79,7 @@ fn main() -> ExitCode {
             }
         }
     }
-    libtest_mimic::run(&Arguments::from_args(), trials).exit_code()
+    libtest_mimic::run(&arguments(), trials).exit_code()
 }
 
 /// Parks a connection.

@@ -7,9 +7,9 @@ use std::process::ExitCode;
 use std::sync::mpsc::channel;
 use std::time::{Duration, Instant};
 
-use libtest_mimic::{Arguments, Trial};
+use libtest_mimic::Trial;
 use support::models::NAMES;
-use support::{Client, DEADLINE, ServerProcess, is_available, poll_until};
+use support::{Client, DEADLINE, ServerProcess, arguments, is_available, poll_until};
 
 #[path = "support/server.rs"]
 mod server;
@@ -82,7 +82,7 @@ fn main() -> ExitCode {
             }
         }
     }
-    libtest_mimic::run(&Arguments::from_args(), trials).exit_code()
+    libtest_mimic::run(&arguments(), trials).exit_code()
 }
 
 /// Reads what a client still receives, until the connection ends in any way.

@@ -12,10 +12,10 @@ use std::sync::mpsc::{Sender, channel};
 use std::thread;
 use std::time::Duration;
 
-use libtest_mimic::{Arguments, Trial};
+use libtest_mimic::Trial;
 use rustix::process::{Gid, Uid};
 use rustix::thread::{set_thread_gid, set_thread_groups, set_thread_uid};
-use support::{DEADLINE, ServerProcess, Target, models};
+use support::{DEADLINE, ServerProcess, Target, arguments, models};
 
 #[path = "support/server.rs"]
 mod server;
@@ -52,7 +52,7 @@ fn main() -> ExitCode {
             trial.with_ignored_flag(!support::is_available(model))
         })
     });
-    let end = libtest_mimic::run(&Arguments::from_args(), trials.collect());
+    let end = libtest_mimic::run(&arguments(), trials.collect());
     let stops = end.num_passed * STOPS;
     let (answered, lost) = (
         ANSWERED.load(Ordering::Relaxed),

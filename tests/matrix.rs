@@ -10,8 +10,8 @@ use std::fs;
 use std::io::{Read, Write};
 use std::process::ExitCode;
 
-use libtest_mimic::{Arguments, Trial};
-use support::{DEADLINE, Gate, ServerProcess, poll_until};
+use libtest_mimic::Trial;
+use support::{DEADLINE, Gate, ServerProcess, arguments, poll_until};
 
 #[path = "support/server.rs"]
 mod server;
@@ -204,7 +204,7 @@ fn main() -> ExitCode {
             }
         }
     }
-    libtest_mimic::run(&Arguments::from_args(), trials).exit_code()
+    libtest_mimic::run(&arguments(), trials).exit_code()
 }
 
 fn serves_three_clients_in_turn(transport: &str, model: Model) {

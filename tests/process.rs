@@ -17,13 +17,13 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use libtest_mimic::{Arguments, Trial};
+use libtest_mimic::Trial;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use socketserver::net::Accepted;
 use socketserver::observe::Step;
 use socketserver::python::{TcpServer, UnixStreamServer};
 use socketserver::{Forking, Next, Prefork, Sequential, Server, Tcp, Threading};
-use support::{DEADLINE, Gate, Pending, ServerProcess, Target, Watched, poll_until};
+use support::{DEADLINE, Gate, Pending, ServerProcess, Target, Watched, arguments, poll_until};
 
 #[path = "support/server.rs"]
 mod server;
@@ -119,7 +119,7 @@ fn main() -> ExitCode {
         })
     });
     let cases = CASES.map(|(name, _)| Trial::test(name, move || run_case(name)));
-    libtest_mimic::run(&Arguments::from_args(), tests.chain(cases).collect()).exit_code()
+    libtest_mimic::run(&arguments(), tests.chain(cases).collect()).exit_code()
 }
 
 /// Runs a case in a process of its own.

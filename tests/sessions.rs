@@ -11,7 +11,7 @@ use std::process::{self, ExitCode};
 use std::thread;
 use std::time::Duration;
 
-use libtest_mimic::{Arguments, Trial};
+use libtest_mimic::Trial;
 use socketserver::model::Model;
 use socketserver::net::{Accepted, TcpConnection};
 use socketserver::{
@@ -19,7 +19,7 @@ use socketserver::{
     ThreadPool, Threading, per_request,
 };
 use support::models::{Models, NAMES, UnderModel};
-use support::{Client, DEADLINE, ServerProcess, Target, is_available, poll_until, say};
+use support::{Client, DEADLINE, ServerProcess, Target, arguments, is_available, poll_until, say};
 
 type Check = fn(&str);
 
@@ -93,7 +93,7 @@ fn main() -> ExitCode {
         the_drain_deadline_drops_sessions_without_a_thread();
         Ok(())
     }));
-    libtest_mimic::run(&Arguments::from_args(), trials).exit_code()
+    libtest_mimic::run(&arguments(), trials).exit_code()
 }
 
 /// Prints its steps, counts the lines of its client, and obeys some of them.

@@ -9,10 +9,10 @@ use std::process::ExitCode;
 use std::thread;
 use std::time::Duration;
 
-use libtest_mimic::{Arguments, Trial};
+use libtest_mimic::Trial;
 use socket2::SockRef;
 use support::models::NAMES;
-use support::{DEADLINE, ServerProcess, Target, is_available};
+use support::{DEADLINE, ServerProcess, Target, arguments, is_available};
 
 #[path = "support/server.rs"]
 mod server;
@@ -58,7 +58,7 @@ fn main() -> ExitCode {
             }
         })
     });
-    libtest_mimic::run(&Arguments::from_args(), trials.into()).exit_code()
+    libtest_mimic::run(&arguments(), trials.into()).exit_code()
 }
 
 /// Reads a reply slowly at first, and returns its length.

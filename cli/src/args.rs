@@ -12,7 +12,7 @@ use crate::access::Access;
 use crate::limits::Limits;
 use crate::listen::Url;
 use crate::privileges::Privileges;
-use crate::proxy::Proxy;
+use crate::proxied::Proxied;
 use crate::tls::Tls;
 
 /// Serves small services over TCP, UDP and Unix sockets, and compares concurrency models.
@@ -136,7 +136,7 @@ pub(crate) struct Options {
     #[command(flatten)]
     pub(crate) privileges: Privileges,
     #[command(flatten)]
-    pub(crate) proxy: Proxy,
+    pub(crate) proxied: Proxied,
     #[command(flatten)]
     pub(crate) limits: Limits,
 }
@@ -325,10 +325,10 @@ impl Options {
         let per_user = self.limits.max_per_user.is_some();
         self.tls
             .conflict()
-            .or_else(|| self.proxy.conflict(&self.listen))
+            .or_else(|| self.proxied.conflict(&self.listen))
             .or_else(|| {
                 self.access
-                    .conflict(&self.listen, per_user, self.proxy.is_on())
+                    .conflict(&self.listen, per_user, self.proxied.is_on())
             })
             .or_else(|| self.privileges.conflict())
     }

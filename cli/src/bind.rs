@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use anyhow::{Context, bail};
-use socketserver::net::Either;
+use socketserver::net::{Either, Transport};
 use socketserver::proxied::{Proxied, ProxyConfig};
 use socketserver::systemd::Listeners;
 use socketserver::tls::{Tls, TlsConfig};
@@ -15,6 +15,9 @@ use crate::{inherited, log, signals};
 
 /// All transports in one type: one server serves all listeners of the command.
 pub(crate) type Any = Either<Either<Stream, Tls<Stream>>, Messages>;
+
+/// A connection or datagram of any of them.
+pub(crate) type Accepted = <Any as Transport>::Accepted;
 
 /// A bound socket, before the PROXY protocol and TLS.
 pub(crate) type Bound = Either<Plain, Either<UnixSeqpacket, Datagrams>>;

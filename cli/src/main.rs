@@ -11,7 +11,7 @@ mod limits;
 mod listen;
 mod log;
 mod privileges;
-mod proxy;
+mod proxied;
 mod resolve;
 mod serve;
 mod services;
@@ -26,7 +26,7 @@ use socketserver::Report;
 
 use args::{Command, Serve};
 use log::say;
-use serve::Task;
+use services::BuiltIn;
 
 fn main() -> ExitCode {
     if let Some(code) = init::run() {
@@ -44,7 +44,7 @@ fn main() -> ExitCode {
             service,
             allow_amplification,
             options,
-        }) => serve::run(Task::Service(service, allow_amplification), options),
+        }) => serve::run(BuiltIn::new(service, allow_amplification), options),
         Command::Workload(work) => workload::run(work),
         Command::Compare(args) => {
             handlers.remove();

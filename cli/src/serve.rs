@@ -1,41 +1,40 @@
 //! From options to a server that has ended: the one match over models.
 
-use std::io;
-use std::net::SocketAddr;
-
 use socketserver::model::{Driver, Model as ServerModel};
-use socketserver::net::{Either, Transport};
+use socketserver::net::Transport;
 use socketserver::observe::{Event, Failure};
 use socketserver::systemd::Notifier;
 use socketserver::{
-    Coroutines, Forking, Prefork, Report, Sequential, Server, ThreadPool, Threading,
+    Coroutines, Forking, Outcome, Prefork, Report, Sequential, Server, ThreadPool, Threading,
 };
 
-use crate::args::{self, Inner, Model, Options, Service, Workload};
-use crate::bind::{self, Any, Wrappers};
+use crate::args::{self, Inner, Model, Options};
+use crate::bind::{self, Accepted, Any, Wrappers};
 use crate::log::{self, say};
-use crate::services::Peers;
-use crate::{services, signals, workload};
+use crate::signals;
 
-/// The handler of a server. There are no others: the contract of `Coroutines` is fulfilled for these.
-#[derive(Clone, Copy, Debug)]
-pub(crate) enum Task {
-    /// A built-in service, and whether its answer to a datagram may be longer than the datagram.
-    Service(Service, bool),
-    Workload(Workload),
-}
-
-impl Task {
-    fn serve(&self, peers: &Peers, request: &mut <Any as Transport>::Accepted) -> io::Result<()> {
-        match self {
-            Self::Service(service, _) => services::serve(*service, peers, request),
-            Self::Workload(workload) => workload::serve(workload, request),
-        }
+/// What a server does with each connection and datagram.
+pub(crate) trait Task: Send + Sync + 'static {
+    /// Called once, when the listeners are bound and the privileges are given up. The process has one thread yet.
+    ///
+    /// # Errors
+    ///
+    /// What ends the program before it serves.
+    fn start(&mut self, _listeners: &[Any]) -> anyhow::Result<()> {
+        Ok(())
     }
+
+    /// Serves one connection or datagram. It must do nothing that the contract of [`Coroutines::new`] forbids.
+    ///
+    /// # Errors
+    ///
+    /// What the server reports of this connection or datagram.
+    fn serve(&self, accepted: &mut Accepted) -> Outcome;
 }
 
 /// Serves until a signal stops it.
-pub(crate) fn run(task: Task, options: Options) -> anyhow::Result<Report> {
+pub(crate) fn run(task: impl Task, options: Options) -> anyhow::Result<Report> {
+    let task: Box<dyn Task> = Box::new(task);
     let workers = options.workers.map(|workers| workers as usize);
     match options.model {
         Model::One(Inner::Sequential) => serve(task, options, Sequential::default()),
@@ -77,7 +76,7 @@ fn prefork<M>(workers: Option<usize>, model: M) -> Prefork<M> {
 
 #[expect(unsafe_code, reason = "the contract of coroutines")]
 fn coroutines(options: &Options, workers: Option<usize>) -> Coroutines {
-    // SAFETY: the tasks read, write, compute, sleep and format text; nothing that they call restores a
+    // SAFETY: the tasks of this crate read, write, compute, sleep and format text; nothing that they call restores a
     // thread-local after a blocking call.
     let model = unsafe { Coroutines::new() };
     // Eight times the deepest stack that was measured without TLS; a handshake needs more.
@@ -94,7 +93,11 @@ fn coroutines(options: &Options, workers: Option<usize>) -> Coroutines {
     }
 }
 
-fn serve<M: ServerModel>(task: Task, options: Options, model: M) -> anyhow::Result<Report> {
+fn serve<M: ServerModel>(
+    mut task: Box<dyn Task>,
+    options: Options,
+    model: M,
+) -> anyhow::Result<Report> {
     let every_event = options.log;
     let mut builder = Server::<Any>::builder()
         .model(model)
@@ -131,17 +134,14 @@ fn serve<M: ServerModel>(task: Task, options: Options, model: M) -> anyhow::Resu
     }
     builder = builder.access(options.access.load()?);
     let wrappers = Wrappers {
-        proxy: options.proxy.load()?,
+        proxy: options.proxied.load()?,
         tls: options.tls.load()?,
     };
     let listeners = bind::all(&options.listen, &wrappers)?;
     log::start();
     options.privileges.drop_for_good()?;
     let urls: Vec<_> = listeners.iter().map(Transport::url).collect();
-    let peers = Peers {
-        amplify: matches!(task, Task::Service(_, true)),
-        own: listeners.iter().filter_map(udp_address).collect(),
-    };
+    task.start(&listeners)?;
     builder = builder.listen(listeners);
     let notes = notes(&options);
     let server = builder.on_ready(move || announce(&urls, &notes)).build()?;
@@ -155,20 +155,7 @@ fn serve<M: ServerModel>(task: Task, options: Options, model: M) -> anyhow::Resu
     if let Some(note) = short_of_descriptors(&options, handle.limits().max_connections) {
         say(format_args!("socketserver: {note}"));
     }
-    Ok(server.serve_forever(move |request| task.serve(&peers, request))?)
-}
-
-/// The address of a UDP listener.
-fn udp_address(listener: &Any) -> Option<SocketAddr> {
-    match listener {
-        Either::Right(Either::Right(Either::Left(Either::Left(udp)))) => {
-            udp.local_addr().socket_addr()
-        }
-        Either::Right(Either::Right(Either::Right(Either::Left(udp)))) => {
-            udp.local_addr().socket_addr()
-        }
-        _ => None,
-    }
+    Ok(server.serve_forever(move |accepted| task.serve(accepted))?)
 }
 
 /// Reports a failure, at most once a second in all processes.

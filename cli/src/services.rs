@@ -4,11 +4,12 @@ use std::io;
 use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use socketserver::net::{Accepted, Either, SeqpacketConnection, Transport};
-use socketserver::{Connection, Datagram};
+use socketserver::net::{Accepted as _, Either, SeqpacketConnection, Transport};
+use socketserver::{Connection, Datagram, Next, Outcome};
 
 use crate::args::Service;
-use crate::bind::Any;
+use crate::bind::{Accepted, Any};
+use crate::serve::Task;
 
 /// The size of a buffer for a client that sends a lot.
 const LARGE: usize = 16 * 1024;
@@ -19,32 +20,65 @@ const MESSAGE_MAX: usize = 256 * 1024;
 /// Seconds from 1900, where RFC 868 begins, to 1970.
 const SECONDS_1900_TO_1970: u64 = 2_208_988_800;
 
-/// Serves one connection or datagram.
-pub(crate) fn serve(
+/// A built-in service.
+#[derive(Debug)]
+pub(crate) struct BuiltIn {
     service: Service,
-    peers: &Peers,
-    request: &mut <Any as Transport>::Accepted,
-) -> io::Result<()> {
-    match request {
-        Either::Left(conn) => stream(service, conn),
-        Either::Right(Either::Left(conn)) => messages(service, conn),
-        Either::Right(Either::Right(datagram)) => {
-            if let Some(reply) = packet(service, datagram) {
-                answer(datagram, reply, peers);
-            }
-            Ok(())
+    peers: Peers,
+}
+
+impl BuiltIn {
+    /// `amplify`: whether an answer to a UDP datagram may be longer than the datagram.
+    pub(crate) const fn new(service: Service, amplify: bool) -> Self {
+        let own = Vec::new();
+        Self {
+            service,
+            peers: Peers { own, amplify },
         }
+    }
+}
+
+impl Task for BuiltIn {
+    fn start(&mut self, listeners: &[Any]) -> anyhow::Result<()> {
+        self.peers.own = listeners.iter().filter_map(udp_address).collect();
+        Ok(())
+    }
+
+    fn serve(&self, accepted: &mut Accepted) -> Outcome {
+        match accepted {
+            Either::Left(conn) => stream(self.service, conn)?,
+            Either::Right(Either::Left(conn)) => messages(self.service, conn)?,
+            Either::Right(Either::Right(datagram)) => {
+                if let Some(reply) = packet(self.service, datagram) {
+                    answer(datagram, reply, &self.peers);
+                }
+            }
+        }
+        Ok(Next::Close)
+    }
+}
+
+/// The address of a UDP listener.
+fn udp_address(listener: &Any) -> Option<SocketAddr> {
+    match listener {
+        Either::Right(Either::Right(Either::Left(Either::Left(udp)))) => {
+            udp.local_addr().socket_addr()
+        }
+        Either::Right(Either::Right(Either::Right(Either::Left(udp)))) => {
+            udp.local_addr().socket_addr()
+        }
+        _ => None,
     }
 }
 
 /// The rules for answers to UDP datagrams, whose sender may be forged. A forged sender can make two
 /// servers answer each other without end, or send more to a victim than the attacker sends.
 #[derive(Debug)]
-pub(crate) struct Peers {
+struct Peers {
     /// The addresses of this server.
-    pub(crate) own: Vec<SocketAddr>,
+    own: Vec<SocketAddr>,
     /// Whether an answer may be longer than its request.
-    pub(crate) amplify: bool,
+    amplify: bool,
 }
 
 /// Ports below this are those of services, which answer what they get (RFC 862 to 868 and others).

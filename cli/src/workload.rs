@@ -8,11 +8,11 @@ use std::time::Duration;
 use anyhow::{Context, bail};
 use rustix::process::{Pid, Signal, getppid, set_parent_process_death_signal};
 use rustix::time::{ClockId, clock_gettime};
-use socketserver::net::{Either, Transport};
-use socketserver::{Connection, Report};
+use socketserver::net::Either;
+use socketserver::{Connection, Next, Outcome, Report};
 
 use crate::args::{Work, Workload};
-use crate::bind::Any;
+use crate::bind::Accepted;
 use crate::serve::{self, Task};
 
 /// Serves the workload until a signal stops it, or the process that measures it is gone.
@@ -23,17 +23,16 @@ pub(crate) fn run(work: Work) -> anyhow::Result<Report> {
     if getppid() != Pid::from_raw(work.parent) {
         bail!("serve a workload: process {} has ended", work.parent);
     }
-    serve::run(Task::Workload(work.workload), work.options)
+    serve::run(work.workload, work.options)
 }
 
-/// Serves one connection. Nobody listens for datagrams.
-pub(crate) fn serve(
-    workload: &Workload,
-    request: &mut <Any as Transport>::Accepted,
-) -> io::Result<()> {
-    match request {
-        Either::Left(conn) => stream(workload, conn),
-        Either::Right(_) => Ok(()),
+impl Task for Workload {
+    fn serve(&self, accepted: &mut Accepted) -> Outcome {
+        // `compare` connects to streams alone.
+        if let Either::Left(conn) = accepted {
+            stream(self, conn)?;
+        }
+        Ok(Next::Close)
     }
 }
 

@@ -14,7 +14,7 @@ use rustix::process::Signal;
 
 use support::{
     Client, DEADLINE, Process, Server, assert_echoes, children, command, command_under, is_root,
-    unchecked,
+    sockets, unchecked,
 };
 
 const MODELS: [&str; 8] = [
@@ -312,6 +312,32 @@ fn a_child_without_privileges_keeps_its_deadline() {
         "{end:?}"
     );
     assert_echoes(&server.urls[0]);
+}
+
+/// The parent reaches the connections of its children by copies of its own.
+#[test]
+fn a_stop_ends_idle_connections_of_children_without_privileges() {
+    if !is_root("a stop of a server without privileges") {
+        return;
+    }
+    let words = format!("echo --model forking {DROPS} --idle-grace 0.1");
+    let server = support::serve(&words, &["tcp://127.0.0.1:0"]);
+    let at = server.urls[0].strip_prefix("tcp://").expect("TCP");
+    let mut clients = [(); 3].map(|()| {
+        let mut client = TcpStream::connect(at).expect("connect");
+        client.set_read_timeout(Some(DEADLINE)).expect("a deadline");
+        client.write_all(b"x").expect("send");
+        client.read_exact(&mut [0]).expect("receive");
+        client
+    });
+    for child in children(server.process.id()) {
+        assert_eq!(sockets(child), 1, "its own connection");
+    }
+    // Exits with 0: nothing was aborted.
+    server.stop();
+    for client in &mut clients {
+        assert_eq!(client.read(&mut [0]).expect("the end"), 0);
+    }
 }
 
 fn write(path: &Path, text: &str, mode: u32) {

@@ -10,7 +10,7 @@ use std::io::{self, Read};
 use std::process::{Command, ExitCode, Stdio};
 
 use http::{Response, StatusCode};
-use libtest_mimic::{Arguments, Trial};
+use libtest_mimic::Trial;
 use socketserver::model::Model;
 use socketserver::{Builder, Forking, HandlerError, Server, Tcp, ThreadPool, Threading};
 use socketserver_http::{Content, Http, IntoResponse, Request};
@@ -69,7 +69,7 @@ fn main() -> ExitCode {
             trials.push(trial.with_ignored_flag(!is_available(model) || !is_installed));
         }
     }
-    libtest_mimic::run(&Arguments::from_args(), trials).exit_code()
+    libtest_mimic::run(&support::arguments(), trials).exit_code()
 }
 
 /// The server: `--server tcp MODEL`.

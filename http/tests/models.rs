@@ -6,8 +6,8 @@ mod support;
 
 mod client;
 
-use std::io::{Read, Write};
-use std::net::SocketAddr;
+use std::io::{self, Read, Write};
+use std::net::{SocketAddr, TcpListener};
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
@@ -15,10 +15,12 @@ use std::time::Duration;
 
 use async_lock::Barrier;
 use http::{Response, StatusCode};
-use libtest_mimic::{Arguments, Trial};
+use libtest_mimic::Trial;
 use socketserver::model::Model;
+use socketserver::net::TcpConnection;
 use socketserver::{
-    Builder, Forking, HandlerError, Server, ServerHandle, Tcp, ThreadPool, Threading, task,
+    Builder, Connection, Forking, HandlerError, Server, ServerHandle, Tcp, ThreadPool, Threading,
+    task,
 };
 use socketserver_http::{Content, Files, Handler, Http, IntoResponse, Request};
 
@@ -29,9 +31,13 @@ use support::{DEADLINE, ServerProcess, Target, ends_within, is_available, poll_u
 
 type Check = fn(&str);
 
-const SCENARIOS: [(&str, Check); 16] = [
+const SCENARIOS: [(&str, Check); 17] = [
     ("requests", requests),
     ("files_of_a_directory", files_of_a_directory),
+    (
+        "an_answer_waits_for_no_later_request",
+        an_answer_waits_for_no_later_request,
+    ),
     ("idle_clients_hold_no_thread", idle_clients_hold_no_thread),
     (
         "heads_in_pieces_hold_no_thread",
@@ -88,7 +94,7 @@ fn main() -> ExitCode {
             trial.with_ignored_flag(!is_available(model))
         })
     });
-    libtest_mimic::run(&Arguments::from_args(), trials.collect()).exit_code()
+    libtest_mimic::run(&support::arguments(), trials.collect()).exit_code()
 }
 
 /// The server: `--server tcp MODEL [OPTION]...`.
@@ -206,12 +212,24 @@ impl Handler for Routes {
                 self.server.shutdown();
                 "stopping\n".into_response()
             }
-            path => match path.to_owned().strip_prefix("/files/") {
-                Some(path) => self.files.respond(request, path),
-                None => StatusCode::NOT_FOUND.into_response(),
+            path => match (path.strip_prefix("/call/"), path.strip_prefix("/files/")) {
+                (Some(port), _) => call(port.parse()?)?.into_response(),
+                (_, Some(path)) => {
+                    let path = path.to_owned();
+                    self.files.respond(request, &path)
+                }
+                _ => StatusCode::NOT_FOUND.into_response(),
             },
         }
     }
+}
+
+/// Calls the test, and returns what it says.
+fn call(port: u16) -> io::Result<String> {
+    let mut test = TcpConnection::connect(("127.0.0.1", port), DEADLINE)?;
+    let mut said = String::new();
+    test.read_line_max(&mut said, 100)?;
+    Ok(said)
 }
 
 fn start(model: &str, options: &[&str]) -> (ServerProcess, SocketAddr) {
@@ -304,6 +322,23 @@ fn files_of_a_directory(model: &str) {
     let listing = client.get("/files/src/");
     assert!(listing.text().contains("./lib.rs"), "{}", listing.text());
     assert_eq!(client.get("/files/none").status, 404);
+    drop(client);
+    stop(server, addr);
+}
+
+fn an_answer_waits_for_no_later_request(model: &str) {
+    let (server, addr) = start(model, &[]);
+    let listener = TcpListener::bind("127.0.0.1:0").expect("bind");
+    let port = listener.local_addr().expect("an address").port();
+    listener.set_nonblocking(true).expect("non-blocking");
+    let mut client = Client::connect(addr);
+    let second = format!("GET /call/{port} HTTP/1.1\r\nHost: a\r\n\r\n");
+    client.send(format!("GET /count HTTP/1.1\r\nHost: a\r\n\r\n{second}").as_bytes());
+    // The second handler runs, and has no answer yet.
+    let (mut called, _) = poll_until("a call", DEADLINE, || listener.accept().ok());
+    assert_eq!(client.receive().text(), "1");
+    called.write_all(b"go on\n").expect("answer the call");
+    assert_eq!(client.receive().text(), "go on\n");
     drop(client);
     stop(server, addr);
 }

@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
-use libtest_mimic::{Arguments, Trial};
+use libtest_mimic::Trial;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::net::sockopt::set_socket_send_buffer_size;
 use socketserver::testing::TestServer;
@@ -101,7 +101,7 @@ fn main() -> ExitCode {
         a_refused_client_may_go_on(&threads);
         Ok(())
     }));
-    libtest_mimic::run(&Arguments::from_args(), trials).exit_code()
+    libtest_mimic::run(&support::arguments(), trials).exit_code()
 }
 
 fn trial(file: &str, kind: &str, row: &Row, path: PathBuf, way: Way) -> Trial {

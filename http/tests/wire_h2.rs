@@ -9,7 +9,7 @@ use std::sync::{Arc, Condvar, Mutex};
 use std::time::Duration;
 
 use http::{Response, StatusCode};
-use libtest_mimic::{Arguments, Trial};
+use libtest_mimic::Trial;
 use socketserver::testing::TestServer;
 use socketserver::{HandlerError, Server, ThreadPool, Threading, UnixStream};
 use socketserver_http::{Content, Http, IntoResponse, Request};
@@ -157,7 +157,7 @@ fn main() -> ExitCode {
             Ok(())
         }));
     }
-    libtest_mimic::run(&Arguments::from_args(), trials).exit_code()
+    libtest_mimic::run(&support::arguments(), trials).exit_code()
 }
 
 type Answer = Result<Response<Content>, HandlerError>;

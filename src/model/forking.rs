@@ -2,7 +2,7 @@
 
 use std::io;
 use std::mem::{ManuallyDrop, forget};
-use std::os::fd::{BorrowedFd, RawFd};
+use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -23,12 +23,12 @@ use crate::model::serve_here;
 use crate::model::watching::Watching;
 use crate::net::{Accepted, Managed, Transport, Waits};
 use crate::observe::hooks::{Failure, Step};
-use crate::registry::SETTLE;
 use crate::registry::context::Registered;
 use crate::registry::info::Subject;
 use crate::registry::table::{Activity, Slot};
+use crate::registry::{Registry, SETTLE};
 use crate::shared::Shared;
-use crate::sys::child::{Child, Exit};
+use crate::sys::child::{Child, Exit, Reach, is_shielded};
 use crate::sys::fork::{Fork, end_with, exit, fork, guard, thread_count};
 use crate::task::wait::{Awaited, Source, Task, Wakeup};
 
@@ -68,6 +68,8 @@ pub struct Forking {
     max_children: usize,
     children: Vec<ActiveChild>,
     watching: Watching,
+    /// The parent keeps a copy of each child's socket, because pidfd_getfd(2) may be forbidden.
+    keeps_copies: bool,
 }
 
 /// A child, and the parent's record of what it serves.
@@ -83,8 +85,7 @@ struct Forked {
     id: u64,
     peer: Address,
     service: Arc<dyn Tally>,
-    /// The socket's descriptor number, the same in the child.
-    socket: Option<RawFd>,
+    socket: Option<Reach>,
     registered: Option<Registered>,
     /// Returned when the child has ended.
     _permits: Permits,
@@ -96,6 +97,7 @@ impl Default for Forking {
             max_children: 40,
             children: Vec::new(),
             watching: Watching::default(),
+            keeps_copies: false,
         }
     }
 }
@@ -135,6 +137,7 @@ impl Dispatch for Forking {
         // pages of the heap that the allocator touches.
         drop(Task::here());
         buffers::give(buffers::take());
+        self.keeps_copies = is_shielded();
         Child::can_be_watched()
     }
 
@@ -151,7 +154,10 @@ impl Dispatch for Forking {
             // The connection stays in the batch until the fork has succeeded.
             let parent = getpid();
             let pid = match fork()? {
-                Fork::Child => serve_and_exit(batch, serving, parent),
+                Fork::Child => {
+                    self.leave_sockets();
+                    serve_and_exit(batch, serving, parent)
+                }
                 Fork::Parent(pid) => pid,
             };
             let Some(Job {
@@ -167,12 +173,12 @@ impl Dispatch for Forking {
                 subject: request.context().subject(),
                 id,
                 peer: request.peer(),
-                socket: service.shared.registry.socket(id),
+                socket: self.reach(&service.shared.registry, id),
                 registered: request.context().hand_over(),
                 service,
                 _permits: permits,
             };
-            // The child has its own copy. The parent closes its copy first: the pidfd may need the
+            // The child has its own copy. The parent closes this copy first: the pidfd may need the
             // descriptor.
             drop(request);
             self.children.push(ActiveChild {
@@ -235,7 +241,7 @@ impl Dispatch for Forking {
         if let Some(ActiveChild { child, request }) = self.child_of(id) {
             // The handler gets the reason as an error. If the system forbids pidfd_getfd(2), the
             // child is killed.
-            if child.shut_down(request.socket).is_err() {
+            if child.shut_down(request.socket.as_ref()).is_err() {
                 child.kill();
             }
         }
@@ -244,7 +250,7 @@ impl Dispatch for Forking {
     fn end_one(&mut self, id: u64) {
         if let Some(ActiveChild { child, request }) = self.child_of(id) {
             // If the system forbids pidfd_getfd(2), the connection stays until the drain deadline.
-            let _ = child.end_input(request.socket);
+            let _ = child.end_input(request.socket.as_ref());
         }
     }
 
@@ -252,11 +258,29 @@ impl Dispatch for Forking {
         let ActiveChild { child, request } = self.child_of(id)?;
         // If the system forbids pidfd_getfd(2), the times that the child notes for its own writes
         // apply.
-        child.unsent(request.socket).ok()
+        child.unsent(request.socket.as_ref()).ok()
     }
 }
 
 impl Forking {
+    /// How this process reaches the socket of a connection once a child serves it.
+    fn reach(&self, registry: &Registry, id: u64) -> Option<Reach> {
+        if self.keeps_copies
+            && let Some(Ok(copy)) = registry.copy_of_socket(id)
+        {
+            return Some(Reach::Copy(copy));
+        }
+        // The number is the same in the child.
+        registry.socket(id).map(Reach::Number)
+    }
+
+    /// Closes, in a child, the copies of other children's sockets.
+    fn leave_sockets(&mut self) {
+        for active in &mut self.children {
+            active.request.socket = None;
+        }
+    }
+
     fn child_of(&self, id: u64) -> Option<&ActiveChild> {
         self.children.iter().find(|active| active.request.id == id)
     }

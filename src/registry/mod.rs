@@ -11,7 +11,7 @@ pub(crate) mod table;
 
 use std::collections::HashMap;
 use std::io;
-use std::os::fd::{AsRawFd, RawFd};
+use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::sync::atomic::Ordering::{Relaxed, SeqCst};
 use std::sync::atomic::{AtomicBool, AtomicU64, fence};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
@@ -219,6 +219,16 @@ impl Registry {
     pub(crate) fn socket(&self, id: u64) -> Option<RawFd> {
         let request = self.abortable_of(id)?;
         request.socket().map(|socket| socket.as_raw_fd())
+    }
+
+    /// A copy of that descriptor.
+    ///
+    /// # Errors
+    ///
+    /// No descriptor is left.
+    pub(crate) fn copy_of_socket(&self, id: u64) -> Option<io::Result<OwnedFd>> {
+        let request = self.abortable_of(id)?;
+        request.socket().map(|socket| socket.try_clone_to_owned())
     }
 
     /// The connection of this process with number `id`, if it can be aborted.

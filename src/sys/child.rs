@@ -9,8 +9,9 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd, RawFd};
 use rustix::io::Errno;
 use rustix::net::{RecvFlags, Shutdown, recv};
 use rustix::process::{
-    Pid, PidfdFlags, PidfdGetfdFlags, Signal, WaitId, WaitIdOptions, WaitIdStatus, getpid,
-    kill_process, pidfd_getfd, pidfd_open, pidfd_send_signal, waitid,
+    DumpableBehavior, Pid, PidfdFlags, PidfdGetfdFlags, Signal, WaitId, WaitIdOptions,
+    WaitIdStatus, dumpable_behavior, getpid, kill_process, pidfd_getfd, pidfd_open,
+    pidfd_send_signal, waitid,
 };
 
 use crate::sys::sockopt;
@@ -30,6 +31,21 @@ pub(crate) enum Exit {
     Signal(i32),
     /// Other code has reaped it (`SIGCHLD` ignored, or a foreign `waitpid(-1)`).
     Unknown,
+}
+
+/// How a parent reaches a socket of its child.
+#[derive(Debug)]
+pub(crate) enum Reach {
+    /// By its number in the child (pidfd_getfd(2)).
+    Number(RawFd),
+    /// By a copy of its own.
+    Copy(OwnedFd),
+}
+
+/// Returns whether pidfd_getfd(2) may be forbidden: this process has changed its user, and the kernel keeps other
+/// processes of that user from its memory and from that of its children (`PR_SET_DUMPABLE`).
+pub(crate) fn is_shielded() -> bool {
+    !matches!(dumpable_behavior(), Ok(DumpableBehavior::Dumpable))
 }
 
 impl Child {
@@ -99,13 +115,13 @@ impl Child {
         }
     }
 
-    /// Shuts down a socket of the child, by its number in the child.
+    /// Shuts down a socket of the child.
     ///
     /// # Errors
     ///
     /// The child has no such socket, or the system does not let this process reach it
     /// (pidfd_getfd(2)).
-    pub(crate) fn shut_down(&self, socket: Option<RawFd>) -> io::Result<()> {
+    pub(crate) fn shut_down(&self, socket: Option<&Reach>) -> io::Result<()> {
         match rustix::net::shutdown(self.copy_of(socket)?, Shutdown::Both) {
             // The peer has closed already.
             Err(Errno::NOTCONN) => Ok(()),
@@ -118,7 +134,7 @@ impl Child {
     /// # Errors
     ///
     /// As [`shut_down`](Self::shut_down).
-    pub(crate) fn end_input(&self, socket: Option<RawFd>) -> io::Result<()> {
+    pub(crate) fn end_input(&self, socket: Option<&Reach>) -> io::Result<()> {
         let socket = self.copy_of(socket)?;
         let flags = RecvFlags::PEEK | RecvFlags::DONTWAIT;
         if recv(&socket, &mut [0], flags).is_ok() {
@@ -132,15 +148,19 @@ impl Child {
     /// # Errors
     ///
     /// As [`shut_down`](Self::shut_down).
-    pub(crate) fn unsent(&self, socket: Option<RawFd>) -> io::Result<u64> {
+    pub(crate) fn unsent(&self, socket: Option<&Reach>) -> io::Result<u64> {
         sockopt::unsent(self.copy_of(socket)?.as_fd())
     }
 
-    fn copy_of(&self, socket: Option<RawFd>) -> io::Result<OwnedFd> {
+    fn copy_of(&self, socket: Option<&Reach>) -> io::Result<OwnedFd> {
         let unreachable = io::ErrorKind::Unsupported;
-        let pidfd = self.pidfd().ok_or(unreachable)?;
-        let number = socket.ok_or(unreachable)?;
-        Ok(pidfd_getfd(pidfd, number, PidfdGetfdFlags::empty())?)
+        match socket.ok_or(unreachable)? {
+            Reach::Copy(socket) => socket.try_clone(),
+            Reach::Number(number) => {
+                let pidfd = self.pidfd().ok_or(unreachable)?;
+                Ok(pidfd_getfd(pidfd, *number, PidfdGetfdFlags::empty())?)
+            }
+        }
     }
 
     /// Kills the child at once. The owner must still reap it.

@@ -3,6 +3,8 @@
 //! Without python3 those are ignored, with a message; with `CI_STRICT=1` that is a failure.
 
 mod aborts;
+#[path = "../support/arguments.rs"]
+mod arguments;
 mod at_once;
 #[path = "../support/models.rs"]
 mod models;
@@ -49,7 +51,7 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::process::{Command, ExitCode, Stdio};
 
-use libtest_mimic::{Arguments, Trial};
+use libtest_mimic::Trial;
 
 use program::{Program, sources};
 
@@ -182,7 +184,7 @@ fn main() -> ExitCode {
             }
         }
     }
-    libtest_mimic::run(&Arguments::from_args(), trials).exit_code()
+    libtest_mimic::run(&arguments::arguments(), trials).exit_code()
 }
 
 /// Whether the features are there that an example needs.

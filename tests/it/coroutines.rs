@@ -468,6 +468,8 @@ fn a_writer_reaches_a_connection_from_another_handler() {
 #[test]
 fn a_handler_that_blocks_its_worker_is_reported() {
     let (stalls, wait) = channel();
+    let (release, released) = channel();
+    let released = Mutex::new(released);
     let server = Server::<Tcp>::builder()
         .model(coroutines(2))
         .on_stall(move |stall| {
@@ -480,10 +482,10 @@ fn a_handler_that_blocks_its_worker_is_reported() {
         .unwrap();
     let addr = server.local_addrs()[0].socket_addr().unwrap();
     let _guard = server
-        .spawn(|conn| {
+        .spawn(move |conn| {
             conn.read_exact(&mut [0]).unwrap();
-            // Foreign code that blocks: nothing wakes this thread before the time is over.
-            thread::park_timeout(Duration::from_millis(400));
+            // Foreign code that blocks this thread, until the report has come.
+            let _ = released.lock().unwrap().recv_timeout(DEADLINE);
         })
         .unwrap();
     let mut clients = [
@@ -492,6 +494,7 @@ fn a_handler_that_blocks_its_worker_is_reported() {
     ];
     clients[1].write_all(b"x").unwrap();
     let (id, peer, time) = wait.recv_timeout(DEADLINE).unwrap();
+    release.send(()).unwrap();
     assert_eq!(
         (id, peer),
         (Some(2), Some(clients[1].local_addr().unwrap()))

@@ -10,6 +10,7 @@
     reason = "each test binary uses its own part"
 )]
 
+mod arguments;
 pub(crate) mod models;
 mod poll;
 pub(crate) mod proxied;
@@ -35,6 +36,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use socket2::{Domain, SockAddr, Socket, Type};
 
+pub(crate) use arguments::arguments;
 pub(crate) use models::is_available;
 pub(crate) use poll::poll_until;
 

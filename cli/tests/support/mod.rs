@@ -240,7 +240,7 @@ impl Server {
 }
 
 /// How many sockets a process and its descendants have (proc_pid_fd(5)).
-fn sockets(pid: u32) -> usize {
+pub(crate) fn sockets(pid: u32) -> usize {
     let open = fs::read_dir(format!("/proc/{pid}/fd")).expect("list descriptors");
     let is_socket = |link: &PathBuf| link.to_string_lossy().starts_with("socket:");
     let links = open.filter_map(|entry| fs::read_link(entry.ok()?.path()).ok());

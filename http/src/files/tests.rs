@@ -165,12 +165,17 @@ fn a_known_file_that_becomes_something_else_is_not_served() {
         std::fs::write(&path, "a").expect("a file");
         assert_eq!(find(&root, "/changes"), Ok(Some("a".to_owned())), "{way}");
         std::fs::remove_file(&path).expect("remove");
+        std::fs::hard_link(tree.root().join("fifo"), &path).expect("a FIFO");
+        // The first time it is still taken for a file.
+        assert_eq!(find(&root, "/changes"), Err(Errno::NOENT), "{way}");
+        assert_eq!(find(&root, "/changes"), Err(Errno::NOENT), "{way}");
+        std::fs::remove_file(&path).expect("remove");
+        std::fs::write(&path, "b").expect("a file");
+        assert_eq!(find(&root, "/changes"), Ok(Some("b".to_owned())), "{way}");
+        std::fs::remove_file(&path).expect("remove");
         std::fs::create_dir(&path).expect("a directory");
         assert_eq!(find(&root, "/changes"), Ok(None), "{way}");
         std::fs::remove_dir(&path).expect("remove");
-        std::fs::hard_link(tree.root().join("fifo"), &path).expect("a FIFO");
-        assert_eq!(find(&root, "/changes"), Err(Errno::NOENT), "{way}");
-        std::fs::remove_file(&path).expect("remove");
     }
 }
 

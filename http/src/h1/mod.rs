@@ -212,6 +212,8 @@ fn exchange<C: Connection + Managed, H: Handler>(
     head: Head,
 ) -> Result<bool, HandlerError> {
     let clock = http.clock();
+    // The answers to earlier requests do not wait for this handler.
+    conn.flush()?;
     let mut progress = Progress::new(head.framing, head.expects, &http.limits);
     let (parts, ()) = head.request.into_parts();
     let mut exchange = Exchange {

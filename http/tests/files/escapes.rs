@@ -42,7 +42,16 @@ fn no_path_leads_out_of_a_walk() {
         let tree = Tree::plant();
         let program = Program::Itself("http_server").command(&[]);
         let mut command = Command::new("strace");
-        command.args(["-f", "-qq", "-o", "/dev/null", "-e", "trace=openat2", "-e"]);
+        command.args([
+            "-D",
+            "-f",
+            "-qq",
+            "-o",
+            "/dev/null",
+            "-e",
+            "trace=openat2",
+            "-e",
+        ]);
         command.arg(format!("inject=openat2:error={error}"));
         command.arg("--").arg(program.get_program());
         command.arg("127.0.0.1:0").arg(tree.root());

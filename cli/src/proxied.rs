@@ -9,7 +9,7 @@ use crate::listen::Url;
 /// The options about proxies.
 #[derive(Args, Clone, Debug)]
 #[command(next_help_heading = "Proxies")]
-pub(crate) struct Proxy {
+pub(crate) struct Proxied {
     /// Demand a header of the PROXY protocol on every connection, and in every datagram, of listeners
     /// without ?proxy=off; the client is then the one that it names
     #[arg(long, value_name = "VERSION", requires = "proxy_trust")]
@@ -31,7 +31,7 @@ enum Accepts {
     Any,
 }
 
-impl Proxy {
+impl Proxied {
     /// Whether headers are demanded.
     pub(crate) const fn is_on(&self) -> bool {
         self.proxy_protocol.is_some()
