@@ -77,7 +77,7 @@ const COMMANDS: &[(&str, Check, &[&str])] = &[
         refuses_one,
         &[],
     ),
-    ("--nice 10 --umask 027", |it| it.gets("10\n0027\nC\n"), &[]),
+    ("as=512M,cpu=60", |it| it.gets("10\n0027\nC\n"), &[]),
     ("refuse:busy", is_busy, &[]),
     ("serve echo", echoes, &[]),
     ("--max-connections 10 --", echoes, &[]),
@@ -90,6 +90,7 @@ const COMMANDS: &[(&str, Check, &[&str])] = &[
         sends_a_page_over_tls,
         &["micro-httpd"],
     ),
+    ("--umask 027 --no-network", echoes, &[]),
     ("as=1G", |it| clones(it.url()), &["git"]),
     ("--chdir /srv -- pwd", prints_its_folder, &[]),
 ];

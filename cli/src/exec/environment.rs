@@ -58,9 +58,10 @@ const CONNECTION: [&str; 7] = [
 
 /// Whether a variable of the server is kept from programs.
 fn is_kept_from_programs(name: &[u8]) -> bool {
-    let begins = |start: &&str| name.starts_with(start.as_bytes());
     OWN.iter().any(|own| name == own.as_bytes())
-        || CONNECTION.iter().any(|start| begins(&start))
+        || CONNECTION
+            .iter()
+            .any(|start| name.starts_with(start.as_bytes()))
         || [b"PROTO".as_slice(), NUMBER.as_bytes(), MARK.as_bytes()].contains(&name)
 }
 

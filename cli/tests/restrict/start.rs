@@ -57,6 +57,9 @@ fn what_cannot_be_applied_is_an_error_at_the_start() {
     let (program, folder) = (["true"], folder());
     let bare = folder.path().join("bare");
     write(&bare, "#!\n", 0o755);
+    let endless = folder.path().join("endless");
+    let endless = endless.to_str().expect("UTF-8");
+    write(endless.as_ref(), &format!("#!{endless}\n"), 0o755);
     let lost = folder.path().join("lost");
     write(&lost, "#!/usr/bin/env no-such-interpreter\n", 0o755);
     let (bare, lost) = (bare.to_str().expect("UTF-8"), lost.to_str().expect("UTF-8"));
@@ -89,6 +92,11 @@ fn what_cannot_be_applied_is_an_error_at_the_start() {
             "--read-only /usr",
             &[bare],
             &["its first line names no interpreter"],
+        ),
+        (
+            "--read-only /usr",
+            &[endless],
+            &["its interpreter is a script, whose interpreter"],
         ),
         (
             "--read-only /usr",

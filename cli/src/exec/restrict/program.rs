@@ -23,25 +23,25 @@ const SCRIPTS_MAX: usize = 5;
 pub(super) fn files(program: &Path) -> anyhow::Result<Vec<PathBuf>> {
     let mut files = vec![program.to_owned()];
     let mut last = program.to_owned();
-    while let Some((interpreter, argument)) = first_line(&last)? {
-        ensure!(
-            files.len() <= 2 * SCRIPTS_MAX,
-            "{}: its interpreter is a script whose interpreter is a script, and so on",
-            program.display()
-        );
+    for _ in 0..=SCRIPTS_MAX {
+        let Some((interpreter, argument)) = first_line(&last)? else {
+            files.extend(loaded(&last)?);
+            return Ok(files);
+        };
+        files.push(interpreter.clone());
         last = match by_env(&interpreter, &argument)? {
             Some(found) => {
-                // The loader of the program itself comes with what follows.
                 files.extend(loaded(&interpreter)?);
-                files.push(interpreter);
+                files.push(found.clone());
                 found
             }
             None => interpreter,
         };
-        files.push(last.clone());
     }
-    files.extend(loaded(&last)?);
-    Ok(files)
+    bail!(
+        "{}: its interpreter is a script, whose interpreter is a script, and so on; name a binary in the first line",
+        program.display()
+    )
 }
 
 /// The interpreter that the first line of a script names, and the argument after it.

@@ -85,7 +85,7 @@ fn become_program(
     }
     // The starter's own close by themselves; libraries, such as those that look up users, may have opened others.
     sys::keep_below(request.layout.len() as i32).context("close_range(2)")?;
-    setrlimit(Resource::Nofile, base.nofile.clone()).context("restore the limit on descriptors")?;
+    setrlimit(Resource::Nofile, base.nofile).context("restore the limit on descriptors")?;
     let env = environment(&base.env, &request.env, serial);
     sys::unblock_signals();
     (base.prepare)()?;

@@ -124,14 +124,13 @@ pub(super) fn unblock_signals() {
 
 fn set_mask(block: bool) {
     let mut set = MaybeUninit::uninit();
-    // SAFETY: the pointer is valid; both calls initialise the set.
-    unsafe {
-        if block {
-            libc::sigfillset(set.as_mut_ptr());
-        } else {
-            libc::sigemptyset(set.as_mut_ptr());
-        }
-    }
+    let fill = if block {
+        libc::sigfillset
+    } else {
+        libc::sigemptyset
+    };
+    // SAFETY: the pointer is valid.
+    unsafe { fill(set.as_mut_ptr()) };
     // SAFETY: the first pointer is to an initialised set, and the other is null.
     unsafe { libc::sigprocmask(libc::SIG_SETMASK, set.as_ptr(), ptr::null_mut()) };
 }
