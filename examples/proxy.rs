@@ -2,23 +2,15 @@
 //! take turns. `proxy [ADDRESS [SERVER]...]`.
 #![expect(clippy::print_stderr, reason = "an example speaks to its user")]
 
-use std::io::{self, BufReader};
 use std::time::Duration;
 
-use socketserver::net::{Dialed, ReadHalf, TcpConnection, WriteHalf};
+use socketserver::net::{Dialed, Relay, TcpConnection};
 use socketserver::python::ThreadingTcpServer;
-use socketserver::{Connection, HandlerError, task};
+use socketserver::{Connection, HandlerError};
 
 pub(crate) fn relay(client: &mut impl Connection, servers: &[String]) -> Result<(), HandlerError> {
     let mut server = dial(client.id() as usize, servers)?;
-    let (from_server, to_server) = server.halves()?;
-    let (from_client, to_client) = client.halves()?;
-    task::scope(|scope| {
-        let back = scope.spawn(|| pass(from_server, to_client))?;
-        let there = pass(from_client, to_server);
-        let back = back.join().map_err(|_| "a panic")?;
-        Ok(there.and(back)?)
-    })
+    Ok(Relay::new().run(client, &mut server).result()?)
 }
 
 /// Connects to the server whose turn it is, or to the next one that can be reached.
@@ -32,15 +24,6 @@ fn dial(turn: usize, servers: &[String]) -> Result<Dialed<TcpConnection>, Handle
         }
     }
     dialed
-}
-
-/// Passes one direction on. While `to` is slow, there are 64 KiB here, and the rest waits in `from`.
-fn pass(from: ReadHalf<'_>, mut to: WriteHalf<'_>) -> io::Result<()> {
-    let mut from = BufReader::with_capacity(64 * 1024, from);
-    let copied = io::copy(&mut from, &mut to);
-    // After a failure too, so that the other direction ends.
-    let ended = to.shutdown();
-    copied.and(ended)
 }
 
 fn main() -> Result<(), socketserver::Error> {

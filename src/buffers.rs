@@ -6,11 +6,18 @@ use std::cell::RefCell;
 /// The size of a buffer, in bytes.
 pub(crate) const BUFFER: usize = 8 * 1024;
 
-/// How many free buffers a thread keeps.
+/// The size of a buffer for a peer that sends a lot.
+pub(crate) const LARGE: usize = 64 * 1024;
+
+/// How many free buffers of each size a thread keeps.
 const KEPT: usize = 16;
+const LARGE_KEPT: usize = 4;
+
+type Pool = RefCell<Vec<Box<[u8]>>>;
 
 thread_local! {
-    static POOL: RefCell<Vec<Box<[u8]>>> = const { RefCell::new(Vec::new()) };
+    static POOL: Pool = const { RefCell::new(Vec::new()) };
+    static LARGE_POOL: Pool = const { RefCell::new(Vec::new()) };
 }
 
 /// Takes a buffer from the pool. Its contents are old input.
@@ -21,12 +28,26 @@ pub(crate) fn take() -> Box<[u8]> {
         .unwrap_or_else(|| vec![0; BUFFER].into_boxed_slice())
 }
 
+/// As [`take`], a buffer of the size [`LARGE`].
+pub(crate) fn take_large() -> Box<[u8]> {
+    LARGE_POOL
+        .try_with(|pool| pool.borrow_mut().pop())
+        .ok()
+        .flatten()
+        .unwrap_or_else(|| vec![0; LARGE].into_boxed_slice())
+}
+
 /// Returns a buffer to the pool of this thread.
 pub(crate) fn give(buffer: Box<[u8]>) {
+    let (pool, kept) = match buffer.len() {
+        BUFFER => (&POOL, KEPT),
+        LARGE => (&LARGE_POOL, LARGE_KEPT),
+        _ => return,
+    };
     // A thread that is ending has no pool any more.
-    let _ = POOL.try_with(|pool| {
+    let _ = pool.try_with(|pool| {
         let mut pool = pool.borrow_mut();
-        if buffer.len() == BUFFER && pool.len() < KEPT {
+        if pool.len() < kept {
             pool.push(buffer);
         }
     });
@@ -46,5 +67,9 @@ mod tests {
         assert_eq!(again.as_ptr(), address);
         give(Box::default());
         assert_eq!(take().len(), BUFFER);
+        let large = take_large();
+        let address = large.as_ptr();
+        give(large);
+        assert_eq!(take_large().as_ptr(), address);
     }
 }

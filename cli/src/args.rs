@@ -15,6 +15,7 @@ use crate::limits::Limits;
 use crate::listen::Url;
 use crate::privileges::Privileges;
 use crate::proxied::Proxied;
+use crate::proxy::Proxy;
 use crate::tls::Tls;
 use crate::web::Web;
 
@@ -79,6 +80,9 @@ Exit status:
     /// Runs a program for each connection: its standard input and output are the connection
     #[command(after_help = crate::exec::HELP)]
     Exec(Exec),
+    /// Forwards connections and datagrams to other servers
+    #[command(after_help = crate::proxy::HELP)]
+    Proxy(Box<Proxy>),
     /// Runs a workload under each model, measures, and recommends a model
     #[command(after_help = "\
 Examples:
@@ -352,6 +356,7 @@ fn parse_from(args: impl IntoIterator<Item = OsString>) -> Result<Command, clap:
             let conflict = exec.options.conflict().or_else(|| exec.conflict());
             conflict.map(str::to_owned)
         }
+        Command::Proxy(proxy) => proxy.conflict().map(str::to_owned),
         Command::Workload(Work { options, .. }) => options.conflict().map(str::to_owned),
         Command::Compare(compare) => {
             let Workload { cpu, wait, .. } = compare.workload;
@@ -373,7 +378,7 @@ const WORKER_PROCESSES_MAX: u32 = 10_000;
 
 impl Options {
     /// The first error among options that do not go together.
-    fn conflict(&self) -> Option<&'static str> {
+    pub(crate) fn conflict(&self) -> Option<&'static str> {
         if self.workers.is_some() && !self.model.is_sized() {
             return Some(
                 "--workers is for the models pool, prefork and coroutines; leave it out with any other model",
@@ -405,11 +410,13 @@ impl Options {
 /// The text of clap's error, in one line, with the help that these arguments need.
 fn one_line(err: &clap::Error, args: &[OsString]) -> String {
     if err.kind() == clap::error::ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand {
-        return "a subcommand is missing: serve, exec or compare (see socketserver --help)"
+        return "a subcommand is missing: serve, exec, proxy or compare (see socketserver --help)"
             .to_owned();
     }
     let help = match args.get(1).and_then(|name| name.to_str()) {
-        Some(name @ ("serve" | "exec" | "compare")) => format!("socketserver {name} --help"),
+        Some(name @ ("serve" | "exec" | "proxy" | "compare")) => {
+            format!("socketserver {name} --help")
+        }
         _ => "socketserver --help".to_owned(),
     };
     let text = err.to_string();

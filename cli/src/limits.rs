@@ -79,6 +79,16 @@ pub(crate) struct Limits {
 pub(crate) struct Timeout(pub(crate) Option<Duration>);
 
 impl Limits {
+    /// How long a peer may take nothing.
+    pub(crate) const fn write_timeout(&self) -> Option<Duration> {
+        self.write_timeout.0
+    }
+
+    /// How long idle connections stay in a stop; a day stands for no limit.
+    pub(crate) fn idle_grace(&self) -> Duration {
+        self.idle_grace.0.unwrap_or(Duration::from_secs(86_400))
+    }
+
     /// How long a stop may take, with this drain timeout.
     pub(crate) fn stop_times(&self, drain: Duration) -> StopTimes {
         let after = |time: Duration| self.lame_duck.saturating_add(time);
@@ -127,6 +137,15 @@ pub(crate) fn timeout(text: &str) -> Result<Timeout, String> {
         return Err("0 would end every connection at once; write none for no limit".to_owned());
     }
     Ok(Timeout(Some(time)))
+}
+
+/// Parses a number of seconds that is not 0.
+pub(crate) fn positive_seconds(text: &str) -> Result<Duration, String> {
+    let time = seconds(text)?;
+    if time.is_zero() {
+        return Err("a number of seconds above 0 is needed".to_owned());
+    }
+    Ok(time)
 }
 
 /// Parses a timeout that may also be 0.

@@ -132,7 +132,7 @@ impl Url {
 }
 
 impl Target {
-    fn parse(scheme: &str, rest: &str) -> Result<Self, String> {
+    pub(crate) fn parse(scheme: &str, rest: &str) -> Result<Self, String> {
         let authority = rest.strip_prefix("//");
         match scheme {
             "tcp" => Ok(Self::Tcp(authority.ok_or(FORMS)?.parse()?)),
@@ -163,6 +163,16 @@ impl fmt::Display for Target {
             Self::Named(name) => write!(f, "fd://{name}"),
             other => write!(f, "{other:?}"),
         }
+    }
+}
+
+impl HostPort {
+    pub(crate) fn host(&self) -> &str {
+        &self.host
+    }
+
+    pub(crate) const fn port(&self) -> u16 {
+        self.port
     }
 }
 

@@ -14,6 +14,7 @@ mod listen;
 mod log;
 mod privileges;
 mod proxied;
+mod proxy;
 mod resolve;
 mod serve;
 mod services;
@@ -45,6 +46,7 @@ fn main() -> ExitCode {
     let result = handlers.and_then(|handlers| match command {
         Command::Serve(serve) => serve_one(*serve),
         Command::Exec(exec) => exec::run(exec),
+        Command::Proxy(proxy) => proxy::run(*proxy),
         Command::Workload(work) => workload::run(work),
         Command::Compare(args) => {
             handlers.remove();

@@ -1,5 +1,7 @@
 //! From options to a server that has ended: the one match over models.
 
+use std::sync::Arc;
+
 use socketserver::model::{Driver, Model as ServerModel};
 use socketserver::net::{Either, Transport};
 use socketserver::observe::{Event, Failure, State};
@@ -45,7 +47,7 @@ pub(crate) trait Task: Send + Sync + 'static {
         Ok(listeners.into_iter().map(Either::Left).collect())
     }
 
-    /// Called once, before the server serves.
+    /// Called once, before the server accepts. It must start no thread: the model may fork.
     ///
     /// # Errors
     ///
@@ -53,6 +55,9 @@ pub(crate) trait Task: Send + Sync + 'static {
     fn serving(&self, _server: &ServerHandle) -> anyhow::Result<()> {
         Ok(())
     }
+
+    /// Called once, when the server has ended.
+    fn finish(&self) {}
 
     /// Returns what to call when the server enters a state, unless the accept loop is busy with a handler.
     fn observer(&self) -> Option<Box<dyn Fn(State) + Send + Sync>> {
@@ -64,7 +69,7 @@ pub(crate) trait Task: Send + Sync + 'static {
         &[]
     }
 
-    /// How many KiB the stack of a coroutine needs without TLS.
+    /// How many KiB the stack of a coroutine needs, if its client does not use TLS.
     fn stack_kib(&self) -> usize {
         // Eight times the deepest stack that was measured.
         64
@@ -91,6 +96,9 @@ pub(crate) trait Task: Send + Sync + 'static {
         Ok(Next::Close)
     }
 }
+
+/// How many KiB the stack of a coroutine needs that does a TLS handshake.
+pub(crate) const TLS_STACK_KIB: usize = 256;
 
 /// Serves until a signal stops it.
 pub(crate) fn run(task: impl Task, options: Options) -> anyhow::Result<Report> {
@@ -139,8 +147,11 @@ fn coroutines(options: &Options, workers: Option<usize>, stack_kib: usize) -> Co
     // SAFETY: the tasks of this crate read, write, compute, sleep and format text; nothing that they call restores a
     // thread-local after a blocking call.
     let model = unsafe { Coroutines::new() };
-    // A TLS handshake needs more.
-    let kib = if options.tls.is_on() { 256 } else { 64 };
+    let kib = if options.tls.is_on() {
+        TLS_STACK_KIB
+    } else {
+        0
+    };
     let model = model.stack_size(kib.max(stack_kib) * 1024);
     let model = model.driver(match options.driver {
         args::Driver::Auto => Driver::Auto,
@@ -208,11 +219,15 @@ fn serve<M: ServerModel>(
     if let Some(note) = short_of_descriptors(&options, handle.limits().max_connections) {
         say(format_args!("socketserver: {note}"));
     }
+    let task: Arc<dyn Task> = Arc::from(task);
+    let serving = Arc::clone(&task);
     let serve = move |accepted: &mut <Listener as Transport>::Accepted| match accepted {
-        Either::Left(accepted) => task.serve(accepted),
-        Either::Right(lent) => task.serve_lent(lent),
+        Either::Left(accepted) => serving.serve(accepted),
+        Either::Right(lent) => serving.serve_lent(lent),
     };
-    Ok(server.serve_forever(serve)?)
+    let report = server.serve_forever(serve)?;
+    task.finish();
+    Ok(report)
 }
 
 /// A server with its limits, whose failures are lines on standard error.

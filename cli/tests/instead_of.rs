@@ -8,12 +8,15 @@ mod programs;
 mod support;
 
 use std::fs;
-use std::net::{SocketAddr, TcpStream};
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::Command;
 
 use socket2::{Domain, Socket, Type};
+use socketserver::tls::Connector;
 
 use programs::{clones, need, run, sends_a_page, sends_by_tftp, syncs};
 use support::{Client, Server, ask, assert_echoes, is_root, unchecked};
@@ -24,6 +27,8 @@ const MANUAL: &str = include_str!("../../docs/operations.md");
 /// A command of the page that is running.
 struct Running {
     server: Server,
+    /// What a proxy forwards to.
+    _upstream: Option<Server>,
     folder: tempfile::TempDir,
 }
 
@@ -86,13 +91,21 @@ const COMMANDS: &[(&str, Check, &[&str])] = &[
     ("unix:///run/echo.sock?mode=660", has_mode, &[]),
     ("unix:@echo", echoes, &[]),
     (
-        "--tls-cert cert.pem",
+        "key.pem -- micro-httpd",
         sends_a_page_over_tls,
         &["micro-httpd"],
     ),
     ("--umask 027 --no-network", echoes, &[]),
     ("as=1G", |it| clones(it.url()), &["git"]),
     ("--chdir /srv -- pwd", prints_its_folder, &[]),
+    ("0.0.0.0:8080 --to tcp://", echoes, &[]),
+    ("unix:///run/front.sock?mode=660", has_mode, &[]),
+    ("--max-connections 50", echoes, &[]),
+    ("--session-timeout 30", echoes, &[]),
+    ("key.pem --to", echoes_over_tls, &[]),
+    ("--to tls://", echoes, &[]),
+    ("fd://web --to tcp://", echoes, &[]),
+    ("--exit-when-idle 300", echoes, &[]),
 ];
 
 fn echoes(it: &Running) {
@@ -110,7 +123,7 @@ fn refuses_one(it: &Running) {
         .set_read_timeout(Some(support::DEADLINE))
         .expect("a deadline");
     let mut stream = TcpStream::from(socket);
-    let read = std::io::Read::read(&mut stream, &mut [0]);
+    let read = stream.read(&mut [0]);
     assert!(!matches!(read, Ok(1..)), "{read:?}");
 }
 
@@ -135,6 +148,18 @@ fn sends_a_page_over_tls(it: &Running) {
     curl.args(["--silent", "--show-error", "--cacert"])
         .arg(certificate);
     assert_eq!(run(curl.arg(page)), "this is www/page.txt\n");
+}
+
+fn echoes_over_tls(it: &Running) {
+    let connector = Connector::builder().roots(it.folder.path().join("cert.pem"));
+    let connector = connector.build().expect("a connector");
+    let to: SocketAddr = programs::address(it.url()).parse().expect("an address");
+    let client = connector.connect(to, "127.0.0.1", support::DEADLINE);
+    let mut client = client.expect("connect");
+    client.write_all(b"hello").expect("write");
+    let mut answer = [0; 5];
+    client.read_exact(&mut answer).expect("read");
+    assert_eq!(&answer, b"hello");
 }
 
 fn prints_its_folder(it: &Running) {
@@ -184,10 +209,10 @@ fn start(command: &str) -> Running {
     fs::set_permissions(&folder, open).expect("open the directory");
     fs::create_dir(folder.path().join("run")).expect("a directory");
     programs::fill(folder.path());
-    if command.contains("--tls-cert") {
+    if command.contains("cert.pem") {
         need("openssl");
         let openssl = "req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -keyout key.pem -out cert.pem -days 30 \
-            -subj /CN=localhost -addext subjectAltName=IP:127.0.0.1";
+            -subj /CN=localhost -addext subjectAltName=IP:127.0.0.1 -addext basicConstraints=critical,CA:FALSE";
         let mut make = Command::new("openssl");
         run(make.args(openssl.split_whitespace()).current_dir(&folder));
     }
@@ -195,8 +220,23 @@ fn start(command: &str) -> Running {
         let nobody = run(Command::new("id").args(["-u", "nobody"]));
         programs::give_repository(folder.path(), nobody.trim().parse().expect("a number"));
     }
+    let mut command = for_test(command, folder.path());
+    let upstream = command.contains(" proxy ").then(|| upstream(folder.path()));
+    let upstreams = upstream.iter().flat_map(|server| &server.urls);
+    for (url, of_page) in
+        upstreams.zip(["//127.0.0.1:9090", "//127.0.0.1:5353", "//127.0.0.1:8443"])
+    {
+        let address = url.split_once("//").expect("an address").1;
+        command = command.replace(of_page, &format!("//{address}"));
+    }
     let mut shell = Command::new("sh");
-    let script = format!("exec {}", for_test(command, folder.path()));
+    let mut script = format!("exec {command}");
+    if command.contains("fd://web") {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("bind");
+        shell.stdin(OwnedFd::from(listener));
+        let passed = "export LISTEN_FDS=1 LISTEN_FDNAMES=web LISTEN_PID=$$; exec 3<&0 </dev/null";
+        script = format!("{passed}; {script}");
+    }
     shell.args(["-c", &script]).current_dir(&folder);
     shell.env("PATH", programs::PATH).env("HOME", folder.path());
     shell
@@ -205,7 +245,30 @@ fn start(command: &str) -> Running {
     let mut server = Server::start(shell, 1);
     // A client of both kinds of address.
     server.urls[0] = server.urls[0].replace("tcp://[::]", "tcp://127.0.0.1");
-    Running { server, folder }
+    Running {
+        server,
+        _upstream: upstream,
+        folder,
+    }
+}
+
+/// An echo server: the upstreams of the page, the last one with TLS, if there is a certificate.
+fn upstream(folder: &Path) -> Server {
+    let file = format!("unix://{}/run/web.sock", folder.display());
+    let plain = ["tcp://127.0.0.1:0?tls=off", "udp://127.0.0.1:0"];
+    let urls = if folder.join("cert.pem").exists() {
+        [&plain[..], &["tcp://127.0.0.1:0"]].concat()
+    } else {
+        [&plain[..], &[file.as_str()]].concat()
+    };
+    let words = if urls.contains(&"tcp://127.0.0.1:0") {
+        "serve echo --tls-cert cert.pem --tls-key key.pem"
+    } else {
+        "serve echo"
+    };
+    let mut command = support::command(words, &urls);
+    command.current_dir(folder);
+    Server::start(command, urls.len())
 }
 
 #[test]

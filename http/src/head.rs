@@ -291,12 +291,33 @@ fn check_host(headers: &HeaderMap, version: Version) -> Result<(), Reject> {
     }
 }
 
+/// RFC 9113, section 8.3.1: the target of a request of HTTP/2 has the same forms as that of HTTP/1. The crate `h2` has
+/// cut its fragment off.
+///
+/// # Errors
+///
+/// The method and the target do not go together, or the target has bytes beyond ASCII; or as [`check_authority`].
+pub(crate) fn check_target(request: &Parts) -> Result<(), Reject> {
+    let (method, uri) = (&request.method, &request.uri);
+    let has_form = match uri.path() {
+        _ if method == Method::CONNECT => uri.port_u16().is_some(),
+        "*" => method == Method::OPTIONS,
+        _ => uri
+            .path_and_query()
+            .is_none_or(|path| path.as_str().is_ascii()),
+    };
+    if !has_form {
+        return Err(bad("the target is malformed"));
+    }
+    check_authority(request)
+}
+
 /// RFC 9113, section 8.3.1: a request of HTTP/2 has a host, and if it names it twice, it is the same.
 ///
 /// # Errors
 ///
 /// It has none, or two, or a malformed one.
-pub(crate) fn check_authority(request: &Parts) -> Result<(), Reject> {
+fn check_authority(request: &Parts) -> Result<(), Reject> {
     let Some(authority) = request.uri.authority() else {
         return check_host(&request.headers, Version::HTTP_11);
     };

@@ -31,7 +31,7 @@ const OK: u8 = 0x88;
 
 type Check = fn(&Path, &Gate);
 
-const ROWS: [(&str, Check); 25] = [
+const ROWS: [(&str, Check); 28] = [
     ("10.5: requests that are reset at once", rapid_reset),
     ("10.5: requests that are reset while they run", slow_reset),
     ("5.1.2: more requests than may run", too_many),
@@ -72,6 +72,16 @@ const ROWS: [(&str, Check); 25] = [
     }),
     ("8.3.1: user information in the authority", |path, _| {
         let block = [0x82, 0x86, 0x84, 0x41, 3, b'u', b'@', b'a'];
+        malformed(path, &block, Refusal::Status);
+    }),
+    ("8.3.1: a target beyond ASCII", |path, _| {
+        malformed(path, &request("GET", "/\u{fc}"), Refusal::Status);
+    }),
+    ("8.3.1: an asterisk that is no target", |path, _| {
+        malformed(path, &request("GET", "*"), Refusal::Status);
+    }),
+    ("8.5: a tunnel without a port", |path, _| {
+        let block = [field(":method", "CONNECT"), field(":authority", "a")].concat();
         malformed(path, &block, Refusal::Status);
     }),
     ("8.2: names in capital letters", |path, _| {

@@ -266,6 +266,9 @@
 //! from being idle, and a client that takes nothing for the [`write_timeout`](crate::Builder::write_timeout)
 //! is aborted.
 //!
+//! [`Relay`](crate::net::Relay) is such a relay in one wait, without a second thread or coroutine. It also passes on
+//! resets, and holds no buffer while both sides are silent.
+//!
 //! One future can wait for both directions too, and for a channel beside them: with
 //! [`poll_read`](crate::Connection::poll_read) and [`poll_write`](crate::Connection::poll_write) of a connection or
 //! of its halves, in [`block_on`].

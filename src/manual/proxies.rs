@@ -80,7 +80,8 @@
 //! # Being the proxy
 //!
 //! A handler that connects to a server sends a [`Header`] first: [`Header::new`] with the addresses of its own
-//! connection, or the header that it has received.
+//! connection, or the header that it has received. [`Relay`](crate::net::Relay) then passes on the bytes of both
+//! sides. The command `socketserver proxy` is such a handler.
 //!
 //! Next: [Coming from Python](crate::manual::coming_from_python).
 //!

@@ -8,7 +8,7 @@ use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
 use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
-use rustix::io::Errno;
+use rustix::io::{Errno, ioctl_fionbio};
 use socket2::{Domain, SockAddr, Socket, Type};
 
 use crate::address::UnixAddress;
@@ -100,28 +100,19 @@ fn connect_to(addr: SocketAddr, timeout: Duration) -> io::Result<Dialed<TcpConne
     let socket = Socket::new(domain, Type::STREAM.nonblocking(), None)?;
     socket.set_tcp_nodelay(true)?;
     let addr = SockAddr::from(addr);
-    let mut begun = false;
-    let attempt = || {
-        if !begun {
-            begun = true;
-            return match socket.connect(&addr).map_err(errno) {
-                Ok(()) => Ok(((), false)),
-                Err(Errno::INPROGRESS) => Err(Errno::AGAIN),
-                Err(err) => Err(err),
-            };
-        }
-        match socket.take_error().map_err(errno)? {
-            Some(err) => Err(errno(err)),
-            None if socket.peer_addr().is_ok() => Ok(((), false)),
-            None => Err(Errno::AGAIN),
-        }
+    // Called again, connect(2) says how the attempt goes.
+    let attempt = || match socket.connect(&addr).map_err(errno) {
+        Ok(()) | Err(Errno::ISCONN) => Ok(((), false)),
+        Err(Errno::INPROGRESS | Errno::ALREADY) => Err(Errno::AGAIN),
+        Err(err) => Err(err),
     };
     let deadline = after(Some(timeout));
     let source = Source::watching_abort();
     source.complete(socket.as_fd(), Interest::Write, || deadline, attempt)?;
     // The connection has a source of its own.
     source.release(socket.as_fd());
-    socket.set_nonblocking(false)?;
+    // One system call; socket2 makes two.
+    ioctl_fionbio(&socket, false)?;
     let connection = TcpConnection::new(socket, &addr, Context::detached());
     Ok(Dialed(connection))
 }

@@ -300,6 +300,40 @@ pub trait Connection: Accepted + BufRead + Write {
     /// What was buffered could not be sent, or `NotConnected`.
     fn shutdown(&mut self, how: Shutdown) -> io::Result<()>;
 
+    /// Ends the connection with a reset, once it is dropped: so that the peer does not take what it has received for
+    /// the whole. Output that the peer has not taken is lost. Over a layer, nothing that ends the layer's stream is
+    /// sent.
+    ///
+    /// Unix sockets have no reset: the peer sees the end of the stream.
+    ///
+    /// # Errors
+    ///
+    /// - `Unsupported`: the connection does not implement it. All connections of this crate do.
+    /// - else as setsockopt(2).
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::io::{self, Read};
+    /// use socketserver::Connection;
+    ///
+    /// fn forward(conn: &mut impl Connection, source: &mut impl Read) -> io::Result<()> {
+    ///     let copied = io::copy(source, conn);
+    ///     if copied.is_err() {
+    ///         conn.reset()?;
+    ///     }
+    ///     copied.map(drop)
+    /// }
+    /// ```
+    fn reset(&mut self) -> io::Result<()> {
+        Err(halves::unsupported("reset"))
+    }
+
+    /// Returns how many bytes of output the kernel holds because the peer has not taken them. Default: unknown.
+    fn unsent(&self) -> Option<u64> {
+        None
+    }
+
     /// Returns the address of this end of the connection.
     ///
     /// # Errors

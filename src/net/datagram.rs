@@ -13,7 +13,7 @@ use socket2::Socket;
 
 use crate::address::Address;
 use crate::error::Gone;
-use crate::net::{AcceptBatch, Accepted, Datagram, Managed};
+use crate::net::{AcceptBatch, Accepted, Datagram, Managed, Replier};
 use crate::proxy::header::{Header, Malformed};
 use crate::registry::context::Context;
 use crate::sys::errno;
@@ -232,7 +232,7 @@ impl DatagramSocket {
     }
 
     /// Sends a reply.
-    fn reply(&self, reply: Outgoing<'_>) -> io::Result<()> {
+    pub(super) fn reply(&self, reply: Outgoing<'_>) -> io::Result<()> {
         let result = self.send_one(reply, self.room());
         result.or_else(|err| self.reply_from_anywhere(reply, err))
     }
@@ -517,6 +517,20 @@ impl<T: 'static> Datagram for Packet<T> {
         self.socket
             .send(data, &packet.sender, packet.local)
             .map_err(|err| self.socket.reply_error(err))
+    }
+
+    fn replier(&self) -> io::Result<Replier> {
+        let packet = self.received();
+        if let Some(err) = unanswerable(&packet.sender) {
+            return Err(err);
+        }
+        let socket = Arc::clone(&self.socket);
+        Ok(Replier::new(
+            socket,
+            packet.sender,
+            self.sender(),
+            packet.local,
+        ))
     }
 
     fn send_to(&mut self, data: &[u8], to: &Address) -> io::Result<()> {

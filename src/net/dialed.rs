@@ -145,6 +145,14 @@ impl<C: Connection> Connection for Dialed<C> {
         self.0.shutdown(how)
     }
 
+    fn reset(&mut self) -> io::Result<()> {
+        self.0.reset()
+    }
+
+    fn unsent(&self) -> Option<u64> {
+        self.0.unsent()
+    }
+
     fn local_addr(&self) -> io::Result<Address> {
         self.0.local_addr()
     }

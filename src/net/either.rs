@@ -14,7 +14,7 @@ use crate::net::options;
 use crate::net::{
     AcceptBatch, Accepted, Adopt, Connection, Credentials, Datagram, Managed, Transport,
 };
-use crate::net::{ReadHalf, Waits, WriteHalf, Writer};
+use crate::net::{ReadHalf, Replier, Waits, WriteHalf, Writer};
 use crate::proxy::header::Header;
 use crate::registry::context::Context;
 
@@ -257,6 +257,14 @@ impl<L: Connection, R: Connection> Connection for Either<L, R> {
         both!(self, side => side.shutdown(how))
     }
 
+    fn reset(&mut self) -> io::Result<()> {
+        both!(self, side => side.reset())
+    }
+
+    fn unsent(&self) -> Option<u64> {
+        both!(self, side => side.unsent())
+    }
+
     fn local_addr(&self) -> io::Result<Address> {
         both!(self, side => Connection::local_addr(side))
     }
@@ -277,6 +285,10 @@ impl<L: Datagram, R: Datagram> Datagram for Either<L, R> {
 
     fn send(&mut self, data: &[u8]) -> io::Result<()> {
         both!(self, side => side.send(data))
+    }
+
+    fn replier(&self) -> io::Result<Replier> {
+        both!(self, side => side.replier())
     }
 
     fn send_to(&mut self, data: &[u8], to: &Address) -> io::Result<()> {

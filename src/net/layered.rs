@@ -478,6 +478,15 @@ impl<C: Connection, L: Layer<C>> Connection for LayeredConnection<C, L> {
         self.below.shutdown(how)
     }
 
+    fn reset(&mut self) -> io::Result<()> {
+        self.state = State::Finished;
+        self.below.reset()
+    }
+
+    fn unsent(&self) -> Option<u64> {
+        self.below.unsent()
+    }
+
     fn local_addr(&self) -> io::Result<Address> {
         self.layer.local_addr(&self.below)
     }

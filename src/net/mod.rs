@@ -15,6 +15,8 @@ pub(crate) mod layered;
 mod link;
 pub(crate) mod listener;
 pub(crate) mod options;
+pub(crate) mod relay;
+pub(crate) mod replier;
 pub(crate) mod seqpacket;
 pub(crate) mod stream;
 pub(crate) mod tcp;
@@ -37,6 +39,8 @@ pub use either::Either;
 pub use halves::{ReadHalf, ReadSide, WriteHalf, WriteSide};
 pub use layer::Layer;
 pub use layered::{Layered, LayeredConnection, Under};
+pub use relay::{Relay, Relayed};
+pub use replier::Replier;
 pub use seqpacket::SeqpacketConnection;
 pub use stream::Stream;
 pub use tcp::{BoundTcp, Tcp, TcpConnection, TcpOptions};
@@ -476,6 +480,17 @@ pub trait Datagram: Accepted + Write {
     /// - `TimedOut`: the socket had no room for a second.
     /// - else as sendmsg(2).
     fn send(&mut self, data: &[u8]) -> io::Result<()>;
+
+    /// Returns a value that sends to the sender, from the address to which the datagram came, also after the handler
+    /// has returned. Default: fails.
+    ///
+    /// # Errors
+    ///
+    /// - `Unsupported`: the datagram does not implement it. All datagrams of this crate do.
+    /// - `NotConnected`: the sender has no address.
+    fn replier(&self) -> io::Result<Replier> {
+        Err(halves::unsupported("replier"))
+    }
 
     /// Sends one datagram to `to` at once.
     ///

@@ -184,6 +184,42 @@ impl SeqpacketConnection {
         Poll::Ready(self.whole(received, buf.len()))
     }
 
+    /// Polls for a message of any length, as [`poll_recv`](Self::poll_recv) does.
+    pub(super) fn poll_recv_whole(
+        &self,
+        cx: &task::Context<'_>,
+    ) -> Poll<io::Result<Option<Box<[u8]>>>> {
+        let Link {
+            source, context, ..
+        } = &self.link;
+        let fd = self.link.fd();
+        let attempt = || {
+            let Some(length) = message::peek(fd)? else {
+                return Ok((None, false));
+            };
+            let mut buf = vec![0; length].into_boxed_slice();
+            let received = message::receive(fd, &mut buf)?;
+            Ok((received.map(|_| buf), false))
+        };
+        let Poll::Ready(received) = source.poll_complete(cx.waker(), fd, Interest::Read, attempt)
+        else {
+            context.begin_poll_read();
+            return Poll::Pending;
+        };
+        let message = received.as_ref().ok().and_then(Option::as_ref);
+        context.end_poll_read(message.map_or(0, |message| message.len().max(1)));
+        let message = received.map_err(|err| self.link.cause(err))?;
+        if message.is_none() {
+            self.note_end()?;
+        }
+        Poll::Ready(Ok(message))
+    }
+
+    /// How many bytes of output the peer has not received.
+    pub(super) fn unsent_bytes(&self) -> Option<u64> {
+        sockopt::unsent(self.link.fd()).ok()
+    }
+
     /// Checks that a message has fit into a buffer, and notes the end of the stream.
     fn whole(&self, received: Option<usize>, room: usize) -> io::Result<Option<usize>> {
         match received {

@@ -23,6 +23,9 @@ pub(crate) use poll::poll_until;
 /// How long a test waits for anything before it fails.
 pub(crate) const DEADLINE: Duration = Duration::from_secs(30);
 
+/// `MSG_DONTWAIT` (send(2)).
+const DONTWAIT: i32 = 0x40;
+
 const BINARY: &str = env!("CARGO_BIN_EXE_socketserver");
 
 /// The binary with arguments: words, and then `--listen` with each URL.
@@ -367,6 +370,19 @@ impl Client {
             let unread = rustix::io::ioctl_fionread(&self.socket).expect("count what is unread");
             (unread > 0 && is_asleep(server.id())).then_some(())
         });
+    }
+
+    /// Sends until its Unix socket is full, and all of `server` is asleep. Returns how many bytes.
+    #[allow(dead_code, reason = "for proxies")]
+    pub(crate) fn send_until_full(&self, server: &Process) -> usize {
+        let mut sent = 0;
+        poll_until("the socket is full", DEADLINE, || {
+            let before = sent;
+            while let Ok(count) = self.socket.send_with_flags(&[0; 4096], DONTWAIT) {
+                sent += count;
+            }
+            (sent == before && is_asleep(server.id())).then_some(sent)
+        })
     }
 
     pub(crate) fn end_of_input(&self) {

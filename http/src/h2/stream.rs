@@ -56,8 +56,8 @@ pub(crate) fn serve<H: Handler>(
     let clock = http.clock();
     let (mut parts, stream) = request.into_parts();
     join_cookies(&mut parts.headers);
-    let checked = head::check_authority(&parts)
-        .and_then(|()| head::expects(&parts.headers, Version::HTTP_11));
+    let checked =
+        head::check_target(&parts).and_then(|()| head::expects(&parts.headers, Version::HTTP_11));
     let is_head = parts.method == Method::HEAD;
     let client = http.client(&peer.address, &parts.headers);
     let mut input = Input::new(stream, respond, peer, &http.limits);

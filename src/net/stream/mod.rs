@@ -148,6 +148,10 @@ impl<T: 'static> Managed for Stream<T> {
     }
 
     fn close(&mut self) -> io::Result<()> {
+        if self.output.is_reset {
+            // close(2) sends the reset.
+            return Ok(());
+        }
         // MORE: the end of the stream follows in the same segment. A client that checks for the end
         // before it sends again finds it.
         let sent = self.sender().send_pending(SendFlags::MORE);
@@ -276,6 +280,16 @@ impl<T: 'static> Connection for Stream<T> {
     fn shutdown(&mut self, how: Shutdown) -> io::Result<()> {
         self.flush()?;
         self.socket().shutdown(how)
+    }
+
+    fn reset(&mut self) -> io::Result<()> {
+        self.output.pending.clear();
+        self.output.is_reset = true;
+        self.socket().set_linger(Some(Duration::ZERO))
+    }
+
+    fn unsent(&self) -> Option<u64> {
+        sockopt::unsent(self.link.fd()).ok()
     }
 
     fn local_addr(&self) -> io::Result<Address> {

@@ -1,0 +1,232 @@
+//! Datagrams: sessions of clients, their limits and their end.
+
+use std::net::UdpSocket;
+use std::os::unix::net::UnixDatagram;
+
+use crate::support::{Client, DEADLINE, Server, unique_name};
+use crate::{line_with, proxy, service, stop};
+
+const LOCAL: &str = "udp://127.0.0.1:0";
+const MODELS: [&str; 4] = [
+    "sequential",
+    "threading",
+    "pool --workers 2",
+    "coroutines --workers 2",
+];
+
+/// An upstream of this process.
+fn upstream() -> (UdpSocket, String) {
+    let socket = UdpSocket::bind("127.0.0.1:0").expect("bind");
+    socket.set_read_timeout(Some(DEADLINE)).expect("a deadline");
+    let url = format!("udp://{}", socket.local_addr().expect("bound"));
+    (socket, url)
+}
+
+fn connect(proxy: &Server) -> Client {
+    Client::connect(&proxy.urls[0])
+}
+
+/// Receives a datagram, and returns it with its sender.
+fn receive(socket: &UdpSocket) -> (Vec<u8>, std::net::SocketAddr) {
+    let mut buf = [0; 1000];
+    let (count, from) = socket.recv_from(&mut buf).expect("a datagram");
+    (buf[..count].to_vec(), from)
+}
+
+#[test]
+fn every_kind_of_datagram_goes_to_every_kind() {
+    let name = || format!("unixgram:{}", unique_name());
+    let upstream = service("echo", &[LOCAL, &name()]);
+    for model in MODELS {
+        for to in &upstream.urls {
+            let proxy = proxy(
+                &format!("--model {model}"),
+                &[to],
+                &[LOCAL, "udp://0.0.0.0:0", &name()],
+            );
+            for url in &proxy.urls {
+                // The client is connected, so the answer has come from the listener's address.
+                let mut clients =
+                    [0; 5].map(|_| Client::connect(&url.replace("0.0.0.0", "127.0.0.1")));
+                for round in 0..3 {
+                    for (number, client) in clients.iter_mut().enumerate() {
+                        client.send(format!("{number} in {round}").as_bytes());
+                    }
+                    for (number, client) in clients.iter_mut().enumerate() {
+                        assert_eq!(
+                            client.receive(100),
+                            format!("{number} in {round}").as_bytes(),
+                            "{model}"
+                        );
+                    }
+                }
+            }
+            stop(proxy);
+        }
+    }
+}
+
+/// A client keeps its socket, and gets all that comes to it.
+#[test]
+fn a_session_has_one_address_and_any_number_of_replies() {
+    for model in MODELS {
+        let (upstream, url) = upstream();
+        let proxy = proxy(&format!("--model {model}"), &[&url], &[LOCAL]);
+        let (mut one, mut two) = (connect(&proxy), connect(&proxy));
+        one.send(b"one");
+        let (_, of_one) = receive(&upstream);
+        two.send(b"two");
+        let (_, of_two) = receive(&upstream);
+        assert_ne!(of_one, of_two);
+        one.send(b"one again");
+        assert_eq!(
+            receive(&upstream),
+            (b"one again".to_vec(), of_one),
+            "{model}"
+        );
+        for text in ["first", "", "third"] {
+            upstream.send_to(text.as_bytes(), of_two).expect("send");
+        }
+        for text in ["first", "", "third"] {
+            assert_eq!(two.receive(100), text.as_bytes(), "{model}");
+        }
+        // Another sender is no upstream.
+        let stranger = UdpSocket::bind("127.0.0.1:0").expect("bind");
+        stranger.send_to(b"forged", of_one).expect("send");
+        upstream.send_to(b"real", of_one).expect("send");
+        assert_eq!(one.receive(100), b"real", "{model}");
+        stop(proxy);
+    }
+}
+
+#[test]
+fn an_idle_session_ends() {
+    for model in MODELS {
+        let (upstream, url) = upstream();
+        let words = format!("--log --session-timeout 0.2 --model {model}");
+        let proxy = proxy(&words, &[&url], &[LOCAL]);
+        let mut client = connect(&proxy);
+        client.send(b"hello");
+        let (_, before) = receive(&upstream);
+        upstream.send_to(b"hi", before).expect("send");
+        assert_eq!(client.receive(10), b"hi");
+        line_with(
+            &proxy.process,
+            &["the session of", "5 bytes there, 2 bytes back: it was idle"],
+        );
+        // The next one has another socket.
+        client.send(b"again");
+        let (text, after) = receive(&upstream);
+        assert_eq!(text, b"again");
+        upstream.send_to(b"yes", after).expect("send");
+        assert_eq!(client.receive(10), b"yes", "{model}");
+        stop(proxy);
+    }
+}
+
+#[test]
+fn the_number_of_sessions_is_limited() {
+    for model in MODELS {
+        let (upstream, url) = upstream();
+        let words = format!("--max-sessions 2 --model {model}");
+        let proxy = proxy(&words, &[&url], &[LOCAL]);
+        let mut clients = [0; 3].map(|_| connect(&proxy));
+        for client in &mut clients[..2] {
+            client.send(b"in");
+            assert_eq!(receive(&upstream).0, b"in");
+        }
+        clients[2].send(b"out");
+        line_with(
+            &proxy.process,
+            &["a datagram of a new client was dropped: there are 2 sessions"],
+        );
+        clients[0].send(b"still in");
+        assert_eq!(receive(&upstream).0, b"still in", "{model}");
+        stop(proxy);
+    }
+}
+
+#[test]
+fn a_new_client_may_take_the_place_of_an_idle_one() {
+    let (upstream, url) = upstream();
+    let words = "--log --max-sessions 2 --at-max-sessions replace";
+    let proxy = proxy(words, &[&url], &[LOCAL]);
+    let mut clients = [0; 3].map(|_| connect(&proxy));
+    for client in &mut clients {
+        client.send(b"in");
+        assert_eq!(receive(&upstream).0, b"in");
+    }
+    line_with(&proxy.process, &["a new client has taken its place"]);
+    stop(proxy);
+}
+
+#[test]
+fn a_client_of_an_upstream_that_has_gone_goes_to_another_one() {
+    for model in MODELS {
+        let ((gone, url), (there, other)) = (upstream(), upstream());
+        drop(gone);
+        let words = format!("--retry-after 100 --model {model}");
+        let proxy = proxy(&words, &[&url, &other], &[LOCAL]);
+        let mut client = connect(&proxy);
+        // The first datagram finds out: its error comes back later.
+        client.send(b"lost");
+        line_with(
+            &proxy.process,
+            &[&url, "cannot be reached, and is set aside"],
+        );
+        client.send(b"found");
+        let (text, from) = receive(&there);
+        assert_eq!(text, b"found", "{model}");
+        there.send_to(b"hi", from).expect("send");
+        assert_eq!(client.receive(10), b"hi");
+        stop(proxy);
+    }
+}
+
+/// As loggers do.
+#[test]
+fn a_client_without_an_address_is_forwarded() {
+    let path = tempfile::tempdir().expect("a temporary directory");
+    let path = path.path().join("upstream");
+    let upstream = UnixDatagram::bind(&path).expect("bind");
+    upstream
+        .set_read_timeout(Some(DEADLINE))
+        .expect("a deadline");
+    let folder = tempfile::tempdir().expect("a temporary directory");
+    let listen = folder.path().join("listen");
+    let proxy = proxy(
+        "",
+        &[&format!("unixgram://{}", path.display())],
+        &[&format!("unixgram://{}", listen.display())],
+    );
+    for text in ["one", "two"] {
+        let client = UnixDatagram::unbound().expect("a socket");
+        client.send_to(text.as_bytes(), &listen).expect("send");
+        let mut buf = [0; 10];
+        let count = upstream.recv(&mut buf).expect("receive");
+        assert_eq!(&buf[..count], text.as_bytes());
+    }
+    stop(proxy);
+}
+
+/// A stop waits for the replies that clients wait for.
+#[test]
+fn the_last_reply_arrives() {
+    for model in MODELS {
+        let (upstream, url) = upstream();
+        let proxy = proxy(
+            &format!("--log --idle-grace 20 --model {model}"),
+            &[&url],
+            &[LOCAL],
+        );
+        let mut client = connect(&proxy);
+        client.send(b"question");
+        let (_, from) = receive(&upstream);
+        proxy.process.signal(rustix::process::Signal::TERM);
+        line_with(&proxy.process, &["closed"]);
+        upstream.send_to(b"answer", from).expect("send");
+        assert_eq!(client.receive(10), b"answer", "{model}");
+        let mut process = proxy.process;
+        assert_eq!(process.exit().code, Some(0));
+    }
+}

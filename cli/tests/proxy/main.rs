@@ -1,0 +1,203 @@
+//! `socketserver proxy` from outside: streams, messages and datagrams to upstreams of every kind, under every model.
+
+#[allow(dead_code, reason = "what only other tests need is not used here")]
+#[path = "../support/mod.rs"]
+mod support;
+
+mod clients;
+mod datagrams;
+mod headers;
+mod stop;
+mod streams;
+mod tls;
+mod upstreams;
+
+use std::io::{Read, Write};
+use std::net::{Shutdown, TcpListener, TcpStream};
+use std::process::Command;
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+use socket2::SockRef;
+use support::{DEADLINE, Process, Server, command};
+
+const LOCAL: &str = "tcp://127.0.0.1:0";
+
+/// The models, with as few workers as show that there are several.
+const MODELS: [&str; 8] = [
+    "sequential",
+    "threading",
+    "pool --workers 2",
+    "forking",
+    "prefork --workers 2",
+    "coroutines --workers 2",
+    "coroutines --workers 1 --driver epoll",
+    "prefork:coroutines --workers 2",
+];
+
+/// The command `proxy` with words, upstreams and listeners.
+fn proxy_command(words: &str, to: &[&str], listen: &[&str]) -> Command {
+    let mut command = command(&format!("proxy {words}"), listen);
+    for url in to {
+        command.args(["--to", url]);
+    }
+    command
+}
+
+/// A proxy that is ready.
+#[track_caller]
+fn proxy(words: &str, to: &[&str], listen: &[&str]) -> Server {
+    ready(proxy_command(words, to, listen), listen.len())
+}
+
+/// Starts a server, and reads what it reports until it has announced its listeners.
+#[track_caller]
+fn ready(command: Command, listeners: usize) -> Server {
+    let process = Process::start(command);
+    let mut urls = Vec::new();
+    while urls.len() < listeners {
+        let line = process.next_line();
+        if let Some(url) = line.strip_prefix("listening on ") {
+            urls.push(url.to_owned());
+        }
+    }
+    Server { process, urls }
+}
+
+/// A built-in service as an upstream.
+#[track_caller]
+fn service(words: &str, listen: &[&str]) -> Server {
+    ready(command(&format!("serve {words}"), listen), listen.len())
+}
+
+/// Waits for a line on standard error with all of these parts, and returns it.
+#[track_caller]
+fn line_with(process: &Process, parts: &[&str]) -> String {
+    let end = Instant::now() + DEADLINE;
+    let mut seen = Vec::new();
+    while Instant::now() < end {
+        let line = process.next_line();
+        if parts.iter().all(|part| line.contains(part)) {
+            return line;
+        }
+        seen.push(line);
+    }
+    panic!("no line with {parts:?} within the deadline, but {seen:?}");
+}
+
+/// Sends SIGTERM, and checks that the server has served everything.
+#[track_caller]
+fn stop(mut server: Server) -> Vec<String> {
+    server.process.signal(rustix::process::Signal::TERM);
+    let exit = server.process.exit();
+    assert_eq!(exit.code, Some(0), "{exit:?}");
+    exit.stderr
+}
+
+fn tcp(url: &str) -> TcpStream {
+    let address = url.strip_prefix("tcp://").expect("a URL of TCP");
+    let client = TcpStream::connect(address).expect(url);
+    limited(client)
+}
+
+/// Waits of the stream have a deadline.
+fn limited(stream: TcpStream) -> TcpStream {
+    stream.set_read_timeout(Some(DEADLINE)).expect("a deadline");
+    stream
+        .set_write_timeout(Some(DEADLINE))
+        .expect("a deadline");
+    stream
+}
+
+/// An upstream of this process.
+struct Upstream {
+    listener: TcpListener,
+    url: String,
+}
+
+impl Upstream {
+    fn new() -> Self {
+        Self::at("127.0.0.1:0")
+    }
+
+    fn at(address: &str) -> Self {
+        let listener = TcpListener::bind(address).expect("bind");
+        let url = format!("tcp://{}", listener.local_addr().expect("bound"));
+        Self { listener, url }
+    }
+
+    /// The next connection of the proxy.
+    fn accept(&self) -> TcpStream {
+        support::poll_until("the proxy connects", DEADLINE, || {
+            self.listener.set_nonblocking(true).expect("set");
+            self.listener.accept().ok()
+        })
+        .map_or_stream()
+    }
+
+    /// Whether a connection waits.
+    fn has_connection(&self) -> Option<TcpStream> {
+        self.listener.set_nonblocking(true).expect("set");
+        let (stream, _) = self.listener.accept().ok()?;
+        stream.set_nonblocking(false).expect("set");
+        Some(limited(stream))
+    }
+
+    /// Answers each connection with a name and the end of the stream, on a thread that ends with the test.
+    fn greets(self, name: &'static str) -> (String, JoinHandle<()>) {
+        let url = self.url.clone();
+        let thread = thread::spawn(move || {
+            for stream in self.listener.incoming() {
+                // A check connects and goes.
+                let _ = stream.and_then(|mut stream| stream.write_all(name.as_bytes()));
+            }
+        });
+        (url, thread)
+    }
+}
+
+trait MapOrStream {
+    fn map_or_stream(self) -> TcpStream;
+}
+
+impl MapOrStream for (TcpStream, std::net::SocketAddr) {
+    fn map_or_stream(self) -> TcpStream {
+        self.0.set_nonblocking(false).expect("set");
+        limited(self.0)
+    }
+}
+
+/// Reads to the end.
+fn rest(stream: &mut impl Read) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    stream
+        .read_to_end(&mut bytes)
+        .expect("the end of the stream");
+    bytes
+}
+
+/// Reads as many bytes as `expected` has, and compares.
+#[track_caller]
+fn expect(stream: &mut impl Read, expected: &[u8]) {
+    let mut bytes = vec![0; expected.len()];
+    stream
+        .read_exact(&mut bytes)
+        .expect("bytes within the deadline");
+    assert_eq!(bytes, expected);
+}
+
+/// Closes with a reset.
+fn reset(stream: TcpStream) {
+    SockRef::from(&stream)
+        .set_linger(Some(Duration::ZERO))
+        .expect("set");
+}
+
+/// A URL of TCP where nothing listens.
+fn closed_port() -> String {
+    Upstream::new().url
+}
+
+fn half_close(stream: &TcpStream) {
+    stream.shutdown(Shutdown::Write).expect("half-close");
+}

@@ -1,0 +1,155 @@
+//! How a proxy ends: it drains, and it stops by itself when it is not used.
+
+use std::io::{ErrorKind, Read, Write};
+use std::net::TcpListener;
+use std::time::Duration;
+
+use rustix::process::Signal;
+
+use crate::support::{Client, DEADLINE, command_with};
+use crate::{LOCAL, MODELS, Upstream, expect, line_with, proxy, ready, rest, service, stop, tcp};
+
+/// How long nothing may happen.
+const MOMENT: Duration = Duration::from_millis(400);
+
+/// The server owes an answer, so the relay is not idle.
+#[test]
+fn a_stop_waits_for_the_answer() {
+    for model in MODELS {
+        let upstream = Upstream::new();
+        let words = format!("--log --idle-grace 0 --model {model}");
+        let proxy = proxy(&words, &[&upstream.url], &[LOCAL]);
+        let mut client = tcp(&proxy.urls[0]);
+        let mut server = upstream.accept();
+        client.write_all(b"question").expect("write");
+        expect(&mut server, b"question");
+        proxy.process.signal(Signal::TERM);
+        // The grace is over at once, and would end an idle relay.
+        server.set_read_timeout(Some(MOMENT)).expect("a deadline");
+        let err = server.read(&mut [0]).expect_err("no end of the stream");
+        assert_eq!(err.kind(), ErrorKind::WouldBlock, "{model}");
+        server.set_read_timeout(Some(DEADLINE)).expect("a deadline");
+        server.write_all(b"answer").expect("write");
+        expect(&mut client, b"answer");
+        // Now it is idle, and the server gets the end of the stream.
+        assert_eq!(rest(&mut server), b"", "{model}");
+        server.write_all(b"a last word").expect("write");
+        drop(server);
+        assert_eq!(rest(&mut client), b"a last word", "{model}");
+        let mut process = proxy.process;
+        assert_eq!(process.exit().code, Some(0), "{model}");
+    }
+}
+
+/// A server that has ended its side owes nothing.
+#[test]
+fn a_stop_ends_a_relay_whose_server_has_ended() {
+    for model in MODELS {
+        let upstream = Upstream::new();
+        let proxy = proxy(&format!("--model {model}"), &[&upstream.url], &[LOCAL]);
+        let mut client = tcp(&proxy.urls[0]);
+        let mut server = upstream.accept();
+        crate::half_close(&server);
+        assert_eq!(rest(&mut client), b"");
+        client.write_all(b"a last word").expect("write");
+        expect(&mut server, b"a last word");
+        proxy.process.signal(Signal::TERM);
+        assert_eq!(rest(&mut server), b"", "{model}");
+        let mut process = proxy.process;
+        assert_eq!(process.exit().code, Some(0), "{model}");
+    }
+}
+
+#[test]
+fn a_stop_ends_idle_relays_after_their_grace() {
+    for model in MODELS {
+        let upstream = service("echo", &[LOCAL]);
+        let words = format!("--log --idle-grace 0.2 --model {model}");
+        let proxy = proxy(&words, &[&upstream.urls[0]], &[LOCAL]);
+        let mut client = tcp(&proxy.urls[0]);
+        client.write_all(b"hello").expect("write");
+        expect(&mut client, b"hello");
+        proxy.process.signal(Signal::TERM);
+        assert_eq!(rest(&mut client), b"", "{model}");
+        drop(client);
+        let mut process = proxy.process;
+        assert_eq!(process.exit().code, Some(0), "{model}");
+    }
+}
+
+#[test]
+fn the_drain_deadline_ends_both_sides() {
+    for model in MODELS {
+        let upstream = Upstream::new();
+        let words = format!("--drain-timeout 0.3 --model {model}");
+        let proxy = proxy(&words, &[&upstream.url], &[LOCAL]);
+        let mut client = tcp(&proxy.urls[0]);
+        let mut server = upstream.accept();
+        client.write_all(b"question").expect("write");
+        expect(&mut server, b"question");
+        proxy.process.signal(Signal::TERM);
+        assert_eq!(client.read(&mut [0]).unwrap_or(0), 0, "{model}");
+        assert_eq!(server.read(&mut [0]).unwrap_or(0), 0, "{model}");
+        let mut process = proxy.process;
+        assert_eq!(process.exit().code, Some(3), "{model}");
+    }
+}
+
+/// The listener stays with the service manager, which starts the proxy again at the next connection.
+#[test]
+fn a_proxy_that_is_not_used_ends_and_loses_nothing() {
+    let upstream = service("echo", &[LOCAL]);
+    for model in MODELS {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("bind");
+        let url = format!("tcp://{}", listener.local_addr().expect("bound"));
+        let words = format!(
+            "proxy --exit-when-idle 0.2 --model {model} --to {}",
+            upstream.urls[0]
+        );
+        for _ in 0..3 {
+            // It waits in the backlog.
+            let mut client = Client::connect(&url);
+            client.send(b"hello");
+            let copy = listener.try_clone().expect("a copy");
+            let proxy = ready(command_with(copy, &words, &["fd://3"]), 1);
+            assert_eq!(client.receive(5), b"hello", "{model}");
+            // It is used for as long as there is a connection.
+            client.echo("still here");
+            drop(client);
+            let mut process = proxy.process;
+            assert_eq!(process.exit().code, Some(0), "{model}");
+        }
+    }
+}
+
+#[test]
+fn a_session_of_datagrams_is_a_use() {
+    let upstream = service("echo", &["udp://127.0.0.1:0"]);
+    for model in ["sequential", "threading", "coroutines"] {
+        let words = format!("--log --session-timeout 1 --exit-when-idle 0.1 --model {model}");
+        let proxy = proxy(&words, &[&upstream.urls[0]], &["udp://127.0.0.1:0"]);
+        let mut client = Client::connect(&proxy.urls[0]);
+        client.echo("hello");
+        line_with(&proxy.process, &["the session of", "has ended"]);
+        line_with(&proxy.process, &["closed"]);
+        let mut process = proxy.process;
+        assert_eq!(process.exit().code, Some(0), "{model}");
+    }
+}
+
+#[test]
+fn a_proxy_that_is_used_stays() {
+    let upstream = service("echo", &[LOCAL]);
+    let proxy = proxy("--exit-when-idle 0.1", &[&upstream.urls[0]], &[LOCAL]);
+    let mut client = tcp(&proxy.urls[0]);
+    assert!(
+        Client::connect(&proxy.urls[0]).hears_nothing_for(MOMENT),
+        "a connection is a use"
+    );
+    client.write_all(b"hello").expect("write");
+    expect(&mut client, b"hello");
+    drop(client);
+    let mut process = proxy.process;
+    assert_eq!(process.exit().code, Some(0));
+    stop(upstream);
+}
