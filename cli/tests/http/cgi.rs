@@ -9,7 +9,7 @@ use rustix::process::Signal;
 use socket2::SockRef;
 
 use super::{MODELS, Response, Site, at, get, request};
-use crate::support::{Client, DEADLINE, Process, Server, poll_until};
+use crate::support::{Client, DEADLINE, Server, poll_until};
 
 const PLAIN: &str = "#!/bin/sh\nprintf 'Content-Type: text/plain\\n\\n'\n";
 
@@ -526,19 +526,40 @@ fn standard_error_goes_to_the_log() {
     let site = site_with("echo 'a warning' >&2; echo done; exit 3");
     let server = serve(&site, "");
     assert_eq!(get(&server.urls[0], "/cgi-bin/run").text(), "done\n");
-    let process: &Process = &server.process;
-    let mut lines = [process.next_line(), stop(server).join("\n")].join("\n");
-    // Its end is seen if it comes before the end of its output.
-    if let Some((first, _)) =
-        lines.split_once("\nsocketserver: connection 1, /cgi-bin/run: program ended")
-    {
-        lines = first.to_owned();
-    }
-    let lines = lines.trim();
+    let line = server.process.next_line();
     assert_eq!(
-        lines,
+        line,
         "socketserver: connection 1, /cgi-bin/run, standard error: a warning"
     );
+    let line = server.process.next_line();
+    assert!(
+        line.starts_with("socketserver: connection 1, /cgi-bin/run: program ended: exit status 3"),
+        "{line}"
+    );
+    server.stop();
+}
+
+/// A program has a moment for what it does behind its answer, and is ended then.
+#[test]
+fn the_end_of_the_answer_is_soon_that_of_the_program() {
+    for head in ["Content-Type: a/b", "Content-Type: a/b\\nContent-Length: 5"] {
+        let site = Site::new();
+        let answer = format!("#!/bin/sh\nprintf '{head}\\n\\nhello'\nexec >/dev/null\n");
+        site.program(
+            "cgi-bin/short",
+            &format!("{answer}sleep 0.05; echo end > end"),
+        );
+        site.program(
+            "cgi-bin/long",
+            &format!("{answer}echo $$ > pid; exec sleep 1000"),
+        );
+        let server = serve(&site, "");
+        assert_eq!(get(&server.urls[0], "/cgi-bin/short").text(), "hello");
+        assert!(site.path("www/cgi-bin/end").exists(), "{head}");
+        assert_eq!(get(&server.urls[0], "/cgi-bin/long").text(), "hello");
+        ends(pid(&site));
+        server.stop();
+    }
 }
 
 /// Programs have the identity that the server has taken.

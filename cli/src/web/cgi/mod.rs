@@ -23,8 +23,10 @@ use std::time::Duration;
 use anyhow::Context;
 use socketserver::net::{Accepted, Address, Either};
 use socketserver::{Connection as _, HandlerError, ServerHandle};
-use socketserver_http::http::header::{CONTENT_LENGTH, CONTENT_TYPE, HeaderValue, RETRY_AFTER};
-use socketserver_http::http::{HeaderMap, Response, StatusCode, Uri};
+use socketserver_http::http::header::{
+    CONTENT_LENGTH, CONTENT_TYPE, HeaderValue, RETRY_AFTER, X_CONTENT_TYPE_OPTIONS,
+};
+use socketserver_http::http::{HeaderMap, Method, Response, StatusCode, Uri};
 use socketserver_http::{Content, HttpError, IntoResponse, Request};
 
 use self::head::Head;
@@ -193,7 +195,10 @@ impl Programs {
         })?;
         Ok(match head {
             Head::Local(target) => Answer::Local(target),
-            Head::Response(status, fields) => Answer::Response(respond(status, fields, output)),
+            Head::Response(status, fields) => {
+                let is_head = request.method() == Method::HEAD;
+                Answer::Response(respond(status, fields, output, is_head)?)
+            }
         })
     }
 
@@ -282,12 +287,31 @@ fn spool(request: &mut Request<'_>) -> io::Result<(Option<File>, u64)> {
 }
 
 /// The response whose content is what the program still writes.
-fn respond(status: StatusCode, mut fields: HeaderMap, output: Output) -> Response<Content> {
-    let length = fields
-        .get(CONTENT_LENGTH)
-        .and_then(|value| value.to_str().ok()?.parse().ok());
+fn respond(
+    status: StatusCode,
+    mut fields: HeaderMap,
+    mut output: Output,
+    is_head: bool,
+) -> io::Result<Response<Content>> {
+    let length = fields.get(CONTENT_LENGTH);
+    let length: Option<u64> = length.and_then(|value| value.to_str().ok()?.parse().ok());
+    let has_content =
+        !is_head && status != StatusCode::NO_CONTENT && status != StatusCode::NOT_MODIFIED;
     let content = match length {
-        Some(length) => Content::sized_reader(output, length),
+        _ if !has_content => {
+            output.finish()?;
+            length.map_or_else(Content::empty, |length| {
+                Content::sized_reader(io::empty(), length)
+            })
+        }
+        Some(0) => {
+            output.finish()?;
+            Content::empty()
+        }
+        Some(length) => {
+            output.announce(length);
+            Content::sized_reader(output, length)
+        }
         None => Content::reader(output),
     };
     // The server says it itself.
@@ -295,10 +319,11 @@ fn respond(status: StatusCode, mut fields: HeaderMap, output: Output) -> Respons
     let mut response = Response::new(content);
     *response.status_mut() = status;
     *response.headers_mut() = fields;
-    let nosniff = HeaderValue::from_static("nosniff");
     if !response.headers().contains_key(CONTENT_TYPE) {
-        let name = socketserver_http::http::header::X_CONTENT_TYPE_OPTIONS;
-        response.headers_mut().insert(name, nosniff);
+        let nosniff = HeaderValue::from_static("nosniff");
+        response
+            .headers_mut()
+            .insert(X_CONTENT_TYPE_OPTIONS, nosniff);
     }
-    response
+    Ok(response)
 }

@@ -23,6 +23,9 @@ const OUTPUT: u64 = 1;
 const ERRORS: u64 = 2;
 const CLIENT: u64 = 3;
 
+/// How long a program may run once it has closed its output, or has written all that it has announced.
+const LAST: Duration = Duration::from_secs(1);
+
 #[derive(Debug)]
 pub(super) struct Settings {
     /// How long the program may produce nothing.
@@ -127,6 +130,34 @@ impl Run {
         Ok(())
     }
 
+    /// Waits until the program has ended, which is not to hold up its client for long. What it still writes is dropped.
+    ///
+    /// # Errors
+    ///
+    /// As [`wait`](Self::wait).
+    pub(super) fn finish(&mut self) -> io::Result<()> {
+        let mut dropped = vec![0; 8 * 1024];
+        let mut is_open = true;
+        self.deadline = after(LAST);
+        while !self.has_exited && Instant::now() < self.deadline {
+            match read(&self.output, &mut *dropped) {
+                Ok(0) if is_open => {
+                    // Its end would wake each wait.
+                    epoll::delete(self.watch.get_ref(), &self.output)?;
+                    is_open = false;
+                }
+                Ok(1..) | Err(Errno::INTR) => {}
+                _ => match self.wait() {
+                    Err(err)
+                        if err.kind() == io::ErrorKind::TimedOut
+                            && Instant::now() >= self.deadline => {}
+                    waited => waited?,
+                },
+            }
+        }
+        Ok(())
+    }
+
     fn take_notices(&mut self) -> io::Result<()> {
         loop {
             let notice = match self.running.next() {
@@ -143,6 +174,9 @@ impl Run {
                     return Err(io::Error::other(format!("start the program: {why}")));
                 }
                 Some(Notice::Exited(exit)) => {
+                    // What it has said comes before.
+                    self.read_errors();
+                    let prefix = &self.settings.prefix;
                     if self.settings.log || exit.ended != Ended::Status(0) {
                         say(format_args!("{prefix}: program ended: {exit}"));
                     }
@@ -190,6 +224,7 @@ impl Read for Run {
         self.deadline = after(self.settings.timeout);
         loop {
             match read(&self.output, &mut *buf) {
+                Ok(0) if !buf.is_empty() => return self.finish().map(|()| 0),
                 Ok(count) => return Ok(count),
                 // Processes that the program has left may hold its output open: their end is not waited for.
                 Err(Errno::AGAIN) if self.has_exited => return Ok(0),
@@ -214,6 +249,8 @@ pub(super) struct Output {
     run: Run,
     /// What was read of it with the head.
     held: io::Cursor<Vec<u8>>,
+    /// How many bytes are left of what the program has announced.
+    left: Option<u64>,
 }
 
 impl Output {
@@ -221,6 +258,7 @@ impl Output {
         Self {
             run,
             held: io::Cursor::default(),
+            left: None,
         }
     }
 
@@ -228,14 +266,41 @@ impl Output {
     pub(super) fn unread(&mut self, bytes: Vec<u8>) {
         self.held = io::Cursor::new(bytes);
     }
+
+    /// Sets how many bytes are to be read.
+    pub(super) const fn announce(&mut self, length: u64) {
+        self.left = Some(length);
+    }
+
+    /// Waits for the end of a program whose output is not needed.
+    ///
+    /// # Errors
+    ///
+    /// The client is gone, or was aborted.
+    pub(super) fn finish(&mut self) -> io::Result<()> {
+        self.run.finish()
+    }
 }
 
 impl Read for Output {
     fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
-        match self.held.read(buf)? {
-            0 => self.run.read(buf),
-            count => Ok(count),
+        let most = self.left.map_or(usize::MAX, |left| {
+            usize::try_from(left).unwrap_or(usize::MAX)
+        });
+        let most = most.min(buf.len());
+        let buf = &mut buf[..most];
+        let count = match self.held.read(buf)? {
+            0 if !buf.is_empty() => self.run.read(buf)?,
+            count => count,
+        };
+        if let Some(left) = &mut self.left {
+            *left -= count as u64;
+            if *left == 0 && count > 0 {
+                // These bytes are the last ones that are asked for.
+                self.run.finish()?;
+            }
         }
+        Ok(count)
     }
 }
 
