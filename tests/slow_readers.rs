@@ -1,4 +1,4 @@
-//! A write deadline is about progress: a client that reads slowly receives all of a long reply,
+//! A write deadline is about progress: a client that reads slowly receives all of a long reply or file,
 //! under every model, although the whole reply, and each wait for room, takes longer than the
 //! deadline.
 
@@ -32,12 +32,18 @@ fn main() -> ExitCode {
     if args.first().is_some_and(|arg| arg == "--server") {
         return server::main(&args[1..]);
     }
-    let trials = ["tcp", "unix"].map(|transport| {
-        Trial::test(transport, move || {
+    let replies = [
+        ("tcp", "big"),
+        ("unix", "big"),
+        ("tcp", "file"),
+        ("unix", "file"),
+    ];
+    let trials = replies.map(|(transport, reply)| {
+        Trial::test(format!("{transport}::{reply}"), move || {
             let models = NAMES.into_iter().filter(|model| is_available(model));
             // The trials wait most of the time, so all run at once.
             let clients: Vec<_> = models
-                .map(|model| (model, thread::spawn(move || sip(transport, model))))
+                .map(|model| (model, thread::spawn(move || sip(transport, reply, model))))
                 .collect();
             // All trials are joined, so that each has ended its server.
             let taken = clients
@@ -56,10 +62,20 @@ fn main() -> ExitCode {
 }
 
 /// Reads a reply slowly at first, and returns its length.
-fn sip(transport: &str, model: &str) -> usize {
+fn sip(transport: &str, reply: &str, model: &str) -> usize {
     let mut server = ServerProcess::start(transport, model, &[WRITE]);
     let (mut client, sip) = connect(server.target());
-    std::io::Write::write_all(&mut client, format!("big {REPLY}\n").as_bytes()).expect("send");
+    let mut file = tempfile::NamedTempFile::new().expect("a file");
+    let command = match reply {
+        "file" => {
+            // The lines around the file belong to the reply.
+            let length = REPLY - format!("file\n\nsent {REPLY}\n\n").len();
+            file.as_file_mut().set_len(length as u64).expect("a length");
+            format!("file {} 0 {length}\n\n", file.path().display())
+        }
+        _ => format!("big {REPLY}\n"),
+    };
+    std::io::Write::write_all(&mut client, command.as_bytes()).expect("send");
     let mut taken = 0;
     let mut buffer = vec![0; sip];
     for _ in 0..SIPS {

@@ -81,7 +81,7 @@ impl Access<'_> {
         self.ended.received
     }
 
-    /// Returns how many bytes the content of the response had; 0 if sending it has failed.
+    /// Returns how many bytes of content were sent; if that has failed, those of which it is known.
     #[must_use]
     pub const fn sent(&self) -> u64 {
         self.ended.sent
@@ -93,7 +93,7 @@ impl Access<'_> {
         self.duration
     }
 
-    /// Returns the error that the handler has returned, or its panic.
+    /// Returns the error that the handler has returned, or its panic; else why the response could not be sent.
     #[must_use]
     pub const fn error(&self) -> Option<&(dyn Error + Send + Sync + 'static)> {
         self.ended.error

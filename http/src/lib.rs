@@ -15,8 +15,8 @@
 //! # Ok::<(), socketserver::Error>(())
 //! ```
 //!
-//! [`Http`] sets limits and time limits, and observes requests. The [manual] has a page on
-//! [serving](manual::serving), and pages for users of Python's [`http.server`](manual::from_python),
+//! [`Http`] sets limits and time limits, and observes requests; [`Files`] serves a directory. The [manual] has pages on
+//! [serving](manual::serving) and [files](manual::files), and pages for users of Python's [`http.server`](manual::from_python),
 //! [`tiny_http`](manual::from_tiny_http) and [rouille](manual::from_rouille).
 //!
 //! # Connections
@@ -38,6 +38,7 @@ mod access;
 mod body;
 mod config;
 mod date;
+mod files;
 mod forwarded;
 #[cfg(test)]
 mod fuzz;
@@ -62,6 +63,7 @@ use socketserver::{Connection, HandlerError, Next, Outcome, RequestHandler, per_
 
 pub use access::Access;
 pub use body::Body;
+pub use files::Files;
 pub use handler::Handler;
 /// The crate of the types of requests and responses.
 #[doc(no_inline)]

@@ -22,7 +22,7 @@ use socketserver::{
     Builder, Connection, Forking, HandlerError, Server, ServerHandle, Tcp, ThreadPool, Threading,
     task,
 };
-use socketserver_http::{Content, Handler, Http, IntoResponse, Request};
+use socketserver_http::{Content, Files, Handler, Http, IntoResponse, Request};
 
 use client::Client;
 use client::h2::Outcome;
@@ -31,8 +31,9 @@ use support::{DEADLINE, ServerProcess, Target, ends_within, is_available, poll_u
 
 type Check = fn(&str);
 
-const SCENARIOS: [(&str, Check); 16] = [
+const SCENARIOS: [(&str, Check); 17] = [
     ("requests", requests),
+    ("files_of_a_directory", files_of_a_directory),
     (
         "an_answer_waits_for_no_later_request",
         an_answer_waits_for_no_later_request,
@@ -124,7 +125,11 @@ impl UnderModel for Serves {
         for url in server.urls() {
             say(format!("listening on {url}"));
         }
+        let files = Files::open(env!("CARGO_MANIFEST_DIR")).expect("open");
+        #[cfg(feature = "compress")]
+        let files = files.compress(true);
         let mut http = Http::handler(Routes {
+            files: files.list(true),
             server: server.handle(),
             meeting: Barrier::new(4),
         })
@@ -154,6 +159,7 @@ impl UnderModel for Serves {
 
 /// Answers by the path, and counts the requests of each connection.
 struct Routes {
+    files: Files,
     server: ServerHandle,
     /// Where four requests meet.
     meeting: Barrier,
@@ -206,9 +212,13 @@ impl Handler for Routes {
                 self.server.shutdown();
                 "stopping\n".into_response()
             }
-            path => match path.strip_prefix("/call/") {
-                Some(port) => call(port.parse()?)?.into_response(),
-                None => StatusCode::NOT_FOUND.into_response(),
+            path => match (path.strip_prefix("/call/"), path.strip_prefix("/files/")) {
+                (Some(port), _) => call(port.parse()?)?.into_response(),
+                (_, Some(path)) => {
+                    let path = path.to_owned();
+                    self.files.respond(request, &path)
+                }
+                _ => StatusCode::NOT_FOUND.into_response(),
             },
         }
     }
@@ -280,6 +290,38 @@ fn requests(model: &str) {
     client.send(&b"GET /count HTTP/1.1\r\nHost: a\r\n\r\n".repeat(3));
     let counts = [client.receive(), client.receive(), client.receive()];
     assert_eq!(counts.map(|answer| answer.text()), ["6", "7", "8"]);
+    drop(client);
+    stop(server, addr);
+}
+
+/// Files, a listing, and every coding, on the stacks of each model.
+fn files_of_a_directory(model: &str) {
+    let (server, addr) = start(model, &[]);
+    let mut client = Client::connect(addr);
+    for path in ["Cargo.toml", "tests/models.rs"] {
+        let expected = std::fs::read(format!("{}/{path}", env!("CARGO_MANIFEST_DIR")));
+        let answer = client.get(&format!("/files/{path}"));
+        assert_eq!(answer.status, 200, "{path}");
+        assert!(answer.body == expected.expect("a file"), "{path}");
+        let mut lengths = Vec::new();
+        for coding in ["gzip", "br", "zstd"] {
+            let request = format!(
+                "GET /files/{path} HTTP/1.1\r\nHost: a\r\nAccept-Encoding: {coding}\r\n\r\n"
+            );
+            client.send(request.as_bytes());
+            let coded = client.receive();
+            assert_eq!(coded.status, 200, "{path} {coding}");
+            lengths.push(coded.body.len());
+        }
+        let is_smaller = |length: &usize| *length < answer.body.len() / 2;
+        // Types that are not compressible stay as they are.
+        let is_coded = cfg!(feature = "compress") && lengths.iter().all(is_smaller);
+        assert!(is_coded || lengths.iter().all(|length| *length == answer.body.len()));
+        assert_eq!(is_coded, cfg!(feature = "compress"), "{path}: {lengths:?}");
+    }
+    let listing = client.get("/files/src/");
+    assert!(listing.text().contains("./lib.rs"), "{}", listing.text());
+    assert_eq!(client.get("/files/none").status, 404);
     drop(client);
     stop(server, addr);
 }

@@ -1,7 +1,9 @@
 //! The trait of connected byte streams.
 
+use std::fs::File;
 use std::io::{self, BufRead, Write};
 use std::net::Shutdown;
+use std::os::unix::fs::FileExt;
 use std::task::{self, Poll};
 use std::time::Duration;
 
@@ -210,6 +212,43 @@ pub trait Connection: Accepted + BufRead + Write {
         Poll::Ready(Err(halves::unsupported("poll_write")))
     }
 
+    /// Sends `length` bytes of a file, from the byte `offset` on; what is buffered is sent first. Returns how many bytes
+    /// were sent: fewer than `length` if the file has ended. The position of the file is neither used nor changed.
+    ///
+    /// A connection over TCP or a Unix socket, also behind the PROXY protocol, sends with sendfile(2): nothing is copied
+    /// into the process. While it sends, the descriptor is in non-blocking mode. The default reads and writes, and so do
+    /// TLS, files that sendfile(2) does not take, and programs in which `SIGPIPE` has its default action.
+    ///
+    /// A peer that takes nothing for the [write timeout](crate::Builder::write_timeout) of the server is aborted, as it
+    /// is by a write. Reading from a disk blocks the thread, that of a worker of [`Coroutines`](crate::manual::coroutines)
+    /// too.
+    ///
+    /// # Errors
+    ///
+    /// - The file cannot be read at an offset: a pipe, a directory.
+    /// - else as [`Write::write`](std::io::Write::write). A part may have been sent.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::fs::File;
+    /// use std::io::{self, Write};
+    /// use socketserver::Connection;
+    ///
+    /// fn send(conn: &mut impl Connection, file: &File) -> io::Result<()> {
+    ///     let length = file.metadata()?.len();
+    ///     write!(conn, "{length} bytes follow\n")?;
+    ///     match conn.send_file(file, 0, length)? {
+    ///         sent if sent == length => Ok(()),
+    ///         // The file was truncated meanwhile, and the peer waits for the rest.
+    ///         _ => Err(io::ErrorKind::UnexpectedEof.into()),
+    ///     }
+    /// }
+    /// ```
+    fn send_file(&mut self, file: &File, offset: u64, length: u64) -> io::Result<u64> {
+        copy_file(file, offset, length, |bytes| self.write_all(bytes))
+    }
+
     /// Puts bytes back in front of the input, for a protocol that has read further than its message.
     ///
     /// # Errors
@@ -268,6 +307,40 @@ pub trait Connection: Accepted + BufRead + Write {
     /// As getsockname(2).
     fn local_addr(&self) -> io::Result<Address>;
 }
+
+/// [`Connection::send_file`] of anything that writes.
+pub(super) fn copy_file(
+    file: &File,
+    offset: u64,
+    length: u64,
+    mut write_all: impl FnMut(&[u8]) -> io::Result<()>,
+) -> io::Result<u64> {
+    let mut sent = 0;
+    let mut buffer = Vec::new();
+    while sent < length {
+        let left = usize::try_from(length - sent).unwrap_or(usize::MAX);
+        if buffer.is_empty() {
+            buffer.resize(left.min(COPIED_AT_ONCE), 0);
+        }
+        let room = left.min(buffer.len());
+        let Some(at) = offset.checked_add(sent) else {
+            break;
+        };
+        match file.read_at(&mut buffer[..room], at) {
+            Ok(0) => break,
+            Ok(count) => {
+                write_all(&buffer[..count])?;
+                sent += count as u64;
+            }
+            Err(err) if err.kind() == io::ErrorKind::Interrupted => {}
+            Err(err) => return Err(err),
+        }
+    }
+    Ok(sent)
+}
+
+/// How many bytes of a file are read at once.
+const COPIED_AT_ONCE: usize = 64 * 1024;
 
 /// [`Connection::read_until_max`] of anything that buffers.
 pub(super) fn read_until(

@@ -1,5 +1,6 @@
 //! Outgoing connections, of another type than accepted ones.
 
+use std::fs::File;
 use std::io::{self, BufRead, Read, Write};
 use std::net::Shutdown;
 use std::ops::Deref;
@@ -114,6 +115,10 @@ impl<C: Connection> Connection for Dialed<C> {
 
     fn poll_write(&mut self, cx: &mut task::Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         self.0.poll_write(cx, buf)
+    }
+
+    fn send_file(&mut self, file: &File, offset: u64, length: u64) -> io::Result<u64> {
+        self.0.send_file(file, offset, length)
     }
 
     fn unread(&mut self, bytes: &[u8]) -> io::Result<()> {

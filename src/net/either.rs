@@ -1,6 +1,7 @@
 //! Two transports that feed one server.
 
 use std::collections::VecDeque;
+use std::fs::File;
 use std::io::{self, BufRead, Read, Write};
 use std::net::Shutdown;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -226,6 +227,10 @@ impl<L: Connection, R: Connection> Connection for Either<L, R> {
 
     fn poll_write(&mut self, cx: &mut task::Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         both!(self, side => side.poll_write(cx, buf))
+    }
+
+    fn send_file(&mut self, file: &File, offset: u64, length: u64) -> io::Result<u64> {
+        both!(self, side => side.send_file(file, offset, length))
     }
 
     fn unread(&mut self, bytes: &[u8]) -> io::Result<()> {

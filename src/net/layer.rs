@@ -1,10 +1,12 @@
 //! What a layered transport puts on each connection.
 
+use std::fs::File;
 use std::io;
 use std::task::{self, Poll};
 use std::time::Duration;
 
 use crate::address::Address;
+use crate::net::connection::copy_file;
 use crate::net::halves::unsupported;
 use crate::net::{Connection, Managed, ReadHalf, WriteHalf, Writer};
 use crate::proxy::header::Header;
@@ -103,6 +105,30 @@ pub trait Layer<C: Connection>: Send + 'static {
     /// The errors of the connection below, and of the layer.
     fn write(&mut self, below: &mut C, buf: &[u8]) -> io::Result<usize> {
         below.write(buf)
+    }
+
+    /// Sends a file as [`Connection::send_file`] does. Default: reads it, and [writes](Self::write) it through the layer.
+    /// A layer that does not change what it sends passes the file to the connection below.
+    ///
+    /// # Errors
+    ///
+    /// As [`Connection::send_file`].
+    fn send_file(
+        &mut self,
+        below: &mut C,
+        file: &File,
+        offset: u64,
+        length: u64,
+    ) -> io::Result<u64> {
+        copy_file(file, offset, length, |mut bytes| {
+            while !bytes.is_empty() {
+                match self.write(below, bytes)? {
+                    0 => return Err(io::ErrorKind::WriteZero.into()),
+                    count => bytes = &bytes[count..],
+                }
+            }
+            Ok(())
+        })
     }
 
     /// Sends what the layer and the connection below have buffered. Default: flushes the connection

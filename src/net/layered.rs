@@ -1,6 +1,7 @@
 //! Transports over another transport, with a layer on each connection.
 
 use std::fmt;
+use std::fs::File;
 use std::io::{self, BufRead, Read, Write};
 use std::net::Shutdown;
 use std::os::fd::{AsFd, BorrowedFd};
@@ -440,6 +441,10 @@ impl<C: Connection, L: Layer<C>> Connection for LayeredConnection<C, L> {
 
     fn poll_write(&mut self, cx: &mut task::Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         self.layer.poll_write(&mut self.below, cx, buf)
+    }
+
+    fn send_file(&mut self, file: &File, offset: u64, length: u64) -> io::Result<u64> {
+        self.layer.send_file(&mut self.below, file, offset, length)
     }
 
     fn unread(&mut self, bytes: &[u8]) -> io::Result<()> {

@@ -1,6 +1,7 @@
 //! The layer that takes the header off a connection, or off a datagram.
 
 use std::fmt;
+use std::fs::File;
 use std::io;
 use std::sync::Arc;
 use std::task::{self, Poll};
@@ -209,6 +210,16 @@ impl<C: Connection> Layer<C> for ProxyLayer {
         buf: &[u8],
     ) -> Poll<io::Result<usize>> {
         below.poll_write(cx, buf)
+    }
+
+    fn send_file(
+        &mut self,
+        below: &mut C,
+        file: &File,
+        offset: u64,
+        length: u64,
+    ) -> io::Result<u64> {
+        below.send_file(file, offset, length)
     }
 
     fn peer(&self, below: &C) -> Address {

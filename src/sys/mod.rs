@@ -9,6 +9,7 @@ pub(crate) mod message;
 pub(crate) mod mmsg;
 pub(crate) mod passed;
 pub(crate) mod poll;
+pub(crate) mod sendfile;
 pub(crate) mod sock_diag;
 pub(crate) mod sockopt;
 pub(crate) mod wakeup;

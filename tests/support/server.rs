@@ -1,6 +1,7 @@
 //! The server in the test processes: any transport, any model, and one handler that obeys commands.
 
 use std::fmt;
+use std::fs::File;
 use std::io::{self, Write};
 use std::process::{self, ExitCode};
 use std::sync::Arc;
@@ -46,6 +47,11 @@ pub(crate) trait Command: Accepted {
     fn buffer(&mut self) -> io::Result<()> {
         Ok(())
     }
+
+    /// Sends a part of a file.
+    fn send_file(&mut self, _: &File, _: u64, _: u64) -> io::Result<u64> {
+        Err(io::ErrorKind::Unsupported.into())
+    }
 }
 
 macro_rules! commands {
@@ -64,6 +70,9 @@ macro_rules! commands {
             }
             fn buffer(&mut self) -> io::Result<()> {
                 self.set_write_buffer(4096)
+            }
+            fn send_file(&mut self, file: &File, offset: u64, length: u64) -> io::Result<u64> {
+                Connection::send_file(self, file, offset, length)
             }
         })*
         $(impl Command for $datagram {
@@ -187,10 +196,27 @@ fn obey<R: Command>(accepted: &mut R, shared: &Shared) -> Outcome {
             }
         }
         "talk" => talk(accepted, &shared.handle)?,
+        "file" => send_file(accepted, argument)?,
         "big" => accepted.write_all(&vec![b'x'; argument.parse()?])?,
         _ => return manage(accepted, &shared.handle, command, argument),
     }
     Ok(Next::Close)
+}
+
+/// Sends a part of a file, `PATH OFFSET LENGTH`, between two lines, and answers a line after it.
+fn send_file<R: Command>(accepted: &mut R, argument: &str) -> io::Result<()> {
+    let mut words = argument.split(' ');
+    let mut word = || words.next().unwrap_or_default();
+    let file = File::open(word())?;
+    let (offset, length) = (word().parse(), word().parse());
+    let (Ok(offset), Ok(length)) = (offset, length) else {
+        return Err(io::ErrorKind::InvalidInput.into());
+    };
+    writeln!(accepted, "file")?;
+    let sent = accepted.send_file(&file, offset, length)?;
+    writeln!(accepted, "\nsent {sent}")?;
+    let line = accepted.command()?;
+    writeln!(accepted, "{line}")
 }
 
 /// Answers each message with a line, until there are no more.

@@ -243,8 +243,9 @@ fn exchange<C: Connection + Managed, H: Handler>(
         && session.requests < http.limits.requests
         && !conn.stopping();
     let status = response.status();
-    let sent = output::send(conn, &exchange, response);
-    let bytes = sent.as_ref().map_or(0, |sent| sent.bytes);
+    let mut bytes = 0;
+    let sent = output::send(conn, &exchange, response, &mut bytes);
+    let failed = sent.as_ref().err().map(|err| err as _);
     http.emit(clock, || Ended {
         id: conn.id(),
         peer: conn.peer(),
@@ -253,12 +254,11 @@ fn exchange<C: Connection + Managed, H: Handler>(
         status,
         received: progress.bounds.received,
         sent: bytes,
-        error: error.as_deref(),
+        error: error.as_deref().or(failed),
     });
     let Sent {
         keeps_alive,
         upgrade,
-        ..
     } = sent?;
     if let Some(upgrade) = upgrade {
         conn.set_write_buffer(0)?;
@@ -315,7 +315,8 @@ fn refuse<C: Connection + Managed, H: Handler>(
     };
     let mut response = Response::new(Content::from(format!("{}\n", reject.reason)));
     *response.status_mut() = reject.status;
-    let sent = output::send(conn, &exchange, response)?.bytes;
+    let mut sent = 0;
+    output::send(conn, &exchange, response, &mut sent)?;
     conn.leave_unread();
     http.emit(clock, || Ended {
         id: conn.id(),

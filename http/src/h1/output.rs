@@ -13,18 +13,22 @@ use socketserver::Connection;
 use crate::date;
 use crate::h1::Exchange;
 use crate::head::has_token;
-use crate::response::{BodyWriter, Content, Kind, Sink, copy};
+use crate::response::{BodyWriter, Content, Kind, Sink, copy, too_short};
 
 /// A body of so many bytes is copied behind its head, so that both leave in one segment.
 const COPIED_MAX: usize = 16 * 1024;
+
+/// A file of so many bytes is read behind its head; a larger one is sent by sendfile(2), which costs four system calls.
+const READ_WITH_HEAD: u64 = 32 * 1024;
+
+/// How large the memory is that a thread keeps for its next response.
+const SCRATCH_MAX: usize = 64 * 1024;
 
 /// How many bytes of a reader are read at once.
 const READ_AT_ONCE: usize = 64 * 1024;
 
 /// What sending a response has come to.
 pub(crate) struct Sent {
-    /// The bytes of content.
-    pub(crate) bytes: u64,
     /// Another request can follow.
     pub(crate) keeps_alive: bool,
     /// The connection belongs to this protocol now.
@@ -44,7 +48,7 @@ enum Framing {
     Close,
 }
 
-/// Sends a response.
+/// Sends a response, and counts the bytes of its content.
 ///
 /// # Errors
 ///
@@ -53,6 +57,7 @@ pub(crate) fn send<C: Connection>(
     conn: &mut C,
     exchange: &Exchange,
     response: Response<Content>,
+    bytes: &mut u64,
 ) -> io::Result<Sent> {
     let (parts, content) = response.into_parts();
     let framing = framing_of(&parts, &content, exchange);
@@ -61,22 +66,20 @@ pub(crate) fn send<C: Connection>(
         && framing != Framing::Close
         && !upgrades
         && !has_token(&parts.headers, "close");
-    let mut sent = Sent {
-        bytes: 0,
-        keeps_alive,
-        upgrade: None,
-    };
-    SCRATCH.with(|scratch| {
+    let upgrade = SCRATCH.with(|scratch| {
         let mut head = scratch.take();
         head.clear();
         write_head(&mut head, &parts, framing, keeps_alive, upgrades, exchange);
-        let result = send_content(conn, &mut head, framing, content, exchange, &mut sent);
-        if head.capacity() <= 2 * COPIED_MAX {
+        let result = send_content(conn, &mut head, framing, content, exchange, bytes);
+        if head.capacity() <= SCRATCH_MAX {
             scratch.replace(head);
         }
         result
     })?;
-    Ok(sent)
+    Ok(Sent {
+        keeps_alive,
+        upgrade,
+    })
 }
 
 thread_local! {
@@ -165,50 +168,63 @@ fn send_content<C: Connection>(
     framing: Framing,
     content: Content,
     exchange: &Exchange,
-    sent: &mut Sent,
-) -> io::Result<()> {
+    sent: &mut u64,
+) -> io::Result<Option<Upgrade>> {
     let is_silent = matches!(framing, Framing::None | Framing::Length(0)) || exchange.is_head();
     match content.0 {
         Kind::Upgrade(upgrade) => {
             conn.write_all(head)?;
             conn.flush()?;
-            sent.upgrade = Some(upgrade);
-            Ok(())
+            return Ok(Some(upgrade));
         }
-        _ if is_silent => conn.write_all(head),
+        _ if is_silent => conn.write_all(head)?,
         Kind::Bytes(bytes) => {
-            sent.bytes = bytes.len() as u64;
             if bytes.len() <= COPIED_MAX {
                 head.extend_from_slice(&bytes);
-                return conn.write_all(head);
+                conn.write_all(head)?;
+            } else {
+                conn.write_all(head)?;
+                conn.write_all(&bytes)?;
             }
+            *sent = bytes.len() as u64;
+        }
+        Kind::File(range) if range.length <= READ_WITH_HEAD => {
+            range.append_to(head)?;
             conn.write_all(head)?;
-            conn.write_all(&bytes)
+            *sent = range.length;
+        }
+        Kind::File(range) => {
+            conn.write_all(head)?;
+            *sent = conn.send_file(&range.file, range.offset, range.length)?;
+            if *sent < range.length {
+                return Err(too_short());
+            }
         }
         Kind::Reader { reader, length } => {
             conn.write_all(head)?;
             let mut sink = Chunks {
                 conn,
                 framing,
-                bytes: &mut sent.bytes,
+                bytes: sent,
             };
             copy(reader, length, READ_AT_ONCE, |piece| sink.send(piece))?;
-            sink.end(&HeaderMap::new())
+            sink.end(&HeaderMap::new())?;
         }
         Kind::Stream(stream) => {
             conn.write_all(head)?;
             let mut sink = Chunks {
                 conn,
                 framing,
-                bytes: &mut sent.bytes,
+                bytes: sent,
             };
             let mut out = BodyWriter::new(&mut sink);
             stream(&mut out)?;
             out.send_pending()?;
             let trailers = std::mem::take(&mut out.trailers);
-            sink.end(&trailers)
+            sink.end(&trailers)?;
         }
     }
+    Ok(None)
 }
 
 /// Writes a chunk, which must not be empty: that would be the end (RFC 9112, section 7.1).

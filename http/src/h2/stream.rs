@@ -94,9 +94,14 @@ pub(crate) fn serve<H: Handler>(
     let respond = &mut input.respond;
     // Content may panic too, which ends this request alone.
     let sending = AssertUnwindSafe(|| send(http, peer, respond, response, is_head, &mut sent));
-    if !catch_unwind(sending).is_ok_and(|result| result.is_ok()) {
+    let failed = match catch_unwind(sending) {
+        Ok(result) => result.err(),
+        Err(_) => Some(io::Error::other("the content of the response panicked")),
+    };
+    if failed.is_some() {
         input.respond.send_reset(Reason::INTERNAL_ERROR);
     }
+    let failed = failed.as_ref().map(|err| err as _);
     http.emit(clock, || Ended {
         id: peer.id,
         peer: peer.address.clone(),
@@ -105,7 +110,7 @@ pub(crate) fn serve<H: Handler>(
         status,
         received: input.bounds.received,
         sent,
-        error: error.as_deref(),
+        error: error.as_deref().or(failed),
     });
 }
 
@@ -309,6 +314,9 @@ fn send<H>(
     };
     match content.0 {
         Kind::Bytes(bytes) => sink.send_all(bytes, true),
+        Kind::File(range) => range.pieces(READ_AT_ONCE as u64, |piece, is_last| {
+            sink.send_all(piece.into(), is_last)
+        }),
         Kind::Reader { reader, length } => {
             copy(reader, length, READ_AT_ONCE, |piece| sink.send(piece))?;
             sink.end(HeaderMap::new())

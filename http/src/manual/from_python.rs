@@ -121,5 +121,10 @@
 //! | in Python | here |
 //! |---|---|
 //! | `python3 -m http.server`, `test` | the example `http_server` in this crate's repository |
-//! | `SimpleHTTPRequestHandler`: `directory`, `index_pages`, `send_head`, `list_directory`, `translate_path`, `guess_type`, `extensions_map` | its code, which is short enough to change |
+//! | `SimpleHTTPRequestHandler` | [`Files`](crate::Files): links that lead out, and names that begin with a dot, are not served; listings are off by default |
+//! | its `directory`, `translate_path` | [`Files::open`](crate::Files::open), which opens the directory once |
+//! | `index_pages` | [`Files::index`](crate::Files::index); Python's has `index.htm` too |
+//! | `list_directory` | [`Files::list`](crate::Files::list) |
+//! | `send_head`: `Last-Modified`, `If-Modified-Since` | the same, with `ETag`, the other [conditions](crate::Files#conditions), and ranges |
+//! | `guess_type`, `extensions_map` | the crate `mime_guess`; [`Files::respond`](crate::Files::respond) returns a response whose type can be changed |
 //! | `CGIHTTPRequestHandler` | none |

@@ -109,7 +109,7 @@
 //! | `accept!`, `input::priority_header_preferred`, `parse_priority_header` | `request.headers()` |
 //! | `session`, `generate_session_id` | a cookie and a map behind a lock; not to be confused with [`Handler::Session`](crate::Handler::Session), which belongs to a connection |
 //! | `log`, `log_custom` | [`Http::access_log`](crate::Http::access_log), [`Http::on_access`](crate::Http::on_access) |
-//! | `match_assets`, `extension_to_mime` | the example `http_server`, the crate `mime_guess` |
+//! | `match_assets`, `extension_to_mime` | [`Files::respond`](crate::Files::respond), the crate `mime_guess` |
 //! | `content_encoding::apply` | a crate for compression, over the content |
 //! | `websocket` | the example `web_socket`, with `tungstenite` |
 //! | `proxy`, `full_proxy`, `cgi` | none |

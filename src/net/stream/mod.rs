@@ -5,6 +5,7 @@ mod sending;
 mod writer;
 
 use std::fmt;
+use std::fs::File;
 use std::io::{self, BufRead, Read, Write};
 use std::marker::PhantomData;
 use std::net::Shutdown;
@@ -244,6 +245,10 @@ impl<T: 'static> Connection for Stream<T> {
 
     fn poll_write(&mut self, cx: &mut task::Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         self.sender().poll_write(cx, buf)
+    }
+
+    fn send_file(&mut self, file: &File, offset: u64, length: u64) -> io::Result<u64> {
+        self.sender().send_file(file, offset, length)
     }
 
     fn unread(&mut self, bytes: &[u8]) -> io::Result<()> {

@@ -1,15 +1,20 @@
 //! The sending direction of a stream.
 
+use std::fs::File;
 use std::io::{self, Write};
 use std::net::Shutdown;
+use std::os::fd::AsFd;
 use std::task::{self, Poll, ready};
 use std::time::Duration;
 
+use rustix::io::Errno;
 use rustix::net::{SendFlags, send};
 
+use crate::net::connection::copy_file;
 use crate::net::halves::WriteSide;
 use crate::net::link::{FLAGS, Link, Timeout};
 use crate::sys::poll::Interest;
+use crate::sys::sendfile::Unblocked;
 use crate::task::wait::after;
 
 /// The state of the sending direction.
@@ -94,6 +99,69 @@ impl Sender<'_> {
         }
         self.state.pending.extend_from_slice(data);
         Ok(count)
+    }
+
+    /// Sends a part of a file, as [`Connection::send_file`](crate::Connection::send_file) says.
+    pub(super) fn send_file(&mut self, file: &File, offset: u64, length: u64) -> io::Result<u64> {
+        let link = self.link;
+        let _turn = turn(link, self.state.timeout)?;
+        // MORE: the file follows in the same segment.
+        let more = if length > 0 {
+            SendFlags::MORE
+        } else {
+            SendFlags::empty()
+        };
+        self.send_pending_in_turn(more)?;
+        let mut sent = 0;
+        let Err(err) = self.transmit_file(file, offset, length, &mut sent) else {
+            return Ok(sent);
+        };
+        if !matches!(
+            Errno::from_io_error(&err),
+            Some(Errno::INVAL | Errno::NOSYS)
+        ) {
+            return Err(self.link.cause(err));
+        }
+        let (offset, length) = (offset.saturating_add(sent), length - sent);
+        let copied = copy_file(file, offset, length, |mut data| {
+            while !data.is_empty() {
+                data = &data[self.transmit(data, SendFlags::empty())?..];
+            }
+            Ok(())
+        });
+        Ok(sent + copied?)
+    }
+
+    /// Sends with sendfile(2), and adds to `sent`, until the end of the part or of the file.
+    fn transmit_file(
+        &self,
+        file: &File,
+        offset: u64,
+        length: u64,
+        sent: &mut u64,
+    ) -> io::Result<()> {
+        let Link {
+            source, context, ..
+        } = self.link;
+        let fd = self.link.fd();
+        let socket = Unblocked::begin(fd)?;
+        let deadline = || after(self.state.timeout.get());
+        while *sent < length {
+            let (at, left) = (offset.saturating_add(*sent), length - *sent);
+            let attempt = || {
+                socket
+                    .send(file.as_fd(), at, left)
+                    .map(|count| (count, false))
+            };
+            context.begin_write();
+            let count = source.complete(fd, Interest::Write, deadline, attempt);
+            context.end_write(*count.as_ref().unwrap_or(&0));
+            match count? {
+                0 => break,
+                count => *sent += count as u64,
+            }
+        }
+        Ok(())
     }
 
     fn poll_send(&self, cx: &task::Context<'_>, data: &[u8]) -> Poll<io::Result<usize>> {
