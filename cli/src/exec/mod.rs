@@ -300,7 +300,7 @@ impl Task for Programs {
                 state,
                 State::ServingBacklog | State::Draining | State::Aborting
             ) {
-                // A count that would overflow has woken everyone.
+                // A count that would overflow is readable.
                 let _ = write(&*stop, &1_u64.to_ne_bytes());
             }
         }))
