@@ -120,9 +120,10 @@ pub(crate) struct Serve {
     #[arg(long)]
     pub(crate) allow_amplification: bool,
     #[command(flatten)]
-    pub(crate) web: Web,
-    #[command(flatten)]
     pub(crate) options: Options,
+    // Behind the others, which would have its heading.
+    #[command(flatten)]
+    pub(crate) web: Web,
 }
 
 impl Serve {
