@@ -70,6 +70,7 @@ mod tests {
         let large = take_large();
         let address = large.as_ptr();
         give(large);
-        assert_eq!(take_large().as_ptr(), address);
+        let again = take_large();
+        assert_eq!(again.as_ptr(), address);
     }
 }

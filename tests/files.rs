@@ -6,9 +6,9 @@ mod support;
 use std::io::{Read, Write};
 use std::process::ExitCode;
 
-use libtest_mimic::{Arguments, Trial};
+use libtest_mimic::Trial;
 use support::models::NAMES;
-use support::{ServerProcess, is_available};
+use support::{ServerProcess, arguments, is_available};
 
 #[path = "support/server.rs"]
 mod server;
@@ -50,7 +50,7 @@ fn main() -> ExitCode {
             }
         }
     }
-    libtest_mimic::run(&Arguments::from_args(), trials).exit_code()
+    libtest_mimic::run(&arguments(), trials).exit_code()
 }
 
 /// A file of `LENGTH` bytes, which repeat after a prime number of them.

@@ -257,13 +257,13 @@ impl Handler for Routes {
                 self.server.shutdown();
                 "stopping\n".into_response()
             }
-            path => match (
-                path.to_owned().strip_prefix("/files/"),
-                path.strip_prefix("/call/"),
-            ) {
-                (Some(path), _) => self.files.respond(request, path),
-                (None, Some(port)) => call(port.parse()?)?.into_response(),
-                (None, None) => StatusCode::NOT_FOUND.into_response(),
+            path => match (path.strip_prefix("/call/"), path.strip_prefix("/files/")) {
+                (Some(port), _) => call(port.parse()?)?.into_response(),
+                (_, Some(path)) => {
+                    let path = path.to_owned();
+                    self.files.respond(request, &path)
+                }
+                _ => StatusCode::NOT_FOUND.into_response(),
             },
         }
     }

@@ -124,7 +124,7 @@ impl Exec {
     /// note if that is too large.
     fn bound_connections(&mut self) -> Option<String> {
         let hard = getrlimit(Resource::Nofile).maximum.unwrap_or(u64::MAX);
-        let most = hard.saturating_sub(RESERVED) / DESCRIPTORS;
+        let most = (hard.saturating_sub(RESERVED) / DESCRIPTORS).max(1);
         let asked = &mut self.options.limits.max_connections;
         let asked = *asked.get_or_insert(CONNECTIONS.min(most));
         // Worker processes share the connections, and each has its own limit.
@@ -300,7 +300,7 @@ impl Task for Programs {
                 state,
                 State::ServingBacklog | State::Draining | State::Aborting
             ) {
-                // A count that would overflow has woken everyone.
+                // A count that would overflow is readable.
                 let _ = write(&*stop, &1_u64.to_ne_bytes());
             }
         }))

@@ -52,7 +52,7 @@ struct Flow {
     end: usize,
     /// Its input has ended.
     is_ended: bool,
-    /// Nobody takes its output, which is dropped.
+    /// Its receiver takes no more: the rest is dropped.
     is_refused: bool,
 }
 

@@ -28,7 +28,7 @@ const STOP: u64 = 3;
 pub(super) struct Limits {
     /// After the client's end of stream.
     pub(super) half_close: Option<Duration>,
-    /// While nothing moves on a TCP connection without a relay.
+    /// While nothing moves on a TCP connection.
     pub(super) idle: Option<Duration>,
 }
 

@@ -5,7 +5,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
 use crate::LOCAL;
-use crate::support::{Client, Exit, Process, Server, command};
+use crate::support::{Client, Exit, Process, Server, command, command_after};
 
 /// Runs the command with a program, which must fail before it listens.
 #[track_caller]
@@ -95,6 +95,20 @@ fn an_unknown_user_is_an_error_at_the_start() {
     let (code, line) = failure("--user no-such-user", &["cat"]);
     assert_eq!(code, Some(2), "{line}");
     assert!(line.contains("there is no user"), "{line}");
+}
+
+#[test]
+fn a_low_limit_on_descriptors_leaves_room_for_a_program() {
+    let mut command = command_after("ulimit -n 60", "exec", &[LOCAL]);
+    command.args(["--", "/bin/sh", "-c", "ulimit -n; cat"]);
+    let process = Process::start(command);
+    let line = crate::await_line(&process, "listening on ");
+    let url = line.strip_prefix("listening on ").unwrap();
+    for _ in 0..3 {
+        let mut client = Client::connect(url);
+        assert_eq!(crate::line(&mut client), "60");
+        client.echo("words");
+    }
 }
 
 #[test]

@@ -103,6 +103,15 @@ fn a_directory_is_opened_once() {
     }
 }
 
+/// Ends a thread, also when its test fails.
+struct EndOnDrop<'a>(&'a AtomicBool);
+
+impl Drop for EndOnDrop<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
 /// A directory changes places with a link out, while names below both are looked up. `RACE_SECONDS=30` goes on for so
 /// long.
 #[test]
@@ -125,6 +134,7 @@ fn an_exchange_leads_nowhere() {
                     exchanged.expect("exchange");
                 }
             });
+            let _end = EndOnDrop(&stop);
             let mut round = 0;
             while deadline.map_or(round < 5000, |deadline| Instant::now() < deadline) {
                 round += 1;
@@ -142,7 +152,6 @@ fn an_exchange_leads_nowhere() {
                     served += u32::from(found.is_ok());
                 }
             }
-            stop.store(true, Ordering::Relaxed);
         });
         assert!(served > 0, "{way}: no file was found");
     }
@@ -156,12 +165,17 @@ fn a_known_file_that_becomes_something_else_is_not_served() {
         std::fs::write(&path, "a").expect("a file");
         assert_eq!(find(&root, "/changes"), Ok(Some("a".to_owned())), "{way}");
         std::fs::remove_file(&path).expect("remove");
+        std::fs::hard_link(tree.root().join("fifo"), &path).expect("a FIFO");
+        // The first time it is still taken for a file.
+        assert_eq!(find(&root, "/changes"), Err(Errno::NOENT), "{way}");
+        assert_eq!(find(&root, "/changes"), Err(Errno::NOENT), "{way}");
+        std::fs::remove_file(&path).expect("remove");
+        std::fs::write(&path, "b").expect("a file");
+        assert_eq!(find(&root, "/changes"), Ok(Some("b".to_owned())), "{way}");
+        std::fs::remove_file(&path).expect("remove");
         std::fs::create_dir(&path).expect("a directory");
         assert_eq!(find(&root, "/changes"), Ok(None), "{way}");
         std::fs::remove_dir(&path).expect("remove");
-        std::fs::hard_link(tree.root().join("fifo"), &path).expect("a FIFO");
-        assert_eq!(find(&root, "/changes"), Err(Errno::NOENT), "{way}");
-        std::fs::remove_file(&path).expect("remove");
     }
 }
 

@@ -148,7 +148,7 @@ impl<T: 'static> Managed for Stream<T> {
     }
 
     fn close(&mut self) -> io::Result<()> {
-        if self.output.is_reset {
+        if self.input.is_reset {
             // close(2) sends the reset.
             return Ok(());
         }
@@ -284,7 +284,7 @@ impl<T: 'static> Connection for Stream<T> {
 
     fn reset(&mut self) -> io::Result<()> {
         self.output.pending.clear();
-        self.output.is_reset = true;
+        self.input.is_reset = true;
         self.socket().set_linger(Some(Duration::ZERO))
     }
 

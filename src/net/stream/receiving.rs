@@ -29,6 +29,8 @@ pub(super) struct Receiving {
     pub(super) left: bool,
     /// The server stops, so this message is the last one.
     pub(super) is_last: bool,
+    /// The connection ends with a reset.
+    pub(super) is_reset: bool,
 }
 
 /// The largest message that a wait without a buffer receives at once, and the buffer for larger

@@ -24,8 +24,6 @@ pub(super) struct Sending {
     pub(super) pending: Vec<u8>,
     pub(super) capacity: usize,
     pub(super) timeout: Timeout,
-    /// The connection ends with a reset.
-    pub(super) is_reset: bool,
 }
 
 /// Sends to a stream.

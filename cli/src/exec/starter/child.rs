@@ -83,7 +83,7 @@ fn become_program(
     if let Some(directory) = fds.get(named) {
         rustix::process::fchdir(directory).context("fchdir(2)")?;
     }
-    // The starter's own close by themselves; libraries, such as those that look up users, may have opened others.
+    // The starter's own are close-on-exec; a library that looks up users may have opened another one.
     sys::keep_below(request.layout.len() as i32).context("close_range(2)")?;
     setrlimit(Resource::Nofile, base.nofile).context("restore the limit on descriptors")?;
     let env = environment(&base.env, &request.env, serial);

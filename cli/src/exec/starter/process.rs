@@ -256,7 +256,7 @@ impl Starter {
         let flags = EventFlags::IN;
         let ending = match epoll::add(&self.epoll, &control, data, flags) {
             Ok(()) => None,
-            // A program whose end nobody could ask for is ended.
+            // The server could not ask for the program's end, so it ends now.
             Err(_) => Some(self.terminate_group(pid)),
         };
         let program = Program {
@@ -331,7 +331,7 @@ impl Starter {
         });
     }
 
-    /// Reaps children that have ended, and ends those that belong to no program any more.
+    /// Reaps children that have ended, and ends processes that belong to no program any more.
     fn reap(&mut self) {
         while let Some(pid) = signals::ended_child() {
             let program = self.programs.remove(&pid);

@@ -25,7 +25,7 @@ pub(crate) struct Command {
 /// A program to start.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Request {
-    /// For each descriptor of the program from 0 on, which of those that come with the message it is.
+    /// For each descriptor of the program from 0 on, the index of the descriptor in the message that it becomes.
     pub(super) layout: Vec<u8>,
     pub(super) path: CString,
     pub(super) args: Vec<CString>,

@@ -58,7 +58,7 @@ pub(in crate::exec) fn unshare(flags: UnshareFlags) -> io::Result<()> {
     Ok(unsafe { unshare_unsafe(flags) }?)
 }
 
-/// Closes all descriptors from `first` on but `kept`, whoever owns them: the process of a fork owns none of its
+/// Closes all descriptors from `first` on but `kept`, by their numbers: the process of a fork owns none of its
 /// parent's values.
 pub(super) fn close_from(first: RawFd, kept: BorrowedFd<'_>) -> io::Result<()> {
     let kept = kept.as_raw_fd();
