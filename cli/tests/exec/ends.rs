@@ -203,6 +203,16 @@ fn the_drain_deadline_ends_programs() {
 }
 
 #[test]
+fn a_stop_ends_when_the_last_program_has_ended() {
+    // The deadline of this test is shorter than the time until SIGKILL.
+    let mut server = exec("--drain-timeout 0.1 --kill-timeout 40", "echo $$; exec sleep 1000");
+    let mut client = Client::connect(&server.urls[0]);
+    assert_eq!(pids(&mut client).len(), 1);
+    server.process.signal(Signal::TERM);
+    assert_eq!(server.process.exit().code, Some(3));
+}
+
+#[test]
 fn deadlines_of_a_connection_end_programs() {
     for (index, model) in MODELS.into_iter().enumerate() {
         let deadline = ["--lifetime", "--request-timeout"][index % 2];

@@ -119,16 +119,16 @@ impl Starter {
     pub(super) fn run(&mut self) -> io::Result<()> {
         loop {
             let now = Instant::now();
-            let is_done = self.programs.is_empty() && self.strays.is_empty();
-            if self.last.is_some_and(|last| is_done || now >= last) {
-                return Ok(());
-            }
             self.kill_late(now);
             if self.reap.is_some_and(|at| now >= at) {
                 self.reap = None;
                 self.reap();
                 let end = Instant::now();
                 self.reapable = end + (end - now);
+            }
+            let is_done = self.programs.is_empty() && self.strays.is_empty();
+            if self.last.is_some_and(|last| is_done || now >= last) {
+                return Ok(());
             }
             let mut events = [const { MaybeUninit::<epoll::Event>::uninit() }; 64];
             let timeout = self.next_deadline().map(|at| {
