@@ -76,8 +76,11 @@ A program ends, with all processes that it has started, by SIGTERM, and SIGKILL 
   at the drain deadline of a stop; one with a datagram socket when the server is asked to stop
 Processes that outlive the program are ended when it has exited.";
 
-/// How long a socket is not lent again whose program has not read the datagram.
-const UNREAD_PAUSE: Duration = Duration::from_secs(1);
+/// How long a socket is not lent again whose program has not read the datagram: the first time, and at most.
+const UNREAD_PAUSES: [Duration; 2] = [Duration::from_millis(10), Duration::from_secs(1)];
+
+/// So often in a row a datagram is unread before that is a failure: two datagrams may be the same.
+const UNREAD_FAILURES: u32 = 3;
 
 /// The library's default of --max-connections.
 const CONNECTIONS: u64 = 10_240;
@@ -307,16 +310,18 @@ impl Task for Programs {
     }
 
     fn serve_lent(&self, lent: &mut Lent) -> Outcome {
-        let id = lent.id();
-        let around = Around::Stop(self.stop.as_fd());
-        let over = self.run(id, &Variables::of_socket(id), lent.socket()?, around)?;
-        let outcome = self.outcome(id, over);
-        if !lent.is_unread() || lent.stopping() {
+        let outcome = self.with_socket(lent);
+        let count = lent.count_unread();
+        if count == 0 || lent.stopping() {
             return outcome;
         }
-        task::sleep(UNREAD_PAUSE);
-        let path = self.path.display().to_string();
+        // Also after an error, before which no program may have been started.
+        task::sleep(unread_pause(count));
         outcome?;
+        if count < UNREAD_FAILURES {
+            return Ok(Next::Close);
+        }
+        let path = self.path.display();
         Err(io::Error::other(format!(
             "{path} ended and left its datagram unread; it is started again after a pause"
         ))
@@ -351,6 +356,14 @@ impl Programs {
     ) -> io::Result<Over> {
         let (relay, program) = Relay::new(client)?;
         self.run(id, variables, program, Around::Relay(relay, socket))
+    }
+
+    /// The program gets a datagram socket.
+    fn with_socket(&self, lent: &Lent) -> Outcome {
+        let id = lent.id();
+        let around = Around::Stop(self.stop.as_fd());
+        let over = self.run(id, &Variables::of_socket(id), lent.socket()?, around)?;
+        self.outcome(id, over)
     }
 
     /// Starts a program with a descriptor, and waits until it has ended.
@@ -405,6 +418,13 @@ impl Programs {
             Some(Cause::Idle(limit)) => ended(&path, limit, "in which nothing moved"),
         }
     }
+}
+
+/// How long a socket is not lent again whose datagrams were unread so often in a row.
+fn unread_pause(count: u32) -> Duration {
+    let [first, most] = UNREAD_PAUSES;
+    let factor = 1_u32.checked_shl(count - 1).unwrap_or(u32::MAX);
+    first.saturating_mul(factor).min(most)
 }
 
 /// A stream without TLS.
