@@ -217,11 +217,11 @@ impl<'a> Session<'a> {
         };
         let watch = &self.watch;
         task::block_on(poll_fn(|cx| {
-            if let Poll::Ready(change) = relay.poll(cx) {
-                return Poll::Ready(Ok(Woken::Relay(change)));
+            // First what happens seldom: the relay may always have something to move.
+            if let Poll::Ready(events) = watch.poll_read_with(cx, events) {
+                return Poll::Ready(events.map(Woken::Events));
             }
-            let events = watch.poll_read_with(cx, events);
-            events.map(|events| events.map(Woken::Events))
+            relay.poll(cx).map(|change| Ok(Woken::Relay(change)))
         }))?
     }
 

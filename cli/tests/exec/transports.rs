@@ -144,6 +144,24 @@ fn the_ends_of_a_tls_connection_are_those_of_the_program() {
 }
 
 #[test]
+fn a_client_that_never_pauses_hears_of_the_end_of_its_program() {
+    for model in ["threading", "coroutines"] {
+        let (server, _folder) = tls(&format!("--model {model}"), "echo; sleep 0.5");
+        let text = "
+import time
+assert client.recv(1) == b'\\n'
+end = time.monotonic() + 20
+try:
+    while time.monotonic() < end: client.send(bytes(65536))
+    print('no end')
+except OSError: print('an end')
+";
+        assert_eq!(python(&server, text), "an end\n", "{model}");
+        drop(server);
+    }
+}
+
+#[test]
 fn a_reset_ends_a_program_that_reads_nothing_of_what_comes_through_tls() {
     for model in ["threading", "coroutines"] {
         let options = format!("--model {model} --half-close-timeout none --idle-timeout none");
