@@ -5,7 +5,8 @@
 //! (prctl(2), `PR_SET_CHILD_SUBREAPER`). Whenever a child has ended, the starter looks at its other children: one
 //! that is no program, and belongs to none that lives, is a stray, and is ended too.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
+use std::hash::{BuildHasher, RandomState};
 use std::io;
 use std::mem::MaybeUninit;
 use std::os::fd::OwnedFd;
@@ -51,9 +52,16 @@ pub(super) struct Starter {
     epoll: OwnedFd,
     /// The programs that live, by their process.
     programs: HashMap<Pid, Program>,
+    /// Other children that belong to a program that lives, with its mark.
+    adopted: HashMap<Pid, u64>,
     /// Processes that belong to no program, and are being ended.
     strays: HashMap<Pid, Ending>,
-    serial: u64,
+    /// When the strays get SIGKILL: all that appear until none is left have one time.
+    kill_strays: Option<Instant>,
+    /// How many programs were started.
+    count: u64,
+    /// Makes a program's mark from its number: another program cannot guess it.
+    marks: RandomState,
     /// When children are reaped, if some have ended.
     reap: Option<Instant>,
     /// When they can be reaped again. The kernel takes time for each child that lives, so a pause of the same time
@@ -65,7 +73,7 @@ pub(super) struct Starter {
 }
 
 struct Program {
-    serial: u64,
+    mark: u64,
     control: OwnedFd,
     /// What has been done to end it.
     ending: Option<Ending>,
@@ -102,8 +110,11 @@ impl Starter {
             server,
             epoll,
             programs: HashMap::new(),
+            adopted: HashMap::new(),
             strays: HashMap::new(),
-            serial: 0,
+            kill_strays: None,
+            count: 0,
+            marks: RandomState::new(),
             reap: None,
             reapable: Instant::now(),
             last: None,
@@ -243,12 +254,11 @@ impl Starter {
             let err = io::Error::from(Errno::MFILE);
             return fail("pass the descriptors to the starter", err);
         }
-        self.serial += 1;
+        self.count += 1;
+        let mark = self.marks.hash_one(self.count);
         let pid = match sys::fork_single() {
             Ok(Fork::Parent(pid)) => pid,
-            Ok(Fork::Child) => {
-                child::run(&self.base, &request, self.serial, self.pid, &control, &fds)
-            }
+            Ok(Fork::Child) => child::run(&self.base, &request, mark, self.pid, &control, &fds),
             Err(err) => return fail("fork(2)", err),
         };
         let number = pid.as_raw_nonzero().get();
@@ -260,7 +270,7 @@ impl Starter {
             Err(_) => Some(self.terminate_group(pid)),
         };
         let program = Program {
-            serial: self.serial,
+            mark,
             control,
             ending,
         };
@@ -295,9 +305,9 @@ impl Starter {
         }
     }
 
-    fn kill_at(&self) -> Ending {
+    fn kill_at(&self) -> Instant {
         let now = Instant::now();
-        Ending::Terminated(now.checked_add(self.kill_timeout).unwrap_or(now))
+        now.checked_add(self.kill_timeout).unwrap_or(now)
     }
 
     /// Ends a program with its process group; a stopped one too.
@@ -307,7 +317,7 @@ impl Starter {
             let _ = kill_process(pid, Signal::TERM);
         }
         let _ = kill_process_group(pid, Signal::CONT);
-        self.kill_at()
+        Ending::Terminated(self.kill_at())
     }
 
     /// Kills what has outlived its SIGTERM for too long.
@@ -333,6 +343,9 @@ impl Starter {
 
     /// Reaps children that have ended, and ends processes that belong to no program any more.
     fn reap(&mut self) {
+        if self.strays.is_empty() {
+            self.kill_strays = None;
+        }
         while let Some(pid) = signals::ended_child() {
             let program = self.programs.remove(&pid);
             if program.is_some() {
@@ -340,6 +353,7 @@ impl Starter {
                 let _ = kill_process_group(pid, Signal::TERM);
                 let _ = kill_process_group(pid, Signal::CONT);
             }
+            self.adopted.remove(&pid);
             self.strays.remove(&pid);
             let exit = sys::reap(pid);
             if let (Some(program), Some(exit)) = (program, exit) {
@@ -347,24 +361,26 @@ impl Starter {
                 notify(&program.control, &Notice::Exited(exit));
             }
         }
-        let serials = self.programs.values().map(|program| program.serial);
-        let serials: std::collections::HashSet<_> = serials.collect();
+        let marks: HashSet<_> = self.programs.values().map(|program| program.mark).collect();
+        self.adopted.retain(|_, mark| marks.contains(mark));
         // An error here, after a success at the start, is a lack of memory or descriptors: the next end of a child
         // repeats this.
         for pid in child::children().unwrap_or_default() {
-            if self.programs.contains_key(&pid) || self.strays.contains_key(&pid) {
+            let is_known = self.programs.contains_key(&pid) || self.strays.contains_key(&pid);
+            if is_known || self.adopted.contains_key(&pid) {
                 continue;
             }
-            let lives =
-                |id: rustix::io::Result<Pid>| id.is_ok_and(|id| self.programs.contains_key(&id));
-            let belongs = lives(getpgid(Some(pid)))
-                || lives(getsid(Some(pid)))
-                || child::mark_of(pid).is_some_and(|serial| serials.contains(&serial));
-            if !belongs {
+            let leader = |id: rustix::io::Result<Pid>| Some(self.programs.get(&id.ok()?)?.mark);
+            let mark = leader(getpgid(Some(pid))).or_else(|| leader(getsid(Some(pid))));
+            let mark = mark.or_else(|| child::mark_of(pid).filter(|mark| marks.contains(mark)));
+            if let Some(mark) = mark {
+                self.adopted.insert(pid, mark);
+            } else {
                 let _ = kill_process(pid, Signal::TERM);
                 let _ = kill_process(pid, Signal::CONT);
-                let ending = self.kill_at();
-                self.strays.insert(pid, ending);
+                let kill = self.kill_strays.unwrap_or_else(|| self.kill_at());
+                self.kill_strays = Some(kill);
+                self.strays.insert(pid, Ending::Terminated(kill));
             }
         }
     }
