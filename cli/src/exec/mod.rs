@@ -69,8 +69,8 @@ Its variables are those of the server, without what a service manager has set, a
   SOCKETSERVER_CONNECTION: the number of the connection in the log
 
 A program ends, with all processes that it has started, by SIGTERM, and SIGKILL --kill-timeout later:
-  at once when the connection has failed, as by a reset, and when --half-close-timeout has passed
-  since the client's end of stream
+  at once when the connection has failed, as by a reset, --kill-timeout after both directions have
+  ended, and --half-close-timeout after the client's end of stream
   when nothing has moved for --idle-timeout, and after --lifetime and --request-timeout; on unix and
   seqpacket listeners without TLS the server does not see what moves
   at the drain deadline of a stop; one with a datagram socket when the server is asked to stop
@@ -188,6 +188,7 @@ pub(crate) fn run(mut exec: Exec) -> anyhow::Result<Report> {
         limits: serving::Limits {
             half_close: exec.half_close_timeout.0,
             idle: exec.options.limits.idle_timeout.0,
+            over: exec.kill_timeout,
         },
         restrictions: exec.restrictions,
         log: exec.options.log,
@@ -415,6 +416,7 @@ impl Programs {
             Some(Cause::HalfClosed(limit)) => {
                 ended(&path, limit, "after the client's end of stream")
             }
+            Some(Cause::Over(limit)) => ended(&path, limit, "after the end of both directions"),
             Some(Cause::Idle(limit)) => ended(&path, limit, "in which nothing moved"),
         }
     }

@@ -69,6 +69,42 @@ fn a_reset_ends_the_whole_group_at_once() {
 }
 
 #[test]
+fn a_reset_whose_error_the_program_has_taken_ends_it() {
+    let options = "--half-close-timeout none --idle-timeout none --kill-timeout 0.1";
+    let server = exec(options, "echo $$; cat >/dev/null 2>&1; exec sleep 1000");
+    let program = reset(&server.urls[0], |client| {
+        let program = pids(client);
+        // The server sees nothing before the program has.
+        server.process.signal(Signal::STOP);
+        program
+    });
+    poll_until("cat(1) reads the error, and ends", DEADLINE, || {
+        let name = fs::read_to_string(format!("/proc/{}/comm", program[0])).ok()?;
+        (name == "sleep\n").then_some(())
+    });
+    server.process.signal(Signal::CONT);
+    await_end_of(&program);
+    let line = await_line(&server.process, "was ended");
+    assert!(
+        line.ends_with("/bin/sh was ended, 0.1 s after the end of both directions"),
+        "{line}"
+    );
+}
+
+#[test]
+fn a_program_may_finish_its_work_after_both_ends_of_the_stream() {
+    let server = exec(
+        "--log",
+        "exec python3 -c 'import socket, time; s = socket.socket(fileno=0); s.shutdown(1); s.recv(1); time.sleep(0.2)'",
+    );
+    let mut client = Client::connect(&server.urls[0]);
+    assert_eq!(client.receive(1), b"");
+    drop(client);
+    let line = await_line(&server.process, ": program ended: ");
+    assert!(line.contains("exit status 0"), "{line}");
+}
+
+#[test]
 fn a_program_that_ignores_sigterm_is_killed() {
     let server = exec(
         "--kill-timeout 0.1",
