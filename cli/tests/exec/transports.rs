@@ -285,7 +285,7 @@ fn a_server_without_descriptors_for_a_program_pauses_too() {
     let urls = ["udp://127.0.0.1:0"; 10];
     // The lowest limit with which it starts leaves nothing for a program.
     let server = (30..100).find_map(|limit| {
-        let mut command = command_after(&format!("ulimit -n {limit}"), "exec --log", &urls);
+        let mut command = command_after(&format!("ulimit -n {limit}"), "exec", &urls);
         command.args(["--", "/bin/true"]);
         let process = Process::start(command);
         let line = std::iter::from_fn(|| process.line_or_end())
