@@ -37,8 +37,8 @@ const SERVER: u64 = u64::MAX;
 /// How many requests are taken before other events are looked at.
 const BATCH: usize = 16;
 
-/// How long the starter outlives its server at most, beyond twice the time until SIGKILL: a process that the kernel
-/// does not end keeps it no longer.
+/// How long the starter outlives its server at most, beyond twice the time until SIGKILL, and beyond the end of the last
+/// process that it ends: one that the kernel does not end keeps it no longer.
 const LAST: Duration = Duration::from_secs(5);
 
 pub(super) struct Starter {
@@ -354,7 +354,11 @@ impl Starter {
                 let _ = kill_process_group(pid, Signal::CONT);
             }
             self.adopted.remove(&pid);
-            self.strays.remove(&pid);
+            let is_stray = self.strays.remove(&pid).is_some();
+            if let Some(last) = self.last.as_mut().filter(|_| is_stray || program.is_some()) {
+                // Others may become children by that.
+                *last = (*last).max(Instant::now() + LAST);
+            }
             let exit = sys::reap(pid);
             if let (Some(program), Some(exit)) = (program, exit) {
                 let _ = epoll::delete(&self.epoll, &program.control);
