@@ -294,7 +294,7 @@ impl Task for Programs {
             // These listeners are wrapped.
             Either::Right(Either::Right(_)) => return Ok(Next::Close),
         };
-        self.outcome(id, over)
+        self.outcome(over)
     }
 
     fn observer(&self) -> Option<Box<dyn Fn(State) + Send + Sync>> {
@@ -364,7 +364,7 @@ impl Programs {
         let id = lent.id();
         let around = Around::Stop(self.stop.as_fd());
         let over = self.run(id, &Variables::of_socket(id), lent.socket()?, around)?;
-        self.outcome(id, over)
+        self.outcome(over)
     }
 
     /// Starts a program with a descriptor, and waits until it has ended.
@@ -387,7 +387,7 @@ impl Programs {
         Session::new(running, lines, self.limits, around, logged)?.run()
     }
 
-    fn outcome(&self, id: u64, over: Over) -> Outcome {
+    fn outcome(&self, over: Over) -> Outcome {
         let path = self.path.display().to_string();
         let (exit, cause) = match over {
             Over::Failed(why) => {
@@ -403,11 +403,6 @@ impl Programs {
             }
             Over::Exited { exit, cause } => (exit, cause),
         };
-        if self.log {
-            say(format_args!(
-                "socketserver: connection {id}: program ended: {exit}"
-            ));
-        }
         match cause {
             None if self.log => Ok(Next::Close),
             None => exit_outcome(&path, exit),

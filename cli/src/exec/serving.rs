@@ -167,6 +167,17 @@ impl<'a> Session<'a> {
     ///
     /// As [`task::block_on`]: the connection was aborted.
     pub(super) fn run(mut self) -> io::Result<Over> {
+        let over = self.run_to_end();
+        if let (Err(_), Some(id), Some(pid)) = (&over, self.logged, self.pid) {
+            say(format_args!(
+                "socketserver: connection {id}: program {pid} gets SIGTERM: the server has ended its connection"
+            ));
+        }
+        self.lines.finish();
+        over
+    }
+
+    fn run_to_end(&mut self) -> io::Result<Over> {
         let over = loop {
             match self.wait()? {
                 Woken::Late => {}
@@ -196,7 +207,6 @@ impl<'a> Session<'a> {
                 self.cause.get_or_insert(Cause::Reset);
             }
         }
-        self.lines.finish();
         Ok(match over {
             Over::Exited { exit, .. } => Over::Exited {
                 exit,
@@ -268,6 +278,12 @@ impl<'a> Session<'a> {
                 }
                 Some(Notice::Failed(why)) => self.failure = Some(why),
                 Some(Notice::Exited(exit)) => {
+                    self.lines.finish();
+                    if let (Some(id), None) = (self.logged.take(), &self.failure) {
+                        say(format_args!(
+                            "socketserver: connection {id}: program ended: {exit}"
+                        ));
+                    }
                     let failed = self.failure.take().map(Over::Failed);
                     let exited = Over::Exited { exit, cause: None };
                     return Ok(Some(failed.unwrap_or(exited)));

@@ -238,7 +238,7 @@ impl Read for Run {
 
 impl Drop for Run {
     fn drop(&mut self) {
-        if let Some(errors) = self.errors.take() {
+        if let Some(mut errors) = self.errors.take() {
             errors.finish();
         }
     }
