@@ -105,7 +105,7 @@ pub(crate) struct Exec {
     #[arg(last = true, required = true, value_name = "PROGRAM")]
     program: Vec<OsString>,
     /// Give the program a variable, or with NAME alone that of the server; repeatable
-    #[arg(long, value_name = "NAME[=VALUE]", value_parser = environment::variable)]
+    #[arg(long, value_name = "NAME[=VALUE]", value_parser = environment::variables())]
     env: Vec<Variable>,
     /// Give the program no variable of the server but those of --env
     #[arg(long)]

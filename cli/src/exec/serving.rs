@@ -272,7 +272,7 @@ impl<'a> Session<'a> {
                     self.pid = Some(pid);
                     if let Some(id) = self.logged {
                         say(format_args!(
-                            "socketserver: connection {id}: program {pid} started"
+                            "socketserver: connection {id}: program {pid} starts"
                         ));
                     }
                 }

@@ -116,6 +116,15 @@ fn a_program_that_ignores_sigterm_is_killed() {
 }
 
 #[test]
+fn a_huge_time_until_sigkill_is_waited_for() {
+    let script = "trap 'sleep 0.3; exit 7' TERM; while :; do sleep 1000 & wait; done";
+    let server = exec("--log --kill-timeout 1e19 --half-close-timeout 0.1", script);
+    Client::connect(&server.urls[0]).end_of_input();
+    let line = await_line(&server.process, ": program ended: ");
+    assert!(line.contains("exit status 7"), "{line}");
+}
+
+#[test]
 fn a_stopped_program_is_ended_too() {
     let server = exec("", "echo $$; kill -STOP $$");
     let group = reset(&server.urls[0], pids);

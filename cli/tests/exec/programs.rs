@@ -269,7 +269,7 @@ fn exits_are_events_with_status_signal_and_usage() {
         client.send(format!("{text}\n").as_bytes());
         assert_eq!(client.receive(1), b"");
         let started = crate::await_line(&server.process, ": program ");
-        assert!(started.ends_with(" started"), "{started}");
+        assert!(started.ends_with(" starts"), "{started}");
         let ended = crate::await_line(&server.process, ": program ended: ");
         let (_, usage) = ended.split_once(": program ended: ").unwrap();
         let words: Vec<_> = usage.split(", ").collect();

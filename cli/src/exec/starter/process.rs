@@ -86,6 +86,9 @@ enum Ending {
     Killed,
 }
 
+/// The longest time until SIGKILL, so that every deadline exists.
+const KILL_TIMEOUT_MAX: Duration = Duration::from_secs(365 * 24 * 60 * 60);
+
 impl Starter {
     pub(super) fn new(base: Base, kill_timeout: Duration, requests: OwnedFd) -> io::Result<Self> {
         let epoll = epoll::create(CreateFlags::CLOEXEC)?;
@@ -103,7 +106,7 @@ impl Starter {
         child::children()?;
         Ok(Self {
             base,
-            kill_timeout,
+            kill_timeout: kill_timeout.min(KILL_TIMEOUT_MAX),
             pid: getpid(),
             requests,
             signals,
@@ -196,9 +199,7 @@ impl Starter {
         if self.last.is_some() {
             return;
         }
-        let span = self.kill_timeout.saturating_mul(2).saturating_add(LAST);
-        let now = Instant::now();
-        self.last = now.checked_add(span).or(Some(now));
+        self.last = Some(Instant::now() + self.kill_timeout * 2 + LAST);
         let programs: Vec<_> = self.programs.keys().copied().collect();
         for pid in programs {
             self.end(pid);
@@ -306,8 +307,7 @@ impl Starter {
     }
 
     fn kill_at(&self) -> Instant {
-        let now = Instant::now();
-        now.checked_add(self.kill_timeout).unwrap_or(now)
+        Instant::now() + self.kill_timeout
     }
 
     /// Ends a program with its process group; a stopped one too.
