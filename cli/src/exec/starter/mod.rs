@@ -33,7 +33,7 @@ use socketserver::task::Descriptor;
 
 pub(crate) use notice::{Ended, Exit, Notice};
 pub(crate) use request::Command;
-use request::DESCRIPTORS_MAX;
+pub(super) use request::DESCRIPTORS_MAX;
 use sys::Fork;
 
 /// The variable by which the starter finds what belongs to a program.

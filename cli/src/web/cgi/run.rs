@@ -167,7 +167,7 @@ impl Run {
             let prefix = &self.settings.prefix;
             match notice {
                 Some(Notice::Started { pid }) if self.settings.log => {
-                    say(format_args!("{prefix}: program {pid} started"));
+                    say(format_args!("{prefix}: program {pid} starts"));
                 }
                 Some(Notice::Started { .. }) => {}
                 Some(Notice::Failed(why)) => {
