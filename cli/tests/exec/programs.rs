@@ -106,8 +106,7 @@ fn a_program_gets_what_is_documented_and_nothing_else() {
             );
         }
         let mark = variables.remove("SOCKETSERVER_PROGRAM");
-        let mark: u64 = mark.expect("a mark").parse().expect("a number");
-        assert!(mark > 1000, "{model}: programs do not guess {mark}");
+        assert!(mark.unwrap().len() > 5, "{model}: programs guess it");
         // A shell sets it, in which the server was started.
         variables.remove("PWD");
         // What is left is the environment of this test.
