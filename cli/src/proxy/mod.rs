@@ -312,14 +312,14 @@ impl Task for Forward {
 impl Forward {
     fn stream(&self, client: &mut impl Connection, header: Option<&[u8]>) -> anyhow::Result<()> {
         let dial = |to: &To| self.dial.stream(to, header);
-        let (upstream, mut server) = self.upstreams.connect(true, dial)?;
+        let (upstream, mut server) = self.upstreams.connect(client.context(), true, dial)?;
         let relayed = self.relay.run(client, &mut server);
         self.end(client.id(), upstream, relayed)
     }
 
     fn messages(&self, client: &mut SeqpacketConnection) -> anyhow::Result<()> {
         let dial = |to: &To| self.dial.messages(to);
-        let (upstream, mut server) = self.upstreams.connect(true, dial)?;
+        let (upstream, mut server) = self.upstreams.connect(client.context(), true, dial)?;
         let relayed = self.relay.run_messages(client, &mut server);
         self.end(client.id(), upstream, relayed)
     }

@@ -23,7 +23,7 @@ use socketserver::proxied::Version;
 
 use crate::log::say;
 use crate::proxy::header::Headers;
-use crate::proxy::to::Dial;
+use crate::proxy::to::{Dial, To};
 use crate::proxy::upstreams::{Taken, Upstreams, now};
 
 /// What happens to a new client beyond `--max-sessions`.
@@ -161,10 +161,9 @@ impl Sessions {
             Err(Errno::CONNREFUSED | Errno::NOTCONN | Errno::CONNRESET) => {
                 self.fail(&session, Errno::CONNREFUSED);
                 let session = self.open(client, datagram, dial)?;
-                let sent = session.send(datagram.packet());
-                sent.with_context(|| format!("send a datagram to {}", session.upstream.to()))
+                sent(&session, session.send(datagram.packet()))
             }
-            sent => sent.with_context(|| format!("send a datagram to {}", session.upstream.to())),
+            result => sent(&session, result),
         }
     }
 
@@ -176,7 +175,8 @@ impl Sessions {
         dial: &Dial,
     ) -> anyhow::Result<Arc<Session>> {
         self.make_room()?;
-        let (upstream, socket) = self.upstreams.connect(false, |to| dial.datagrams(to))?;
+        let of = |to: &To| dial.datagrams(to);
+        let (upstream, socket) = self.upstreams.connect(datagram.context(), false, of)?;
         let header = match &client.replier {
             Some(replier) if self.sends_headers => {
                 Headers::of_datagram(datagram, &replier.local_addr()?)?
@@ -370,6 +370,10 @@ impl Sessions {
             table = waited.unwrap_or_else(PoisonError::into_inner).0;
         }
     }
+}
+
+fn sent(session: &Session, result: rustix::io::Result<()>) -> anyhow::Result<()> {
+    result.map_err(|err| anyhow!("send a datagram to {}: {err}", session.upstream.to()))
 }
 
 impl Session {

@@ -5,9 +5,10 @@ use std::net::{TcpListener, TcpStream};
 
 use socket2::{Domain, Socket, Type};
 
-use crate::support::{Client, DEADLINE, poll_until};
+use crate::support::{Client, DEADLINE, command_after, poll_until};
 use crate::{
-    LOCAL, MODELS, Upstream, closed_port, expect, line_with, proxy, proxy_command, rest, stop, tcp,
+    LOCAL, MODELS, Upstream, closed_port, expect, half_close, line_with, proxy, proxy_command,
+    ready, rest, stop, tcp,
 };
 
 /// What a client of the proxy receives.
@@ -160,6 +161,46 @@ fn an_upstream_that_does_not_answer_is_given_up() {
         line_with(&proxy.process, &[&url, "is set aside", "timed out"]);
         stop(proxy);
     }
+}
+
+/// The deadline of a client says nothing of the upstream that it waits for.
+#[test]
+fn an_abort_while_it_connects_sets_nothing_aside() {
+    let (there, _thread) = Upstream::new().greets("there");
+    let (_listener, _waiting, url) = black_hole();
+    for model in MODELS {
+        let words = format!("--log --lifetime 0.3 --connect-timeout 20 --model {model}");
+        let proxy = proxy(&words, &[&url, &there], &[LOCAL]);
+        assert_eq!(answer(&proxy.urls[0]), "", "{model}");
+        assert_eq!(answer(&proxy.urls[0]), "there", "{model}");
+        let lines = stop(proxy);
+        let aside = lines.iter().find(|line| line.contains("set aside"));
+        assert_eq!(aside, None, "{model}");
+    }
+}
+
+/// What the process lacks is not the fault of an upstream.
+#[test]
+fn a_shortage_is_reported_with_its_reason() {
+    let (url, _thread) = Upstream::new().greets("there");
+    let words = format!("proxy --model sequential --to {url}");
+    let start = |shell: &str| ready(command_after(shell, &words, &[LOCAL]), 1);
+    let usual = start(":");
+    let open = std::fs::read_dir(format!("/proc/{}/fd", usual.process.id())).expect("list");
+    let open: Vec<_> = open
+        .map(|entry| entry.expect("a descriptor").file_name())
+        .collect();
+    // The first free number is that of the client.
+    let mut free = (0..).filter(|number: &u32| !open.contains(&number.to_string().into()));
+    let limit = free.nth(1).expect("a free number");
+    stop(usual);
+    let proxy = start(&format!("ulimit -n {limit}"));
+    assert_eq!(answer(&proxy.urls[0]), "");
+    line_with(
+        &proxy.process,
+        &[&format!("reach {url}: "), "Too many open files"],
+    );
+    stop(proxy);
 }
 
 #[test]
