@@ -248,6 +248,50 @@ fn checks_find_an_upstream_that_has_gone_and_that_has_come() {
     }
 }
 
+/// A relay has several descriptors.
+#[test]
+fn a_low_soft_limit_on_descriptors_is_raised() {
+    for model in ["threading", "coroutines --workers 2"] {
+        let upstream = Upstream::new();
+        let words = format!("proxy --model {model} --to {}", upstream.url);
+        let proxy = ready(command_after("ulimit -Sn 128", &words, &[LOCAL]), 1);
+        let relays: Vec<_> = (0..80)
+            .map(|_| (tcp(&proxy.urls[0]), upstream.accept()))
+            .collect();
+        for (client, server) in &relays {
+            (&*client).write_all(b"x").expect("write");
+            expect(&mut &*server, b"x");
+        }
+        drop(relays);
+        stop(proxy);
+    }
+}
+
+#[test]
+fn a_low_hard_limit_on_descriptors_loses_no_connection() {
+    for model in ["threading", "coroutines --workers 2"] {
+        let upstream = Upstream::new();
+        let words = format!("proxy --model {model} --to {}", upstream.url);
+        let proxy = ready(command_after("ulimit -n 200", &words, &[LOCAL]), 1);
+        let clients: Vec<_> = (0..120).map(|_| tcp(&proxy.urls[0])).collect();
+        for client in &clients {
+            (&*client).write_all(b"x").expect("write");
+            half_close(client);
+        }
+        // Each ends a relay, and another client takes its place.
+        for _ in &clients {
+            assert_eq!(rest(&mut upstream.accept()), b"x", "{model}");
+        }
+        let lines = stop(proxy);
+        let short = lines.iter().find(|line| line.contains("open files"));
+        assert_eq!(short, None, "{model}");
+    }
+    let words = "proxy --max-connections 50 --model threading --to tcp://127.0.0.1:1";
+    let process = crate::Process::start(command_after("ulimit -n 200", words, &[LOCAL]));
+    let note = line_with(&process, &["--max-connections 50 is too large"]);
+    assert!(note.contains("enough for 18"), "{note}");
+}
+
 #[test]
 fn silent_peers_are_probed() {
     let upstream = Upstream::new();
