@@ -58,8 +58,11 @@ pub(crate) trait Task: Send + Sync + 'static {
         Ok(())
     }
 
-    /// Called once, when the server has ended.
-    fn finish(&self) {}
+    /// Called once, when the server has ended. It ends at the drain deadline. Returns how many clients it has cut off
+    /// then.
+    fn finish(&self, _server: &ServerHandle) -> u64 {
+        0
+    }
 
     /// Returns what to call when the server enters a state, unless the accept loop is busy with a handler.
     fn observer(&self) -> Option<Box<dyn Fn(State) + Send + Sync>> {
@@ -227,8 +230,8 @@ fn serve<M: ServerModel>(
         Either::Left(accepted) => serving.serve(accepted),
         Either::Right(lent) => serving.serve_lent(lent),
     };
-    let report = server.serve_forever(serve)?;
-    task.finish();
+    let mut report = server.serve_forever(serve)?;
+    report.aborted += task.finish(&handle);
     Ok(report)
 }
 

@@ -1,5 +1,6 @@
 //! `socketserver proxy`: its options, and what it does with each connection and datagram.
 
+mod background;
 mod checks;
 mod header;
 mod idle;
@@ -321,10 +322,9 @@ impl Task for Forward {
         Ok(Next::Close)
     }
 
-    fn finish(&self) {
-        if let Some(sessions) = &self.sessions {
-            sessions.settle(self.grace);
-        }
+    fn finish(&self, server: &ServerHandle) -> u64 {
+        let sessions = self.sessions.as_ref();
+        sessions.map_or(0, |sessions| sessions.settle(self.grace, server))
     }
 }
 

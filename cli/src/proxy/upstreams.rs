@@ -195,10 +195,10 @@ impl Upstreams {
         self.set_aside(index, err, self.retry_after);
     }
 
-    /// Sets aside an upstream that has not passed a check, until its next one is over.
-    pub(crate) fn note_failed_check(&self, index: usize, err: &anyhow::Error, time: Duration) {
+    /// Sets aside an upstream that has not passed a check, until it passes one, or is reached by a client.
+    pub(crate) fn note_failed_check(&self, index: usize, err: &anyhow::Error) {
         if !is_shortage(err) {
-            self.set_aside(index, err, time.max(self.retry_after));
+            self.set_aside(index, err, Duration::MAX);
         }
     }
 
@@ -267,5 +267,17 @@ mod tests {
         let is_shortage = |errno| is_shortage(&io::Error::from_raw_os_error(errno).into());
         assert!(is_shortage(libc::EMFILE));
         assert!(!is_shortage(libc::EADDRNOTAVAIL));
+    }
+
+    /// Checks take their turns, so the next one may come late.
+    #[test]
+    fn an_upstream_that_fails_a_check_is_set_aside_until_it_passes_one() {
+        let all = ["tcp://127.0.0.1:1", "tcp://127.0.0.1:2"].map(|url| url.parse().unwrap());
+        let upstreams = Upstreams::new(all.to_vec(), Balance::default(), Duration::ZERO).unwrap();
+        upstreams.note_failed_check(0, &io::Error::from_raw_os_error(libc::ECONNREFUSED).into());
+        assert_eq!(upstreams.state(0).aside().load(Relaxed), u64::MAX);
+        assert_eq!(upstreams.next(0, &[false; 2]), Some(1));
+        upstreams.note_success(0);
+        assert_eq!(upstreams.next(0, &[false; 2]), Some(0));
     }
 }
