@@ -327,8 +327,8 @@ impl Sessions {
                 Ok((_, length)) if length > buffer.len() => {
                     if !session.has_dropped.swap(true, Relaxed) {
                         say(format_args!(
-                            "socketserver: a reply of {length} bytes from {} was dropped, as longer ones of its \
-                             session will be: the longest that is passed on has {LONGEST}",
+                            "socketserver: a reply of {length} bytes from {} was dropped: the longest that is passed on \
+                             has {LONGEST}; said once in a session",
                             session.upstream.to()
                         ));
                     }
