@@ -112,7 +112,7 @@
 //! ```
 //!
 //! Secrets are compared by [`constant_time_eq`](crate::auth::constant_time_eq). `auth::Htpasswd` (feature `htpasswd`) reads
-//! files that `htpasswd -B` writes. Both schemes send a secret with each request, so they belong behind TLS.
+//! files that `htpasswd -B` writes; few hashes are computed at the same time, and further requests wait for their turn. Both schemes send a secret with each request, so they belong behind TLS.
 //!
 //! # Around handlers
 //!
