@@ -6,6 +6,7 @@ use std::io::{self, Write};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use async_channel::{Sender, bounded};
+use http::{Response, header::CONTENT_TYPE};
 use socketserver::task::{block_on, scope};
 use socketserver::{Connection, Error, Server, ServerHandle, Tcp, Threading};
 use socketserver_http::{Content, Request, serve};
@@ -50,10 +51,15 @@ fn main() -> Result<(), Error> {
     eprintln!("listening on {}", server.urls().join(" and "));
     let (handle, queues) = (server.handle(), Queues::default());
     let enter = move |request: &mut Request<'_>| {
+        // Any site's page can enter; a browser says whose it is.
+        let field = |name: &str| request.headers().get(name)?.to_str().ok();
+        let is_own = field("origin").is_none_or(|url| url.rsplit('/').next() == field("host"));
         let (server, queues) = (handle.clone(), Arc::clone(&queues));
         let talk = move |conn: &mut dyn Connection| talk(conn, &server, &queues);
-        let response = create_response_with_body(request, || Content::upgrade(talk));
-        response.unwrap_or_else(|_| http::Response::new(include_str!("web_chat.html").into()))
+        let response = create_response_with_body(request, || Content::upgrade(talk)).ok();
+        let html = || Response::builder().header(CONTENT_TYPE, "text/html; charset=utf-8");
+        let page = || html().body(include_str!("web_chat.html").into());
+        response.filter(|_| is_own).map_or_else(page, Ok)
     };
     server.serve_forever(serve(enter)).map(drop)
 }
