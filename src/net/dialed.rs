@@ -117,6 +117,10 @@ impl<C: Connection> Connection for Dialed<C> {
         self.0.poll_write(cx, buf)
     }
 
+    fn poll_failed(&mut self, cx: &mut task::Context<'_>) -> Poll<io::Error> {
+        self.0.poll_failed(cx)
+    }
+
     fn send_file(&mut self, file: &File, offset: u64, length: u64) -> io::Result<u64> {
         self.0.send_file(file, offset, length)
     }

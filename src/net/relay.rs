@@ -198,6 +198,9 @@ trait Side {
     /// Sends some of `held`. Returns how many bytes.
     fn poll_put(&mut self, cx: &mut task::Context<'_>, held: &mut Held) -> Poll<io::Result<usize>>;
 
+    /// Polls for a failure, once the input has ended.
+    fn poll_failed(&mut self, cx: &mut task::Context<'_>) -> Poll<io::Error>;
+
     /// Sends the end of the stream.
     fn end(&mut self) -> io::Result<()>;
 
@@ -247,6 +250,10 @@ impl<C: Connection> Side for Bytes<'_, C> {
         Poll::Ready(Ok(count))
     }
 
+    fn poll_failed(&mut self, cx: &mut task::Context<'_>) -> Poll<io::Error> {
+        self.0.poll_failed(cx)
+    }
+
     fn end(&mut self) -> io::Result<()> {
         self.0.shutdown(Shutdown::Write)
     }
@@ -284,6 +291,10 @@ impl Side for Messages<'_> {
         ready!(self.0.poll_send(cx, &held.buffer))?;
         held.is_full = false;
         Poll::Ready(Ok(held.buffer.len()))
+    }
+
+    fn poll_failed(&mut self, cx: &mut task::Context<'_>) -> Poll<io::Error> {
+        self.0.poll_failed(cx)
     }
 
     fn end(&mut self) -> io::Result<()> {
@@ -489,6 +500,7 @@ impl Relaying {
                 self.asked = self.back.moved == moved[1];
                 (self.grace, self.is_ending) = (None, false);
             }
+            self.poll_failed(cx, client, server)?;
             let [one, other] = [self.there.state, self.back.state];
             if one != State::Open && other != State::Open {
                 return Poll::Ready(Ok(Step::Over));
@@ -508,6 +520,28 @@ impl Relaying {
             Some(at) => Poll::Ready(Ok(Step::Sooner(at))),
             None => Poll::Pending,
         }
+    }
+
+    /// Ends the direction that is open, once the other one is over and its source has failed: that takes no more.
+    fn poll_failed(
+        &mut self,
+        cx: &mut task::Context<'_>,
+        client: &mut impl Side,
+        server: &mut impl Side,
+    ) -> io::Result<()> {
+        let [there, back] = [self.there.state, self.back.state].map(|state| state == State::Open);
+        if back && !there {
+            if let Poll::Ready(err) = client.poll_failed(cx) {
+                // It has the whole input, and its answer is lost.
+                let _ = server.reset();
+                self.judge(Err(Fault::Target(err)), ["server", "client"])?;
+            }
+        } else if there && !back {
+            if let Poll::Ready(err) = server.poll_failed(cx) {
+                self.judge(Err(Fault::Target(err)), ["client", "server"])?;
+            }
+        }
+        Ok(())
     }
 
     /// Ends the relay if a side has failed that should have sent more. A side that takes no more ends its direction

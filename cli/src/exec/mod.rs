@@ -23,7 +23,7 @@ use clap::Args;
 use rustix::event::{EventfdFlags, eventfd};
 use rustix::io::write;
 use rustix::net::sockopt::{Timeout as Direction, set_socket_timeout};
-use rustix::process::{Pid, Resource, Rlimit, Signal, getrlimit, kill_process_group, setrlimit};
+use rustix::process::{Pid, Signal, kill_process_group};
 use socketserver::net::{Accepted as _, Either, Managed as _, Transport, Waits};
 use socketserver::observe::State;
 use socketserver::{Next, Outcome, Report, ServerHandle, task};
@@ -82,15 +82,9 @@ const UNREAD_PAUSES: [Duration; 2] = [Duration::from_millis(10), Duration::from_
 /// So often in a row a datagram is unread before that is a failure: two datagrams may be the same.
 const UNREAD_FAILURES: u32 = 3;
 
-/// The library's default of --max-connections.
-const CONNECTIONS: u64 = 10_240;
-
 /// The descriptors of a server for each connection: the connection, its program's control socket, its standard error,
 /// an epoll instance, and with TLS a socket for the program and a duplicate of the connection.
 const DESCRIPTORS: u64 = 6;
-
-/// Descriptors for everything else.
-const RESERVED: u64 = 128;
 
 const DATAGRAM_CONFLICT: &str = "--model sequential, forking and prefork are for connections: a datagram socket has \
      one program at a time, beside the other listeners; give --model threading, pool or coroutines";
@@ -123,24 +117,6 @@ pub(crate) struct Exec {
 }
 
 impl Exec {
-    /// Bounds the number of connections by the descriptors that they take, unless a number was asked for. Returns a
-    /// note if that is too large.
-    fn bound_connections(&mut self) -> Option<String> {
-        let hard = getrlimit(Resource::Nofile).maximum.unwrap_or(u64::MAX);
-        let most = (hard.saturating_sub(RESERVED) / DESCRIPTORS).max(1);
-        let asked = &mut self.options.limits.max_connections;
-        let asked = *asked.get_or_insert(CONNECTIONS.min(most));
-        // Worker processes share the connections, and each has its own limit.
-        let is_prefork = matches!(self.options.model, Model::Prefork(_));
-        (asked > most && !is_prefork).then(|| {
-            format!(
-                "--max-connections {asked} is too large for as many programs at once: each takes {DESCRIPTORS} descriptors, \
-                 and a process may have {hard} here, which is enough for {most}; raise the hard limit, with ulimit -Hn or \
-                 LimitNOFILE="
-            )
-        })
-    }
-
     /// The first error among options that do not go together.
     pub(crate) fn conflict(&self) -> Option<&'static str> {
         let datagrams = self.options.listen.iter().filter(|url| url.is_datagram());
@@ -173,7 +149,7 @@ fn can_lend(model: Model) -> bool {
 
 /// Serves until a signal stops it, and until every program has ended.
 pub(crate) fn run(mut exec: Exec) -> anyhow::Result<Report> {
-    let note = exec.bound_connections();
+    let note = serve::bound_connections(&mut exec.options, DESCRIPTORS);
     let path = program::find(&exec.program[0])?;
     program::check(&path)?;
     let starter = Arc::new(OnceLock::new());
@@ -241,10 +217,7 @@ impl Task for Programs {
 
     fn start(&mut self, _listeners: &[Any]) -> anyhow::Result<()> {
         // After the starter was forked, whose programs have the limit that the server was started with.
-        let maximum = getrlimit(Resource::Nofile).maximum;
-        let current = maximum;
-        setrlimit(Resource::Nofile, Rlimit { current, maximum })
-            .context("raise the limit on descriptors")?;
+        serve::raise_descriptor_limit()?;
         if let Some(note) = &self.note {
             say(format_args!("socketserver: {note}"));
         }

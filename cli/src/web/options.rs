@@ -184,6 +184,11 @@ impl Web {
         (!proxies.is_empty()).then(|| proxies.clone())
     }
 
+    /// Whether pages of another origin may read the files.
+    pub(super) const fn has_cors(&self) -> bool {
+        self.cors.is_some()
+    }
+
     /// Whether directories are listed.
     pub(super) const fn lists(&self) -> bool {
         !self.no_listing

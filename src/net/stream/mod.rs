@@ -251,6 +251,10 @@ impl<T: 'static> Connection for Stream<T> {
         self.sender().poll_write(cx, buf)
     }
 
+    fn poll_failed(&mut self, cx: &mut task::Context<'_>) -> Poll<io::Error> {
+        self.link.poll_failed(cx)
+    }
+
     fn send_file(&mut self, file: &File, offset: u64, length: u64) -> io::Result<u64> {
         self.sender().send_file(file, offset, length)
     }
