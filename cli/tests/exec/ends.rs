@@ -68,6 +68,15 @@ fn a_reset_ends_the_whole_group_at_once() {
     }
 }
 
+/// Whether a signal has stopped all threads of a process.
+fn are_stopped(pid: u32) -> bool {
+    let threads = fs::read_dir(format!("/proc/{pid}/task")).expect("list threads");
+    let mut stats = threads
+        .flatten()
+        .map(|thread| fs::read_to_string(thread.path().join("stat")));
+    stats.all(|stat| stat.is_ok_and(|stat| stat.contains(") T ")))
+}
+
 #[test]
 fn a_reset_whose_error_the_program_has_taken_ends_it() {
     let options = "--half-close-timeout none --idle-timeout none --kill-timeout 0.1";
@@ -76,6 +85,9 @@ fn a_reset_whose_error_the_program_has_taken_ends_it() {
         let program = pids(client);
         // The server sees nothing before the program has.
         server.process.signal(Signal::STOP);
+        poll_until("all threads of the server stop", DEADLINE, || {
+            are_stopped(server.process.id()).then_some(())
+        });
         program
     });
     poll_until("cat(1) reads the error, and ends", DEADLINE, || {
