@@ -1,43 +1,46 @@
 //! Stores the files of a form: `upload [ADDRESS [DIRECTORY [BYTES]]]`. A browser shows the form, and
 //! `curl -F file=@NAME http://127.0.0.1:8000/` sends one. Files go to the disk as they arrive. A form of more than BYTES
-//! is answered 413, and a file that does not come whole leaves nothing behind.
+//! is answered 413, a name that is taken 409, and a file that does not come whole leaves nothing behind.
 #![expect(clippy::print_stderr, reason = "an example speaks to its user")]
 
-use std::env;
-use std::io;
-use std::path::Path;
+use std::{env, io, path::Path};
 
-use http::header::{CONTENT_TYPE, HeaderValue};
+use http::header::CONTENT_TYPE;
 use http::{Response, StatusCode};
 use socketserver::{HandlerError, Server, Tcp, Threading};
-use socketserver_http::{Content, Http, HttpError, Request, RequestExt, Router};
+use socketserver_http::{Http, HttpError, Request, RequestExt, Router};
 use tempfile::NamedTempFile;
 
-const PAGE: &str = "<!doctype html><title>Upload</title>
-<form method=post enctype=multipart/form-data>
-<input type=file name=file multiple required> <button>Send</button>
-</form>
-";
-
-fn page(_: &mut Request<'_>) -> Response<Content> {
-    let mut response = Response::new(Content::from(PAGE));
-    let html = HeaderValue::from_static("text/html; charset=utf-8");
-    response.headers_mut().insert(CONTENT_TYPE, html);
-    response
+fn page(_: &mut Request<'_>) -> http::Result<Response<&'static str>> {
+    let html = Response::builder().header(CONTENT_TYPE, "text/html; charset=utf-8");
+    html.body(
+        "<!doctype html><title>Upload</title><form method=post enctype=multipart/form-data>\
+        <input type=file name=file multiple required> <button>Send</button></form>\n",
+    )
 }
 
 fn store(directory: &Path, request: &mut Request<'_>) -> io::Result<(StatusCode, String)> {
-    let mut form = request.multipart()?;
-    let mut text = String::new();
+    let named = |name: &str| request.headers().get(name)?.to_str().ok();
+    // Any site's page can have a form for this server; a browser says whose it is.
+    if named("origin").is_some_and(|url| url.rsplit('/').next() != named("host")) {
+        return Ok((
+            StatusCode::FORBIDDEN,
+            "the form is another site's\n".to_owned(),
+        ));
+    }
+    let (mut form, mut text) = (request.multipart()?, String::new());
     while let Some(mut field) = form.next_field()? {
+        if field.file_name().is_none() {
+            continue;
+        }
         // The client's own name may be any text, so only its last component is used.
-        let name = field.safe_file_name().map(str::to_owned);
-        let refused = || HttpError::new(StatusCode::BAD_REQUEST, "the file has no usable name");
-        let path = directory.join(name.as_deref().ok_or_else(refused)?);
+        let unusable = || HttpError::new(StatusCode::BAD_REQUEST, "the file has no usable name");
+        let path = directory.join(field.safe_file_name().ok_or_else(unusable)?);
         // Its drop removes the file, after an error too.
         let mut file = NamedTempFile::new_in(directory)?;
         let bytes = io::copy(&mut field, &mut file)?;
-        file.persist(&path)?;
+        let taken = |_| HttpError::new(StatusCode::CONFLICT, "the name is taken");
+        file.persist_noclobber(&path).map_err(taken)?;
         text += &format!("{} has {bytes} bytes\n", path.display());
     }
     Ok((StatusCode::CREATED, text))

@@ -44,7 +44,8 @@ struct Parts {
 }
 
 impl HttpError {
-    /// Makes an error that is answered with a status, and with a text for the client.
+    /// Makes an error that is answered with a status, and with a text for the client. The content is that text with a
+    /// line feed, `text/plain` in UTF-8 unless [`header`](Self::header) adds another `Content-Type`.
     pub fn new(status: StatusCode, text: impl Into<Cow<'static, str>>) -> Self {
         Self(Box::new(Parts {
             status,
@@ -61,7 +62,8 @@ impl HttpError {
         self
     }
 
-    /// Sets the cause, which observers see and the client does not.
+    /// Sets the cause, which observers see and the client does not: its text follows that of the error, and
+    /// [`source`](Error::source) returns what has caused it.
     #[must_use]
     pub fn caused_by(mut self, source: impl Into<HandlerError>) -> Self {
         self.0.source = Some(source.into());
@@ -97,7 +99,7 @@ impl HttpError {
         *response.status_mut() = self.0.status;
         *response.headers_mut() = self.0.headers.clone();
         let plain = HeaderValue::from_static("text/plain; charset=utf-8");
-        response.headers_mut().insert(CONTENT_TYPE, plain);
+        response.headers_mut().entry(CONTENT_TYPE).or_insert(plain);
         response
     }
 }
@@ -156,7 +158,8 @@ impl fmt::Display for HttpError {
 
 impl Error for HttpError {
     fn source(&self) -> Option<&(dyn Error + 'static)> {
-        self.0.source.as_ref().map(|source| &**source as _)
+        // The text has that of the cause already, as in an `io::Error`.
+        self.0.source.as_ref()?.source()
     }
 }
 
@@ -193,6 +196,19 @@ mod tests {
         for err in wrapped {
             assert_eq!(response_to(&err, None).status(), 418, "{err:?}");
         }
+    }
+
+    #[test]
+    fn a_chain_of_causes_has_each_text_once() {
+        let cause = HttpError::bad_request("middle").caused_by(io::Error::other("inner"));
+        let whole = teapot().caused_by(cause);
+        let mut next: Option<&dyn Error> = Some(&whole);
+        let mut chain = String::new();
+        while let Some(err) = next {
+            chain += &format!("{err}; ");
+            next = err.source();
+        }
+        assert_eq!(chain, "short and stout: middle: inner; ");
     }
 
     #[test]

@@ -58,7 +58,7 @@ impl Form {
     pub fn parse<T: FromStr>(&self, name: &str) -> Result<T, HttpError> {
         let value = self
             .get(name)
-            .ok_or_else(|| HttpError::bad_request(format!("the form has no field `{name}`")))?;
+            .ok_or_else(|| HttpError::bad_request(format!("there is no field `{name}`")))?;
         value
             .parse()
             .map_err(|_| HttpError::bad_request(format!("the field `{name}` is malformed")))
@@ -78,7 +78,7 @@ impl Form {
                 continue;
             }
             if fields.len() == FIELDS_MAX {
-                let text = format!("the form has more than {FIELDS_MAX} fields");
+                let text = format!("there are more than {FIELDS_MAX} fields");
                 return Err(HttpError::bad_request(text));
             }
             let mut sides = field.splitn(2, |byte| *byte == b'=');
@@ -90,7 +90,8 @@ impl Form {
 
     /// Reads the body of a request.
     pub(crate) fn of_body(request: &mut Request<'_>) -> Result<Self, HttpError> {
-        expect_type(request, "application/x-www-form-urlencoded")?;
+        let kind = "application/x-www-form-urlencoded";
+        expect_type(request, kind, |own| own == kind)?;
         let text = read_limited(request.body_mut(), BYTES_MAX)?;
         Self::decode(&text)
     }
@@ -102,23 +103,28 @@ fn decode(text: &[u8]) -> Result<String, HttpError> {
         byte => byte,
     });
     let bytes = percent_decode(&spaced.collect::<Vec<_>>()).collect();
-    String::from_utf8(bytes).map_err(|_| HttpError::bad_request("the form is not UTF-8"))
+    String::from_utf8(bytes).map_err(|_| HttpError::bad_request("a name or a value is not UTF-8"))
 }
 
-/// The media type of a body, in small letters and without parameters.
-pub(crate) fn media_type(request: &Request<'_>) -> Option<String> {
-    let value = request.headers().get(CONTENT_TYPE)?.to_str().ok()?;
-    let essence = value.split(';').next()?;
-    Some(essence.trim().to_ascii_lowercase())
-}
-
-/// Checks the media type of a body.
+/// Checks the media type of a body, which `is_expected` receives in small letters and without parameters. `expected` is
+/// for the client.
 ///
 /// # Errors
 ///
-/// 415: it is another one.
-pub(crate) fn expect_type(request: &Request<'_>, expected: &str) -> Result<(), HttpError> {
-    if media_type(request).is_some_and(|kind| kind == expected) {
+/// - 400: there are several.
+/// - 415: it is another one.
+pub(crate) fn expect_type(
+    request: &Request<'_>,
+    expected: &str,
+    is_expected: impl Fn(&str) -> bool,
+) -> Result<(), HttpError> {
+    let mut fields = request.headers().get_all(CONTENT_TYPE).iter();
+    let value = fields.next().and_then(|value| value.to_str().ok());
+    if fields.next().is_some() {
+        return Err(HttpError::bad_request("there are several content types"));
+    }
+    let essence = value.and_then(|value| value.split(';').next());
+    if essence.is_some_and(|essence| is_expected(&essence.trim().to_ascii_lowercase())) {
         return Ok(());
     }
     let text = format!("the content type has to be {expected}");
@@ -133,7 +139,7 @@ pub(crate) fn expect_type(request: &Request<'_>, expected: &str) -> Result<(), H
 /// - That of a read.
 pub(crate) fn read_limited(input: impl Read, max: u64) -> Result<Vec<u8>, HttpError> {
     let mut text = Vec::new();
-    let mut limited = input.take(max + 1);
+    let mut limited = input.take(max.saturating_add(1));
     limited.read_to_end(&mut text).map_err(HttpError::of_read)?;
     if limited.limit() == 0 {
         let text = format!("there are more than {max} bytes");

@@ -1,12 +1,12 @@
 //! JSON in bodies and in responses.
 
+use http::Response;
 use http::header::{CONTENT_TYPE, HeaderValue};
-use http::{Response, StatusCode};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use socketserver::HandlerError;
 
-use crate::form::{BYTES_MAX, media_type, read_limited};
+use crate::form::{BYTES_MAX, expect_type, read_limited};
 use crate::{Content, HttpError, IntoResponse, Request};
 
 /// A response with a value as JSON: 200, `application/json`. A value that cannot be serialized is answered 500.
@@ -45,13 +45,13 @@ impl<T: Serialize> IntoResponse for Json<T> {
 
 /// Reads the body of a request.
 pub(crate) fn of_body<T: DeserializeOwned>(request: &mut Request<'_>) -> Result<T, HttpError> {
-    if !media_type(request).is_some_and(|kind| is_json(&kind)) {
-        let text = "the content type has to be application/json";
-        return Err(HttpError::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, text));
-    }
+    expect_type(request, "application/json", is_json)?;
     let text = read_limited(request.body_mut(), BYTES_MAX)?;
-    serde_json::from_slice(&text)
-        .map_err(|err| HttpError::bad_request(format!("the content is not as expected: {err}")))
+    serde_json::from_slice(&text).map_err(|err: serde_json::Error| {
+        // The reason can have the names of the program's types and fields.
+        let at = format!("line {}, column {}", err.line(), err.column());
+        HttpError::bad_request(format!("the content is not as expected at {at}")).caused_by(err)
+    })
 }
 
 /// RFC 6839, section 3.1: a type that ends with `+json` is JSON too.

@@ -3,6 +3,7 @@
 //! `multer` parses, over a stream of its own that has nothing to wait for: the body is read here, between two polls. So
 //! no future waits, and memory holds one piece of the body and the head of one field.
 
+use std::collections::HashMap;
 use std::fmt;
 use std::io::{self, Read};
 use std::pin::Pin;
@@ -12,7 +13,7 @@ use std::task::{Context, Poll, Waker};
 use bytes::{Buf, Bytes};
 use futures_core::Stream;
 use http::StatusCode;
-use http::header::CONTENT_TYPE;
+use http::header::{CONTENT_DISPOSITION, CONTENT_TYPE, HeaderValue};
 
 use crate::form::{expect_type, read_limited};
 use crate::{HttpError, Request};
@@ -67,11 +68,14 @@ pub struct Multipart<'a> {
     /// The field that was returned last, until its end.
     open: Option<multer::Field<'static>>,
     fields: usize,
+    /// What a read fills.
+    buffer: Box<[u8]>,
 }
 
 impl<'a> Multipart<'a> {
     pub(crate) fn new(request: &'a mut Request<'_>) -> Result<Self, HttpError> {
-        expect_type(request, "multipart/form-data")?;
+        let kind = "multipart/form-data";
+        expect_type(request, kind, |own| own == kind)?;
         let value = request.headers().get(CONTENT_TYPE);
         let value = value.and_then(|value| value.to_str().ok());
         let boundary = value.and_then(|value| multer::parse_boundary(value).ok());
@@ -89,6 +93,7 @@ impl<'a> Multipart<'a> {
             body,
             open: None,
             fields: 0,
+            buffer: vec![0; PIECE].into(),
         }
     }
 
@@ -96,7 +101,8 @@ impl<'a> Multipart<'a> {
     ///
     /// # Errors
     ///
-    /// - 400: the body is malformed, or ends before its last boundary.
+    /// - 400: the body is malformed, or ends before its last boundary. So is a field whose `Content-Disposition` does not
+    ///   have the form that RFC 7578 gives it: one name, at most one file name, no `filename*`, all UTF-8.
     /// - 413: there are too many fields, or the head of one is too long.
     /// - Those of the [`Body`](crate::Body).
     pub fn next_field(&mut self) -> Result<Option<Field<'_>>, HttpError> {
@@ -111,14 +117,12 @@ impl<'a> Multipart<'a> {
                 "there are more than {FIELDS_MAX} fields"
             )));
         }
-        let Some(name) = head.name().map(str::to_owned) else {
-            return Err(HttpError::bad_request("a field has no name"));
+        let names = head.headers().get(CONTENT_DISPOSITION).and_then(names);
+        let Some((name, file_name)) = names else {
+            let text = "a field has no `Content-Disposition` with a name, or a malformed one";
+            return Err(HttpError::bad_request(text));
         };
-        let (file_name, content_type) = (head.file_name(), head.content_type());
-        let (file_name, content_type) = (
-            file_name.map(str::to_owned),
-            content_type.map(ToString::to_string),
-        );
+        let content_type = head.content_type().map(ToString::to_string);
         self.open = Some(head);
         Ok(Some(Field {
             name,
@@ -169,19 +173,64 @@ impl<'a> Multipart<'a> {
         if feed().ended {
             return Err(HttpError::bad_request("the form ends too early"));
         }
-        let mut piece = vec![0; PIECE];
         let count = loop {
-            match self.body.read(&mut piece) {
+            match self.body.read(&mut self.buffer) {
                 Err(err) if err.kind() == io::ErrorKind::Interrupted => {}
                 read => break read.map_err(HttpError::of_read)?,
             }
         };
-        piece.truncate(count);
         let mut feed = feed();
-        feed.ended = piece.is_empty();
-        feed.piece = Some(piece.into()).filter(|piece: &Bytes| !piece.is_empty());
+        feed.ended = count == 0;
+        let piece = Bytes::copy_from_slice(&self.buffer[..count]);
+        feed.piece = Some(piece).filter(|piece| !piece.is_empty());
         Ok(count)
     }
+}
+
+/// The name of a field, and that of its file, as `Content-Disposition` has them (RFC 7578, section 4.2). `None` if that
+/// is malformed, or not what all programs read in the same way.
+fn names(field: &HeaderValue) -> Option<(String, Option<String>)> {
+    let (kind, mut rest) = str::from_utf8(field.as_bytes()).ok()?.split_once(';')?;
+    if !kind.trim().eq_ignore_ascii_case("form-data") {
+        return None;
+    }
+    let mut all = HashMap::new();
+    while !rest.trim().is_empty() {
+        let (name, behind) = rest.split_once('=')?;
+        let name = name.trim().to_ascii_lowercase();
+        let (value, behind) = value(behind.trim_start())?;
+        let is_token = !name.is_empty() && !name.contains([';', '"', ' ', '\t']);
+        if !is_token || name == "filename*" || all.insert(name, value).is_some() {
+            return None;
+        }
+        rest = match behind.trim_start() {
+            "" => "",
+            behind => behind.strip_prefix(';')?,
+        };
+    }
+    Some((all.remove("name")?, all.remove("filename")))
+}
+
+/// The value of a parameter, and what is behind it. Within quotation marks, a backslash escapes them and itself alone:
+/// browsers do not escape it.
+fn value(text: &str) -> Option<(String, &str)> {
+    let Some(quoted) = text.strip_prefix('"') else {
+        let (value, behind) = text.split_at(text.find(';').unwrap_or(text.len()));
+        let value = value.trim_end();
+        let is_plain = !value.is_empty() && !value.contains(['"', ' ', '\t']);
+        return is_plain.then(|| (value.to_owned(), behind));
+    };
+    let mut value = String::new();
+    let mut chars = quoted.char_indices().peekable();
+    while let Some((at, char)) = chars.next() {
+        let escaped = chars.next_if(|(_, next)| char == '\\' && matches!(next, '"' | '\\'));
+        match (char, escaped) {
+            (_, Some((_, escaped))) => value.push(escaped),
+            ('"', None) => return Some((value, &quoted[at + 1..])),
+            (char, None) => value.push(char),
+        }
+    }
+    None
 }
 
 fn malformed(err: multer::Error) -> HttpError {

@@ -33,6 +33,8 @@ pub trait RequestExt: sealed::Sealed {
     /// `String`, or a number, or whatever else has [`FromStr`]. Of two with the same name, in the prefix of a nested
     /// router and in its own path, that is the inner one.
     ///
+    /// A decoded text is no path: that of one segment can have slashes, `..` and NUL in it as well.
+    ///
     /// # Errors
     ///
     /// - 400: the decoded bytes are not UTF-8.
@@ -51,7 +53,7 @@ pub trait RequestExt: sealed::Sealed {
     ///
     /// # Errors
     ///
-    /// - 400: the decoded bytes are not UTF-8, or there are more than 1,000 fields.
+    /// - 400: the decoded bytes are not UTF-8, or there are more than 1,000 fields, or several types of the content.
     /// - 413: the body is too large.
     /// - 415: the type of the content is another one.
     /// - Those of the [`Body`](crate::Body).
@@ -61,7 +63,8 @@ pub trait RequestExt: sealed::Sealed {
     ///
     /// # Errors
     ///
-    /// - 400: the content is no JSON, or not that of a `T`.
+    /// - 400: the content is no JSON, or not that of a `T`; the client learns the line and the column. Or it has several
+    ///   types.
     /// - 413: the body is too large.
     /// - 415: the type of the content is neither `application/json` nor one that ends with `+json`.
     /// - Those of the [`Body`](crate::Body).
@@ -72,14 +75,16 @@ pub trait RequestExt: sealed::Sealed {
     ///
     /// # Errors
     ///
-    /// - 400: the type of the content has no boundary, or a malformed one.
+    /// - 400: the type of the content has no boundary, or a malformed one, or there are several.
     /// - 415: the type of the content is another one.
     #[cfg(feature = "multipart")]
     fn multipart(&mut self) -> Result<Multipart<'_>, HttpError>;
 
     /// Returns the cookies of the request. A handler that returns the jar beside its content sets those that it has
     /// added, and removes those that it has removed. Malformed cookies are left out; of two with the same name, the
-    /// second one is.
+    /// second one is. Values are percent-decoded, and encoded again in the response, so they may be any text. Names are
+    /// as they were sent. The attributes that a handler adds are not encoded: a path or a domain with a text of the
+    /// client's can have a semicolon in it, and behind that further attributes.
     ///
     /// A client removes a cookie if the path and the domain are those with which it was set. The crate `cookie` has
     /// features for jars whose cookies are signed or encrypted.
@@ -120,7 +125,8 @@ impl RequestExt for Request<'_> {
         let mut params = params.map_or(&[][..], |params| &params.0).iter();
         let Some((_, value)) = params.rfind(|(own, _)| own == name) else {
             let text = format!("the route has no parameter `{name}`");
-            return Err(HttpError::new(StatusCode::INTERNAL_SERVER_ERROR, text));
+            let status = StatusCode::INTERNAL_SERVER_ERROR;
+            return Err(HttpError::new(status, "Internal Server Error").caused_by(text));
         };
         let Ok(text) = percent_decode_str(value).decode_utf8() else {
             return Err(HttpError::bad_request(format!(

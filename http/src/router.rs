@@ -26,10 +26,16 @@ type Call = Box<dyn Fn(&mut Request<'_>) -> Answer + Send + Sync>;
 /// | an unknown path | the [`fallback`](Self::fallback), or 404 |
 /// | a known path with another method | 405 with `Allow` |
 /// | `HEAD`, where `GET` has a handler and `HEAD` has none | that of `GET`, without its content |
-/// | `OPTIONS` without a handler, also `OPTIONS *` | 204 with `Allow` |
+/// | `OPTIONS` without a handler | 204 with `Allow` |
+/// | `OPTIONS *` | 204, with `Allow` if all routes name their methods and there is no fallback |
 ///
-/// Paths are compared as the client has sent them, byte for byte: `/a` is not `/a/`, and `/%61` is not `/a`. The path
-/// alone decides which route is taken, then the method.
+/// Paths are compared byte for byte, but for one thing: letters, digits, `-`, `.`, `_` and `~` need no escape, so those
+/// that have one lose it, in the target that handlers see too: `/%61` is `/a` (RFC 3986, section 6.2.2.2). Behind a
+/// malformed escape, as in `/100%`, nothing changes. `/a/`, `//a`, `/./a` and `/A` are other paths than `/a`, and `%2F` is
+/// no slash. So a check around the handler of a route or of a prefix protects that route alone: beside `/{*rest}`, a path
+/// such as `//admin/x` does not belong to `/admin`. A check around the whole router sees all requests.
+///
+/// The path alone decides which route is taken, then the method.
 ///
 /// Handlers are functions, closures that name the type of their parameter (`|request: &mut Request<'_>|`), and other
 /// [`Handler`]s without a session of their own, as routers and wrappers of handlers. State that they share is an
@@ -38,8 +44,15 @@ type Call = Box<dyn Fn(&mut Request<'_>) -> Answer + Send + Sync>;
 /// # Panics
 ///
 /// Routes are the program's own text, so a mistake in one panics when it is added: a path without a slash at its
-/// beginning, with a query or with other characters than visible ASCII, one with malformed parameters, one that differs
-/// from another only in the names of parameters, and a method that the path has already.
+/// beginning, with a query or with other characters than visible ASCII, and one with malformed parameters, or with two in
+/// a segment. Two routes panic
+///
+/// - if they have the same path and the same method, or the same path and one is of all methods;
+/// - if they differ only in the names of parameters, as `/{a}` and `/{b}/c`;
+/// - if both have `{*rest}` in the same place, or one has it where the other has a segment that is no more than `{id}`, or
+///   ends in text, as `/{id}.txt`;
+/// - if one is a prefix: it is a route with a slash at its end, and another with `{*rest}` behind that;
+/// - if a segment has text on both sides of its parameter, as `/a-{id}.txt`, and that of the other has text on one side.
 ///
 /// # Examples
 ///
@@ -159,7 +172,7 @@ impl Router {
         let next = self.targets.len();
         let index = *self.written.entry(path.to_owned()).or_insert(next);
         if index == next {
-            self.insert(path, index);
+            self.insert(&format!("the route {path:?}"), path, index);
             self.targets.push(Target::Methods(Vec::new()));
         }
         if let Target::Methods(methods) = &mut self.targets[index] {
@@ -173,14 +186,16 @@ impl Router {
     /// Answers all methods of a path.
     #[track_caller]
     pub fn any(mut self, path: &str, handler: impl Handler<Session = ()>) -> Self {
-        self.insert(path, self.targets.len());
+        self.insert(&format!("the route {path:?}"), path, self.targets.len());
         self.targets.push(Target::Any(call_of(handler)));
         self
     }
 
     /// Answers all methods of all paths below a prefix: with another router, for example. The handler sees the path
     /// without the prefix, as in `/b?c` of `/a/b?c` below `/a`, and the parameters of the prefix. Longer routes that are
-    /// written out come before it. The prefix alone, `/a`, is redirected to `/a/` by 308, unless it has a route.
+    /// written out come before it. The prefix alone, `/a`, is redirected to `/a/` by 308, unless it has a route: one like
+    /// `/{*rest}` counts. A nested router answers all that is below its prefix, with its own fallback or 404, so the
+    /// fallback of the outer one does not see that.
     ///
     /// # Examples
     ///
@@ -198,10 +213,10 @@ impl Router {
     /// ```
     #[track_caller]
     pub fn nest(mut self, prefix: &str, handler: impl Handler<Session = ()>) -> Self {
-        let prefix = prefix.trim_end_matches('/');
-        let index = self.targets.len();
-        self.insert(&format!("{prefix}/"), index);
-        self.insert(&format!("{prefix}/{{*{REST}}}"), index);
+        let path = prefix.trim_end_matches('/');
+        let (index, named) = (self.targets.len(), format!("the prefix {prefix:?}"));
+        self.insert(&named, &format!("{path}/"), index);
+        self.insert(&named, &format!("{path}/{{*{REST}}}"), index);
         self.targets.push(Target::Below(call_of(handler)));
         self
     }
@@ -212,30 +227,62 @@ impl Router {
         self
     }
 
+    /// Adds a path; `named` says what it is for.
     #[track_caller]
-    fn insert(&mut self, path: &str, index: usize) {
+    fn insert(&mut self, named: &str, path: &str, index: usize) {
         let is_path = path.starts_with('/')
             && path.bytes().all(|byte| byte.is_ascii_graphic())
             && !path.contains(['?', '#']);
         assert!(
             is_path,
-            "the route {path:?} has to begin with a slash, and to consist of visible ASCII characters without `?` and \
+            "{named} has to begin with a slash, and to consist of visible ASCII characters without `?` and \
              `#`: others are percent-encoded"
         );
         if let Err(err) = self.paths.insert(path, index) {
-            panic!("the route {path:?} cannot be added: {err}");
+            // That of a prefix is named without what is internal.
+            let reason = err.to_string().replace(&format!("{{*{REST}}}"), "");
+            panic!("{named} cannot be added: {reason}");
         }
     }
 
-    /// The methods that some target has.
-    fn all_methods(&self) -> impl Iterator<Item = &Method> {
-        self.targets
-            .iter()
-            .flat_map(|target| match target {
-                Target::Methods(methods) => &methods[..],
-                Target::Any(_) | Target::Below(_) => &[],
-            })
-            .map(|(method, _)| method)
+    /// Answers `OPTIONS *`, with the methods if the router knows all of them.
+    fn options(&self) -> Answer {
+        let mut all = Vec::new();
+        for target in &self.targets {
+            match target {
+                Target::Methods(methods) => all.extend(methods.iter().map(|(method, _)| method)),
+                Target::Any(_) | Target::Below(_) => return StatusCode::NO_CONTENT.into_response(),
+            }
+        }
+        match self.fallback {
+            Some(_) => StatusCode::NO_CONTENT.into_response(),
+            None => allowed(StatusCode::NO_CONTENT, all.into_iter()),
+        }
+    }
+
+    /// Answers a request whose target is as routes are written.
+    fn answer(&self, request: &mut Request<'_>) -> Answer {
+        let path = request.uri().path();
+        let Ok(found) = self.paths.at(path) else {
+            return self.call_fallback(request);
+        };
+        let target = &self.targets[*found.value];
+        let rest = path.len() - found.params.get(REST).map_or(0, str::len);
+        let params = found.params.iter().filter(|(name, _)| *name != REST);
+        let params: Vec<_> = params
+            .map(|(name, value)| (name.to_owned(), value.to_owned()))
+            .collect();
+        Params::add(request, params);
+        match target {
+            Target::Methods(methods) => call_method(methods, request),
+            Target::Any(call) => call(request),
+            Target::Below(call) => {
+                let whole = request.uri().path_and_query().map(PathAndQuery::as_str);
+                let below = with_target(request.uri(), &whole.unwrap_or("/")[rest - 1..])?;
+                let guard = Replaced::new(request, below);
+                call(&mut *guard.request)
+            }
+        }
     }
 
     /// Answers a request whose path has no route.
@@ -280,30 +327,41 @@ impl Handler for Router {
     type Session = ();
 
     fn call(&self, (): &mut (), request: &mut Request<'_>) -> Answer {
-        let path = request.uri().path();
-        if path == "*" && request.method() == Method::OPTIONS {
-            return allowed(StatusCode::NO_CONTENT, self.all_methods());
+        let uri = request.uri();
+        if uri.path() == "*" && request.method() == Method::OPTIONS {
+            return self.options();
         }
-        let Ok(found) = self.paths.at(path) else {
-            return self.call_fallback(request);
+        let Some(path) = unescaped(uri.path()) else {
+            return self.answer(request);
         };
-        let target = &self.targets[*found.value];
-        let rest = path.len() - found.params.get(REST).map_or(0, str::len);
-        let params = found.params.iter().filter(|(name, _)| *name != REST);
-        let params: Vec<_> = params
-            .map(|(name, value)| (name.to_owned(), value.to_owned()))
-            .collect();
-        Params::add(request, params);
-        match target {
-            Target::Methods(methods) => call_method(methods, request),
-            Target::Any(call) => call(request),
-            Target::Below(call) => {
-                let below = below(request.uri(), rest - 1)?;
-                let guard = Replaced::new(request, below);
-                call(&mut *guard.request)
-            }
-        }
+        let query = uri.query().map(|query| format!("?{query}"));
+        let uri = with_target(uri, &(path + &query.unwrap_or_default()))?;
+        let guard = Replaced::new(request, uri);
+        self.answer(&mut *guard.request)
     }
+}
+
+/// A path without the escapes of characters that need none, up to the first malformed escape: behind that, a character
+/// could make another escape with those before it. `None` if that is the path itself.
+fn unescaped(path: &str) -> Option<String> {
+    let (mut text, mut rest) = (String::new(), path);
+    while let Some((before, behind)) = rest.split_once('%') {
+        let digits = behind.get(..2).unwrap_or_default();
+        let is_hex = digits.bytes().all(|digit| digit.is_ascii_hexdigit());
+        let Some(byte) = u8::from_str_radix(digits, 16).ok().filter(|_| is_hex) else {
+            break;
+        };
+        text += before;
+        match byte {
+            b'-' | b'.' | b'_' | b'~' | b'0'..=b'9' | b'A'..=b'Z' | b'a'..=b'z' => {
+                text.push(char::from(byte));
+            }
+            _ => text.extend(["%", digits]),
+        }
+        rest = &behind[2..];
+    }
+    text += rest;
+    (text.len() < path.len()).then_some(text)
 }
 
 fn call_method(methods: &[(Method, Call)], request: &mut Request<'_>) -> Answer {
@@ -347,12 +405,10 @@ fn allowed<'a>(status: StatusCode, methods: impl Iterator<Item = &'a Method>) ->
     Ok(response)
 }
 
-/// A target without the first bytes of its path.
-fn below(uri: &Uri, from: usize) -> Result<Uri, http::Error> {
-    let whole = uri.path_and_query().map_or("/", PathAndQuery::as_str);
-    let rest = PathAndQuery::try_from(&whole[from..])?;
+/// A target with another path and query.
+fn with_target(uri: &Uri, target: &str) -> Result<Uri, http::Error> {
     let mut parts = uri.clone().into_parts();
-    parts.path_and_query = Some(rest);
+    parts.path_and_query = Some(PathAndQuery::try_from(target)?);
     Ok(Uri::from_parts(parts)?)
 }
 

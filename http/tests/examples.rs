@@ -159,16 +159,29 @@ fn upload_stores_whole_files() {
         let head = format!("Content-Disposition: form-data; name=file; filename=\"{name}\"");
         format!("--X\r\n{head}\r\n\r\n{text}\r\n")
     };
-    let send = |parts: &[String]| {
+    let send_with = |fields: &str, parts: &[String]| {
         let form = parts.concat() + "--X--\r\n";
-        ask_with(addr, "POST", "/", kind, &form)
+        ask_with(addr, "POST", "/", &format!("{kind}{fields}"), &form)
     };
-    let answer = send(&[part("a.txt", "0123456789"), part("../b.txt", "")]);
+    let send = |parts: &[String]| send_with("", parts);
+    let own = "Host: a:1\r\nOrigin: http://a:1\r\n";
+    let text = "--X\r\nContent-Disposition: form-data; name=text\r\n\r\nno file\r\n".to_owned();
+    let parts = [part("a.txt", "0123456789"), text, part("../b.txt", "")];
+    let answer = send_with(own, &parts);
     assert_status(&answer, 201);
     let lines = format!("{stored}/a.txt has 10 bytes\n{stored}/b.txt has 0 bytes\n");
     assert_eq!(body(&answer), lines);
     let content = fs::read(path_in(&directory, "store/a.txt"));
     assert_eq!(content.expect("a file"), b"0123456789");
+    assert_status(&send(&[part("b.txt", "x")]), 409);
+    assert_eq!(
+        fs::read(path_in(&directory, "store/b.txt")).expect("a file"),
+        b""
+    );
+    for origin in ["http://b:1", "https://a", "http://b.a:1", "null"] {
+        let fields = format!("Host: a:1\r\nOrigin: {origin}\r\n");
+        assert_status(&send_with(&fields, &[part("c.txt", "x")]), 403);
+    }
 
     assert_status(&send(&[part("c.txt", &"x".repeat(1000))]), 413);
     for name in ["..", ".c", "c/", ""] {
@@ -217,7 +230,17 @@ fn web_socket(addr: SocketAddr, path: &str) -> WebSocket<TcpStream> {
 #[test]
 fn web_chat_lets_clients_talk_to_each_other() {
     let (_example, addr) = Program::Itself("web_chat").on_tcp();
-    assert!(body(&ask(addr, "GET", "/", "")).starts_with("<!doctype html>"));
+    let page = ask(addr, "GET", "/", "");
+    assert!(body(&page).starts_with("<!doctype html>"));
+    assert!(page.contains("content-type: text/html; charset=utf-8\r\n"));
+    for (origin, status) in [("http://a:1", 101), ("http://b:1", 200), ("null", 200)] {
+        let mut client = connect(addr);
+        client.send(&format!(
+            "GET / HTTP/1.1\r\nHost: a:1\r\nOrigin: {origin}\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
+             Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\r\n"
+        ));
+        assert_status(&client.line(), status);
+    }
     let mut clients = Vec::new();
     for count in 0..3 {
         let mut client = web_socket(addr, "/");

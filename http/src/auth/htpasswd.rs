@@ -6,12 +6,14 @@ use std::fmt;
 use std::fs;
 use std::io;
 use std::path::Path;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::available_parallelism;
 
 use bcrypt::HashParts;
 use ring::hmac;
 use ring::rand::SystemRandom;
 use socketserver::task;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::constant_time_eq;
 
@@ -27,7 +29,12 @@ const COSTS: std::ops::RangeInclusive<u32> = 4..=17;
 /// bcrypt compares the first 72 bytes of a password, and takes the longer the higher the cost is; under
 /// `Coroutines` it runs [beside](task::offload) the worker. A password that was verified is remembered for as long as the
 /// value lives, as a hash with a random key, so that further requests with it take no bcrypt. A password for an
-/// unknown user, or a wrong one for a user whose is not hashed, costs as much as one for the user with the highest cost.
+/// unknown user, or a wrong one for a user whose is not hashed, costs as much as one for the user with the highest cost;
+/// so give all users the same cost, for the time tells which ones have a lower one.
+///
+/// In each process, half of the processors, and one at least, compute hashes at the same time; further requests wait for
+/// their turn. So whoever sends wrong passwords leaves processors for other requests, but may delay users whose password
+/// is not remembered yet.
 ///
 /// # Examples
 ///
@@ -49,6 +56,8 @@ pub struct Htpasswd {
     /// The hash with the highest cost, for unknown users.
     costliest: Option<String>,
     key: hmac::Key,
+    /// How many more hashes may be computed at the same time.
+    turns: Arc<Semaphore>,
     /// The password of each user that was verified last.
     verified: Mutex<HashMap<String, hmac::Tag>>,
 }
@@ -112,16 +121,19 @@ impl Htpasswd {
             Secret::Plain(_) => None,
         });
         let costliest = hashes.max_by_key(|hash| cost(hash)).cloned();
+        let turns = available_parallelism().map_or(1, |count| (count.get() / 2).max(1));
         let key = hmac::Key::generate(hmac::HMAC_SHA256, &SystemRandom::new());
         Ok(Self {
             users,
             costliest,
             key: key.map_err(|_| io::Error::other("the system has no random numbers"))?,
+            turns: Arc::new(Semaphore::new(turns)),
             verified: Mutex::default(),
         })
     }
 
-    /// Returns whether a user has a password.
+    /// Returns whether a user has a password. It is `false` as well if a [`timeout`](task::timeout()) ends while hashes of
+    /// others are computed.
     #[must_use]
     pub fn verify(&self, user: &str, password: &str) -> bool {
         let secret = self.users.get(user);
@@ -137,7 +149,11 @@ impl Htpasswd {
             Some(Secret::Bcrypt(hash)) => Some(hash),
             _ => self.costliest.as_ref(),
         };
-        let has_matched = hash.is_some_and(|hash| matches(hash, password));
+        let has_matched = hash.is_some_and(|hash| {
+            let turn = task::block_on(Arc::clone(&self.turns).acquire_owned());
+            let turn = turn.ok().and_then(Result::ok);
+            turn.is_some_and(|turn| matches(hash, password, turn))
+        });
         let is_verified = has_matched && matches!(secret, Some(Secret::Bcrypt(_)));
         if is_verified {
             let tag = hmac::sign(&self.key, password.as_bytes());
@@ -159,10 +175,15 @@ fn cost(hash: &str) -> u32 {
         .map_or(0, |parts| parts.get_cost())
 }
 
-/// Whether a hash is that of a password. Computing it takes long.
-fn matches(hash: &str, password: &str) -> bool {
+/// Whether a hash is that of a password. Computing it takes long, and the turn lasts until then: also if the connection
+/// is aborted meanwhile.
+fn matches(hash: &str, password: &str, turn: OwnedSemaphorePermit) -> bool {
     let (hash, password) = (hash.to_owned(), password.to_owned());
-    task::offload(move || bcrypt::verify(password, &hash).unwrap_or(false))
+    task::offload(move || {
+        let has_matched = bcrypt::verify(password, &hash).unwrap_or(false);
+        drop(turn);
+        has_matched
+    })
 }
 
 impl Secret {
@@ -234,6 +255,35 @@ mod tests {
             assert!(!users.verify("eve", "correct horse"), "{hash}");
             assert!(!users.is_remembered("eve", "correct horse"), "{hash}");
         }
+    }
+
+    #[test]
+    fn a_hash_is_computed_in_its_turn() {
+        let text = format!("anna:{}\nbob:{}\nplain:{{PLAIN}}x\n", HASHES[1], HASHES[1]);
+        let users = Htpasswd::parse(&text).expect("users");
+        let turns = available_parallelism().map_or(1, |count| (count.get() / 2).max(1));
+        assert!(users.verify("anna", "correct horse"));
+        assert!(!users.verify("eve", "correct horse"));
+        assert_eq!(users.turns.available_permits(), turns);
+        // Nobody has a turn any more.
+        users.turns.close();
+        for user in ["bob", "eve", "plain"] {
+            assert!(!users.verify(user, "correct horse"), "{user}");
+        }
+        assert!(users.verify("anna", "correct horse"));
+        assert!(users.verify("plain", "x"));
+    }
+
+    #[test]
+    fn hashes_wait_for_each_other() {
+        let users = Htpasswd::parse(&format!("anna:{}\n", HASHES[1])).expect("users");
+        std::thread::scope(|scope| {
+            for _ in 0..20 {
+                scope.spawn(|| assert!(!users.verify("anna", "wrong")));
+            }
+            scope.spawn(|| assert!(users.verify("anna", "correct horse")));
+        });
+        assert!(users.is_remembered("anna", "correct horse"));
     }
 
     #[test]

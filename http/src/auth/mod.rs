@@ -56,10 +56,16 @@ use crate::{Content, Handler, HttpError, IntoResponse, Request};
 pub fn constant_time_eq(given: impl AsRef<[u8]>, secret: impl AsRef<[u8]>) -> bool {
     let (given, secret) = (given.as_ref(), secret.as_ref());
     let mut is_equal = given.len().ct_eq(&secret.len());
-    for (given, secret) in given.iter().zip(secret.iter().cycle()) {
+    for (given, secret) in pairs(given, secret) {
         is_equal &= given.ct_eq(secret);
     }
     is_equal.into()
+}
+
+/// Each byte of what is given, with one of the secret. An empty one has a byte too, as it must take as long as others.
+fn pairs<'a>(given: &'a [u8], secret: &'a [u8]) -> impl Iterator<Item = (&'a u8, &'a u8)> {
+    let secret = if secret.is_empty() { &[0] } else { secret };
+    given.iter().zip(secret.iter().cycle())
 }
 
 /// The name of a verified user, among the extensions of a request.
@@ -148,6 +154,13 @@ mod tests {
                 is_equal,
                 "{given} {secret}"
             );
+        }
+    }
+
+    #[test]
+    fn the_length_of_a_secret_is_not_that_of_its_comparison() {
+        for secret in [&b""[..], b"a", b"abcdef"] {
+            assert_eq!(pairs(b"abc", secret).count(), 3, "{secret:?}");
         }
     }
 

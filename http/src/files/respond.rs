@@ -264,7 +264,9 @@ impl Files {
             return Ok(response);
         }
         fields.insert(ACCEPT_RANGES, HeaderValue::from_static("bytes"));
-        let range = headers.get(RANGE).and_then(|range| range.to_str().ok());
+        let mut values = headers.get_all(RANGE).iter();
+        let range = values.next().filter(|_| values.next().is_none());
+        let range = range.and_then(|range| range.to_str().ok());
         let range = range.filter(|_| request.method() == Method::GET);
         let range = range.filter(|_| validators.permits_ranges(headers));
         match range.map_or(Asked::Whole, |range| ranges::parse(range, size)) {

@@ -43,7 +43,9 @@
 //! A closure needs the type of its parameter, as it is written here.
 //!
 //! The router answers 405 with `Allow` if the path has other methods, `HEAD` by the handler of `GET`, and `OPTIONS` with
-//! 204 and `Allow`. It compares paths byte for byte: `/notes` is not `/notes/`. [`nest`](crate::Router::nest) gives all
+//! 204 and `Allow`. It compares paths byte for byte, without the escapes that no character needs: `/n%6Ftes` is `/notes`,
+//! and `/notes/` is not. A parameter is any text that its client has chosen, with slashes and `..` in it, so it is no path.
+//! [`nest`](crate::Router::nest) gives all
 //! paths below a prefix to another handler, [`any`](crate::Router::any) all methods of a path. A mistake in a route panics
 //! when the route is added, so any test of the program finds it.
 //!
@@ -78,20 +80,21 @@
 //!
 //! A body is limited by [`Http::body_bytes`](crate::Http::body_bytes) as well, to 2 MiB by default, and
 //! [`Body::set_limit`](crate::Body::set_limit) changes that for one request: for uploads, for example. The name of a
-//! file is any text that its client has chosen, so it is no path; `Field::safe_file_name` returns a component that is
+//! file is any text that its client has chosen, so it is no path either; `Field::safe_file_name` returns a component that is
 //! safe to join to a folder. The example `upload` stores files.
 //!
 //! # Cookies
 //!
 //! With the feature `cookies`, `RequestExt::cookies` returns the `CookieJar` of the crate `cookie`. A handler that returns
-//! the jar beside its content sets what it has added, and removes what it has removed. Names and values are
-//! percent-encoded on their way, so any text is safe in them. Sessions are a program's own: a random name in a cookie
+//! the jar beside its content sets what it has added, and removes what it has removed. Values are percent-encoded on their
+//! way, so any text is safe in them; names, paths and domains are not, so they are the program's own text. Sessions are a program's own: a random name in a cookie
 //! with `HttpOnly`, `Secure` and `SameSite`, and a map behind a lock.
 //!
 //! # Authentication
 //!
 //! [`auth::basic`](crate::auth::basic()) and [`auth::bearer`](crate::auth::bearer()) are handlers around a handler, so they
-//! protect a route, all that is nested below a prefix, or a server:
+//! protect a route, all that is nested below a prefix, or a server. A check around a route protects no other, and a path
+//! such as `//api/x` belongs to `/{*rest}` and not to `/api`: where there is such a route, put the check around the router.
 //!
 //! ```
 //! use socketserver_http::{Http, Request, RequestExt, Router, auth};
@@ -109,7 +112,7 @@
 //! ```
 //!
 //! Secrets are compared by [`constant_time_eq`](crate::auth::constant_time_eq). `auth::Htpasswd` (feature `htpasswd`) reads
-//! files that `htpasswd -B` writes. Both schemes send a secret with each request, so they belong behind TLS.
+//! files that `htpasswd -B` writes; few hashes are computed at the same time, and further requests wait for their turn. Both schemes send a secret with each request, so they belong behind TLS.
 //!
 //! # Around handlers
 //!

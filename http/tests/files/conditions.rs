@@ -172,6 +172,9 @@ fn ranges_are_parts_of_the_file() {
     );
     let many = format!("Range: bytes={}", ["0-0"; 17].join(","));
     assert_eq!(site.get("/digits.txt", &[&many]).status, 200);
+    // Which one counts is not said anywhere.
+    let twice = ["Range: bytes=0-0", "Range: bytes=1-1"];
+    assert_eq!(site.get("/digits.txt", &twice).status, 200);
 }
 
 #[test]

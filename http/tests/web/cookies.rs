@@ -23,7 +23,7 @@ fn served() -> Served {
             let mut jar = request.cookies();
             let id = Cookie::build(("id", "a b; Path=/x\r\n\u{e9}")).path("/");
             jar.add(id.http_only(true).secure(true).same_site(SameSite::Lax));
-            jar.add(("plain", "1"));
+            jar.add(("plain|%5F", "1"));
             (StatusCode::CREATED, (jar, "set"))
         })
         .get("/remove", |request: &mut Request<'_>| {
@@ -35,6 +35,11 @@ fn served() -> Served {
         .get("/invalid", |_: &mut Request<'_>| {
             let mut jar = CookieJar::new();
             jar.add(Cookie::build(("a", "b")).path("/\n"));
+            (jar, "invalid")
+        })
+        .get("/invalid-name", |_: &mut Request<'_>| {
+            let mut jar = CookieJar::new();
+            jar.add(("a b", "c"));
             (jar, "invalid")
         });
     Served::new(router)
@@ -69,11 +74,19 @@ fn cookies_are_read_and_malformed_ones_are_left_out() {
         ("Cookie: a=%ff; b=2\r\n", "b=2"),
         ("Cookie: \r\n", ""),
         ("Cookie: ;;;=;\r\n", ""),
-        ("Cookie: a=\u{e9}\r\nCookie: b=2\r\n", "b=2"),
+        ("Cookie: a=\u{e9}; b=2\r\n", "a=\u{e9}|b=2"),
+        // Names are compared as they are: the browser's promise about `__Host-` is for no other spelling.
+        (
+            "Cookie: %5F%5FHost-s=evil; __Host-s=good\r\n",
+            "%5F%5FHost-s=evil|__Host-s=good",
+        ),
     ] {
         let found = served.outcome("GET", "/", fields, b"");
         assert_eq!(found, (200, expected.to_owned()), "{fields}");
     }
+    // Only the piece that is not UTF-8 is left out.
+    let sent = b"GET / HTTP/1.1\r\nHost: a\r\nCookie: a=1; b=\xff; c=3\r\n\r\n";
+    assert_eq!(outcome(&served.exchange(sent)), (200, "a=1|c=3".to_owned()));
     let many = (0..2000)
         .map(|count| format!("{count}=1; "))
         .collect::<String>();
@@ -87,7 +100,7 @@ fn added_cookies_are_set() {
     let answer = served.ask("GET", "/set", "Cookie: other=1\r\n", b"");
     assert_eq!(outcome(&answer), (201, "set".to_owned()));
     let id = "id=a%20b%3B%20Path%3D%2Fx%0D%0A%C3%A9; HttpOnly; SameSite=Lax; Secure; Path=/";
-    assert_eq!(set(&answer), [id, "plain=1"]);
+    assert_eq!(set(&answer), [id, "plain|%5F=1"]);
     // What comes back is what was set.
     let (value, _) = id.split_once(';').expect("attributes");
     let back = served.outcome("GET", "/", &format!("Cookie: {value}\r\n"), b"");
@@ -112,7 +125,14 @@ fn removed_cookies_are_removed() {
 }
 
 #[test]
-fn an_attribute_that_no_field_can_have_is_500() {
-    let (status, content) = served().outcome("GET", "/invalid", "", b"");
-    assert_eq!((status, &*content), (500, "Internal Server Error\n"));
+fn a_name_or_an_attribute_that_no_field_can_have_is_500() {
+    let served = served();
+    for target in ["/invalid", "/invalid-name"] {
+        let (status, content) = served.outcome("GET", target, "", b"");
+        assert_eq!(
+            (status, &*content),
+            (500, "Internal Server Error\n"),
+            "{target}"
+        );
+    }
 }

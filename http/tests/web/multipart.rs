@@ -54,6 +54,9 @@ fn served() -> Served {
         .post("/text", |request: &mut Request<'_>| {
             each(request, |field| Ok(field.text(3)?))
         })
+        .post("/all", |request: &mut Request<'_>| {
+            each(request, |field| Ok(field.text(u64::MAX)?))
+        })
         .post("/count", |request: &mut Request<'_>| {
             request.body_mut().set_limit(u64::MAX);
             each(request, |field| {
@@ -123,6 +126,80 @@ fn fields_are_read_in_order() {
     let around = [b"preamble\r\n", &body(&[(PLAIN, b"1")])[..], b"epilogue"].concat();
     assert_eq!(served.outcome("POST", "/", TYPE, &around).1, "a - - 1\n");
     assert_eq!(served.outcome("POST", "/", TYPE, b"--X--").1, "");
+    assert_eq!(
+        served
+            .outcome("POST", "/all", TYPE, &body(&[(PLAIN, b"12")]))
+            .1,
+        "12"
+    );
+}
+
+#[test]
+fn the_names_of_a_field_are_read_strictly() {
+    let served = served();
+    for (parameters, names) in [
+        (&b"form-data; name=a"[..], "a -"),
+        (b"form-data;name=a;filename=b;", "a b"),
+        (b"Form-Data ; FILENAME = \"b\" ; Name = \"a\"", "a b"),
+        (b"form-data; name=\"\"; filename=\"\"", " "),
+        (b"form-data; name=\"a\"; other=x; filename=\"b;c\"", "a b;c"),
+        (
+            b"form-data; name=\"up; filename=evil.php\"",
+            "up; filename=evil.php -",
+        ),
+        (
+            b"form-data; filename=\"a; name=evil; b\"; name=\"real\"",
+            "real a; name=evil; b",
+        ),
+        // Programs escape quotation marks and backslashes, browsers escape neither backslashes nor by them.
+        (
+            b"form-data; name=\"a\\\"b\\\\\"; filename=\"c\\d\"",
+            "a\"b\\ c\\d",
+        ),
+        (b"form-data; name=\"a%22\"", "a%22 -"),
+        (
+            "form-data; name=\"\u{e9}\"; filename=\"\u{20ac}\"".as_bytes(),
+            "\u{e9} \u{20ac}",
+        ),
+    ] {
+        let head = [
+            b"--X\r\nContent-Disposition: ",
+            parameters,
+            b"\r\n\r\n1\r\n--X--\r\n",
+        ]
+        .concat();
+        let found = served.outcome("POST", "/", TYPE, &head);
+        let expected = (200, format!("{names} - 1\n"));
+        assert_eq!(found, expected, "{}", parameters.escape_ascii());
+    }
+    for parameters in [
+        &b"form-data; name=\"a\"; filename=\"\xe9.txt\""[..],
+        b"form-data; name=\"a\"; filename*=UTF-8''b",
+        b"form-data; name=\"a\"; Name=\"b\"",
+        b"form-data; name=a; filename=b; filename=c",
+        b"attachment; name=\"a\"",
+        b"form-data name=\"a\"",
+        b"form-data; filename=\"b\"",
+        b"form-data; name",
+        b"form-data; name=",
+        b"form-data; x; name=a",
+        b"form-data; name=\"a\"b",
+        b"form-data; name=\"a\" filename=\"b\"",
+        b"form-data; name=a b",
+        b"form-data; name=a\"b\"",
+        b"form-data; name=\"a\\\"; filename=b",
+    ] {
+        let head = [
+            b"--X\r\nContent-Disposition: ",
+            parameters,
+            b"\r\n\r\n1\r\n--X--\r\n",
+        ]
+        .concat();
+        let (status, content) = served.outcome("POST", "/", TYPE, &head);
+        assert_eq!(status, 400, "{} {content}", parameters.escape_ascii());
+    }
+    let twice = format!("{TYPE}{TYPE}");
+    assert_eq!(served.outcome("POST", "/", &twice, b"--X--").0, 400);
 }
 
 #[test]

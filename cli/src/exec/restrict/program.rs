@@ -92,14 +92,23 @@ fn by_env(interpreter: &Path, argument: &[u8]) -> anyhow::Result<Option<PathBuf>
     }
 }
 
+/// The command that lists the libraries of a program, or of the interpreter of a script; `None` for a static one.
+pub(super) fn listing(program: &Path) -> anyhow::Result<Option<Vec<PathBuf>>> {
+    let interpreter = first_line(program)?.map(|(interpreter, _)| interpreter);
+    let program = interpreter.as_deref().unwrap_or(program);
+    Ok(loader(program)?.map(|loader| vec![loader, LIST.into(), program.to_owned()]))
+}
+
+/// The loaders of glibc and of musl both know this option; neither runs a part of the program.
+const LIST: &str = "--list";
+
 /// The libraries of a program, as its dynamic loader finds them, and the loader, which is one of them.
 fn loaded(program: &Path) -> anyhow::Result<Vec<PathBuf>> {
     let Some(loader) = loader(program)? else {
         return Ok(Vec::new());
     };
-    // The loaders of glibc and of musl both know this option; neither runs a part of the program.
     let output = Command::new(&loader)
-        .arg("--list")
+        .arg(LIST)
         .arg(program)
         .stdin(Stdio::null())
         .output()
