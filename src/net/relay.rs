@@ -16,11 +16,12 @@ use crate::task::wait::until;
 /// Relays between a client's connection and one to a server, in both directions at the same time, until both have
 /// ended.
 ///
-/// The end of one direction is passed on while the other one goes on (half-close). A connection that is reset, or
-/// that ends without the end of its protocol, [resets](Connection::reset) the other one, so that the peer does not
-/// take a part for the whole. Where one side is slow to receive, the relay stops to receive from the other side: it
-/// holds a few KiB for each direction, and no memory for buffers while it is idle. It needs no thread and no
-/// coroutine besides the one that calls.
+/// The end of one direction is passed on while the other one goes on (half-close). A connection that is reset, or that
+/// ends without the end of its protocol, [resets](Connection::reset) the other one, so that the peer does not take a
+/// part for the whole. A client that is reset after the end of its stream resets the server, whose answer nobody
+/// awaits; a server that is reset after its end takes no more, and what it has sent reaches the client. Where one side
+/// is slow to receive, the relay stops to receive from the other side: it holds a few KiB for each direction, and no
+/// memory for buffers while it is idle. It needs no thread and no coroutine besides the one that calls.
 ///
 /// # Deadlines
 ///
