@@ -1,8 +1,8 @@
 //! A chat over WebSockets, `web_chat [ADDRESS]`, in a browser too: each text goes to all clients. Slow ones are aborted.
 #![expect(clippy::print_stderr, reason = "an example speaks to its user")]
 
-use std::io::{self, Write};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::{env, io, io::Write};
 
 use async_channel::{Sender, bounded};
 use socketserver::{Connection, Error, Server, ServerHandle, Tcp, Threading, task};
@@ -41,7 +41,7 @@ fn talk(conn: &mut dyn Connection, server: &ServerHandle, queues: &Queues) -> io
 
 fn main() -> Result<(), Error> {
     let server = Server::<Tcp, Threading>::builder().idle_timeout(None);
-    let server = server.bind(&*std::env::args().nth(1).unwrap_or("127.0.0.1:8000".into()))?;
+    let server = server.bind(env::args().nth(1).as_deref().unwrap_or("127.0.0.1:8000"))?;
     eprintln!("listening on {}", server.urls().join(" and "));
     let (handle, queues) = (server.handle(), Queues::default());
     let enter = move |request: &mut Request<'_>| {
