@@ -284,7 +284,7 @@ fn files_that_change_are_read_again() {
     let server = files.serve("hello");
     let old = shown(&files, &server);
     files.issue("server", "localhost");
-    support::poll_until("the new certificate", support::DEADLINE, || {
+    poll_until("the new certificate", DEADLINE, || {
         (shown(&files, &server) != old).then_some(())
     });
     let line = server.process.next_line();
