@@ -80,6 +80,13 @@ impl ServerHandle {
         self.shared.lifecycle.stopping()
     }
 
+    /// Returns the time until the drain deadline, zero once that has passed; `None` unless the server has been asked to
+    /// stop. It is for work that goes on beside the connections, and after the last one.
+    #[must_use]
+    pub fn drain_left(&self) -> Option<Duration> {
+        self.shared.lifecycle.drain_left()
+    }
+
     /// Returns the phase that the server is in, between its start and its end.
     #[must_use]
     pub fn state(&self) -> State {

@@ -1,6 +1,6 @@
 //! A write deadline is about progress: a client that reads slowly receives all of a long reply or file,
 //! under every model, although the whole reply, and each wait for room, takes longer than the
-//! deadline.
+//! deadline. So does a close over input that was not read: it ends once the client takes nothing.
 
 mod support;
 
@@ -23,6 +23,9 @@ const WRITE: &str = "write_ms=2000";
 /// The reply is written in one piece, and is larger than the buffers of both ends.
 const REPLY: usize = 16 << 20;
 
+/// A reply that the server's buffer holds, so that the connection is closed while the client reads.
+const HELD: usize = 1 << 20;
+
 /// How often a client reads a little before it reads all the rest, and how long it waits between.
 const SIPS: usize = 25;
 const PAUSE: Duration = Duration::from_millis(200);
@@ -37,6 +40,7 @@ fn main() -> ExitCode {
         ("unix", "big"),
         ("tcp", "file"),
         ("unix", "file"),
+        ("tcp", "unread"),
     ];
     let trials = replies.map(|(transport, reply)| {
         Trial::test(format!("{transport}::{reply}"), move || {
@@ -50,15 +54,23 @@ fn main() -> ExitCode {
                 .into_iter()
                 .map(|(model, client)| (model, client.join().unwrap_or(0)));
             let taken: Vec<_> = taken.collect();
-            let short: Vec<_> = taken.iter().filter(|(_, taken)| *taken != REPLY).collect();
+            let length = length(reply);
+            let short: Vec<_> = taken.iter().filter(|(_, taken)| *taken != length).collect();
             if short.is_empty() {
                 Ok(())
             } else {
-                Err(format!("of {REPLY} bytes: {short:?}").into())
+                Err(format!("of {length} bytes: {short:?}").into())
             }
         })
     });
     libtest_mimic::run(&arguments(), trials.into()).exit_code()
+}
+
+const fn length(reply: &str) -> usize {
+    match reply.as_bytes() {
+        b"unread" => HELD,
+        _ => REPLY,
+    }
 }
 
 /// Reads a reply slowly at first, and returns its length.
@@ -73,6 +85,7 @@ fn sip(transport: &str, reply: &str, model: &str) -> usize {
             file.as_file_mut().set_len(length as u64).expect("a length");
             format!("file {} 0 {length}\n\n", file.path().display())
         }
+        "unread" => format!("big {HELD}\n{}", "x".repeat(1000)),
         _ => format!("big {REPLY}\n"),
     };
     std::io::Write::write_all(&mut client, command.as_bytes()).expect("send");
@@ -81,6 +94,13 @@ fn sip(transport: &str, reply: &str, model: &str) -> usize {
     for _ in 0..SIPS {
         // A timed pause, because the client is slow.
         thread::park_timeout(PAUSE);
+        if taken + sip > length(reply) {
+            break;
+        }
+        if reply == "unread" {
+            // What comes after the close resets the connection.
+            let _ = std::io::Write::write_all(&mut client, b"x");
+        }
         if client.read_exact(&mut buffer).is_err() {
             return taken;
         }

@@ -71,7 +71,8 @@ Signals:
   SIGTERM and SIGINT stop the server: it drains, and exits. A second one aborts the connections that
   are left. Idle connections are served during --idle-grace, and then get the end of the stream.
   SIGHUP makes a server with --tls-cert read its certificates again before its next connection, and
-  the files and names of --allow, --deny, --allow-user and --allow-group.
+  the files and names of --allow, --deny, --allow-user, --allow-group and --basic-auth; it opens the
+  file of --access-log again.
 
 Exit status:
   0 everything was served, 1 failure, 2 wrong usage,
@@ -120,9 +121,10 @@ pub(crate) struct Serve {
     #[arg(long)]
     pub(crate) allow_amplification: bool,
     #[command(flatten)]
-    pub(crate) web: Web,
-    #[command(flatten)]
     pub(crate) options: Options,
+    // Behind the others, which would have its heading.
+    #[command(flatten)]
+    pub(crate) web: Web,
 }
 
 impl Serve {

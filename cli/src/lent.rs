@@ -5,6 +5,7 @@ use std::io;
 use std::mem::MaybeUninit;
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Weak};
 
 use rustix::event::Timespec;
@@ -27,6 +28,8 @@ struct Lending {
     socket: Datagrams,
     /// An epoll instance that watches the socket for one datagram, while the socket is not lent.
     epoll: OwnedFd,
+    /// How often in a row a datagram was unread.
+    unread: AtomicU32,
 }
 
 /// A socket that is lent, because a datagram has come.
@@ -55,7 +58,12 @@ impl LentSocket {
         let epoll = epoll::create(CreateFlags::CLOEXEC)?;
         let data = EventData::new_u64(0);
         epoll::add(&epoll, &socket, data, EventFlags::IN | EventFlags::ONESHOT)?;
-        Ok(Self(Arc::new(Lending { socket, epoll })))
+        let unread = AtomicU32::new(0);
+        Ok(Self(Arc::new(Lending {
+            socket,
+            epoll,
+            unread,
+        })))
     }
 }
 
@@ -148,9 +156,19 @@ impl Lent {
         Ok(socket.as_fd())
     }
 
-    /// Whether the datagram for which the socket was lent is still in it.
-    pub(crate) fn is_unread(&self) -> bool {
-        self.lending.first().as_ref() == Some(&*self.first)
+    /// How often in a row a datagram for which the socket was lent was still in it afterwards, this one included; 0 if
+    /// this one is not, so that another one is first or none. An equal one of the same sender cannot be told from it.
+    pub(crate) fn count_unread(&self) -> u32 {
+        let is_unread = self.lending.first().as_ref() == Some(&*self.first);
+        let before = self.lending.unread.load(Ordering::Relaxed);
+        let count = if is_unread {
+            before.saturating_add(1)
+        } else {
+            0
+        };
+        // One handler has the socket.
+        self.lending.unread.store(count, Ordering::Relaxed);
+        count
     }
 }
 

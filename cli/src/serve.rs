@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use anyhow::Context as _;
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use socketserver::model::{Driver, Model as ServerModel};
 use socketserver::net::{Either, Transport};
 use socketserver::observe::{Event, Failure, State};
@@ -56,8 +58,11 @@ pub(crate) trait Task: Send + Sync + 'static {
         Ok(())
     }
 
-    /// Called once, when the server has ended.
-    fn finish(&self) {}
+    /// Called once, when the server has ended. It ends at the drain deadline. Returns how many clients it has cut off
+    /// then.
+    fn finish(&self, _server: &ServerHandle) -> u64 {
+        0
+    }
 
     /// Returns what to call when the server enters a state, unless the accept loop is busy with a handler.
     fn observer(&self) -> Option<Box<dyn Fn(State) + Send + Sync>> {
@@ -225,8 +230,8 @@ fn serve<M: ServerModel>(
         Either::Left(accepted) => serving.serve(accepted),
         Either::Right(lent) => serving.serve_lent(lent),
     };
-    let report = server.serve_forever(serve)?;
-    task.finish();
+    let mut report = server.serve_forever(serve)?;
+    report.aborted += task.finish(&handle);
     Ok(report)
 }
 
@@ -307,13 +312,44 @@ fn notes(options: &Options) -> Vec<String> {
     notes
 }
 
+/// The library's default of `--max-connections`.
+const CONNECTIONS: u64 = 10_240;
+
+/// Descriptors for everything else, where a connection takes several.
+const RESERVED: u64 = 128;
+
+/// Bounds the number of connections by the descriptors that they take, so many each, unless a number was asked for.
+/// Returns a note if that is too large.
+pub(crate) fn bound_connections(options: &mut Options, descriptors: u64) -> Option<String> {
+    let hard = getrlimit(Resource::Nofile).maximum.unwrap_or(u64::MAX);
+    let most = (hard.saturating_sub(RESERVED) / descriptors).max(1);
+    let asked = &mut options.limits.max_connections;
+    let asked = *asked.get_or_insert(CONNECTIONS.min(most));
+    // Worker processes share the connections, and each has its own limit.
+    let is_prefork = matches!(options.model, Model::Prefork(_));
+    (asked > most && !is_prefork).then(|| {
+        format!(
+            "--max-connections {asked} is too large: each connection takes {descriptors} descriptors, and a process \
+             may have {hard} here, which is enough for {most}; raise the hard limit, with ulimit -Hn or LimitNOFILE="
+        )
+    })
+}
+
+/// Raises the soft limit on descriptors to the hard one.
+pub(crate) fn raise_descriptor_limit() -> anyhow::Result<()> {
+    let maximum = getrlimit(Resource::Nofile).maximum;
+    let current = maximum;
+    setrlimit(Resource::Nofile, Rlimit { current, maximum })
+        .context("raise the limit on descriptors")
+}
+
 /// Fewer connections than this are reported, unless `--max-connections` asks for fewer.
 const FEW: u64 = 100;
 
 /// A note where the limit on descriptors, after it was raised, leaves few connections, or fewer than
 /// `--max-connections` asks for.
 fn short_of_descriptors(options: &Options, max_connections: u64) -> Option<String> {
-    let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile).current?;
+    let limit = getrlimit(Resource::Nofile).current?;
     let asked = options.limits.max_connections;
     let is_prefork = matches!(options.model, Model::Prefork(_));
     if let Some(asked) = asked.filter(|&asked| limit < asked && !is_prefork) {

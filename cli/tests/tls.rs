@@ -6,11 +6,12 @@ mod support;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::time::Duration;
 
 use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair};
 use rustix::process::Signal;
 
-use support::{Client, Process, Server, ask, command};
+use support::{Client, DEADLINE, Process, Server, ask, command, poll_until};
 
 const LOCAL: &str = "tcp://127.0.0.1:0";
 
@@ -247,6 +248,9 @@ fn a_signal_reloads_the_certificates_in_every_process() {
         let old = shown(&files, &server);
         files.issue("server", "localhost");
         server.process.signal(Signal::HUP);
+        poll_until("a new certificate", DEADLINE, || {
+            (shown(&files, &server) != old).then_some(())
+        });
         for _ in 0..4 {
             assert_ne!(shown(&files, &server), old, "{model}");
         }
@@ -258,11 +262,15 @@ fn a_signal_reloads_the_certificates_in_every_process() {
         let new = shown(&files, &server);
         fs::write(files.path("server.key"), "").expect("write");
         server.process.signal(Signal::HUP);
+        let line = poll_until("the signal is handled", DEADLINE, || {
+            assert_eq!(shown(&files, &server), new, "{model}");
+            server.process.line_within(Duration::ZERO)
+        });
         for _ in 0..4 {
             assert_eq!(shown(&files, &server), new, "{model}");
         }
         assert_eq!(
-            server.process.next_line(),
+            line,
             "socketserver: read the TLS key server.key: the file is empty; the old certificates stay in use",
             "{model}"
         );

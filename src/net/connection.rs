@@ -212,6 +212,15 @@ pub trait Connection: Accepted + BufRead + Write {
         Poll::Ready(Err(halves::unsupported("poll_write")))
     }
 
+    /// Polls for the failure of a connection whose input has ended: its peer has reset it, or has closed a Unix socket.
+    /// For futures that have more to send, and nothing at the moment. Default: pending for ever.
+    ///
+    /// Returns `Ready` with the error; `Unsupported` if the caller is not within [`block_on`](crate::task::block_on).
+    fn poll_failed(&mut self, cx: &mut task::Context<'_>) -> Poll<io::Error> {
+        let _ = cx;
+        Poll::Pending
+    }
+
     /// Sends `length` bytes of a file, from the byte `offset` on; what is buffered is sent first. Returns how many bytes
     /// were sent: fewer than `length` if the file has ended. The position of the file is neither used nor changed.
     ///

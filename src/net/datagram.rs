@@ -429,7 +429,7 @@ impl<T: 'static> Managed for Packet<T> {
         if packet.is_truncated() {
             let (size, max) = (packet.size(), self.socket.max_datagram);
             let what = format!(
-                "a datagram of {size} bytes, more than the max_datagram option allows ({max}), was dropped"
+                "a datagram of {size} bytes was dropped: the longest that the listener receives has {max}"
             );
             return Err(io::Error::new(io::ErrorKind::InvalidData, what));
         }

@@ -64,7 +64,7 @@ pub struct Dialed<C>(pub(crate) C);
 
 impl<C: Managed> Dialed<C> {
     /// Closes the connection in good order: sends buffered output and the end of the stream, and
-    /// then, if input was left unread, receives and discards input for up to 2 s or 256 KiB.
+    /// then, if input was left unread, receives and discards input, up to 256 KiB and until the peer takes no output for 2 s.
     ///
     /// # Errors
     ///
@@ -115,6 +115,10 @@ impl<C: Connection> Connection for Dialed<C> {
 
     fn poll_write(&mut self, cx: &mut task::Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         self.0.poll_write(cx, buf)
+    }
+
+    fn poll_failed(&mut self, cx: &mut task::Context<'_>) -> Poll<io::Error> {
+        self.0.poll_failed(cx)
     }
 
     fn send_file(&mut self, file: &File, offset: u64, length: u64) -> io::Result<u64> {

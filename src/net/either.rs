@@ -229,6 +229,10 @@ impl<L: Connection, R: Connection> Connection for Either<L, R> {
         both!(self, side => side.poll_write(cx, buf))
     }
 
+    fn poll_failed(&mut self, cx: &mut task::Context<'_>) -> Poll<io::Error> {
+        both!(self, side => side.poll_failed(cx))
+    }
+
     fn send_file(&mut self, file: &File, offset: u64, length: u64) -> io::Result<u64> {
         both!(self, side => side.send_file(file, offset, length))
     }

@@ -443,6 +443,10 @@ impl<C: Connection, L: Layer<C>> Connection for LayeredConnection<C, L> {
         self.layer.poll_write(&mut self.below, cx, buf)
     }
 
+    fn poll_failed(&mut self, cx: &mut task::Context<'_>) -> Poll<io::Error> {
+        self.below.poll_failed(cx)
+    }
+
     fn send_file(&mut self, file: &File, offset: u64, length: u64) -> io::Result<u64> {
         self.layer.send_file(&mut self.below, file, offset, length)
     }

@@ -5,7 +5,7 @@ use std::net::Shutdown;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
-use std::task::{self, Poll};
+use std::task::{self, Poll, ready};
 use std::time::Duration;
 
 use rustix::net::{RecvFlags, SendFlags, recv, send};
@@ -15,7 +15,7 @@ use crate::address::Address;
 use crate::net::turns::{Turn, Turns};
 use crate::registry::context::{Abort, Context};
 use crate::registry::table::AbortReason;
-use crate::sys::poll::Interest;
+use crate::sys::poll::{Interest, has_failed};
 use crate::sys::{self, sockopt};
 use crate::task::wait::Source;
 
@@ -110,6 +110,25 @@ impl Link {
         };
         self.context.end_poll_write(*sent.as_ref().unwrap_or(&0));
         Poll::Ready(sent)
+    }
+}
+
+impl Link {
+    /// Polls for a failure, as [`Connection::poll_failed`](crate::Connection::poll_failed) says.
+    pub(super) fn poll_failed(&self, cx: &task::Context<'_>) -> Poll<io::Error> {
+        let fd = self.fd();
+        loop {
+            self.source.exhaust(Interest::Read);
+            if has_failed(fd) {
+                break;
+            }
+            if let Err(err) = ready!(self.source.poll_failure(cx.waker(), fd)) {
+                return Poll::Ready(err);
+            }
+        }
+        let failure = self.socket.socket.take_error().ok().flatten();
+        let failure = failure.unwrap_or_else(|| io::ErrorKind::BrokenPipe.into());
+        Poll::Ready(self.cause(failure))
     }
 }
 

@@ -16,11 +16,12 @@ use crate::task::wait::until;
 /// Relays between a client's connection and one to a server, in both directions at the same time, until both have
 /// ended.
 ///
-/// The end of one direction is passed on while the other one goes on (half-close). A connection that is reset, or
-/// that ends without the end of its protocol, [resets](Connection::reset) the other one, so that the peer does not
-/// take a part for the whole. Where one side is slow to receive, the relay stops to receive from the other side: it
-/// holds a few KiB for each direction, and no memory for buffers while it is idle. It needs no thread and no
-/// coroutine besides the one that calls.
+/// The end of one direction is passed on while the other one goes on (half-close). A connection that is reset, or that
+/// ends without the end of its protocol, [resets](Connection::reset) the other one, so that the peer does not take a
+/// part for the whole. A client that is reset after the end of its stream resets the server, whose answer nobody
+/// awaits; a server that is reset after its end takes no more, and what it has sent reaches the client. Where one side
+/// is slow to receive, the relay stops to receive from the other side: it holds a few KiB for each direction, and no
+/// memory for buffers while it is idle. It needs no thread and no coroutine besides the one that calls.
 ///
 /// # Deadlines
 ///
@@ -198,6 +199,9 @@ trait Side {
     /// Sends some of `held`. Returns how many bytes.
     fn poll_put(&mut self, cx: &mut task::Context<'_>, held: &mut Held) -> Poll<io::Result<usize>>;
 
+    /// Polls for a failure, once the input has ended.
+    fn poll_failed(&mut self, cx: &mut task::Context<'_>) -> Poll<io::Error>;
+
     /// Sends the end of the stream.
     fn end(&mut self) -> io::Result<()>;
 
@@ -247,6 +251,10 @@ impl<C: Connection> Side for Bytes<'_, C> {
         Poll::Ready(Ok(count))
     }
 
+    fn poll_failed(&mut self, cx: &mut task::Context<'_>) -> Poll<io::Error> {
+        self.0.poll_failed(cx)
+    }
+
     fn end(&mut self) -> io::Result<()> {
         self.0.shutdown(Shutdown::Write)
     }
@@ -284,6 +292,10 @@ impl Side for Messages<'_> {
         ready!(self.0.poll_send(cx, &held.buffer))?;
         held.is_full = false;
         Poll::Ready(Ok(held.buffer.len()))
+    }
+
+    fn poll_failed(&mut self, cx: &mut task::Context<'_>) -> Poll<io::Error> {
+        self.0.poll_failed(cx)
     }
 
     fn end(&mut self) -> io::Result<()> {
@@ -489,6 +501,7 @@ impl Relaying {
                 self.asked = self.back.moved == moved[1];
                 (self.grace, self.is_ending) = (None, false);
             }
+            self.poll_failed(cx, client, server)?;
             let [one, other] = [self.there.state, self.back.state];
             if one != State::Open && other != State::Open {
                 return Poll::Ready(Ok(Step::Over));
@@ -508,6 +521,28 @@ impl Relaying {
             Some(at) => Poll::Ready(Ok(Step::Sooner(at))),
             None => Poll::Pending,
         }
+    }
+
+    /// Ends the direction that is open, once the other one is over and its source has failed: that takes no more.
+    fn poll_failed(
+        &mut self,
+        cx: &mut task::Context<'_>,
+        client: &mut impl Side,
+        server: &mut impl Side,
+    ) -> io::Result<()> {
+        let [there, back] = [self.there.state, self.back.state].map(|state| state == State::Open);
+        if back && !there {
+            if let Poll::Ready(err) = client.poll_failed(cx) {
+                // It has the whole input, and its answer is lost.
+                let _ = server.reset();
+                self.judge(Err(Fault::Target(err)), ["server", "client"])?;
+            }
+        } else if there && !back {
+            if let Poll::Ready(err) = server.poll_failed(cx) {
+                self.judge(Err(Fault::Target(err)), ["client", "server"])?;
+            }
+        }
+        Ok(())
     }
 
     /// Ends the relay if a side has failed that should have sent more. A side that takes no more ends its direction

@@ -215,6 +215,11 @@ impl SeqpacketConnection {
         Poll::Ready(Ok(message))
     }
 
+    /// Polls for a failure, as [`Connection::poll_failed`](crate::Connection::poll_failed) does.
+    pub(super) fn poll_failed(&self, cx: &task::Context<'_>) -> Poll<io::Error> {
+        self.link.poll_failed(cx)
+    }
+
     /// How many bytes of output the peer has not received.
     pub(super) fn unsent_bytes(&self) -> Option<u64> {
         sockopt::unsent(self.link.fd()).ok()

@@ -90,6 +90,12 @@ pub(crate) fn is_hung_up(fd: BorrowedFd<'_>) -> bool {
     poll(&mut fds, Some(Instant::now())).is_ok_and(|ready| ready > 0)
 }
 
+/// Returns whether a socket has failed, or has ended in both directions. Never blocks.
+pub(crate) fn has_failed(fd: BorrowedFd<'_>) -> bool {
+    let mut fds = [PollFd::from_borrowed_fd(fd, PollFlags::empty())];
+    poll(&mut fds, Some(Instant::now())).is_ok_and(|ready| ready > 0)
+}
+
 /// Returns a descriptor that polls as readable while one of `fds` does.
 ///
 /// # Errors

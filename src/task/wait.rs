@@ -215,7 +215,21 @@ impl Source {
             return self.place.poll(waker, fd, interest);
         }
         match Task::here().signal().0.target().thread() {
-            Some(blocked) => watched::poll(waker, fd, interest, blocked),
+            Some(blocked) => watched::poll(waker, fd, Some(interest), blocked),
+            None => Poll::Ready(Err(io::ErrorKind::Unsupported.into())),
+        }
+    }
+
+    /// As [`poll`](Self::poll), for a descriptor whose input has ended: wakes `waker` once it has failed, and in a
+    /// coroutine after other edges too.
+    pub(crate) fn poll_failure(&self, waker: &Waker, fd: BorrowedFd<'_>) -> Poll<io::Result<()>> {
+        #[cfg(feature = "coroutines")]
+        if here().is_some() {
+            // An edge of a failure is one of input as well.
+            return self.place.poll(waker, fd, Interest::Read);
+        }
+        match Task::here().signal().0.target().thread() {
+            Some(blocked) => watched::poll(waker, fd, None, blocked),
             None => Poll::Ready(Err(io::ErrorKind::Unsupported.into())),
         }
     }

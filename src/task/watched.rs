@@ -67,7 +67,7 @@ impl Drop for Entered {
     }
 }
 
-/// Wakes `waker` once the descriptor is ready.
+/// Wakes `waker` once the descriptor is ready, or has failed; without an interest only once it has failed.
 ///
 /// # Errors
 ///
@@ -75,7 +75,7 @@ impl Drop for Entered {
 pub(super) fn poll(
     waker: &Waker,
     fd: BorrowedFd<'_>,
-    interest: Interest,
+    interest: Option<Interest>,
     blocked: &Blocked,
 ) -> Poll<io::Result<()>> {
     let watching = WATCHED.try_with(|watched| match watched.depth.get() {
@@ -110,7 +110,7 @@ impl Watched {
         &self,
         waker: &Waker,
         fd: BorrowedFd<'_>,
-        interest: Interest,
+        interest: Option<Interest>,
         blocked: &Blocked,
     ) -> io::Result<()> {
         let epoll = self.epoll(blocked)?;
@@ -125,8 +125,9 @@ impl Watched {
                 wakers: Vec::new(),
             });
             waiting.flags |= match interest {
-                Interest::Read => epoll::EventFlags::IN,
-                Interest::Write => epoll::EventFlags::OUT,
+                Some(Interest::Read) => epoll::EventFlags::IN,
+                Some(Interest::Write) => epoll::EventFlags::OUT,
+                None => epoll::EventFlags::empty(),
             };
             let is_known = waiting.wakers.iter().any(|other| other.will_wake(&waker));
             let again = if is_known {

@@ -277,6 +277,17 @@ pub(super) fn poll_input(
 
 /// The error of a connection, from one of rustls.
 pub(super) fn failure(err: rustls::Error) -> io::Error {
+    use rustls::{CertificateError, Error};
+    // webpki has no text for it.
+    if let Error::InvalidCertificate(CertificateError::Other(other)) = &err
+        && other.to_string() == "CaUsedAsEndEntity"
+    {
+        return invalid(
+            "invalid peer certificate: it is that of an authority, which no peer may use for itself; let the \
+             authority issue one for the peer"
+                .to_owned(),
+        );
+    }
     invalid(err.to_string())
 }
 

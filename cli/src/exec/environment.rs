@@ -5,6 +5,7 @@ use std::env;
 use std::ffi::{CString, OsStr, OsString};
 use std::os::unix::ffi::OsStrExt;
 
+use clap::builder::{OsStringValueParser, TypedValueParser};
 use socketserver::Connection;
 use socketserver::net::{Address, Either, SeqpacketConnection, UnixAddress};
 use socketserver::tls::{Certificate, TlsLayer, Version};
@@ -15,22 +16,35 @@ use crate::bind::Accepted;
 /// A variable of `--env`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Variable {
-    name: String,
+    name: OsString,
     /// `None`: that of the server, if it has one.
-    value: Option<String>,
+    value: Option<OsString>,
 }
 
-/// Parses `NAME` or `NAME=VALUE`.
-pub(crate) fn variable(text: &str) -> Result<Variable, String> {
-    let (name, value) = match text.split_once('=') {
-        Some((name, value)) => (name, Some(value.to_owned())),
-        None => (text, None),
-    };
-    if name.is_empty() {
-        return Err("a variable is NAME or NAME=VALUE".to_owned());
+/// Parses `NAME` or `NAME=VALUE`, of any bytes.
+pub(crate) fn variables() -> impl TypedValueParser<Value = Variable> {
+    OsStringValueParser::new().try_map(|text| variable(&text))
+}
+
+fn variable(text: &OsStr) -> Result<Variable, &'static str> {
+    let mut parts = text.as_bytes().splitn(2, |byte| *byte == b'=');
+    let mut part = || parts.next().map(|part| OsStr::from_bytes(part).to_owned());
+    let name = part().filter(|name| !name.is_empty());
+    let name = name.ok_or("a variable is NAME or NAME=VALUE")?;
+    Ok(Variable {
+        name,
+        value: part(),
+    })
+}
+
+impl Variable {
+    /// The variable of the server.
+    pub(crate) fn of_server(name: &str) -> Self {
+        Self {
+            name: name.into(),
+            value: None,
+        }
     }
-    let name = name.to_owned();
-    Ok(Variable { name, value })
 }
 
 /// Variables of the server that mean nothing to a program: what its service manager has told it.
@@ -46,13 +60,17 @@ const OWN: [&str; 8] = [
 ];
 
 /// The beginnings of variables that describe a connection, which a server inherits when it is itself started for one.
-const CONNECTION: [&str; 7] = [
+const CONNECTION: [&str; 11] = [
     "LISTEN_",
     "TCPLOCAL",
     "TCPREMOTE",
     "UNIXLOCAL",
     "UNIXREMOTE",
-    "SSL_",
+    "SSL_PROTOCOL",
+    "SSL_CIPHER",
+    "SSL_TLS_",
+    "SSL_CLIENT_",
+    "SSL_SERVER_",
     "REMOTE_",
 ];
 
@@ -72,12 +90,9 @@ pub(crate) fn of_server(clear: bool, variables: &[Variable]) -> Vec<CString> {
         .filter(|(name, _)| !clear && !is_kept_from_programs(name.as_bytes()))
         .collect();
     for Variable { name, value } in variables {
-        kept.retain(|(other, _)| other.as_os_str() != OsStr::new(name));
-        let value = value
-            .as_ref()
-            .map(OsString::from)
-            .or_else(|| env::var_os(name));
-        kept.extend(value.map(|value| (OsString::from(name), value)));
+        kept.retain(|(other, _)| other != name);
+        let value = value.clone().or_else(|| env::var_os(name));
+        kept.extend(value.map(|value| (name.clone(), value)));
     }
     let text =
         |(name, value): &(OsString, OsString)| [name.as_bytes(), value.as_bytes()].join(&b'=');
@@ -218,7 +233,15 @@ mod tests {
         ] {
             assert!(is_kept_from_programs(name.as_bytes()), "{name}");
         }
-        for name in ["PATH", "PROTOCOL", "TCP", "LISTEN", "NOTIFY"] {
+        for name in [
+            "PATH",
+            "PROTOCOL",
+            "TCP",
+            "LISTEN",
+            "NOTIFY",
+            "SSL_CERT_FILE",
+            "SSL_CERT_DIR",
+        ] {
             assert!(!is_kept_from_programs(name.as_bytes()), "{name}");
         }
     }
@@ -226,12 +249,15 @@ mod tests {
     #[test]
     fn variables_of_the_command_line() {
         let pair = |name: &str, value: Option<&str>| Variable {
-            name: name.to_owned(),
-            value: value.map(str::to_owned),
+            name: name.into(),
+            value: value.map(OsString::from),
         };
-        assert_eq!(variable("A"), Ok(pair("A", None)));
-        assert_eq!(variable("A=b=c"), Ok(pair("A", Some("b=c"))));
-        assert!(variable("=b").is_err() && variable("").is_err());
+        let variable = |bytes| variable(OsStr::from_bytes(bytes));
+        assert_eq!(variable(b"A"), Ok(pair("A", None)));
+        assert_eq!(variable(b"A=b=c"), Ok(pair("A", Some("b=c"))));
+        let value = variable(b"A=\xff").unwrap().value;
+        assert_eq!(value.unwrap().as_bytes(), b"\xff");
+        assert!(variable(b"=b").is_err() && variable(b"").is_err());
         let path = CString::new(format!("PATH={}", env::var("PATH").unwrap())).unwrap();
         let own = [
             pair("A", Some("1")),

@@ -105,7 +105,9 @@ impl Lines {
     }
 
     /// Logs what is left, once the program has ended.
-    pub(crate) fn finish(mut self) {
+    pub(crate) fn finish(&mut self) {
+        // The pipe holds no more than may be read in a second.
+        self.bytes = 0;
         self.read();
         self.end_line();
         self.report_dropped();

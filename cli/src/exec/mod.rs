@@ -23,7 +23,7 @@ use clap::Args;
 use rustix::event::{EventfdFlags, eventfd};
 use rustix::io::write;
 use rustix::net::sockopt::{Timeout as Direction, set_socket_timeout};
-use rustix::process::{Pid, Resource, Rlimit, Signal, getrlimit, kill_process_group, setrlimit};
+use rustix::process::{Pid, Signal, kill_process_group};
 use socketserver::net::{Accepted as _, Either, Managed as _, Transport, Waits};
 use socketserver::observe::State;
 use socketserver::{Next, Outcome, Report, ServerHandle, task};
@@ -69,25 +69,22 @@ Its variables are those of the server, without what a service manager has set, a
   SOCKETSERVER_CONNECTION: the number of the connection in the log
 
 A program ends, with all processes that it has started, by SIGTERM, and SIGKILL --kill-timeout later:
-  at once when the connection has failed, as by a reset, and when --half-close-timeout has passed
-  since the client's end of stream
+  at once when the connection has failed, as by a reset, --kill-timeout after both directions have
+  ended, and --half-close-timeout after the client's end of stream
   when nothing has moved for --idle-timeout, and after --lifetime and --request-timeout; on unix and
   seqpacket listeners without TLS the server does not see what moves
   at the drain deadline of a stop; one with a datagram socket when the server is asked to stop
 Processes that outlive the program are ended when it has exited.";
 
-/// How long a socket is not lent again whose program has not read the datagram.
-const UNREAD_PAUSE: Duration = Duration::from_secs(1);
+/// How long a socket is not lent again whose program has not read the datagram: the first time, and at most.
+const UNREAD_PAUSES: [Duration; 2] = [Duration::from_millis(10), Duration::from_secs(1)];
 
-/// The library's default of --max-connections.
-const CONNECTIONS: u64 = 10_240;
+/// So often in a row a datagram is unread before that is a failure: two datagrams may be the same.
+const UNREAD_FAILURES: u32 = 3;
 
 /// The descriptors of a server for each connection: the connection, its program's control socket, its standard error,
 /// an epoll instance, and with TLS a socket for the program and a duplicate of the connection.
 const DESCRIPTORS: u64 = 6;
-
-/// Descriptors for everything else.
-const RESERVED: u64 = 128;
 
 const DATAGRAM_CONFLICT: &str = "--model sequential, forking and prefork are for connections: a datagram socket has \
      one program at a time, beside the other listeners; give --model threading, pool or coroutines";
@@ -102,7 +99,7 @@ pub(crate) struct Exec {
     #[arg(last = true, required = true, value_name = "PROGRAM")]
     program: Vec<OsString>,
     /// Give the program a variable, or with NAME alone that of the server; repeatable
-    #[arg(long, value_name = "NAME[=VALUE]", value_parser = environment::variable)]
+    #[arg(long, value_name = "NAME[=VALUE]", value_parser = environment::variables())]
     env: Vec<Variable>,
     /// Give the program no variable of the server but those of --env
     #[arg(long)]
@@ -120,24 +117,6 @@ pub(crate) struct Exec {
 }
 
 impl Exec {
-    /// Bounds the number of connections by the descriptors that they take, unless a number was asked for. Returns a
-    /// note if that is too large.
-    fn bound_connections(&mut self) -> Option<String> {
-        let hard = getrlimit(Resource::Nofile).maximum.unwrap_or(u64::MAX);
-        let most = (hard.saturating_sub(RESERVED) / DESCRIPTORS).max(1);
-        let asked = &mut self.options.limits.max_connections;
-        let asked = *asked.get_or_insert(CONNECTIONS.min(most));
-        // Worker processes share the connections, and each has its own limit.
-        let is_prefork = matches!(self.options.model, Model::Prefork(_));
-        (asked > most && !is_prefork).then(|| {
-            format!(
-                "--max-connections {asked} is too large for as many programs at once: each takes {DESCRIPTORS} descriptors, \
-                 and a process may have {hard} here, which is enough for {most}; raise the hard limit, with ulimit -Hn or \
-                 LimitNOFILE="
-            )
-        })
-    }
-
     /// The first error among options that do not go together.
     pub(crate) fn conflict(&self) -> Option<&'static str> {
         let datagrams = self.options.listen.iter().filter(|url| url.is_datagram());
@@ -170,7 +149,7 @@ fn can_lend(model: Model) -> bool {
 
 /// Serves until a signal stops it, and until every program has ended.
 pub(crate) fn run(mut exec: Exec) -> anyhow::Result<Report> {
-    let note = exec.bound_connections();
+    let note = serve::bound_connections(&mut exec.options, DESCRIPTORS);
     let path = program::find(&exec.program[0])?;
     program::check(&path)?;
     let starter = Arc::new(OnceLock::new());
@@ -185,6 +164,7 @@ pub(crate) fn run(mut exec: Exec) -> anyhow::Result<Report> {
         limits: serving::Limits {
             half_close: exec.half_close_timeout.0,
             idle: exec.options.limits.idle_timeout.0,
+            over: exec.kill_timeout,
         },
         restrictions: exec.restrictions,
         log: exec.options.log,
@@ -237,10 +217,7 @@ impl Task for Programs {
 
     fn start(&mut self, _listeners: &[Any]) -> anyhow::Result<()> {
         // After the starter was forked, whose programs have the limit that the server was started with.
-        let maximum = getrlimit(Resource::Nofile).maximum;
-        let current = maximum;
-        setrlimit(Resource::Nofile, Rlimit { current, maximum })
-            .context("raise the limit on descriptors")?;
+        serve::raise_descriptor_limit()?;
         if let Some(note) = &self.note {
             say(format_args!("socketserver: {note}"));
         }
@@ -290,7 +267,7 @@ impl Task for Programs {
             // These listeners are wrapped.
             Either::Right(Either::Right(_)) => return Ok(Next::Close),
         };
-        self.outcome(id, over)
+        self.outcome(over)
     }
 
     fn observer(&self) -> Option<Box<dyn Fn(State) + Send + Sync>> {
@@ -307,16 +284,18 @@ impl Task for Programs {
     }
 
     fn serve_lent(&self, lent: &mut Lent) -> Outcome {
-        let id = lent.id();
-        let around = Around::Stop(self.stop.as_fd());
-        let over = self.run(id, &Variables::of_socket(id), lent.socket()?, around)?;
-        let outcome = self.outcome(id, over);
-        if !lent.is_unread() || lent.stopping() {
+        let outcome = self.with_socket(lent);
+        let count = lent.count_unread();
+        if count == 0 || lent.stopping() {
             return outcome;
         }
-        task::sleep(UNREAD_PAUSE);
-        let path = self.path.display().to_string();
+        // Also after an error, before which no program may have been started.
+        task::sleep(unread_pause(count));
         outcome?;
+        if count < UNREAD_FAILURES {
+            return Ok(Next::Close);
+        }
+        let path = self.path.display();
         Err(io::Error::other(format!(
             "{path} ended and left its datagram unread; it is started again after a pause"
         ))
@@ -353,6 +332,14 @@ impl Programs {
         self.run(id, variables, program, Around::Relay(relay, socket))
     }
 
+    /// The program gets a datagram socket.
+    fn with_socket(&self, lent: &Lent) -> Outcome {
+        let id = lent.id();
+        let around = Around::Stop(self.stop.as_fd());
+        let over = self.run(id, &Variables::of_socket(id), lent.socket()?, around)?;
+        self.outcome(over)
+    }
+
     /// Starts a program with a descriptor, and waits until it has ended.
     fn run(
         &self,
@@ -373,7 +360,7 @@ impl Programs {
         Session::new(running, lines, self.limits, around, logged)?.run()
     }
 
-    fn outcome(&self, id: u64, over: Over) -> Outcome {
+    fn outcome(&self, over: Over) -> Outcome {
         let path = self.path.display().to_string();
         let (exit, cause) = match over {
             Over::Failed(why) => {
@@ -389,11 +376,6 @@ impl Programs {
             }
             Over::Exited { exit, cause } => (exit, cause),
         };
-        if self.log {
-            say(format_args!(
-                "socketserver: connection {id}: program ended: {exit}"
-            ));
-        }
         match cause {
             None if self.log => Ok(Next::Close),
             None => exit_outcome(&path, exit),
@@ -402,9 +384,17 @@ impl Programs {
             Some(Cause::HalfClosed(limit)) => {
                 ended(&path, limit, "after the client's end of stream")
             }
+            Some(Cause::Over(limit)) => ended(&path, limit, "after the end of both directions"),
             Some(Cause::Idle(limit)) => ended(&path, limit, "in which nothing moved"),
         }
     }
+}
+
+/// How long a socket is not lent again whose datagrams were unread so often in a row.
+fn unread_pause(count: u32) -> Duration {
+    let [first, most] = UNREAD_PAUSES;
+    let factor = 1_u32.checked_shl(count - 1).unwrap_or(u32::MAX);
+    first.saturating_mul(factor).min(most)
 }
 
 /// A stream without TLS.

@@ -11,7 +11,7 @@ use anyhow::{Context, bail, ensure};
 use rustix::fs::{Access, access};
 
 /// What the kernel reads of a file to find out how to execute it (`BINPRM_BUF_SIZE`).
-const HEAD: usize = 256;
+pub(super) const HEAD: u64 = 256;
 
 /// Finds a program as a shell does: a name without a slash in the directories of PATH.
 ///
@@ -24,26 +24,35 @@ pub(super) fn find(name: &OsStr) -> anyhow::Result<PathBuf> {
         // Absolute, so that it means the same in another directory.
         return std::path::absolute(name).with_context(|| format!("run {}", name.display()));
     }
-    let path = env::var_os("PATH").unwrap_or_else(|| OsString::from("/usr/bin:/bin"));
-    let mut denied = None;
-    for directory in env::split_paths(&path) {
-        let Ok(found) = std::path::absolute(directory.join(name)) else {
-            continue;
-        };
-        if found.is_file() {
-            if access(&found, Access::EXEC_OK).is_ok() {
-                return Ok(found);
-            }
-            denied.get_or_insert(found);
-        }
-    }
-    // The check says why that one does not do.
-    denied.with_context(|| {
+    in_path(name).with_context(|| {
         format!(
             "run {}: no directory of PATH has such a program; give its path, or correct the name",
             name.display()
         )
     })
+}
+
+/// Finds a name in the directories of PATH: the first file that this process may execute, or else the first one.
+pub(super) fn in_path(name: &OsStr) -> Option<PathBuf> {
+    let path = env::var_os("PATH").unwrap_or_else(|| OsString::from("/usr/bin:/bin"));
+    let paths = env::split_paths(&path).map(|directory| directory.join(name));
+    let paths = paths.filter_map(|path| std::path::absolute(path).ok());
+    let files: Vec<_> = paths.filter(|path| path.is_file()).collect();
+    let executable = files
+        .iter()
+        .find(|file| access(*file, Access::EXEC_OK).is_ok());
+    executable.or_else(|| files.first()).cloned()
+}
+
+/// The interpreter in the first line of a script and its argument, either of which may be empty; `None` for anything but a
+/// script.
+pub(super) fn first_line(head: &[u8]) -> Option<(&[u8], &[u8])> {
+    let line = head.strip_prefix(b"#!")?;
+    let line = line.split(|byte| *byte == b'\n').next()?;
+    let line = line.trim_ascii_start();
+    let end = line.iter().position(|byte| b" \t".contains(byte));
+    let (interpreter, rest) = line.split_at(end.unwrap_or(line.len()));
+    Some((interpreter, rest.trim_ascii()))
 }
 
 /// Checks that this process may execute a file, and that the kernel knows how.
@@ -71,7 +80,7 @@ pub(super) fn check(path: &Path) -> anyhow::Result<()> {
     let mut head = Vec::new();
     match File::open(path) {
         Ok(file) => file
-            .take(HEAD as u64)
+            .take(HEAD)
             .read_to_end(&mut head)
             .with_context(|| format!("read {name}"))?,
         // A program may be executable and not readable.
@@ -81,7 +90,7 @@ pub(super) fn check(path: &Path) -> anyhow::Result<()> {
 }
 
 fn check_head(head: &[u8]) -> anyhow::Result<()> {
-    let Some(line) = head.strip_prefix(b"#!") else {
+    let Some((interpreter, _)) = first_line(head) else {
         ensure!(
             head.starts_with(b"\x7fELF") || has_other_formats(),
             "it is neither a binary nor a script with an interpreter; write #!/bin/sh into its first line, or run it by \
@@ -89,16 +98,16 @@ fn check_head(head: &[u8]) -> anyhow::Result<()> {
         );
         return Ok(());
     };
-    let line = line.split(|byte| *byte == b'\n').next().unwrap_or_default();
-    let interpreter = line
-        .split(|byte| b" \t".contains(byte))
-        .find(|word| !word.is_empty());
-    let interpreter = interpreter.context("its first line names no interpreter after #!")?;
+    ensure!(
+        !interpreter.is_empty(),
+        "its first line names no interpreter after #!"
+    );
+    let has_return = interpreter.ends_with(b"\r");
     let interpreter = Path::new(OsStr::from_bytes(interpreter));
     let shown = interpreter.display();
     if let Err(err) = access(interpreter, Access::EXEC_OK) {
         let err = io::Error::from(err);
-        let note = if line.ends_with(b"\r") {
+        let note = if has_return {
             " (its first line ends with a carriage return)"
         } else {
             ""
@@ -123,6 +132,10 @@ mod tests {
     #[test]
     fn heads_of_files() {
         let error = |head: &[u8]| check_head(head).unwrap_err().to_string();
+        let line = first_line(b"#! /bin/sh  -e x \necho");
+        assert_eq!(line, Some((&b"/bin/sh"[..], &b"-e x"[..])));
+        assert_eq!(first_line(b"#!\n"), Some((&b""[..], &b""[..])));
+        assert_eq!(first_line(b"echo"), None);
         assert!(check_head(b"#!/bin/sh\necho").is_ok());
         assert!(check_head(b"#! /bin/sh -e\necho").is_ok());
         assert!(check_head(b"\x7fELF...").is_ok());

@@ -15,6 +15,9 @@ use socketserver::task::Descriptor;
 /// What each direction holds at most, beside the buffers of the kernel.
 const ROOM: usize = 16 * 1024;
 
+/// How often a direction reads or writes before others have their turn.
+const TURN: usize = 16;
+
 /// A client's connection, and the socket whose other end the program has.
 pub(super) struct Relay<'a> {
     client: &'a mut dyn Client,
@@ -106,7 +109,7 @@ impl<'a> Relay<'a> {
         Ok((relay, theirs))
     }
 
-    /// Moves what can be moved. Ready when a direction has ended, or after an error of the client's connection.
+    /// Moves what can be moved, within bounds. Ready when a direction has ended, or after an error of the client's connection.
     pub(super) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<Change>> {
         if let Poll::Ready(change) = self.poll_to_program(cx) {
             return Poll::Ready(change);
@@ -116,7 +119,10 @@ impl<'a> Relay<'a> {
 
     fn poll_to_program(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<Change>> {
         let flow = &mut self.to_program;
-        while !flow.is_ended {
+        for _ in 0..TURN {
+            if flow.is_ended {
+                return Poll::Pending;
+            }
             if flow.is_empty() {
                 let count = match self.client.read(cx, flow.room()) {
                     Poll::Pending => return Poll::Pending,
@@ -141,11 +147,15 @@ impl<'a> Relay<'a> {
                 Poll::Ready(Err(_)) => flow.is_refused = true,
             }
         }
+        cx.waker().wake_by_ref();
         Poll::Pending
     }
 
     fn poll_to_client(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<Change>> {
-        while !self.to_client.is_ended {
+        for _ in 0..TURN {
+            if self.to_client.is_ended {
+                return Poll::Pending;
+            }
             if self.to_client.is_empty() {
                 let buffer = self.to_client.room();
                 let attempt =
@@ -166,6 +176,7 @@ impl<'a> Relay<'a> {
                 Poll::Ready(written) => self.to_client.begin += written?,
             }
         }
+        cx.waker().wake_by_ref();
         Poll::Pending
     }
 

@@ -30,6 +30,8 @@ pub(super) struct Limits {
     pub(super) half_close: Option<Duration>,
     /// While nothing moves on a TCP connection.
     pub(super) idle: Option<Duration>,
+    /// After the end of both directions of a TCP connection.
+    pub(super) over: Duration,
 }
 
 /// Why a program was asked to end.
@@ -39,6 +41,8 @@ pub(super) enum Cause {
     Reset,
     /// The client ended its stream that long ago.
     HalfClosed(Duration),
+    /// Both directions ended that long ago, by a reset whose error the program has taken, or in order.
+    Over(Duration),
     /// Nothing has moved for that long.
     Idle(Duration),
     /// The server stops.
@@ -93,6 +97,9 @@ pub(super) struct Session<'a> {
     cause: Option<Cause>,
     /// When the program is asked to end, after the client's end of stream.
     half_close: Option<Instant>,
+    /// When the program is asked to end, after the end of both directions.
+    over: Option<Instant>,
+    is_tcp: bool,
     /// When the connection is checked for movement.
     idle: Option<Instant>,
     /// When the standard error is read again.
@@ -128,14 +135,12 @@ impl<'a> Session<'a> {
                 None
             }
         };
-        let mut idle = None;
+        let mut is_tcp = false;
         if let Some(client) = &client {
             // An edge for each change: the program reads the input, and a hang-up stays.
             let flags = EventFlags::RDHUP | EventFlags::ET;
             epoll::add(&watch, client, EventData::new_u64(CLIENT), flags)?;
-            idle = limits
-                .idle
-                .filter(|_| movement::idle_time(client.as_fd()).is_some());
+            is_tcp = movement::idle_time(client.as_fd()).is_some();
         }
         Ok(Self {
             running,
@@ -148,7 +153,9 @@ impl<'a> Session<'a> {
             failure: None,
             cause: None,
             half_close: None,
-            idle: idle.and_then(after),
+            over: None,
+            is_tcp,
+            idle: limits.idle.filter(|_| is_tcp).and_then(after),
             paused: None,
             logged,
         })
@@ -160,6 +167,17 @@ impl<'a> Session<'a> {
     ///
     /// As [`task::block_on`]: the connection was aborted.
     pub(super) fn run(mut self) -> io::Result<Over> {
+        let over = self.run_to_end();
+        if let (Err(_), Some(id), Some(pid)) = (&over, self.logged, self.pid) {
+            say(format_args!(
+                "socketserver: connection {id}: program {pid} gets SIGTERM: the server has ended its connection"
+            ));
+        }
+        self.lines.finish();
+        over
+    }
+
+    fn run_to_end(&mut self) -> io::Result<Over> {
         let over = loop {
             match self.wait()? {
                 Woken::Late => {}
@@ -189,7 +207,6 @@ impl<'a> Session<'a> {
                 self.cause.get_or_insert(Cause::Reset);
             }
         }
-        self.lines.finish();
         Ok(match over {
             Over::Exited { exit, .. } => Over::Exited {
                 exit,
@@ -200,7 +217,7 @@ impl<'a> Session<'a> {
     }
 
     fn wait(&mut self) -> io::Result<Woken> {
-        let deadlines = [self.half_close, self.idle, self.paused];
+        let deadlines = [self.half_close, self.over, self.idle, self.paused];
         let Some(deadline) = deadlines.into_iter().flatten().min() else {
             return self.wait_for_events();
         };
@@ -217,11 +234,11 @@ impl<'a> Session<'a> {
         };
         let watch = &self.watch;
         task::block_on(poll_fn(|cx| {
-            if let Poll::Ready(change) = relay.poll(cx) {
-                return Poll::Ready(Ok(Woken::Relay(change)));
+            // First what happens seldom: the relay may always have something to move.
+            if let Poll::Ready(events) = watch.poll_read_with(cx, events) {
+                return Poll::Ready(events.map(Woken::Events));
             }
-            let events = watch.poll_read_with(cx, events);
-            events.map(|events| events.map(Woken::Events))
+            relay.poll(cx).map(|change| Ok(Woken::Relay(change)))
         }))?
     }
 
@@ -234,6 +251,8 @@ impl<'a> Session<'a> {
                     }
                 }
                 CLIENT if flags.contains(EventFlags::ERR) => self.end(Cause::Reset),
+                // A close of a Unix socket is what an end of stream is on TCP.
+                CLIENT if self.is_tcp && flags.contains(EventFlags::HUP) => self.begin_over(),
                 CLIENT => self.begin_half_close(),
                 STOP => self.end(Cause::Stop),
                 _ => self.read_lines()?,
@@ -253,12 +272,18 @@ impl<'a> Session<'a> {
                     self.pid = Some(pid);
                     if let Some(id) = self.logged {
                         say(format_args!(
-                            "socketserver: connection {id}: program {pid} started"
+                            "socketserver: connection {id}: program {pid} starts"
                         ));
                     }
                 }
                 Some(Notice::Failed(why)) => self.failure = Some(why),
                 Some(Notice::Exited(exit)) => {
+                    self.lines.finish();
+                    if let (Some(id), None) = (self.logged.take(), &self.failure) {
+                        say(format_args!(
+                            "socketserver: connection {id}: program ended: {exit}"
+                        ));
+                    }
                     let failed = self.failure.take().map(Over::Failed);
                     let exited = Over::Exited { exit, cause: None };
                     return Ok(Some(failed.unwrap_or(exited)));
@@ -301,13 +326,19 @@ impl<'a> Session<'a> {
         }
     }
 
+    fn begin_over(&mut self) {
+        if self.over.is_none() && self.cause.is_none() {
+            self.over = after(self.limits.over);
+        }
+    }
+
     /// Asks the program to end, and ignores the client from now on.
     fn end(&mut self, cause: Cause) {
         if self.cause.is_none() {
             self.cause = Some(cause);
             self.running.end();
         }
-        (self.half_close, self.idle) = (None, None);
+        (self.half_close, self.over, self.idle) = (None, None, None);
         if let Some(client) = self.client.take() {
             let _ = epoll::delete(self.watch.get_ref(), &client);
         }
@@ -323,12 +354,15 @@ impl<'a> Session<'a> {
         if let Some(limit) = self
             .limits
             .half_close
-            .filter(|_| is_over(self.half_close, now))
+            .filter(|_| is_past(self.half_close, now))
         {
             self.end(Cause::HalfClosed(limit));
         }
+        if is_past(self.over, now) {
+            self.end(Cause::Over(self.limits.over));
+        }
         if let (Some(limit), Some(client), true) =
-            (self.limits.idle, &self.client, is_over(self.idle, now))
+            (self.limits.idle, &self.client, is_past(self.idle, now))
         {
             let idle = movement::idle_time(client.as_fd()).unwrap_or_default();
             match limit.checked_sub(idle).filter(|left| !left.is_zero()) {
@@ -343,7 +377,7 @@ fn after(time: Duration) -> Option<Instant> {
     Instant::now().checked_add(time)
 }
 
-fn is_over(deadline: Option<Instant>, now: Instant) -> bool {
+fn is_past(deadline: Option<Instant>, now: Instant) -> bool {
     deadline.is_some_and(|at| now >= at)
 }
 

@@ -1,11 +1,11 @@
 //! Active health checks: `--check-interval`.
 
-use std::sync::{Arc, OnceLock};
-use std::thread;
+use std::sync::Arc;
 use std::time::Duration;
 
 use socketserver::task;
 
+use crate::proxy::background::Background;
 use crate::proxy::header::Headers;
 use crate::proxy::to::{Dial, Kind};
 use crate::proxy::upstreams::Upstreams;
@@ -17,7 +17,7 @@ pub(crate) struct Checks {
     dial: Arc<Dial>,
     /// What an upstream that expects headers gets.
     header: Option<Vec<u8>>,
-    checker: OnceLock<()>,
+    checker: Background,
 }
 
 impl Checks {
@@ -32,34 +32,24 @@ impl Checks {
             upstreams: Arc::clone(upstreams),
             dial: Arc::clone(dial),
             header: headers.map(Headers::of_proxy).transpose()?,
-            checker: OnceLock::new(),
+            checker: Background::default(),
         }))
     }
 
     /// Starts the thread, unless this process has it.
     pub(crate) fn start(self: &Arc<Self>) -> std::io::Result<()> {
-        let mut started = Ok(());
-        self.checker.get_or_init(|| {
-            let checks = Arc::clone(self);
-            let thread = thread::Builder::new().name("checks".to_owned());
-            started = thread.spawn(move || checks.run()).map(drop);
-        });
-        started
+        let checks = Arc::clone(self);
+        self.checker.start("checks", move || checks.run())
     }
 
     /// Checks for as long as the process lives.
     fn run(&self) {
-        // One that fails stays set aside until it passes a check.
-        let aside = self
-            .interval
-            .saturating_mul(3)
-            .saturating_add(self.dial.timeout().saturating_mul(2));
         loop {
             let (due, next) = self.upstreams.claim_checks(self.interval);
             for index in due {
                 match self.check(index) {
                     Ok(()) => self.upstreams.note_success(index),
-                    Err(err) => self.upstreams.note_failed_check(index, &err, aside),
+                    Err(err) => self.upstreams.note_failed_check(index, &err),
                 }
             }
             task::sleep(next);

@@ -1,5 +1,6 @@
 //! `socketserver proxy`: its options, and what it does with each connection and datagram.
 
+mod background;
 mod checks;
 mod header;
 mod idle;
@@ -185,9 +186,21 @@ impl Proxy {
     }
 }
 
+/// How many descriptors of a process a relay takes: one for each side, and where it has a thread, an epoll instance and
+/// an eventfd, by which that waits for both sides and for an abort.
+const fn descriptors(model: Model) -> u64 {
+    match model.inner() {
+        Inner::Coroutines => 2,
+        _ => 4,
+    }
+}
+
 /// Forwards until a signal stops it.
-pub(crate) fn run(proxy: Proxy) -> anyhow::Result<Report> {
+pub(crate) fn run(mut proxy: Proxy) -> anyhow::Result<Report> {
     let kind = proxy.kind();
+    let descriptors = descriptors(proxy.options.model);
+    let note =
+        (kind != Kind::Datagram).then(|| serve::bound_connections(&mut proxy.options, descriptors));
     let dial = Arc::new(Dial::new(&proxy)?);
     let options = &proxy.options;
     let headers = proxy.send_proxy.map(|version| match version {
@@ -216,6 +229,7 @@ pub(crate) fn run(proxy: Proxy) -> anyhow::Result<Report> {
         exit_when_idle: proxy.exit_when_idle,
         grace: options.limits.idle_grace(),
         logs: options.log,
+        note: note.flatten(),
     };
     serve::run(forward, proxy.options)
 }
@@ -235,6 +249,8 @@ struct Forward {
     grace: Duration,
     /// Whether there is a line for the end of each relay.
     logs: bool,
+    /// What the operator should know.
+    note: Option<String>,
 }
 
 impl Task for Forward {
@@ -258,6 +274,10 @@ impl Task for Forward {
                 // Accepted connections inherit it (net/core/sock.c, `sk_clone`).
                 to::keep_alive(listener, self.dial.keep_alive())?;
             }
+        }
+        serve::raise_descriptor_limit()?;
+        if let Some(note) = &self.note {
+            say(format_args!("socketserver: {note}"));
         }
         Ok(())
     }
@@ -302,24 +322,23 @@ impl Task for Forward {
         Ok(Next::Close)
     }
 
-    fn finish(&self) {
-        if let Some(sessions) = &self.sessions {
-            sessions.settle(self.grace);
-        }
+    fn finish(&self, server: &ServerHandle) -> u64 {
+        let sessions = self.sessions.as_ref();
+        sessions.map_or(0, |sessions| sessions.settle(self.grace, server))
     }
 }
 
 impl Forward {
     fn stream(&self, client: &mut impl Connection, header: Option<&[u8]>) -> anyhow::Result<()> {
         let dial = |to: &To| self.dial.stream(to, header);
-        let (upstream, mut server) = self.upstreams.connect(true, dial)?;
+        let (upstream, mut server) = self.upstreams.connect(client.context(), true, dial)?;
         let relayed = self.relay.run(client, &mut server);
         self.end(client.id(), upstream, relayed)
     }
 
     fn messages(&self, client: &mut SeqpacketConnection) -> anyhow::Result<()> {
         let dial = |to: &To| self.dial.messages(to);
-        let (upstream, mut server) = self.upstreams.connect(true, dial)?;
+        let (upstream, mut server) = self.upstreams.connect(client.context(), true, dial)?;
         let relayed = self.relay.run_messages(client, &mut server);
         self.end(client.id(), upstream, relayed)
     }

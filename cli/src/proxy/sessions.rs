@@ -7,8 +7,7 @@ use std::mem::MaybeUninit;
 use std::os::fd::OwnedFd;
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::atomic::{AtomicBool, AtomicU64};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
-use std::thread;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, anyhow};
@@ -17,13 +16,14 @@ use rustix::event::{EventfdFlags, epoll, eventfd};
 use rustix::fs::Timespec;
 use rustix::io::Errno;
 use rustix::net::{RecvFlags, SendFlags, recv, send};
-use socketserver::Datagram;
 use socketserver::net::{Address, Replier};
 use socketserver::proxied::Version;
+use socketserver::{Datagram, ServerHandle};
 
 use crate::log::say;
+use crate::proxy::background::Background;
 use crate::proxy::header::Headers;
-use crate::proxy::to::Dial;
+use crate::proxy::to::{Dial, To};
 use crate::proxy::upstreams::{Taken, Upstreams, now};
 
 /// What happens to a new client beyond `--max-sessions`.
@@ -57,8 +57,8 @@ pub(crate) struct Sessions {
     events: OwnedFd,
     /// Wakes the thread at the first session.
     wake: OwnedFd,
-    /// The thread that receives replies, once it runs.
-    receiver: OnceLock<()>,
+    /// The thread that receives replies.
+    receiver: Background,
     /// Signalled when a reply comes, once the server has ended.
     settled: Condvar,
     is_over: AtomicBool,
@@ -92,16 +92,21 @@ struct Session {
     back: AtomicU64,
     /// The client was the last to send.
     asked: AtomicBool,
+    /// A reply was too long.
+    has_dropped: AtomicBool,
 }
 
 /// The epoll data of `wake`; sessions have numbers from 1.
 const WAKE: u64 = 0;
 
+/// How often a stop that waits for replies checks for a second signal.
+const SECOND_SIGNAL: Duration = Duration::from_millis(100);
+
 /// How many replies of one session are passed on before the others go on.
 const TURN: usize = 32;
 
-/// The longest datagram: a Unix socket sends up to its send buffer.
-const LONGEST: usize = 256 * 1024;
+/// The longest reply, as long as the longest datagram of a client: a Unix socket could send more.
+const LONGEST: usize = 65_535;
 
 impl Sessions {
     pub(crate) fn new(
@@ -125,7 +130,7 @@ impl Sessions {
             count: Arc::default(),
             events,
             wake,
-            receiver: OnceLock::new(),
+            receiver: Background::default(),
             settled: Condvar::new(),
             is_over: AtomicBool::new(false),
         }))
@@ -161,10 +166,9 @@ impl Sessions {
             Err(Errno::CONNREFUSED | Errno::NOTCONN | Errno::CONNRESET) => {
                 self.fail(&session, Errno::CONNREFUSED);
                 let session = self.open(client, datagram, dial)?;
-                let sent = session.send(datagram.packet());
-                sent.with_context(|| format!("send a datagram to {}", session.upstream.to()))
+                sent(&session, session.send(datagram.packet()))
             }
-            sent => sent.with_context(|| format!("send a datagram to {}", session.upstream.to())),
+            result => sent(&session, result),
         }
     }
 
@@ -176,7 +180,8 @@ impl Sessions {
         dial: &Dial,
     ) -> anyhow::Result<Arc<Session>> {
         self.make_room()?;
-        let (upstream, socket) = self.upstreams.connect(false, |to| dial.datagrams(to))?;
+        let of = |to: &To| dial.datagrams(to);
+        let (upstream, socket) = self.upstreams.connect(datagram.context(), false, of)?;
         let header = match &client.replier {
             Some(replier) if self.sends_headers => {
                 Headers::of_datagram(datagram, &replier.local_addr()?)?
@@ -205,6 +210,7 @@ impl Sessions {
             there: AtomicU64::new(0),
             back: AtomicU64::new(0),
             asked: AtomicBool::new(false),
+            has_dropped: AtomicBool::new(false),
         });
         let data = epoll::EventData::new_u64(session.number);
         epoll::add(&self.events, &session.socket, data, epoll::EventFlags::IN)?;
@@ -223,19 +229,21 @@ impl Sessions {
     /// Applies `--max-sessions` to a new client.
     fn make_room(&self) -> anyhow::Result<()> {
         let table = self.table();
-        let has_room = table.by_number.len() < self.limits.max;
-        let all = table.by_number.values();
-        let oldest = all.min_by_key(|session| session.last.load(Relaxed));
-        let oldest = oldest.cloned().filter(|_| !has_room);
-        drop(table);
-        match oldest {
-            Some(oldest) if self.limits.at_max == AtMax::Replace => {
-                self.end(&oldest, "a new client has taken its place");
-                Ok(())
-            }
-            Some(_) => Err(self.full()),
-            None => Ok(()),
+        if table.by_number.len() < self.limits.max {
+            return Ok(());
         }
+        if self.limits.at_max == AtMax::Drop {
+            return Err(self.full());
+        }
+        let all = table.by_number.values();
+        let oldest = all
+            .min_by_key(|session| session.last.load(Relaxed))
+            .cloned();
+        drop(table);
+        if let Some(oldest) = oldest {
+            self.end(&oldest, "a new client has taken its place");
+        }
+        Ok(())
     }
 
     fn full(&self) -> anyhow::Error {
@@ -247,13 +255,9 @@ impl Sessions {
 
     /// Starts the thread that receives replies, unless it runs.
     fn start_receiver(self: &Arc<Self>) -> io::Result<()> {
-        let mut started = Ok(());
-        self.receiver.get_or_init(|| {
-            let sessions = Arc::clone(self);
-            let thread = thread::Builder::new().name("replies".to_owned());
-            started = thread.spawn(move || sessions.receive_replies()).map(drop);
-        });
-        started
+        let sessions = Arc::clone(self);
+        self.receiver
+            .start("replies", move || sessions.receive_replies())
     }
 
     /// Ends a session whose upstream is not there.
@@ -317,7 +321,18 @@ impl Sessions {
 
     fn pass_replies(&self, session: &Session, buffer: &mut [u8]) {
         for _ in 0..TURN {
-            match recv(&session.socket, &mut *buffer, RecvFlags::DONTWAIT) {
+            // The kernel returns the length of a reply that is longer than the buffer, too (recv(2), `MSG_TRUNC`).
+            let flags = RecvFlags::DONTWAIT | RecvFlags::TRUNC;
+            match recv(&session.socket, &mut *buffer, flags) {
+                Ok((_, length)) if length > buffer.len() => {
+                    if !session.has_dropped.swap(true, Relaxed) {
+                        say(format_args!(
+                            "socketserver: a reply of {length} bytes from {} was dropped: the longest that is passed on \
+                             has {LONGEST}; said once in a session",
+                            session.upstream.to()
+                        ));
+                    }
+                }
                 Ok((count, _)) => {
                     if session.back.fetch_add(count as u64, Relaxed) == 0 {
                         self.upstreams.note_success(session.upstream.index());
@@ -352,24 +367,34 @@ impl Sessions {
         live.into_iter().map(|session| due(session)).min()
     }
 
-    /// Waits until each client that has sent has got a reply, for `grace` at most. The server has ended.
-    pub(crate) fn settle(&self, grace: Duration) {
+    /// Waits until each client that has sent has got a reply, for `grace` at most, and until the drain deadline of
+    /// the server, which has ended. Returns how many clients wait at the drain deadline.
+    pub(crate) fn settle(&self, grace: Duration, server: &ServerHandle) -> u64 {
         let end = Instant::now().checked_add(grace);
         self.is_over.store(true, Relaxed);
         let mut table = self.table();
-        while table
-            .by_number
-            .values()
-            .any(|session| session.asked.load(Relaxed))
-        {
+        loop {
+            let sessions = table.by_number.values();
+            let waiting = sessions.filter(|session| session.asked.load(Relaxed));
+            let count = waiting.count() as u64;
+            let drain = server.drain_left().unwrap_or(grace);
             let left = end.map_or(grace, |end| end.saturating_duration_since(Instant::now()));
-            if left.is_zero() {
-                return;
+            if count == 0 || drain.is_zero() {
+                return count;
             }
-            let waited = self.settled.wait_timeout(table, left);
+            if left.is_zero() {
+                return 0;
+            }
+            // A second signal brings the drain deadline forward.
+            let wait = drain.min(left).min(SECOND_SIGNAL);
+            let waited = self.settled.wait_timeout(table, wait);
             table = waited.unwrap_or_else(PoisonError::into_inner).0;
         }
     }
+}
+
+fn sent(session: &Session, result: rustix::io::Result<()>) -> anyhow::Result<()> {
+    result.map_err(|err| anyhow!("send a datagram to {}: {err}", session.upstream.to()))
 }
 
 impl Session {

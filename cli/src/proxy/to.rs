@@ -174,10 +174,6 @@ impl Dial {
         self.tls.is_some()
     }
 
-    pub(crate) const fn timeout(&self) -> Duration {
-        self.timeout
-    }
-
     pub(crate) const fn keep_alive(&self) -> Option<Duration> {
         self.keep_alive
     }

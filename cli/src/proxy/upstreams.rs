@@ -7,9 +7,10 @@ use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
-use anyhow::{Context, bail};
+use anyhow::{Context as _, bail};
 use clap::ValueEnum;
 use rustix::time::{ClockId, clock_gettime};
+use socketserver::net::Context;
 
 use crate::log::say;
 use crate::proxy::shared::Words;
@@ -119,6 +120,7 @@ impl Upstreams {
     /// `is_proof`: whether that shows that the upstream can be reached.
     pub(crate) fn connect<C>(
         self: &Arc<Self>,
+        client: &Context,
         is_proof: bool,
         dial: impl Fn(&To) -> anyhow::Result<C>,
     ) -> anyhow::Result<(Taken, C)> {
@@ -136,8 +138,8 @@ impl Upstreams {
                     return Ok((taken, connection));
                 }
                 // The upstream is not at fault, and the others could not be tried either.
-                Err(err) if is_shortage(&err) => {
-                    return Err(err.context(format!("reach {}", taken.to())));
+                Err(err) if client.abort_reason().is_some() || is_shortage(&err) => {
+                    bail!("reach {}: {err:#}", taken.to());
                 }
                 Err(err) => {
                     let separator = if failures.is_empty() { "" } else { ", and " };
@@ -193,10 +195,10 @@ impl Upstreams {
         self.set_aside(index, err, self.retry_after);
     }
 
-    /// Sets aside an upstream that has not passed a check, until its next one is over.
-    pub(crate) fn note_failed_check(&self, index: usize, err: &anyhow::Error, time: Duration) {
+    /// Sets aside an upstream that has not passed a check, until it passes one, or is reached by a client.
+    pub(crate) fn note_failed_check(&self, index: usize, err: &anyhow::Error) {
         if !is_shortage(err) {
-            self.set_aside(index, err, time.max(self.retry_after));
+            self.set_aside(index, err, Duration::MAX);
         }
     }
 
@@ -251,6 +253,31 @@ fn is_shortage(err: &anyhow::Error) -> bool {
     let errno = of_io.or_else(of_library).and_then(io::Error::raw_os_error);
     matches!(
         errno,
-        Some(libc::EMFILE | libc::ENFILE | libc::ENOMEM | libc::ENOBUFS | libc::EADDRNOTAVAIL)
+        Some(libc::EMFILE | libc::ENFILE | libc::ENOMEM | libc::ENOBUFS)
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Ports are short for one address of an upstream, and another one may be reached.
+    #[test]
+    fn only_what_every_connection_needs_is_a_shortage() {
+        let is_shortage = |errno| is_shortage(&io::Error::from_raw_os_error(errno).into());
+        assert!(is_shortage(libc::EMFILE));
+        assert!(!is_shortage(libc::EADDRNOTAVAIL));
+    }
+
+    /// Checks take their turns, so the next one may come late.
+    #[test]
+    fn an_upstream_that_fails_a_check_is_set_aside_until_it_passes_one() {
+        let all = ["tcp://127.0.0.1:1", "tcp://127.0.0.1:2"].map(|url| url.parse().unwrap());
+        let upstreams = Upstreams::new(all.to_vec(), Balance::default(), Duration::ZERO).unwrap();
+        upstreams.note_failed_check(0, &io::Error::from_raw_os_error(libc::ECONNREFUSED).into());
+        assert_eq!(upstreams.state(0).aside().load(Relaxed), u64::MAX);
+        assert_eq!(upstreams.next(0, &[false; 2]), Some(1));
+        upstreams.note_success(0);
+        assert_eq!(upstreams.next(0, &[false; 2]), Some(0));
+    }
 }

@@ -29,7 +29,7 @@ use self::cgi::Programs;
 use self::failures::Failures;
 pub(crate) use self::options::Web;
 use self::passwords::Passwords;
-use self::site::Site;
+use self::site::{Preflights, Site};
 
 /// Serves until a signal stops it.
 pub(crate) fn run(web: Web, directory: &Path, options: args::Options) -> anyhow::Result<Report> {
@@ -39,7 +39,8 @@ pub(crate) fn run(web: Web, directory: &Path, options: args::Options) -> anyhow:
     let programs = web.programs(&root, &options)?.map(Arc::new);
     let passwords = web.passwords()?.map(Arc::new);
     let log = web.access_log()?.map(Arc::new);
-    let site = Site::new(web.files(&root)?, programs.clone());
+    let files = web.files(&root)?;
+    let site = Site::new(files.clone(), programs.clone());
     let http = Connections {
         web: &web,
         log: log.clone(),
@@ -50,7 +51,11 @@ pub(crate) fn run(web: Web, directory: &Path, options: args::Options) -> anyhow:
         Some(passwords) => {
             let passwords = Arc::clone(passwords);
             let verify = move |user: &str, password: &str| passwords.verify(user, password);
-            http.serve(auth::basic(REALM, verify, site))
+            let handler = auth::basic(REALM, verify, site);
+            match web.has_cors() {
+                true => http.serve(Preflights { files, handler }),
+                false => http.serve(handler),
+            }
         }
     };
     let task = HttpTask {

@@ -60,7 +60,7 @@ pub(crate) struct Web {
     #[arg(long, value_name = "PATH", value_parser = relative)]
     cgi_bin: Option<String>,
     /// Give CGI programs a variable, or with NAME alone that of the server; repeatable
-    #[arg(long, value_name = "NAME[=VALUE]", requires = "cgi_bin", value_parser = environment::variable)]
+    #[arg(long, value_name = "NAME[=VALUE]", requires = "cgi_bin", value_parser = environment::variables())]
     cgi_env: Vec<Variable>,
     /// How long a CGI program may produce no output, before it is ended
     #[arg(long, value_name = "SECONDS", requires = "cgi_bin", default_value = "60", value_parser = positive)]
@@ -166,7 +166,7 @@ impl Web {
 
     /// `PATH`, without which few programs run, and those of the options.
     fn cgi_variables(&self) -> Vec<Variable> {
-        let path = environment::variable("PATH").into_iter();
+        let path = std::iter::once(Variable::of_server("PATH"));
         path.chain(self.cgi_env.iter().cloned()).collect()
     }
 
@@ -182,6 +182,11 @@ impl Web {
     pub(super) fn proxies(&self) -> Option<Vec<Network>> {
         let proxies = &self.trust_forwarded_for;
         (!proxies.is_empty()).then(|| proxies.clone())
+    }
+
+    /// Whether pages of another origin may read the files.
+    pub(super) const fn has_cors(&self) -> bool {
+        self.cors.is_some()
     }
 
     /// Whether directories are listed.

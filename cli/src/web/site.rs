@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use socketserver::HandlerError;
+use socketserver_http::http::header::ACCESS_CONTROL_REQUEST_METHOD;
 use socketserver_http::http::{Method, Response};
 use socketserver_http::{Content, Files, Handler, Request};
 
@@ -61,5 +62,32 @@ impl Handler for Site {
         *request.method_mut() = method;
         *request.uri_mut() = uri;
         answer
+    }
+}
+
+/// Answers what a browser asks before a request of another origin, and passes on the rest. The browser sends no
+/// password with that question (Fetch standard, CORS preflight), whose answer says nothing of a file.
+#[derive(Debug)]
+pub(super) struct Preflights<H> {
+    pub(super) files: Files,
+    pub(super) handler: H,
+}
+
+impl<H: Handler> Handler for Preflights<H> {
+    type Session = H::Session;
+
+    fn call(
+        &self,
+        session: &mut H::Session,
+        request: &mut Request<'_>,
+    ) -> Result<Response<Content>, HandlerError> {
+        let asks = request.method() == Method::OPTIONS
+            && request
+                .headers()
+                .contains_key(ACCESS_CONTROL_REQUEST_METHOD);
+        if asks {
+            return self.files.call(&mut (), request);
+        }
+        self.handler.call(session, request)
     }
 }

@@ -1,14 +1,17 @@
 //! How programs end: with their client, with their server, by themselves, with all that they have started.
 
-use std::fs;
+use std::fs::{self, File};
 use std::net::TcpStream;
+use std::os::unix::process::CommandExt;
+use std::path::Path;
 use std::time::Duration;
 
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::fs::{FlockOperation, flock};
+use rustix::process::{Pid, Signal, kill_process, kill_process_group};
 use socket2::Socket;
 
-use crate::support::{Client, DEADLINE, children, poll_until};
-use crate::{MODELS, await_end_of, await_line, exec, is_alive, line, pids};
+use crate::support::{Client, DEADLINE, Server, children, poll_until};
+use crate::{LOCAL, MODELS, await_end_of, await_line, command_of, exec, is_alive, line, pids};
 
 /// Closes a connection by a reset (socket(7), `SO_LINGER`).
 fn reset(url: &str, read: impl FnOnce(&mut Client) -> Vec<u32>) -> Vec<u32> {
@@ -65,6 +68,54 @@ fn a_reset_ends_the_whole_group_at_once() {
     }
 }
 
+/// Whether a signal has stopped all threads of a process.
+fn are_stopped(pid: u32) -> bool {
+    let threads = fs::read_dir(format!("/proc/{pid}/task")).expect("list threads");
+    let mut stats = threads
+        .flatten()
+        .map(|thread| fs::read_to_string(thread.path().join("stat")));
+    stats.all(|stat| stat.is_ok_and(|stat| stat.contains(") T ")))
+}
+
+#[test]
+fn a_reset_whose_error_the_program_has_taken_ends_it() {
+    let options = "--half-close-timeout none --idle-timeout none --kill-timeout 0.1";
+    let server = exec(options, "echo $$; cat >/dev/null 2>&1; exec sleep 1000");
+    let program = reset(&server.urls[0], |client| {
+        let program = pids(client);
+        // The server sees nothing before the program has.
+        server.process.signal(Signal::STOP);
+        poll_until("all threads of the server stop", DEADLINE, || {
+            are_stopped(server.process.id()).then_some(())
+        });
+        program
+    });
+    poll_until("cat(1) reads the error, and ends", DEADLINE, || {
+        let name = fs::read_to_string(format!("/proc/{}/comm", program[0])).ok()?;
+        (name == "sleep\n").then_some(())
+    });
+    server.process.signal(Signal::CONT);
+    await_end_of(&program);
+    let line = await_line(&server.process, "was ended");
+    assert!(
+        line.ends_with("/bin/sh was ended, 0.1 s after the end of both directions"),
+        "{line}"
+    );
+}
+
+#[test]
+fn a_program_may_finish_its_work_after_both_ends_of_the_stream() {
+    let server = exec(
+        "--log",
+        "exec python3 -c 'import socket, time; s = socket.socket(fileno=0); s.shutdown(1); s.recv(1); time.sleep(0.2)'",
+    );
+    let mut client = Client::connect(&server.urls[0]);
+    assert_eq!(client.receive(1), b"");
+    drop(client);
+    let line = await_line(&server.process, ": program ended: ");
+    assert!(line.contains("exit status 0"), "{line}");
+}
+
 #[test]
 fn a_program_that_ignores_sigterm_is_killed() {
     let server = exec(
@@ -74,6 +125,15 @@ fn a_program_that_ignores_sigterm_is_killed() {
     let group = reset(&server.urls[0], pids);
     await_end_of(&group);
     server.stop();
+}
+
+#[test]
+fn a_huge_time_until_sigkill_is_waited_for() {
+    let script = "trap 'sleep 0.3; exit 7' TERM; while :; do sleep 1000 & wait; done";
+    let server = exec("--log --kill-timeout 1e19 --half-close-timeout 0.1", script);
+    Client::connect(&server.urls[0]).end_of_input();
+    let line = await_line(&server.process, ": program ended: ");
+    assert!(line.contains("exit status 7"), "{line}");
 }
 
 #[test]
@@ -143,6 +203,84 @@ fn a_killed_server_leaves_nothing() {
     }
 }
 
+/// Runs Python with `lock`, a file that every process which it forks holds.
+fn python(lock: &Path, text: &str) -> String {
+    let lock = lock.display();
+    format!(
+        "exec python3 -c '
+import fcntl, os, signal, time
+signal.signal(signal.SIGTERM, signal.SIG_IGN)
+file = open(\"{lock}\", \"w\")
+fcntl.flock(file, fcntl.LOCK_SH)
+def ready(): os.write(1, b\"ready\\n\")
+{text}'"
+    )
+}
+
+#[track_caller]
+fn await_unlocked(lock: &Path) {
+    let file = File::open(lock).expect("open the file");
+    poll_until("nothing is left", DEADLINE, || {
+        flock(&file, FlockOperation::NonBlockingLockExclusive).ok()
+    });
+}
+
+#[test]
+fn a_chain_of_processes_that_fork_away_is_killed() {
+    let folder = tempfile::tempdir().expect("a temporary directory");
+    let lock = folder.path().join("lock");
+    // Each process of the chain lives shorter than the time until SIGKILL.
+    let chain = "
+if os.fork() == 0:
+    for number in range(600):
+        os.setsid()
+        if number == 0: ready()
+        time.sleep(0.1)
+        if os.fork(): os._exit(0)
+time.sleep(1000)";
+    let server = exec("--kill-timeout 0.5", &python(&lock, chain));
+    assert_eq!(
+        reset(&server.urls[0], |client| {
+            assert_eq!(line(client), "ready");
+            Vec::new()
+        }),
+        []
+    );
+    await_unlocked(&lock);
+    server.stop();
+}
+
+#[test]
+fn a_killed_server_leaves_none_of_many_sessions() {
+    let folder = tempfile::tempdir().expect("a temporary directory");
+    let lock = folder.path().join("lock");
+    // Each process becomes a child of the starter when the one before it has ended.
+    let nested = "
+for _ in range(200):
+    if os.fork(): time.sleep(1000)
+    os.setsid()
+ready()
+time.sleep(1000)";
+    let server = exec("--kill-timeout 0.1", &python(&lock, nested));
+    let mut client = Client::connect(&server.urls[0]);
+    assert_eq!(line(&mut client), "ready");
+    server.process.signal(Signal::KILL);
+    await_unlocked(&lock);
+}
+
+#[test]
+fn a_killed_group_of_the_server_leaves_nothing() {
+    let script = format!("{FORKS_AWAY}; echo $$; exec sleep 1000");
+    let mut command = command_of("--kill-timeout 0.1", &[LOCAL], &script);
+    command.process_group(0);
+    let server = Server::start(command, 1);
+    let mut client = Client::connect(&server.urls[0]);
+    let all = [pids(&mut client), pids(&mut client)].concat();
+    let group = Pid::from_raw(server.process.id() as i32).unwrap();
+    kill_process_group(group, Signal::KILL).unwrap();
+    await_end_of(&all);
+}
+
 #[test]
 fn a_server_whose_starter_is_killed_stops_and_says_so() {
     for model in MODELS {
@@ -200,6 +338,19 @@ fn the_drain_deadline_ends_programs() {
         // The server ends after its programs.
         assert!(!program.iter().any(|pid| is_alive(*pid)), "{model}");
     }
+}
+
+#[test]
+fn a_stop_ends_when_the_last_program_has_ended() {
+    // The deadline of this test is shorter than the time until SIGKILL.
+    let mut server = exec(
+        "--drain-timeout 0.1 --kill-timeout 40",
+        "echo $$; exec sleep 1000",
+    );
+    let mut client = Client::connect(&server.urls[0]);
+    assert_eq!(pids(&mut client).len(), 1);
+    server.process.signal(Signal::TERM);
+    assert_eq!(server.process.exit().code, Some(3));
 }
 
 #[test]

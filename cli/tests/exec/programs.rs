@@ -98,7 +98,6 @@ fn a_program_gets_what_is_documented_and_nothing_else() {
             ("LISTEN_FDS", "1"),
             ("LISTEN_FDNAMES", "connection"),
             ("SOCKETSERVER_CONNECTION", "1"),
-            ("SOCKETSERVER_PROGRAM", "1"),
         ] {
             assert_eq!(
                 variables.remove(name).as_deref(),
@@ -106,6 +105,8 @@ fn a_program_gets_what_is_documented_and_nothing_else() {
                 "{model} {name}"
             );
         }
+        let mark = variables.remove("SOCKETSERVER_PROGRAM");
+        assert!(mark.unwrap().len() > 5, "{model}: programs guess it");
         // A shell sets it, in which the server was started.
         variables.remove("PWD");
         // What is left is the environment of this test.
@@ -238,6 +239,25 @@ fn a_flood_of_lines_is_bounded_and_counted() {
 }
 
 #[test]
+fn what_is_left_in_the_pipe_at_the_end_is_counted() {
+    // The last lines are written after a second's bytes, and before the next second.
+    let server = exec("", "yes 1234567 | head -c 1088576 >&2; echo done");
+    let mut client = Client::connect(&server.urls[0]);
+    assert_eq!(line(&mut client), "done");
+    let mut count = 0;
+    while count < 136_072 {
+        let line = server.process.next_line();
+        let (_, text) = line
+            .split_once("standard error: ")
+            .expect("a line of the program");
+        let dropped = text.split_once(' ').map_or("1", |(number, _)| number);
+        count += dropped.parse::<u64>().expect("a number");
+    }
+    assert_eq!(count, 136_072);
+    server.stop();
+}
+
+#[test]
 fn exits_are_events_with_status_signal_and_usage() {
     let server = exec(
         "--log",
@@ -248,7 +268,7 @@ fn exits_are_events_with_status_signal_and_usage() {
         client.send(format!("{text}\n").as_bytes());
         assert_eq!(client.receive(1), b"");
         let started = crate::await_line(&server.process, ": program ");
-        assert!(started.ends_with(" started"), "{started}");
+        assert!(started.ends_with(" starts"), "{started}");
         let ended = crate::await_line(&server.process, ": program ended: ");
         let (_, usage) = ended.split_once(": program ended: ").unwrap();
         let words: Vec<_> = usage.split(", ").collect();
@@ -267,6 +287,19 @@ fn exits_are_events_with_status_signal_and_usage() {
         assert!(memory.unwrap().parse::<u64>().unwrap() > 100, "{ended}");
     }
     drop(server);
+}
+
+#[test]
+fn the_end_of_a_connection_by_the_server_is_an_event() {
+    for model in ["threading", "coroutines"] {
+        let options = format!("--log --lifetime 0.3 --model {model}");
+        let server = exec(&options, "echo $$; echo words >&2; exec sleep 1000");
+        let mut client = Client::connect(&server.urls[0]);
+        let program = line(&mut client);
+        let ended = format!("program {program} gets SIGTERM: the server has ended its connection");
+        let line = crate::await_line(&server.process, "SIGTERM");
+        assert!(line.ends_with(&ended), "{line}");
+    }
 }
 
 #[test]

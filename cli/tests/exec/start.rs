@@ -91,6 +91,20 @@ fn wrong_usage() {
 }
 
 #[test]
+fn limits_with_which_no_program_starts() {
+    let folder = tempfile::tempdir().expect("a temporary directory");
+    let script = write(folder.path(), "script", "#!/bin/sh\ncat\n", 0o755);
+    for limit in ["as=1", "stack=1", "nofile=0", "nofile=4"] {
+        for program in ["cat", &script] {
+            let (code, line) = failure(&format!("--limit {limit}"), &[program]);
+            assert_eq!(code, Some(1), "{line}");
+            let text = "--limit (no program can start with these limits";
+            assert!(line.contains(text), "{limit}: {line}");
+        }
+    }
+}
+
+#[test]
 fn an_unknown_user_is_an_error_at_the_start() {
     let (code, line) = failure("--user no-such-user", &["cat"]);
     assert_eq!(code, Some(2), "{line}");

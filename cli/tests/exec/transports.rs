@@ -3,7 +3,7 @@
 use std::fs;
 use std::process::{Command, Stdio};
 
-use crate::support::{Client, Server, unique_name};
+use crate::support::{Client, Process, Server, command_after, unique_name};
 use crate::{LOCAL, MODELS, await_end_of, command_of, exec, exec_on, line, pids};
 
 #[test]
@@ -144,6 +144,24 @@ fn the_ends_of_a_tls_connection_are_those_of_the_program() {
 }
 
 #[test]
+fn a_client_that_never_pauses_hears_of_the_end_of_its_program() {
+    for model in ["threading", "coroutines"] {
+        let (server, _folder) = tls(&format!("--model {model}"), "echo; sleep 0.5");
+        let text = "
+import time
+assert client.recv(1) == b'\\n'
+end = time.monotonic() + 20
+try:
+    while time.monotonic() < end: client.send(bytes(65536))
+    print('no end')
+except OSError: print('an end')
+";
+        assert_eq!(python(&server, text), "an end\n", "{model}");
+        drop(server);
+    }
+}
+
+#[test]
 fn a_reset_ends_a_program_that_reads_nothing_of_what_comes_through_tls() {
     for model in ["threading", "coroutines"] {
         let options = format!("--model {model} --half-close-timeout none --idle-timeout none");
@@ -234,10 +252,58 @@ fn a_program_that_does_not_read_its_datagram_is_started_again_after_a_pause() {
         let line = server.process.next_line();
         assert!(line.contains("left its datagram unread"), "{line}");
     }
-    // Lines are a second apart. Without a pause there would be many starts between the two.
+    // Lines are a second apart, and the pauses grow from 10 ms. Without them there would be many starts between the two.
     let starts = fs::read(&starts).expect("a file");
-    assert!((2..=4).contains(&starts.len()), "{} starts", starts.len());
+    assert!((3..=9).contains(&starts.len()), "{} starts", starts.len());
     drop(server);
+}
+
+/// Reads one datagram, and answers.
+const ONE_DATAGRAM: &str = r#"exec python3 -c '
+import socket
+s = socket.socket(fileno=0)
+data, peer = s.recvfrom(100)
+s.sendto(data, peer)
+'"#;
+
+#[test]
+fn equal_datagrams_are_no_unread_ones() {
+    let server = exec_on("", &["udp://127.0.0.1:0"], ONE_DATAGRAM);
+    let mut client = Client::connect(&server.urls[0]);
+    for _ in 0..3 {
+        client.send(b"x");
+    }
+    for _ in 0..3 {
+        assert_eq!(client.receive(100), b"x");
+    }
+    // No line.
+    server.stop();
+}
+
+#[test]
+fn a_server_without_descriptors_for_a_program_pauses_too() {
+    let urls = ["udp://127.0.0.1:0"; 10];
+    // The lowest limit with which it starts leaves nothing for a program.
+    let server = (30..100).find_map(|limit| {
+        let mut command = command_after(&format!("ulimit -n {limit}"), "exec", &urls);
+        command.args(["--", "/bin/true"]);
+        let process = Process::start(command);
+        let line = std::iter::from_fn(|| process.line_or_end())
+            .find(|line| line.starts_with("listening on "));
+        line.map(|line| (process, line))
+    });
+    let (process, line) = server.expect("a limit with which it starts");
+    let url = line.strip_prefix("listening on ").unwrap();
+    Client::connect(url).send(b"x");
+    let number = || -> u64 {
+        let line = crate::await_line(&process, "Too many open files");
+        let (_, rest) = line.split_once("connection ").expect("a number");
+        let number = rest.split(|c: char| !c.is_ascii_digit()).next().unwrap();
+        number.parse().expect("a number")
+    };
+    // Lines are a second apart, and each start has a number.
+    let (first, second) = (number(), number());
+    assert!(second - first < 20, "{first} {second}");
 }
 
 #[test]

@@ -94,6 +94,45 @@ fn fields_and_origins() {
     server.stop();
 }
 
+/// A browser asks without a password whether a page may send one.
+#[test]
+fn pages_of_an_origin_may_send_passwords() {
+    let site = Site::new();
+    site.write("users", "anna:{PLAIN}secret\n");
+    let origin = "Origin: https://a\r\n";
+    let preflight = format!(
+        "{origin}Access-Control-Request-Method: GET\r\nAccess-Control-Request-Headers: authorization\r\n"
+    );
+    for (options, status) in [("", 401), ("--cors https://a", 204)] {
+        let server = site.serve(&format!("--basic-auth users {options}"));
+        let url = &server.urls[0];
+        for path in ["/hello.txt", "/missing"] {
+            assert_eq!(
+                request(url, &format!("OPTIONS {path}"), &preflight, "").status,
+                status,
+                "{options}"
+            );
+            assert_eq!(
+                request(url, &format!("OPTIONS {path}"), origin, "").status,
+                401,
+                "{options}"
+            );
+            assert_eq!(
+                request(url, &format!("GET {path}"), &preflight, "").status,
+                401,
+                "{options}"
+            );
+        }
+        let password = format!("{origin}Authorization: Basic YW5uYTpzZWNyZXQ=\r\n");
+        assert_eq!(
+            request(url, "GET /hello.txt", &password, "").status,
+            200,
+            "{options}"
+        );
+        server.stop();
+    }
+}
+
 #[test]
 fn nothing_outside_the_directory_is_sent() {
     let site = Site::new();

@@ -1,6 +1,7 @@
 //! Datagrams: sessions of clients, their limits and their end.
 
 use std::net::UdpSocket;
+use std::os::linux::net::SocketAddrExt as _;
 use std::os::unix::net::UnixDatagram;
 
 use crate::support::{Client, DEADLINE, Server, unique_name};
@@ -206,6 +207,57 @@ fn a_client_without_an_address_is_forwarded() {
         let count = upstream.recv(&mut buf).expect("receive");
         assert_eq!(&buf[..count], text.as_bytes());
     }
+    stop(proxy);
+}
+
+/// A stop waits for replies as for connections: until the drain deadline, or a second signal.
+#[test]
+fn a_stop_waits_for_no_reply_for_ever() {
+    for model in MODELS {
+        for drain in ["0.3", "100"] {
+            let (upstream, url) = upstream();
+            let words = format!("--log --idle-grace none --drain-timeout {drain} --model {model}");
+            let proxy = proxy(&words, &[&url], &[LOCAL]);
+            connect(&proxy).send(b"question");
+            receive(&upstream);
+            proxy.process.signal(rustix::process::Signal::TERM);
+            line_with(&proxy.process, &["closed"]);
+            if drain == "100" {
+                proxy.process.signal(rustix::process::Signal::TERM);
+            }
+            let mut process = proxy.process;
+            let exit = process.exit();
+            assert_eq!(exit.code, Some(3), "{model}: {exit:?}");
+        }
+    }
+}
+
+/// Both ways.
+#[test]
+fn the_longest_datagram_passes_and_a_longer_one_is_reported() {
+    let folder = tempfile::tempdir().expect("a temporary directory");
+    let path = |name: &str| folder.path().join(name);
+    let upstream = UnixDatagram::bind(path("upstream")).expect("bind");
+    let client = UnixDatagram::bind(path("client")).expect("bind");
+    for socket in [&upstream, &client] {
+        socket.set_read_timeout(Some(DEADLINE)).expect("a deadline");
+    }
+    let url = |name: &str| format!("unixgram://{}", path(name).display());
+    let proxy = proxy("", &[&url("upstream")], &[&url("listen")]);
+    let (longest, longer) = (vec![7; 65_535], vec![7; 65_536]);
+    let mut buf = vec![0; 100_000];
+    client.send_to(&longer, path("listen")).expect("send");
+    line_with(&proxy.process, &["a datagram of 65536 bytes", "65535"]);
+    client.send_to(&longest, path("listen")).expect("send");
+    let (count, from) = upstream.recv_from(&mut buf).expect("receive");
+    assert_eq!(count, longest.len());
+    // The kernel has picked its name.
+    let from = from.as_abstract_name().expect("a name").to_vec();
+    let from = std::os::unix::net::SocketAddr::from_abstract_name(from).expect("a name");
+    upstream.send_to_addr(&longer, &from).expect("send");
+    line_with(&proxy.process, &["a reply of 65536 bytes", "65535"]);
+    upstream.send_to_addr(&longest, &from).expect("send");
+    assert_eq!(client.recv(&mut buf).expect("receive"), longest.len());
     stop(proxy);
 }
 

@@ -95,6 +95,43 @@ fn the_drain_deadline_ends_both_sides() {
     }
 }
 
+/// An abort is no end of the client's stream: the server must not take a part for the whole.
+#[test]
+fn an_aborted_relay_resets_the_server() {
+    for model in MODELS {
+        for words in [
+            "--drain-timeout 0.3",
+            "--idle-timeout 0.3",
+            "--lifetime 0.3",
+        ] {
+            let upstream = Upstream::new();
+            let proxy = proxy(
+                &format!("{words} --model {model}"),
+                &[&upstream.url],
+                &[LOCAL],
+            );
+            let mut client = tcp(&proxy.urls[0]);
+            let mut server = upstream.accept();
+            client.write_all(b"a part").expect("write");
+            expect(&mut server, b"a part");
+            let is_stop = words.contains("drain");
+            if is_stop && model == "forking" {
+                // The process of the relay is killed.
+                continue;
+            }
+            if is_stop {
+                proxy.process.signal(Signal::TERM);
+            }
+            let err = server.read(&mut [0]).map_err(|err| err.kind());
+            assert_eq!(err, Err(ErrorKind::ConnectionReset), "{model} {words}");
+            drop(client);
+            if !is_stop {
+                stop(proxy);
+            }
+        }
+    }
+}
+
 /// The listener stays with the service manager, which starts the proxy again at the next connection.
 #[test]
 fn a_proxy_that_is_not_used_ends_and_loses_nothing() {

@@ -141,6 +141,45 @@ fn a_reset_is_passed_on_as_a_reset() {
     }
 }
 
+/// The server has the whole input then, and learns that its answer is not awaited.
+#[test]
+fn a_reset_after_a_half_close_is_passed_on() {
+    for model in MODELS {
+        let upstream = Upstream::new();
+        let proxy = proxy(&format!("--model {model}"), &[&upstream.url], &[LOCAL]);
+        let mut client = tcp(&proxy.urls[0]);
+        let mut server = upstream.accept();
+        client.write_all(b"question").expect("write");
+        half_close(&client);
+        assert_eq!(rest(&mut server), b"question");
+        reset(client);
+        let error = poll_until("the server sees a reset", DEADLINE, || {
+            server.take_error().expect("the error of a socket")
+        });
+        assert_eq!(error.kind(), ErrorKind::BrokenPipe, "{model}");
+        stop(proxy);
+    }
+}
+
+/// A server that closes early has sent its answer, which is not lost.
+#[test]
+fn an_answer_outlives_a_reset_of_its_sender() {
+    for model in MODELS {
+        let upstream = Upstream::new();
+        let proxy = proxy(&format!("--model {model}"), &[&upstream.url], &[LOCAL]);
+        let mut client = tcp(&proxy.urls[0]);
+        let mut server = upstream.accept();
+        client.write_all(b"a part").expect("write");
+        expect(&mut server, b"a part");
+        server.write_all(b"too long").expect("write");
+        drop(server);
+        client.write_all(b"more").expect("write");
+        assert_eq!(rest(&mut client), b"too long", "{model}");
+        drop(client);
+        stop(proxy);
+    }
+}
+
 /// The server resets the connection while the proxy writes to it: the error comes by the write, and a read sees the end of
 /// the stream.
 #[test]

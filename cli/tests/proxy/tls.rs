@@ -30,6 +30,7 @@ impl Files {
         let key = KeyPair::generate().expect("a key");
         let pem = params.self_signed(&key).expect("a certificate").pem();
         std::fs::write(folder.path().join("ca.pem"), pem).expect("write");
+        std::fs::write(folder.path().join("ca.key"), key.serialize_pem()).expect("write");
         let issuer = Issuer::new(params, key);
         let files = Self { folder };
         for name in ["server", "client"] {
@@ -193,6 +194,20 @@ fn an_upstream_is_verified() {
     client.write_all(b"hello").expect("write");
     expect(&mut client, b"hello");
     drop(client);
+    stop(proxy);
+}
+
+#[test]
+fn the_certificate_of_an_authority_is_not_that_of_a_server() {
+    let files = Files::new();
+    let mut command =
+        crate::support::command("serve echo --tls-cert ca.pem --tls-key ca.key", &[LOCAL]);
+    command.current_dir(files.path(""));
+    let echo = ready(command, 1);
+    let to = echo.urls[0].replace("tcp://127.0.0.1", "tls://localhost");
+    let proxy = files.proxy("--to-ca ca.pem", &[&to]);
+    assert_eq!(rest(&mut tcp(&proxy.urls[0])), b"");
+    line_with(&proxy.process, &[&to, "is that of an authority"]);
     stop(proxy);
 }
 

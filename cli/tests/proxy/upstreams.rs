@@ -5,9 +5,10 @@ use std::net::{TcpListener, TcpStream};
 
 use socket2::{Domain, Socket, Type};
 
-use crate::support::{Client, DEADLINE, poll_until};
+use crate::support::{Client, DEADLINE, command_after, poll_until};
 use crate::{
-    LOCAL, MODELS, Upstream, closed_port, expect, line_with, proxy, proxy_command, rest, stop, tcp,
+    LOCAL, MODELS, Upstream, closed_port, expect, half_close, line_with, proxy, proxy_command,
+    ready, rest, stop, tcp,
 };
 
 /// What a client of the proxy receives.
@@ -162,6 +163,46 @@ fn an_upstream_that_does_not_answer_is_given_up() {
     }
 }
 
+/// The deadline of a client says nothing of the upstream that it waits for.
+#[test]
+fn an_abort_while_it_connects_sets_nothing_aside() {
+    let (there, _thread) = Upstream::new().greets("there");
+    let (_listener, _waiting, url) = black_hole();
+    for model in MODELS {
+        let words = format!("--log --lifetime 0.3 --connect-timeout 20 --model {model}");
+        let proxy = proxy(&words, &[&url, &there], &[LOCAL]);
+        assert_eq!(answer(&proxy.urls[0]), "", "{model}");
+        assert_eq!(answer(&proxy.urls[0]), "there", "{model}");
+        let lines = stop(proxy);
+        let aside = lines.iter().find(|line| line.contains("set aside"));
+        assert_eq!(aside, None, "{model}");
+    }
+}
+
+/// What the process lacks is not the fault of an upstream.
+#[test]
+fn a_shortage_is_reported_with_its_reason() {
+    let (url, _thread) = Upstream::new().greets("there");
+    let words = format!("proxy --model sequential --to {url}");
+    let start = |shell: &str| ready(command_after(shell, &words, &[LOCAL]), 1);
+    let usual = start(":");
+    let open = std::fs::read_dir(format!("/proc/{}/fd", usual.process.id())).expect("list");
+    let open: Vec<_> = open
+        .map(|entry| entry.expect("a descriptor").file_name())
+        .collect();
+    // The first free number is that of the client.
+    let mut free = (0..).filter(|number: &u32| !open.contains(&number.to_string().into()));
+    let limit = free.nth(1).expect("a free number");
+    stop(usual);
+    let proxy = start(&format!("ulimit -n {limit}"));
+    assert_eq!(answer(&proxy.urls[0]), "");
+    line_with(
+        &proxy.process,
+        &[&format!("reach {url}: "), "Too many open files"],
+    );
+    stop(proxy);
+}
+
 #[test]
 fn a_name_is_resolved_at_each_connection() {
     let (url, _thread) = Upstream::new().greets("named");
@@ -205,6 +246,50 @@ fn checks_find_an_upstream_that_has_gone_and_that_has_come() {
         drop(upstream);
         stop(proxy);
     }
+}
+
+/// A relay has several descriptors.
+#[test]
+fn a_low_soft_limit_on_descriptors_is_raised() {
+    for model in ["threading", "coroutines --workers 2"] {
+        let upstream = Upstream::new();
+        let words = format!("proxy --model {model} --to {}", upstream.url);
+        let proxy = ready(command_after("ulimit -Sn 128", &words, &[LOCAL]), 1);
+        let relays: Vec<_> = (0..80)
+            .map(|_| (tcp(&proxy.urls[0]), upstream.accept()))
+            .collect();
+        for (client, server) in &relays {
+            (&*client).write_all(b"x").expect("write");
+            expect(&mut &*server, b"x");
+        }
+        drop(relays);
+        stop(proxy);
+    }
+}
+
+#[test]
+fn a_low_hard_limit_on_descriptors_loses_no_connection() {
+    for model in ["threading", "coroutines --workers 2"] {
+        let upstream = Upstream::new();
+        let words = format!("proxy --model {model} --to {}", upstream.url);
+        let proxy = ready(command_after("ulimit -n 200", &words, &[LOCAL]), 1);
+        let clients: Vec<_> = (0..120).map(|_| tcp(&proxy.urls[0])).collect();
+        for client in &clients {
+            (&*client).write_all(b"x").expect("write");
+            half_close(client);
+        }
+        // Each ends a relay, and another client takes its place.
+        for _ in &clients {
+            assert_eq!(rest(&mut upstream.accept()), b"x", "{model}");
+        }
+        let lines = stop(proxy);
+        let short = lines.iter().find(|line| line.contains("open files"));
+        assert_eq!(short, None, "{model}");
+    }
+    let words = "proxy --max-connections 50 --model threading --to tcp://127.0.0.1:1";
+    let process = crate::Process::start(command_after("ulimit -n 200", words, &[LOCAL]));
+    let note = line_with(&process, &["--max-connections 50 is too large"]);
+    assert!(note.contains("enough for 18"), "{note}");
 }
 
 #[test]

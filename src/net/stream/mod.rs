@@ -37,7 +37,7 @@ use crate::sys::{self, sockopt};
 ///
 /// When the handler has returned, the server closes the connection in good order: it sends buffered
 /// output and the end of the stream. If the handler left input unread, the server then receives and
-/// discards input for up to 2 s or 256 KiB, because close(2) with unread input resets the
+/// discards input, up to 256 KiB and until the peer takes no output for 2 s, because close(2) with unread input resets the
 /// connection, which can destroy the reply on its way (RFC 9112 section 9.6). If the peer may begin
 /// to send only later, the handler can [`shutdown`](Connection::shutdown) the writing side and read
 /// to the end itself.
@@ -249,6 +249,10 @@ impl<T: 'static> Connection for Stream<T> {
 
     fn poll_write(&mut self, cx: &mut task::Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         self.sender().poll_write(cx, buf)
+    }
+
+    fn poll_failed(&mut self, cx: &mut task::Context<'_>) -> Poll<io::Error> {
+        self.link.poll_failed(cx)
     }
 
     fn send_file(&mut self, file: &File, offset: u64, length: u64) -> io::Result<u64> {

@@ -12,6 +12,7 @@ use crate::net::input::Input;
 use crate::net::link::{Link, Timeout};
 use crate::registry::table::Activity;
 use crate::sys::poll::Interest;
+use crate::sys::sockopt;
 
 /// The state of the receiving direction.
 #[derive(Default)]
@@ -38,7 +39,7 @@ pub(super) struct Receiving {
 const SMALL: usize = 1024;
 const BULK: usize = 16 * 1024;
 
-/// How long a close receives unread input, and how many bytes at most.
+/// How long a close receives unread input while the peer takes none of the output, and how many bytes at most.
 const LINGER_TIME: Duration = Duration::from_secs(2);
 const LINGER_BYTES: usize = 256 * 1024;
 
@@ -161,7 +162,7 @@ impl Receiver<'_> {
     }
 
     /// Receives and discards input until the peer ends its side too, within bounds, so that the
-    /// close does not reset the connection. Waits only if the peer has begun to send: the handler
+    /// close does not reset the connection, which would destroy output on its way. Waits only if the peer has begun to send: the handler
     /// has left input `unread`, or more has arrived. Returns whether more had arrived.
     pub(super) fn linger(&mut self, unread: bool) -> bool {
         let mut scratch = [0; 1024];
@@ -173,15 +174,25 @@ impl Receiver<'_> {
             _ => return false,
         };
         left -= more;
-        let deadline = Instant::now() + LINGER_TIME;
+        let mut unsent = sockopt::unsent(self.link.fd()).unwrap_or_default();
+        let mut deadline = Instant::now() + LINGER_TIME;
         while left > 0 {
-            let wait = deadline.saturating_duration_since(Instant::now());
+            let mut wait = deadline.saturating_duration_since(Instant::now());
             if wait.is_zero() {
-                break;
+                // A peer that takes its reply slowly gets all of it.
+                let before = unsent;
+                unsent = sockopt::unsent(self.link.fd()).unwrap_or_default();
+                if unsent >= before {
+                    break;
+                }
+                wait = LINGER_TIME;
+                deadline = Instant::now() + wait;
             }
             self.state.timeout = Timeout::new(Some(wait)).unwrap_or_default();
             match self.recv(&mut scratch) {
                 Ok(count) if count > 0 => left = left.saturating_sub(count),
+                Err(err) if err.kind() == io::ErrorKind::TimedOut && deadline <= Instant::now() => {
+                }
                 _ => break,
             }
         }

@@ -102,6 +102,7 @@ impl Restrictions {
     }
 
     /// Opens the paths of the options, and lets a child of this process, which has one thread, apply all restrictions.
+    /// With limits, another one tries whether the dynamic loader of the program can start.
     ///
     /// # Errors
     ///
@@ -116,6 +117,17 @@ impl Restrictions {
             rules,
         };
         trial::in_child(|| prepared.apply())?;
+        let listing = program::listing(program).ok().flatten();
+        if let Some(listing) = listing.filter(|_| !self.limit.is_empty()) {
+            trial::in_child(|| {
+                trial::take_null()?;
+                prepared.apply()?;
+                trial::execute(&listing)
+            })
+            .context(
+                "--limit (no program can start with these limits, as its dynamic loader cannot; give more)",
+            )?;
+        }
         Ok(prepared)
     }
 }

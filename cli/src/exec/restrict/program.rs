@@ -1,6 +1,5 @@
 //! The files that the kernel and the dynamic loader open to start a program.
 
-use std::env;
 use std::ffi::OsStr;
 use std::fs::File;
 use std::io::{ErrorKind, Read};
@@ -13,8 +12,7 @@ use elf::abi::PT_INTERP;
 use elf::endian::AnyEndian;
 use elf::{ElfStream, ParseError};
 
-/// The kernel reads so much of a script for its first line (execve(2)).
-const FIRST_LINE_MAX: u64 = 256;
+use crate::exec::program::{self, HEAD};
 
 /// The kernel follows five scripts at most (execve(2), `ELOOP`).
 const SCRIPTS_MAX: usize = 5;
@@ -49,22 +47,20 @@ fn first_line(path: &Path) -> anyhow::Result<Option<(PathBuf, Vec<u8>)>> {
     let tried = || format!("read {}, to find what it needs", path.display());
     let mut start = Vec::new();
     let file = File::open(path).with_context(tried)?;
-    let read = file.take(FIRST_LINE_MAX).read_to_end(&mut start);
+    let read = file.take(HEAD).read_to_end(&mut start);
     read.with_context(tried)?;
-    let Some(line) = start.strip_prefix(b"#!") else {
+    let Some((interpreter, argument)) = program::first_line(&start) else {
         return Ok(None);
     };
-    let line = line.split(|byte| *byte == b'\n').next().unwrap_or(line);
-    let line = line.trim_ascii();
-    let end = line.iter().position(u8::is_ascii_whitespace);
-    let (name, argument) = line.split_at(end.unwrap_or(line.len()));
     ensure!(
-        !name.is_empty(),
+        !interpreter.is_empty(),
         "{}: its first line names no interpreter",
         path.display()
     );
-    let argument = argument.trim_ascii().to_owned();
-    Ok(Some((OsStr::from_bytes(name).into(), argument)))
+    Ok(Some((
+        OsStr::from_bytes(interpreter).into(),
+        argument.to_owned(),
+    )))
 }
 
 /// The program that env(1) looks up, if it is the interpreter.
@@ -79,11 +75,7 @@ fn by_env(interpreter: &Path, argument: &[u8]) -> anyhow::Result<Option<PathBuf>
     if name.as_bytes().contains(&b'/') {
         return Ok(Some(name.into()));
     }
-    let path = env::var_os("PATH").unwrap_or_default();
-    let found = env::split_paths(&path)
-        .map(|folder| folder.join(name))
-        .find(|path| path.is_file());
-    match found {
+    match program::in_path(name) {
         Some(found) => Ok(Some(found)),
         None => bail!(
             "{} of a first line: not in the PATH of the server; name its file in that line",
@@ -92,14 +84,23 @@ fn by_env(interpreter: &Path, argument: &[u8]) -> anyhow::Result<Option<PathBuf>
     }
 }
 
+/// The command that lists the libraries of a program, or of the interpreter of a script; `None` for a static one.
+pub(super) fn listing(program: &Path) -> anyhow::Result<Option<Vec<PathBuf>>> {
+    let interpreter = first_line(program)?.map(|(interpreter, _)| interpreter);
+    let program = interpreter.as_deref().unwrap_or(program);
+    Ok(loader(program)?.map(|loader| vec![loader, LIST.into(), program.to_owned()]))
+}
+
+/// The loaders of glibc and of musl both know this option; neither runs a part of the program.
+const LIST: &str = "--list";
+
 /// The libraries of a program, as its dynamic loader finds them, and the loader, which is one of them.
 fn loaded(program: &Path) -> anyhow::Result<Vec<PathBuf>> {
     let Some(loader) = loader(program)? else {
         return Ok(Vec::new());
     };
-    // The loaders of glibc and of musl both know this option; neither runs a part of the program.
     let output = Command::new(&loader)
-        .arg("--list")
+        .arg(LIST)
         .arg(program)
         .stdin(Stdio::null())
         .output()

@@ -1,12 +1,18 @@
 //! A child of this process that applies what each program will have to.
 
+use std::ffi::CString;
+use std::fs::File;
 use std::io::{self, PipeWriter, Read, Write};
+use std::os::fd::AsFd;
+use std::os::unix::ffi::OsStrExt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::PathBuf;
 
-use anyhow::{Context, ensure};
+use anyhow::{Context, bail, ensure};
 use rustix::io::Errno;
 use rustix::process::{WaitOptions, waitpid};
 
+use crate::exec::starter::DESCRIPTORS_MAX;
 use crate::exec::starter::sys::{self, Fork};
 
 /// Runs `work` in a child of this process, which has one thread, and returns its error as text.
@@ -27,9 +33,34 @@ pub(super) fn in_child(work: impl FnOnce() -> anyhow::Result<()>) -> anyhow::Res
     };
     read.context("read from a child")?;
     ensure!(text.is_empty(), "{text}");
-    let ended = status.and_then(|(_, status)| status.exit_status());
-    ensure!(ended == Some(0), "a signal ended the process that tried");
+    let status = status.map(|(_, status)| status);
+    let code = status.and_then(|status| status.exit_status());
+    match status.and_then(|status| status.terminating_signal()) {
+        Some(signal) => bail!("signal {signal} ended the process that tried"),
+        None => ensure!(code == Some(0), "the process that tried has failed"),
+    }
     Ok(())
+}
+
+/// Gives a child the number of descriptors that a program has. What it prints goes nowhere.
+pub(super) fn take_null() -> anyhow::Result<()> {
+    let null = File::options().read(true).write(true).open("/dev/null");
+    let null = null.context("open /dev/null")?;
+    for target in 0..DESCRIPTORS_MAX as i32 {
+        sys::place(null.as_fd(), target).context("dup2(2)")?;
+    }
+    Ok(())
+}
+
+/// Replaces a child by a command without variables.
+pub(super) fn execute(command: &[PathBuf]) -> anyhow::Result<()> {
+    let args = command
+        .iter()
+        .map(|arg| CString::new(arg.as_os_str().as_bytes()))
+        .collect::<Result<Vec<_>, _>>()?;
+    let path = args.first().context("a command has a name")?;
+    let Err(err) = sys::execute(path, &args, &[]);
+    Err(err).with_context(|| format!("execute {}", path.to_string_lossy()))
 }
 
 /// The life of the child. Returns its exit status.

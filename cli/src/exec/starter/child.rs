@@ -33,12 +33,12 @@ pub(super) struct Base {
 pub(super) fn run(
     base: &Base,
     request: &Request,
-    serial: u64,
+    mark: u64,
     starter: Pid,
     control: &OwnedFd,
     fds: &[OwnedFd],
 ) -> ! {
-    let failed = become_program(base, request, serial, starter, control, fds);
+    let failed = become_program(base, request, mark, starter, control, fds);
     // The type has no value of success.
     if let Err(err) = failed {
         notify(control, &Notice::Failed(format!("{err:#}")));
@@ -49,7 +49,7 @@ pub(super) fn run(
 fn become_program(
     base: &Base,
     request: &Request,
-    serial: u64,
+    mark: u64,
     starter: Pid,
     control: &OwnedFd,
     fds: &[OwnedFd],
@@ -86,7 +86,7 @@ fn become_program(
     // The starter's own are close-on-exec; a library that looks up users may have opened another one.
     sys::keep_below(request.layout.len() as i32).context("close_range(2)")?;
     setrlimit(Resource::Nofile, base.nofile).context("restore the limit on descriptors")?;
-    let env = environment(&base.env, &request.env, serial);
+    let env = environment(&base.env, &request.env, mark);
     sys::unblock_signals();
     (base.prepare)()?;
     let path = request.path.as_c_str();
@@ -96,14 +96,14 @@ fn become_program(
 }
 
 /// The variables of a program: those of the request replace those of the same name before.
-fn environment(base: &[CString], own: &[CString], serial: u64) -> Vec<CString> {
+fn environment(base: &[CString], own: &[CString], mark: u64) -> Vec<CString> {
     let name = |variable: &CString| -> Vec<u8> {
         let bytes = variable.as_bytes();
         let end = bytes.iter().position(|byte| *byte == b'=');
         bytes[..end.unwrap_or(bytes.len())].to_vec()
     };
     let mut own = own.to_vec();
-    let mut numbers = vec![format!("{MARK}={serial}")];
+    let mut numbers = vec![format!("{MARK}={mark}")];
     if own.iter().any(|variable| name(variable) == b"LISTEN_FDS") {
         let pid = getpid().as_raw_nonzero();
         numbers.push(format!("LISTEN_PID={pid}"));
@@ -121,7 +121,7 @@ fn environment(base: &[CString], own: &[CString], serial: u64) -> Vec<CString> {
     kept.cloned().chain(own.iter().cloned()).collect()
 }
 
-/// The serial number of the program to which a process belongs, by the mark in its environment.
+/// The mark in the environment of a process: that of the program to which it belongs.
 pub(super) fn mark_of(pid: Pid) -> Option<u64> {
     let environ = fs::read(format!("/proc/{}/environ", pid.as_raw_nonzero())).ok()?;
     let mut variables = environ.split(|byte| *byte == 0);

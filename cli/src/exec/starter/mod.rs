@@ -27,13 +27,13 @@ use rustix::net::{
 };
 use rustix::process::{
     Pid, PidfdFlags, Resource, Rlimit, WaitId, WaitIdOptions, getrlimit, pidfd_open,
-    set_child_subreaper, setrlimit, waitid,
+    set_child_subreaper, setrlimit, setsid, waitid,
 };
 use socketserver::task::Descriptor;
 
 pub(crate) use notice::{Ended, Exit, Notice};
 pub(crate) use request::Command;
-use request::DESCRIPTORS_MAX;
+pub(super) use request::DESCRIPTORS_MAX;
 use sys::Fork;
 
 /// The variable by which the starter finds what belongs to a program.
@@ -229,6 +229,8 @@ fn serve(
     sys::reset_signals();
     // The name in lists of processes is all that tells it from the server.
     let _ = rustix::thread::set_name(c"starter");
+    // A signal to the server's group does not concern it.
+    let _ = setsid();
     let answer = |text: &str| send(&requests, text.as_bytes(), SendFlags::NOSIGNAL).is_ok();
     match begin(settings, set_up, &requests) {
         Ok(mut starter) if answer(READY) => i32::from(starter.run().is_err()),

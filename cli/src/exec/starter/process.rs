@@ -5,7 +5,8 @@
 //! (prctl(2), `PR_SET_CHILD_SUBREAPER`). Whenever a child has ended, the starter looks at its other children: one
 //! that is no program, and belongs to none that lives, is a stray, and is ended too.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
+use std::hash::{BuildHasher, RandomState};
 use std::io;
 use std::mem::MaybeUninit;
 use std::os::fd::OwnedFd;
@@ -36,8 +37,8 @@ const SERVER: u64 = u64::MAX;
 /// How many requests are taken before other events are looked at.
 const BATCH: usize = 16;
 
-/// How long the starter outlives its server at most, beyond twice the time until SIGKILL: a process that the kernel
-/// does not end keeps it no longer.
+/// How long the starter outlives its server at most, beyond twice the time until SIGKILL, and beyond the end of the last
+/// process that it ends: one that the kernel does not end keeps it no longer.
 const LAST: Duration = Duration::from_secs(5);
 
 pub(super) struct Starter {
@@ -51,9 +52,16 @@ pub(super) struct Starter {
     epoll: OwnedFd,
     /// The programs that live, by their process.
     programs: HashMap<Pid, Program>,
+    /// Other children that belong to a program that lives, with its mark.
+    adopted: HashMap<Pid, u64>,
     /// Processes that belong to no program, and are being ended.
     strays: HashMap<Pid, Ending>,
-    serial: u64,
+    /// When the strays get SIGKILL: all that appear until none is left have one time.
+    kill_strays: Option<Instant>,
+    /// How many programs were started.
+    count: u64,
+    /// Makes a program's mark from its number: another program cannot guess it.
+    marks: RandomState,
     /// When children are reaped, if some have ended.
     reap: Option<Instant>,
     /// When they can be reaped again. The kernel takes time for each child that lives, so a pause of the same time
@@ -65,7 +73,7 @@ pub(super) struct Starter {
 }
 
 struct Program {
-    serial: u64,
+    mark: u64,
     control: OwnedFd,
     /// What has been done to end it.
     ending: Option<Ending>,
@@ -77,6 +85,9 @@ enum Ending {
     Terminated(Instant),
     Killed,
 }
+
+/// The longest time until SIGKILL, so that every deadline exists.
+const KILL_TIMEOUT_MAX: Duration = Duration::from_secs(365 * 24 * 60 * 60);
 
 impl Starter {
     pub(super) fn new(base: Base, kill_timeout: Duration, requests: OwnedFd) -> io::Result<Self> {
@@ -95,15 +106,18 @@ impl Starter {
         child::children()?;
         Ok(Self {
             base,
-            kill_timeout,
+            kill_timeout: kill_timeout.min(KILL_TIMEOUT_MAX),
             pid: getpid(),
             requests,
             signals,
             server,
             epoll,
             programs: HashMap::new(),
+            adopted: HashMap::new(),
             strays: HashMap::new(),
-            serial: 0,
+            kill_strays: None,
+            count: 0,
+            marks: RandomState::new(),
             reap: None,
             reapable: Instant::now(),
             last: None,
@@ -119,16 +133,16 @@ impl Starter {
     pub(super) fn run(&mut self) -> io::Result<()> {
         loop {
             let now = Instant::now();
-            let is_done = self.programs.is_empty() && self.strays.is_empty();
-            if self.last.is_some_and(|last| is_done || now >= last) {
-                return Ok(());
-            }
             self.kill_late(now);
             if self.reap.is_some_and(|at| now >= at) {
                 self.reap = None;
                 self.reap();
                 let end = Instant::now();
                 self.reapable = end + (end - now);
+            }
+            let is_done = self.programs.is_empty() && self.strays.is_empty();
+            if self.last.is_some_and(|last| is_done || now >= last) {
+                return Ok(());
             }
             let mut events = [const { MaybeUninit::<epoll::Event>::uninit() }; 64];
             let timeout = self.next_deadline().map(|at| {
@@ -185,9 +199,7 @@ impl Starter {
         if self.last.is_some() {
             return;
         }
-        let span = self.kill_timeout.saturating_mul(2).saturating_add(LAST);
-        let now = Instant::now();
-        self.last = now.checked_add(span).or(Some(now));
+        self.last = Some(Instant::now() + self.kill_timeout * 2 + LAST);
         let programs: Vec<_> = self.programs.keys().copied().collect();
         for pid in programs {
             self.end(pid);
@@ -243,12 +255,11 @@ impl Starter {
             let err = io::Error::from(Errno::MFILE);
             return fail("pass the descriptors to the starter", err);
         }
-        self.serial += 1;
+        self.count += 1;
+        let mark = self.marks.hash_one(self.count);
         let pid = match sys::fork_single() {
             Ok(Fork::Parent(pid)) => pid,
-            Ok(Fork::Child) => {
-                child::run(&self.base, &request, self.serial, self.pid, &control, &fds)
-            }
+            Ok(Fork::Child) => child::run(&self.base, &request, mark, self.pid, &control, &fds),
             Err(err) => return fail("fork(2)", err),
         };
         let number = pid.as_raw_nonzero().get();
@@ -260,7 +271,7 @@ impl Starter {
             Err(_) => Some(self.terminate_group(pid)),
         };
         let program = Program {
-            serial: self.serial,
+            mark,
             control,
             ending,
         };
@@ -295,9 +306,8 @@ impl Starter {
         }
     }
 
-    fn kill_at(&self) -> Ending {
-        let now = Instant::now();
-        Ending::Terminated(now.checked_add(self.kill_timeout).unwrap_or(now))
+    fn kill_at(&self) -> Instant {
+        Instant::now() + self.kill_timeout
     }
 
     /// Ends a program with its process group; a stopped one too.
@@ -307,7 +317,7 @@ impl Starter {
             let _ = kill_process(pid, Signal::TERM);
         }
         let _ = kill_process_group(pid, Signal::CONT);
-        self.kill_at()
+        Ending::Terminated(self.kill_at())
     }
 
     /// Kills what has outlived its SIGTERM for too long.
@@ -333,6 +343,9 @@ impl Starter {
 
     /// Reaps children that have ended, and ends processes that belong to no program any more.
     fn reap(&mut self) {
+        if self.strays.is_empty() {
+            self.kill_strays = None;
+        }
         while let Some(pid) = signals::ended_child() {
             let program = self.programs.remove(&pid);
             if program.is_some() {
@@ -340,31 +353,38 @@ impl Starter {
                 let _ = kill_process_group(pid, Signal::TERM);
                 let _ = kill_process_group(pid, Signal::CONT);
             }
-            self.strays.remove(&pid);
+            self.adopted.remove(&pid);
+            let is_stray = self.strays.remove(&pid).is_some();
+            if let Some(last) = self.last.as_mut().filter(|_| is_stray || program.is_some()) {
+                // Others may become children by that.
+                *last = (*last).max(Instant::now() + LAST);
+            }
             let exit = sys::reap(pid);
             if let (Some(program), Some(exit)) = (program, exit) {
                 let _ = epoll::delete(&self.epoll, &program.control);
                 notify(&program.control, &Notice::Exited(exit));
             }
         }
-        let serials = self.programs.values().map(|program| program.serial);
-        let serials: std::collections::HashSet<_> = serials.collect();
+        let marks: HashSet<_> = self.programs.values().map(|program| program.mark).collect();
+        self.adopted.retain(|_, mark| marks.contains(mark));
         // An error here, after a success at the start, is a lack of memory or descriptors: the next end of a child
         // repeats this.
         for pid in child::children().unwrap_or_default() {
-            if self.programs.contains_key(&pid) || self.strays.contains_key(&pid) {
+            let is_known = self.programs.contains_key(&pid) || self.strays.contains_key(&pid);
+            if is_known || self.adopted.contains_key(&pid) {
                 continue;
             }
-            let lives =
-                |id: rustix::io::Result<Pid>| id.is_ok_and(|id| self.programs.contains_key(&id));
-            let belongs = lives(getpgid(Some(pid)))
-                || lives(getsid(Some(pid)))
-                || child::mark_of(pid).is_some_and(|serial| serials.contains(&serial));
-            if !belongs {
+            let leader = |id: rustix::io::Result<Pid>| Some(self.programs.get(&id.ok()?)?.mark);
+            let mark = leader(getpgid(Some(pid))).or_else(|| leader(getsid(Some(pid))));
+            let mark = mark.or_else(|| child::mark_of(pid).filter(|mark| marks.contains(mark)));
+            if let Some(mark) = mark {
+                self.adopted.insert(pid, mark);
+            } else {
                 let _ = kill_process(pid, Signal::TERM);
                 let _ = kill_process(pid, Signal::CONT);
-                let ending = self.kill_at();
-                self.strays.insert(pid, ending);
+                let kill = self.kill_strays.unwrap_or_else(|| self.kill_at());
+                self.kill_strays = Some(kill);
+                self.strays.insert(pid, Ending::Terminated(kill));
             }
         }
     }

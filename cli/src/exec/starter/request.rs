@@ -13,7 +13,7 @@ use anyhow::Context;
 pub(super) const MESSAGE_MAX: usize = 128 * 1024;
 
 /// The most descriptors of a program.
-pub(super) const DESCRIPTORS_MAX: usize = 4;
+pub(in crate::exec) const DESCRIPTORS_MAX: usize = 4;
 
 /// A program with its arguments, the first of which is its name.
 #[derive(Clone, Debug)]

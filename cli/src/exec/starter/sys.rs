@@ -84,7 +84,7 @@ fn close_range(first: RawFd, last: RawFd, flags: u32) -> io::Result<()> {
 }
 
 /// Makes `target` refer to what `fd` does, also across execve(2).
-pub(super) fn place(fd: BorrowedFd<'_>, target: RawFd) -> io::Result<()> {
+pub(in crate::exec) fn place(fd: BorrowedFd<'_>, target: RawFd) -> io::Result<()> {
     // SAFETY: nothing in this process owns `target`, which is below all descriptors of the starter's values.
     match unsafe { libc::dup2(fd.as_raw_fd(), target) } {
         -1 => Err(io::Error::last_os_error()),
@@ -183,7 +183,11 @@ pub(super) fn reap(pid: Pid) -> Option<Exit> {
 /// # Errors
 ///
 /// As execve(2).
-pub(super) fn execute(path: &CStr, args: &[CString], env: &[CString]) -> io::Result<Infallible> {
+pub(in crate::exec) fn execute(
+    path: &CStr,
+    args: &[CString],
+    env: &[CString],
+) -> io::Result<Infallible> {
     let list = |strings: &[CString]| -> Vec<*const c_char> {
         let pointers = strings.iter().map(|string| string.as_ptr());
         pointers.chain([ptr::null()]).collect()

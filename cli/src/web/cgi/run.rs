@@ -167,7 +167,7 @@ impl Run {
             let prefix = &self.settings.prefix;
             match notice {
                 Some(Notice::Started { pid }) if self.settings.log => {
-                    say(format_args!("{prefix}: program {pid} started"));
+                    say(format_args!("{prefix}: program {pid} starts"));
                 }
                 Some(Notice::Started { .. }) => {}
                 Some(Notice::Failed(why)) => {
@@ -238,7 +238,7 @@ impl Read for Run {
 
 impl Drop for Run {
     fn drop(&mut self) {
-        if let Some(errors) = self.errors.take() {
+        if let Some(mut errors) = self.errors.take() {
             errors.finish();
         }
     }
