@@ -48,11 +48,12 @@ type Call = Box<dyn Fn(&mut Request<'_>) -> Answer + Send + Sync>;
 /// a segment. Two routes panic
 ///
 /// - if they have the same path and the same method, or the same path and one is of all methods;
-/// - if they differ only in the names of parameters, as `/{a}` and `/{b}/c`;
+/// - if they differ only in the names of parameters, as `/{a}/c` and `/{b}/c`;
 /// - if both have `{*rest}` in the same place, or one has it where the other has a segment that is no more than `{id}`, or
 ///   ends in text, as `/{id}.txt`;
 /// - if one is a prefix: it is a route with a slash at its end, and another with `{*rest}` behind that;
-/// - if a segment has text on both sides of its parameter, as `/a-{id}.txt`, and that of the other has text on one side.
+/// - if segments in the same place have text on different sides of their parameters, as `/a-{id}` and `/{id}.txt`, or both
+///   have it on both sides, as `/a-{id}.txt` and `/b-{id}.txt`.
 ///
 /// # Examples
 ///
