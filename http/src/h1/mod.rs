@@ -59,12 +59,17 @@ pub(crate) fn serve<C: Connection + Managed, H: Handler>(
 ) -> Result<Option<Next>, HandlerError> {
     conn.set_write_buffer(WRITE_BUFFER)?;
     loop {
+        // What a refusal needs to know of a head that cannot be read.
+        let mut is_head = false;
         let head = match find(conn, session, &http.limits)? {
             Found::Head(head) if head == PREFACE && session.requests == 0 => {
                 conn.unread(PREFACE)?;
                 return Ok(None);
             }
-            Found::Head(head) => head::parse(&head, &http.limits),
+            Found::Head(head) => {
+                is_head = head.trim_ascii_start().starts_with(b"HEAD ");
+                head::parse(&head, &http.limits)
+            }
             Found::Nothing(next) => return Ok(Some(next)),
             Found::Reject(reject) => Err(reject),
         };
@@ -72,7 +77,8 @@ pub(crate) fn serve<C: Connection + Managed, H: Handler>(
         let keeps_alive = match head {
             Ok(head) => exchange(http, conn, session, head)?,
             Err(reject) => {
-                refuse(http, conn, reject)?;
+                let method = if is_head { Method::HEAD } else { Method::GET };
+                refuse(http, conn, method, reject)?;
                 false
             }
         };
@@ -302,11 +308,12 @@ fn possible<C: Connection>(
 fn refuse<C: Connection + Managed, H: Handler>(
     http: &Http<H>,
     conn: &mut C,
+    method: Method,
     reject: Reject,
 ) -> Result<(), HandlerError> {
     let clock = http.clock();
     let exchange = Exchange {
-        method: Method::GET,
+        method,
         version: Version::HTTP_11,
         keeps_alive: false,
     };
