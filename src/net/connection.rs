@@ -235,7 +235,7 @@ pub trait Connection: Accepted + BufRead + Write {
     /// # Errors
     ///
     /// - The file cannot be read at an offset: a pipe, a directory.
-    /// - else as [`Write::write`](std::io::Write::write). A part may have been sent.
+    /// - else as [`Write::write`]. A part may have been sent.
     ///
     /// # Examples
     ///
