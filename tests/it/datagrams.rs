@@ -129,7 +129,7 @@ fn the_largest_datagram_arrives_whole_and_a_larger_one_is_reported() {
     client.send_to(&[0; 1001], addrs[0]).unwrap();
     let report = wait.recv_timeout(DEADLINE).unwrap();
     assert!(
-        report.contains("a datagram of 1001 bytes") && report.contains("(1000)"),
+        report.contains("a datagram of 1001 bytes") && report.ends_with("has 1000"),
         "{report}"
     );
     client.send_to(&[0; 1000], addrs[0]).unwrap();
