@@ -112,7 +112,9 @@ fn converse(
         let enough = left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| {
             left.checked_sub(1)
         });
-        let stop = enough.is_err() && !stops.swap(true, Ordering::Relaxed);
+        // A client in the backlog would wait for the others to end, which wait for the stop.
+        let is_served = number > 0;
+        let stop = is_served && enough.is_err() && !stops.swap(true, Ordering::Relaxed);
         let (message, answer) = match (waits, stop) {
             (_, true) => ("halt\n".to_owned(), "ok\n".to_owned()),
             (Waits::Parked, _) => (format!("keep {number}\n"), format!("{number}\n")),
