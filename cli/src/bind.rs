@@ -1,6 +1,7 @@
 //! Binding or adopting what URLs name, and what comes between the sockets and the services.
 
 use std::collections::BTreeMap;
+use std::os::fd::{AsFd, BorrowedFd};
 
 use anyhow::{Context, bail};
 use socketserver::net::{Either, Transport};
@@ -23,6 +24,14 @@ pub(crate) type Accepted = <Any as Transport>::Accepted;
 /// What a server listens on: a transport whose connections and datagrams a task serves, or a datagram socket that it
 /// lends to a program.
 pub(crate) type Listener = Either<Any, LentSocket>;
+
+/// The socket of a stream, below the PROXY protocol.
+pub(crate) fn socket_of(stream: &<Stream as Transport>::Accepted) -> BorrowedFd<'_> {
+    match stream {
+        Either::Left(plain) => plain.as_fd(),
+        Either::Right(proxied) => proxied.below().as_fd(),
+    }
+}
 
 /// A bound socket, before the PROXY protocol and TLS.
 pub(crate) type Bound = Either<Plain, Either<UnixSeqpacket, Datagrams>>;

@@ -184,7 +184,7 @@ impl Accepted for Lent {
 
 impl Managed for Lent {
     fn refuse(&mut self) {
-        // Else it would be refused again and again.
+        // A datagram that stays in the socket would be refused again and again.
         let _ = recv(&self.lending.socket, &mut [0; 1], RecvFlags::DONTWAIT);
     }
 }

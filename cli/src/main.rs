@@ -18,6 +18,7 @@ mod proxy;
 mod resolve;
 mod serve;
 mod services;
+mod shared;
 mod signals;
 mod tls;
 mod web;

@@ -76,8 +76,7 @@ pub(crate) trait Task: Send + Sync + 'static {
 
     /// How many KiB the stack of a coroutine needs, if its client does not use TLS.
     fn stack_kib(&self) -> usize {
-        // Eight times the deepest stack that was measured.
-        64
+        STACK_KIB
     }
 
     /// Returns what to call after SIGHUP, in one process of the server.
@@ -102,7 +101,10 @@ pub(crate) trait Task: Send + Sync + 'static {
     }
 }
 
-/// How many KiB the stack of a coroutine needs that does a TLS handshake.
+/// How many KiB the stack of a coroutine needs: eight times the deepest one that was measured.
+pub(crate) const STACK_KIB: usize = 64;
+
+/// How many KiB it needs for a TLS handshake.
 pub(crate) const TLS_STACK_KIB: usize = 256;
 
 /// Serves until a signal stops it.
@@ -335,12 +337,16 @@ pub(crate) fn bound_connections(options: &mut Options, descriptors: u64) -> Opti
     })
 }
 
-/// Raises the soft limit on descriptors to the hard one.
-pub(crate) fn raise_descriptor_limit() -> anyhow::Result<()> {
+/// Raises the soft limit on descriptors to the hard one, and reports the note of [`bound_connections`].
+pub(crate) fn raise_descriptor_limit(note: Option<&str>) -> anyhow::Result<()> {
     let maximum = getrlimit(Resource::Nofile).maximum;
     let current = maximum;
     setrlimit(Resource::Nofile, Rlimit { current, maximum })
-        .context("raise the limit on descriptors")
+        .context("raise the limit on descriptors")?;
+    if let Some(note) = note {
+        say(format_args!("socketserver: {note}"));
+    }
+    Ok(())
 }
 
 /// Fewer connections than this are reported, unless `--max-connections` asks for fewer.

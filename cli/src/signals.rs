@@ -107,13 +107,15 @@ pub(crate) fn stop_when_child_ends(
     has_ended: impl Fn() -> bool + Send + Sync + Clone + 'static,
     server: ServerHandle,
 ) -> anyhow::Result<()> {
+    let main = process::id();
     let check = move || {
-        if has_ended() {
+        // In a worker process the child is another one's, and the main process stops the server.
+        if process::id() == main && has_ended() {
             server.shutdown();
         }
     };
     let on_signal = check.clone();
-    // SAFETY: the handler calls `has_ended`, and a method that is documented as async-signal-safe.
+    // SAFETY: the handler calls getpid(2), `has_ended`, and a method that is documented as async-signal-safe.
     let handler = unsafe { register(SIGCHLD, on_signal) };
     handler.context("handle SIGCHLD")?;
     // It may have ended before.

@@ -105,9 +105,9 @@ pub(crate) fn of_server(clear: bool, variables: &[Variable]) -> Vec<CString> {
 /// The variable with the number of the connection.
 const NUMBER: &str = "SOCKETSERVER_CONNECTION";
 
-/// The variables of one connection.
+/// The variables of one program.
 #[derive(Debug, Default)]
-pub(super) struct Variables(Vec<CString>);
+pub(crate) struct Variables(Vec<CString>);
 
 impl Variables {
     pub(super) fn of(accepted: &Accepted) -> Self {
@@ -145,9 +145,13 @@ impl Variables {
         &self.0
     }
 
-    fn set(&mut self, name: &str, value: impl AsRef<[u8]>) {
+    pub(crate) fn into_vec(self) -> Vec<CString> {
+        self.0
+    }
+
+    pub(crate) fn set(&mut self, name: &str, value: impl AsRef<[u8]>) {
         let text = [name.as_bytes(), value.as_ref()].join(&b'=');
-        // The name of a Unix socket may have a zero byte, which no variable can have.
+        // A value with a zero byte, as the name of a Unix socket may have, is left out: no variable can have it.
         self.0.extend(CString::new(text));
     }
 

@@ -51,12 +51,18 @@ pub(crate) enum Then {
     End,
 }
 
+/// Makes a pipe whose end for reading does not block.
+pub(crate) fn pipe() -> io::Result<(OwnedFd, OwnedFd)> {
+    let (reader, writer) = pipe_with(PipeFlags::CLOEXEC)?;
+    // The flag holds for this end alone: each end has a file description.
+    fcntl_setfl(&reader, OFlags::NONBLOCK)?;
+    Ok((reader, writer))
+}
+
 impl Lines {
     /// Makes a pipe, and returns the end for the program.
     pub(crate) fn new(prefix: String) -> io::Result<(Self, OwnedFd)> {
-        let (pipe, writer) = pipe_with(PipeFlags::CLOEXEC)?;
-        // The flag holds for this end alone: each end has a file description.
-        fcntl_setfl(&pipe, OFlags::NONBLOCK)?;
+        let (pipe, writer) = pipe()?;
         let lines = Self {
             pipe: Some(pipe),
             prefix,

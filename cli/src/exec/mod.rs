@@ -14,7 +14,6 @@ use std::ffi::OsString;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
-use std::process;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -33,13 +32,12 @@ use self::lines::Lines;
 use self::relay::{Client, Relay};
 use self::restrict::Restrictions;
 use self::serving::{Around, Cause, Over, Session};
-use self::starter::{Command, Ended, Exit, Settings, Starter};
+use self::starter::{Command, Ended, Exit, LOST, Settings, Starter};
 use crate::args::{Inner, Model, Options, seconds};
-use crate::bind::{Accepted, Any, Listener, Stream};
+use crate::bind::{Accepted, Any, Listener, Stream, socket_of};
 use crate::lent::{Lent, LentSocket};
 use crate::limits::{Timeout, timeout};
 use crate::listen::Url;
-use crate::log::say;
 use crate::privileges::Privileges;
 use crate::serve::{self, Task};
 use crate::signals;
@@ -79,7 +77,7 @@ Processes that outlive the program are ended when it has exited.";
 /// How long a socket is not lent again whose program has not read the datagram: the first time, and at most.
 const UNREAD_PAUSES: [Duration; 2] = [Duration::from_millis(10), Duration::from_secs(1)];
 
-/// So often in a row a datagram is unread before that is a failure: two datagrams may be the same.
+/// How often in a row a datagram is unread before the server reports a failure: two datagrams may be equal.
 const UNREAD_FAILURES: u32 = 3;
 
 /// The descriptors of a server for each connection: the connection, its program's control socket, its standard error,
@@ -217,11 +215,7 @@ impl Task for Programs {
 
     fn start(&mut self, _listeners: &[Any]) -> anyhow::Result<()> {
         // After the starter was forked, whose programs have the limit that the server was started with.
-        serve::raise_descriptor_limit()?;
-        if let Some(note) = &self.note {
-            say(format_args!("socketserver: {note}"));
-        }
-        Ok(())
+        serve::raise_descriptor_limit(self.note.as_deref())
     }
 
     fn lend(&self, listeners: Vec<Any>) -> anyhow::Result<Vec<Listener>> {
@@ -242,12 +236,7 @@ impl Task for Programs {
 
     fn serving(&self, server: &ServerHandle) -> anyhow::Result<()> {
         let starter = Arc::clone(&self.starter);
-        let main = process::id();
-        // In a worker process the starter is no child, and the main process stops the server.
-        let has_ended = move || {
-            let starter = starter.get().filter(|_| process::id() == main);
-            starter.is_some_and(Starter::has_ended)
-        };
+        let has_ended = move || starter.get().is_some_and(Starter::has_ended);
         signals::stop_when_child_ends(has_ended, server.clone())
     }
 
@@ -371,8 +360,7 @@ impl Programs {
                 if let Some(pid) = pid.and_then(Pid::from_raw) {
                     let _ = kill_process_group(pid, Signal::KILL);
                 }
-                let why = "the process that starts programs has ended, or has no descriptors left";
-                return Err(io::Error::other(format!("run {path}: {why}")).into());
+                return Err(io::Error::other(format!("run {path}: {LOST}")).into());
             }
             Over::Exited { exit, cause } => (exit, cause),
         };
@@ -399,14 +387,6 @@ fn unread_pause(count: u32) -> Duration {
 
 /// A stream without TLS.
 type Plain = <Stream as Transport>::Accepted;
-
-/// The socket below the layers of a stream.
-fn socket_of(stream: &Plain) -> BorrowedFd<'_> {
-    match stream {
-        Either::Left(plain) => plain.as_fd(),
-        Either::Right(proxied) => proxied.below().as_fd(),
-    }
-}
 
 fn exit_outcome(path: &str, exit: Exit) -> Outcome {
     match exit.ended {

@@ -178,7 +178,7 @@ impl<'a> Session<'a> {
     }
 
     fn run_to_end(&mut self) -> io::Result<Over> {
-        let over = loop {
+        let mut over = loop {
             match self.wait()? {
                 Woken::Late => {}
                 Woken::Relay(Ok(Change::ClientEnded)) => self.begin_half_close(),
@@ -207,13 +207,10 @@ impl<'a> Session<'a> {
                 self.cause.get_or_insert(Cause::Reset);
             }
         }
-        Ok(match over {
-            Over::Exited { exit, .. } => Over::Exited {
-                exit,
-                cause: self.cause,
-            },
-            over => over,
-        })
+        if let Over::Exited { cause, .. } = &mut over {
+            *cause = self.cause;
+        }
+        Ok(over)
     }
 
     fn wait(&mut self) -> io::Result<Woken> {
@@ -255,7 +252,7 @@ impl<'a> Session<'a> {
                 CLIENT if self.is_tcp && flags.contains(EventFlags::HUP) => self.begin_over(),
                 CLIENT => self.begin_half_close(),
                 STOP => self.end(Cause::Stop),
-                _ => self.read_lines()?,
+                _ => self.read_lines(),
             }
         }
         Ok(None)
@@ -296,28 +293,21 @@ impl<'a> Session<'a> {
         }
     }
 
-    fn read_lines(&mut self) -> io::Result<()> {
-        match self.lines.read() {
-            Then::Wait | Then::End => {}
-            Then::Pause(until) => {
-                self.paused = Some(until);
-                self.watch_lines(EventFlags::empty())?;
+    fn read_lines(&mut self) {
+        if let Then::Pause(until) = self.lines.read() {
+            self.paused = Some(until);
+            if let Some(pipe) = self.lines.pipe() {
+                let _ = epoll::delete(self.watch.get_ref(), pipe);
             }
         }
-        Ok(())
     }
 
-    fn watch_lines(&self, flags: EventFlags) -> io::Result<()> {
+    fn watch_lines(&self) {
         if let Some(pipe) = self.lines.pipe() {
-            // Without a flag a hang-up is still reported, which an edge reports once.
-            let flags = if flags.is_empty() {
-                EventFlags::ET
-            } else {
-                flags
-            };
-            epoll::modify(self.watch.get_ref(), pipe, EventData::new_u64(LINES), flags)?;
+            // The program is not worth an error: without its lines it goes on, and is ended with the connection.
+            let (data, flags) = (EventData::new_u64(LINES), EventFlags::IN);
+            let _ = epoll::add(self.watch.get_ref(), pipe, data, flags);
         }
-        Ok(())
     }
 
     fn begin_half_close(&mut self) {
@@ -348,8 +338,7 @@ impl<'a> Session<'a> {
         let now = Instant::now();
         if self.paused.is_some_and(|at| now >= at) {
             self.paused = None;
-            // The program is not worth an error: without its lines it goes on, and is ended with the connection.
-            let _ = self.watch_lines(EventFlags::IN);
+            self.watch_lines();
         }
         if let Some(limit) = self
             .limits

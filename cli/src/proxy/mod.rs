@@ -5,7 +5,6 @@ mod checks;
 mod header;
 mod idle;
 mod sessions;
-mod shared;
 mod to;
 mod upstreams;
 
@@ -22,7 +21,7 @@ use crate::args::{Inner, Model, Options, seconds};
 use crate::bind::{Accepted, Any};
 use crate::limits::positive_seconds;
 use crate::log::say;
-use crate::serve::{self, TLS_STACK_KIB, Task};
+use crate::serve::{self, STACK_KIB, TLS_STACK_KIB, Task};
 use checks::Checks;
 use header::Headers;
 use sessions::{AtMax, Sessions};
@@ -275,11 +274,7 @@ impl Task for Forward {
                 to::keep_alive(listener, self.dial.keep_alive())?;
             }
         }
-        serve::raise_descriptor_limit()?;
-        if let Some(note) = &self.note {
-            say(format_args!("socketserver: {note}"));
-        }
-        Ok(())
+        serve::raise_descriptor_limit(self.note.as_deref())
     }
 
     fn serving(&self, server: &ServerHandle) -> anyhow::Result<()> {
@@ -294,7 +289,7 @@ impl Task for Forward {
         if self.dial.uses_tls() {
             TLS_STACK_KIB
         } else {
-            64
+            STACK_KIB
         }
     }
 

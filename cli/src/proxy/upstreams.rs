@@ -13,8 +13,8 @@ use rustix::time::{ClockId, clock_gettime};
 use socketserver::net::Context;
 
 use crate::log::say;
-use crate::proxy::shared::Words;
 use crate::proxy::to::To;
+use crate::shared::Words;
 
 /// How connections are shared out.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]

@@ -51,7 +51,7 @@ impl AccessLog {
             path,
             dropped: AtomicU64::new(0),
             is_partial: AtomicBool::new(false),
-            generation: Generation::new().context("memfd_create(2)")?,
+            generation: Generation::new().context("mmap(2)")?,
         }))
     }
 

@@ -26,7 +26,7 @@ impl Passwords {
             path: std::path::absolute(path)
                 .with_context(|| format!("--basic-auth {}", path.display()))?,
             users: RwLock::new(read(path)?),
-            generation: Generation::new().context("memfd_create(2)")?,
+            generation: Generation::new().context("mmap(2)")?,
         })
     }
 

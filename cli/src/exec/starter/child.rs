@@ -75,12 +75,7 @@ fn become_program(
         sys::place(fd.as_fd(), target).context("dup2(2)")?;
     }
     // A descriptor behind those of the layout is the working directory.
-    let named = request
-        .layout
-        .iter()
-        .max()
-        .map_or(0, |last| usize::from(*last) + 1);
-    if let Some(directory) = fds.get(named) {
+    if let Some(directory) = fds.get(request.descriptors()) {
         rustix::process::fchdir(directory).context("fchdir(2)")?;
     }
     // The starter's own are close-on-exec; a library that looks up users may have opened another one.
@@ -118,7 +113,7 @@ fn environment(base: &[CString], own: &[CString], mark: u64) -> Vec<CString> {
     let kept = base
         .iter()
         .filter(|variable| !names.contains(&name(variable)));
-    kept.cloned().chain(own.iter().cloned()).collect()
+    kept.cloned().chain(own).collect()
 }
 
 /// The mark in the environment of a process: that of the program to which it belongs.

@@ -39,6 +39,10 @@ use sys::Fork;
 /// The variable by which the starter finds what belongs to a program.
 pub(crate) const MARK: &str = "SOCKETSERVER_PROGRAM";
 
+/// Why a program has no further notices.
+pub(crate) const LOST: &str =
+    "the process that starts programs has ended, or has no descriptors left";
+
 /// What runs in the process of each program, last before execve(2).
 pub(crate) type Prepare = Box<dyn Fn() -> anyhow::Result<()>>;
 

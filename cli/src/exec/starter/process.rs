@@ -246,14 +246,12 @@ impl Starter {
         let Some(request) = Request::decode(message) else {
             return fail("start a program", io::ErrorKind::InvalidData.into());
         };
-        let count = request
-            .layout
-            .iter()
-            .max()
-            .map_or(0, |most| usize::from(*most) + 1);
-        if fds.len() < count {
+        if fds.len() < request.descriptors() {
             let err = io::Error::from(Errno::MFILE);
-            return fail("pass the descriptors to the starter", err);
+            return fail(
+                "pass the descriptors to the process that starts programs",
+                err,
+            );
         }
         self.count += 1;
         let mark = self.marks.hash_one(self.count);

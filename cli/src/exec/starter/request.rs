@@ -74,6 +74,12 @@ impl Command {
 }
 
 impl Request {
+    /// How many descriptors the layout names. One more is the working directory.
+    pub(super) fn descriptors(&self) -> usize {
+        let last = self.layout.iter().max();
+        last.map_or(0, |last| usize::from(*last) + 1)
+    }
+
     pub(super) fn decode(message: &[u8]) -> Option<Self> {
         let (&count, rest) = message.split_first()?;
         let (layout, rest) = rest.split_at_checked(usize::from(count))?;

@@ -15,7 +15,6 @@ use std::fs::File;
 use std::io::{self, Read, Seek, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
-use std::process;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
@@ -32,7 +31,7 @@ use socketserver_http::{Content, HttpError, IntoResponse, Request};
 use self::head::Head;
 use self::run::{Output, Run};
 use self::scripts::{Found, Script, Scripts};
-use crate::bind::Connection;
+use crate::bind::{Connection, socket_of};
 use crate::exec::starter::{self, Command, Starter};
 use crate::privileges::Privileges;
 use crate::signals;
@@ -136,12 +135,7 @@ impl Programs {
     /// Stops the server when the process that starts programs has ended.
     pub(super) fn watch(self: &Arc<Self>, server: &ServerHandle) -> anyhow::Result<()> {
         let programs = Arc::clone(self);
-        let main = process::id();
-        // In a worker process the starter is no child, and the main process stops the server.
-        let has_ended = move || {
-            let starter = programs.starter.get().filter(|_| process::id() == main);
-            starter.is_some_and(Starter::has_ended)
-        };
+        let has_ended = move || programs.starter.get().is_some_and(Starter::has_ended);
         signals::stop_when_child_ends(has_ended, server.clone())
     }
 
@@ -255,13 +249,9 @@ impl Drop for Connected<'_> {
 
 /// The socket of a connection, below TLS and the PROXY protocol.
 fn socket(conn: &Connection) -> BorrowedFd<'_> {
-    let stream = match conn {
-        Either::Left(stream) => stream,
-        Either::Right(tls) => tls.below(),
-    };
-    match stream {
-        Either::Left(plain) => plain.as_fd(),
-        Either::Right(proxied) => proxied.below().as_fd(),
+    match conn {
+        Either::Left(stream) => socket_of(stream),
+        Either::Right(tls) => socket_of(tls.below()),
     }
 }
 

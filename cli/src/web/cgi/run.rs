@@ -7,14 +7,12 @@ use std::time::{Duration, Instant};
 
 use rustix::event::Timespec;
 use rustix::event::epoll::{self, CreateFlags, EventData, EventFlags};
-use rustix::fs::{OFlags, fcntl_setfl};
 use rustix::io::{Errno, read};
-use rustix::pipe::{PipeFlags, pipe_with};
 use socketserver::task::{self, Descriptor};
 
 use super::Permit;
-use crate::exec::lines::{Lines, Then};
-use crate::exec::starter::{Ended, Notice, Running};
+use crate::exec::lines::{self, Lines, Then};
+use crate::exec::starter::{Ended, LOST, Notice, Running};
 use crate::log::say;
 
 /// The epoll data of what a program's request waits for.
@@ -41,14 +39,14 @@ pub(super) struct Run {
     settings: Settings,
     running: Running,
     output: OwnedFd,
-    errors: Option<Lines>,
+    errors: Lines,
     /// An epoll instance: the program's control socket, its output, its standard error, and failures of the client.
     watch: Descriptor<OwnedFd>,
     /// When the program must have produced something.
     deadline: Instant,
     /// When its standard error is read again.
     paused: Option<Instant>,
-    /// No process that belongs to the program is left, but for what its end has not reached yet.
+    /// The program was reaped. Processes that it has left may live a little longer.
     has_exited: bool,
     _permit: Permit,
 }
@@ -62,9 +60,7 @@ impl Run {
         start: impl FnOnce(BorrowedFd<'_>, BorrowedFd<'_>) -> io::Result<Running>,
     ) -> io::Result<Self> {
         let (errors, program_errors) = Lines::new(format!("{}, standard error", settings.prefix))?;
-        let (output, program_output) = pipe_with(PipeFlags::CLOEXEC)?;
-        // The flag holds for this end alone: each end has a file description.
-        fcntl_setfl(&output, OFlags::NONBLOCK)?;
+        let (output, program_output) = lines::pipe()?;
         let running = start(program_output.as_fd(), program_errors.as_fd())?;
         let watch = epoll::create(CreateFlags::CLOEXEC)?;
         let add = |fd: BorrowedFd<'_>, data, flags| {
@@ -82,7 +78,7 @@ impl Run {
             settings,
             running,
             output,
-            errors: Some(errors),
+            errors,
             watch: Descriptor::new(watch),
             paused: None,
             has_exited: false,
@@ -184,28 +180,23 @@ impl Run {
                     return Ok(epoll::delete(self.watch.get_ref(), &self.running)?);
                 }
                 None => {
-                    let text =
-                        "the process that starts programs has ended, or has no descriptors left";
-                    return Err(io::Error::other(text));
+                    return Err(io::Error::other(LOST));
                 }
             }
         }
     }
 
     fn read_errors(&mut self) {
-        let Some(errors) = &mut self.errors else {
-            return;
-        };
-        if let Then::Pause(until) = errors.read() {
+        if let Then::Pause(until) = self.errors.read() {
             self.paused = Some(until);
-            if let Some(pipe) = errors.pipe() {
+            if let Some(pipe) = self.errors.pipe() {
                 let _ = epoll::delete(self.watch.get_ref(), pipe);
             }
         }
     }
 
     fn watch_errors(&self) {
-        if let Some(pipe) = self.errors.as_ref().and_then(Lines::pipe) {
+        if let Some(pipe) = self.errors.pipe() {
             // The program is not worth an error: without its lines it goes on, and is ended with the request.
             let _ = epoll::add(
                 self.watch.get_ref(),
@@ -238,9 +229,7 @@ impl Read for Run {
 
 impl Drop for Run {
     fn drop(&mut self) {
-        if let Some(mut errors) = self.errors.take() {
-            errors.finish();
-        }
+        self.errors.finish();
     }
 }
 

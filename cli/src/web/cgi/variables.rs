@@ -10,6 +10,7 @@ use socketserver_http::{Request, RequestExt};
 
 use super::Peer;
 use super::scripts::Script;
+use crate::exec::environment::Variables;
 
 /// Fields that become no variable: those of the connection, what has a variable of its own, credentials that the server has
 /// verified, and `Proxy`, which would become `HTTP_PROXY`, the proxy of many clients (CVE-2016-5385).
@@ -32,24 +33,16 @@ const LEFT_OUT: [&str; 14] = [
 
 /// The variables of a program, as `NAME=VALUE`. `length`: that of the body, 0 without one.
 pub(super) fn of(request: &Request<'_>, script: &Script, peer: &Peer, length: u64) -> Vec<CString> {
-    let mut variables = Variables(Vec::new());
+    let mut variables = Variables::default();
     variables.request(request, length);
     variables.server(request, peer);
     variables.script(script);
     variables.client(request);
     variables.fields(request.headers());
-    variables.0
+    variables.into_vec()
 }
 
-struct Variables(Vec<CString>);
-
 impl Variables {
-    /// A value with a zero byte, which no variable can have, is left out.
-    fn set(&mut self, name: &str, value: impl AsRef<[u8]>) {
-        let text = [name.as_bytes(), value.as_ref()].join(&b'=');
-        self.0.extend(CString::new(text));
-    }
-
     fn request(&mut self, request: &Request<'_>, length: u64) {
         let (uri, headers) = (request.uri(), request.headers());
         self.set("GATEWAY_INTERFACE", "CGI/1.1");

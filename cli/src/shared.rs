@@ -1,4 +1,4 @@
-//! Memory that the processes of a server share: what they know of each upstream.
+//! Memory that the processes of a server share.
 #![expect(unsafe_code, reason = "a shared mapping")]
 
 use std::ops::Deref;
@@ -9,6 +9,7 @@ use std::sync::atomic::AtomicU64;
 use rustix::mm::{MapFlags, ProtFlags, mmap_anonymous};
 
 /// Words that the process and its later children share; zero at first. The mapping stays until the process ends.
+#[derive(Debug)]
 pub(crate) struct Words(NonNull<AtomicU64>, usize);
 
 // SAFETY: the words are atomics, and the mapping is never removed.
