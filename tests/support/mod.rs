@@ -64,6 +64,41 @@ impl Client for UnixStream {
     }
 }
 
+/// A client whose reads are repeated where a signal has interrupted them: a read with a timeout fails also when the
+/// process was stopped and goes on (signal(7)).
+struct Uninterrupted(Box<dyn Client>);
+
+impl Read for Uninterrupted {
+    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        loop {
+            match self.0.read(buf) {
+                Err(err) if err.kind() == io::ErrorKind::Interrupted => {}
+                done => return done,
+            }
+        }
+    }
+}
+
+impl Write for Uninterrupted {
+    fn write(&mut self, buf: &[u8]) -> io::Result<usize> {
+        self.0.write(buf)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.0.flush()
+    }
+}
+
+impl Client for Uninterrupted {
+    fn half_close(&self) -> io::Result<()> {
+        self.0.half_close()
+    }
+
+    fn end_of_input(&self) {
+        self.0.end_of_input();
+    }
+}
+
 /// A client that sends each line as a message, and reads the messages of its server as one stream.
 struct SeqpacketClient {
     socket: Socket,
@@ -159,6 +194,10 @@ impl Target {
     /// Connects a stream client, unless that fails or takes too long, as over TCP with a full
     /// backlog.
     pub(crate) fn connect_within(&self, patience: Duration) -> io::Result<Box<dyn Client>> {
+        Ok(Box::new(Uninterrupted(self.dial(patience)?)))
+    }
+
+    fn dial(&self, patience: Duration) -> io::Result<Box<dyn Client>> {
         Ok(match self {
             Self::Tcp(addr) => {
                 let client = TcpStream::connect_timeout(addr, patience)?;
