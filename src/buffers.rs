@@ -2,6 +2,7 @@
 //! holds one only while it has unread input.
 
 use std::cell::RefCell;
+use std::thread::LocalKey;
 
 /// The size of a buffer, in bytes.
 pub(crate) const BUFFER: usize = 8 * 1024;
@@ -22,19 +23,18 @@ thread_local! {
 
 /// Takes a buffer from the pool. Its contents are old input.
 pub(crate) fn take() -> Box<[u8]> {
-    POOL.try_with(|pool| pool.borrow_mut().pop())
-        .ok()
-        .flatten()
-        .unwrap_or_else(|| vec![0; BUFFER].into_boxed_slice())
+    take_of(&POOL, BUFFER)
 }
 
 /// As [`take`], a buffer of the size [`LARGE`].
 pub(crate) fn take_large() -> Box<[u8]> {
-    LARGE_POOL
-        .try_with(|pool| pool.borrow_mut().pop())
-        .ok()
-        .flatten()
-        .unwrap_or_else(|| vec![0; LARGE].into_boxed_slice())
+    take_of(&LARGE_POOL, LARGE)
+}
+
+fn take_of(pool: &'static LocalKey<Pool>, size: usize) -> Box<[u8]> {
+    // A thread that is ending has no pool any more.
+    let spare = pool.try_with(|pool| pool.borrow_mut().pop()).ok().flatten();
+    spare.unwrap_or_else(|| vec![0; size].into_boxed_slice())
 }
 
 /// Returns a buffer to the pool of this thread.

@@ -8,6 +8,7 @@ use std::task::{self, Poll};
 use std::time::Duration;
 
 use crate::address::Address;
+use crate::buffers;
 use crate::net::{Accepted, ReadHalf, WriteHalf, Writer, halves};
 
 /// A connected byte stream. A handler for `&mut impl Connection` serves every stream transport.
@@ -221,7 +222,7 @@ pub trait Connection: Accepted + BufRead + Write {
         Poll::Pending
     }
 
-    /// Sends `length` bytes of a file, from the byte `offset` on; what is buffered is sent first. Returns how many bytes
+    /// Sends `length` bytes of a file, from the byte `offset` on; buffered output is sent first. Returns how many bytes
     /// were sent: fewer than `length` if the file has ended. The position of the file is neither used nor changed.
     ///
     /// A connection over TCP or a Unix socket, also behind the PROXY protocol, sends with sendfile(2): nothing is copied
@@ -359,12 +360,9 @@ pub(super) fn copy_file(
     mut write_all: impl FnMut(&[u8]) -> io::Result<()>,
 ) -> io::Result<u64> {
     let mut sent = 0;
-    let mut buffer = Vec::new();
+    let mut buffer = buffers::take_large();
     while sent < length {
         let left = usize::try_from(length - sent).unwrap_or(usize::MAX);
-        if buffer.is_empty() {
-            buffer.resize(left.min(COPIED_AT_ONCE), 0);
-        }
         let room = left.min(buffer.len());
         let Some(at) = offset.checked_add(sent) else {
             break;
@@ -379,11 +377,9 @@ pub(super) fn copy_file(
             Err(err) => return Err(err),
         }
     }
+    buffers::give(buffer);
     Ok(sent)
 }
-
-/// How many bytes of a file are read at once.
-const COPIED_AT_ONCE: usize = 64 * 1024;
 
 /// [`Connection::read_until_max`] of anything that buffers.
 pub(super) fn read_until(

@@ -95,9 +95,25 @@ impl Link {
     pub(super) fn cause(&self, err: io::Error) -> io::Error {
         self.abort_error().unwrap_or(err)
     }
-}
 
-impl Link {
+    /// Receives what has arrived, in a future, as [`Connection::poll_read`](crate::Connection::poll_read) says. `counted`
+    /// returns how many bytes that is.
+    pub(super) fn poll_receive<R>(
+        &self,
+        cx: &task::Context<'_>,
+        attempt: impl FnMut() -> rustix::io::Result<(R, bool)>,
+        counted: impl FnOnce(&io::Result<R>) -> usize,
+    ) -> Poll<io::Result<R>> {
+        let (fd, interest) = (self.fd(), Interest::Read);
+        let Poll::Ready(received) = self.source.poll_complete(cx.waker(), fd, interest, attempt)
+        else {
+            self.context.begin_poll_read();
+            return Poll::Pending;
+        };
+        self.context.end_poll_read(counted(&received));
+        Poll::Ready(received.map_err(|err| self.cause(err)))
+    }
+
     /// Sends what the kernel takes, in a future, as [`Connection::poll_write`](crate::Connection::poll_write) says. The
     /// error is that of the call.
     pub(super) fn poll_send(&self, cx: &task::Context<'_>, data: &[u8]) -> Poll<io::Result<usize>> {
@@ -111,9 +127,7 @@ impl Link {
         self.context.end_poll_write(*sent.as_ref().unwrap_or(&0));
         Poll::Ready(sent)
     }
-}
 
-impl Link {
     /// Polls for a failure, as [`Connection::poll_failed`](crate::Connection::poll_failed) says.
     pub(super) fn poll_failed(&self, cx: &task::Context<'_>) -> Poll<io::Error> {
         let fd = self.fd();

@@ -11,7 +11,7 @@ use crate::net::{Connection, Dialed, SeqpacketConnection};
 use crate::registry::context::Context;
 use crate::registry::table::Activity;
 use crate::task::timeout::timeout;
-use crate::task::wait::until;
+use crate::task::wait::{after, until};
 
 /// Relays between a client's connection and one to a server, in both directions at the same time, until both have
 /// ended.
@@ -161,7 +161,7 @@ impl Relay {
         let result = relaying.run(&mut client, &mut server);
         let cut = relaying.is_cut || result.is_err();
         if cut {
-            // What fails here is reset anyway.
+            // A connection that cannot be reset has failed already.
             let _ = client.reset();
             let _ = server.reset();
         }
@@ -361,6 +361,14 @@ enum Waits {
     Nothing,
 }
 
+/// One of the two directions.
+#[derive(Clone, Copy, Debug)]
+enum Way {
+    /// From the client to the server.
+    There,
+    Back,
+}
+
 /// Which side has failed.
 enum Fault {
     Source(io::Error),
@@ -494,9 +502,9 @@ impl Relaying {
         let (there, back) = loop {
             let moved = [self.there.moved, self.back.moved];
             let there = self.there.poll(cx, client, server, self.is_cut);
-            let there = self.judge(there, ["client", "server"])?;
+            let there = self.judge(there, Way::There)?;
             let back = self.back.poll(cx, server, client, self.is_cut);
-            let back = self.judge(back, ["server", "client"])?;
+            let back = self.judge(back, Way::Back)?;
             if [self.there.moved, self.back.moved] != moved {
                 self.asked = self.back.moved == moved[1];
                 (self.grace, self.is_ending) = (None, false);
@@ -511,7 +519,7 @@ impl Relaying {
                 client.context().end();
                 self.is_ending = false;
                 let ended = self.there.end(server);
-                self.judge(ended.map(|()| Waits::Nothing), ["client", "server"])?;
+                self.judge(ended.map(|()| Waits::Nothing), Way::There)?;
             } else if there != Waits::Turn && back != Waits::Turn {
                 break (there, back);
             }
@@ -535,11 +543,11 @@ impl Relaying {
             if let Poll::Ready(err) = client.poll_failed(cx) {
                 // It has the whole input, and its answer is lost.
                 let _ = server.reset();
-                self.judge(Err(Fault::Target(err)), ["server", "client"])?;
+                self.judge(Err(Fault::Target(err)), Way::Back)?;
             }
         } else if there && !back {
             if let Poll::Ready(err) = server.poll_failed(cx) {
-                self.judge(Err(Fault::Target(err)), ["client", "server"])?;
+                self.judge(Err(Fault::Target(err)), Way::There)?;
             }
         }
         Ok(())
@@ -547,11 +555,11 @@ impl Relaying {
 
     /// Ends the relay if a side has failed that should have sent more. A side that takes no more ends its direction
     /// alone: it may have sent what is still to be received.
-    fn judge(
-        &mut self,
-        polled: Result<Waits, Fault>,
-        [source, target]: [&str; 2],
-    ) -> io::Result<Waits> {
+    fn judge(&mut self, polled: Result<Waits, Fault>, way: Way) -> io::Result<Waits> {
+        let (direction, source, target) = match way {
+            Way::There => (&mut self.there, "client", "server"),
+            Way::Back => (&mut self.back, "server", "client"),
+        };
         let named =
             |side: &str, err: io::Error| io::Error::new(err.kind(), format!("the {side}: {err}"));
         match polled {
@@ -560,11 +568,6 @@ impl Relaying {
             Err(Fault::Target(err)) => {
                 // The error was reported once: a receive would return the end of the stream.
                 self.is_cut |= err.kind() == io::ErrorKind::ConnectionReset;
-                let direction = if target == "server" {
-                    &mut self.there
-                } else {
-                    &mut self.back
-                };
                 direction.state = State::Broken;
                 direction.held = Held::default();
                 self.failed.get_or_insert_with(|| named(target, err));
@@ -586,8 +589,7 @@ impl Relaying {
         if !waits_for_room && there == Waits::Input && owes_nothing {
             let grace = client.begin_idle();
             self.marked = Some(Activity::Idle);
-            let until = grace.and_then(|grace| Instant::now().checked_add(grace));
-            self.grace = self.grace.or(until);
+            self.grace = self.grace.or_else(|| after(grace));
         } else if !waits_for_room && there == Waits::Nothing {
             // No receive waits for the client, and the relay may be idle all the same.
             client.enter(Activity::Reading);

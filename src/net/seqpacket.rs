@@ -5,7 +5,7 @@ use std::io;
 use std::net::Shutdown;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::task::{self, Poll};
+use std::task::{self, Poll, ready};
 use std::time::{Duration, Instant};
 
 use rustix::net::send;
@@ -169,18 +169,9 @@ impl SeqpacketConnection {
         cx: &mut task::Context<'_>,
         buf: &mut [u8],
     ) -> Poll<io::Result<Option<usize>>> {
-        let Link {
-            source, context, ..
-        } = &self.link;
         let fd = self.link.fd();
         let attempt = || message::receive(fd, buf).map(|length| (length, false));
-        let Poll::Ready(received) = source.poll_complete(cx.waker(), fd, Interest::Read, attempt)
-        else {
-            context.begin_poll_read();
-            return Poll::Pending;
-        };
-        context.end_poll_read(counted(&received));
-        let received = received.map_err(|err| self.link.cause(err))?;
+        let received = ready!(self.link.poll_receive(cx, attempt, counted))?;
         Poll::Ready(self.whole(received, buf.len()))
     }
 
@@ -189,9 +180,6 @@ impl SeqpacketConnection {
         &self,
         cx: &task::Context<'_>,
     ) -> Poll<io::Result<Option<Box<[u8]>>>> {
-        let Link {
-            source, context, ..
-        } = &self.link;
         let fd = self.link.fd();
         let attempt = || {
             let Some(length) = message::peek(fd)? else {
@@ -201,14 +189,11 @@ impl SeqpacketConnection {
             let received = message::receive(fd, &mut buf)?;
             Ok((received.map(|_| buf), false))
         };
-        let Poll::Ready(received) = source.poll_complete(cx.waker(), fd, Interest::Read, attempt)
-        else {
-            context.begin_poll_read();
-            return Poll::Pending;
+        let counted = |received: &io::Result<Option<Box<[u8]>>>| {
+            let message = received.as_ref().ok().and_then(Option::as_ref);
+            message.map_or(0, |message| message.len().max(1))
         };
-        let message = received.as_ref().ok().and_then(Option::as_ref);
-        context.end_poll_read(message.map_or(0, |message| message.len().max(1)));
-        let message = received.map_err(|err| self.link.cause(err))?;
+        let message = ready!(self.link.poll_receive(cx, attempt, counted))?;
         if message.is_none() {
             self.note_end()?;
         }

@@ -86,13 +86,17 @@ pub(crate) fn is_readable(fd: &impl AsFd) -> io::Result<bool> {
 /// Returns whether the peer of a socket has ended its side of the connection, or the connection has failed. Never
 /// blocks.
 pub(crate) fn is_hung_up(fd: BorrowedFd<'_>) -> bool {
-    let mut fds = [PollFd::from_borrowed_fd(fd, PollFlags::RDHUP)];
-    poll(&mut fds, Some(Instant::now())).is_ok_and(|ready| ready > 0)
+    reports(fd, PollFlags::RDHUP)
 }
 
 /// Returns whether a socket has failed, or has ended in both directions. Never blocks.
 pub(crate) fn has_failed(fd: BorrowedFd<'_>) -> bool {
-    let mut fds = [PollFd::from_borrowed_fd(fd, PollFlags::empty())];
+    reports(fd, PollFlags::empty())
+}
+
+/// Returns whether a descriptor has one of these events, or a failure or a hang-up, which are always reported.
+fn reports(fd: BorrowedFd<'_>, flags: PollFlags) -> bool {
+    let mut fds = [PollFd::from_borrowed_fd(fd, flags)];
     poll(&mut fds, Some(Instant::now())).is_ok_and(|ready| ready > 0)
 }
 

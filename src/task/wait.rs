@@ -210,26 +210,30 @@ impl Source {
         fd: BorrowedFd<'_>,
         interest: Interest,
     ) -> Poll<io::Result<()>> {
-        #[cfg(feature = "coroutines")]
-        if here().is_some() {
-            return self.place.poll(waker, fd, interest);
-        }
-        match Task::here().signal().0.target().thread() {
-            Some(blocked) => watched::poll(waker, fd, Some(interest), blocked),
-            None => Poll::Ready(Err(io::ErrorKind::Unsupported.into())),
-        }
+        self.poll_for(waker, fd, Some(interest))
     }
 
     /// As [`poll`](Self::poll), for a descriptor whose input has ended: wakes `waker` once it has failed, and in a
     /// coroutine after other edges too.
     pub(crate) fn poll_failure(&self, waker: &Waker, fd: BorrowedFd<'_>) -> Poll<io::Result<()>> {
+        self.poll_for(waker, fd, None)
+    }
+
+    /// `interest`: `None` for a failure.
+    fn poll_for(
+        &self,
+        waker: &Waker,
+        fd: BorrowedFd<'_>,
+        interest: Option<Interest>,
+    ) -> Poll<io::Result<()>> {
         #[cfg(feature = "coroutines")]
         if here().is_some() {
             // An edge of a failure is one of input as well.
-            return self.place.poll(waker, fd, Interest::Read);
+            let interest = interest.unwrap_or(Interest::Read);
+            return self.place.poll(waker, fd, interest);
         }
         match Task::here().signal().0.target().thread() {
-            Some(blocked) => watched::poll(waker, fd, None, blocked),
+            Some(blocked) => watched::poll(waker, fd, interest, blocked),
             None => Poll::Ready(Err(io::ErrorKind::Unsupported.into())),
         }
     }

@@ -1,7 +1,7 @@
 //! The receiving direction of a stream.
 
 use std::io::{self, BufRead, Read};
-use std::task::{self, Poll};
+use std::task::{self, Poll, ready};
 use std::time::{Duration, Instant};
 
 use rustix::io::Errno;
@@ -11,7 +11,6 @@ use crate::net::halves::ReadSide;
 use crate::net::input::Input;
 use crate::net::link::{Link, Timeout};
 use crate::registry::table::Activity;
-use crate::sys::poll::Interest;
 use crate::sys::sockopt;
 
 /// The state of the receiving direction.
@@ -246,9 +245,6 @@ impl ReadSide for Receiver<'_> {
         if !self.state.input.is_empty() || buf.is_empty() {
             return Poll::Ready(Ok(self.state.input.take(buf)));
         }
-        let Link {
-            source, context, ..
-        } = self.link;
         self.state.input.release();
         let fd = self.link.fd();
         let len = buf.len();
@@ -257,13 +253,8 @@ impl ReadSide for Receiver<'_> {
             // A short count means that the socket is exhausted (epoll(7), question 9).
             Ok((count, count < len))
         };
-        let Poll::Ready(received) = source.poll_complete(cx.waker(), fd, Interest::Read, attempt)
-        else {
-            context.begin_poll_read();
-            return Poll::Pending;
-        };
-        context.end_poll_read(*received.as_ref().unwrap_or(&0));
-        let count = received.map_err(|err| self.link.cause(err))?;
+        let counted = |received: &io::Result<usize>| *received.as_ref().unwrap_or(&0);
+        let count = ready!(self.link.poll_receive(cx, attempt, counted))?;
         self.note(count)?;
         Poll::Ready(Ok(count))
     }

@@ -41,16 +41,25 @@ fn turn(link: &Link, limit: Timeout) -> io::Result<impl Sized + use<'_>> {
 impl Sender<'_> {
     /// Sends the part of `data` that the kernel takes. Waits until it takes some.
     fn transmit(&self, data: &[u8], more: SendFlags) -> io::Result<usize> {
+        let fd = self.link.fd();
+        let sent = self.complete(|| send(fd, data, FLAGS | more));
+        sent.map_err(|err| self.link.cause(err))
+    }
+
+    /// Repeats an attempt to send until the kernel takes some. The error is that of the attempt.
+    fn complete(
+        &self,
+        mut attempt: impl FnMut() -> rustix::io::Result<usize>,
+    ) -> io::Result<usize> {
         let Link {
             source, context, ..
         } = self.link;
-        let fd = self.link.fd();
-        let attempt = || send(fd, data, FLAGS | more).map(|count| (count, false));
+        let attempt = || attempt().map(|count| (count, false));
         let deadline = || after(self.state.timeout.get());
         context.begin_write();
-        let sent = source.complete(fd, Interest::Write, deadline, attempt);
+        let sent = source.complete(self.link.fd(), Interest::Write, deadline, attempt);
         context.end_write(*sent.as_ref().unwrap_or(&0));
-        sent.map_err(|err| self.link.cause(err))
+        sent
     }
 
     /// Sends what is buffered, with these flags too.
@@ -140,23 +149,10 @@ impl Sender<'_> {
         length: u64,
         sent: &mut u64,
     ) -> io::Result<()> {
-        let Link {
-            source, context, ..
-        } = self.link;
-        let fd = self.link.fd();
-        let socket = Unblocked::begin(fd)?;
-        let deadline = || after(self.state.timeout.get());
+        let socket = Unblocked::begin(self.link.fd())?;
         while *sent < length {
             let (at, left) = (offset.saturating_add(*sent), length - *sent);
-            let attempt = || {
-                socket
-                    .send(file.as_fd(), at, left)
-                    .map(|count| (count, false))
-            };
-            context.begin_write();
-            let count = source.complete(fd, Interest::Write, deadline, attempt);
-            context.end_write(*count.as_ref().unwrap_or(&0));
-            match count? {
+            match self.complete(|| socket.send(file.as_fd(), at, left))? {
                 0 => break,
                 count => *sent += count as u64,
             }

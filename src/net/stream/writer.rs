@@ -7,9 +7,9 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use rustix::io::Errno;
-use rustix::net::{SendFlags, send};
+use rustix::net::send;
 
-use crate::net::link::{Connected, Timeout};
+use crate::net::link::{Connected, FLAGS, Timeout};
 use crate::net::writer::WriterSide;
 use crate::registry::context::{Abort, WriterContext};
 use crate::registry::table::AbortReason;
@@ -43,10 +43,9 @@ impl SocketWriter {
         let of_server = self.context.as_ref().and_then(WriterContext::write_timeout);
         let own = self.timeout.get();
         let limit = own.into_iter().chain(of_server).min();
-        let flags = SendFlags::NOSIGNAL | SendFlags::DONTWAIT;
         let unsent = Cell::new(None);
         let attempt = || {
-            let sent = send(&self.socket.socket, buf, flags);
+            let sent = send(&self.socket.socket, buf, FLAGS);
             if sent == Err(Errno::AGAIN) && unsent.get().is_none() {
                 unsent.set(self.socket.unsent());
             }
