@@ -1,7 +1,7 @@
 //! How a proxy ends: it drains, and it stops by itself when it is not used.
 
 use std::io::{ErrorKind, Read, Write};
-use std::net::TcpListener;
+use std::net::{TcpListener, UdpSocket};
 use std::time::Duration;
 
 use rustix::process::Signal;
@@ -99,11 +99,7 @@ fn the_drain_deadline_ends_both_sides() {
 #[test]
 fn an_aborted_relay_resets_the_server() {
     for model in MODELS {
-        for words in [
-            "--drain-timeout 0.3",
-            "--idle-timeout 0.3",
-            "--lifetime 0.3",
-        ] {
+        for words in ["--drain-timeout 0.3", "--idle-timeout 1", "--lifetime 1"] {
             let upstream = Upstream::new();
             let proxy = proxy(
                 &format!("{words} --model {model}"),
@@ -163,10 +159,17 @@ fn a_proxy_that_is_not_used_ends_and_loses_nothing() {
 fn a_session_of_datagrams_is_a_use() {
     let upstream = service("echo", &["udp://127.0.0.1:0"]);
     for model in ["sequential", "threading", "coroutines"] {
-        let words = format!("--log --session-timeout 1 --exit-when-idle 0.1 --model {model}");
-        let proxy = proxy(&words, &[&upstream.urls[0]], &["udp://127.0.0.1:0"]);
-        let mut client = Client::connect(&proxy.urls[0]);
-        client.echo("hello");
+        let socket = UdpSocket::bind("127.0.0.1:0").expect("bind");
+        let url = format!("udp://{}", socket.local_addr().expect("bound"));
+        // It waits in the socket: the proxy would not wait for it.
+        let mut client = Client::connect(&url);
+        client.send(b"hello");
+        let words = format!(
+            "proxy --log --session-timeout 1 --exit-when-idle 0.1 --model {model} --to {}",
+            upstream.urls[0]
+        );
+        let proxy = ready(command_with(socket, &words, &["fd://3"]), 1);
+        assert_eq!(client.receive(5), b"hello");
         line_with(&proxy.process, &["the session of", "has ended"]);
         line_with(&proxy.process, &["closed"]);
         let mut process = proxy.process;
@@ -177,10 +180,14 @@ fn a_session_of_datagrams_is_a_use() {
 #[test]
 fn a_proxy_that_is_used_stays() {
     let upstream = service("echo", &[LOCAL]);
-    let proxy = proxy("--exit-when-idle 0.1", &[&upstream.urls[0]], &[LOCAL]);
-    let mut client = tcp(&proxy.urls[0]);
+    let listener = TcpListener::bind("127.0.0.1:0").expect("bind");
+    let url = format!("tcp://{}", listener.local_addr().expect("bound"));
+    // It waits in the backlog.
+    let mut client = tcp(&url);
+    let words = format!("proxy --exit-when-idle 0.1 --to {}", upstream.urls[0]);
+    let proxy = ready(command_with(listener, &words, &["fd://3"]), 1);
     assert!(
-        Client::connect(&proxy.urls[0]).hears_nothing_for(MOMENT),
+        Client::connect(&url).hears_nothing_for(MOMENT),
         "a connection is a use"
     );
     client.write_all(b"hello").expect("write");

@@ -258,7 +258,7 @@ fn a_relay_is_idle_when_both_sides_are_silent() {
     for model in MODELS {
         let upstream = Upstream::new();
         let proxy = proxy(
-            &format!("--log --idle-timeout 0.3 --model {model}"),
+            &format!("--log --idle-timeout 1 --model {model}"),
             &[&upstream.url],
             &[LOCAL],
         );
@@ -278,7 +278,7 @@ fn a_relay_is_idle_when_both_sides_are_silent() {
 fn a_half_closed_relay_is_idle_too() {
     for model in MODELS {
         let upstream = Upstream::new();
-        let words = format!("--log --idle-timeout 0.3 --first-byte-timeout 0.3 --model {model}");
+        let words = format!("--log --idle-timeout 1 --first-byte-timeout 1 --model {model}");
         let proxy = proxy(&words, &[&upstream.url], &[LOCAL]);
         let mut client = tcp(&proxy.urls[0]);
         let mut server = upstream.accept();

@@ -169,7 +169,7 @@ fn an_abort_while_it_connects_sets_nothing_aside() {
     let (there, _thread) = Upstream::new().greets("there");
     let (_listener, _waiting, url) = black_hole();
     for model in MODELS {
-        let words = format!("--log --lifetime 0.3 --connect-timeout 20 --model {model}");
+        let words = format!("--log --lifetime 1 --connect-timeout 20 --model {model}");
         let proxy = proxy(&words, &[&url, &there], &[LOCAL]);
         assert_eq!(answer(&proxy.urls[0]), "", "{model}");
         assert_eq!(answer(&proxy.urls[0]), "there", "{model}");
