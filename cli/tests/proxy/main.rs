@@ -13,12 +13,12 @@ mod tls;
 mod upstreams;
 
 use std::io::{Read, Write};
-use std::net::{Shutdown, TcpListener, TcpStream};
+use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::process::Command;
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use socket2::SockRef;
+use socket2::{Domain, SockRef, Socket, Type};
 use support::{DEADLINE, Process, Server, command};
 
 const LOCAL: &str = "tcp://127.0.0.1:0";
@@ -117,11 +117,7 @@ struct Upstream {
 
 impl Upstream {
     fn new() -> Self {
-        Self::at("127.0.0.1:0")
-    }
-
-    fn at(address: &str) -> Self {
-        let listener = TcpListener::bind(address).expect("bind");
+        let listener = TcpListener::bind("127.0.0.1:0").expect("bind");
         let url = format!("tcp://{}", listener.local_addr().expect("bound"));
         Self { listener, url }
     }
@@ -160,7 +156,7 @@ trait MapOrStream {
     fn map_or_stream(self) -> TcpStream;
 }
 
-impl MapOrStream for (TcpStream, std::net::SocketAddr) {
+impl MapOrStream for (TcpStream, SocketAddr) {
     fn map_or_stream(self) -> TcpStream {
         self.0.set_nonblocking(false).expect("set");
         limited(self.0)
@@ -193,9 +189,14 @@ fn reset(stream: TcpStream) {
         .expect("set");
 }
 
-/// A URL of TCP where nothing listens.
-fn closed_port() -> String {
-    Upstream::new().url
+/// A URL of TCP where nothing listens until the socket does, which keeps others from the port.
+fn closed_port() -> (Socket, String) {
+    let socket = Socket::new(Domain::IPV4, Type::STREAM, None).expect("a socket");
+    let any = SocketAddr::from(([127, 0, 0, 1], 0));
+    socket.bind(&any.into()).expect("bind");
+    let address = socket.local_addr().expect("bound").as_socket();
+    let url = format!("tcp://{}", address.expect("an internet address"));
+    (socket, url)
 }
 
 fn half_close(stream: &TcpStream) {
