@@ -19,7 +19,7 @@ use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use socket2::{Domain, SockRef, Socket, Type};
-use support::{DEADLINE, Process, Server, command};
+use support::{DEADLINE, Process, Server, command, poll_until};
 
 const LOCAL: &str = "tcp://127.0.0.1:0";
 
@@ -123,15 +123,12 @@ impl Upstream {
     }
 
     /// The next connection of the proxy.
+    #[track_caller]
     fn accept(&self) -> TcpStream {
-        support::poll_until("the proxy connects", DEADLINE, || {
-            self.listener.set_nonblocking(true).expect("set");
-            self.listener.accept().ok()
-        })
-        .map_or_stream()
+        poll_until("the proxy connects", DEADLINE, || self.has_connection())
     }
 
-    /// Whether a connection waits.
+    /// The connection that waits, if any.
     fn has_connection(&self) -> Option<TcpStream> {
         self.listener.set_nonblocking(true).expect("set");
         let (stream, _) = self.listener.accept().ok()?;
@@ -152,18 +149,33 @@ impl Upstream {
     }
 }
 
-trait MapOrStream {
-    fn map_or_stream(self) -> TcpStream;
+/// A proxy to one upstream, and a connection through it: the ends of the client and of the server.
+#[track_caller]
+fn relay(words: &str) -> (Upstream, Server, TcpStream, TcpStream) {
+    let upstream = Upstream::new();
+    let proxy = proxy(words, &[&upstream.url], &[LOCAL]);
+    let client = tcp(&proxy.urls[0]);
+    let server = upstream.accept();
+    (upstream, proxy, client, server)
 }
 
-impl MapOrStream for (TcpStream, SocketAddr) {
-    fn map_or_stream(self) -> TcpStream {
-        self.0.set_nonblocking(false).expect("set");
-        limited(self.0)
-    }
+/// Sends bytes, which arrive.
+#[track_caller]
+fn pass(mut from: &TcpStream, mut to: &TcpStream, bytes: &[u8]) {
+    from.write_all(bytes).expect("write");
+    expect(&mut to, bytes);
+}
+
+/// Sends all that the client has to say; it arrives, and so does its end.
+#[track_caller]
+fn ask(mut client: &TcpStream, mut server: &TcpStream, question: &[u8]) {
+    client.write_all(question).expect("write");
+    half_close(client);
+    assert_eq!(rest(&mut server), question);
 }
 
 /// Reads to the end.
+#[track_caller]
 fn rest(stream: &mut impl Read) -> Vec<u8> {
     let mut bytes = Vec::new();
     stream

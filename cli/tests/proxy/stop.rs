@@ -7,7 +7,9 @@ use std::time::Duration;
 use rustix::process::Signal;
 
 use crate::support::{Client, DEADLINE, command_with};
-use crate::{LOCAL, MODELS, Upstream, expect, line_with, proxy, ready, rest, service, stop, tcp};
+use crate::{
+    LOCAL, MODELS, expect, line_with, pass, proxy, ready, relay, rest, service, stop, tcp,
+};
 
 /// How long nothing may happen.
 const MOMENT: Duration = Duration::from_millis(400);
@@ -16,21 +18,16 @@ const MOMENT: Duration = Duration::from_millis(400);
 #[test]
 fn a_stop_waits_for_the_answer() {
     for model in MODELS {
-        let upstream = Upstream::new();
         let words = format!("--log --idle-grace 0 --model {model}");
-        let proxy = proxy(&words, &[&upstream.url], &[LOCAL]);
-        let mut client = tcp(&proxy.urls[0]);
-        let mut server = upstream.accept();
-        client.write_all(b"question").expect("write");
-        expect(&mut server, b"question");
+        let (_upstream, proxy, mut client, mut server) = relay(&words);
+        pass(&client, &server, b"question");
         proxy.process.signal(Signal::TERM);
         // The grace is over at once, and would end an idle relay.
         server.set_read_timeout(Some(MOMENT)).expect("a deadline");
         let err = server.read(&mut [0]).expect_err("no end of the stream");
         assert_eq!(err.kind(), ErrorKind::WouldBlock, "{model}");
         server.set_read_timeout(Some(DEADLINE)).expect("a deadline");
-        server.write_all(b"answer").expect("write");
-        expect(&mut client, b"answer");
+        pass(&server, &client, b"answer");
         // Now it is idle, and the server gets the end of the stream.
         assert_eq!(rest(&mut server), b"", "{model}");
         server.write_all(b"a last word").expect("write");
@@ -45,14 +42,10 @@ fn a_stop_waits_for_the_answer() {
 #[test]
 fn a_stop_ends_a_relay_whose_server_has_ended() {
     for model in MODELS {
-        let upstream = Upstream::new();
-        let proxy = proxy(&format!("--model {model}"), &[&upstream.url], &[LOCAL]);
-        let mut client = tcp(&proxy.urls[0]);
-        let mut server = upstream.accept();
+        let (_upstream, proxy, mut client, mut server) = relay(&format!("--model {model}"));
         crate::half_close(&server);
         assert_eq!(rest(&mut client), b"");
-        client.write_all(b"a last word").expect("write");
-        expect(&mut server, b"a last word");
+        pass(&client, &server, b"a last word");
         proxy.process.signal(Signal::TERM);
         assert_eq!(rest(&mut server), b"", "{model}");
         let mut process = proxy.process;
@@ -80,13 +73,9 @@ fn a_stop_ends_idle_relays_after_their_grace() {
 #[test]
 fn the_drain_deadline_ends_both_sides() {
     for model in MODELS {
-        let upstream = Upstream::new();
         let words = format!("--drain-timeout 0.3 --model {model}");
-        let proxy = proxy(&words, &[&upstream.url], &[LOCAL]);
-        let mut client = tcp(&proxy.urls[0]);
-        let mut server = upstream.accept();
-        client.write_all(b"question").expect("write");
-        expect(&mut server, b"question");
+        let (_upstream, proxy, mut client, mut server) = relay(&words);
+        pass(&client, &server, b"question");
         proxy.process.signal(Signal::TERM);
         assert_eq!(client.read(&mut [0]).unwrap_or(0), 0, "{model}");
         assert_eq!(server.read(&mut [0]).unwrap_or(0), 0, "{model}");
@@ -100,16 +89,8 @@ fn the_drain_deadline_ends_both_sides() {
 fn an_aborted_relay_resets_the_server() {
     for model in MODELS {
         for words in ["--drain-timeout 0.3", "--idle-timeout 1", "--lifetime 1"] {
-            let upstream = Upstream::new();
-            let proxy = proxy(
-                &format!("{words} --model {model}"),
-                &[&upstream.url],
-                &[LOCAL],
-            );
-            let mut client = tcp(&proxy.urls[0]);
-            let mut server = upstream.accept();
-            client.write_all(b"a part").expect("write");
-            expect(&mut server, b"a part");
+            let (_upstream, proxy, client, mut server) = relay(&format!("{words} --model {model}"));
+            pass(&client, &server, b"a part");
             let is_stop = words.contains("drain");
             if is_stop && model == "forking" {
                 // The process of the relay is killed.
