@@ -11,8 +11,10 @@ pub(crate) struct Background(Mutex<bool>);
 impl Background {
     /// Starts the thread, unless it runs.
     pub(crate) fn start(&self, name: &str, run: impl FnOnce() + Send + 'static) -> io::Result<()> {
-        let thread = thread::Builder::new().name(name.to_owned());
-        self.unless_started(|| thread.spawn(run).map(drop))
+        self.unless_started(|| {
+            let thread = thread::Builder::new().name(name.to_owned());
+            thread.spawn(run).map(drop)
+        })
     }
 
     fn unless_started(&self, start: impl FnOnce() -> io::Result<()>) -> io::Result<()> {

@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use clap::{Args, ValueEnum};
 use socketserver::net::{Accepted as _, Either, Relay, Relayed, SeqpacketConnection, Transport};
-use socketserver::proxied::Version;
+use socketserver::proxied::{ClientTls, Version};
 use socketserver::{Connection, Next, Outcome, Report, ServerHandle};
 
 use crate::args::{Inner, Model, Options, seconds};
@@ -298,14 +298,10 @@ impl Task for Forward {
             checks.start()?;
         }
         match accepted {
-            Either::Left(Either::Left(client)) => {
-                let header = self.headers.map(|it| it.of(client, None)).transpose()?;
-                self.stream(client, header.as_deref())?;
-            }
+            Either::Left(Either::Left(client)) => self.stream(client, None)?,
             Either::Left(Either::Right(client)) => {
                 let tls = self.headers.map(|_| header::tls(client.layer()));
-                let header = self.headers.map(|it| it.of(client, tls)).transpose()?;
-                self.stream(client, header.as_deref())?;
+                self.stream(client, tls)?;
             }
             Either::Right(Either::Left(client)) => self.messages(client)?,
             Either::Right(Either::Right(datagram)) => {
@@ -324,8 +320,9 @@ impl Task for Forward {
 }
 
 impl Forward {
-    fn stream(&self, client: &mut impl Connection, header: Option<&[u8]>) -> anyhow::Result<()> {
-        let dial = |to: &To| self.dial.stream(to, header);
+    fn stream(&self, client: &mut impl Connection, tls: Option<ClientTls>) -> anyhow::Result<()> {
+        let header = self.headers.map(|it| it.of(client, tls)).transpose()?;
+        let dial = |to: &To| self.dial.stream(to, header.as_deref());
         let (upstream, mut server) = self.upstreams.connect(client.context(), true, dial)?;
         let relayed = self.relay.run(client, &mut server);
         self.end(client.id(), upstream, relayed)

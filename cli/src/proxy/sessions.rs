@@ -2,7 +2,7 @@
 //! thread receives the replies of all sessions.
 
 use std::collections::HashMap;
-use std::io;
+use std::io::{self, IoSlice};
 use std::mem::MaybeUninit;
 use std::os::fd::OwnedFd;
 use std::sync::atomic::Ordering::Relaxed;
@@ -15,7 +15,7 @@ use clap::ValueEnum;
 use rustix::event::{EventfdFlags, epoll, eventfd};
 use rustix::fs::Timespec;
 use rustix::io::Errno;
-use rustix::net::{RecvFlags, SendFlags, recv, send};
+use rustix::net::{RecvFlags, SendAncillaryBuffer, SendFlags, recv, sendmsg};
 use socketserver::net::{Address, Replier};
 use socketserver::proxied::Version;
 use socketserver::{Datagram, ServerHandle};
@@ -24,7 +24,7 @@ use crate::log::say;
 use crate::proxy::background::Background;
 use crate::proxy::header::Headers;
 use crate::proxy::to::{Dial, To};
-use crate::proxy::upstreams::{Taken, Upstreams, now};
+use crate::proxy::upstreams::{Taken, Upstreams, millis, now};
 
 /// What happens to a new client beyond `--max-sessions`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
@@ -215,9 +215,10 @@ impl Sessions {
         let data = epoll::EventData::new_u64(session.number);
         epoll::add(&self.events, &session.socket, data, epoll::EventFlags::IN)?;
         let is_first = table.by_number.is_empty();
-        let keys = (session.client.clone(), session.number);
-        table.by_client.insert(keys.0, Arc::clone(&session));
-        table.by_number.insert(keys.1, Arc::clone(&session));
+        table
+            .by_client
+            .insert(session.client.clone(), Arc::clone(&session));
+        table.by_number.insert(session.number, Arc::clone(&session));
         self.count.store(table.by_number.len() as u64, Relaxed);
         if is_first {
             // The counter is far from its maximum.
@@ -356,7 +357,7 @@ impl Sessions {
 
     /// Ends the sessions that are idle for too long. Returns when the next one may be.
     fn end_idle(&self) -> Option<u64> {
-        let limit = u64::try_from(self.limits.timeout.as_millis()).unwrap_or(u64::MAX);
+        let limit = millis(self.limits.timeout);
         let due = |session: &Session| session.last.load(Relaxed).saturating_add(limit);
         let now = now();
         let all: Vec<_> = self.table().by_number.values().cloned().collect();
@@ -400,18 +401,14 @@ fn sent(session: &Session, result: rustix::io::Result<()>) -> anyhow::Result<()>
 impl Session {
     /// Sends a datagram of the client. It is dropped where the upstream has no room.
     fn send(&self, data: &[u8]) -> rustix::io::Result<()> {
-        let whole;
-        let bytes = if self.header.is_empty() {
-            data
-        } else {
-            whole = [&self.header, data].concat();
-            &whole
-        };
         self.asked.store(true, Relaxed);
-        send(
+        let parts = [IoSlice::new(&self.header), IoSlice::new(data)];
+        let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
+        sendmsg(
             &self.socket,
-            bytes,
-            SendFlags::DONTWAIT | SendFlags::NOSIGNAL,
+            &parts,
+            &mut SendAncillaryBuffer::default(),
+            flags,
         )?;
         self.there.fetch_add(data.len() as u64, Relaxed);
         self.last.store(now(), Relaxed);

@@ -215,8 +215,7 @@ impl Dial {
         let Target::Seqpacket(at) = &to.target else {
             unreachable!("the kinds were checked at the start")
         };
-        let at: UnixAddress = at.clone();
-        Ok(SeqpacketConnection::connect(at, self.timeout)?)
+        Ok(SeqpacketConnection::connect(at.clone(), self.timeout)?)
     }
 
     /// Makes a socket of datagrams that are sent to an upstream.

@@ -104,7 +104,7 @@ fn a_session_has_one_address_and_any_number_of_replies() {
 fn an_idle_session_ends() {
     for model in MODELS {
         let (upstream, url) = upstream();
-        let words = format!("--log --session-timeout 0.2 --model {model}");
+        let words = format!("--log --session-timeout 1 --model {model}");
         let proxy = proxy(&words, &[&url], &[LOCAL]);
         let mut client = connect(&proxy);
         client.send(b"hello");

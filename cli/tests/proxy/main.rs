@@ -13,13 +13,13 @@ mod tls;
 mod upstreams;
 
 use std::io::{Read, Write};
-use std::net::{Shutdown, TcpListener, TcpStream};
+use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::process::Command;
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use socket2::SockRef;
-use support::{DEADLINE, Process, Server, command};
+use socket2::{Domain, SockRef, Socket, Type};
+use support::{DEADLINE, Process, Server, command, poll_until};
 
 const LOCAL: &str = "tcp://127.0.0.1:0";
 
@@ -117,25 +117,18 @@ struct Upstream {
 
 impl Upstream {
     fn new() -> Self {
-        Self::at("127.0.0.1:0")
-    }
-
-    fn at(address: &str) -> Self {
-        let listener = TcpListener::bind(address).expect("bind");
+        let listener = TcpListener::bind("127.0.0.1:0").expect("bind");
         let url = format!("tcp://{}", listener.local_addr().expect("bound"));
         Self { listener, url }
     }
 
     /// The next connection of the proxy.
+    #[track_caller]
     fn accept(&self) -> TcpStream {
-        support::poll_until("the proxy connects", DEADLINE, || {
-            self.listener.set_nonblocking(true).expect("set");
-            self.listener.accept().ok()
-        })
-        .map_or_stream()
+        poll_until("the proxy connects", DEADLINE, || self.has_connection())
     }
 
-    /// Whether a connection waits.
+    /// The connection that waits, if any.
     fn has_connection(&self) -> Option<TcpStream> {
         self.listener.set_nonblocking(true).expect("set");
         let (stream, _) = self.listener.accept().ok()?;
@@ -156,18 +149,33 @@ impl Upstream {
     }
 }
 
-trait MapOrStream {
-    fn map_or_stream(self) -> TcpStream;
+/// A proxy to one upstream, and a connection through it: the ends of the client and of the server.
+#[track_caller]
+fn relay(words: &str) -> (Upstream, Server, TcpStream, TcpStream) {
+    let upstream = Upstream::new();
+    let proxy = proxy(words, &[&upstream.url], &[LOCAL]);
+    let client = tcp(&proxy.urls[0]);
+    let server = upstream.accept();
+    (upstream, proxy, client, server)
 }
 
-impl MapOrStream for (TcpStream, std::net::SocketAddr) {
-    fn map_or_stream(self) -> TcpStream {
-        self.0.set_nonblocking(false).expect("set");
-        limited(self.0)
-    }
+/// Sends bytes, which arrive.
+#[track_caller]
+fn pass(mut from: &TcpStream, mut to: &TcpStream, bytes: &[u8]) {
+    from.write_all(bytes).expect("write");
+    expect(&mut to, bytes);
+}
+
+/// Sends all that the client has to say; it arrives, and so does its end.
+#[track_caller]
+fn ask(mut client: &TcpStream, mut server: &TcpStream, question: &[u8]) {
+    client.write_all(question).expect("write");
+    half_close(client);
+    assert_eq!(rest(&mut server), question);
 }
 
 /// Reads to the end.
+#[track_caller]
 fn rest(stream: &mut impl Read) -> Vec<u8> {
     let mut bytes = Vec::new();
     stream
@@ -193,9 +201,14 @@ fn reset(stream: TcpStream) {
         .expect("set");
 }
 
-/// A URL of TCP where nothing listens.
-fn closed_port() -> String {
-    Upstream::new().url
+/// A URL of TCP where nothing listens until the socket does, which keeps others from the port.
+fn closed_port() -> (Socket, String) {
+    let socket = Socket::new(Domain::IPV4, Type::STREAM, None).expect("a socket");
+    let any = SocketAddr::from(([127, 0, 0, 1], 0));
+    socket.bind(&any.into()).expect("bind");
+    let address = socket.local_addr().expect("bound").as_socket();
+    let url = format!("tcp://{}", address.expect("an internet address"));
+    (socket, url)
 }
 
 fn half_close(stream: &TcpStream) {

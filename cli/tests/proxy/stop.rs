@@ -1,13 +1,15 @@
 //! How a proxy ends: it drains, and it stops by itself when it is not used.
 
 use std::io::{ErrorKind, Read, Write};
-use std::net::TcpListener;
+use std::net::{TcpListener, UdpSocket};
 use std::time::Duration;
 
 use rustix::process::Signal;
 
 use crate::support::{Client, DEADLINE, command_with};
-use crate::{LOCAL, MODELS, Upstream, expect, line_with, proxy, ready, rest, service, stop, tcp};
+use crate::{
+    LOCAL, MODELS, expect, line_with, pass, proxy, ready, relay, rest, service, stop, tcp,
+};
 
 /// How long nothing may happen.
 const MOMENT: Duration = Duration::from_millis(400);
@@ -16,21 +18,16 @@ const MOMENT: Duration = Duration::from_millis(400);
 #[test]
 fn a_stop_waits_for_the_answer() {
     for model in MODELS {
-        let upstream = Upstream::new();
         let words = format!("--log --idle-grace 0 --model {model}");
-        let proxy = proxy(&words, &[&upstream.url], &[LOCAL]);
-        let mut client = tcp(&proxy.urls[0]);
-        let mut server = upstream.accept();
-        client.write_all(b"question").expect("write");
-        expect(&mut server, b"question");
+        let (_upstream, proxy, mut client, mut server) = relay(&words);
+        pass(&client, &server, b"question");
         proxy.process.signal(Signal::TERM);
         // The grace is over at once, and would end an idle relay.
         server.set_read_timeout(Some(MOMENT)).expect("a deadline");
         let err = server.read(&mut [0]).expect_err("no end of the stream");
         assert_eq!(err.kind(), ErrorKind::WouldBlock, "{model}");
         server.set_read_timeout(Some(DEADLINE)).expect("a deadline");
-        server.write_all(b"answer").expect("write");
-        expect(&mut client, b"answer");
+        pass(&server, &client, b"answer");
         // Now it is idle, and the server gets the end of the stream.
         assert_eq!(rest(&mut server), b"", "{model}");
         server.write_all(b"a last word").expect("write");
@@ -45,14 +42,10 @@ fn a_stop_waits_for_the_answer() {
 #[test]
 fn a_stop_ends_a_relay_whose_server_has_ended() {
     for model in MODELS {
-        let upstream = Upstream::new();
-        let proxy = proxy(&format!("--model {model}"), &[&upstream.url], &[LOCAL]);
-        let mut client = tcp(&proxy.urls[0]);
-        let mut server = upstream.accept();
+        let (_upstream, proxy, mut client, mut server) = relay(&format!("--model {model}"));
         crate::half_close(&server);
         assert_eq!(rest(&mut client), b"");
-        client.write_all(b"a last word").expect("write");
-        expect(&mut server, b"a last word");
+        pass(&client, &server, b"a last word");
         proxy.process.signal(Signal::TERM);
         assert_eq!(rest(&mut server), b"", "{model}");
         let mut process = proxy.process;
@@ -80,13 +73,9 @@ fn a_stop_ends_idle_relays_after_their_grace() {
 #[test]
 fn the_drain_deadline_ends_both_sides() {
     for model in MODELS {
-        let upstream = Upstream::new();
         let words = format!("--drain-timeout 0.3 --model {model}");
-        let proxy = proxy(&words, &[&upstream.url], &[LOCAL]);
-        let mut client = tcp(&proxy.urls[0]);
-        let mut server = upstream.accept();
-        client.write_all(b"question").expect("write");
-        expect(&mut server, b"question");
+        let (_upstream, proxy, mut client, mut server) = relay(&words);
+        pass(&client, &server, b"question");
         proxy.process.signal(Signal::TERM);
         assert_eq!(client.read(&mut [0]).unwrap_or(0), 0, "{model}");
         assert_eq!(server.read(&mut [0]).unwrap_or(0), 0, "{model}");
@@ -99,21 +88,9 @@ fn the_drain_deadline_ends_both_sides() {
 #[test]
 fn an_aborted_relay_resets_the_server() {
     for model in MODELS {
-        for words in [
-            "--drain-timeout 0.3",
-            "--idle-timeout 0.3",
-            "--lifetime 0.3",
-        ] {
-            let upstream = Upstream::new();
-            let proxy = proxy(
-                &format!("{words} --model {model}"),
-                &[&upstream.url],
-                &[LOCAL],
-            );
-            let mut client = tcp(&proxy.urls[0]);
-            let mut server = upstream.accept();
-            client.write_all(b"a part").expect("write");
-            expect(&mut server, b"a part");
+        for words in ["--drain-timeout 0.3", "--idle-timeout 1", "--lifetime 1"] {
+            let (_upstream, proxy, client, mut server) = relay(&format!("{words} --model {model}"));
+            pass(&client, &server, b"a part");
             let is_stop = words.contains("drain");
             if is_stop && model == "forking" {
                 // The process of the relay is killed.
@@ -163,10 +140,17 @@ fn a_proxy_that_is_not_used_ends_and_loses_nothing() {
 fn a_session_of_datagrams_is_a_use() {
     let upstream = service("echo", &["udp://127.0.0.1:0"]);
     for model in ["sequential", "threading", "coroutines"] {
-        let words = format!("--log --session-timeout 1 --exit-when-idle 0.1 --model {model}");
-        let proxy = proxy(&words, &[&upstream.urls[0]], &["udp://127.0.0.1:0"]);
-        let mut client = Client::connect(&proxy.urls[0]);
-        client.echo("hello");
+        let socket = UdpSocket::bind("127.0.0.1:0").expect("bind");
+        let url = format!("udp://{}", socket.local_addr().expect("bound"));
+        // It waits in the socket: the proxy would not wait for it.
+        let mut client = Client::connect(&url);
+        client.send(b"hello");
+        let words = format!(
+            "proxy --log --session-timeout 1 --exit-when-idle 0.1 --model {model} --to {}",
+            upstream.urls[0]
+        );
+        let proxy = ready(command_with(socket, &words, &["fd://3"]), 1);
+        assert_eq!(client.receive(5), b"hello");
         line_with(&proxy.process, &["the session of", "has ended"]);
         line_with(&proxy.process, &["closed"]);
         let mut process = proxy.process;
@@ -177,10 +161,14 @@ fn a_session_of_datagrams_is_a_use() {
 #[test]
 fn a_proxy_that_is_used_stays() {
     let upstream = service("echo", &[LOCAL]);
-    let proxy = proxy("--exit-when-idle 0.1", &[&upstream.urls[0]], &[LOCAL]);
-    let mut client = tcp(&proxy.urls[0]);
+    let listener = TcpListener::bind("127.0.0.1:0").expect("bind");
+    let url = format!("tcp://{}", listener.local_addr().expect("bound"));
+    // It waits in the backlog.
+    let mut client = tcp(&url);
+    let words = format!("proxy --exit-when-idle 0.1 --to {}", upstream.urls[0]);
+    let proxy = ready(command_with(listener, &words, &["fd://3"]), 1);
     assert!(
-        Client::connect(&proxy.urls[0]).hears_nothing_for(MOMENT),
+        Client::connect(&url).hears_nothing_for(MOMENT),
         "a connection is a use"
     );
     client.write_all(b"hello").expect("write");

@@ -8,8 +8,8 @@ use socket2::{Domain, SockAddr, Socket, Type};
 
 use crate::support::{Client, DEADLINE, assert_echoes, poll_until, unique_name};
 use crate::{
-    LOCAL, MODELS, Upstream, expect, half_close, limited, line_with, proxy, reset, rest, service,
-    stop, tcp,
+    LOCAL, MODELS, Upstream, ask, expect, half_close, limited, line_with, pass, proxy, relay,
+    reset, rest, service, stop, tcp,
 };
 
 /// Each kind of listener to each kind of upstream.
@@ -92,14 +92,9 @@ fn a_lot_passes_in_both_directions_at_once() {
 #[test]
 fn each_direction_ends_by_itself() {
     for model in MODELS {
-        let upstream = Upstream::new();
-        let proxy = proxy(&format!("--model {model}"), &[&upstream.url], &[LOCAL]);
+        let (upstream, proxy, mut client, mut server) = relay(&format!("--model {model}"));
         // The client ends first.
-        let mut client = tcp(&proxy.urls[0]);
-        let mut server = upstream.accept();
-        client.write_all(b"question").expect("write");
-        half_close(&client);
-        assert_eq!(rest(&mut server), b"question");
+        ask(&client, &server, b"question");
         server.write_all(b"a late answer").expect("write");
         drop(server);
         assert_eq!(rest(&mut client), b"a late answer", "{model}");
@@ -121,19 +116,14 @@ fn each_direction_ends_by_itself() {
 #[test]
 fn a_reset_is_passed_on_as_a_reset() {
     for model in MODELS {
-        let upstream = Upstream::new();
-        let proxy = proxy(&format!("--model {model}"), &[&upstream.url], &[LOCAL]);
-        let mut client = tcp(&proxy.urls[0]);
-        let mut server = upstream.accept();
-        server.write_all(b"a part").expect("write");
-        expect(&mut client, b"a part");
+        let (upstream, proxy, mut client, server) = relay(&format!("--model {model}"));
+        pass(&server, &client, b"a part");
         reset(server);
         let err = client.read(&mut [0]).expect_err("a reset");
         assert_eq!(err.kind(), ErrorKind::ConnectionReset, "{model}");
-        let mut client = tcp(&proxy.urls[0]);
+        let client = tcp(&proxy.urls[0]);
         let mut server = upstream.accept();
-        client.write_all(b"a part").expect("write");
-        expect(&mut server, b"a part");
+        pass(&client, &server, b"a part");
         reset(client);
         let err = server.read(&mut [0]).expect_err("a reset");
         assert_eq!(err.kind(), ErrorKind::ConnectionReset, "{model}");
@@ -145,13 +135,8 @@ fn a_reset_is_passed_on_as_a_reset() {
 #[test]
 fn a_reset_after_a_half_close_is_passed_on() {
     for model in MODELS {
-        let upstream = Upstream::new();
-        let proxy = proxy(&format!("--model {model}"), &[&upstream.url], &[LOCAL]);
-        let mut client = tcp(&proxy.urls[0]);
-        let mut server = upstream.accept();
-        client.write_all(b"question").expect("write");
-        half_close(&client);
-        assert_eq!(rest(&mut server), b"question");
+        let (_upstream, proxy, client, server) = relay(&format!("--model {model}"));
+        ask(&client, &server, b"question");
         reset(client);
         let error = poll_until("the server sees a reset", DEADLINE, || {
             server.take_error().expect("the error of a socket")
@@ -165,12 +150,8 @@ fn a_reset_after_a_half_close_is_passed_on() {
 #[test]
 fn an_answer_outlives_a_reset_of_its_sender() {
     for model in MODELS {
-        let upstream = Upstream::new();
-        let proxy = proxy(&format!("--model {model}"), &[&upstream.url], &[LOCAL]);
-        let mut client = tcp(&proxy.urls[0]);
-        let mut server = upstream.accept();
-        client.write_all(b"a part").expect("write");
-        expect(&mut server, b"a part");
+        let (_upstream, proxy, mut client, mut server) = relay(&format!("--model {model}"));
+        pass(&client, &server, b"a part");
         server.write_all(b"too long").expect("write");
         drop(server);
         client.write_all(b"more").expect("write");
@@ -185,12 +166,8 @@ fn an_answer_outlives_a_reset_of_its_sender() {
 #[test]
 fn a_reset_amid_a_write_is_no_end_of_the_stream() {
     for model in ["threading", "coroutines --workers 1"] {
-        let upstream = Upstream::new();
-        let proxy = proxy(&format!("--model {model}"), &[&upstream.url], &[LOCAL]);
-        let mut client = tcp(&proxy.urls[0]);
-        let mut server = upstream.accept();
-        client.write_all(b"x").expect("write");
-        expect(&mut server, b"x");
+        let (_upstream, proxy, mut client, server) = relay(&format!("--model {model}"));
+        pass(&client, &server, b"x");
         // The proxy waits for room to write.
         client.set_nonblocking(true).expect("set");
         while client.write(&[0; 65_536]).is_ok() {}
@@ -235,14 +212,8 @@ fn a_slow_side_costs_a_bounded_amount_of_memory() {
 #[test]
 fn an_upstream_that_takes_nothing_is_given_up() {
     for model in MODELS {
-        let upstream = Upstream::new();
-        let proxy = proxy(
-            &format!("--log --write-timeout 0.3 --model {model}"),
-            &[&upstream.url],
-            &[LOCAL],
-        );
-        let client = tcp(&proxy.urls[0]);
-        let server = upstream.accept();
+        let words = format!("--log --write-timeout 0.3 --model {model}");
+        let (_upstream, proxy, client, server) = relay(&words);
         while (&client).write(&[0; 65_536]).is_ok() {}
         line_with(
             &proxy.process,
@@ -256,16 +227,9 @@ fn an_upstream_that_takes_nothing_is_given_up() {
 #[test]
 fn a_relay_is_idle_when_both_sides_are_silent() {
     for model in MODELS {
-        let upstream = Upstream::new();
-        let proxy = proxy(
-            &format!("--log --idle-timeout 0.3 --model {model}"),
-            &[&upstream.url],
-            &[LOCAL],
-        );
-        let mut client = tcp(&proxy.urls[0]);
-        let mut server = upstream.accept();
-        client.write_all(b"hello").expect("write");
-        expect(&mut server, b"hello");
+        let words = format!("--log --idle-timeout 1 --model {model}");
+        let (_upstream, proxy, mut client, mut server) = relay(&words);
+        pass(&client, &server, b"hello");
         assert_eq!(client.read(&mut [0; 10]).unwrap_or(0), 0, "{model}");
         assert_eq!(server.read(&mut [0; 10]).unwrap_or(0), 0, "{model}");
         line_with(&proxy.process, &["no input came within the idle timeout"]);
@@ -277,14 +241,9 @@ fn a_relay_is_idle_when_both_sides_are_silent() {
 #[test]
 fn a_half_closed_relay_is_idle_too() {
     for model in MODELS {
-        let upstream = Upstream::new();
-        let words = format!("--log --idle-timeout 0.3 --first-byte-timeout 0.3 --model {model}");
-        let proxy = proxy(&words, &[&upstream.url], &[LOCAL]);
-        let mut client = tcp(&proxy.urls[0]);
-        let mut server = upstream.accept();
-        client.write_all(b"hello").expect("write");
-        half_close(&client);
-        assert_eq!(rest(&mut server), b"hello");
+        let words = format!("--log --idle-timeout 1 --first-byte-timeout 1 --model {model}");
+        let (_upstream, proxy, mut client, server) = relay(&words);
+        ask(&client, &server, b"hello");
         assert_eq!(client.read(&mut [0; 10]).unwrap_or(0), 0, "{model}");
         line_with(&proxy.process, &["no input came within the idle timeout"]);
         drop(server);
@@ -312,8 +271,5 @@ fn a_relay_has_one_thread() {
         drop(server);
         assert_eq!(rest(&mut client), b"");
     }
-    poll_until("all relays have ended", DEADLINE, || {
-        (threads() < 60).then_some(())
-    });
     stop(proxy);
 }

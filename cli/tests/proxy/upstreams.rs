@@ -74,12 +74,16 @@ fn the_upstream_with_the_fewest_connections_is_next() {
 fn another_upstream_is_tried_and_the_failed_one_is_set_aside() {
     let (there, _thread) = Upstream::new().greets("there");
     for model in MODELS {
-        let gone = closed_port();
+        let (socket, gone) = closed_port();
         let words = format!("--retry-after 100 --model {model}");
         let proxy = proxy(&words, &[&gone, &there], &[LOCAL]);
         assert_eq!(answer(&proxy.urls[0]), "there", "{model}");
         // It has come back, and is left alone for a while.
-        let back = Upstream::at(gone.strip_prefix("tcp://").expect("TCP"));
+        socket.listen(8).expect("listen");
+        let back = Upstream {
+            listener: socket.into(),
+            url: gone.clone(),
+        };
         for _ in 0..6 {
             assert_eq!(answer(&proxy.urls[0]), "there", "{model}");
         }
@@ -95,11 +99,8 @@ fn another_upstream_is_tried_and_the_failed_one_is_set_aside() {
 #[test]
 fn a_client_of_no_upstream_gets_the_end_of_the_stream() {
     for model in MODELS {
-        let gone = [
-            closed_port(),
-            closed_port(),
-            "unix:@there-is-none".to_owned(),
-        ];
+        let ((_one, one), (_two, two)) = (closed_port(), closed_port());
+        let gone = [one, two, "unix:@there-is-none".to_owned()];
         let to = gone.each_ref().map(String::as_str);
         let proxy = proxy(&format!("--model {model}"), &to, &[LOCAL]);
         assert_eq!(answer(&proxy.urls[0]), "", "{model}");
@@ -115,14 +116,16 @@ fn a_client_of_no_upstream_gets_the_end_of_the_stream() {
 
 #[test]
 fn an_upstream_comes_back() {
-    let upstream = Upstream::new();
-    let address = upstream.url.strip_prefix("tcp://").expect("TCP").to_owned();
-    drop(upstream);
-    let url = format!("tcp://{address}");
+    let (socket, url) = closed_port();
     let proxy = proxy("--retry-after 100", &[&url], &[LOCAL]);
     assert_eq!(answer(&proxy.urls[0]), "");
     line_with(&proxy.process, &[&url, "cannot be reached"]);
-    let (_, _thread) = Upstream::at(&address).greets("back");
+    socket.listen(8).expect("listen");
+    let back = Upstream {
+        listener: socket.into(),
+        url: url.clone(),
+    };
+    let (_, _thread) = back.greets("back");
     assert_eq!(answer(&proxy.urls[0]), "back");
     line_with(&proxy.process, &[&url, "can be reached again"]);
     stop(proxy);
@@ -169,7 +172,7 @@ fn an_abort_while_it_connects_sets_nothing_aside() {
     let (there, _thread) = Upstream::new().greets("there");
     let (_listener, _waiting, url) = black_hole();
     for model in MODELS {
-        let words = format!("--log --lifetime 0.3 --connect-timeout 20 --model {model}");
+        let words = format!("--log --lifetime 1 --connect-timeout 20 --model {model}");
         let proxy = proxy(&words, &[&url, &there], &[LOCAL]);
         assert_eq!(answer(&proxy.urls[0]), "", "{model}");
         assert_eq!(answer(&proxy.urls[0]), "there", "{model}");
@@ -179,7 +182,7 @@ fn an_abort_while_it_connects_sets_nothing_aside() {
     }
 }
 
-/// What the process lacks is not the fault of an upstream.
+/// A shortage of descriptors is not the fault of an upstream.
 #[test]
 fn a_shortage_is_reported_with_its_reason() {
     let (url, _thread) = Upstream::new().greets("there");
@@ -403,7 +406,7 @@ fn wrong_usage_is_an_error_at_the_start() {
     }
 }
 
-/// What a descriptor is, is known when it is adopted.
+/// The kind of a descriptor is known only when it is adopted.
 #[test]
 fn an_adopted_socket_of_another_kind_is_an_error() {
     let socket = std::net::UdpSocket::bind("127.0.0.1:0").expect("bind");
