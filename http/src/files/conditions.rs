@@ -153,6 +153,20 @@ mod tests {
     use super::*;
 
     #[test]
+    fn a_date_permits_ranges_once_the_file_is_settled() {
+        let stat = rustix::fs::stat("/").expect("the metadata of a directory");
+        let at = |age| Validators::of(&stat, stat.st_mtime + age);
+        let date = at(0).last_modified().expect("a date");
+        let headers = HeaderMap::from_iter([(IF_RANGE, date)]);
+        for (age, is_settled) in [(0, false), (FRESH - 1, false), (FRESH, true)] {
+            let validators = at(age);
+            let is_weak = validators.etag.starts_with("W/");
+            assert_eq!(is_weak, !is_settled, "{age}");
+            assert_eq!(validators.permits_ranges(&headers), is_settled, "{age}");
+        }
+    }
+
+    #[test]
     fn a_list_is_read_tag_by_tag() {
         let list = |text| tags(text).collect::<Vec<_>>();
         assert_eq!(
