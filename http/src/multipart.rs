@@ -97,7 +97,7 @@ impl<'a> Multipart<'a> {
         }
     }
 
-    /// Returns the next field, or `None` behind the last one. What is left of the field before is read and discarded.
+    /// Returns the next field, or `None` behind the last one. The rest of the field before is read and discarded.
     ///
     /// # Errors
     ///

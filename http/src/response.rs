@@ -13,10 +13,10 @@ use socketserver::{Connection, HandlerError};
 type Stream = Box<dyn FnOnce(&mut BodyWriter<'_>) -> io::Result<()> + Send>;
 type Upgrade = Box<dyn FnOnce(&mut dyn Connection) -> io::Result<()> + Send>;
 
-/// The content of a response: bytes, a reader, or a closure that writes.
+/// The content of a response: bytes, a part of a file, a reader, or a closure that writes.
 ///
-/// Bytes and [sized](Self::sized_reader) readers are sent with their length; everything else in chunks, or, to a
-/// client of HTTP/1.0, up to the end of the stream.
+/// Bytes, parts of files and [sized](Self::sized_reader) readers are sent with their length; everything else in chunks,
+/// or, to a client of HTTP/1.0, up to the end of the stream.
 ///
 /// # Examples
 ///

@@ -240,7 +240,7 @@ impl Router {
              `#`: others are percent-encoded"
         );
         if let Err(err) = self.paths.insert(path, index) {
-            // That of a prefix is named without what is internal.
+            // The path of a prefix is shown without its internal parameter.
             let reason = err.to_string().replace(&format!("{{*{REST}}}"), "");
             panic!("{named} cannot be added: {reason}");
         }

@@ -17,7 +17,7 @@ use crate::files::respond::below;
 /// How many entries a page has at most.
 const ENTRIES_MAX: usize = 10_000;
 
-/// What is not encoded in a link (RFC 3986, section 2.3).
+/// The bytes that are encoded in a link: all but the unreserved ones (RFC 3986, section 2.3).
 const ENCODED: &AsciiSet = &NON_ALPHANUMERIC
     .remove(b'-')
     .remove(b'.')
@@ -213,7 +213,7 @@ fn write(page: &mut String, path: &[u8], entries: &[Entry], has_more: bool) -> f
     Ok(())
 }
 
-/// Text for HTML. What is not UTF-8, and control characters, are shown as replacement characters.
+/// Text for HTML. Bytes that are not UTF-8, and control characters, are shown as replacement characters.
 struct Escaped<'a>(&'a [u8]);
 
 impl fmt::Display for Escaped<'_> {

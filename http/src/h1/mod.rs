@@ -28,7 +28,7 @@ use crate::head::{self, Head, Reject, Scan};
 use crate::response::{Content, IntoResponse, Kind};
 use crate::session::Session;
 
-/// How many bytes of responses are sent together, if their requests came together.
+/// How many bytes of a response are gathered before they are sent.
 const WRITE_BUFFER: usize = 16 * 1024;
 
 /// The first line of HTTP/2, with the empty line behind it (RFC 9113, section 3.4).
