@@ -9,6 +9,7 @@ use http::header::{CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
 use http::{Response, StatusCode};
 use socketserver::HandlerError;
 
+use crate::response::TEXT;
 use crate::{Content, IntoResponse};
 
 /// An error with the response that it is answered with: a status, a text, and fields.
@@ -98,8 +99,7 @@ impl HttpError {
         let mut response = Response::new(Content::from(format!("{}\n", self.0.text)));
         *response.status_mut() = self.0.status;
         *response.headers_mut() = self.0.headers.clone();
-        let plain = HeaderValue::from_static("text/plain; charset=utf-8");
-        response.headers_mut().entry(CONTENT_TYPE).or_insert(plain);
+        response.headers_mut().entry(CONTENT_TYPE).or_insert(TEXT);
         response
     }
 }

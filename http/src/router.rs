@@ -8,7 +8,9 @@ use http::uri::PathAndQuery;
 use http::{Method, Response, StatusCode, Uri};
 use socketserver::HandlerError;
 
+use crate::redirect::with_slash;
 use crate::request::Params;
+use crate::response::with_field;
 use crate::{Content, Handler, IntoResponse, Request};
 
 type Answer = Result<Response<Content>, HandlerError>;
@@ -289,10 +291,8 @@ impl Router {
     /// Answers a request whose path has no route.
     fn call_fallback(&self, request: &mut Request<'_>) -> Answer {
         if let Some(location) = self.directory(request.uri()) {
-            let response = Response::builder()
-                .status(StatusCode::PERMANENT_REDIRECT)
-                .header(LOCATION, location);
-            return Ok(response.body(Content::empty())?);
+            let location = HeaderValue::try_from(location)?;
+            return with_field(StatusCode::PERMANENT_REDIRECT, LOCATION, location);
         }
         match &self.fallback {
             Some(fallback) => fallback(request),
@@ -310,10 +310,7 @@ impl Router {
         if !is_below || found.params.get(REST).is_some() {
             return None;
         }
-        // Relative: so it holds below another router, and never names another host, as `//name` would.
-        let name = path.rsplit('/').next()?;
-        let query = uri.query().map(|query| format!("?{query}"));
-        Some(format!("./{name}/{}", query.unwrap_or_default()))
+        Some(with_slash(uri))
     }
 }
 
@@ -400,10 +397,7 @@ fn allowed<'a>(status: StatusCode, methods: impl Iterator<Item = &'a Method>) ->
         }
     }
     add("OPTIONS");
-    let mut response = status.into_response()?;
-    let value = HeaderValue::try_from(names.join(", "))?;
-    response.headers_mut().insert(ALLOW, value);
-    Ok(response)
+    with_field(status, ALLOW, HeaderValue::try_from(names.join(", "))?)
 }
 
 /// A target with another path and query.
