@@ -9,6 +9,7 @@ use http::header::{CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
 use http::{Response, StatusCode};
 use socketserver::HandlerError;
 
+use crate::body::status_of;
 use crate::response::TEXT;
 use crate::{Content, IntoResponse};
 
@@ -87,12 +88,7 @@ impl HttpError {
             Ok(own) => return own,
             Err(err) => err,
         };
-        let status = match err.kind() {
-            io::ErrorKind::FileTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
-            io::ErrorKind::TimedOut => StatusCode::REQUEST_TIMEOUT,
-            _ => StatusCode::BAD_REQUEST,
-        };
-        Self::new(status, "the body cannot be read").caused_by(err)
+        Self::new(status_of(&err), "the body cannot be read").caused_by(err)
     }
 
     fn response(&self) -> Response<Content> {

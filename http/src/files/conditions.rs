@@ -9,6 +9,8 @@ use http::header::{
 };
 use rustix::fs::Stat;
 
+use crate::head::only;
+
 /// A file that was modified less than so many seconds ago can change again without another time of modification: FAT
 /// counts two seconds, other file systems a few milliseconds.
 const FRESH: i64 = 2;
@@ -119,11 +121,8 @@ pub(crate) fn now() -> i64 {
 
 /// A field with one date, in seconds since 1970. A malformed one is ignored.
 fn date(headers: &HeaderMap, name: &HeaderName) -> Option<u64> {
-    let mut values = headers.get_all(name).iter();
-    let (value, None) = (values.next()?, values.next()) else {
-        return None;
-    };
-    let date = httpdate::parse_http_date(value.to_str().ok()?).ok()?;
+    let text = only(headers, name)?.to_str().ok()?;
+    let date = httpdate::parse_http_date(text).ok()?;
     Some(date.duration_since(UNIX_EPOCH).ok()?.as_secs())
 }
 

@@ -77,8 +77,7 @@ fn entries(
         let item = item?;
         let name = item.file_name();
         let bytes = name.to_bytes();
-        let is_well_known = path.is_empty() && bytes == b".well-known";
-        let is_shown = shows_hidden || is_well_known || !is_hidden(bytes);
+        let is_shown = shows_hidden || !is_hidden(bytes, path.is_empty());
         if matches!(bytes, b"." | b"..") || !is_shown {
             continue;
         }

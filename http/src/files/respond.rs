@@ -25,6 +25,7 @@ use crate::files::conditions::{self, Validators};
 use crate::files::path::{self, Names};
 use crate::files::ranges::{self, Asked, Range};
 use crate::files::{Files, listing, types};
+use crate::head::only;
 use crate::redirect::with_slash;
 use crate::response::{Content, IntoResponse, typed, with_field};
 
@@ -260,9 +261,7 @@ impl Files {
             return Ok(response);
         }
         fields.insert(ACCEPT_RANGES, HeaderValue::from_static("bytes"));
-        let mut values = headers.get_all(RANGE).iter();
-        let range = values.next().filter(|_| values.next().is_none());
-        let range = range.and_then(|range| range.to_str().ok());
+        let range = only(headers, &RANGE).and_then(|range| range.to_str().ok());
         let range = range.filter(|_| request.method() == Method::GET);
         let range = range.filter(|_| validators.permits_ranges(headers));
         match range.map_or(Asked::Whole, |range| ranges::parse(range, size)) {
