@@ -342,6 +342,9 @@ impl Handler for Router {
 /// A path without the escapes of characters that need none, up to the first malformed escape: behind that, a character
 /// could make another escape with those before it. `None` if that is the path itself.
 fn unescaped(path: &str) -> Option<String> {
+    if !path.contains('%') {
+        return None;
+    }
     let (mut text, mut rest) = (String::new(), path);
     while let Some((before, behind)) = rest.split_once('%') {
         let digits = behind.get(..2).unwrap_or_default();

@@ -16,7 +16,7 @@ use crate::head::only;
 const FRESH: i64 = 2;
 
 /// Later dates have no form (RFC 9110, section 5.6.7).
-const LAST_SECOND: i64 = 253_402_300_799;
+pub(crate) const LAST_SECOND: i64 = 253_402_300_799;
 
 /// What tells one state of a file from another.
 #[derive(Clone, Debug)]
@@ -67,7 +67,6 @@ impl Validators {
     }
 
     fn equals_weakly(&self, tag: &str) -> bool {
-        let opaque = |tag: &str| tag.strip_prefix("W/").unwrap_or(tag).to_owned();
         opaque(tag) == opaque(&self.etag)
     }
 
@@ -109,6 +108,11 @@ impl Validators {
             (Some(_), Some(_)) => false,
         }
     }
+}
+
+/// A tag without the mark of a weak one.
+fn opaque(tag: &str) -> &str {
+    tag.strip_prefix("W/").unwrap_or(tag)
 }
 
 /// The seconds since 1970.

@@ -11,6 +11,7 @@ use rustix::fs::{Access, AtFlags, Dir, FileType, Stat, accessat, fstat, statat};
 use rustix::io::Errno;
 
 use crate::files::beneath::Beneath;
+use crate::files::conditions::LAST_SECOND;
 use crate::files::path::is_hidden;
 use crate::files::respond::below;
 
@@ -264,9 +265,7 @@ struct Time(i64);
 
 impl fmt::Display for Time {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let seconds = u64::try_from(self.0)
-            .ok()
-            .filter(|_| self.0 < 253_402_300_800);
+        let seconds = u64::try_from(self.0).ok().filter(|_| self.0 <= LAST_SECOND);
         let Some(seconds) = seconds else {
             return Ok(());
         };

@@ -239,7 +239,6 @@ impl Handler for Files {
         (): &mut (),
         request: &mut Request<'_>,
     ) -> Result<Response<Content>, HandlerError> {
-        let uri = request.uri().clone();
-        self.respond(request, uri.path())
+        self.answer(request, request.uri().path())
     }
 }
