@@ -22,6 +22,15 @@ pub(crate) trait Source {
     fn stopping(&self) -> bool;
 }
 
+/// The status that a failed read of a body leads to.
+pub(crate) fn status_of(err: &io::Error) -> StatusCode {
+    match err.kind() {
+        io::ErrorKind::FileTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
+        io::ErrorKind::TimedOut => StatusCode::REQUEST_TIMEOUT,
+        _ => StatusCode::BAD_REQUEST,
+    }
+}
+
 /// What a body may take, and how much it has taken: the same for both versions of HTTP.
 #[derive(Debug)]
 pub(crate) struct Bounds {

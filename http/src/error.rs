@@ -9,6 +9,8 @@ use http::header::{CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
 use http::{Response, StatusCode};
 use socketserver::HandlerError;
 
+use crate::body::status_of;
+use crate::response::TEXT;
 use crate::{Content, IntoResponse};
 
 /// An error with the response that it is answered with: a status, a text, and fields.
@@ -86,20 +88,14 @@ impl HttpError {
             Ok(own) => return own,
             Err(err) => err,
         };
-        let status = match err.kind() {
-            io::ErrorKind::FileTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
-            io::ErrorKind::TimedOut => StatusCode::REQUEST_TIMEOUT,
-            _ => StatusCode::BAD_REQUEST,
-        };
-        Self::new(status, "the body cannot be read").caused_by(err)
+        Self::new(status_of(&err), "the body cannot be read").caused_by(err)
     }
 
     fn response(&self) -> Response<Content> {
         let mut response = Response::new(Content::from(format!("{}\n", self.0.text)));
         *response.status_mut() = self.0.status;
         *response.headers_mut() = self.0.headers.clone();
-        let plain = HeaderValue::from_static("text/plain; charset=utf-8");
-        response.headers_mut().entry(CONTENT_TYPE).or_insert(plain);
+        response.headers_mut().entry(CONTENT_TYPE).or_insert(TEXT);
         response
     }
 }

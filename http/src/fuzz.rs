@@ -58,7 +58,7 @@ const WORDS: [&[u8]; 20] = [
 ];
 
 /// A generator of numbers (xorshift64*), which needs no crate.
-struct Random(u64);
+pub(crate) struct Random(pub(crate) u64);
 
 impl Random {
     fn next(&mut self) -> u64 {
@@ -69,7 +69,7 @@ impl Random {
     }
 
     /// A number below `end`, or 0.
-    fn below(&mut self, end: usize) -> usize {
+    pub(crate) fn below(&mut self, end: usize) -> usize {
         usize::try_from(self.next() % (end.max(1) as u64)).unwrap_or(0)
     }
 

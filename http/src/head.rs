@@ -400,6 +400,12 @@ pub(crate) fn expects(headers: &HeaderMap, version: Version) -> Result<bool, Rej
     }
 }
 
+/// The value of a field that is there exactly once.
+pub(crate) fn only<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Option<&'a HeaderValue> {
+    let mut values = headers.get_all(name).iter();
+    values.next().filter(|_| values.next().is_none())
+}
+
 /// Whether the `Connection` fields name an option.
 pub(crate) fn has_token(headers: &HeaderMap, token: &str) -> bool {
     let values = headers.get_all(CONNECTION).iter();

@@ -1,12 +1,13 @@
 //! JSON in bodies and in responses.
 
 use http::Response;
-use http::header::{CONTENT_TYPE, HeaderValue};
+use http::header::HeaderValue;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use socketserver::HandlerError;
 
 use crate::form::{BYTES_MAX, expect_type, read_limited};
+use crate::response::typed;
 use crate::{Content, HttpError, IntoResponse, Request};
 
 /// A response with a value as JSON: 200, `application/json`. A value that cannot be serialized is answered 500.
@@ -36,10 +37,8 @@ pub struct Json<T>(pub T);
 
 impl<T: Serialize> IntoResponse for Json<T> {
     fn into_response(self) -> Result<Response<Content>, HandlerError> {
-        let mut response = Response::new(Content::from(serde_json::to_vec(&self.0)?));
         let kind = HeaderValue::from_static("application/json");
-        response.headers_mut().insert(CONTENT_TYPE, kind);
-        Ok(response)
+        Ok(typed(kind, serde_json::to_vec(&self.0)?))
     }
 }
 

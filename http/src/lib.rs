@@ -42,6 +42,7 @@
 //!
 //! | feature | what it adds |
 //! |---|---|
+//! | `compress` | `Files::compress`, files that are compressed while they are sent |
 //! | `cookies` | `RequestExt::cookies`, and responses with a `CookieJar` |
 //! | `coroutines` | the model of that name, in `socketserver` |
 //! | `htpasswd` | `auth::Htpasswd`, files of hashed passwords |

@@ -97,7 +97,7 @@ impl<'a> Multipart<'a> {
         }
     }
 
-    /// Returns the next field, or `None` behind the last one. What is left of the field before is read and discarded.
+    /// Returns the next field, or `None` behind the last one. The rest of the field before is read and discarded.
     ///
     /// # Errors
     ///
@@ -388,6 +388,7 @@ impl fmt::Debug for Field<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::fuzz::Random;
 
     #[test]
     fn a_safe_name_is_one_component() {
@@ -415,21 +416,8 @@ mod tests {
         assert_eq!(last_component(&"a".repeat(256)), None);
     }
 
-    /// A generator of numbers (xorshift64*), which needs no crate.
-    struct Numbers(u64);
-
-    impl Numbers {
-        fn below(&mut self, end: usize) -> usize {
-            self.0 ^= self.0 >> 12;
-            self.0 ^= self.0 << 25;
-            self.0 ^= self.0 >> 27;
-            let number = self.0.wrapping_mul(0x2545_f491_4f6c_dd1d) >> 33;
-            number as usize % end
-        }
-    }
-
     /// A body that comes in pieces of random sizes.
-    struct Pieces<'a>(&'a [u8], Numbers, bool);
+    struct Pieces<'a>(&'a [u8], Random, bool);
 
     impl Read for Pieces<'_> {
         fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
@@ -443,7 +431,7 @@ mod tests {
 
     /// The names and contents of a body's fields.
     fn fields(body: &[u8], seed: u64) -> io::Result<Vec<(String, Vec<u8>)>> {
-        let mut body = Pieces(body, Numbers(seed), false);
+        let mut body = Pieces(body, Random(seed), false);
         let mut multipart = Multipart::over(&mut body, "X-Y".to_owned());
         let mut all = Vec::new();
         while let Some(mut field) = multipart.next_field()? {
@@ -477,13 +465,13 @@ mod tests {
     fn a_changed_body_ends_the_same_however_it_is_cut() {
         let body = b"--X-Y\r\nContent-Disposition: form-data; name=\"a\"\r\n\r\none\r\n--X-Y  \r\n\
             Content-Type: a/b\r\nContent-Disposition: form-data; filename=c; name=d\r\n\r\n\r\n--X-Z\r\n--X-Y--\r\n";
-        let (mut numbers, mut whole) = (Numbers(1), 0);
+        let (mut random, mut whole) = (Random(1), 0);
         for round in 0..5000 {
             let mut changed = body.to_vec();
-            for _ in 0..=numbers.below(3) {
-                let at = numbers.below(changed.len());
-                let end = (at + numbers.below(8)).min(changed.len());
-                let word = WORDS[numbers.below(WORDS.len())];
+            for _ in 0..=random.below(3) {
+                let at = random.below(changed.len());
+                let end = (at + random.below(8)).min(changed.len());
+                let word = WORDS[random.below(WORDS.len())];
                 changed.splice(at..end, word.iter().copied());
             }
             let cut = |seed| fields(&changed, seed).ok();

@@ -2,11 +2,12 @@
 
 use std::net::Ipv6Addr;
 
-use http::header::{HOST, LOCATION};
+use http::header::{HOST, HeaderValue, LOCATION};
 use http::uri::Authority;
-use http::{Response, StatusCode};
+use http::{Response, StatusCode, Uri};
 use socketserver::HandlerError;
 
+use crate::response::with_field;
 use crate::{Content, IntoResponse, Request};
 
 /// Returns a handler that redirects each request to the same host and path over TLS, on `port`: 308, so that the
@@ -33,11 +34,17 @@ pub fn redirect_to_https(
         let Some(location) = location(request, port) else {
             return StatusCode::BAD_REQUEST.into_response();
         };
-        let response = Response::builder()
-            .status(StatusCode::PERMANENT_REDIRECT)
-            .header(LOCATION, location);
-        Ok(response.body(Content::empty())?)
+        let location = HeaderValue::try_from(location)?;
+        with_field(StatusCode::PERMANENT_REDIRECT, LOCATION, location)
     }
+}
+
+/// The location of the same path with a slash at its end. It is relative to the path of the request, so it names no
+/// other host, as `//name` would, and is right behind a proxy or a router that strips a prefix, too.
+pub(crate) fn with_slash(uri: &Uri) -> String {
+    let name = uri.path().rsplit('/').next().unwrap_or_default();
+    let query = uri.query().map(|query| format!("?{query}"));
+    format!("./{name}/{}", query.unwrap_or_default())
 }
 
 fn location<B>(request: &http::Request<B>, port: u16) -> Option<String> {
@@ -73,8 +80,6 @@ fn is_host(host: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use http::HeaderValue;
-
     use super::*;
 
     /// Where a request is redirected to, for a port.

@@ -6,17 +6,17 @@ use std::io::{self, Read, Write};
 use std::os::unix::fs::FileExt;
 
 use bytes::Bytes;
-use http::header::{CONTENT_TYPE, HeaderMap, HeaderValue};
+use http::header::{CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
 use http::{Response, StatusCode};
 use socketserver::{Connection, HandlerError};
 
 type Stream = Box<dyn FnOnce(&mut BodyWriter<'_>) -> io::Result<()> + Send>;
 type Upgrade = Box<dyn FnOnce(&mut dyn Connection) -> io::Result<()> + Send>;
 
-/// The content of a response: bytes, a reader, or a closure that writes.
+/// The content of a response: bytes, a part of a file, a reader, or a closure that writes.
 ///
-/// Bytes and [sized](Self::sized_reader) readers are sent with their length; everything else in chunks, or, to a
-/// client of HTTP/1.0, up to the end of the stream.
+/// Bytes, parts of files and [sized](Self::sized_reader) readers are sent with their length; everything else in chunks,
+/// or, to a client of HTTP/1.0, up to the end of the stream.
 ///
 /// # Examples
 ///
@@ -438,13 +438,25 @@ pub trait IntoResponse {
     fn into_response(self) -> Result<Response<Content>, HandlerError>;
 }
 
-const TEXT: HeaderValue = HeaderValue::from_static("text/plain; charset=utf-8");
+pub(crate) const TEXT: HeaderValue = HeaderValue::from_static("text/plain; charset=utf-8");
 const BYTES: HeaderValue = HeaderValue::from_static("application/octet-stream");
 
-fn typed(content_type: HeaderValue, content: impl Into<Content>) -> Response<Content> {
+/// A response with content of a type.
+pub(crate) fn typed(content_type: HeaderValue, content: impl Into<Content>) -> Response<Content> {
     let mut response = Response::new(content.into());
     response.headers_mut().insert(CONTENT_TYPE, content_type);
     response
+}
+
+/// The response of a status, with a field.
+pub(crate) fn with_field(
+    status: StatusCode,
+    name: HeaderName,
+    value: HeaderValue,
+) -> Result<Response<Content>, HandlerError> {
+    let mut response = status.into_response()?;
+    response.headers_mut().insert(name, value);
+    Ok(response)
 }
 
 impl<T: Into<Content>> IntoResponse for Response<T> {

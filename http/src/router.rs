@@ -8,7 +8,9 @@ use http::uri::PathAndQuery;
 use http::{Method, Response, StatusCode, Uri};
 use socketserver::HandlerError;
 
+use crate::redirect::with_slash;
 use crate::request::Params;
+use crate::response::with_field;
 use crate::{Content, Handler, IntoResponse, Request};
 
 type Answer = Result<Response<Content>, HandlerError>;
@@ -240,7 +242,7 @@ impl Router {
              `#`: others are percent-encoded"
         );
         if let Err(err) = self.paths.insert(path, index) {
-            // That of a prefix is named without what is internal.
+            // The path of a prefix is shown without its internal parameter.
             let reason = err.to_string().replace(&format!("{{*{REST}}}"), "");
             panic!("{named} cannot be added: {reason}");
         }
@@ -289,10 +291,8 @@ impl Router {
     /// Answers a request whose path has no route.
     fn call_fallback(&self, request: &mut Request<'_>) -> Answer {
         if let Some(location) = self.directory(request.uri()) {
-            let response = Response::builder()
-                .status(StatusCode::PERMANENT_REDIRECT)
-                .header(LOCATION, location);
-            return Ok(response.body(Content::empty())?);
+            let location = HeaderValue::try_from(location)?;
+            return with_field(StatusCode::PERMANENT_REDIRECT, LOCATION, location);
         }
         match &self.fallback {
             Some(fallback) => fallback(request),
@@ -310,10 +310,7 @@ impl Router {
         if !is_below || found.params.get(REST).is_some() {
             return None;
         }
-        // Relative: so it holds below another router, and never names another host, as `//name` would.
-        let name = path.rsplit('/').next()?;
-        let query = uri.query().map(|query| format!("?{query}"));
-        Some(format!("./{name}/{}", query.unwrap_or_default()))
+        Some(with_slash(uri))
     }
 }
 
@@ -345,6 +342,9 @@ impl Handler for Router {
 /// A path without the escapes of characters that need none, up to the first malformed escape: behind that, a character
 /// could make another escape with those before it. `None` if that is the path itself.
 fn unescaped(path: &str) -> Option<String> {
+    if !path.contains('%') {
+        return None;
+    }
     let (mut text, mut rest) = (String::new(), path);
     while let Some((before, behind)) = rest.split_once('%') {
         let digits = behind.get(..2).unwrap_or_default();
@@ -400,10 +400,7 @@ fn allowed<'a>(status: StatusCode, methods: impl Iterator<Item = &'a Method>) ->
         }
     }
     add("OPTIONS");
-    let mut response = status.into_response()?;
-    let value = HeaderValue::try_from(names.join(", "))?;
-    response.headers_mut().insert(ALLOW, value);
-    Ok(response)
+    with_field(status, ALLOW, HeaderValue::try_from(names.join(", "))?)
 }
 
 /// A target with another path and query.

@@ -646,7 +646,7 @@ fn a_panic_amid_content_ends_one_request(model: &str) {
     stop(server, addr);
 }
 
-/// What waits within a parser or a helper thread waits as any handler does.
+/// A parser and a helper thread wait as any handler does.
 fn forms_with_files_and_passwords(model: &str) {
     if cfg!(not(all(feature = "htpasswd", feature = "multipart"))) {
         return;

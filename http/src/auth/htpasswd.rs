@@ -32,9 +32,9 @@ const COSTS: std::ops::RangeInclusive<u32> = 4..=17;
 /// unknown user, or a wrong one for a user whose is not hashed, costs as much as one for the user with the highest cost;
 /// so give all users the same cost, for the time tells which ones have a lower one.
 ///
-/// In each process, half of the processors, and one at least, compute hashes at the same time; further requests wait for
-/// their turn. So whoever sends wrong passwords leaves processors for other requests, but may delay users whose password
-/// is not remembered yet.
+/// In each process, the hashes of one `Htpasswd` are computed on half of the processors, and on one at least; further
+/// requests wait for their turn. So whoever sends wrong passwords leaves processors for other requests, but may delay
+/// users whose password is not remembered yet.
 ///
 /// # Examples
 ///

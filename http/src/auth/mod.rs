@@ -39,6 +39,7 @@ pub use bearer::bearer;
 #[cfg(feature = "htpasswd")]
 pub use htpasswd::Htpasswd;
 
+use crate::head::only;
 use crate::{Content, Handler, HttpError, IntoResponse, Request};
 
 /// Compares what a client has sent with a secret, in a time that depends on the length of the former alone. So a
@@ -102,10 +103,7 @@ where
 
 /// The credentials of a scheme, if the request has exactly one field, with that scheme.
 fn credentials<'a>(headers: &'a HeaderMap, scheme: &str) -> Option<&'a str> {
-    let mut fields = headers.get_all(AUTHORIZATION).iter();
-    let (Some(field), None) = (fields.next(), fields.next()) else {
-        return None;
-    };
+    let field = only(headers, &AUTHORIZATION)?;
     let (own, rest) = field.to_str().ok()?.split_once(' ')?;
     let is_own = own.eq_ignore_ascii_case(scheme);
     is_own.then(|| rest.trim_matches(' '))

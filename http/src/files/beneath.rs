@@ -18,8 +18,8 @@ const RESOLVE: ResolveFlags = ResolveFlags::BENEATH.union(ResolveFlags::NO_MAGIC
 /// Opening for the metadata alone: this has no effect on a device, a FIFO or a socket.
 pub(crate) const LOOK: OFlags = OFlags::PATH.union(OFlags::CLOEXEC);
 
-/// Opening to read. What is read was a regular file before; if something else has taken its place, the call does not
-/// block, and what it has opened is closed.
+/// Opening to read. The name was that of a regular file before; if something else has taken its place, the call does
+/// not block, and the descriptor is closed.
 pub(crate) const READ: OFlags = OFlags::RDONLY
     .union(OFlags::NONBLOCK)
     .union(OFlags::NOCTTY)

@@ -9,12 +9,14 @@ use http::header::{
 };
 use rustix::fs::Stat;
 
+use crate::head::only;
+
 /// A file that was modified less than so many seconds ago can change again without another time of modification: FAT
 /// counts two seconds, other file systems a few milliseconds.
 const FRESH: i64 = 2;
 
 /// Later dates have no form (RFC 9110, section 5.6.7).
-const LAST_SECOND: i64 = 253_402_300_799;
+pub(crate) const LAST_SECOND: i64 = 253_402_300_799;
 
 /// What tells one state of a file from another.
 #[derive(Clone, Debug)]
@@ -65,7 +67,6 @@ impl Validators {
     }
 
     fn equals_weakly(&self, tag: &str) -> bool {
-        let opaque = |tag: &str| tag.strip_prefix("W/").unwrap_or(tag).to_owned();
         opaque(tag) == opaque(&self.etag)
     }
 
@@ -109,6 +110,11 @@ impl Validators {
     }
 }
 
+/// A tag without the mark of a weak one.
+fn opaque(tag: &str) -> &str {
+    tag.strip_prefix("W/").unwrap_or(tag)
+}
+
 /// The seconds since 1970.
 pub(crate) fn now() -> i64 {
     let since = SystemTime::now().duration_since(UNIX_EPOCH);
@@ -119,11 +125,8 @@ pub(crate) fn now() -> i64 {
 
 /// A field with one date, in seconds since 1970. A malformed one is ignored.
 fn date(headers: &HeaderMap, name: &HeaderName) -> Option<u64> {
-    let mut values = headers.get_all(name).iter();
-    let (value, None) = (values.next()?, values.next()) else {
-        return None;
-    };
-    let date = httpdate::parse_http_date(value.to_str().ok()?).ok()?;
+    let text = only(headers, name)?.to_str().ok()?;
+    let date = httpdate::parse_http_date(text).ok()?;
     Some(date.duration_since(UNIX_EPOCH).ok()?.as_secs())
 }
 
@@ -151,6 +154,20 @@ fn tags(text: &str) -> impl Iterator<Item = &str> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_date_permits_ranges_once_the_file_is_settled() {
+        let stat = rustix::fs::stat("/").expect("the metadata of a directory");
+        let at = |age| Validators::of(&stat, stat.st_mtime + age);
+        let date = at(0).last_modified().expect("a date");
+        let headers = HeaderMap::from_iter([(IF_RANGE, date)]);
+        for (age, is_settled) in [(0, false), (FRESH - 1, false), (FRESH, true)] {
+            let validators = at(age);
+            let is_weak = validators.etag.starts_with("W/");
+            assert_eq!(is_weak, !is_settled, "{age}");
+            assert_eq!(validators.permits_ranges(&headers), is_settled, "{age}");
+        }
+    }
 
     #[test]
     fn a_list_is_read_tag_by_tag() {

@@ -11,13 +11,14 @@ use rustix::fs::{Access, AtFlags, Dir, FileType, Stat, accessat, fstat, statat};
 use rustix::io::Errno;
 
 use crate::files::beneath::Beneath;
+use crate::files::conditions::LAST_SECOND;
 use crate::files::path::is_hidden;
 use crate::files::respond::below;
 
 /// How many entries a page has at most.
 const ENTRIES_MAX: usize = 10_000;
 
-/// What is not encoded in a link (RFC 3986, section 2.3).
+/// The bytes that are encoded in a link: all but the unreserved ones (RFC 3986, section 2.3).
 const ENCODED: &AsciiSet = &NON_ALPHANUMERIC
     .remove(b'-')
     .remove(b'.')
@@ -77,8 +78,7 @@ fn entries(
         let item = item?;
         let name = item.file_name();
         let bytes = name.to_bytes();
-        let is_well_known = path.is_empty() && bytes == b".well-known";
-        let is_shown = shows_hidden || is_well_known || !is_hidden(bytes);
+        let is_shown = shows_hidden || !is_hidden(bytes, path.is_empty());
         if matches!(bytes, b"." | b"..") || !is_shown {
             continue;
         }
@@ -213,7 +213,7 @@ fn write(page: &mut String, path: &[u8], entries: &[Entry], has_more: bool) -> f
     Ok(())
 }
 
-/// Text for HTML. What is not UTF-8, and control characters, are shown as replacement characters.
+/// Text for HTML. Bytes that are not UTF-8, and control characters, are shown as replacement characters.
 struct Escaped<'a>(&'a [u8]);
 
 impl fmt::Display for Escaped<'_> {
@@ -265,9 +265,7 @@ struct Time(i64);
 
 impl fmt::Display for Time {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let seconds = u64::try_from(self.0)
-            .ok()
-            .filter(|_| self.0 < 253_402_300_800);
+        let seconds = u64::try_from(self.0).ok().filter(|_| self.0 <= LAST_SECOND);
         let Some(seconds) = seconds else {
             return Ok(());
         };

@@ -31,10 +31,10 @@ use crate::response::Content;
 ///
 /// # What is served
 ///
-/// The directory is opened once; what has its name later does not matter. Regular files below it are served, and
-/// nothing else: no `..`, no link and no renaming leads out of it (openat2(2) with `RESOLVE_BENEATH`; where that is
-/// missing or refused, a walk with the same rules). Links that stay below are followed; absolute links are not, wherever
-/// they lead. A device, a FIFO or a socket is not even opened.
+/// The directory is opened once; another directory that takes its name later does not matter. Regular files below it
+/// are served, and nothing else: no `..`, no link and no renaming leads out of it (openat2(2) with `RESOLVE_BENEATH`;
+/// where that is missing or refused, a walk with the same rules). Links that stay below are followed; absolute links are
+/// not, wherever they lead. A device, a FIFO or a socket is not even opened.
 ///
 /// | request | answer |
 /// |---|---|
@@ -239,7 +239,6 @@ impl Handler for Files {
         (): &mut (),
         request: &mut Request<'_>,
     ) -> Result<Response<Content>, HandlerError> {
-        let uri = request.uri().clone();
-        self.respond(request, uri.path())
+        self.answer(request, request.uri().path())
     }
 }

@@ -12,7 +12,7 @@ pub(crate) struct Names {
 }
 
 /// Reads a path. Returns `None` if no file can have it: for a name `.` or `..`, and one that has a slash or a NUL when
-/// it is decoded; unless `shows_hidden`, also for one that begins with a dot, but for `.well-known` (RFC 8615).
+/// it is decoded; unless `shows_hidden`, also for one that [is hidden](is_hidden).
 ///
 /// Several slashes in a row are one.
 pub(crate) fn names(path: &str, shows_hidden: bool) -> Option<Names> {
@@ -28,8 +28,7 @@ pub(crate) fn names(path: &str, shows_hidden: bool) -> Option<Names> {
         if matches!(name, b"." | b"..") || name.iter().any(|byte| matches!(byte, 0 | b'/')) {
             return None;
         }
-        let is_hidden = is_hidden(name) && !(is_first && name == b".well-known");
-        if is_hidden && !shows_hidden {
+        if is_hidden(name, is_first) && !shows_hidden {
             return None;
         }
     }
@@ -39,9 +38,9 @@ pub(crate) fn names(path: &str, shows_hidden: bool) -> Option<Names> {
     })
 }
 
-/// Whether a name is hidden where hidden names are.
-pub(crate) fn is_hidden(name: &[u8]) -> bool {
-    name.starts_with(b".")
+/// Whether a name is hidden: one that begins with a dot, but for `.well-known` at the top (RFC 8615).
+pub(crate) fn is_hidden(name: &[u8], is_at_top: bool) -> bool {
+    name.starts_with(b".") && !(is_at_top && name == b".well-known")
 }
 
 #[cfg(test)]

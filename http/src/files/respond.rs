@@ -25,7 +25,9 @@ use crate::files::conditions::{self, Validators};
 use crate::files::path::{self, Names};
 use crate::files::ranges::{self, Asked, Range};
 use crate::files::{Files, listing, types};
-use crate::response::{Content, IntoResponse};
+use crate::head::only;
+use crate::redirect::with_slash;
+use crate::response::{Content, IntoResponse, typed, with_field};
 
 type Answer = Result<Response<Content>, HandlerError>;
 
@@ -60,11 +62,7 @@ impl Files {
         let mut response = match *request.method() {
             Method::GET | Method::HEAD => self.get(request, path)?,
             Method::OPTIONS => self.options(request),
-            _ => {
-                let mut response = StatusCode::METHOD_NOT_ALLOWED.into_response()?;
-                response.headers_mut().insert(ALLOW, METHODS);
-                response
-            }
+            _ => with_field(StatusCode::METHOD_NOT_ALLOWED, ALLOW, METHODS)?,
         };
         self.add_fields(response.headers_mut());
         Ok(response)
@@ -168,10 +166,9 @@ impl Files {
         let path = path.to_vec();
         // It makes a few system calls for each entry.
         let page = task::offload(move || listing::page(&root, &path, shows_hidden))?;
-        let mut response = Response::new(Content::from(page));
-        let fields = response.headers_mut();
         let html = HeaderValue::from_static("text/html; charset=utf-8");
-        fields.insert(CONTENT_TYPE, html);
+        let mut response = typed(html, page);
+        let fields = response.headers_mut();
         let policy = HeaderValue::from_static(listing::POLICY);
         fields.insert(CONTENT_SECURITY_POLICY, policy);
         fields.insert(CACHE_CONTROL, HeaderValue::from_static("no-cache"));
@@ -264,9 +261,7 @@ impl Files {
             return Ok(response);
         }
         fields.insert(ACCEPT_RANGES, HeaderValue::from_static("bytes"));
-        let mut values = headers.get_all(RANGE).iter();
-        let range = values.next().filter(|_| values.next().is_none());
-        let range = range.and_then(|range| range.to_str().ok());
+        let range = only(headers, &RANGE).and_then(|range| range.to_str().ok());
         let range = range.filter(|_| request.method() == Method::GET);
         let range = range.filter(|_| validators.permits_ranges(headers));
         match range.map_or(Asked::Whole, |range| ranges::parse(range, size)) {
@@ -275,10 +270,8 @@ impl Files {
                 Ok(response)
             }
             Asked::Unsatisfiable => {
-                let mut response = StatusCode::RANGE_NOT_SATISFIABLE.into_response()?;
                 let value = HeaderValue::try_from(format!("bytes */{size}"))?;
-                response.headers_mut().insert(CONTENT_RANGE, value);
-                Ok(response)
+                with_field(StatusCode::RANGE_NOT_SATISFIABLE, CONTENT_RANGE, value)
             }
             Asked::Ranges(asked) => partial(response, chosen, &asked, size),
         }
@@ -305,9 +298,7 @@ impl Failed {
         let err = match self {
             Self::System(err) => err,
             Self::NotAcceptable => {
-                let mut response = StatusCode::NOT_ACCEPTABLE.into_response()?;
-                response.headers_mut().insert(VARY, VARIES);
-                return Ok(response);
+                return with_field(StatusCode::NOT_ACCEPTABLE, VARY, VARIES);
             }
         };
         match err {
@@ -322,11 +313,8 @@ impl Failed {
             | Errno::ILSEQ => StatusCode::NOT_FOUND.into_response(),
             Errno::ACCESS | Errno::PERM => StatusCode::FORBIDDEN.into_response(),
             Errno::MFILE | Errno::NFILE | Errno::NOMEM | Errno::AGAIN => {
-                let mut response = StatusCode::SERVICE_UNAVAILABLE.into_response()?;
-                response
-                    .headers_mut()
-                    .insert(RETRY_AFTER, HeaderValue::from_static("1"));
-                Ok(response)
+                let second = HeaderValue::from_static("1");
+                with_field(StatusCode::SERVICE_UNAVAILABLE, RETRY_AFTER, second)
             }
             err => Err(err.into()),
         }
@@ -361,21 +349,10 @@ fn partial(mut response: Response<Content>, chosen: Chosen, asked: &[Range], siz
     Ok(response)
 }
 
-/// Redirects to the same path with a slash at its end. The location is relative to the path of the request, so it
-/// names no other server, and is right behind a proxy that strips a prefix, too.
+/// Redirects to the same path with a slash at its end.
 fn redirect(request: &Request<'_>) -> Answer {
-    let uri = request.uri();
-    let last = uri.path().rsplit('/').next().unwrap_or_default();
-    let mut location = format!("./{last}/");
-    if let Some(query) = uri.query() {
-        location.push('?');
-        location.push_str(query);
-    }
-    let mut response = StatusCode::MOVED_PERMANENTLY.into_response()?;
-    response
-        .headers_mut()
-        .insert(LOCATION, HeaderValue::try_from(location)?);
-    Ok(response)
+    let location = HeaderValue::try_from(with_slash(request.uri()))?;
+    with_field(StatusCode::MOVED_PERMANENTLY, LOCATION, location)
 }
 
 /// The path of a name in a directory.

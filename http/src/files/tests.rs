@@ -13,7 +13,7 @@ use rustix::io::Errno;
 
 use crate::files::beneath::{Beneath, Found};
 use crate::files::path;
-use tree::{Expected, ROWS, SECRET, Tree};
+use tree::{EndOnDrop, Expected, ROWS, SECRET, Tree};
 
 fn both(root: &Path) -> [(&'static str, Beneath); 2] {
     let open = || Beneath::open(root).expect("open");
@@ -100,15 +100,6 @@ fn a_directory_is_opened_once() {
         assert_eq!(find(&root, "/dir/up"), Ok(Some("a".to_owned())), "{way}");
         std::fs::remove_dir_all(&old).expect("remove");
         std::fs::rename(&new, &old).expect("rename");
-    }
-}
-
-/// Ends a thread, also when its test fails.
-struct EndOnDrop<'a>(&'a AtomicBool);
-
-impl Drop for EndOnDrop<'_> {
-    fn drop(&mut self) {
-        self.0.store(true, Ordering::Relaxed);
     }
 }
 

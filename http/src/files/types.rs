@@ -36,7 +36,6 @@ pub(crate) fn is_compressible(media_type: &HeaderValue) -> bool {
         || essence.ends_with("+xml")
         || [
             "application/json",
-            "application/manifest+json",
             "application/wasm",
             "application/xml",
             "application/x-javascript",

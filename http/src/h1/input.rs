@@ -2,11 +2,11 @@
 
 use std::io;
 
-use http::{HeaderMap, StatusCode};
+use http::HeaderMap;
 use socketserver::net::Address;
 use socketserver::{Connection, task};
 
-use crate::body::{Bounds, Source};
+use crate::body::{Bounds, Source, status_of};
 use crate::config::Limits;
 use crate::h1::chunked::Chunked;
 use crate::head::Framing;
@@ -89,11 +89,7 @@ impl Progress {
         }
         let read = self.try_read(conn, buf);
         if let Err(err) = &read {
-            self.bounds.failed = Some(match err.kind() {
-                io::ErrorKind::FileTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
-                io::ErrorKind::TimedOut => StatusCode::REQUEST_TIMEOUT,
-                _ => StatusCode::BAD_REQUEST,
-            });
+            self.bounds.failed = Some(status_of(err));
         }
         read
     }

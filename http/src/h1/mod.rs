@@ -28,7 +28,7 @@ use crate::head::{self, Head, Reject, Scan};
 use crate::response::{Content, IntoResponse, Kind};
 use crate::session::Session;
 
-/// How many bytes of responses are sent together, if their requests came together.
+/// How many bytes of a response are gathered before they are sent.
 const WRITE_BUFFER: usize = 16 * 1024;
 
 /// The first line of HTTP/2, with the empty line behind it (RFC 9113, section 3.4).
@@ -59,25 +59,24 @@ pub(crate) fn serve<C: Connection + Managed, H: Handler>(
 ) -> Result<Option<Next>, HandlerError> {
     conn.set_write_buffer(WRITE_BUFFER)?;
     loop {
-        // What a refusal needs to know of a head that cannot be read.
-        let mut is_head = false;
         let head = match find(conn, session, &http.limits)? {
             Found::Head(head) if head == PREFACE && session.requests == 0 => {
                 conn.unread(PREFACE)?;
                 return Ok(None);
             }
-            Found::Head(head) => {
-                is_head = head.trim_ascii_start().starts_with(b"HEAD ");
-                head::parse(&head, &http.limits)
-            }
+            Found::Head(head) => head::parse(&head, &http.limits).map_err(|reject| {
+                // The answer to `HEAD` has no content, also if something behind the method is wrong.
+                let is_head = head.trim_ascii_start().starts_with(b"HEAD ");
+                (if is_head { Method::HEAD } else { Method::GET }, reject)
+            }),
             Found::Nothing(next) => return Ok(Some(next)),
-            Found::Reject(reject) => Err(reject),
+            // The method of a head without its end is not known; no answer follows this one.
+            Found::Reject(reject) => Err((Method::GET, reject)),
         };
         session.requests = session.requests.saturating_add(1);
         let keeps_alive = match head {
             Ok(head) => exchange(http, conn, session, head)?,
-            Err(reject) => {
-                let method = if is_head { Method::HEAD } else { Method::GET };
+            Err((method, reject)) => {
                 refuse(http, conn, method, reject)?;
                 false
             }

@@ -51,8 +51,8 @@
 //!
 //! # Errors
 //!
-//! [`HttpError`](crate::HttpError) is an error with its response. What reads a request fails with it, so a handler uses
-//! `?`, and the client learns what was wrong:
+//! [`HttpError`](crate::HttpError) is an error with its response. Methods that read a request fail with it, so a
+//! handler uses `?`, and the client learns what was wrong:
 //!
 //! | | answer |
 //! |---|---|

@@ -203,7 +203,7 @@ mod on_the_fly {
     fn a_file_that_is_truncated_while_it_is_compressed_ends_the_connection() {
         let tree = Tree::plant();
         let path = tree.root().join("large.txt");
-        // What nothing compresses is larger than the buffers of both ends.
+        // Random bytes do not shrink: they are larger than the buffers of both ends in any coding.
         let mut state = 1u64;
         let bytes: Vec<u8> = std::iter::repeat_with(|| {
             state = state

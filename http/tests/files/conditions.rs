@@ -89,12 +89,21 @@ fn a_file_that_can_change_unseen_has_a_weak_tag() {
     let tree = Tree::plant();
     let path = tree.root().join("fresh.txt");
     fs::write(&path, "fresh").expect("a file");
+    // The tag of a file that was modified just now would not stay weak for the whole test.
+    let later = std::time::SystemTime::now() + std::time::Duration::from_secs(3600);
+    fs::File::options()
+        .write(true)
+        .open(&path)
+        .expect("open")
+        .set_modified(later)
+        .expect("a time");
     let site = Site::of(&tree.root());
     let answer = site.get("/fresh.txt", &[]);
     let etag = answer.field("etag").expect("a tag").to_owned();
     assert!(etag.starts_with("W/\""), "{etag}");
-    let date = answer.field("last-modified").expect("a date").to_owned();
-    for validator in [&etag, etag.trim_start_matches("W/"), &date] {
+    // A time in the future is no time of a change.
+    assert_eq!(answer.field("last-modified"), None);
+    for validator in [&etag, etag.trim_start_matches("W/")] {
         let fields = ["Range: bytes=0-1", &format!("If-Range: {validator}")];
         assert_eq!(site.get("/fresh.txt", &fields).status, 200, "{validator}");
     }
@@ -108,16 +117,6 @@ fn a_file_that_can_change_unseen_has_a_weak_tag() {
             .status,
         412
     );
-    // A time in the future is no time of a change.
-    let later = std::time::SystemTime::now() + std::time::Duration::from_secs(3600);
-    fs::File::options()
-        .write(true)
-        .open(&path)
-        .expect("open")
-        .set_modified(later)
-        .expect("a time");
-    let answer = site.get("/fresh.txt", &[]);
-    assert_eq!(answer.field("last-modified"), None);
     // A replaced file has another tag, although its size and its time are the same.
     let tag = || {
         write_old(&tree.root().join("new.txt"), b"0123456789");
