@@ -32,7 +32,8 @@ fn talk(conn: &mut dyn Connection, pause: Duration) -> Result<(), Error> {
         while let Some(left) = next.checked_duration_since(Instant::now()) {
             match timeout(left, || socket.read()) {
                 Ok(message @ (Message::Text(_) | Message::Binary(_))) => socket.send(message)?,
-                // After a close frame, the next read sends the answer, and returns that the socket is closed.
+                // Sends the answer, and returns that the socket is closed.
+                Ok(Message::Close(_)) => return socket.flush(),
                 Ok(_) => {}
                 // The part of a message that has come stays in the socket.
                 Err(Error::Io(err)) if err.kind() == io::ErrorKind::TimedOut => break,
