@@ -448,14 +448,17 @@ impl ServerProcess {
             let pair = tls::Authority::shared().issue(&["localhost"]);
             pair.write(directory.path(), "server");
         }
-        let mut command = Command::new(std::env::current_exe().expect("this binary"));
+        let program = std::env::current_exe().expect("this binary");
+        let mut command = Command::new(&program);
         command.args([mode, transport, model]).args(options);
         command
             .current_dir(directory.path())
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(Stdio::inherit());
-        let mut child = command.spawn().expect("start a server");
+        let started = command.spawn();
+        let mut child = started
+            .unwrap_or_else(|err| panic!("start {program:?} in {:?}: {err}", directory.path()));
         let output = child.stdout.take().expect("piped");
         let (sender, lines) = channel();
         thread::spawn(move || {

@@ -68,12 +68,12 @@ impl AccessLog {
         let Self::File(log) = self else {
             return "the access log is standard error, which stays open".to_owned();
         };
-        let opened = log.open_again();
-        log.generation.begin();
-        let path = log.path.display();
-        match opened {
-            Ok(()) => format!("the access log {path} was opened again"),
-            Err(err) => format!("open the access log {path}: {err}; the old file stays in use"),
+        match log.open_again() {
+            Ok(()) => {
+                log.generation.begin();
+                format!("the access log {} was opened again", log.path.display())
+            }
+            Err(err) => log.kept(&err),
         }
     }
 }
@@ -85,10 +85,16 @@ impl LogFile {
         Ok(())
     }
 
+    fn kept(&self, err: &io::Error) -> String {
+        format!(
+            "open the access log {}: {err}; the old file stays in use",
+            self.path.display()
+        )
+    }
+
     fn write(&self, text: &str) {
-        if self.generation.is_new() {
-            // The process that has begun the generation reports what comes of it.
-            let _ = self.open_again();
+        if let Err(err) = self.generation.follow(|| self.open_again()) {
+            say(format_args!("socketserver: {}", self.kept(&err)));
         }
         let line = log::line(text, self.is_partial.load(Relaxed));
         let file = self.file.read().unwrap_or_else(PoisonError::into_inner);

@@ -8,6 +8,7 @@ use anyhow::Context;
 use socketserver_http::auth::Htpasswd;
 
 use super::generation::Generation;
+use crate::log::say;
 
 /// A file of passwords, which is read again at SIGHUP.
 pub(super) struct Passwords {
@@ -32,9 +33,8 @@ impl Passwords {
 
     /// Whether a user has a password.
     pub(super) fn verify(&self, user: &str, password: &str) -> bool {
-        if self.generation.is_new() {
-            // The process that has begun the generation reports what comes of it.
-            let _ = self.read_again();
+        if let Err(err) = self.generation.follow(|| self.read_again()) {
+            say(format_args!("socketserver: {}", kept(&err)));
         }
         let users = self.users.read().unwrap_or_else(PoisonError::into_inner);
         // The comparison takes long.
@@ -44,11 +44,12 @@ impl Passwords {
 
     /// Reads the file again, in all processes. Returns what has come of it.
     pub(super) fn reload(&self) -> String {
-        let read = self.read_again();
-        self.generation.begin();
-        match read {
-            Ok(()) => "the passwords were read again".to_owned(),
-            Err(err) => format!("{err:#}; the old passwords stay in force"),
+        match self.read_again() {
+            Ok(()) => {
+                self.generation.begin();
+                "the passwords were read again".to_owned()
+            }
+            Err(err) => kept(&err),
         }
     }
 
@@ -57,6 +58,10 @@ impl Passwords {
         *self.users.write().unwrap_or_else(PoisonError::into_inner) = users;
         Ok(())
     }
+}
+
+fn kept(err: &anyhow::Error) -> String {
+    format!("{err:#}; the old passwords stay in force")
 }
 
 fn read(path: &Path) -> anyhow::Result<Arc<Htpasswd>> {
