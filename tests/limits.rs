@@ -267,21 +267,9 @@ fn serves_one(model: &str) -> bool {
     model.ends_with("sequential")
 }
 
-/// Parks a connection.
-fn park(server: &ServerProcess, text: &str) -> Box<dyn Client> {
-    let mut client = server.target().connect();
-    client
-        .write_all(format!("keep {text}\n").as_bytes())
-        .expect("send");
-    let mut answer = vec![0; text.len() + 1];
-    client.read_exact(&mut answer).expect("an answer");
-    assert_eq!(answer, format!("{text}\n").as_bytes());
-    client
-}
-
 fn connections_are_listed_and_aborted(transport: &str, model: &str) {
     let mut server = ServerProcess::start(transport, model, &["workers=1"]);
-    let parked = park(&server, "parked");
+    let parked = server.park("parked");
     // The answer comes before the connection is parked, and connections of earlier clients may
     // still be open.
     let end = Instant::now() + DEADLINE;
@@ -329,7 +317,7 @@ fn connections_are_listed_and_aborted(transport: &str, model: &str) {
 fn full(transport: &str, model: &str, policy: &str) -> (ServerProcess, Box<dyn Client>) {
     let options = ["max_connections=1", "workers=1", policy];
     let server = ServerProcess::start(transport, model, &options);
-    let parked = park(&server, "it");
+    let parked = server.park("it");
     (server, parked)
 }
 
@@ -389,9 +377,9 @@ fn the_connection_that_is_parked_for_longest_makes_room(transport: &str, model: 
     let options = ["max_connections=2", "workers=1", "at_limit=3", "log=1"];
     let mut server = ServerProcess::start(transport, model, &options);
     // The answer comes before the connection is parked.
-    let first = park(&server, "first");
+    let first = server.park("first");
     server.wait_for("event connection 1 parked");
-    let second = park(&server, "second");
+    let second = server.park("second");
     server.wait_for("event connection 2 parked");
     assert_eq!(server.target().ask("echo in"), "in");
     assert_eq!(rest(first), "", "the first has made room");
@@ -487,7 +475,7 @@ fn a_user_has_its_maximum_of_connections(transport: &str, model: &str) {
 fn a_peer_has_two_connections(transport: &str, model: &str, limit: &str, count: &str) {
     let options = [&*format!("{limit}=2"), "at_limit=2"];
     let server = ServerProcess::start(transport, model, &options);
-    let parked = [park(&server, "one"), park(&server, "two")];
+    let parked = [server.park("one"), server.park("two")];
     for _ in 0..3 {
         assert_eq!(rest(server.target().connect()), "busy");
     }
@@ -500,7 +488,7 @@ fn a_peer_has_two_connections(transport: &str, model: &str, limit: &str, count: 
 /// The process that serves the parked client changes the rules of all.
 fn rules_change_in_every_process(transport: &str, model: &str) {
     let mut server = ServerProcess::start(transport, model, &[]);
-    let mut parked = park(&server, "one");
+    let mut parked = server.park("one");
     let refused = |server: &ServerProcess| {
         for _ in 0..4 {
             assert_eq!(rest(server.target().connect()), "");

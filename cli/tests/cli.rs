@@ -16,7 +16,7 @@ use tempfile::TempDir;
 
 use support::{
     Client, DEADLINE, Process, Server, ask, assert_echoes, command, command_under, command_with,
-    serve, uninterrupted, unique_name,
+    fails, serve, uninterrupted, unique_name,
 };
 
 const LOCAL: &str = "tcp://127.0.0.1:0";
@@ -59,20 +59,6 @@ fn on_every_transport(words: &str, check: impl Fn(&str)) {
     let server = serve(words, &[LOCAL, udp, &stream, &datagram, &messages]);
     server.urls.iter().for_each(|url| check(url));
     server.stop();
-}
-
-/// Asserts that a command fails with an exit status and one line that has all of the parts.
-#[track_caller]
-fn fails(command: Command, code: i32, parts: &[&str]) {
-    let exit = Process::start(command).exit();
-    let [line] = exit.stderr.as_slice() else {
-        panic!("not one line: {exit:?}");
-    };
-    assert_eq!((exit.code, exit.stdout.len()), (Some(code), 0), "{line}");
-    assert!(line.starts_with("socketserver: "), "{line}");
-    for part in parts {
-        assert!(line.contains(part), "{part:?} is missing in: {line}");
-    }
 }
 
 #[track_caller]

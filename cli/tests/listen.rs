@@ -22,24 +22,11 @@ use rustix::process::Signal;
 use socket2::{Domain, SockAddr, Socket, Type};
 
 use support::{
-    Client, DEADLINE, Process, Server, assert_echoes, command, command_with, poll_until, serve,
+    Client, DEADLINE, Server, assert_echoes, command, command_with, fails, poll_until, serve,
 };
 
 fn temp() -> tempfile::TempDir {
     tempfile::tempdir().expect("a temporary directory")
-}
-
-/// Asserts that a command fails with an exit status and one line that has all of the parts.
-#[track_caller]
-fn fails(command: Command, code: i32, parts: &[&str]) {
-    let exit = Process::start(command).exit();
-    let [line] = exit.stderr.as_slice() else {
-        panic!("not one line: {exit:?}");
-    };
-    assert_eq!((exit.code, exit.stdout.len()), (Some(code), 0), "{line}");
-    for part in parts {
-        assert!(line.contains(part), "{part:?} is missing in: {line}");
-    }
 }
 
 // Zones.

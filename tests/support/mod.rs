@@ -477,6 +477,20 @@ impl ServerProcess {
     }
 
     pub(crate) fn pid(&self) -> u32 {
+    /// Connects a client, whose connection parks after its first answer.
+    #[track_caller]
+    pub(crate) fn park(&self, text: &str) -> Box<dyn Client> {
+        let mut client = self.target().connect();
+        let line = format!("{text}\n");
+        client
+            .write_all(format!("keep {line}").as_bytes())
+            .expect("send");
+        let mut answer = vec![0; line.len()];
+        client.read_exact(&mut answer).expect("an answer");
+        assert_eq!(answer, line.as_bytes());
+        client
+    }
+
         self.child.id()
     }
 

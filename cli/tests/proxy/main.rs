@@ -1,5 +1,7 @@
 //! `socketserver proxy` from outside: streams, messages and datagrams to upstreams of every kind, under every model.
 
+#[path = "../support/certificates.rs"]
+mod certificates;
 #[allow(dead_code, reason = "what only other tests need is not used here")]
 #[path = "../support/mod.rs"]
 mod support;

@@ -2,57 +2,18 @@
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::Shutdown;
-use std::path::PathBuf;
 use std::thread;
 
-use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair};
 use socketserver::Connection as _;
 use socketserver::tls::Connector;
 
+use crate::certificates::Files;
 use crate::support::{DEADLINE, Server};
 use crate::{
     LOCAL, MODELS, Upstream, expect, half_close, line_with, proxy_command, ready, rest, stop, tcp,
 };
 
-/// A folder with an authority, `ca.pem`, and what it has issued: `server.pem` and `.key` for localhost.
-pub(crate) struct Files {
-    folder: tempfile::TempDir,
-}
-
 impl Files {
-    pub(crate) fn new() -> Self {
-        let folder = tempfile::tempdir().expect("a temporary directory");
-        let mut params = CertificateParams::default();
-        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-        params
-            .distinguished_name
-            .push(DnType::CommonName, "authority");
-        let key = KeyPair::generate().expect("a key");
-        let pem = params.self_signed(&key).expect("a certificate").pem();
-        std::fs::write(folder.path().join("ca.pem"), pem).expect("write");
-        std::fs::write(folder.path().join("ca.key"), key.serialize_pem()).expect("write");
-        let issuer = Issuer::new(params, key);
-        let files = Self { folder };
-        for name in ["server", "client"] {
-            let host = if name == "server" {
-                "localhost"
-            } else {
-                "client.example"
-            };
-            let mut params = CertificateParams::new([host.to_owned()]).expect("a name");
-            params.distinguished_name.push(DnType::CommonName, host);
-            let key = KeyPair::generate().expect("a key");
-            let certificate = params.signed_by(&key, &issuer).expect("a certificate");
-            std::fs::write(files.path(&format!("{name}.key")), key.serialize_pem()).expect("write");
-            std::fs::write(files.path(&format!("{name}.pem")), certificate.pem()).expect("write");
-        }
-        files
-    }
-
-    pub(crate) fn path(&self, name: &str) -> PathBuf {
-        self.folder.path().join(name)
-    }
-
     /// A proxy in the folder.
     pub(crate) fn proxy(&self, words: &str, to: &[&str]) -> Server {
         let mut command = proxy_command(words, to, &[LOCAL]);
@@ -215,6 +176,7 @@ fn the_certificate_of_an_authority_is_not_that_of_a_server() {
 fn an_upstream_that_asks_for_a_certificate_gets_one() {
     let files = Files::new();
     let (echo, to) = files.echo("--tls-client-ca ca.pem");
+    files.issue("client", "client.example");
     let words = "--to-ca ca.pem --to-cert client.pem --to-key client.key";
     let with = files.proxy(words, &[&to]);
     let mut client = tcp(&with.urls[0]);

@@ -199,6 +199,21 @@ fn rest(lines: &Receiver<String>) -> Vec<String> {
 /// A server that is ready.
 pub(crate) struct Server {
     pub(crate) process: Process,
+/// Asserts that a command fails with an exit status and one line that has all of the parts.
+#[allow(dead_code, reason = "for servers that do not start")]
+#[track_caller]
+pub(crate) fn fails(command: Command, code: i32, parts: &[&str]) {
+    let exit = Process::start(command).exit();
+    let [line] = exit.stderr.as_slice() else {
+        panic!("not one line: {exit:?}");
+    };
+    assert_eq!((exit.code, exit.stdout.len()), (Some(code), 0), "{line}");
+    assert!(line.starts_with("socketserver: "), "{line}");
+    for part in parts {
+        assert!(line.contains(part), "{part:?} is missing in: {line}");
+    }
+}
+
     /// What it says it listens on.
     pub(crate) urls: Vec<String>,
 }
