@@ -23,6 +23,7 @@ use socket2::{Domain, SockAddr, Socket, Type};
 
 use support::{
     Client, DEADLINE, Server, assert_echoes, command, command_with, fails, poll_until, serve,
+    uninterrupted,
 };
 
 fn temp() -> tempfile::TempDir {
@@ -348,7 +349,7 @@ fn the_name_of_a_sender_that_is_gone_stays_on_its_line() {
     let second = UnixDatagram::bind(directory.path().join("e")).unwrap();
     second.set_read_timeout(Some(DEADLINE)).unwrap();
     second.send_to(b"y", &path).unwrap();
-    second.recv(&mut [0]).unwrap();
+    uninterrupted(|| second.recv(&mut [0])).unwrap();
     let mut process = server.process;
     process.signal(Signal::TERM);
     for line in process.exit().stderr {

@@ -11,6 +11,7 @@
 )]
 
 mod arguments;
+mod interrupted;
 pub(crate) mod models;
 mod poll;
 pub(crate) mod proxied;
@@ -37,6 +38,7 @@ use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use socket2::{Domain, SockAddr, Socket, Type};
 
 pub(crate) use arguments::arguments;
+pub(crate) use interrupted::uninterrupted;
 pub(crate) use models::is_available;
 pub(crate) use poll::poll_until;
 
@@ -70,12 +72,7 @@ struct Uninterrupted(Box<dyn Client>);
 
 impl Read for Uninterrupted {
     fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
-        loop {
-            match self.0.read(buf) {
-                Err(err) if err.kind() == io::ErrorKind::Interrupted => {}
-                done => return done,
-            }
-        }
+        uninterrupted(|| self.0.read(buf))
     }
 }
 
@@ -329,11 +326,11 @@ impl Pending {
                 client.read_to_end(&mut bytes).expect("read to the end");
             }
             Self::Udp(client) => {
-                let count = client.recv(&mut bytes).expect("receive");
+                let count = uninterrupted(|| client.recv(&mut bytes)).expect("receive");
                 bytes.truncate(count);
             }
             Self::UnixGram(client) => {
-                let count = client.recv(&mut bytes).expect("receive");
+                let count = uninterrupted(|| client.recv(&mut bytes)).expect("receive");
                 bytes.truncate(count);
             }
         }
@@ -477,6 +474,9 @@ impl ServerProcess {
     }
 
     pub(crate) fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
     /// Connects a client, whose connection parks after its first answer.
     #[track_caller]
     pub(crate) fn park(&self, text: &str) -> Box<dyn Client> {
@@ -489,9 +489,6 @@ impl ServerProcess {
         client.read_exact(&mut answer).expect("an answer");
         assert_eq!(answer, line.as_bytes());
         client
-    }
-
-        self.child.id()
     }
 
     fn next_line(&self) -> String {

@@ -1,5 +1,7 @@
 //! The binary as a process, and clients for what it serves. Every wait has a deadline.
 
+#[path = "../../../tests/support/interrupted.rs"]
+mod interrupted;
 #[path = "../../../tests/support/poll.rs"]
 mod poll;
 
@@ -18,6 +20,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 
+pub(crate) use interrupted::uninterrupted;
 pub(crate) use poll::poll_until;
 
 /// How long a test waits for anything before it fails.
@@ -439,17 +442,6 @@ impl Forger {
         packet.extend(data);
         let to = SockAddr::from(SocketAddr::from(([127, 0, 0, 1], to.port())));
         self.0.send_to(&packet, &to).expect("send");
-    }
-}
-
-/// Goes on with a call on a socket that has a timeout: those return when any signal comes, also the
-/// SIGCHLD of another test's process (signal(7)).
-pub(crate) fn uninterrupted<R>(mut call: impl FnMut() -> io::Result<R>) -> io::Result<R> {
-    loop {
-        match call() {
-            Err(err) if err.kind() == ErrorKind::Interrupted => {}
-            result => return result,
-        }
     }
 }
 
