@@ -199,9 +199,6 @@ fn rest(lines: &Receiver<String>) -> Vec<String> {
     }
 }
 
-/// A server that is ready.
-pub(crate) struct Server {
-    pub(crate) process: Process,
 /// Asserts that a command fails with an exit status and one line that has all of the parts.
 #[allow(dead_code, reason = "for servers that do not start")]
 #[track_caller]
@@ -217,6 +214,9 @@ pub(crate) fn fails(command: Command, code: i32, parts: &[&str]) {
     }
 }
 
+/// A server that is ready.
+pub(crate) struct Server {
+    pub(crate) process: Process,
     /// What it says it listens on.
     pub(crate) urls: Vec<String>,
 }
@@ -483,6 +483,20 @@ impl Client {
             socket,
             is_stream: true,
         }
+    }
+
+    /// Whether an echo server answers. Where it has a short deadline, a machine that stalls lets it end clients that would
+    /// be in time.
+    pub(crate) fn is_answered(url: &str) -> bool {
+        Self::connect(url).try_echo("x")
+    }
+
+    /// As `echo`, on a connection that the server may have ended.
+    pub(crate) fn try_echo(&mut self, text: &str) -> bool {
+        let mut answer = vec![0; text.len()];
+        let sent = self.socket.write_all(text.as_bytes());
+        sent.and_then(|()| self.socket.read_exact(&mut answer))
+            .is_ok_and(|()| answer == text.as_bytes())
     }
 
     /// Connects over TCP; `None` where nobody listens any more.
