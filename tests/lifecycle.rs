@@ -82,20 +82,9 @@ fn main() -> ExitCode {
     libtest_mimic::run(&arguments(), trials).exit_code()
 }
 
-/// Parks a connection.
-fn park(server: &ServerProcess, text: &str) -> Box<dyn Client> {
-    let mut client = server.target().connect();
-    client
-        .write_all(format!("keep {text}\n").as_bytes())
-        .expect("send");
-    let mut answer = vec![0; text.len() + 1];
-    client.read_exact(&mut answer).expect("an answer");
-    client
-}
-
 fn a_connection_from_its_accept_to_its_end(model: &str) {
     let mut server = ServerProcess::start("tcp", model, &["log=1"]);
-    let mut client = park(&server, "it");
+    let mut client = server.park("it");
     assert!(
         server
             .wait_for("event connection 1 from 127.0.0.1:")
@@ -119,7 +108,7 @@ fn a_connection_from_its_accept_to_its_end(model: &str) {
 fn a_refusal_is_an_event(model: &str) {
     let options = ["log=1", "max_connections=1", "at_limit=1", "workers=1"];
     let mut server = ServerProcess::start("tcp", model, &options);
-    let parked = park(&server, "it");
+    let parked = server.park("it");
     server.wait_for("event the limit on connections is reached");
     let mut refused = server.target().connect();
     assert_eq!(refused.read_to_end(&mut Vec::new()).expect("an end"), 0);
@@ -131,7 +120,7 @@ fn a_refusal_is_an_event(model: &str) {
 
 fn the_states_of_a_stop(model: &str) {
     let mut server = ServerProcess::start("tcp", model, &["log=1", "lame_ms=400"]);
-    let parked = park(&server, "it");
+    let parked = server.park("it");
     let start = Instant::now();
     assert_eq!(server.target().ask("shutdown"), "ok");
     server.wait_for("event asked to stop, and still accepting");
@@ -160,7 +149,7 @@ fn a_lame_duck_still_serves(model: &str) {
 fn a_pause_keeps_the_backlog(model: &str) {
     let server = ServerProcess::start("tcp", model, &["workers=1"]);
     // These connections were accepted before the pause, so they can still ask.
-    let [mut one, mut other, mut third] = ["one", "other", "third"].map(|text| park(&server, text));
+    let [mut one, mut other, mut third] = ["one", "other", "third"].map(|text| server.park(text));
     assert_eq!(server.target().ask("pause"), "");
     // The accept loop may take one connection at that moment, but not the next.
     let first = server.target().send("echo first");
@@ -220,7 +209,7 @@ const HOUR: &str = "3600000";
 fn a_line_in_the_grace_is_answered(model: &str) {
     let grace = format!("grace_ms={HOUR}");
     let mut server = ServerProcess::start("tcp", model, &["log=1", "drain_ms=3600000", &grace]);
-    let [mut one, mut other] = ["one", "other"].map(|text| park(&server, text));
+    let [mut one, mut other] = ["one", "other"].map(|text| server.park(text));
     assert_eq!(server.target().ask("shutdown"), "ok");
     server.wait_for("event draining");
     assert!(!server.has_said("ended "), "two are idle");
@@ -267,7 +256,7 @@ fn assert_ends_with_the_grace(
 
 fn an_idle_connection_ends_with_the_grace(model: &str) {
     assert_ends_with_the_grace(model, 2, |server| {
-        let idle = park(server, "it");
+        let idle = server.park("it");
         let start = Instant::now();
         assert_eq!(server.target().ask("shutdown"), "ok");
         assert_eq!(Pending::Stream(idle).answer(), "");
@@ -279,7 +268,7 @@ fn a_full_server_gives_no_grace(model: &str) {
     let grace = format!("grace_ms={HOUR}");
     let options = ["workers=1", "max_connections=2", "drain_ms=3600000", &grace];
     let mut server = ServerProcess::start("tcp", model, &options);
-    let [idle, mut busy] = ["idle", "busy"].map(|text| park(&server, text));
+    let [idle, mut busy] = ["idle", "busy"].map(|text| server.park(text));
     let waiting = server.target().send("echo served");
     let gate = Gate::new();
     let hold = gate.hold().replace("hold", "outlive");
@@ -378,7 +367,7 @@ fn a_handler_between_messages_gives_up_its_permit(model: &str) {
 fn a_backlog_at_the_deadline_is_counted(model: &str) {
     let options = ["workers=1", "max_connections=1", "drain_ms=300"];
     let mut server = ServerProcess::start("tcp", model, &options);
-    let mut first = park(&server, "it");
+    let mut first = server.park("it");
     let _waiting = ["one", "other"].map(|text| server.target().send(&format!("echo {text}")));
     first.write_all(b"outlive\n").expect("send");
     assert_eq!(

@@ -113,17 +113,33 @@ fn is_aborted(
         elapsed >= Duration::from_millis(100),
         "aborted after {elapsed:?}"
     );
+    poll_until("other connections are served", DEADLINE, || {
+        let answer = server.target().try_ask("echo on");
+        answer.is_ok_and(|answer| answer == "on").then_some(())
+    });
+    stop_in_time(&mut server);
+    let limits = server.wait_for("limits ");
+    let late = over("timed_out=", &limits);
+    assert_ne!(late, 0);
     assert_eq!(
-        server.target().ask("echo on"),
-        "on",
-        "other connections are served"
+        limits,
+        format!(
+            "timed_out={late} over_limit=0 over_address=0 over_user=0 over_rate=0 shed=0 not_allowed=0"
+        )
     );
-    server.target().ask("shutdown");
-    server.wait_for("ended ");
-    assert_eq!(
-        server.wait_for("limits "),
-        "timed_out=1 over_limit=0 over_address=0 over_user=0 over_rate=0 shed=0 not_allowed=0"
-    );
+}
+
+/// Asks a server with a short deadline to stop until it does, and returns how often, and the line of its end: on a
+/// machine that stalls, the deadline ends those who ask too.
+fn stop_in_time(server: &mut ServerProcess) -> (u64, String) {
+    let mut times = 0;
+    poll_until("the server stops", DEADLINE, || {
+        let answer = server.target().try_ask("shutdown");
+        times += u64::from(answer.is_ok());
+        let stops = answer.is_ok_and(|answer| answer == "ok") || server.has_said("ended ");
+        stops.then_some(())
+    });
+    (times, server.wait_for("ended "))
 }
 
 fn a_silent_client_is_aborted(transport: &str, model: &str) {
@@ -139,17 +155,19 @@ fn a_silent_client_is_closed_before_a_handler_has_it(transport: &str, model: &st
     let start = Instant::now();
     assert_eq!(rest(server.target().connect()), "");
     assert!(start.elapsed() >= Duration::from_millis(100));
-    server.target().ask("shutdown");
+    let (times, ended) = stop_in_time(&mut server);
+    let all = 1 + times;
     assert_eq!(
-        server.wait_for("ended "),
-        "aborted=0 live=0 accepted=2 refused=0 completed=2 failed=0"
+        ended,
+        format!("aborted=0 live=0 accepted={all} refused=0 completed={all} failed=0")
     );
 }
 
 fn a_client_that_falls_silent_is_aborted(transport: &str, model: &str) {
     let error_text = "no input came within the idle timeout";
     is_aborted(transport, model, "idle_ms", error_text, |mut client| {
-        client.write_all(b"wait\n").expect("send");
+        // The deadline may have passed.
+        let _ = client.write_all(b"wait\n");
         assert_eq!(rest(client), "");
     });
 }
@@ -157,7 +175,8 @@ fn a_client_that_falls_silent_is_aborted(transport: &str, model: &str) {
 fn a_request_that_takes_too_long_is_aborted(transport: &str, model: &str) {
     let error_text = "the request took longer than the request timeout";
     is_aborted(transport, model, "request_ms", error_text, |mut client| {
-        client.write_all(b"wait\n").expect("send");
+        // The deadline may have passed.
+        let _ = client.write_all(b"wait\n");
         assert_eq!(rest(client), "");
     });
 }
@@ -174,7 +193,8 @@ fn a_client_that_does_not_read_is_aborted(transport: &str, model: &str) {
 fn a_connection_that_is_open_for_too_long_is_aborted(transport: &str, model: &str) {
     let error_text = "the connection was open for its whole lifetime";
     is_aborted(transport, model, "lifetime_ms", error_text, |mut client| {
-        client.write_all(b"wait\n").expect("send");
+        // The deadline may have passed.
+        let _ = client.write_all(b"wait\n");
         assert_eq!(rest(client), "");
     });
 }
@@ -256,9 +276,9 @@ fn slow_clients_are_aborted(transport: &str, model: &str) {
         assert_eq!(rest(client), "", "it took too long");
     }
     assert!(start.elapsed() >= Duration::from_millis(100));
-    server.target().ask("shutdown");
-    server.wait_for("ended ");
-    assert_eq!(over("timed_out=", &server.wait_for("limits ")), 8);
+    stop_in_time(&mut server);
+    let late = over("timed_out=", &server.wait_for("limits "));
+    assert!(late >= 8, "{late}");
 }
 
 /// Whether the model serves one connection at a time, so that a client which holds it keeps all
@@ -267,21 +287,9 @@ fn serves_one(model: &str) -> bool {
     model.ends_with("sequential")
 }
 
-/// Parks a connection.
-fn park(server: &ServerProcess, text: &str) -> Box<dyn Client> {
-    let mut client = server.target().connect();
-    client
-        .write_all(format!("keep {text}\n").as_bytes())
-        .expect("send");
-    let mut answer = vec![0; text.len() + 1];
-    client.read_exact(&mut answer).expect("an answer");
-    assert_eq!(answer, format!("{text}\n").as_bytes());
-    client
-}
-
 fn connections_are_listed_and_aborted(transport: &str, model: &str) {
     let mut server = ServerProcess::start(transport, model, &["workers=1"]);
-    let parked = park(&server, "parked");
+    let parked = server.park("parked");
     // The answer comes before the connection is parked, and connections of earlier clients may
     // still be open.
     let end = Instant::now() + DEADLINE;
@@ -329,7 +337,7 @@ fn connections_are_listed_and_aborted(transport: &str, model: &str) {
 fn full(transport: &str, model: &str, policy: &str) -> (ServerProcess, Box<dyn Client>) {
     let options = ["max_connections=1", "workers=1", policy];
     let server = ServerProcess::start(transport, model, &options);
-    let parked = park(&server, "it");
+    let parked = server.park("it");
     (server, parked)
 }
 
@@ -389,9 +397,9 @@ fn the_connection_that_is_parked_for_longest_makes_room(transport: &str, model: 
     let options = ["max_connections=2", "workers=1", "at_limit=3", "log=1"];
     let mut server = ServerProcess::start(transport, model, &options);
     // The answer comes before the connection is parked.
-    let first = park(&server, "first");
+    let first = server.park("first");
     server.wait_for("event connection 1 parked");
-    let second = park(&server, "second");
+    let second = server.park("second");
     server.wait_for("event connection 2 parked");
     assert_eq!(server.target().ask("echo in"), "in");
     assert_eq!(rest(first), "", "the first has made room");
@@ -405,19 +413,34 @@ fn the_connection_that_is_parked_for_longest_makes_room(transport: &str, model: 
 
 /// Returns a client whose handler answers messages, and has answered one.
 fn talking(server: &ServerProcess) -> Box<dyn Client> {
+    try_talking(server).expect("an answer")
+}
+
+fn try_talking(server: &ServerProcess) -> std::io::Result<Box<dyn Client>> {
     let mut client = server.target().connect();
-    client.write_all(b"talk\nsay it\n").expect("send");
+    client.write_all(b"talk\nsay it\n")?;
     let mut answer = [0; 3];
-    client.read_exact(&mut answer).expect("an answer");
+    client.read_exact(&mut answer)?;
     assert_eq!(&answer, b"it\n");
-    client
+    Ok(client)
+}
+
+/// As `talking`, where the server has a short deadline, which may end other clients before.
+fn talking_in_time(server: &mut ServerProcess) -> Box<dyn Client> {
+    poll_until("an answer", DEADLINE, || match try_talking(server) {
+        Ok(client) => Some(client),
+        Err(_) => {
+            server.wait_for("error ");
+            None
+        }
+    })
 }
 
 fn the_idle_timeout_applies_between_messages(transport: &str, model: &str) {
     // The request timeout would have passed before.
     let options = ["idle_ms=400", "request_ms=100"];
     let mut server = ServerProcess::start(transport, model, &options);
-    assert_eq!(rest(talking(&server)), "");
+    assert_eq!(rest(talking_in_time(&mut server)), "");
     assert_eq!(
         server.wait_for("error "),
         "no input came within the idle timeout panic=false"
@@ -426,7 +449,7 @@ fn the_idle_timeout_applies_between_messages(transport: &str, model: &str) {
 
 fn the_request_timeout_applies_to_each_message(transport: &str, model: &str) {
     let mut server = ServerProcess::start(transport, model, &["request_ms=100"]);
-    let mut client = talking(&server);
+    let mut client = talking_in_time(&mut server);
     let start = Instant::now();
     // The second line of the message is missing.
     client.write_all(b"more\n").expect("send");
@@ -487,7 +510,7 @@ fn a_user_has_its_maximum_of_connections(transport: &str, model: &str) {
 fn a_peer_has_two_connections(transport: &str, model: &str, limit: &str, count: &str) {
     let options = [&*format!("{limit}=2"), "at_limit=2"];
     let server = ServerProcess::start(transport, model, &options);
-    let parked = [park(&server, "one"), park(&server, "two")];
+    let parked = [server.park("one"), server.park("two")];
     for _ in 0..3 {
         assert_eq!(rest(server.target().connect()), "busy");
     }
@@ -500,7 +523,7 @@ fn a_peer_has_two_connections(transport: &str, model: &str, limit: &str, count: 
 /// The process that serves the parked client changes the rules of all.
 fn rules_change_in_every_process(transport: &str, model: &str) {
     let mut server = ServerProcess::start(transport, model, &[]);
-    let mut parked = park(&server, "one");
+    let mut parked = server.park("one");
     let refused = |server: &ServerProcess| {
         for _ in 0..4 {
             assert_eq!(rest(server.target().connect()), "");

@@ -7,18 +7,18 @@ mod support;
 use std::io::Read;
 use std::process::ExitCode;
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use libtest_mimic::Trial;
 use socket2::SockRef;
 use support::models::NAMES;
-use support::{DEADLINE, ServerProcess, Target, arguments, is_available};
+use support::{DEADLINE, ServerProcess, Target, arguments, is_available, poll_until};
 
 #[path = "support/server.rs"]
 mod server;
 
-/// The write timeout in milliseconds.
-const WRITE: &str = "write_ms=2000";
+/// The write timeout.
+const WRITE: Duration = Duration::from_secs(2);
 
 /// The reply is written in one piece, and is larger than the buffers of both ends.
 const REPLY: usize = 16 << 20;
@@ -75,7 +75,16 @@ const fn length(reply: &str) -> usize {
 
 /// Reads a reply slowly at first, and returns its length.
 fn sip(transport: &str, reply: &str, model: &str) -> usize {
-    let mut server = ServerProcess::start(transport, model, &[WRITE]);
+    poll_until("a client that reads in time", DEADLINE, || {
+        sip_once(transport, reply, model)
+    })
+}
+
+/// `None` where the connection has ended, and the machine has kept the client from reading for as long as the write
+/// timeout.
+fn sip_once(transport: &str, reply: &str, model: &str) -> Option<usize> {
+    let timeout = format!("write_ms={}", WRITE.as_millis());
+    let mut server = ServerProcess::start(transport, model, &[&timeout]);
     let (mut client, sip) = connect(server.target());
     let mut file = tempfile::NamedTempFile::new().expect("a file");
     let command = match reply {
@@ -89,7 +98,7 @@ fn sip(transport: &str, reply: &str, model: &str) -> usize {
         _ => format!("big {REPLY}\n"),
     };
     std::io::Write::write_all(&mut client, command.as_bytes()).expect("send");
-    let mut taken = 0;
+    let (mut taken, mut last, mut longest) = (0, Instant::now(), Duration::ZERO);
     let mut buffer = vec![0; sip];
     for _ in 0..SIPS {
         // A timed pause, because the client is slow.
@@ -101,16 +110,23 @@ fn sip(transport: &str, reply: &str, model: &str) -> usize {
             // What comes after the close resets the connection.
             let _ = std::io::Write::write_all(&mut client, b"x");
         }
-        if client.read_exact(&mut buffer).is_err() {
-            return taken;
+        let read = client.read_exact(&mut buffer);
+        longest = longest.max(last.elapsed());
+        last = Instant::now();
+        if read.is_err() {
+            return (longest < WRITE).then_some(taken);
         }
         taken += sip;
     }
     let rest = std::io::copy(&mut client, &mut std::io::sink());
     taken += rest.map_or(0, |rest| rest as usize);
+    longest = longest.max(last.elapsed());
+    if taken != length(reply) && longest >= WRITE {
+        return None;
+    }
     server.target().ask("shutdown");
     server.wait_for("ended ");
-    taken
+    Some(taken)
 }
 
 /// A client, and how much it reads at once: the sender sees each read as progress, but has room for

@@ -18,17 +18,18 @@ use crate::log::say;
 pub(crate) struct Access {
     /// Admit the clients of a network, 192.0.2.0/24, of an address, or of a file of such lines, @FILE;
     /// once given, all other addresses are refused; of several networks around an address the longest
-    /// decides
+    /// decides; repeatable
     #[arg(long, value_name = "CIDR", value_parser = networks)]
     allow: Vec<Networks>,
-    /// Refuse the clients of a network, an address or a file, as for --allow; what is in both is refused
+    /// Refuse the clients of a network, an address or a file, as for --allow; what is in both is refused;
+    /// repeatable
     #[arg(long, value_name = "CIDR", value_parser = networks)]
     deny: Vec<Networks>,
     /// Admit a user of this machine, by name or number, to unix listeners; once --allow-user or
-    /// --allow-group is given, all others are refused
+    /// --allow-group is given, all others are refused; repeatable
     #[arg(long, value_name = "NAME", value_parser = user_name)]
     allow_user: Vec<String>,
-    /// Admit the members of a group to unix listeners
+    /// Admit the members of a group to unix listeners; repeatable
     #[arg(long, value_name = "NAME", value_parser = group_name)]
     allow_group: Vec<String>,
 }

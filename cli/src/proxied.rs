@@ -15,7 +15,7 @@ pub(crate) struct Proxied {
     #[arg(long, value_name = "VERSION", requires = "proxy_trust")]
     proxy_protocol: Option<Accepts>,
     /// Accept headers from these addresses alone: a network such as 10.0.0.0/8, an address, or unix
-    /// for the peers of Unix sockets; may be given several times
+    /// for the peers of Unix sockets; repeatable
     #[arg(long, value_name = "CIDR|unix", requires = "proxy_protocol", value_parser = trusted)]
     proxy_trust: Vec<String>,
 }

@@ -22,24 +22,12 @@ use rustix::process::Signal;
 use socket2::{Domain, SockAddr, Socket, Type};
 
 use support::{
-    Client, DEADLINE, Process, Server, assert_echoes, command, command_with, poll_until, serve,
+    Client, DEADLINE, Server, assert_echoes, command, command_with, fails, poll_until, serve,
+    uninterrupted,
 };
 
 fn temp() -> tempfile::TempDir {
     tempfile::tempdir().expect("a temporary directory")
-}
-
-/// Asserts that a command fails with an exit status and one line that has all of the parts.
-#[track_caller]
-fn fails(command: Command, code: i32, parts: &[&str]) {
-    let exit = Process::start(command).exit();
-    let [line] = exit.stderr.as_slice() else {
-        panic!("not one line: {exit:?}");
-    };
-    assert_eq!((exit.code, exit.stdout.len()), (Some(code), 0), "{line}");
-    for part in parts {
-        assert!(line.contains(part), "{part:?} is missing in: {line}");
-    }
 }
 
 // Zones.
@@ -141,9 +129,9 @@ fn a_backlog_and_a_mode_reach_the_kernel_and_are_not_announced() {
     let _served = server.accepted_client();
     let addr = server.urls[0].strip_prefix("tcp://").unwrap();
     let addr = addr.parse().unwrap();
-    let connect = || TcpStream::connect_timeout(&addr, Duration::from_millis(200));
-    let _waiting = [connect().unwrap(), connect().unwrap()];
-    assert!(connect().is_err());
+    let connect = |limit| TcpStream::connect_timeout(&addr, limit);
+    let _waiting = [(); 2].map(|()| connect(DEADLINE).unwrap());
+    assert!(connect(Duration::from_millis(200)).is_err());
 }
 
 #[test]
@@ -361,7 +349,7 @@ fn the_name_of_a_sender_that_is_gone_stays_on_its_line() {
     let second = UnixDatagram::bind(directory.path().join("e")).unwrap();
     second.set_read_timeout(Some(DEADLINE)).unwrap();
     second.send_to(b"y", &path).unwrap();
-    second.recv(&mut [0]).unwrap();
+    uninterrupted(|| second.recv(&mut [0])).unwrap();
     let mut process = server.process;
     process.signal(Signal::TERM);
     for line in process.exit().stderr {

@@ -13,7 +13,7 @@ use std::time::Instant;
 
 use socket2::{Domain, Socket, Type};
 
-use support::{DEADLINE, Process, Server, command, poll_until};
+use support::{DEADLINE, Process, Server, command, poll_until, uninterrupted};
 
 const LOCAL: &str = "tcp://127.0.0.1:0";
 const TRUST: &str = "--proxy-trust 127.0.0.1 --log";
@@ -231,7 +231,7 @@ fn a_listener_can_do_without_headers() {
         .send_to(b"\r\n\r\n\0\r\nQUIT\n\x20\0\0\0data", to)
         .unwrap();
     let mut answer = [0; 100];
-    let count = client.recv(&mut answer).unwrap();
+    let count = uninterrupted(|| client.recv(&mut answer)).unwrap();
     assert_eq!(&answer[..count], b"data");
 }
 

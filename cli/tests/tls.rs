@@ -1,16 +1,18 @@
 //! TLS from outside, with the clients that others have: OpenSSL's, curl, and Python's.
 
+#[path = "support/certificates.rs"]
+mod certificates;
 #[allow(dead_code, reason = "what only other tests need is not used here")]
 mod support;
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair};
 use rustix::process::Signal;
 
+use certificates::Files;
 use support::{Client, DEADLINE, Process, Server, ask, command, poll_until};
 
 const LOCAL: &str = "tcp://127.0.0.1:0";
@@ -25,44 +27,7 @@ const MODELS: [&str; 7] = [
     "prefork:coroutines --workers 2",
 ];
 
-/// A folder with an authority, `ca.pem`, and the certificates that it has issued.
-struct Files {
-    folder: tempfile::TempDir,
-    issuer: Issuer<'static, KeyPair>,
-}
-
 impl Files {
-    /// With a certificate for `localhost`: `server.pem` and `server.key`.
-    fn new() -> Self {
-        let folder = tempfile::tempdir().expect("a temporary directory");
-        let mut params = CertificateParams::default();
-        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-        params
-            .distinguished_name
-            .push(DnType::CommonName, "authority");
-        let key = KeyPair::generate().expect("a key");
-        let pem = params.self_signed(&key).expect("a certificate").pem();
-        fs::write(folder.path().join("ca.pem"), pem).expect("write");
-        let issuer = Issuer::new(params, key);
-        let files = Self { folder, issuer };
-        files.issue("server", "localhost");
-        files
-    }
-
-    /// Issues a certificate for a name: `FILE.pem` and `FILE.key`.
-    fn issue(&self, file: &str, name: &str) {
-        let mut params = CertificateParams::new([name.to_owned()]).expect("a name");
-        params.distinguished_name.push(DnType::CommonName, name);
-        let key = KeyPair::generate().expect("a key");
-        let certificate = params.signed_by(&key, &self.issuer).expect("a certificate");
-        fs::write(self.path(&format!("{file}.key")), key.serialize_pem()).expect("write");
-        fs::write(self.path(&format!("{file}.pem")), certificate.pem()).expect("write");
-    }
-
-    fn path(&self, name: &str) -> PathBuf {
-        self.folder.path().join(name)
-    }
-
     /// The server, in the folder of the files.
     fn command(&self, words: &str, urls: &[&str]) -> Command {
         let words = format!("serve {words} --tls-cert server.pem --tls-key server.key");

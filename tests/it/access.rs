@@ -13,7 +13,7 @@ use socketserver::net::{Accepted, Either, Transport};
 use socketserver::observe::{Event, RefuseReason};
 use socketserver::{Builder, Connection, Datagram, Server, ServerGuard, Tcp, Threading, Udp};
 
-use crate::support::{DEADLINE, poll_until};
+use crate::support::{DEADLINE, poll_until, uninterrupted};
 
 /// An echo server over any stream, and the reasons of its refusals.
 fn echo<T>(builder: Builder<T, Threading>) -> (ServerGuard, Receiver<RefuseReason>)
@@ -43,7 +43,7 @@ fn is_served(mut client: impl Read + Write) -> bool {
     // The server may have closed the connection already.
     let _ = client.write_all(b"x");
     let mut answer = [0; 2];
-    match client.read(&mut answer) {
+    match uninterrupted(|| client.read(&mut answer)) {
         Ok(0) => false,
         Ok(_) => {
             assert_eq!(answer, *b"x\0");
@@ -201,7 +201,7 @@ fn datagrams_are_judged_by_their_sender() {
     }] as [&dyn Fn(&mut [u8]) -> std::io::Result<usize>; 2]
     {
         let mut answer = [0; 16];
-        let count = receive(&mut answer).unwrap();
+        let count = uninterrupted(|| receive(&mut answer)).unwrap();
         assert_eq!(&answer[..count], b"echoed");
     }
     assert_eq!(server.handle().totals().refused, 2);

@@ -5,13 +5,14 @@
 
 use std::collections::HashMap;
 use std::io::{self, Read, Write};
-use std::net::{TcpListener, TcpStream};
+use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{Sender, channel};
 use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use socket2::{Domain, Socket, Type};
 use socketserver::model::Driver;
 use socketserver::net::{Accepted, TcpConnection, UnixAddress, UnixConnection};
 use socketserver::observe::State;
@@ -388,10 +389,11 @@ fn a_handler_connects_out_and_is_a_proxy() {
 
 #[test]
 fn connecting_out_fails_clearly() {
-    let refused = TcpListener::bind("127.0.0.1:0")
-        .unwrap()
-        .local_addr()
-        .unwrap();
+    // It keeps the port, and does not listen.
+    let port = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+    let any = SocketAddr::from(([127, 0, 0, 1], 0));
+    port.bind(&any.into()).unwrap();
+    let refused = port.local_addr().unwrap().as_socket().unwrap();
     let check = move || {
         let tcp = TcpConnection::connect(refused, DEADLINE).unwrap_err();
         let unix = UnixConnection::connect("/nowhere/at/all", DEADLINE).unwrap_err();

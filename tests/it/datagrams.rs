@@ -8,7 +8,7 @@ use socketserver::net::{Accepted, Address, Bind, UnixAddress};
 use socketserver::python::UdpServer;
 use socketserver::{Datagram, Server, Udp, UnixDatagram};
 
-use crate::support::{DEADLINE, Target};
+use crate::support::{DEADLINE, Target, uninterrupted};
 
 fn client() -> UdpSocket {
     client_at("127.0.0.1:0")
@@ -24,9 +24,7 @@ fn client_at(addr: &str) -> UdpSocket {
 
 fn received(client: &UdpSocket) -> Vec<u8> {
     let mut buf = vec![0; 65_536];
-    let count = client
-        .recv(&mut buf)
-        .expect("a datagram within the deadline");
+    let count = uninterrupted(|| client.recv(&mut buf)).expect("a datagram within the deadline");
     buf.truncate(count);
     buf
 }
@@ -369,7 +367,7 @@ fn a_peer_whose_queue_is_full_does_not_stop_the_server() {
     drop(deaf);
     polite.send(b"hello").unwrap();
     let mut reply = [0; 10];
-    assert_eq!(polite.recv(&mut reply).unwrap(), 5);
+    assert_eq!(uninterrupted(|| polite.recv(&mut reply)).unwrap(), 5);
 }
 
 #[test]

@@ -11,7 +11,7 @@ use socketserver::net::{Accepted, Address, Context, Transport};
 use socketserver::observe::Activity;
 use socketserver::{Server, ServerGuard, Threading};
 
-use crate::support::DEADLINE;
+use crate::support::{DEADLINE, uninterrupted};
 
 struct Shaking(TcpListener);
 
@@ -109,7 +109,8 @@ fn connect(address: &Address) -> TcpStream {
 fn a_handshake_that_takes_too_long_is_aborted() {
     let (guard, address) = serve(listener(), Duration::from_millis(100));
     let start = Instant::now();
-    assert_eq!(connect(&address).read(&mut [0]).unwrap(), 0);
+    let mut client = connect(&address);
+    assert_eq!(uninterrupted(|| client.read(&mut [0])).unwrap(), 0);
     assert!(start.elapsed() >= Duration::from_millis(100));
     assert_eq!(guard.handle().totals().timed_out, 1);
     guard.stop().unwrap();
@@ -125,7 +126,7 @@ fn nothing_after_the_handshake_belongs_to_it() {
     let (guard, _) = serve(listener, limit);
     // The connection is idle for longer than the handshake timeout.
     client.set_read_timeout(Some(limit + limit / 2)).unwrap();
-    let silence = client.read(&mut [0]).unwrap_err();
+    let silence = uninterrupted(|| client.read(&mut [0])).unwrap_err();
     assert_eq!(silence.kind(), io::ErrorKind::WouldBlock);
     let connections = guard.handle().connections();
     let activities: Vec<_> = connections.iter().map(|one| one.activity).collect();

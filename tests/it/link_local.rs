@@ -7,7 +7,7 @@ use std::time::Duration;
 use socketserver::net::{TcpConnection, Transport};
 use socketserver::{Datagram, Server, Tcp, Udp};
 
-use crate::support::{DEADLINE, Target};
+use crate::support::{DEADLINE, Target, uninterrupted};
 
 #[path = "../support/link_local.rs"]
 mod address;
@@ -81,7 +81,7 @@ fn datagrams(addr: SocketAddrV6, name: &str) {
             .handle_request(Some(Duration::from_secs(5)), |datagram| datagram.echo())
             .expect("serve");
         let mut answer = [0; 10];
-        let (count, from) = client.recv_from(&mut answer).expect("receive");
+        let (count, from) = uninterrupted(|| client.recv_from(&mut answer)).expect("receive");
         assert_eq!((&answer[..count], from), (&b"hello"[..], target.into()));
     }
 }

@@ -18,7 +18,7 @@ use socketserver::{
     Connection, Coroutines, Datagram, Handled, Server, ServerGuard, Tcp, UnixDatagram, UnixStream,
 };
 
-use crate::support::{DEADLINE, Target};
+use crate::support::{DEADLINE, Target, uninterrupted};
 
 /// The handlers of these tests restore no thread-local after they have blocked.
 fn coroutines(workers: usize) -> Coroutines {
@@ -107,7 +107,7 @@ fn several_writers_and_a_reader_wait_for_one_connection() {
         let mut counts = [0; 256];
         let mut buffer = vec![0; 1 << 16];
         while counts.iter().sum::<usize>() < usize::from(NUMBERS) * MUCH {
-            let count = reader.read(&mut buffer).unwrap();
+            let count = uninterrupted(|| reader.read(&mut buffer)).unwrap();
             assert_ne!(count, 0);
             let read = buffer[..count].iter();
             read.for_each(|byte| counts[usize::from(*byte)] += 1);
@@ -235,10 +235,10 @@ fn a_unix_datagram_waits_for_room_in_the_queue_of_its_peer() {
     full.send_to_addr(b"many", &server).unwrap();
     begun.recv_timeout(DEADLINE).unwrap();
     other.send_to_addr(b"?", &server).unwrap();
-    other.recv(&mut bytes).unwrap();
+    uninterrupted(|| other.recv(&mut bytes)).unwrap();
     assert_eq!(bytes[0], b'!');
     for number in 0..MANY {
-        full.recv(&mut bytes).unwrap();
+        uninterrupted(|| full.recv(&mut bytes)).unwrap();
         assert_eq!(u16::from_ne_bytes(bytes), number);
     }
 }

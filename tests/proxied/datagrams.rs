@@ -9,7 +9,7 @@ use socketserver::net::{Accepted, Bind, UdpPacket, UnixAddress};
 use socketserver::proxied::{Header, Proxied, ProxyConfig, Version};
 use socketserver::{Datagram, IntoOutcome, Sequential, Server, ServerGuard, Udp, UnixDatagram};
 
-use crate::support::DEADLINE;
+use crate::support::{DEADLINE, uninterrupted};
 use crate::{CLIENT, header, trusting};
 
 fn serve<O: IntoOutcome>(
@@ -39,7 +39,7 @@ fn client() -> UdpSocket {
 
 fn answer(client: &UdpSocket) -> String {
     let mut answer = vec![0; 65_536];
-    let count = client.recv(&mut answer).expect("an answer");
+    let count = uninterrupted(|| client.recv(&mut answer)).expect("an answer");
     answer.truncate(count);
     String::from_utf8(answer).expect("UTF-8")
 }
@@ -172,6 +172,6 @@ fn unix_datagrams_have_headers_too() {
     client.set_read_timeout(Some(DEADLINE)).unwrap();
     client.send_to(&with(&header(), b"data"), &path).unwrap();
     let mut answer = [0; 100];
-    let count = client.recv(&mut answer).unwrap();
+    let count = uninterrupted(|| client.recv(&mut answer)).unwrap();
     assert_eq!(&answer[..count], format!("{CLIENT} 4").as_bytes());
 }

@@ -141,7 +141,11 @@ fn a_header_has_a_deadline_of_its_own() {
         assert_eq!(reason, Some(AbortReason::Handshake));
     }
     let all = [&bytes[..], b"on\n"].concat();
-    assert_eq!(ask(server, &all).unwrap(), "on\n");
+    // On a machine that stalls, the deadline may end good clients too.
+    poll_until("others are served", DEADLINE, || {
+        let answer = ask(server, &all);
+        answer.is_ok_and(|answer| answer == "on\n").then_some(())
+    });
 }
 
 #[test]

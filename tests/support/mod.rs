@@ -11,6 +11,7 @@
 )]
 
 mod arguments;
+mod interrupted;
 pub(crate) mod models;
 mod poll;
 pub(crate) mod proxied;
@@ -37,6 +38,7 @@ use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use socket2::{Domain, SockAddr, Socket, Type};
 
 pub(crate) use arguments::arguments;
+pub(crate) use interrupted::uninterrupted;
 pub(crate) use models::is_available;
 pub(crate) use poll::poll_until;
 
@@ -70,12 +72,7 @@ struct Uninterrupted(Box<dyn Client>);
 
 impl Read for Uninterrupted {
     fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
-        loop {
-            match self.0.read(buf) {
-                Err(err) if err.kind() == io::ErrorKind::Interrupted => {}
-                done => return done,
-            }
-        }
+        uninterrupted(|| self.0.read(buf))
     }
 }
 
@@ -329,11 +326,11 @@ impl Pending {
                 client.read_to_end(&mut bytes).expect("read to the end");
             }
             Self::Udp(client) => {
-                let count = client.recv(&mut bytes).expect("receive");
+                let count = uninterrupted(|| client.recv(&mut bytes)).expect("receive");
                 bytes.truncate(count);
             }
             Self::UnixGram(client) => {
-                let count = client.recv(&mut bytes).expect("receive");
+                let count = uninterrupted(|| client.recv(&mut bytes)).expect("receive");
                 bytes.truncate(count);
             }
         }
@@ -481,6 +478,20 @@ impl ServerProcess {
 
     pub(crate) fn pid(&self) -> u32 {
         self.child.id()
+    }
+
+    /// Connects a client, whose connection parks after its first answer.
+    #[track_caller]
+    pub(crate) fn park(&self, text: &str) -> Box<dyn Client> {
+        let mut client = self.target().connect();
+        let line = format!("{text}\n");
+        client
+            .write_all(format!("keep {line}").as_bytes())
+            .expect("send");
+        let mut answer = vec![0; line.len()];
+        client.read_exact(&mut answer).expect("an answer");
+        assert_eq!(answer, line.as_bytes());
+        client
     }
 
     fn next_line(&self) -> String {

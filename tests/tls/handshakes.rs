@@ -115,10 +115,11 @@ fn a_parked_handshake_keeps_its_deadline() {
         let reason = wait.recv_timeout(DEADLINE).unwrap();
         assert_eq!(reason, Some(AbortReason::Handshake));
     }
-    assert_eq!(
-        ask(&mut connect(address, &setup.client(), "localhost"), "on").unwrap(),
-        "on\n"
-    );
+    // On a machine that stalls, the deadline may end good clients too.
+    poll_until("others are served", DEADLINE, || {
+        let answer = ask(&mut connect(address, &setup.client(), "localhost"), "on");
+        answer.is_ok_and(|answer| answer == "on\n").then_some(())
+    });
 }
 
 /// Sends the first message, and reads the answer to it.

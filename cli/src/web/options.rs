@@ -54,7 +54,7 @@ pub(crate) struct Web {
     access_log: Option<PathBuf>,
     /// Take the address of a client from the field X-Forwarded-For, which proxies of this network
     /// set, and proxies on unix listeners; repeatable
-    #[arg(long, value_name = "CIDR", value_parser = network)]
+    #[arg(long, value_name = "CIDR")]
     trust_forwarded_for: Vec<Network>,
     /// Run the programs below this directory of DIR as CGI programs (RFC 3875)
     #[arg(long, value_name = "PATH", value_parser = relative)]
@@ -263,10 +263,6 @@ fn field(text: &str) -> Result<(HeaderName, HeaderValue), String> {
     let value = value.trim_matches([' ', '\t']);
     let wrong_value = |_| format!("the value {value:?} has control characters");
     Ok((parsed, HeaderValue::from_str(value).map_err(wrong_value)?))
-}
-
-fn network(text: &str) -> Result<Network, String> {
-    text.parse().map_err(|err| format!("{err}"))
 }
 
 fn positive(text: &str) -> Result<Duration, String> {

@@ -4,14 +4,16 @@ use std::fs::{self, File};
 use std::net::TcpStream;
 use std::os::unix::process::CommandExt;
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rustix::fs::{FlockOperation, flock};
 use rustix::process::{Pid, Signal, kill_process, kill_process_group};
 use socket2::Socket;
 
 use crate::support::{Client, DEADLINE, Server, children, poll_until};
-use crate::{LOCAL, MODELS, await_end_of, await_line, command_of, exec, is_alive, line, pids};
+use crate::{
+    LOCAL, MODELS, await_end_of, await_line, command_of, exec, is_alive, line, pids, started,
+};
 
 /// Closes a connection by a reset (socket(7), `SO_LINGER`).
 fn reset(url: &str, read: impl FnOnce(&mut Client) -> Vec<u32>) -> Vec<u32> {
@@ -129,9 +131,11 @@ fn a_program_that_ignores_sigterm_is_killed() {
 
 #[test]
 fn a_huge_time_until_sigkill_is_waited_for() {
-    let script = "trap 'sleep 0.3; exit 7' TERM; while :; do sleep 1000 & wait; done";
+    let script = "trap 'sleep 0.3; exit 7' TERM; echo ready; while :; do sleep 1000 & wait; done";
     let server = exec("--log --kill-timeout 1e19 --half-close-timeout 0.1", script);
-    Client::connect(&server.urls[0]).end_of_input();
+    let mut client = Client::connect(&server.urls[0]);
+    assert_eq!(line(&mut client), "ready");
+    client.end_of_input();
     let line = await_line(&server.process, ": program ended: ");
     assert!(line.contains("exit status 7"), "{line}");
 }
@@ -359,12 +363,32 @@ fn deadlines_of_a_connection_end_programs() {
         let deadline = ["--lifetime", "--request-timeout"][index % 2];
         let options = format!("--model {model} {deadline} 0.3");
         let server = exec(&options, "echo $$; exec sleep 1000");
-        let mut client = Client::connect(&server.urls[0]);
-        let program = pids(&mut client);
+        let (mut client, program) = started(&server);
         assert_eq!(client.receive(1), b"", "{model}");
         await_end_of(&program);
         drop(server);
     }
+}
+
+/// The idle timeout of the next test.
+const IDLE: Duration = Duration::from_secs(1);
+
+/// Talks for some time to a program that repeats lines. `None` where the connection has ended and the machine has stalled
+/// for long enough; without that, it must not end.
+#[track_caller]
+fn is_left_alone(mut client: Client, time: Duration) -> Option<Client> {
+    let start = Instant::now();
+    let mut last = start;
+    while start.elapsed() < time {
+        let is_silent = client.hears_nothing_for(IDLE / 4);
+        let now = Instant::now();
+        if !is_silent || !client.try_echo("word\n") {
+            assert!(last.elapsed() >= IDLE, "a busy connection was ended");
+            return None;
+        }
+        last = now;
+    }
+    Some(client)
 }
 
 #[test]
@@ -373,16 +397,11 @@ fn an_idle_connection_is_ended_and_a_busy_one_is_not() {
         "--idle-timeout 1",
         "echo $$; while read x; do echo $x; done",
     );
-    let mut client = Client::connect(&server.urls[0]);
-    let program = pids(&mut client);
-    // Longer than the limit in all.
-    for _ in 0..8 {
-        let mut quiet = Client::connect(&server.urls[0]);
-        drop(pids(&mut quiet));
-        assert!(quiet.hears_nothing_for(Duration::from_millis(250)));
-        client.echo("word\n");
-    }
-    assert_eq!(client.receive(1), b"");
+    let (mut idle, program) = poll_until("a client is busy for twice the limit", DEADLINE, || {
+        let (client, program) = started(&server);
+        is_left_alone(client, 2 * IDLE).map(|client| (client, program))
+    });
+    assert_eq!(idle.receive(1), b"");
     await_end_of(&program);
     let line = await_line(&server.process, "was ended");
     assert!(

@@ -57,6 +57,17 @@ fn pids(client: &mut Client) -> Vec<u32> {
     pids.collect()
 }
 
+/// A client whose program has printed its process ids. A deadline of the server may end programs before that, and
+/// another client comes then.
+#[track_caller]
+fn started(server: &Server) -> (Client, Vec<u32>) {
+    poll_until("a program starts in time", DEADLINE, || {
+        let mut client = Client::connect(&server.urls[0]);
+        let pids = pids(&mut client);
+        (!pids.is_empty()).then_some((client, pids))
+    })
+}
+
 #[track_caller]
 fn line(client: &mut Client) -> String {
     let mut line = Vec::new();

@@ -370,10 +370,12 @@ fn what_is_no_program() {
 /// The process that a program has written into a file.
 #[track_caller]
 fn pid(site: &Site) -> u32 {
-    poll_until("the program has started", DEADLINE, || {
-        let text = fs::read_to_string(site.path("www/cgi-bin/pid")).ok()?;
-        text.strip_suffix('\n')?.parse().ok()
-    })
+    poll_until("the program has started", DEADLINE, || written_pid(site))
+}
+
+fn written_pid(site: &Site) -> Option<u32> {
+    let text = fs::read_to_string(site.path("www/cgi-bin/pid")).ok()?;
+    text.strip_suffix('\n')?.parse().ok()
 }
 
 #[track_caller]
@@ -392,8 +394,12 @@ fn a_program_that_produces_nothing_is_ended() {
             "#!/bin/sh\nsleep 1000 &\necho $! > pid\nwait\n",
         );
         let server = serve(&site, &format!("--cgi-timeout 0.3 --model {model}"));
-        assert_eq!(get(&server.urls[0], "/cgi-bin/run").status, 504, "{model}");
-        ends(pid(&site));
+        // The time may pass before the program has written its file.
+        let pid = poll_until("a program starts in time", DEADLINE, || {
+            assert_eq!(get(&server.urls[0], "/cgi-bin/run").status, 504, "{model}");
+            written_pid(&site)
+        });
+        ends(pid);
         let line = stop(server).join("\n");
         assert!(
             line.contains("/cgi-bin/run: 504: ") && line.contains("produced nothing for 0.3 s"),

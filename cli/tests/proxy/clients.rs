@@ -6,8 +6,8 @@ use std::os::fd::OwnedFd;
 use std::process::{Child, Command, Stdio};
 use std::thread;
 
+use crate::certificates::Files;
 use crate::support::{DEADLINE, Server, poll_until};
-use crate::tls::Files;
 use crate::{LOCAL, Upstream, expect, proxy, stop};
 
 /// A program that is killed when this is dropped.

@@ -3,7 +3,7 @@
 use std::io::{Read, Write};
 use std::net::{SocketAddr, UdpSocket};
 
-use crate::support::{Client, DEADLINE, unique_name};
+use crate::support::{Client, DEADLINE, uninterrupted, unique_name};
 use crate::{LOCAL, MODELS, Upstream, expect, proxy, stop, tcp};
 
 /// The signature of version 2, and a command and a family behind it.
@@ -119,11 +119,11 @@ fn each_datagram_has_a_header() {
         for text in ["one", "two"] {
             client.send(text.as_bytes()).expect("send");
             let mut buf = [0; 100];
-            let (count, from) = upstream.recv_from(&mut buf).expect("receive");
+            let (count, from) = uninterrupted(|| upstream.recv_from(&mut buf)).expect("receive");
             assert_eq!(buf[..count], [&header, text.as_bytes()].concat());
             // The answer has none.
             upstream.send_to(text.as_bytes(), from).expect("send");
-            let count = client.recv(&mut buf).expect("receive");
+            let count = uninterrupted(|| client.recv(&mut buf)).expect("receive");
             assert_eq!(&buf[..count], text.as_bytes());
         }
         stop(proxy);

@@ -1,5 +1,7 @@
 //! `socketserver proxy` from outside: streams, messages and datagrams to upstreams of every kind, under every model.
 
+#[path = "../support/certificates.rs"]
+mod certificates;
 #[allow(dead_code, reason = "what only other tests need is not used here")]
 #[path = "../support/mod.rs"]
 mod support;
@@ -12,7 +14,7 @@ mod streams;
 mod tls;
 mod upstreams;
 
-use std::io::{Read, Write};
+use std::io::{ErrorKind, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::process::Command;
 use std::thread::{self, JoinHandle};
@@ -149,14 +151,44 @@ impl Upstream {
     }
 }
 
+/// A proxy to one upstream.
+#[track_caller]
+fn proxy_to_one(words: &str) -> (Upstream, Server) {
+    let upstream = Upstream::new();
+    let proxy = proxy(words, &[&upstream.url], &[LOCAL]);
+    (upstream, proxy)
+}
+
 /// A proxy to one upstream, and a connection through it: the ends of the client and of the server.
 #[track_caller]
 fn relay(words: &str) -> (Upstream, Server, TcpStream, TcpStream) {
-    let upstream = Upstream::new();
-    let proxy = proxy(words, &[&upstream.url], &[LOCAL]);
+    let (upstream, proxy) = proxy_to_one(words);
     let client = tcp(&proxy.urls[0]);
     let server = upstream.accept();
     (upstream, proxy, client, server)
+}
+
+/// A connection through a proxy that soon ends each one. Where that comes before the upstream is connected to, another
+/// client comes.
+#[track_caller]
+fn brief_relay(upstream: &Upstream, proxy: &Server) -> (TcpStream, TcpStream) {
+    let mut client = tcp(&proxy.urls[0]);
+    let server = poll_until("the proxy connects", DEADLINE, || {
+        let server = upstream.has_connection();
+        if server.is_none() && has_ended(&client) {
+            client = tcp(&proxy.urls[0]);
+        }
+        server
+    });
+    (client, server)
+}
+
+/// Whether the end of a stream on which nothing is sent has come, or a reset.
+fn has_ended(stream: &TcpStream) -> bool {
+    stream.set_nonblocking(true).expect("set");
+    let peeked = stream.peek(&mut [0]).map_err(|err| err.kind());
+    stream.set_nonblocking(false).expect("set");
+    peeked != Err(ErrorKind::WouldBlock)
 }
 
 /// Sends bytes, which arrive.
@@ -184,6 +216,22 @@ fn rest(stream: &mut impl Read) -> Vec<u8> {
     bytes
 }
 
+/// Reads to the end or to a reset, and returns which.
+#[track_caller]
+fn ending(mut stream: &TcpStream) -> (Vec<u8>, Option<ErrorKind>) {
+    let mut bytes = Vec::new();
+    let end = stream.read_to_end(&mut bytes).map_err(|err| err.kind());
+    assert_ne!(end, Err(ErrorKind::WouldBlock), "no end");
+    (bytes, end.err())
+}
+
+/// Reads a reset, and nothing before it.
+#[track_caller]
+fn expect_reset(stream: &TcpStream, what: &str) {
+    let reset = Some(ErrorKind::ConnectionReset);
+    assert_eq!(ending(stream), (Vec::new(), reset), "{what}");
+}
+
 /// Reads as many bytes as `expected` has, and compares.
 #[track_caller]
 fn expect(stream: &mut impl Read, expected: &[u8]) {
@@ -201,9 +249,11 @@ fn reset(stream: TcpStream) {
         .expect("set");
 }
 
-/// A URL of TCP where nothing listens until the socket does, which keeps others from the port.
+/// A URL of TCP where nothing listens until this socket does, or another one that is bound to it; the socket keeps others
+/// from the port, also those who pick any (socket(7), `SO_REUSEADDR`).
 fn closed_port() -> (Socket, String) {
     let socket = Socket::new(Domain::IPV4, Type::STREAM, None).expect("a socket");
+    socket.set_reuse_address(true).expect("share the port");
     let any = SocketAddr::from(([127, 0, 0, 1], 0));
     socket.bind(&any.into()).expect("bind");
     let address = socket.local_addr().expect("bound").as_socket();

@@ -6,9 +6,11 @@ use std::time::Duration;
 
 use rustix::process::Signal;
 
-use crate::support::{Client, DEADLINE, command_with};
+use crate::datagrams::{receive, upstream};
+use crate::support::{Client, DEADLINE, command_with, uninterrupted};
 use crate::{
-    LOCAL, MODELS, expect, line_with, pass, proxy, ready, relay, rest, service, stop, tcp,
+    LOCAL, MODELS, brief_relay, ending, expect, expect_reset, line_with, pass, proxy, proxy_to_one,
+    ready, relay, rest, service, stop, tcp,
 };
 
 /// How long nothing may happen.
@@ -24,7 +26,7 @@ fn a_stop_waits_for_the_answer() {
         proxy.process.signal(Signal::TERM);
         // The grace is over at once, and would end an idle relay.
         server.set_read_timeout(Some(MOMENT)).expect("a deadline");
-        let err = server.read(&mut [0]).expect_err("no end of the stream");
+        let err = uninterrupted(|| server.read(&mut [0])).expect_err("no end of the stream");
         assert_eq!(err.kind(), ErrorKind::WouldBlock, "{model}");
         server.set_read_timeout(Some(DEADLINE)).expect("a deadline");
         pass(&server, &client, b"answer");
@@ -74,11 +76,11 @@ fn a_stop_ends_idle_relays_after_their_grace() {
 fn the_drain_deadline_ends_both_sides() {
     for model in MODELS {
         let words = format!("--drain-timeout 0.3 --model {model}");
-        let (_upstream, proxy, mut client, mut server) = relay(&words);
+        let (_upstream, proxy, client, server) = relay(&words);
         pass(&client, &server, b"question");
         proxy.process.signal(Signal::TERM);
-        assert_eq!(client.read(&mut [0]).unwrap_or(0), 0, "{model}");
-        assert_eq!(server.read(&mut [0]).unwrap_or(0), 0, "{model}");
+        assert_eq!(ending(&client).0, b"", "{model}");
+        assert_eq!(ending(&server).0, b"", "{model}");
         let mut process = proxy.process;
         assert_eq!(process.exit().code, Some(3), "{model}");
     }
@@ -88,24 +90,26 @@ fn the_drain_deadline_ends_both_sides() {
 #[test]
 fn an_aborted_relay_resets_the_server() {
     for model in MODELS {
-        for words in ["--drain-timeout 0.3", "--idle-timeout 1", "--lifetime 1"] {
-            let (_upstream, proxy, client, mut server) = relay(&format!("{words} --model {model}"));
-            pass(&client, &server, b"a part");
-            let is_stop = words.contains("drain");
-            if is_stop && model == "forking" {
-                // The process of the relay is killed.
-                continue;
-            }
-            if is_stop {
-                proxy.process.signal(Signal::TERM);
-            }
-            let err = server.read(&mut [0]).map_err(|err| err.kind());
-            assert_eq!(err, Err(ErrorKind::ConnectionReset), "{model} {words}");
+        for words in ["--idle-timeout 1", "--lifetime 1"] {
+            let (upstream, proxy) = proxy_to_one(&format!("{words} --model {model}"));
+            let (client, server) = brief_relay(&upstream, &proxy);
+            // The deadline may have passed.
+            let _ = (&client).write_all(b"a part");
+            let (part, end) = ending(&server);
+            assert!(b"a part".starts_with(&part), "{model} {words}: {part:?}");
+            assert_eq!(end, Some(ErrorKind::ConnectionReset), "{model} {words}");
             drop(client);
-            if !is_stop {
-                stop(proxy);
-            }
+            stop(proxy);
         }
+        if model == "forking" {
+            // A stop kills the process of the relay.
+            continue;
+        }
+        let (_upstream, proxy, client, server) =
+            relay(&format!("--drain-timeout 0.3 --model {model}"));
+        pass(&client, &server, b"a part");
+        proxy.process.signal(Signal::TERM);
+        expect_reset(&server, model);
     }
 }
 
@@ -138,19 +142,18 @@ fn a_proxy_that_is_not_used_ends_and_loses_nothing() {
 
 #[test]
 fn a_session_of_datagrams_is_a_use() {
-    let upstream = service("echo", &["udp://127.0.0.1:0"]);
     for model in ["sequential", "threading", "coroutines"] {
+        let (upstream, to) = upstream();
         let socket = UdpSocket::bind("127.0.0.1:0").expect("bind");
         let url = format!("udp://{}", socket.local_addr().expect("bound"));
         // It waits in the socket: the proxy would not wait for it.
         let mut client = Client::connect(&url);
         client.send(b"hello");
         let words = format!(
-            "proxy --log --session-timeout 1 --exit-when-idle 0.1 --model {model} --to {}",
-            upstream.urls[0]
+            "proxy --log --session-timeout 1 --exit-when-idle 0.1 --model {model} --to {to}"
         );
         let proxy = ready(command_with(socket, &words, &["fd://3"]), 1);
-        assert_eq!(client.receive(5), b"hello");
+        assert_eq!(receive(&upstream).0, b"hello");
         line_with(&proxy.process, &["the session of", "has ended"]);
         line_with(&proxy.process, &["closed"]);
         let mut process = proxy.process;

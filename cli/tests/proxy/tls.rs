@@ -2,57 +2,19 @@
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::Shutdown;
-use std::path::PathBuf;
 use std::thread;
 
-use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair};
 use socketserver::Connection as _;
 use socketserver::tls::Connector;
 
-use crate::support::{DEADLINE, Server};
+use crate::certificates::Files;
+use crate::support::{DEADLINE, Server, uninterrupted};
 use crate::{
-    LOCAL, MODELS, Upstream, expect, half_close, line_with, proxy_command, ready, rest, stop, tcp,
+    LOCAL, MODELS, Upstream, ending, expect, expect_reset, half_close, line_with, proxy_command,
+    ready, rest, stop, tcp,
 };
 
-/// A folder with an authority, `ca.pem`, and what it has issued: `server.pem` and `.key` for localhost.
-pub(crate) struct Files {
-    folder: tempfile::TempDir,
-}
-
 impl Files {
-    pub(crate) fn new() -> Self {
-        let folder = tempfile::tempdir().expect("a temporary directory");
-        let mut params = CertificateParams::default();
-        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-        params
-            .distinguished_name
-            .push(DnType::CommonName, "authority");
-        let key = KeyPair::generate().expect("a key");
-        let pem = params.self_signed(&key).expect("a certificate").pem();
-        std::fs::write(folder.path().join("ca.pem"), pem).expect("write");
-        std::fs::write(folder.path().join("ca.key"), key.serialize_pem()).expect("write");
-        let issuer = Issuer::new(params, key);
-        let files = Self { folder };
-        for name in ["server", "client"] {
-            let host = if name == "server" {
-                "localhost"
-            } else {
-                "client.example"
-            };
-            let mut params = CertificateParams::new([host.to_owned()]).expect("a name");
-            params.distinguished_name.push(DnType::CommonName, host);
-            let key = KeyPair::generate().expect("a key");
-            let certificate = params.signed_by(&key, &issuer).expect("a certificate");
-            std::fs::write(files.path(&format!("{name}.key")), key.serialize_pem()).expect("write");
-            std::fs::write(files.path(&format!("{name}.pem")), certificate.pem()).expect("write");
-        }
-        files
-    }
-
-    pub(crate) fn path(&self, name: &str) -> PathBuf {
-        self.folder.path().join(name)
-    }
-
     /// A proxy in the folder.
     pub(crate) fn proxy(&self, words: &str, to: &[&str]) -> Server {
         let mut command = proxy_command(words, to, &[LOCAL]);
@@ -214,6 +176,7 @@ fn the_certificate_of_an_authority_is_not_that_of_a_server() {
 #[test]
 fn an_upstream_that_asks_for_a_certificate_gets_one() {
     let files = Files::new();
+    files.issue("client", "client.example");
     let (echo, to) = files.echo("--tls-client-ca ca.pem");
     let words = "--to-ca ca.pem --to-cert client.pem --to-key client.key";
     let with = files.proxy(words, &[&to]);
@@ -226,7 +189,7 @@ fn an_upstream_that_asks_for_a_certificate_gets_one() {
     let mut client = tcp(&without.urls[0]);
     // TLS 1.3 tells the client after its handshake.
     let _ = client.write_all(b"hello");
-    assert_eq!(client.read(&mut [0; 5]).unwrap_or(0), 0);
+    assert_eq!(ending(&client).0, b"");
     stop(without);
     drop(echo);
 }
@@ -284,8 +247,7 @@ fn a_truncated_stream_of_tls_is_a_reset() {
         ];
         expect(&mut client, b"a part");
         half_close(&from);
-        let err = client.read(&mut [0]).expect_err("a reset");
-        assert_eq!(err.kind(), ErrorKind::ConnectionReset, "{model}");
+        expect_reset(&client, model);
         upstream.shutdown(Shutdown::Both).expect("close");
         for copy in copies {
             copy.join().expect("no panic");
@@ -311,7 +273,7 @@ fn a_reset_is_no_end_of_a_tls_stream() {
         server.write_all(b"a part").expect("write");
         expect(&mut client, b"a part");
         crate::reset(server);
-        let err = client.read(&mut [0]).expect_err("a reset");
+        let err = uninterrupted(|| client.read(&mut [0])).expect_err("a reset");
         assert!(
             matches!(
                 err.kind(),

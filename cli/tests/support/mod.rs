@@ -1,5 +1,7 @@
 //! The binary as a process, and clients for what it serves. Every wait has a deadline.
 
+#[path = "../../../tests/support/interrupted.rs"]
+mod interrupted;
 #[path = "../../../tests/support/poll.rs"]
 mod poll;
 
@@ -18,6 +20,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 
+pub(crate) use interrupted::uninterrupted;
 pub(crate) use poll::poll_until;
 
 /// How long a test waits for anything before it fails.
@@ -193,6 +196,21 @@ fn rest(lines: &Receiver<String>) -> Vec<String> {
             Err(RecvTimeoutError::Disconnected) => return rest,
             Err(RecvTimeoutError::Timeout) => panic!("no exit within the deadline, after {rest:?}"),
         }
+    }
+}
+
+/// Asserts that a command fails with an exit status and one line that has all of the parts.
+#[allow(dead_code, reason = "for servers that do not start")]
+#[track_caller]
+pub(crate) fn fails(command: Command, code: i32, parts: &[&str]) {
+    let exit = Process::start(command).exit();
+    let [line] = exit.stderr.as_slice() else {
+        panic!("not one line: {exit:?}");
+    };
+    assert_eq!((exit.code, exit.stdout.len()), (Some(code), 0), "{line}");
+    assert!(line.starts_with("socketserver: "), "{line}");
+    for part in parts {
+        assert!(line.contains(part), "{part:?} is missing in: {line}");
     }
 }
 
@@ -427,17 +445,6 @@ impl Forger {
     }
 }
 
-/// Goes on with a call on a socket that has a timeout: those return when any signal comes, also the
-/// SIGCHLD of another test's process (signal(7)).
-pub(crate) fn uninterrupted<R>(mut call: impl FnMut() -> io::Result<R>) -> io::Result<R> {
-    loop {
-        match call() {
-            Err(err) if err.kind() == ErrorKind::Interrupted => {}
-            result => return result,
-        }
-    }
-}
-
 /// Sends one request and returns its answer, at most `max` bytes of it: the stream up to its end,
 /// or a datagram.
 #[track_caller]
@@ -476,6 +483,20 @@ impl Client {
             socket,
             is_stream: true,
         }
+    }
+
+    /// Whether an echo server answers. Where it has a short deadline, a machine that stalls lets it end clients that would
+    /// be in time.
+    pub(crate) fn is_answered(url: &str) -> bool {
+        Self::connect(url).try_echo("x")
+    }
+
+    /// As `echo`, on a connection that the server may have ended.
+    pub(crate) fn try_echo(&mut self, text: &str) -> bool {
+        let mut answer = vec![0; text.len()];
+        let sent = self.socket.write_all(text.as_bytes());
+        sent.and_then(|()| self.socket.read_exact(&mut answer))
+            .is_ok_and(|()| answer == text.as_bytes())
     }
 
     /// Connects over TCP; `None` where nobody listens any more.

@@ -42,11 +42,11 @@ pub(crate) struct Restrictions {
     #[arg(long)]
     allow_new_privs: bool,
     /// Let programs read and execute files below this path, and open no other files; those that they need
-    /// to start are added. May be given several times
+    /// to start are added; repeatable
     #[arg(long, value_name = "PATH")]
     read_only: Vec<PathBuf>,
-    /// Let programs read, execute, write, make and remove files below this path, and open no other files.
-    /// May be given several times
+    /// Let programs read, execute, write, make and remove files below this path, and open no other files;
+    /// repeatable
     #[arg(long, value_name = "PATH")]
     read_write: Vec<PathBuf>,
     /// Give programs no network but their connection

@@ -19,27 +19,24 @@ const SCRIPTS_MAX: usize = 5;
 
 /// The program, the interpreters of its first line and of theirs, the dynamic loader and the libraries.
 pub(super) fn files(program: &Path) -> anyhow::Result<Vec<PathBuf>> {
-    let mut files = vec![program.to_owned()];
-    let mut last = program.to_owned();
-    for _ in 0..=SCRIPTS_MAX {
-        let Some((interpreter, argument)) = first_line(&last)? else {
-            files.extend(loaded(&last)?);
-            return Ok(files);
-        };
-        files.push(interpreter.clone());
-        last = match by_env(&interpreter, &argument)? {
-            Some(found) => {
-                files.extend(loaded(&interpreter)?);
-                files.push(found.clone());
-                found
-            }
-            None => interpreter,
-        };
+    let (mut files, mut scripts) = (Vec::new(), 0);
+    let mut left = vec![program.to_owned()];
+    while let Some(file) = left.pop() {
+        if let Some((interpreter, argument)) = first_line(&file)? {
+            scripts += 1;
+            ensure!(
+                scripts <= SCRIPTS_MAX,
+                "{}: its interpreter is a script, whose interpreter is a script, and so on; name a binary in the first line",
+                program.display()
+            );
+            left.extend(by_env(&interpreter, &argument)?);
+            left.push(interpreter);
+        } else {
+            files.extend(loaded(&file)?);
+        }
+        files.push(file);
     }
-    bail!(
-        "{}: its interpreter is a script, whose interpreter is a script, and so on; name a binary in the first line",
-        program.display()
-    )
+    Ok(files)
 }
 
 /// The interpreter that the first line of a script names, and the argument after it.
