@@ -17,9 +17,9 @@
 //!
 //! | part | the question it answers | types |
 //! |---|---|---|
-//! | transport | where do connections and datagrams come from? | [`Tcp`], [`Udp`], [`UnixStream`], [`UnixDatagram`], [`UnixSeqpacket`], [`Either`](net::Either) of two, [`Layered`](net::Layered) over another, or a [`Transport`](net::Transport) of the program's own |
-//! | model | where does the handler of each run? | [`Sequential`], [`Threading`], [`ThreadPool`], [`Forking`], [`Prefork`], [`Coroutines`](manual::coroutines) |
-//! | handler | what is done with each? | a closure, a [`Handler`], a [`RequestHandler`] |
+//! | transport | where do connections and datagrams come from? | [`Tcp`], [`Udp`], [`UnixStream`], [`UnixDatagram`], [`UnixSeqpacket`], [`Either`](net::Either) of two transports, [`Layered`](net::Layered) over another transport, or a [`Transport`](net::Transport) of the program's own |
+//! | model | where does the handler of a connection or datagram run? | [`Sequential`], [`Threading`], [`ThreadPool`], [`Forking`], [`Prefork`], [`Coroutines`](manual::coroutines) |
+//! | handler | what is done with a connection or datagram? | a closure, a [`Handler`], a [`RequestHandler`] |
 //!
 //! Every transport runs under every model. A handler that is generic over [`Connection`] serves every
 //! stream transport, a handler that is generic over [`Datagram`] every datagram transport.
@@ -33,8 +33,8 @@
 //!    forbids.
 //! 3. [Handlers and sessions](manual::handlers_and_sessions): the forms of a handler, state of one
 //!    connection, and connections that wait without a thread.
-//! 4. [Limits and deadlines](manual::limits_and_deadlines): each with its unit, its default, and what
-//!    happens when it is reached.
+//! 4. [Limits and deadlines](manual::limits_and_deadlines): units, defaults, and what happens when a
+//!    limit or deadline is reached.
 //! 5. [Stopping](manual::stopping): who may stop a server, the steps of a stop, and what a client sees.
 //! 6. [Sharing state](manual::sharing_state): between handlers of one process, and of several.
 //! 7. [Errors](manual::errors): failed handlers, panics, failures to accept, and the text of [`Error`].
@@ -51,7 +51,8 @@
 //! 15. [Coming from Python](manual::coming_from_python): each name of Python's `socketserver` and its
 //!     counterpart.
 //!
-//! Under a service manager, [`systemd`] takes its sockets and notifies it.
+//! Under a service manager, the module [`systemd`] takes the manager's sockets (socket activation,
+//! sd_listen_fds(3)), and notifies the manager (sd_notify(3)).
 //!
 //! # Features
 //!

@@ -17,8 +17,8 @@ use crate::log::say;
 #[command(next_help_heading = "Access")]
 pub(crate) struct Access {
     /// Admit the clients of a network, 192.0.2.0/24, of an address, or of a file of such lines, @FILE;
-    /// once given, all other addresses are refused; of several networks around an address the longest
-    /// decides; repeatable
+    /// once given, all other addresses are refused; of several networks that contain an address the
+    /// most specific decides; repeatable
     #[arg(long, value_name = "CIDR", value_parser = networks)]
     allow: Vec<Networks>,
     /// Refuse the clients of a network, an address or a file, as for --allow; what is in both is refused;

@@ -17,7 +17,7 @@ use std::str::FromStr;
 ///
 /// They are for peers that have an IP address:
 ///
-/// - Of all networks that contain the address, the longest decides. If that network was both allowed
+/// - Of all networks that contain the address, the most specific decides. If that network was both allowed
 ///   and denied, the address is denied.
 /// - An address in none of the networks is admitted if `allow` was never called, and denied
 ///   otherwise.

@@ -2,8 +2,8 @@
 //!
 //! [`Coroutines`] runs each handler on a stack of its own, many of them on one thread. Where a read, a
 //! write, [`next_message`] or [`task::sleep`] would block, the handler is *suspended*, and its worker
-//! thread runs another. There is no second kind of function or stream: the handler is the same as under
-//! threads, and only the choice of the model differs.
+//! thread runs another handler. There is no second kind of function or stream: the handler is the same as
+//! under threads, and only the choice of the model differs.
 //!
 //! ```
 //! use std::error::Error;
@@ -57,15 +57,15 @@
 //!
 //! # The contract
 //!
-//! [`Coroutines::new`] is `unsafe`, because the compiler cannot check one thing. Coroutines of a worker
+//! [`Coroutines::new`] is `unsafe`, because the compiler cannot check one promise. Coroutines of a worker
 //! share its thread, and interleave where they wait. The program promises that no code of a handler
 //!
 //! 1. sets a thread-local to a reference to its own stack frame,
 //! 2. then waits (reads, writes, sleeps), and
 //! 3. then restores the old value,
 //!
-//! as scoped thread-locals and some guards of tracing libraries do. Two coroutines that do so restore each
-//! other's value, and leave a reference to a frame that is gone. Ordinary thread-locals are sound, and so
+//! as scoped thread-locals and some guards of tracing libraries do. Two coroutines that break the promise
+//! restore each other's value, and leave a reference to a frame that is gone. Ordinary thread-locals are sound, and so
 //! is any code between two waits.
 //!
 //! # What a handler must not do
@@ -78,7 +78,7 @@
 //! | blocking in another library: a database client, `std::fs`, `std::net`, resolving a name | [`task::offload`], which runs a closure on one of up to 64 helper threads and suspends the caller; [`TcpConnection::connect`] for connecting out |
 //! | `std::thread::sleep` | [`task::sleep`] |
 //! | computing for long | [`task::yield_now`] now and then, or [`task::offload`] |
-//! | holding a `std::sync` lock across a wait | a lock that is released before: [sharing state](crate::manual::sharing_state#under-coroutines) |
+//! | holding a `std::sync` lock across a wait | a lock that is released before the wait: [sharing state](crate::manual::sharing_state#under-coroutines) |
 //! | deep recursion, large arrays on the stack | the heap, or a larger [`stack_size`] |
 //!
 //! The functions of [`task`](crate::task) work on ordinary threads too, and in every build of the crate: a
@@ -110,9 +110,9 @@
 //!
 //! # Threads
 //!
-//! There is a worker for each processor ([`workers`]); the thread that serves is the first of them, and
-//! accepts. A connection goes to the worker that has the fewest coroutines, and stays there until it
-//! ends or parks. Local variables of a handler need not be `Send` (`Rc`, `RefCell`). All workers share
+//! There is a worker for each processor ([`workers`]); the first worker is the thread that serves, which also
+//! accepts. A connection goes to the worker that has the fewest coroutines, and stays there until the
+//! connection ends or parks. Local variables of a handler need not be `Send` (`Rc`, `RefCell`). All workers share
 //! the state that a handler captures, which is `Send` and `Sync` as in every model. A worker that
 //! cannot start, or whose wait fails later, ends the server with its error.
 //!
@@ -121,8 +121,8 @@
 //! A stack has 256 KiB ([`stack_size`]), of which only touched pages take memory, and a guard of 16 KiB
 //! below. A handler that overflows its stack ends the process with a fault, after a message that names
 //! the option to raise. For that message the model installs a handler for SIGSEGV and SIGBUS when it
-//! first serves. A [`StackGauge`] measures how deep handlers go. A gauge touches every stack as a whole,
-//! so it is for tests:
+//! first serves. A [`StackGauge`] measures how much of their stacks handlers use. A gauge touches every
+//! stack as a whole, so use it in tests only:
 //!
 //! ```
 //! use std::io::{Read, Write};

@@ -8,13 +8,13 @@
 //! |---|---|
 //! | waits for another handler, or for the program | [`block_on`], and a channel |
 //! | holds a lock while it waits | [`block_on`], and an asynchronous lock |
-//! | waits for the first of several events | [`block_on`], and a future that joins them |
+//! | waits for the first of several events | [`block_on`], and a future that combines them |
 //! | waits for a limited time, whatever it waits for | [`timeout`] |
 //! | reads from two connections at once | [`scope`] |
 //!
-//! The channels and locks are those of other crates: [`block_on`] waits for any future that needs no
+//! The channels and locks come from other crates: [`block_on`] waits for any future that needs no
 //! runtime. The examples use `async-channel`, `async-lock` and `futures-lite`; `event-listener`,
-//! `futures::channel` and `tokio::sync` serve as well.
+//! `futures::channel` and `tokio::sync` work too.
 //!
 //! # A channel between handlers
 //!
@@ -57,8 +57,8 @@
 //!
 //! # A lock over a wait
 //!
-//! A lock of `std` must be released before a wait. An asynchronous lock can be held: here over a question to
-//! another server and its answer, on a connection that all handlers share.
+//! A lock of `std` must be released before a wait. An asynchronous lock can be held over a wait: here while a
+//! handler asks another server, on a connection that all handlers share.
 //!
 //! ```
 //! use std::io::{BufRead, BufReader, Write};
@@ -138,7 +138,7 @@
 //! ```
 //!
 //! A read of a connection is no future: a handler that waits for its client and for a channel
-//! [spawns](#both-directions-of-a-relay) one of the two.
+//! [spawns](#both-directions-of-a-relay) a closure for one of the two waits.
 //!
 //! # A deadline
 //!
@@ -169,7 +169,7 @@
 //!
 //! [`scope`] runs closures beside the handler, and returns when all of them have ended. They may borrow
 //! the handler's variables. Here two servers are asked at once, so that the handler waits for the slower
-//! one and not for the sum:
+//! server, and not for both in turn:
 //!
 //! ```
 //! use std::io::{Read, Write};
@@ -206,13 +206,14 @@
 //!
 //! [`join`] returns the result of a closure, or its panic. Under
 //! [`Coroutines`](crate::manual::coroutines) the closures are coroutines of the handler's worker, and take
-//! turns with it where they wait. In the other models each has a thread, which the server keeps for later
-//! closures until it has been idle for 10 s. Outside of handlers each has a new thread.
+//! turns with the handler where they wait. In the other models each closure has a thread, which the server
+//! keeps for later closures until the thread has been idle for 10 s. Outside of handlers each closure has a
+//! new thread.
 //!
 //! # Both directions of a relay
 //!
-//! [`halves`] divides a connection into one half that reads and one that writes. Each direction of a relay
-//! reads from one connection and writes to the other one, and passes on the end of the input:
+//! [`halves`] divides a connection into a half that reads and a half that writes. Each direction of a relay
+//! reads from one connection, writes to the other connection, and passes on the end of the input:
 //!
 //! ```
 //! use std::io::{self, Read, Write};
@@ -262,24 +263,24 @@
 //! [`BufReader::with_capacity(64 * 1024, from)`](std::io::BufReader::with_capacity): `io::copy` uses its buffer, and
 //! makes an eighth of the system calls.
 //!
-//! The server's deadlines apply to both directions: what moves in one of them keeps the client's connection
-//! from being idle, and a client that takes nothing for the [`write_timeout`](crate::Builder::write_timeout)
-//! is aborted.
+//! The server's deadlines apply to both directions: bytes that move in either direction keep the client's connection
+//! from being idle, and the server aborts the connection of a client that takes nothing for the
+//! [`write_timeout`](crate::Builder::write_timeout).
 //!
-//! [`Relay`](crate::net::Relay) is such a relay in one wait, without a second thread or coroutine. It also passes on
+//! [`Relay`](crate::net::Relay) is such a relay in one wait, without a second thread or coroutine. `Relay` also passes on
 //! resets, and holds no buffer while both sides are silent.
 //!
-//! One future can wait for both directions too, and for a channel beside them: with
+//! One future can wait for both directions and for a channel too: in [`block_on`], with
 //! [`poll_read`](crate::Connection::poll_read) and [`poll_write`](crate::Connection::poll_write) of a connection or
-//! of its halves, in [`block_on`].
+//! of its halves.
 //!
 //! # Writing from elsewhere
 //!
 //! [`Connection::writer`](crate::Connection::writer) returns a [`Writer`], through which other handlers and threads
-//! write to a connection. A whole `write_all` of one writer does not interleave with those of others. A write
+//! write to a connection. The `write_all` calls of several writers do not interleave. A write
 //! waits for a slow reader as the handler's own writes do; [`set_write_timeout`](crate::net::Writer::set_write_timeout) and
-//! [`timeout`] bound the wait. One slow client holds up whoever writes to it: to send the same to many, give each
-//! client a bounded queue and let its own handler write.
+//! [`timeout`] bound the wait. A slow client holds up every task that writes to it. To send the same bytes to many
+//! clients, give each client a bounded queue and let its own handler write.
 //!
 //! # What ends a wait
 //!
@@ -292,20 +293,20 @@
 //! | [`scope`], [`join`] | waits for closures, whose own waits end as above | the same |
 //! | [`offload`] | goes on | unwinds a coroutine; on a thread it goes on |
 //!
-//! [`block_on`] returns the output of a future that is ready, after the deadline and after an abort too.
-//! Input that has arrived is read after the deadline too.
+//! After the deadline, a read still returns input that has arrived, and [`block_on`] the output of a future that
+//! is ready; [`block_on`] does so after an abort too.
 //!
 //! - A connection is aborted by a [deadline](crate::manual::limits_and_deadlines#deadlines) of the server,
 //!   by [`ServerHandle::abort`], and at the drain deadline of a stop. The error's text is the reason, and
 //!   every later wait fails too: the handler cleans up, and returns.
 //! - The closures that a handler has spawned are aborted with it.
-//! - While a handler waits here and does not read, the silence of its client, or its end, aborts nothing:
-//!   only [`request_timeout`](crate::Builder::request_timeout) and [`lifetime`](crate::Builder::lifetime)
-//!   count. Neither is set by default, so such a wait should have a [`timeout`].
-//! - [`Failure::abort_reason`] has the reason, where the handler returns such an error; then its
+//! - While a handler waits for anything but its own connection, a client that is silent, or has ended its
+//!   stream, aborts nothing: only [`request_timeout`](crate::Builder::request_timeout) and
+//!   [`lifetime`](crate::Builder::lifetime) count. Neither is set by default, so give such a wait a [`timeout`].
+//! - If the handler returns the error of an abort, [`Failure::abort_reason`] has the reason, and
 //!   [`is_disconnect`](crate::observe::Failure::is_disconnect) is false.
-//! - A stop does not end a wait before its drain deadline: a handler that waits here is not idle. A program
-//!   that wants such a handler to end sooner closes a channel, as in [the first of two
+//! - A stop does not end a wait before the drain deadline: a handler in such a wait is not idle. A
+//!   program that wants such a handler to end sooner closes a channel, as in [the first of two
 //!   events](#the-first-of-two-events). Under [`Forking`](crate::Forking) the child is killed at the drain
 //!   deadline.
 //! - Outside of handlers only a `timeout` ends a wait.
@@ -316,7 +317,7 @@
 //! |---|---|---|
 //! | holding a lock of `std` over a wait, under `Coroutines` | another coroutine that wants the lock blocks their worker, and so the holder: a deadlock | release the lock before the wait, or use an asynchronous lock |
 //! | waiting with `std::sync::mpsc`, a `Condvar`, `recv_blocking` or `std::net` | neither a [`timeout`] nor an abort ends the wait; under `Coroutines` all coroutines of the worker wait | [`block_on`] with an asynchronous channel; the connections of this crate |
-//! | [`block_on`] with a future that needs the reactor or the timers of a runtime (`tokio::net`, `tokio::time`) | it panics, or is never ready | run the future in its runtime, and wait for a channel or the task's handle; [`timeout`] and [`sleep`] for time |
+//! | [`block_on`] with a future that needs the reactor or the timers of a runtime (`tokio::net`, `tokio::time`) | the future panics, or is never ready | run the future in its runtime, and wait for a channel or the task's handle; [`timeout`] and [`sleep`] for time |
 //! | spawning a closure that neither ends nor waits with this crate | [`scope`] does not return, so the handler goes on [after the drain deadline](crate::manual::stopping#what-an-abort-is) | end it by a channel that is closed or an atomic flag |
 //! | computing side by side with [`scope`], under `Coroutines` | the closures take turns on one thread | [`offload`] |
 //!
@@ -326,10 +327,10 @@
 //! - in models without coroutines, 1,024 threads run the closures of all handlers of a server, in each process.
 //!   They are apart from the threads of the model.
 //!
-//! Beyond either, [`spawn`] fails at once with [`ResourceBusy`]: the closure neither waits for its turn nor
-//! runs in the caller. It fails with the system's error where there is no thread, or no memory for the
+//! Beyond either bound, [`spawn`] fails at once with [`ResourceBusy`]: the closure neither waits for its turn nor
+//! runs in the caller. [`spawn`] fails with the system's error if there is no thread, or no memory for the
 //! stack of a coroutine. A handler that gets such an error can join a closure and try again, do the work
-//! itself, or tell its client.
+//! itself, or send its client an error.
 //!
 //! Next: [several processes](crate::manual::several_processes).
 //!

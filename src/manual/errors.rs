@@ -10,16 +10,16 @@
 //! | a server cannot be bound or built | the caller of `bind` or `build` | leaves nothing bound |
 //!
 //! Without a hook the server only counts failures
-//! ([`ServerHandle::totals`](crate::ServerHandle::totals)), and prints none of them.
+//! ([`ServerHandle::totals`](crate::ServerHandle::totals)), and prints nothing.
 //!
 //! # Handlers
 //!
 //! A handler returns any error that converts into [`HandlerError`](crate::HandlerError), a boxed
 //! [`std::error::Error`]: `?` works on I/O errors, parse errors, and strings. The client receives the
-//! output that the handler has written before, and the end of the stream. A handler that has more to say
-//! writes it before it returns.
+//! output that the handler has written before, and the end of the stream. To send the client a message
+//! about the error, write the message before returning.
 //!
-//! [`Failure`] has the number of the connection, its peer and the error; and says whether the client
+//! [`Failure`] has the number of the connection, its peer and the error, and says whether the client
 //! went away ([`is_disconnect`](crate::observe::Failure::is_disconnect)), the handler panicked
 //! ([`is_panic`](crate::observe::Failure::is_panic)), or the server had aborted the connection
 //! ([`abort_reason`](crate::observe::Failure::abort_reason)).
@@ -66,7 +66,7 @@
 //!
 //! # Failures to accept
 //!
-//! An error ends the accept loop only if the last listener fails, if a worker fails (`Fail` below), or
+//! An error ends the accept loop only if the last listener fails, if a worker of `Coroutines` fails, or
 //! if a process of [`Forking`](crate::Forking) has other threads by now and so can never fork again;
 //! serving then returns the error. [`AcceptError`] says what failed ([`Step`](crate::observe::Step)),
 //! the error, and the [`Reaction`]:
@@ -80,7 +80,8 @@
 //!
 //! The server calls the hook at most once a second, in all processes together. An `Abandon`, a `Fail` and
 //! a panic of [`service_actions`](crate::Builder::service_actions) reach the hook at once.
-//! [`unreported`](crate::observe::AcceptError::unreported) is the number of errors since the last call.
+//! [`unreported`](crate::observe::AcceptError::unreported) is the number of errors since the last call
+//! of the hook.
 //!
 //! # `Error`
 //!

@@ -23,7 +23,7 @@
 //! }
 //! ```
 //!
-//! `nc 127.0.0.1 8080` talks to it; Ctrl-C ends it. The calls:
+//! `nc 127.0.0.1 8080` talks to the server; Ctrl-C ends the server. The calls:
 //!
 //! - [`Server::bind`] binds and listens. Clients can connect from here on: they wait in the kernel's
 //!   backlog until the server serves. Port 0 picks a free port, which [`Server::local_addrs`] and
@@ -36,8 +36,8 @@
 //!   handler may return.
 //! - [`Connection::next_message`] waits until the client has sent more, and returns `false` at the end
 //!   of the stream. A connection that waits there is *idle*: a stop may end it.
-//! - [`Connection::read_line_max`] is `read_line` with a limit. A client decides how long its line is;
-//!   without a limit it decides how much memory the server uses.
+//! - [`Connection::read_line_max`] is `read_line` with a limit. Without a limit, a client that sends a
+//!   long line decides how much memory the server uses.
 //!
 //! # With options, on a thread of its own
 //!
@@ -132,8 +132,9 @@
 //! # Ok::<(), socketserver::Error>(())
 //! ```
 //!
-//! A seqpacket socket ([`UnixSeqpacket`](crate::UnixSeqpacket)) is in between: clients connect, and each message
-//! arrives whole. Its connection is no [`Connection`](crate::Connection):
+//! A seqpacket socket ([`UnixSeqpacket`](crate::UnixSeqpacket)) has properties of both: clients connect, and each
+//! message arrives whole. Its connections do not implement [`Connection`](crate::Connection); a
+//! [`SeqpacketConnection`](crate::net::SeqpacketConnection) sends and receives messages:
 //!
 //! ```
 //! use std::io;
@@ -162,7 +163,7 @@
 //! | [`Tcp`](crate::Tcp) | yes | bytes, in order | IP address and port |
 //! | [`UnixStream`](crate::UnixStream) | yes | bytes, in order | path or name |
 //! | [`UnixSeqpacket`](crate::UnixSeqpacket) | yes | messages, whole and in order | path or name |
-//! | [`Udp`](crate::Udp) | no | datagrams, each for itself; some are lost | IP address and port |
+//! | [`Udp`](crate::Udp) | no | datagrams, in any order; the network may lose some | IP address and port |
 //! | [`UnixDatagram`](crate::UnixDatagram) | no | datagrams, in order | path or name |
 //!
 //! Options of one listener belong to its transport: [`Tcp::options`](crate::Tcp::options),

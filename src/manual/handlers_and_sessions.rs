@@ -17,15 +17,16 @@
 //! | value | meaning |
 //! |---|---|
 //! | `()`, [`Next::Close`] | the connection is over: the server sends buffered output, and closes |
-//! | [`Next::Park`] | the connection stays open; this handler is called again when the client has sent something, or has ended the stream |
+//! | [`Next::Park`] | the connection stays open, [parked](#parking); the handler is called again when the client has sent something, or has ended the stream |
+//! | [`Next::ParkFor`] | as `Park`; the handler is also called again when a duration is over and the client has sent nothing |
 //! | [`Next::Stop`] | the connection is over, and the server [stops](crate::manual::stopping) |
 //! | an error, or a panic | the connection is over and has failed; see [errors](crate::manual::errors) |
 //!
 //! # A closure
 //!
 //! The closure owns the state that it captures. A function of `&mut impl Connection` serves TCP and Unix
-//! streams alike; a method that only one transport has ([`peer_addr`]) needs its type:
-//! [`TcpConnection`], [`UnixConnection`].
+//! streams alike. For a method that only one transport has ([`peer_addr`]), name the type of the
+//! connection: [`TcpConnection`], [`UnixConnection`].
 //!
 //! ```
 //! use std::io::{Read, Write};
@@ -87,9 +88,9 @@
 //! [`Forking`](crate::Forking) a parked connection still holds its child process.
 //!
 //! Two options of the server park a connection before its handler is called:
-//! [`Builder::client_speaks_first`] until its first byte has come, [`Builder::whole_request`] until a
-//! whole request has. A client that connects and says nothing, or sends a byte a second, then holds no
-//! thread.
+//! [`Builder::client_speaks_first`] until the client's first byte has come, [`Builder::whole_request`]
+//! until a whole request has come. Then a client that connects and says nothing, or sends a byte a
+//! second, holds no thread.
 //!
 //! # Sessions
 //!
@@ -127,8 +128,8 @@
 //! ```
 //!
 //! The server calls a [`RequestHandler`] in Python's order: `setup` once, `handle` once and after each
-//! parking, `finish` once. The trait's documentation has a table: how a connection ends, and which
-//! method is called then. A session moves from thread to thread with its connection, so it is `Send`.
+//! parking, `finish` once. The trait's documentation says which method is called at which end of a
+//! connection. A session moves from thread to thread with its connection, so it is `Send`.
 //!
 //! ```
 //! use std::io::{BufRead, BufReader, Write};
@@ -182,7 +183,7 @@
 //! - Each write is sent at once, unless [`Connection::set_write_buffer`] has set a buffer; a buffer is
 //!   sent when it is full, on flush, before a wait for input, and at the end.
 //! - [`Connection::writer`](crate::Connection::writer) returns a [`Writer`](crate::net::Writer), through
-//!   which another handler writes to the connection.
+//!   which other handlers and threads write to the connection.
 //! - [`TcpConnection::connect`], [`UnixConnection::connect`] and
 //!   [`SeqpacketConnection::connect`](crate::net::SeqpacketConnection::connect) connect out, for handlers that are
 //!   clients of other servers.
@@ -200,6 +201,7 @@
 //! [`Next`]: crate::Next
 //! [`Next::Close`]: crate::Next::Close
 //! [`Next::Park`]: crate::Next::Park
+//! [`Next::ParkFor`]: crate::Next::ParkFor
 //! [`Next::Stop`]: crate::Next::Stop
 //! [`RequestHandler`]: crate::RequestHandler
 //! [`TcpConnection`]: crate::net::TcpConnection

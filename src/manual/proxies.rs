@@ -1,8 +1,8 @@
 //! Behind a proxy: the addresses of clients that come through HAProxy, nginx, a load balancer.
 //!
-//! A server behind a proxy sees one peer, the proxy. The PROXY protocol tells it the client: the proxy sends a header
-//! before the client's first byte, a line of text (version 1) or a binary one (version 2). [`Proxied<T>`] demands a
-//! header of each connection, in every model, and the handler reads what comes behind it.
+//! A server behind a proxy sees one peer, the proxy. With the PROXY protocol the proxy sends a header that names the
+//! client before the client's first byte: a line of text (version 1), or binary (version 2). [`Proxied<T>`] demands a
+//! header on each connection, in every model, and the handler reads what follows the header.
 //!
 //! ```
 //! use std::io::{Read, Write};
@@ -34,19 +34,19 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 //!
-//! # Who may say so
+//! # Who may send a header
 //!
 //! A header decides which client a connection belongs to, so [`ProxyConfig::trust`] lists the proxies: networks,
-//! addresses, and `unix` for the peers of a Unix socket. A connection from anywhere else ends at once, and so does one
-//! that does not begin with a header; each is a [failure](crate::manual::errors) of its connection. A listener has
-//! either proxies or clients: for both, [bind two](crate::net::Either).
+//! addresses, and `unix` for the peers of a Unix socket. A connection from anywhere else, or a connection that does not
+//! begin with a header, [fails](crate::manual::errors) at once. A listener serves either proxies or direct clients: for
+//! both, [bind two listeners](crate::net::Either).
 //!
 //! A header has the [handshake timeout](crate::Builder::handshake_timeout). A connection that waits for its header
 //! holds no thread where [a TLS handshake](crate::manual::tls) holds none.
 //!
-//! # What it changes
+//! # What a header changes
 //!
-//! | | before the header | behind it |
+//! | | before the header has come | after |
 //! |---|---|---|
 //! | [`peer`](crate::net::Accepted::peer), [`ServerHandle::connections`](crate::ServerHandle::connections), events | the proxy | the client |
 //! | [`local_addr`](crate::Connection::local_addr) | the socket's | the address that the client has connected to |
@@ -54,28 +54,29 @@
 //! | [rules for networks], [`max_per_address`], [`verify`] | not applied | applied to the client |
 //! | [rules for users], on a Unix socket | applied to the proxy's process | applied to the proxy's process |
 //!
-//! A server judges a client when the header has come: by its IP address, or by that of the proxy if it has none. On a
-//! Unix socket the user and the groups of the process that has connected, which is the proxy, are judged at the accept.
-//! [`max_per_user`] counts a connection once its header has come, if its client has no IP address.
+//! When the header has come, the server judges the client by the client's IP address, or by the proxy's address if the
+//! header names no IP address. On a Unix socket the server judges the user and the groups of the process that has
+//! connected, which is the proxy, at the accept. [`max_per_user`] counts a connection when its header has come, and only
+//! if the client has no IP address.
 //!
 //! The proxy's own connections, such as the health checks of HAProxy, have a header without a client (`LOCAL` or
-//! `UNKNOWN`). For these everything is as without a proxy. [`Event::Proxied`](crate::observe::Event::Proxied) has both
-//! addresses, for logs.
+//! `UNKNOWN`). The server treats them like direct connections of the proxy.
+//! [`Event::Proxied`](crate::observe::Event::Proxied) has both addresses, for logs.
 //!
-//! A header of version 2 can say more of the client: the host name that it has asked for, its protocol, an identifier
-//! of the connection, its TLS with the name in its certificate, and fields of one's own. [`proxy_header`] returns them,
-//! above TLS too.
+//! A header of version 2 can say more of the client: the host name that the client has asked for, the protocol, an
+//! identifier of the connection, the TLS version with the name in the client's certificate, and fields that proxies
+//! define themselves. [`proxy_header`] returns the header, on a connection with TLS above it too.
 //!
 //! # TLS
 //!
-//! A proxy that passes on the bytes of TLS connections sends its header before them:
-//! [`tls.listen(proxy.listen(listeners))`](crate::proxied::ProxyConfig::listen), a server of `Tls<Proxied<Tcp>>`. The client is
-//! judged before the handshake begins.
+//! A proxy that passes on TLS connections unopened sends its header before the handshake:
+//! [`tls.listen(proxy.listen(listeners))`](crate::proxied::ProxyConfig::listen) makes a server of `Tls<Proxied<Tcp>>`.
+//! The server judges the client before the handshake begins.
 //!
 //! # Datagrams
 //!
-//! `Proxied<Udp>` takes a header of version 2 off each datagram. [`packet`](crate::Datagram::packet) is what comes
-//! behind it; the reply goes to the proxy, without a header.
+//! `Proxied<Udp>` takes a header of version 2 off each datagram. [`packet`](crate::Datagram::packet) returns what
+//! follows the header; the reply goes to the proxy, without a header.
 //!
 //! # Being the proxy
 //!

@@ -12,11 +12,12 @@
 //! A forked child has one thread. A lock that another thread of its parent held at the fork stays
 //! locked in the child for ever (fork(2), signal-safety(7)). So both models fork only in a process with
 //! one thread, and serving fails with `Unsupported` in any other: serve from `main`, before anything
-//! starts a thread, and not with [`spawn`](crate::Server::spawn). Both check again at each fork, so the
-//! hooks that run in the parent must start no thread later either. Children and workers may start
+//! starts a thread, and not with [`spawn`](crate::Server::spawn). Both models check again at each fork, so
+//! hooks that run in the parent must not start a thread later either. Children and workers may start
 //! threads, except the workers of `Prefork<Forking>`, which fork themselves.
 //!
-//! Both models need pidfd_open(2). Where that is forbidden, serving fails with an error that names it.
+//! Both models need pidfd_open(2). Where this call is forbidden, serving fails with an error that names
+//! the call.
 //!
 //! # A process for each connection
 //!
@@ -82,7 +83,7 @@
 //!
 //! A hook runs in the process in which its cause occurs: [`on_error`] in the process of the handler,
 //! [`service_actions`] in each process that accepts, an observer in every process, for the events of
-//! that process, [`on_reload`](crate::Builder::on_reload) in one process that accepts. [`on_ready`] runs in the parent, under `Prefork` once all workers accept.
+//! that process, [`on_reload`](crate::Builder::on_reload) in one of the processes that accept. [`on_ready`] runs in the parent, under `Prefork` once all workers accept.
 //! [`on_accept_error`] is called at most once a second over all processes, and at once for an error
 //! that ends a listener or the server.
 //!
@@ -102,8 +103,8 @@
 //! # A stop
 //!
 //! [`ServerHandle::shutdown`] stops the whole server from any of its processes; [`retire`] stops the
-//! process that calls it. A SIGTERM reaches one process, a SIGINT from a terminal all of them. Each
-//! process has the signal handlers that the program has installed before it serves.
+//! process that calls it. A SIGTERM reaches one process, a SIGINT from a terminal reaches all processes.
+//! Each process has the signal handlers that the program has installed before it serves.
 //!
 //! Next: [TLS](crate::manual::tls).
 //!

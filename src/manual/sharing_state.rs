@@ -68,8 +68,8 @@
 //! every later connection would fail. `PoisonError::into_inner` takes the value as it is, which is right
 //! where no panic can leave it half changed.
 //!
-//! State that the program uses too, while the server serves or afterwards, is in an
-//! [`Arc`](std::sync::Arc), of which the handler captures a clone.
+//! Put state that the program also uses, while the server serves or afterwards, into an
+//! [`Arc`](std::sync::Arc), and let the handler capture a clone.
 //!
 //! # Under `Coroutines`
 //!
@@ -78,7 +78,8 @@
 //!
 //! - a lock of `std::sync`: another coroutine of the thread that wants the lock blocks the thread, and
 //!   with it the coroutine that holds the lock. That is a deadlock;
-//! - a borrow of a `RefCell` in a thread-local: another coroutine of the thread that borrows it panics.
+//! - a borrow of a `RefCell` in a thread-local: another coroutine of the thread that borrows the `RefCell`
+//!   panics.
 //!
 //! The lock of the example above is released before each wait, so the example serves under `Coroutines`
 //! too. The page on [coroutines](crate::manual::coroutines#what-a-handler-must-not-do) has the other
@@ -88,8 +89,8 @@
 //!
 //! A handler changes its own process's copy of the state. The copy ends with the process: after one
 //! connection under [`Forking`](crate::Forking), with the worker under [`Prefork`](crate::Prefork).
-//! Files, pipes and sockets that the program opens before it serves are open in every process;
-//! processes share state through them, through a database, or through memory that is mapped as shared.
+//! Files, pipes and sockets that the program opens before it serves are open in every process.
+//! Processes share state through such descriptors, a database, or memory that is mapped as shared.
 //! All processes share the server's own state: its limits, totals, connections and stop.
 //!
 //! ```
@@ -120,7 +121,7 @@
 //! # State of one connection
 //!
 //! Keep such state in local variables of the handler, or in a
-//! [session](crate::manual::handlers_and_sessions#sessions) if the handler parks. Neither needs a lock.
+//! [session](crate::manual::handlers_and_sessions#sessions) if the handler parks. Such state needs no lock.
 //!
 //! Next: [errors](crate::manual::errors).
 //!

@@ -8,11 +8,11 @@
 //! | [`ServerHandle::shutdown_within`] | as `shutdown`, with a drain timeout of its own and without a [lame duck](#the-steps). Zero aborts at once; idle connections get the end of the stream |
 //! | [`Next::Stop`] | a handler, by returning it, in every model. As `shutdown` |
 //! | [`ServerGuard::stop`], or dropping the guard | the owner of a server that was [spawned](crate::Server::spawn). Both wait until the server has drained |
-//! | [`ServerHandle::retire`] | a process of a server, which stops alone: it drains, and if it is a worker, it is [replaced](crate::manual::several_processes) |
+//! | [`ServerHandle::retire`] | a process of a server, which then ends alone: a [worker](crate::manual::several_processes) drains and is replaced, a child of `Forking` ends with its connection. In any other process as `shutdown` |
 //!
 //! [`serve_forever`](crate::Server::serve_forever) returns when the server has ended, with a [`Report`]
-//! of how many connections were aborted. A second call of `shutdown` changes nothing; the earliest
-//! deadline counts, so a program that is asked to stop twice can call
+//! of how many connections were aborted. A second call of `shutdown` changes nothing. Of several drain
+//! deadlines the earliest counts, so a program that is asked to stop twice can call
 //! `shutdown_within(Duration::ZERO)`.
 //!
 //! A server that is stopped before it serves still serves its backlog, and returns.
@@ -43,9 +43,9 @@
 //!
 //! # Signals
 //!
-//! The library installs no handler for SIGTERM or SIGINT, which end a process that has none. `shutdown`
-//! is async-signal-safe (signal-safety(7)), so a signal handler may call it. This one is installed with
-//! signal(2); crates such as `signal-hook` need less code.
+//! The library installs no handler for SIGTERM or SIGINT; without a handler these signals end the process.
+//! `shutdown` is async-signal-safe (signal-safety(7)), so a signal handler may call it. The example installs
+//! its handler with signal(2); crates such as `signal-hook` need less code.
 //!
 //! ```
 //! use std::io::Write;
@@ -72,26 +72,27 @@
 //!
 //! # The steps
 //!
-//! [`ServerHandle::state`] names them, [`ServerHandle::wait_for`] waits for one, and an
-//! [`Observer`](crate::observe::Observer) receives each.
+//! [`ServerHandle::state`] returns the step, [`ServerHandle::wait_for`] waits for a step, and an
+//! [`Observer`](crate::observe::Observer) receives each step.
 //!
 //! | [`State`] | what happens | how long |
 //! |---|---|---|
 //! | `LameDuck` | the server still accepts; [`is_stopping`] and [`Accepted::stopping`] return `true`, so that health checks can fail | [`lame_duck`], none by default |
-//! | `ServingBacklog` | the kernel takes in no new connection; the server accepts and serves the backlog | until the backlog is empty and no handshake is on its way, or until the drain deadline |
-//! | `Draining` | the listeners are closed; live connections end by themselves | until the last one has ended, or until the drain deadline: [`drain_timeout`], 25 s by default, after the lame duck |
+//! | `ServingBacklog` | the kernel takes in no new connection; the server accepts and serves the backlog | until the backlog is empty and no TCP handshake is on its way (1 s at most for these), or until the drain deadline |
+//! | `Draining` | the listeners are closed; live connections end by themselves | until the last connection has ended, or until the drain deadline: [`drain_timeout`], 25 s by default, after the lame duck |
 //! | `Aborting` | the drain deadline has come, and the server aborts the connections that are left | until their handlers have returned: [see below](#what-an-abort-is) |
 //! | `Closed` | `serve_forever` returns | |
 //!
 //! The lame duck lasts its whole time; each later step ends as soon as its work is done. Without a lame
 //! duck and without connections, a stop takes milliseconds. Keep the sum of `lame_duck` and
-//! `drain_timeout` below the time that a service manager gives (30 s in Kubernetes, 90 s in systemd):
-//! then the server ends before it is killed.
+//! `drain_timeout` a few seconds below the time that a service manager gives (30 s in Kubernetes, 90 s in
+//! systemd), so that the server ends before the manager kills it.
 //!
 //! # Idle connections
 //!
 //! A kept-alive connection would hold up every stop, so a stop ends connections that are *idle*:
-//! parked, or in [`Connection::next_message`]. An idle connection stays for [`idle_grace`] after the
+//! [parked](crate::manual::handlers_and_sessions#parking), or in [`Connection::next_message`]. An idle
+//! connection stays for [`idle_grace`] after the
 //! lame duck, 1 s by default, so that a request on its way is answered. After the grace the client gets
 //! the end of the stream, which is no abort. The grace ends early when clients in the backlog wait for
 //! the permit, thread or process of an idle connection.
@@ -134,11 +135,11 @@
 //!
 //! # What a client sees
 //!
-//! | when the stop begins, the client | it sees |
+//! | when the stop begins, the client | what the client sees |
 //! |---|---|
 //! | is in the backlog | its connection is served |
 //! | connects during the lame duck | its connection is served |
-//! | connects after that | TCP: no answer, and "connection refused" once the listener is closed; a Unix stream or seqpacket socket: refused at once |
+//! | connects after the lame duck | TCP: no answer, and "connection refused" once the listener is closed; a Unix stream or seqpacket socket: refused at once |
 //! | waits for an answer | the answer; then, where the handler uses `next_message`, parks or returns, the end of the stream |
 //! | is idle, and sends a message within the grace | the answer, and the end of the stream |
 //! | is idle, and silent | the end of the stream, when the grace is over |
@@ -146,9 +147,10 @@
 //! | is still in the backlog at the drain deadline | a reset |
 //! | has sent a datagram | the answer. A later datagram meets a closed port |
 //!
-//! A stop loses no connection of a listener that the server has bound itself. On a listener that the
-//! server has [adopted](crate::Tcp::from_fd), connections that come after the last accept are reset,
-//! unless another program has the listener too.
+//! A stop loses no connection of a listener that the server has bound itself, within two limits: it
+//! waits at most 1 s for TCP handshakes that have begun, and serves the backlog until the drain deadline
+//! at the latest. On a listener that the server has [adopted](crate::Tcp::from_fd), connections that come after
+//! the last accept are reset, unless another program has the listener too.
 //!
 //! # What an abort is
 //!
@@ -161,7 +163,7 @@
 //! | `Threading`, `ThreadPool` | `serve_forever` returns 2.25 s after the deadline at the latest, and leaves the thread behind |
 //! | `Sequential`, `Coroutines` | `serve_forever` returns when the handler has returned |
 //! | `Forking` | the child process is killed at the deadline |
-//! | `Prefork` | the worker process ends, at the latest when it is killed three seconds after the deadline |
+//! | `Prefork` | the worker process is killed 3 s after the deadline, if it has not ended before |
 //!
 //! Next: [sharing state](crate::manual::sharing_state).
 //!

@@ -57,15 +57,16 @@
 //! - [`TestServer::handle`](crate::testing::TestServer::handle) has the totals, the state and the live
 //!   connections. A count is final once [`TestServer::stop`](crate::testing::TestServer::stop) has
 //!   returned: a client may see the end of its stream before the server has counted the connection.
-//! - `connect` connects a client over TCP, a Unix stream or UDP. A client of another transport connects
-//!   to [`TestServer::addr`](crate::testing::TestServer::addr).
+//! - `connect` connects a client over TCP, a Unix stream or UDP. For another transport, connect a client of
+//!   your own to [`TestServer::addr`](crate::testing::TestServer::addr).
 //! - A [`Handler`](crate::Handler) type is served through a closure:
 //!   `TestServer::spawn(server, move |conn| handler.handle(conn))`.
 //!
-//! # One request, without a thread
+//! # One client, without a thread
 //!
-//! [`Server::handle_request`](crate::Server::handle_request) serves a client that is already connected,
-//! on the calling thread, and returns:
+//! [`Server::handle_request`](crate::Server::handle_request) accepts one connection and hands it to the
+//! model. Under [`Sequential`](crate::Sequential), the default, the handler runs on the calling thread, and
+//! has returned when `handle_request` returns:
 //!
 //! ```
 //! use std::io::{Read, Write};
@@ -86,8 +87,8 @@
 //!
 //! # Events instead of sleeps
 //!
-//! [`ServerHandle::wait_for`](crate::ServerHandle::wait_for) waits for a state of the server. For anything
-//! else, an [`Observer`](crate::observe::Observer) sends to a channel, and the test waits there:
+//! [`ServerHandle::wait_for`](crate::ServerHandle::wait_for) waits for a state of the server. For any other
+//! event, an [`Observer`](crate::observe::Observer) sends to a channel, and the test receives from the channel:
 //!
 //! ```
 //! use std::sync::mpsc::channel;

@@ -1,8 +1,8 @@
 //! TLS: certificates, clients, reloads, and connections to other servers.
 //!
 //! [`Tls<T>`] puts TLS 1.2 and 1.3 on the connections of any stream transport `T`, in every model. The
-//! handler reads and writes as ever. The protocol is that of the crate `rustls`, its cryptography that
-//! of `ring`, which needs a C compiler when it is built, and nothing else.
+//! handler reads and writes as on a plain connection. The crate `rustls` implements the protocol, the crate
+//! `ring` the cryptography; building `ring` needs a C compiler.
 //!
 //! ```
 //! use std::io::{BufRead, Write};
@@ -47,15 +47,19 @@
 //!
 //! # The handshake
 //!
-//! It comes before the handler, and has the
-//! [handshake timeout](crate::Builder::handshake_timeout) (default: 5 s) from its beginning. While it
-//! waits for the client, the connection is parked under `ThreadPool`, `Threading`, and `Sequential` in
-//! one process, so that clients which never end it hold no thread; it suspends a coroutine, and holds a
-//! child of `Forking` or a worker process of `Prefork<Sequential>`. A handshake that fails is a
-//! [failure](crate::manual::errors) of its connection, and the client gets an alert.
+//! The server does the handshake before it calls the handler, within the
+//! [handshake timeout](crate::Builder::handshake_timeout) (default: 5 s). What a handshake that waits for
+//! its client holds depends on the model:
+//!
+//! - `ThreadPool`, `Threading`, and `Sequential` in one process: nothing, the connection is parked;
+//! - `Coroutines`: a coroutine, which is suspended;
+//! - `Forking`: the child process; `Prefork<Sequential>`: the worker process.
+//!
+//! A handshake that fails is a [failure](crate::manual::errors) of its connection, and the client gets an
+//! alert.
 //!
 //! The handler's connection is a [`TlsConnection`], whose [`layer`](crate::net::LayeredConnection::layer)
-//! tells what was agreed on: [`version`](crate::tls::TlsLayer::version), [`cipher_suite`](crate::tls::TlsLayer::cipher_suite),
+//! returns what both sides have agreed on: [`version`](crate::tls::TlsLayer::version), [`cipher_suite`](crate::tls::TlsLayer::cipher_suite),
 //! [`server_name`](crate::tls::TlsLayer::server_name) (SNI), [`alpn`](crate::tls::TlsLayer::alpn),
 //! [`peer_certificates`](crate::tls::TlsLayer::peer_certificates), [`is_resumed`](crate::tls::TlsLayer::is_resumed).
 //!
@@ -66,60 +70,63 @@
 //! what is wrong with it: unreadable, empty, PEM of another kind, expired, not valid yet, a key of
 //! another certificate.
 //!
-//! A reload replaces all of them for the connections that are accepted from then on; others go on. It
-//! has three causes:
+//! A reload reads all files again, for the connections that are accepted from then on; earlier connections
+//! go on. A reload has three causes:
 //!
 //! - [`TlsConfig::reload`], in the process that calls it;
 //! - [`TlsConfig::request_reload`], in all processes, before each accepts its next connection; a signal
 //!   handler may call it;
 //! - a change of a file, with [`watch_files`](crate::tls::TlsBuilder::watch_files).
 //!
-//! If a file is bad, what was in force stays in force, and the error says why. So the order in which a
-//! renewal replaces the two files is no matter: between the two, the key does not belong to its
-//! certificate. A server that gives up its privileges after the start cannot read files that only root
+//! If a file is bad, or a key does not belong to its certificate, the old certificates stay in force, and
+//! the error says why. So a renewal may replace the two files in either order: as long as only one is
+//! new, they do not belong together. A server that gives up its privileges after the start cannot read files that only root
 //! may read, and keeps the certificates that it has.
 //!
 //! # Certificates of clients
 //!
-//! [`client_authority`](crate::tls::TlsBuilder::client_authority) demands one of each client, or accepts
-//! clients without one too ([`optional_clients`](crate::tls::TlsBuilder::optional_clients)). A
+//! [`client_authority`](crate::tls::TlsBuilder::client_authority) demands a certificate of each client; with
+//! [`optional_clients`](crate::tls::TlsBuilder::optional_clients) clients without a certificate may connect too. A
 //! [`client_rule`](crate::tls::TlsBuilder::client_rule) judges each certificate by its subject, its
 //! alternative names or its fingerprint. Revocation lists are not read: give certificates of clients a
 //! short life.
 //!
 //! # Resumption
 //!
-//! A client that comes back resumes its session by a ticket, in whichever process it arrives. The
-//! processes derive the keys of tickets from a secret that the first one has made, and change them every
-//! six hours; a key that is over cannot be derived again. A server that starts anew resumes no session
-//! of an earlier one. A change of the authority for clients ends the resumption of sessions before it.
+//! A client that comes back resumes its session by a ticket, whichever process accepts it. The processes
+//! derive the keys of tickets from a secret of the process that built the [`TlsConfig`](crate::tls::TlsConfig),
+//! and change the keys every six hours; an old key cannot be derived again. A server that starts anew
+//! resumes no session of an earlier server. After a change of the authority for clients, no session of
+//! before the change is resumed.
 //!
 //! # Ends
 //!
-//! A read returns 0 after the peer's *close_notify*, and fails with `UnexpectedEof` if the stream ends
-//! without it, which anybody on the way could have brought about. A protocol whose messages have a
-//! length or an end of their own needs no such care between messages, and
+//! A read returns 0 after the peer's *close_notify*, the alert that ends a stream, and fails with
+//! `UnexpectedEof` if the stream ends without this alert: an attacker on the way may have cut it short.
+//! Between messages that have a length or an end of their own, the difference does not matter, and
 //! [`next_message`](crate::Connection::next_message) returns `false` at either end. The server sends
-//! close_notify when the handler has returned.
+//! close_notify when the handler has returned, and closes the socket.
 //!
-//! The client's close_notify is input: if it arrives after the close, it resets the connection, which can
-//! destroy an answer on its way. A handler whose client ends its side early reads to the end before it returns.
+//! To TCP, the client's close_notify is input: if it arrives after the server has closed the socket, the
+//! kernel resets the connection, which can destroy an answer on its way. A handler whose client ends its
+//! stream early reads to the end before it returns.
 //!
 //! # What plain streams have
 //!
 //! [`halves`](crate::Connection::halves), polls, [`unread`](crate::Connection::unread), parking and
 //! sessions work over TLS. So does a [`Writer`](crate::net::Writer), with these differences:
 //!
-//! - The write buffer of the connection is off once it has made a writer.
-//! - Polls wait for their turn too.
-//! - A write that is large leaves as records of 16 KiB. The end of the connection ends the write after a
-//!   record, so close_notify does not say that the write was whole.
+//! - The write buffer of the connection is off once the connection has made a writer.
+//! - [`poll_write`](crate::Connection::poll_write) of the handler waits while a writer sends.
+//! - A large write leaves as records of 16 KiB. The end of the connection ends such a write after a
+//!   record, so a close_notify does not prove that the write was whole.
 //!
 //! # Connections to other servers
 //!
 //! A [`Connector`] trusts the authorities of the system, or those of a file, and verifies that the
 //! server's certificate is for the name that was asked for. Its connections are
-//! [`Dialed`](crate::net::Dialed), so they suspend a coroutine, and end with the handler's own.
+//! [`Dialed`](crate::net::Dialed): their waits suspend a coroutine, and fail when the handler's own
+//! connection is aborted.
 //!
 //! Next: [who may connect](crate::manual::who_may_connect).
 //!

@@ -4,22 +4,25 @@
 //! |---|---|---|---|
 //! | is the address allowed? | [`Access::allow`], [`Access::deny`] | those with an IP address, datagrams too | after the accept |
 //! | is the user allowed, or one of its groups? | [`Access::allow_users`], [`Access::allow_groups`] | those of Unix stream and seqpacket sockets | after the accept |
-//! | has the address room? | [`max_per_address`] | those with an IP address | after the accept, connections alone |
+//! | has the address room? | [`max_per_address`] | those with an IP address, connections alone | after the accept |
 //! | has the user room? | [`max_per_user`] | those of Unix stream and seqpacket sockets | after the accept |
-//! | does the program want it? | [`Builder::verify`] | all | after the others |
+//! | does the program want the connection or datagram? | [`Builder::verify`] | all | after the other questions |
 //!
-//! The server asks in this order; behind a [proxy](crate::manual::proxies), once a header has named the
-//! client, whose address is then the one that is judged. A connection that is refused is closed at once, and gives back its
-//! permit, and the token of the [`rate`] that was taken for it: peers that are refused keep no other
-//! client out. A peer that is not allowed gets no byte; a peer without room gets the text of
-//! [`AtLimit::RefuseWith`], if there is one. A server that is full decides by its policy before it knows
-//! the peer: all get the text, and `ShedOldestIdle` makes room for all. [`Event::Refused`] has the reason, and
-//! [`Totals::not_allowed`], `over_address` and `over_user` count.
+//! The server asks in this order. Behind a [proxy](crate::manual::proxies), the server judges the address
+//! that the header names, once the header has come; the user of a Unix socket is judged at the accept.
+//!
+//! A connection that is refused is closed at once. The server takes back its permit, and the token of the
+//! [`rate`] that was taken for it, so refused peers keep no other client out. A peer that is not allowed
+//! gets no byte; a peer beyond [`max_per_address`] or [`max_per_user`] gets the text of
+//! [`AtLimit::RefuseWith`], if that is the policy. A server that is full applies its policy before it judges
+//! the peer: with `RefuseWith` every client gets the text, with `ShedOldestIdle` every client gets room.
+//! [`Event::Refused`] has the reason; [`Totals::not_allowed`], `over_address` and `over_user` have the counts.
 //!
 //! # Networks
 //!
-//! The longest network around an address decides; of two that are the same, the denied one. An address
-//! in none of them is denied once [`Access::allow`] was called, and else admitted:
+//! Of the networks that contain an address, the most specific (the longest prefix) decides; a network that
+//! is both allowed and denied is denied. An address in no network is denied if [`Access::allow`] was
+//! called, and else admitted:
 //!
 //! | rules | `10.1.2.3` | `10.1.9.9` | `192.0.2.1` |
 //! |---|---|---|---|
@@ -32,8 +35,8 @@
 //! IPv4 and IPv6 each have their own networks: `::/0` is every IPv6 address and no IPv4 address. An IPv4
 //! client of a listener on `[::]` is judged as IPv4.
 //!
-//! The search takes one comparison for each doubling of the number of networks, 17 or 18 for the
-//! [most]. [`Network::list`] reads a list with a network on each line.
+//! The search is binary: 18 comparisons for 100,000 networks, which is [the most]. [`Network::list`] reads a
+//! list with a network on each line.
 //!
 //! ```
 //! use std::io::{Read, Write};
@@ -60,11 +63,11 @@
 //!
 //! # Users
 //!
-//! The kernel knows the user of each client of a Unix socket (unix(7), `SO_PEERCRED`): the one that it
-//! had when it called connect(2). [`Accepted::peer_credentials`] and [`Accepted::peer_groups`] tell a
-//! handler. Together with the [mode](crate::net::UnixOptions::mode) of the socket file, rules for users
-//! decide who may connect; [`max_per_user`] below [`max_connections`] keeps a user whose connections
-//! say nothing from keeping others out.
+//! The kernel knows the user of each client of a Unix socket, as of its connect(2) (unix(7), `SO_PEERCRED`).
+//! [`Accepted::peer_credentials`] and [`Accepted::peer_groups`] return the user and the groups. The
+//! [mode](crate::net::UnixOptions::mode) of the socket file and the rules for users together decide who may
+//! connect. With a [`max_per_user`] below [`max_connections`], one user's silent connections leave room for
+//! other users.
 //!
 //! ```
 //! use std::io::Write;
@@ -90,10 +93,10 @@
 //! # Changes
 //!
 //! [`ServerHandle::set_access`] changes the rules of all processes of a server; when it has returned,
-//! each new connection is judged by the new rules. Live connections stay:
-//! [`ServerHandle::abort`] ends those that are no longer wanted. A signal handler cannot read files, so
-//! it calls [`ServerHandle::request_reload`], and the hook [`Builder::on_reload`] reads them in one of
-//! the processes.
+//! each new connection is judged by the new rules. Live connections stay, until
+//! [`ServerHandle::abort`] ends them. A signal handler cannot read files, so it calls
+//! [`ServerHandle::request_reload`], and the hook [`Builder::on_reload`] reads the files in one of the
+//! processes.
 //!
 //! Next: [behind a proxy](crate::manual::proxies).
 //!
@@ -101,7 +104,7 @@
 //! [`Access::deny`]: crate::access::Access::deny
 //! [`Access::allow_users`]: crate::access::Access::allow_users
 //! [`Access::allow_groups`]: crate::access::Access::allow_groups
-//! [most]: crate::access::Access::NETWORKS_MAX
+//! [the most]: crate::access::Access::NETWORKS_MAX
 //! [`Accepted::peer_credentials`]: crate::net::Accepted::peer_credentials
 //! [`Accepted::peer_groups`]: crate::net::Accepted::peer_groups
 //! [`AtLimit::RefuseWith`]: crate::limits::AtLimit::RefuseWith
