@@ -1,7 +1,6 @@
 //! The end of serving: the accept loop serves the backlog, gives idle connections their grace,
 //! waits for live connections, and aborts them at the drain deadline.
 
-use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -205,15 +204,16 @@ impl<T: Transport, M: Dispatch> Acceptor<'_, T, M> {
         let listeners = self.serving.listeners.iter();
         for listener in listeners.filter(|listener| listener.seal_backlog().unwrap_or(false)) {
             loop {
-                let mut left = VecDeque::new();
-                let mut batch = AcceptBatch::new(&mut left, ABORTED, &self.shared);
+                let mut any = false;
+                let mut abort = |request| {
+                    any = true;
+                    self.serving.service.abort(request);
+                };
+                let mut batch = AcceptBatch::new(&mut abort, ABORTED, &self.shared);
                 // An error ends the loop: a connection that cannot be accepted cannot be counted.
                 let accepted = listener.accept(&mut batch);
-                if accepted.is_err() || left.is_empty() {
+                if accepted.is_err() || !any {
                     break;
-                }
-                for request in left {
-                    self.serving.service.abort(request);
                 }
             }
         }

@@ -57,8 +57,8 @@ impl<T: Transport, M: Dispatch> Acceptor<'_, T, M> {
                 return Reaction::Continue;
             };
             let listener = &self.serving.listeners[index];
-            let requests = &mut self.batch.requests;
-            let mut into = AcceptBatch::new(requests, reservation.room(), &self.shared);
+            let mut accepted = |request| self.batch.requests.push_back(request);
+            let mut into = AcceptBatch::new(&mut accepted, reservation.room(), &self.shared);
             let result = listener.accept(&mut into);
             let accepted = self.batch.requests.len();
             if reservation.settle(accepted as u64, self) && accepted > 0 {

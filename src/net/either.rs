@@ -196,7 +196,10 @@ impl<L: Managed, R: Managed> Managed for Either<L, R> {
     }
 
     fn close_all(finished: &mut VecDeque<Self>, failed: &mut dyn FnMut(&dyn Accepted, io::Error)) {
-        let (mut left, mut right) = (VecDeque::new(), VecDeque::new());
+        let is_left = |accepted: &&Self| matches!(accepted, Self::Left(_));
+        let lefts = finished.iter().filter(is_left).count();
+        let mut left = VecDeque::with_capacity(lefts);
+        let mut right = VecDeque::with_capacity(finished.len() - lefts);
         for accepted in finished.drain(..) {
             match accepted {
                 Self::Left(side) => left.push_back(side),

@@ -52,6 +52,7 @@ pub use unix_stream::{BoundUnixStream, Credentials, UnixConnection, UnixStream};
 pub use writer::{Writer, WriterSide};
 
 use std::collections::VecDeque;
+use std::fmt;
 use std::io::{self, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
@@ -547,15 +548,23 @@ pub enum Waits<'a> {
 ///     Ok(())
 /// }
 /// ```
-#[derive(Debug)]
 pub struct AcceptBatch<'a, R> {
-    accepted: &'a mut VecDeque<R>,
+    accepted: &'a mut dyn FnMut(R),
     room: usize,
     shared: &'a Shared,
 }
 
+impl<R> fmt::Debug for AcceptBatch<'_, R> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("AcceptBatch")
+            .field("room", &self.room)
+            .finish_non_exhaustive()
+    }
+}
+
 impl<'a, R> AcceptBatch<'a, R> {
-    pub(crate) const fn new(accepted: &'a mut VecDeque<R>, room: u64, shared: &'a Shared) -> Self {
+    /// `accepted` takes what is pushed.
+    pub(crate) fn new(accepted: &'a mut dyn FnMut(R), room: u64, shared: &'a Shared) -> Self {
         Self {
             accepted,
             room: room as usize,
@@ -604,14 +613,14 @@ impl<'a, R> AcceptBatch<'a, R> {
         wrap: impl Fn(Q) -> R,
         accept: impl FnOnce(&mut AcceptBatch<'_, Q>) -> io::Result<()>,
     ) -> io::Result<()> {
-        let mut inner = VecDeque::new();
-        let result = accept(&mut AcceptBatch {
-            accepted: &mut inner,
+        let mut accepted = |inner| (self.accepted)(wrap(inner));
+        let mut batch = AcceptBatch {
+            accepted: &mut accepted,
             room: self.room,
             shared: self.shared,
-        });
-        self.room -= inner.len();
-        self.accepted.extend(inner.into_iter().map(wrap));
+        };
+        let result = accept(&mut batch);
+        self.room = batch.room;
         result
     }
 
@@ -625,7 +634,6 @@ impl<'a, R> AcceptBatch<'a, R> {
             .room
             .checked_sub(1)
             .expect("a transport pushes at most `room` connections or datagrams");
-        self.accepted
-            .push_back(make(self.shared.registry.context()));
+        (self.accepted)(make(self.shared.registry.context()));
     }
 }
