@@ -10,7 +10,7 @@ use socketserver::observe::{AbortReason, Activity};
 use socketserver::tls::Tls;
 use socketserver::{Builder, Connection, Sequential, ServerGuard, Tcp, ThreadPool};
 
-use crate::support::{DEADLINE, poll_until};
+use crate::support::{DEADLINE, poll_until, uninterrupted};
 use crate::{Client, Conn, Setup, ask, builder, connect, plain, spawn};
 
 /// How many clients of each kind there are.
@@ -127,7 +127,7 @@ fn begin(address: SocketAddr, setup: &Setup) -> Client {
     let mut client = connect(address, &setup.client(), "localhost");
     client.conn.write_tls(&mut client.sock).expect("send");
     while client.conn.is_handshaking() {
-        client.conn.read_tls(&mut client.sock).expect("receive");
+        uninterrupted(|| client.conn.read_tls(&mut client.sock)).expect("receive");
         client.conn.process_new_packets().expect("a handshake");
     }
     client

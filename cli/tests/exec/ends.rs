@@ -373,12 +373,11 @@ fn deadlines_of_a_connection_end_programs() {
 /// The idle timeout of the next test.
 const IDLE: Duration = Duration::from_secs(1);
 
-/// Talks for some time to a program that repeats lines. `None` where the connection has ended and the machine has stalled
+/// Talks for some time to a program that repeats lines, and was silent since `last` at most. `None` where the connection has ended and the machine has stalled
 /// for long enough; without that, it must not end.
 #[track_caller]
-fn is_left_alone(mut client: Client, time: Duration) -> Option<Client> {
+fn is_left_alone(mut client: Client, mut last: Instant, time: Duration) -> Option<Client> {
     let start = Instant::now();
-    let mut last = start;
     while start.elapsed() < time {
         let is_silent = client.hears_nothing_for(IDLE / 4);
         let now = Instant::now();
@@ -398,8 +397,9 @@ fn an_idle_connection_is_ended_and_a_busy_one_is_not() {
         "echo $$; while read x; do echo $x; done",
     );
     let (mut idle, program) = poll_until("a client is busy for twice the limit", DEADLINE, || {
+        let before = Instant::now();
         let (client, program) = started(&server);
-        is_left_alone(client, 2 * IDLE).map(|client| (client, program))
+        is_left_alone(client, before, 2 * IDLE).map(|client| (client, program))
     });
     assert_eq!(idle.receive(1), b"");
     await_end_of(&program);
