@@ -9,6 +9,7 @@ use std::io::Write;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::process::{Command, Stdio};
+use std::time::Duration;
 
 use rustix::fs::{Mode, mkfifoat};
 use rustix::process::{Pid, Signal, kill_process};
@@ -424,4 +425,26 @@ fn the_first_process_passes_on_what_it_has() {
     assert_echoes(&server.urls[0]);
     send(first_process(&server.process), Signal::INT);
     server.process.stopped();
+}
+
+/// A process that is stopped and continued has its receives with a time limit interrupted (signal(7)): the limit goes on.
+#[test]
+fn signals_do_not_prolong_the_close_of_a_connection() {
+    let server = serve(
+        "hello --model sequential --first-byte-timeout none --idle-timeout none",
+        &[LOCAL],
+    );
+    // The server finds input that its handler does not read, so it waits for the client's end before it closes.
+    server.process.signal(Signal::STOP);
+    let mut unread = Client::connect(&server.urls[0]);
+    unread.send(b"unread");
+    server.process.signal(Signal::CONT);
+    let mut next = Client::connect(&server.urls[0]);
+    until("the next client is served", || {
+        server.process.signal(Signal::STOP);
+        server.process.signal(Signal::CONT);
+        (!next.hears_nothing_for(Duration::from_millis(20))).then_some(())
+    });
+    drop((unread, next));
+    server.stop();
 }

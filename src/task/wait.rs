@@ -112,20 +112,22 @@ impl Source {
         if let Some(current) = self.current() {
             return self.place.receive(&current, fd, buf, || after(limit));
         }
+        let attempt = |buf: &mut [u8]| Ok((recv(fd, buf, RecvFlags::DONTWAIT)?.0, false));
         if self.watches_abort || deadline_here().is_some() {
-            let attempt = || Ok((recv(fd, &mut *buf, RecvFlags::DONTWAIT)?.0, false));
             let deadline = || after(limit);
+            let attempt = || attempt(buf);
             return complete_blocking(fd, Interest::Read, self.watches_abort, deadline, attempt);
         }
         self.keep_timeout(fd, limit)?;
-        loop {
-            match recv(fd, &mut *buf, RecvFlags::empty()) {
-                Err(Errno::INTR) => {}
-                // On a blocking socket, EAGAIN means that SO_RCVTIMEO has passed (socket(7)).
-                Err(Errno::AGAIN) => return Err(io::ErrorKind::TimedOut.into()),
-                received => return Ok(received?.0),
-            }
+        match recv(fd, &mut *buf, RecvFlags::empty()) {
+            Err(Errno::INTR) => {}
+            // On a blocking socket, EAGAIN means that SO_RCVTIMEO has passed (socket(7)).
+            Err(Errno::AGAIN) => return Err(io::ErrorKind::TimedOut.into()),
+            received => return Ok(received?.0),
         }
+        // Another such call would have the whole limit, and signals that keep coming would make it endless.
+        let end = after(limit);
+        complete_blocking(fd, Interest::Read, false, || end, || attempt(buf))
     }
 
     /// As [`receive`](Self::receive), into a buffer that it takes from the pool once there is input.
