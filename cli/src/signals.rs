@@ -18,7 +18,6 @@ use signal_hook::SigId;
 use signal_hook::consts::{SIGCHLD, SIGHUP, SIGINT, SIGTERM};
 use signal_hook::low_level::{exit, register, unregister};
 use socketserver::ServerHandle;
-use socketserver::systemd::Notifier;
 use socketserver::tls::TlsConfig;
 
 use crate::log;
@@ -77,26 +76,15 @@ impl Handlers {
     }
 }
 
-/// From now on SIGHUP makes the server read its certificates again, and calls the reload hook of `server`, in all its
-/// processes. A service manager is notified. The hook is called at the next turn of an accept loop.
-pub(crate) fn reload(
-    server: Option<ServerHandle>,
-    tls: Option<TlsConfig>,
-    notifier: Option<Notifier>,
-) -> anyhow::Result<()> {
-    if server.is_none() && tls.is_none() && notifier.is_none() {
-        return Ok(());
-    }
-    let main = process::id();
+/// From now on SIGHUP makes `server` reload, in all its processes. The reload is carried out by an accept loop, at its
+/// next turn.
+pub(crate) fn reload(server: ServerHandle, tls: Option<TlsConfig>) -> anyhow::Result<()> {
     let on_reload = move || {
-        // A manager that is not there does not keep the server from reloading.
-        let notifier = notifier.as_ref().filter(|_| process::id() == main);
-        let _ = notifier.map(Notifier::reloading);
-        let _ = server.as_ref().map(ServerHandle::request_reload);
+        // First, so that the server's reload finds it.
         let _ = tls.as_ref().map(TlsConfig::request_reload);
-        let _ = notifier.map(Notifier::ready);
+        server.request_reload();
     };
-    // SAFETY: the handler calls getpid(2), and methods that are documented as async-signal-safe.
+    // SAFETY: the handler calls methods that are documented as async-signal-safe.
     let handler = unsafe { register(SIGHUP, on_reload) };
     handler.context("handle SIGHUP").map(drop)
 }

@@ -36,7 +36,7 @@ use crate::error::{Error, Tried};
 use crate::lifecycle::{Idle, State};
 use crate::net::Transport;
 use crate::observe::events::Limit;
-use crate::observe::hooks::{self, AcceptError, Reaction, Step};
+use crate::observe::hooks::{self, AcceptError, Reaction, Reloading, Step};
 use crate::registry::keeper::DeadlineKeeper;
 use crate::shared::Shared;
 use crate::sys::wakeup::WokenBy;
@@ -254,11 +254,23 @@ impl<'a, T: Transport, M: Dispatch> Acceptor<'a, T, M> {
         self.accepting.remove(index);
     }
 
-    /// Calls the reload hook, if that is requested and no other process has done it.
+    /// Carries out a reload, if one is due and no other thread or process does so.
     fn reload(&self) {
-        if self.shared.lifecycle.take_reload() {
-            self.serving.service.hooks.reload();
+        let lifecycle = &self.shared.lifecycle;
+        let Some(taken) = lifecycle.take_reload() else {
+            return;
+        };
+        let hooks = &self.serving.service.hooks;
+        // The supervisor of workers has announced it.
+        let announces = !lifecycle.processes().is_worker();
+        if announces {
+            hooks.reloading(Reloading::Begins);
         }
+        hooks.reload();
+        if announces {
+            hooks.reloading(Reloading::Ended);
+        }
+        lifecycle.finish_reload(taken);
     }
 
     fn service_actions(&self) {

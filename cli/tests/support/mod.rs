@@ -7,7 +7,8 @@ use std::fs;
 use std::io::{self, BufRead, BufReader, ErrorKind, Read, Write};
 use std::net::{Shutdown, SocketAddr};
 use std::os::fd::OwnedFd;
-use std::path::PathBuf;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
@@ -507,6 +508,25 @@ impl Process {
             Err(RecvTimeoutError::Timeout) => panic!("no line, and no end, within the deadline"),
         }
     }
+}
+
+/// Makes a FIFO in the place of a file: who reads it waits for its writer.
+#[allow(dead_code, reason = "for files that are read while a test looks")]
+pub(crate) fn make_fifo(path: &Path) {
+    let _ = fs::remove_file(path);
+    let mode = rustix::fs::Mode::RUSR | rustix::fs::Mode::WUSR;
+    rustix::fs::mkfifoat(rustix::fs::CWD, path, mode).expect("a FIFO");
+}
+
+/// Waits until a FIFO is being read, and keeps the reader waiting.
+#[track_caller]
+#[allow(dead_code, reason = "for files that are read while a test looks")]
+pub(crate) fn writer_of_fifo(path: &Path) -> fs::File {
+    let mut options = fs::OpenOptions::new();
+    // Without a reader it fails (fifo(7)).
+    let nonblocking = rustix::fs::OFlags::NONBLOCK.bits().cast_signed();
+    options.write(true).custom_flags(nonblocking);
+    poll_until("the file is read", DEADLINE, || options.open(path).ok())
 }
 
 /// Says what was not checked here: on standard error, and in the file that `.ci/run` prints at its
