@@ -218,7 +218,7 @@ fn serve<M: ServerModel>(
         handle.clone(),
         options.limits.stop_times(options.drain_timeout),
     );
-    signals::reload(handle.clone(), wrappers.tls)?;
+    signals::reload(handle.clone(), wrappers.tls);
     if let Some(note) = short_of_descriptors(&options, handle.limits().max_connections) {
         say(format_args!("socketserver: {note}"));
     }
