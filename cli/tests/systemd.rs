@@ -17,8 +17,8 @@ use rustix::process::{Pid, Signal, kill_process};
 use socket2::{Domain, Socket, Type};
 
 use support::{
-    Client, DEADLINE, Process, Server, assert_echoes, children, command, command_under, make_fifo,
-    uninterrupted, writer_of_fifo,
+    Client, DEADLINE, FreesReader, Process, Server, assert_echoes, children, command,
+    command_under, make_fifo, uninterrupted, writer_of_fifo,
 };
 
 /// The manager's end of `NOTIFY_SOCKET`.
@@ -179,6 +179,7 @@ fn a_reload_is_over_once_the_lists_are_read() {
         let server = manager.start_at("tcp://127.0.0.1:0", &words);
         assert_eq!(manager.notice(&server), READY, "{model}");
         make_fifo(&list);
+        let _freed = FreesReader(&list);
         for _ in 0..2 {
             server.process.signal(Signal::HUP);
             let reloading = manager.news(&server);
@@ -212,6 +213,7 @@ fn a_reload_outlives_the_worker_that_carries_it_out() {
     let server = manager.start_at("tcp://127.0.0.1:0", &words);
     assert_eq!(manager.notice(&server), READY);
     make_fifo(&list);
+    let _freed = FreesReader(&list);
     server.process.signal(Signal::HUP);
     assert!(manager.news(&server).starts_with("RELOADING=1\n"));
     let kept = writer_of_fifo(&list);

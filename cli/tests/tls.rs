@@ -14,8 +14,8 @@ use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair};
 use rustix::process::Signal;
 
 use support::{
-    Client, DEADLINE, Process, Server, ask, command, make_fifo, poll_until, uninterrupted,
-    writer_of_fifo,
+    Client, DEADLINE, FreesReader, Process, Server, ask, command, make_fifo, poll_until,
+    uninterrupted, writer_of_fifo,
 };
 
 const LOCAL: &str = "tcp://127.0.0.1:0";
@@ -304,6 +304,7 @@ fn a_reload_is_over_once_the_certificates_are_read() {
         let server = Server::start(command, 1);
         assert!(notice().starts_with("READY=1\n"), "{model}");
         make_fifo(&key);
+        let _freed = FreesReader(&key);
         server.process.signal(Signal::HUP);
         assert!(notice().starts_with("RELOADING=1\n"), "{model}");
         let mut writer = writer_of_fifo(&key);

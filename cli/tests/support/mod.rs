@@ -522,11 +522,24 @@ pub(crate) fn make_fifo(path: &Path) {
 #[track_caller]
 #[allow(dead_code, reason = "for files that are read while a test looks")]
 pub(crate) fn writer_of_fifo(path: &Path) -> fs::File {
-    let mut options = fs::OpenOptions::new();
-    // Without a reader it fails (fifo(7)).
+    poll_until("the file is read", DEADLINE, || open_to_write(path).ok())
+}
+
+/// Without a reader it fails (fifo(7)).
+fn open_to_write(path: &Path) -> io::Result<fs::File> {
     let nonblocking = rustix::fs::OFlags::NONBLOCK.bits().cast_signed();
-    options.write(true).custom_flags(nonblocking);
-    poll_until("the file is read", DEADLINE, || options.open(path).ok())
+    let mut options = fs::OpenOptions::new();
+    options.write(true).custom_flags(nonblocking).open(path)
+}
+
+/// At its end, who still waits for a writer of a FIFO goes on: a worker of a server that a failed test has killed.
+#[allow(dead_code, reason = "for files that are read while a test looks")]
+pub(crate) struct FreesReader<'a>(pub(crate) &'a Path);
+
+impl Drop for FreesReader<'_> {
+    fn drop(&mut self) {
+        let _ = open_to_write(self.0);
+    }
 }
 
 /// Says what was not checked here: on standard error, and in the file that `.ci/run` prints at its
