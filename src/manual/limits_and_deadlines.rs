@@ -94,8 +94,10 @@
 //! to two 64ths of its own length. No connection has a timer, and no read or write makes a system call
 //! for its deadline.
 //!
-//! [`handle_request`](crate::Server::handle_request) checks deadlines only while it waits for a client,
-//! and under [`Sequential`](crate::Sequential) never: use the timeouts of the connection there.
+//! [`handle_request`](crate::Server::handle_request) checks deadlines only while it waits for a client. Under
+//! [`Sequential`](crate::Sequential) a handler has none there: use the timeouts of the connection. A client that lets it
+//! wait for a TLS handshake or the header of a proxy does not hold up a call, and is ended by the first call after the
+//! [`handshake_timeout`].
 //!
 //! [`Connection::set_read_timeout`] and [`set_write_timeout`](crate::Connection::set_write_timeout) are
 //! timeouts of the handler's own. None is set by default. When one has passed, the read or write fails
