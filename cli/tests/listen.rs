@@ -386,7 +386,9 @@ fn socket_of_kind(kind: &str, directory: &Path) -> Socket {
     let socket = Socket::new(domain, socket_type, None).expect("a socket");
     if domain == Domain::UNIX {
         let path = directory.join(unique_name());
-        socket.bind(&SockAddr::unix(path).unwrap()).expect("bind");
+        socket
+            .bind(&SockAddr::unix(path).expect("a short path"))
+            .expect("bind");
     } else {
         let any = SocketAddr::from(([127, 0, 0, 1], 0));
         socket.bind(&any.into()).expect("bind");
