@@ -245,12 +245,12 @@ type Introduced = Server<Proxied<Tcp>>;
 const HEADER: &[u8] = b"PROXY TCP4 192.0.2.7 192.0.2.1 56324 443\r\n";
 
 fn introduced(handshake: Duration) -> (Introduced, Target) {
-    let proxy = ProxyConfig::trust(["127.0.0.1"]).unwrap();
+    let proxy = ProxyConfig::trust(["127.0.0.1"]).expect("a network");
     let server = Server::builder()
-        .listen(proxy.listen(Tcp::bind("127.0.0.1:0").unwrap()))
+        .listen(proxy.listen(Tcp::bind("127.0.0.1:0").expect("bind")))
         .handshake_timeout(handshake)
         .build()
-        .unwrap();
+        .expect("build");
     let target = Target::parse(&server.urls()[0]);
     (server, target)
 }
@@ -261,14 +261,14 @@ fn handle(mut server: Introduced, timeout: Option<Duration>) -> (Introduced, Han
     let (sender, handled) = channel();
     thread::spawn(move || {
         let handled = server.handle_request(timeout, |conn| conn.write_all(b"served"));
-        let _ = sender.send((server, handled.unwrap()));
+        let _ = sender.send((server, handled.expect("no failure")));
     });
     handled.recv_timeout(DEADLINE).expect("the call returns")
 }
 
 fn is_readable(server: &impl AsFd, timeout: Duration) -> bool {
-    let timeout = Timespec::try_from(timeout).unwrap();
-    poll(&mut [PollFd::new(server, PollFlags::IN)], Some(&timeout)).unwrap() == 1
+    let timeout = Timespec::try_from(timeout).expect("a short time");
+    poll(&mut [PollFd::new(server, PollFlags::IN)], Some(&timeout)).expect("poll") == 1
 }
 
 const SHORT: Option<Duration> = Some(Duration::from_millis(20));
