@@ -15,7 +15,7 @@ use crate::lifecycle::{State, Times};
 use crate::model::sequential::Sequential;
 use crate::net::{Bind, Transport};
 use crate::observe::events::Observer;
-use crate::observe::hooks::{AcceptError, Failure, Hooks, Stall};
+use crate::observe::hooks::{AcceptError, Failure, Hooks, Reloading, Stall};
 use crate::registry::deadlines::{Deadlines, MinRate};
 use crate::server::Server;
 use crate::shared::{Options, share};
@@ -401,8 +401,10 @@ impl<T: Transport, M: Model> Builder<T, M> {
     ///
     /// The hook runs on the accepting thread of the first process that sees the request, before
     /// this thread accepts again, and receives a handle, to set limits and access rules. It runs
-    /// once for several requests that come together; a process that is killed meanwhile has taken its
-    /// request with it. Default: none.
+    /// once for several requests that come together, and never beside itself; if its worker process
+    /// dies meanwhile, another one runs it again. Default: none.
+    /// [`systemd::Notifier`](crate::systemd::Notifier) notifies the service manager before and after
+    /// it.
     ///
     /// # Examples
     ///
@@ -431,6 +433,13 @@ impl<T: Transport, M: Model> Builder<T, M> {
         self.hooks.reload = Some(Box::new(move || {
             let _ = handle.get().map(&hook);
         }));
+        self
+    }
+
+    /// Calls `hook` when a reload begins, and when it has ended, in the process that serves or, with
+    /// worker processes, in their supervisor.
+    pub(crate) fn on_reloading(mut self, hook: impl Fn(Reloading) + Send + Sync + 'static) -> Self {
+        self.hooks.reloading = Some(Box::new(hook));
         self
     }
 

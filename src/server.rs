@@ -2,7 +2,7 @@
 
 use std::fmt::Debug;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
@@ -11,7 +11,8 @@ use crate::accept::dispatch::Model;
 use crate::accept::dispatch::{Dispatch, Serving};
 use crate::accept::report::{Handled, Report};
 use crate::address::Address;
-use crate::connection::life::Service;
+use crate::connection::life::{Parks, Service};
+use crate::connection::parking::Parking;
 use crate::error::{Error, Tried};
 use crate::handle::ServerHandle;
 use crate::handler::{Handler, IntoOutcome, Outcome};
@@ -20,7 +21,7 @@ use crate::model::sequential::Sequential;
 use crate::net::Transport;
 use crate::observe::hooks::Hooks;
 use crate::shared::Shared;
-use crate::sys::poll::any_of;
+use crate::sys::poll::{also_of, any_of};
 
 /// A server: accepts connections or datagrams from the listeners of transport `T`, and calls a
 /// handler for each under model `M`.
@@ -72,7 +73,9 @@ pub struct Server<T: Transport, M = Sequential> {
     hooks: Arc<Hooks<T::Accepted>>,
     shared: Shared,
     closing: Closing,
-    /// An epoll instance that is readable while a listener is.
+    /// The connections that calls of `handle_request` have left unopened.
+    unopened: Arc<OnceLock<Parking<T::Accepted>>>,
+    /// An epoll instance that is readable while a listener is, or an unopened connection.
     ready: OwnedFd,
 }
 
@@ -92,6 +95,7 @@ impl<T: Transport, M: Model> Server<T, M> {
             hooks: Arc::new(hooks),
             closing: Closing(Arc::clone(&shared.lifecycle)),
             shared,
+            unopened: Arc::default(),
             ready,
         })
     }
@@ -137,10 +141,11 @@ impl<T: Transport, M: Model> Server<T, M> {
             hooks,
             shared,
             closing,
+            unopened,
             ready: _,
             addresses: _,
         } = self;
-        let service = Service::new(boxed(handler), Arc::clone(&hooks), shared.clone());
+        let service = Service::new(boxed(handler), Arc::clone(&hooks), shared.clone(), unopened);
         let result = model.serve(Serving::new(listeners, Arc::new(service)));
         hooks.enter(&shared.lifecycle, State::Closed);
         drop(closing);
@@ -212,6 +217,15 @@ impl<T: Transport, M: Model + Dispatch> Server<T, M> {
     /// Under [`Sequential`] the connection has no deadlines while its handler runs: set the
     /// timeouts of the connection instead.
     ///
+    /// Under [`Sequential`] a TLS handshake, or the header of a proxy, is a part of the wait, and not of the
+    /// connection that is served: while a client keeps it waiting, the call serves other clients, and returns when
+    /// `timeout` is over. Such a connection stays, with its permit. A later call serves it once its client has sent
+    /// what is missing, and makes the server's descriptor poll as readable; [`serve_forever`](Self::serve_forever)
+    /// goes on with it too; [`close`](Self::close) ends it, and so does a call after its
+    /// [handshake timeout](crate::Builder::handshake_timeout). Under the other models it waits in a thread or a process
+    /// of its own. A [`Layer`](crate::net::Layer) of your own has to have
+    /// [`try_open`](crate::net::Layer::try_open), or it waits in the call.
+    ///
     /// # Errors
     ///
     /// As [`serve_forever`](Self::serve_forever). A handler's error is not among them: the
@@ -242,13 +256,22 @@ impl<T: Transport, M: Model + Dispatch> Server<T, M> {
     {
         let deadline = timeout.and_then(|timeout| Instant::now().checked_add(timeout));
         let (hooks, shared) = (Arc::clone(&self.hooks), self.shared.clone());
-        let service = Service::new(boxed(handler), hooks, shared).without_parking();
+        let unopened = Arc::clone(&self.unopened);
+        let parks = match M::SERVES_HERE {
+            true => Parks::Unopened,
+            false => Parks::None,
+        };
+        let service = Service::new(boxed(handler), hooks, shared, unopened).parking_only(parks);
         let service = Arc::new(service);
         let listeners = std::mem::take(&mut self.listeners);
         let mut serving = Serving::new(listeners, service);
         let handled = Acceptor::new(&mut serving, &mut self.model, M::NAME)
             .and_then(|acceptor| acceptor.serve_one(deadline));
         self.listeners = serving.listeners;
+        if let Some(unopened) = self.unopened.get() {
+            also_of(&self.ready, unopened)
+                .tried(|| "watch unopened connections with epoll".to_owned())?;
+        }
         if matches!(handled, Ok(Handled::TimedOut)) {
             self.hooks.timed_out();
         }
@@ -279,14 +302,18 @@ impl<T: Transport, M: Model + Dispatch> Server<T, M> {
     #[doc(alias = "server_close")]
     pub fn close(mut self) -> Result<Report, Error> {
         self.shared.lifecycle.stop_now();
-        // No handler is left for the connections in the backlog.
+        // No handler is left for the connections in the backlog, and for those that are not open.
         self.listeners.clear();
+        let (hooks, shared) = (Arc::clone(&self.hooks), self.shared.clone());
+        let unopened = Arc::clone(&self.unopened);
+        Service::new(boxed(|_: &mut T::Accepted| ()), hooks, shared, unopened).dismiss_all();
         self.serve_forever(|_| ())
     }
 }
 
 impl<T: Transport, M> AsFd for Server<T, M> {
-    /// Returns a descriptor that polls as readable while a connection or a datagram is waiting.
+    /// Returns a descriptor that polls as readable while a connection or a datagram is waiting, or input of a
+    /// connection that [`handle_request`](Self::handle_request) has left in its handshake.
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.ready.as_fd()
     }

@@ -9,7 +9,7 @@ use socketserver::ServerHandle;
 use socketserver::access::{self, Network};
 
 use crate::accounts;
-use crate::listen::Url;
+use crate::listen::{SocketKind, Url};
 use crate::log::say;
 
 /// The options about access.
@@ -71,17 +71,21 @@ impl Access {
     ) -> Option<&'static str> {
         let names = !self.allow_user.is_empty() || !self.allow_group.is_empty();
         let networks = !self.allow.is_empty() || !self.deny.is_empty();
-        if names && listen.iter().any(Url::is_unix_datagram) {
+        let has_gram = |url: &Url| url.has(|kind| kind == SocketKind::UnixGram);
+        if names && listen.iter().any(has_gram) {
             return Some(
                 "--allow-user and --allow-group refuse every datagram of a unixgram listener, which does not know its clients' users; serve it apart, with ?mode=",
             );
         }
-        if (names || per_user) && !listen.iter().any(Url::may_know_users) {
+        let knows_users = |kind| matches!(kind, SocketKind::Unix | SocketKind::Seqpacket);
+        let may_know_users = |url: &Url| url.may_have(knows_users);
+        if (names || per_user) && !listen.iter().any(may_know_users) {
             return Some(
                 "--allow-user, --allow-group and --max-per-user are for unix listeners, of which there is none; other clients have no user",
             );
         }
-        let may_be_inet = |url: &Url| url.may_be_inet() || proxied && url.has_proxy();
+        let may_be_inet =
+            |url: &Url| url.may_have(|kind| !kind.is_unix()) || proxied && url.has_proxy();
         if networks && !listen.iter().any(may_be_inet) {
             return Some(
                 "--allow and --deny are for tcp and udp listeners, of which there is none; see --allow-user and --allow-group",

@@ -70,8 +70,8 @@ Options of one listener, the query of its URL: 'tcp://[::]:7007?v6only&backlog=1
 Signals:
   SIGTERM and SIGINT stop the server: it drains, and exits. A second one aborts the connections that
   are left. Idle connections are served during --idle-grace, and then get the end of the stream.
-  SIGHUP makes a server with --tls-cert read its certificates again before its next connection, and
-  the files and names of --allow, --deny, --allow-user, --allow-group and --basic-auth; it opens the
+  SIGHUP ends no server. It makes one read the certificates of --tls-cert again, and the files and
+  names of --allow, --deny, --allow-user, --allow-group and --basic-auth, and open the
   file of --access-log again.
 
 Exit status:

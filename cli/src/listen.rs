@@ -9,7 +9,7 @@ use std::vec;
 
 use socketserver::net::{UnixAddress, UnixOptions};
 
-use crate::accounts;
+use crate::{accounts, inherited};
 
 /// The URL of a listener, checked.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -87,25 +87,51 @@ impl FromStr for Url {
     }
 }
 
+/// What a listening socket is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum SocketKind {
+    Tcp,
+    Udp,
+    Unix,
+    UnixGram,
+    Seqpacket,
+}
+
+impl SocketKind {
+    /// Whether its peers are those of a Unix socket.
+    pub(crate) const fn is_unix(self) -> bool {
+        !matches!(self, Self::Tcp | Self::Udp)
+    }
+
+    /// Whether it has datagrams.
+    pub(crate) const fn is_datagram(self) -> bool {
+        matches!(self, Self::Udp | Self::UnixGram)
+    }
+}
+
 impl Url {
-    pub(crate) const fn is_unix_datagram(&self) -> bool {
-        matches!(self.target, Target::UnixGram(_))
+    /// What its sockets are: those that it binds, or those that were inherited. None if what it names is no inherited
+    /// socket; then adopting it fails.
+    pub(crate) fn kinds(&self) -> Vec<SocketKind> {
+        match &self.target {
+            Target::Tcp(_) => vec![SocketKind::Tcp],
+            Target::Udp(_) => vec![SocketKind::Udp],
+            Target::Unix(_) => vec![SocketKind::Unix],
+            Target::UnixGram(_) => vec![SocketKind::UnixGram],
+            Target::Seqpacket(_) => vec![SocketKind::Seqpacket],
+            Target::Fd(number) => inherited::kind(*number).into_iter().collect(),
+            Target::Named(name) => inherited::kinds(name),
+        }
     }
 
-    /// Whether its clients may have a user. What a descriptor is, is not known yet.
-    pub(crate) const fn may_know_users(&self) -> bool {
-        matches!(
-            self.target,
-            Target::Unix(_) | Target::Seqpacket(_) | Target::Fd(_) | Target::Named(_)
-        )
+    /// Whether one of its sockets is of such a kind.
+    pub(crate) fn has(&self, is_such: impl Fn(SocketKind) -> bool) -> bool {
+        self.kinds().into_iter().any(is_such)
     }
 
-    /// Whether its clients may have an IP address.
-    pub(crate) const fn may_be_inet(&self) -> bool {
-        matches!(
-            self.target,
-            Target::Tcp(_) | Target::Udp(_) | Target::Fd(_) | Target::Named(_)
-        )
+    /// Whether one of its sockets is of such a kind, or the URL names none, which is another error.
+    pub(crate) fn may_have(&self, is_such: impl Fn(SocketKind) -> bool) -> bool {
+        self.kinds().is_empty() || self.has(is_such)
     }
 
     /// Whether a `--proxy-protocol` applies to the listener.
@@ -113,21 +139,12 @@ impl Url {
         !self.options.proxy_off
     }
 
-    pub(crate) const fn is_datagram(&self) -> bool {
-        matches!(self.target, Target::Udp(_) | Target::UnixGram(_))
+    pub(crate) fn is_datagram(&self) -> bool {
+        self.has(SocketKind::is_datagram)
     }
 
-    pub(crate) const fn is_seqpacket(&self) -> bool {
-        matches!(self.target, Target::Seqpacket(_))
-    }
-
-    /// Whether the peers of the listener are those of a Unix socket; `None` if only the descriptor knows.
-    pub(crate) const fn is_unix(&self) -> Option<bool> {
-        match self.target {
-            Target::Tcp(_) | Target::Udp(_) => Some(false),
-            Target::Unix(_) | Target::UnixGram(_) | Target::Seqpacket(_) => Some(true),
-            Target::Fd(_) | Target::Named(_) => None,
-        }
+    pub(crate) fn is_seqpacket(&self) -> bool {
+        self.has(|kind| kind == SocketKind::Seqpacket)
     }
 }
 

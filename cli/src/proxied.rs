@@ -4,7 +4,7 @@ use clap::{Args, ValueEnum};
 use socketserver::Error;
 use socketserver::proxied::{ProxyConfig, Version};
 
-use crate::listen::Url;
+use crate::listen::{SocketKind, Url};
 
 /// The options about proxies.
 #[derive(Args, Clone, Debug)]
@@ -51,20 +51,19 @@ impl Proxied {
         }
         if self.proxy_protocol == Some(Accepts::V1) && url.is_datagram() {
             return Some(
-                "--proxy-protocol v1 has no datagrams; give v2 or any, or write ?proxy=off behind udp: and unixgram: URLs",
+                "--proxy-protocol v1 has no datagrams; give v2 or any, or write ?proxy=off behind their URLs",
             );
         }
         let trusts_unix = self.proxy_trust.iter().any(|proxy| proxy == "unix");
         let trusts_inet = self.proxy_trust.iter().any(|proxy| proxy != "unix");
-        match url.is_unix() {
-            Some(true) if !trusts_unix => Some(
+        if !trusts_unix && url.has(SocketKind::is_unix) {
+            return Some(
                 "--proxy-trust has no peer of a Unix listener; add --proxy-trust unix, or write ?proxy=off behind its URL",
-            ),
-            Some(false) if !trusts_inet => Some(
-                "--proxy-trust has no address; add a network, or write ?proxy=off behind tcp: and udp: URLs",
-            ),
-            _ => None,
+            );
         }
+        (!trusts_inet && url.has(|kind| !kind.is_unix())).then_some(
+            "--proxy-trust has no address; add a network, or write ?proxy=off behind its URL",
+        )
     }
 
     /// Reads the list of proxies; `None` if no header is demanded.

@@ -8,6 +8,7 @@ use socketserver::model::{Driver, Model as ServerModel};
 use socketserver::net::{Either, Transport};
 use socketserver::observe::{Event, Failure, State};
 use socketserver::systemd::Notifier;
+use socketserver::tls::TlsConfig;
 use socketserver::{
     Builder, Coroutines, Forking, Next, Outcome, Prefork, Report, Sequential, Server, ServerHandle,
     ThreadPool, Threading,
@@ -177,18 +178,13 @@ fn serve<M: ServerModel>(
     model: M,
 ) -> anyhow::Result<Report> {
     let mut builder = reporting(&options, model);
-    let reload = reload_hook(&*task, &options);
-    let reloads = reload.is_some();
-    if let Some(reload) = reload {
-        builder = builder.on_reload(reload);
-    }
     let notifier = Notifier::from_env().unwrap_or_else(|err| {
         say(format_args!(
             "socketserver: {err}; the service manager is not notified"
         ));
         None
     });
-    if let Some(notifier) = notifier.clone() {
+    if let Some(notifier) = notifier {
         builder = notifier.attach(builder);
     }
     if options.log {
@@ -199,6 +195,7 @@ fn serve<M: ServerModel>(
         proxy: options.proxied.load()?,
         tls: options.tls.load(task.protocols())?,
     };
+    builder = builder.on_reload(reload_hook(&*task, &options, wrappers.tls.clone()));
     let listeners = bind::all(&options.listen, &wrappers)?;
     log::start();
     task.fork(&options.privileges)?;
@@ -221,8 +218,7 @@ fn serve<M: ServerModel>(
         handle.clone(),
         options.limits.stop_times(options.drain_timeout),
     );
-    let reloaded = reloads.then(|| handle.clone());
-    signals::reload(reloaded, wrappers.tls, notifier)?;
+    signals::reload(handle.clone(), wrappers.tls);
     if let Some(note) = short_of_descriptors(&options, handle.limits().max_connections) {
         say(format_args!("socketserver: {note}"));
     }
@@ -259,18 +255,19 @@ fn reporting<M: ServerModel>(options: &Options, model: M) -> Builder<Listener, M
     options.limits.apply(builder)
 }
 
-/// Returns what to do after SIGHUP, beside reading the certificates, if there is anything.
+/// Returns what to do after SIGHUP.
 fn reload_hook(
     task: &dyn Task,
     options: &Options,
-) -> Option<impl Fn(&ServerHandle) + Send + Sync + use<>> {
+    tls: Option<TlsConfig>,
+) -> impl Fn(&ServerHandle) + Send + Sync + use<> {
     let access = options.access.is_on().then(|| options.access.clone());
     let reload = task.reloader();
-    let is_any = access.is_some() || reload.is_some();
-    is_any.then_some(move |server: &ServerHandle| {
+    move |server: &ServerHandle| {
         let _ = access.as_ref().map(|access| access.reload(server));
+        let _ = tls.as_ref().map(TlsConfig::refresh);
         let _ = reload.as_ref().map(|reload| reload());
-    })
+    }
 }
 
 /// Reports a failure, at most once a second in all processes.

@@ -1,6 +1,6 @@
 //! Signals. SIGTERM and SIGINT stop the server: the first one drains, the second one aborts. Before
-//! anything is bound they end the program. SIGHUP makes a server read its certificates, access lists and
-//! passwords again. `init` waits for signals by the functions at the end.
+//! anything is bound they end the program. SIGHUP ends no server: it makes one read its certificates, access lists and
+//! passwords again, once it is there. `init` waits for signals by the functions at the end.
 #![expect(unsafe_code, reason = "signal handlers, masks and waits")]
 
 use std::fmt;
@@ -18,7 +18,6 @@ use signal_hook::SigId;
 use signal_hook::consts::{SIGCHLD, SIGHUP, SIGINT, SIGTERM};
 use signal_hook::low_level::{exit, register, unregister};
 use socketserver::ServerHandle;
-use socketserver::systemd::Notifier;
 use socketserver::tls::TlsConfig;
 
 use crate::log;
@@ -31,6 +30,9 @@ static STOP_SIGNALS: AtomicU32 = AtomicU32::new(0);
 /// Whether there may be socket files, which the program removes when it ends in order.
 static MAY_BE_BOUND: AtomicBool = AtomicBool::new(false);
 static SERVER: OnceLock<Stopping> = OnceLock::new();
+/// Whether a signal has asked for a reload.
+static RELOAD_SIGNAL: AtomicBool = AtomicBool::new(false);
+static RELOADS: OnceLock<Reload> = OnceLock::new();
 
 /// The server that a signal stops.
 #[derive(Debug)]
@@ -38,6 +40,13 @@ struct Stopping {
     server: ServerHandle,
     /// How long the stop may take; `None` unless standard error is a terminal.
     times: Option<StopTimes>,
+}
+
+/// What a signal makes read its files again.
+#[derive(Debug)]
+struct Reload {
+    server: ServerHandle,
+    tls: Option<TlsConfig>,
 }
 
 /// How long a stop waits for connections.
@@ -51,54 +60,67 @@ pub(crate) struct StopTimes {
 
 /// The installed handlers.
 #[derive(Debug)]
-pub(crate) struct Handlers(Vec<SigId>);
+pub(crate) struct Handlers {
+    installed: Vec<SigId>,
+    /// What SIGHUP did before.
+    hang_up: libc::sighandler_t,
+}
 
 /// Installs the handlers, and unblocks the signals that this program handles.
 pub(crate) fn install() -> anyhow::Result<Handlers> {
     default_child_signal();
     let main = process::id();
-    let mut handlers = Vec::new();
+    let mut installed = Vec::new();
     for signal in [SIGTERM, SIGINT] {
         // SAFETY: the handler uses atomics, getpid(2), _exit(2), and methods that are documented as
         // async-signal-safe.
         let handler = unsafe { register(signal, move || on_stop_signal(signal, main)) };
-        handlers.push(handler.with_context(|| format!("handle signal {signal}"))?);
+        installed.push(handler.with_context(|| format!("handle signal {signal}"))?);
     }
+    // SAFETY: no handler is set.
+    let hang_up = unsafe { libc::signal(SIGHUP, libc::SIG_IGN) };
+    // SAFETY: the handler uses atomics, and methods that are documented as async-signal-safe.
+    let handler = unsafe { register(SIGHUP, on_reload_signal) };
+    installed.push(handler.context("handle SIGHUP")?);
     set_mask(libc::SIG_UNBLOCK);
-    Ok(Handlers(handlers))
+    Ok(Handlers { installed, hang_up })
 }
 
 impl Handlers {
-    /// Removes the handlers.
+    /// Removes the handlers, for a program that has its own for SIGTERM and SIGINT.
     pub(crate) fn remove(self) {
-        for id in self.0 {
+        for id in self.installed {
             unregister(id);
         }
+        // SAFETY: what was there before.
+        let before = unsafe { libc::signal(SIGHUP, self.hang_up) };
+        debug_assert_ne!(before, libc::SIG_ERR, "the signal exists");
     }
 }
 
-/// From now on SIGHUP makes the server read its certificates again, and calls the reload hook of `server`, in all its
-/// processes. A service manager is notified. The hook is called at the next turn of an accept loop.
-pub(crate) fn reload(
-    server: Option<ServerHandle>,
-    tls: Option<TlsConfig>,
-    notifier: Option<Notifier>,
-) -> anyhow::Result<()> {
-    if server.is_none() && tls.is_none() && notifier.is_none() {
-        return Ok(());
+/// From now on SIGHUP makes `server` reload, in all its processes; one that came before makes it reload now. The reload
+/// is carried out by an accept loop, at its next turn.
+pub(crate) fn reload(server: ServerHandle, tls: Option<TlsConfig>) {
+    let reload = RELOADS.get_or_init(|| Reload { server, tls });
+    // The handler stores the signal, and reads the server after that: one of the two asks for the reload.
+    if RELOAD_SIGNAL.load(SeqCst) {
+        reload.request();
     }
-    let main = process::id();
-    let on_reload = move || {
-        // A manager that is not there does not keep the server from reloading.
-        let notifier = notifier.as_ref().filter(|_| process::id() == main);
-        let _ = notifier.map(Notifier::reloading);
-        let _ = server.as_ref().map(ServerHandle::request_reload);
-        let _ = tls.as_ref().map(TlsConfig::request_reload);
-        let _ = notifier.map(Notifier::ready);
-    };
-    // SAFETY: the handler calls getpid(2), and methods that are documented as async-signal-safe.
-    let handler = unsafe { register(SIGHUP, on_reload) };
-    handler.context("handle SIGHUP").map(drop)
+}
+
+/// The handler, in every process of the server.
+fn on_reload_signal() {
+    RELOAD_SIGNAL.store(true, SeqCst);
+    let _ = RELOADS.get().map(Reload::request);
+}
+
+impl Reload {
+    /// Async-signal-safe.
+    fn request(&self) {
+        // First, so that the server's reload finds it.
+        let _ = self.tls.as_ref().map(TlsConfig::request_reload);
+        self.server.request_reload();
+    }
 }
 
 /// From now on the server stops once `has_ended`, which must be async-signal-safe, returns true after the end of a

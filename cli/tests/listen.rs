@@ -9,8 +9,8 @@ mod link_local;
 
 use std::fs;
 use std::io::Write;
-use std::net::{SocketAddrV6, TcpListener, TcpStream, UdpSocket};
-use std::os::fd::AsFd;
+use std::net::{SocketAddr, SocketAddrV6, TcpListener, TcpStream, UdpSocket};
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::{UnixDatagram, UnixListener};
 use std::path::{Path, PathBuf};
@@ -21,8 +21,8 @@ use rustix::process::Signal;
 use socket2::{Domain, SockAddr, Socket, Type};
 
 use support::{
-    Client, DEADLINE, Server, assert_echoes, command, command_with, fails, poll_until, serve,
-    uninterrupted,
+    Client, DEADLINE, Process, Server, assert_echoes, command, command_after, command_with, fails,
+    poll_until, serve, uninterrupted, unique_name,
 };
 
 fn temp() -> tempfile::TempDir {
@@ -357,5 +357,141 @@ fn the_name_of_a_sender_that_is_gone_stays_on_its_line() {
             "{line:?}"
         );
         assert!(line.contains(SHOWN), "{line:?}");
+    }
+}
+
+/// A listening socket, or a bound socket for datagrams, of each kind.
+fn socket_of_kind(kind: &str, directory: &Path) -> Socket {
+    let (domain, socket_type) = match kind {
+        "tcp" => (Domain::IPV4, Type::STREAM),
+        "udp" => (Domain::IPV4, Type::DGRAM),
+        "unix" => (Domain::UNIX, Type::STREAM),
+        "unixgram" => (Domain::UNIX, Type::DGRAM),
+        _ => (Domain::UNIX, Type::SEQPACKET),
+    };
+    let socket = Socket::new(domain, socket_type, None).expect("a socket");
+    if domain == Domain::UNIX {
+        let path = directory.join(unique_name());
+        socket
+            .bind(&SockAddr::unix(path).expect("a short path"))
+            .expect("bind");
+    } else {
+        let any = SocketAddr::from(([127, 0, 0, 1], 0));
+        socket.bind(&any.into()).expect("bind");
+    }
+    if socket_type != Type::DGRAM {
+        socket.listen(5).expect("listen");
+    }
+    socket
+}
+
+/// Options, the kinds of inherited sockets that they do not suit, and a part of the error.
+const UNSUITABLE: [(&str, &[&str], &str); 9] = [
+    (
+        "serve echo --allow-user root",
+        &["tcp", "udp"],
+        "are for unix listeners, of which there is none",
+    ),
+    (
+        "serve echo --max-per-user 2",
+        &["tcp", "udp", "unixgram"],
+        "are for unix listeners, of which there is none",
+    ),
+    (
+        "serve echo --allow-group root",
+        &["unixgram"],
+        "refuse every datagram of a unixgram listener",
+    ),
+    (
+        "serve echo --deny 10.0.0.1",
+        &["unix", "unixgram", "seqpacket"],
+        "are for tcp and udp listeners, of which there is none",
+    ),
+    (
+        "serve echo --proxy-protocol v2 --proxy-trust 10.0.0.0/8",
+        &["unix", "unixgram"],
+        "has no peer of a Unix listener",
+    ),
+    (
+        "serve echo --proxy-protocol v2 --proxy-trust unix",
+        &["tcp", "udp"],
+        "has no address",
+    ),
+    (
+        "serve echo --proxy-protocol v1 --proxy-trust 10.0.0.0/8 --proxy-trust unix",
+        &["udp", "unixgram"],
+        "v1 has no datagrams",
+    ),
+    (
+        "serve echo --proxy-protocol any --proxy-trust unix",
+        &["seqpacket"],
+        "not for seqpacket listeners",
+    ),
+    (
+        "proxy --to tcp://127.0.0.1:1",
+        &["udp", "unixgram", "seqpacket"],
+        "are of different kinds",
+    ),
+];
+
+/// The ways in which a socket is inherited: by its number, and by the name that a service manager gives it, or gives to
+/// all.
+const INHERITED: [(&str, &str); 3] = [
+    ("", "fd://3"),
+    (
+        "; export LISTEN_PID=$$ LISTEN_FDS=2 LISTEN_FDNAMES=web:other",
+        "fd://web",
+    ),
+    ("; export LISTEN_PID=$$ LISTEN_FDS=1", "fd://unknown"),
+];
+
+/// The binary, which inherits a socket as descriptor 3, and something else as descriptor 4.
+fn inheriting(socket: Socket, variables: &str, words: &str, url: &str) -> Command {
+    let shell = format!("exec 3<&0 4</dev/null </dev/null{variables}");
+    let mut command = command_after(&shell, words, &[url]);
+    command.stdin(OwnedFd::from(socket));
+    command
+}
+
+#[test]
+fn options_have_to_suit_inherited_sockets() {
+    let directory = tempfile::tempdir().unwrap();
+    for (words, kinds, why) in UNSUITABLE {
+        for (kind, (variables, url)) in kinds
+            .iter()
+            .flat_map(|kind| INHERITED.map(|how| (kind, how)))
+        {
+            let socket = socket_of_kind(kind, directory.path());
+            let exit = Process::start(inheriting(socket, variables, words, url)).exit();
+            let text = exit.stderr.join("\n");
+            let lines = exit.stderr.len();
+            assert_eq!(
+                (exit.code, lines),
+                (Some(2), 1),
+                "{words} {kind} {url}: {text}"
+            );
+            assert!(text.contains(why), "{words} {kind} {url}: {text}");
+        }
+    }
+}
+
+#[test]
+fn options_that_suit_an_inherited_socket_are_taken() {
+    let directory = tempfile::tempdir().unwrap();
+    for (words, kind) in [
+        ("--allow-user root --max-per-user 2", "unix"),
+        ("--allow-group root", "seqpacket"),
+        ("--deny 10.0.0.1", "udp"),
+        (
+            "--proxy-protocol v1 --proxy-trust unix --deny 10.0.0.1",
+            "unix",
+        ),
+        ("--proxy-protocol v2 --proxy-trust 10.0.0.0/8", "udp"),
+    ] {
+        for (variables, url) in [INHERITED[0], INHERITED[2]] {
+            let socket = socket_of_kind(kind, directory.path());
+            let words = format!("serve echo {words}");
+            Server::start(inheriting(socket, variables, &words, url), 1).stop();
+        }
     }
 }

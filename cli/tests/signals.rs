@@ -6,17 +6,15 @@ mod support;
 
 use std::fs;
 use std::io::Write;
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use rustix::fs::{Mode, mkfifoat};
 use rustix::process::{Pid, Signal, kill_process};
 
 use support::{
     Client, DEADLINE, Process, Server, ask, assert_echoes, children, command, command_under,
-    poll_until, serve,
+    make_fifo, poll_until, serve, writer_of_fifo,
 };
 
 const LOCAL: &str = "tcp://127.0.0.1:0";
@@ -106,6 +104,61 @@ fn a_stop_that_comes_while_sockets_are_bound_leaves_no_file() {
     }
 }
 
+/// A server under strace, which sends a signal as a system call begins; the server's start makes it once at least.
+fn signalled_at(call: &str, signal: &str, words: &str, url: &str) -> Command {
+    let mut strace = Command::new("strace");
+    strace.args(["-D", "-qq", "-o", "/dev/null"]);
+    strace.arg(format!("--trace={call}"));
+    strace.arg(format!("--inject={call}:signal={signal}:when=1"));
+    command_under(strace, words, &[url])
+}
+
+/// From the first sockets to the last preparations of the accept loop.
+const STARTS_WITH: [&str; 5] = ["socket", "bind", "listen", "eventfd2", "epoll_create1"];
+
+#[test]
+fn a_stop_at_any_step_of_the_start_leaves_no_file() {
+    for call in STARTS_WITH {
+        for signal in ["SIGTERM", "SIGINT"] {
+            let directory = tempfile::tempdir().expect("a temporary directory");
+            let url = format!("unix://{}", directory.path().join("socket").display());
+            let command = signalled_at(call, signal, "serve echo", &url);
+            let exit = Process::start(command).exit();
+            assert_eq!(exit.code, Some(0), "{signal} at {call}: {exit:?}");
+            assert_eq!(bound(directory.path()), None, "{signal} at {call}");
+        }
+    }
+}
+
+#[test]
+fn a_hang_up_at_any_step_of_the_start_leads_to_a_reload() {
+    let directory = tempfile::tempdir().expect("a temporary directory");
+    let list = directory.path().join("list");
+    fs::write(&list, "192.0.2.0/24\n").expect("write");
+    for model in ["threading", "forking", "prefork --workers 2"] {
+        for call in STARTS_WITH {
+            let words = format!("serve echo --model {model} --deny @{}", list.display());
+            let server = Server::start(signalled_at(call, "SIGHUP", &words, LOCAL), 1);
+            let line = server.process.next_line();
+            let again = "socketserver: the access lists were read again";
+            assert_eq!(line, again, "{model}: at {call}");
+            assert_echoes(&server.urls[0]);
+            server.stop();
+        }
+    }
+}
+
+#[test]
+fn a_hang_up_does_not_end_a_server_that_has_nothing_to_read_again() {
+    for model in ["threading", "prefork --workers 2"] {
+        let words = format!("serve echo --model {model}");
+        let server = Server::start(signalled_at("bind", "SIGHUP", &words, LOCAL), 1);
+        server.process.signal(Signal::HUP);
+        assert_echoes(&server.urls[0]);
+        server.stop();
+    }
+}
+
 /// A file in the directory.
 fn bound(directory: &Path) -> Option<String> {
     let mut files = fs::read_dir(directory).expect("list the directory");
@@ -115,12 +168,7 @@ fn bound(directory: &Path) -> Option<String> {
 /// A command for a namespace of mounts where the file of host names is a FIFO: who resolves a name
 /// waits for its writer. `None` where that cannot be had, which is said.
 fn with_slow_names(directory: &Path, more: &[&str]) -> Option<Command> {
-    mkfifoat(
-        rustix::fs::CWD,
-        directory.join("hosts"),
-        Mode::RUSR | Mode::WUSR,
-    )
-    .expect("a FIFO");
+    make_fifo(&directory.join("hosts"));
     namespace(&[&["--mount"], more].concat()).map(|mut unshare| {
         let script = r#"mount --bind "$0/hosts" /etc/hosts && exec "$@""#;
         unshare.args(["sh", "-c", script]).arg(directory);
@@ -149,13 +197,7 @@ fn namespace(options: &[&str]) -> Option<Command> {
 /// Waits until the file of host names is being opened, and keeps the reader waiting.
 #[track_caller]
 fn name_is_looked_up(directory: &Path) -> fs::File {
-    let mut options = fs::OpenOptions::new();
-    // Without a reader it fails (fifo(7)).
-    let nonblocking = rustix::fs::OFlags::NONBLOCK.bits().cast_signed();
-    options.write(true).custom_flags(nonblocking);
-    until("a name is resolved", || {
-        options.open(directory.join("hosts")).ok()
-    })
+    writer_of_fifo(&directory.join("hosts"))
 }
 
 #[test]

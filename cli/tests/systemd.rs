@@ -3,8 +3,8 @@
 #[allow(dead_code, reason = "what only other tests need is not used here")]
 mod support;
 
-use std::io;
-use std::io::IoSliceMut;
+use std::fs;
+use std::io::{self, IoSliceMut, Write};
 use std::mem::MaybeUninit;
 use std::net::SocketAddr;
 use std::os::unix::net::UnixDatagram;
@@ -13,11 +13,12 @@ use std::time::{Duration, Instant};
 
 use rustix::net::sockopt::set_socket_passcred;
 use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg};
-use rustix::process::Signal;
+use rustix::process::{Pid, Signal, kill_process};
 use socket2::{Domain, Socket, Type};
 
 use support::{
-    Client, DEADLINE, Process, Server, assert_echoes, command, command_under, uninterrupted,
+    Client, DEADLINE, FreesReader, Process, Server, assert_echoes, children, command,
+    command_under, make_fifo, uninterrupted, writer_of_fifo,
 };
 
 /// The manager's end of `NOTIFY_SOCKET`.
@@ -36,7 +37,11 @@ impl Manager {
 
     /// Starts an echo server, with a watchdog that is fed each 50 ms.
     fn start(&self, model: &str) -> Server {
-        let mut command = command(&format!("serve echo --model {model}"), &[&self.url()]);
+        self.start_at(&self.url(), model)
+    }
+
+    fn start_at(&self, url: &str, model: &str) -> Server {
+        let mut command = command(&format!("serve echo --model {model}"), &[url]);
         command.env("NOTIFY_SOCKET", self.directory.path().join("notify"));
         command.env("WATCHDOG_USEC", "100000");
         Server::start(command, 1)
@@ -154,6 +159,85 @@ fn a_service_manager_is_notified_in_order_by_the_main_process() {
         let mut process = server.process;
         assert_eq!(process.exit().code, Some(0), "{model}");
     }
+}
+
+/// The list is a FIFO: who reads it waits for its writer.
+#[test]
+fn a_reload_is_over_once_the_lists_are_read() {
+    for model in [
+        "sequential",
+        "threading",
+        "pool",
+        "forking",
+        "prefork --workers 2",
+        "coroutines --driver epoll",
+    ] {
+        let manager = Manager::new();
+        let list = manager.directory.path().join("list");
+        fs::write(&list, "").expect("write");
+        let words = format!("{model} --deny @{}", list.display());
+        let server = manager.start_at("tcp://127.0.0.1:0", &words);
+        assert_eq!(manager.notice(&server), READY, "{model}");
+        make_fifo(&list);
+        let _freed = FreesReader(&list);
+        for _ in 0..2 {
+            server.process.signal(Signal::HUP);
+            let reloading = manager.news(&server);
+            assert!(
+                reloading.starts_with("RELOADING=1\n"),
+                "{model}: {reloading}"
+            );
+            let mut writer = writer_of_fifo(&list);
+            while let Some((_, text)) = manager.notice_within(Duration::from_millis(1)) {
+                assert_eq!(text, FED, "{model}: the list is not read yet");
+            }
+            writer.write_all(b"192.0.2.0/24\n").expect("write");
+            drop(writer);
+            assert_eq!(manager.news(&server), "READY=1\n", "{model}");
+            let line = server.process.next_line();
+            assert_eq!(
+                line, "socketserver: the access lists were read again",
+                "{model}"
+            );
+        }
+        server.stop();
+    }
+}
+
+#[test]
+fn a_reload_outlives_the_worker_that_carries_it_out() {
+    let manager = Manager::new();
+    let list = manager.directory.path().join("list");
+    fs::write(&list, "").expect("write");
+    let words = format!("prefork --workers 2 --deny @{}", list.display());
+    let server = manager.start_at("tcp://127.0.0.1:0", &words);
+    assert_eq!(manager.notice(&server), READY);
+    make_fifo(&list);
+    let _freed = FreesReader(&list);
+    server.process.signal(Signal::HUP);
+    assert!(manager.news(&server).starts_with("RELOADING=1\n"));
+    let kept = writer_of_fifo(&list);
+    // One of them reads.
+    let killed = children(server.process.id());
+    for worker in &killed {
+        let worker = Pid::from_raw(worker.cast_signed()).expect("a process");
+        kill_process(worker, Signal::KILL).expect("kill a worker");
+    }
+    support::poll_until("the workers have ended", DEADLINE, || {
+        let now = children(server.process.id());
+        (!now.iter().any(|pid| killed.contains(pid))).then_some(())
+    });
+    drop(kept);
+    let mut writer = writer_of_fifo(&list);
+    writer.write_all(b"192.0.2.0/24\n").expect("write");
+    drop(writer);
+    assert_eq!(manager.news(&server), "READY=1\n");
+    let mut process = server.process;
+    process.signal(Signal::TERM);
+    let exit = process.exit();
+    assert_eq!(exit.code, Some(0), "{exit:?}");
+    let again = "socketserver: the access lists were read again";
+    assert!(exit.stderr.iter().any(|line| line == again), "{exit:?}");
 }
 
 #[test]
@@ -293,7 +377,7 @@ fn sockets_are_taken_by_name_whatever_their_kind() {
             let mut process = process;
             process.signal(Signal::TERM);
             process.stopped();
-            std::fs::remove_file(&path).expect("it is the manager's to remove");
+            fs::remove_file(&path).expect("it is the manager's to remove");
         }
     }
 }
@@ -321,7 +405,7 @@ fn a_socket_without_a_url_and_a_url_without_a_socket_are_named() {
     process.next_url();
     process.signal(Signal::TERM);
     process.stopped();
-    std::fs::remove_file(&path).expect("the file of the manager");
+    fs::remove_file(&path).expect("the file of the manager");
     let (mut process, _client) = start("fd://web");
     let exit = process.exit();
     let text = exit.stderr.join("\n");

@@ -6,14 +6,19 @@ mod certificates;
 mod support;
 
 use std::fs;
-use std::path::Path;
+use std::io::Write;
+use std::os::unix::net::UnixDatagram;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use rustix::process::Signal;
 
 use certificates::Files;
-use support::{Client, DEADLINE, Process, Server, ask, command, poll_until};
+use support::{
+    Client, DEADLINE, FreesReader, Process, Server, ask, command, make_fifo, poll_until,
+    uninterrupted, writer_of_fifo,
+};
 
 const LOCAL: &str = "tcp://127.0.0.1:0";
 
@@ -239,6 +244,50 @@ fn a_signal_reloads_the_certificates_in_every_process() {
             "socketserver: read the TLS key server.key: the file is empty; the old certificates stay in use",
             "{model}"
         );
+        server.stop();
+    }
+}
+
+/// The key is a FIFO: who reads it waits for its writer. No client comes, before which it would be read too.
+#[test]
+fn a_reload_is_over_once_the_certificates_are_read() {
+    let files = Files::new();
+    let key = files.path("server.key");
+    let pem = fs::read(&key).expect("read the key");
+    for model in ["sequential", "threading", "forking", "prefork --workers 2"] {
+        let manager = UnixDatagram::bind(files.path("notify")).expect("bind");
+        manager
+            .set_read_timeout(Some(DEADLINE))
+            .expect("a deadline");
+        let notice = || {
+            let mut text = [0; 200];
+            let count = uninterrupted(|| manager.recv(&mut text)).expect("a notice");
+            String::from_utf8_lossy(&text[..count]).into_owned()
+        };
+        let mut command = files.command(&format!("hello --model {model}"), &[LOCAL]);
+        command.env("NOTIFY_SOCKET", files.path("notify"));
+        let server = Server::start(command, 1);
+        assert!(notice().starts_with("READY=1\n"), "{model}");
+        make_fifo(&key);
+        let _freed = FreesReader(&key);
+        server.process.signal(Signal::HUP);
+        assert!(notice().starts_with("RELOADING=1\n"), "{model}");
+        let mut writer = writer_of_fifo(&key);
+        manager.set_nonblocking(true).expect("set the mode");
+        let early = manager.recv(&mut [0; 200]);
+        assert!(early.is_err(), "{model}: the key is not read yet");
+        manager.set_nonblocking(false).expect("set the mode");
+        writer.write_all(&pem).expect("write");
+        drop(writer);
+        assert_eq!(notice(), "READY=1\n", "{model}");
+        let line = server.process.next_line();
+        assert_eq!(
+            line, "socketserver: the TLS files were read again",
+            "{model}"
+        );
+        fs::remove_file(&key).expect("remove");
+        fs::write(&key, &pem).expect("write");
+        fs::remove_file(files.path("notify")).expect("remove");
         server.stop();
     }
 }

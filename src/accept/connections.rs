@@ -74,33 +74,41 @@ impl<T: Transport, M: Dispatch> Acceptor<'_, T, M> {
         first
     }
 
-    /// Dispatches the parked connections whose clients have sent something.
-    pub(super) fn dispatch_parked(&mut self) {
+    /// Dispatches the parked connections whose clients have sent something. Returns whether there were any.
+    pub(super) fn dispatch_parked(&mut self) -> bool {
         let service = Arc::clone(&self.serving.service);
         let Some(parking) = service.parking() else {
-            return;
+            return false;
         };
-        if self.can_dispatch(Instant::now()) {
-            let ready = parking.take_ready(self.model.room());
-            if ready.is_empty() {
-                self.parked.exhaust(Interest::Read);
-            }
-            for Ready { parked, is_due } in ready {
-                let Parked { request, permits } = parked;
-                if service.hooks.whole.is_some() && !is_due {
-                    let service = Arc::clone(&service);
-                    self.park_again(Job {
-                        request,
-                        service,
-                        permits,
-                    });
-                    continue;
-                }
-                self.batch.requests.push_back(request);
-                self.batch.permits.join(permits);
-            }
-            self.dispatch();
+        let room = self.model.room().min(self.mode.room_for_parked());
+        if room == 0 || !self.can_dispatch(Instant::now()) {
+            return false;
         }
+        let ready = parking.take_ready(room);
+        let any = !ready.is_empty();
+        if !any {
+            self.parked.exhaust(Interest::Read);
+        }
+        for Ready { parked, is_due } in ready {
+            let Parked { request, permits } = parked;
+            if service.hooks.whole.is_some() && !is_due {
+                let service = Arc::clone(&service);
+                self.park_again(Job {
+                    request,
+                    service,
+                    permits,
+                });
+                continue;
+            }
+            self.batch.requests.push_back(request);
+            self.batch.permits.join(permits);
+        }
+        let is_live = |request: &T::Accepted| request.context().abort_reason().is_none();
+        if self.batch.requests.iter().any(is_live) {
+            self.mode.note_parked();
+        }
+        self.dispatch();
+        any
     }
 
     /// Parks a connection. A connection that cannot be parked joins the batch, and so goes to its

@@ -233,9 +233,7 @@ impl<T: Transport, M: Dispatch> Acceptor<'_, T, M> {
             .count_aborted(live.saturating_sub(abort));
         self.model.abort();
         let service = Arc::clone(&self.serving.service);
-        for parked in service.parking().map(Parking::take_all).unwrap_or_default() {
-            service.dismiss(parked);
-        }
+        service.dismiss_all();
         self.shared
             .counters
             .tally(Ended::Failed, self.batch.requests.len() as u64);

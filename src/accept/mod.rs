@@ -36,7 +36,7 @@ use crate::error::{Error, Tried};
 use crate::lifecycle::{Idle, State};
 use crate::net::Transport;
 use crate::observe::events::Limit;
-use crate::observe::hooks::{self, AcceptError, Reaction, Step};
+use crate::observe::hooks::{self, AcceptError, Reaction, Reloading, Step};
 use crate::registry::keeper::DeadlineKeeper;
 use crate::shared::Shared;
 use crate::sys::wakeup::WokenBy;
@@ -195,15 +195,25 @@ impl<'a, T: Transport, M: Dispatch> Acceptor<'a, T, M> {
         for (listener, source) in self.serving.listeners.iter().zip(&self.sources) {
             source.release(listener.as_fd());
         }
+        if let Some(parking) = self.serving.service.parking() {
+            self.parked.release(parking.as_fd());
+        }
         handled
     }
 
     fn take_one(&mut self, deadline: Option<Instant>) -> Result<Handled, Error> {
         self.mode = Mode::One(None);
+        if self.serving.service.parking().is_some() {
+            // The calls may be too short for another check.
+            let now = Instant::now();
+            self.check_at = Some(now);
+            self.check(now);
+        }
         loop {
-            match self.mode {
-                Mode::One(Some(handled)) if self.batch.requests.is_empty() => return Ok(handled),
-                _ => {}
+            // Those that still lack input are parked again.
+            while self.dispatch_parked() && self.handled().is_none() {}
+            if let Some(handled) = self.handled() {
+                return Ok(handled);
             }
             if self.shared.lifecycle.stopping() {
                 return Ok(Handled::Stopping);
@@ -218,6 +228,14 @@ impl<'a, T: Transport, M: Dispatch> Acceptor<'a, T, M> {
         }
     }
 
+    /// What has become of the one connection or datagram that the loop was to serve, once the model has it.
+    fn handled(&self) -> Option<Handled> {
+        match self.mode {
+            Mode::One(handled) if self.batch.requests.is_empty() => handled,
+            _ => None,
+        }
+    }
+
     /// One turn of the accept loop: dispatches what is left of the last turn, waits, and then
     /// reserves, accepts, admits and dispatches for each ready listener. Returns whether it has found
     /// the backlog of every listener empty.
@@ -225,6 +243,9 @@ impl<'a, T: Transport, M: Dispatch> Acceptor<'a, T, M> {
         self.dispatch();
         self.dispatch_parked();
         self.tend_model();
+        if self.handled().is_some() {
+            return false;
+        }
         let (woken, looked) = self.wait(deadline);
         self.reload();
         let Woken {
@@ -254,11 +275,23 @@ impl<'a, T: Transport, M: Dispatch> Acceptor<'a, T, M> {
         self.accepting.remove(index);
     }
 
-    /// Calls the reload hook, if that is requested and no other process has done it.
+    /// Carries out a reload, if one is due and no other thread or process does so.
     fn reload(&self) {
-        if self.shared.lifecycle.take_reload() {
-            self.serving.service.hooks.reload();
+        let lifecycle = &self.shared.lifecycle;
+        let Some(taken) = lifecycle.take_reload() else {
+            return;
+        };
+        let hooks = &self.serving.service.hooks;
+        // The supervisor of workers has announced it.
+        let announces = !lifecycle.processes().is_worker();
+        if announces {
+            hooks.reloading(Reloading::Begins);
         }
+        hooks.reload();
+        if announces {
+            hooks.reloading(Reloading::Ended);
+        }
+        lifecycle.finish_reload(taken);
     }
 
     fn service_actions(&self) {

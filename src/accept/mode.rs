@@ -39,6 +39,15 @@ impl Mode {
         self.room() > 0
     }
 
+    /// How many parked connections the loop may dispatch.
+    pub(super) fn room_for_parked(self) -> usize {
+        match self {
+            Self::One(None) => 1,
+            Self::One(Some(_)) => 0,
+            Self::Serving | Self::Backlog { .. } | Self::Draining => usize::MAX,
+        }
+    }
+
     /// Whether a new connection may be parked until its first byte.
     pub(super) const fn parks_new(self) -> bool {
         matches!(self, Self::Serving | Self::Backlog { .. })
@@ -49,6 +58,20 @@ impl Mode {
         match self {
             Self::Backlog { accepted, .. } => accepted,
             Self::Serving | Self::One(_) | Self::Draining => 0,
+        }
+    }
+
+    /// Notes that a connection which was parked is served.
+    pub(super) const fn note_parked(&mut self) {
+        if let Self::One(handled) = self {
+            *handled = Some(Handled::Served);
+        }
+    }
+
+    /// Notes that the connection which was dispatched is parked: another one may be served.
+    pub(super) const fn note_unserved(&mut self) {
+        if let Self::One(handled) = self {
+            *handled = None;
         }
     }
 
@@ -86,6 +109,24 @@ mod tests {
             mode.note(1, served);
             assert_eq!((mode, mode.accepts()), (Mode::One(Some(handled)), false));
         }
+    }
+
+    #[test]
+    fn one_mode_goes_on_after_a_connection_that_is_parked() {
+        let mut mode = Mode::One(None);
+        mode.note(1, 1);
+        assert_eq!(mode.room_for_parked(), 0);
+        mode.note_unserved();
+        assert_eq!((mode.room(), mode.room_for_parked()), (1, 1));
+        mode.note_parked();
+        assert_eq!((mode, mode.room()), (Mode::One(Some(Handled::Served)), 0));
+        let mut serving = Mode::Serving;
+        serving.note_parked();
+        serving.note_unserved();
+        assert_eq!(
+            (serving, serving.room_for_parked()),
+            (Mode::Serving, usize::MAX)
+        );
     }
 
     #[test]

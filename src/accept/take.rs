@@ -8,6 +8,8 @@ use std::time::{Duration, Instant};
 use crate::accept::Acceptor;
 use crate::accept::dispatch::Dispatch;
 use crate::accept::errors::{Class, classify};
+use crate::accept::mode::Mode;
+use crate::connection::parking::Parking;
 use crate::net::{AcceptBatch, Transport};
 use crate::observe::hooks::{Reaction, Step};
 use crate::sys::poll::Interest;
@@ -162,6 +164,15 @@ impl<T: Transport, M: Dispatch> Acceptor<'_, T, M> {
         }
     }
 
+    /// How many connections are parked, where the loop is to serve one.
+    fn count_parked(&self) -> usize {
+        let parking = match self.mode {
+            Mode::One(_) => self.serving.service.parking(),
+            Mode::Serving | Mode::Backlog { .. } | Mode::Draining => None,
+        };
+        parking.map_or(0, Parking::count)
+    }
+
     /// Dispatches the batch to the model. Entries that the model could not take stay for the next
     /// turn.
     pub(super) fn dispatch(&mut self) {
@@ -177,7 +188,12 @@ impl<T: Transport, M: Dispatch> Acceptor<'_, T, M> {
         {
             keeper.wake();
         }
-        match self.model.dispatch(&mut self.batch, self.serving) {
+        let parked = self.count_parked();
+        let dispatched = self.model.dispatch(&mut self.batch, self.serving);
+        if self.count_parked() > parked {
+            self.mode.note_unserved();
+        }
+        match dispatched {
             Ok(()) => self.dispatching.backoff.reset(),
             // The process has other threads now, so a fork would fail after any pause.
             Err(err) if err.kind() == io::ErrorKind::Unsupported => self.fatal = Some(err),

@@ -29,6 +29,15 @@ pub(crate) enum Opening {
     Waits,
 }
 
+/// Which connections can be parked, because an accept loop dispatches them again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Parks {
+    All,
+    /// Those that lack input for being opened.
+    Unopened,
+    None,
+}
+
 /// How far a connection has been opened.
 enum Opened {
     Part,
@@ -44,37 +53,39 @@ pub(crate) struct Service<R> {
     handler: DynHandler<R>,
     pub(crate) hooks: Arc<Hooks<R>>,
     pub(crate) shared: Shared,
-    /// The parked connections; set when the first one is parked.
-    parking: OnceLock<Parking<R>>,
+    /// The parked connections; set when the first one is parked. It outlives this service, where each call of
+    /// `handle_request` has a service of its own.
+    parking: Arc<OnceLock<Parking<R>>>,
     /// Created before it is needed, while the process has descriptors.
     unused_parking: Mutex<Option<Parking<R>>>,
-    /// Whether connections can be parked: an accept loop dispatches them again.
-    parks: bool,
+    parks: Parks,
 }
 
 impl<R: Managed> Service<R> {
-    pub(crate) fn new(handler: DynHandler<R>, hooks: Arc<Hooks<R>>, shared: Shared) -> Self {
+    pub(crate) fn new(
+        handler: DynHandler<R>,
+        hooks: Arc<Hooks<R>>,
+        shared: Shared,
+        parking: Arc<OnceLock<Parking<R>>>,
+    ) -> Self {
         Self {
             handler,
             hooks,
             shared,
-            parking: OnceLock::new(),
+            parking,
             unused_parking: Mutex::default(),
-            parks: true,
+            parks: Parks::All,
         }
     }
 
-    /// Disables parking, because no accept loop would dispatch parked connections.
-    pub(crate) fn without_parking(self) -> Self {
-        Self {
-            parks: false,
-            ..self
-        }
+    /// Parks such connections alone.
+    pub(crate) fn parking_only(self, parks: Parks) -> Self {
+        Self { parks, ..self }
     }
 
     /// Creates the parking, so that no connection is lost when descriptors run out later.
     pub(crate) fn prepare_parking(&self) -> io::Result<()> {
-        if !self.parks {
+        if self.parks != Parks::All {
             return Ok(());
         }
         let mut unused = self.unused_parking();
@@ -130,7 +141,7 @@ impl<R: Managed> Service<R> {
                 id: request.id(),
             });
         }
-        let parks = opening == Opening::Parks && self.parks;
+        let parks = opening == Opening::Parks && self.parks != Parks::None;
         let outcome = match self.open(request, parks) {
             Ok(Opened::Part) => return Ended::Parked,
             Ok(Opened::Refused) => return Ended::Refused,
@@ -143,7 +154,7 @@ impl<R: Managed> Service<R> {
         self.shared.lifecycle.processes().note_served();
         let ended = match outcome {
             Ok(next @ (Next::Park | Next::ParkFor(_)))
-                if self.parks && (!is_last || has_more(request)) =>
+                if self.parks == Parks::All && (!is_last || has_more(request)) =>
             {
                 request.context().session().set_alarm(match next {
                     Next::ParkFor(duration) => Some(duration),
@@ -285,6 +296,12 @@ impl<R: Managed> Service<R> {
         } = parked;
         request.refuse();
         self.end(request, Ended::Completed, permits);
+    }
+
+    /// Ends all parked connections.
+    pub(crate) fn dismiss_all(&self) {
+        let parked = self.parking().map(Parking::take_all).unwrap_or_default();
+        parked.into_iter().for_each(|parked| self.dismiss(parked));
     }
 
     /// Aborts a connection that was left in the backlog at the drain deadline.

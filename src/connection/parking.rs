@@ -231,6 +231,11 @@ impl<R: Managed> Parking<R> {
         over
     }
 
+    /// How many connections are parked.
+    pub(crate) fn count(&self) -> usize {
+        self.state().parked.len()
+    }
+
     /// Whether connections are ready that [`take_ready`](Self::take_ready) has left.
     pub(crate) fn has_ready(&self) -> bool {
         !self.state().ready.is_empty()

@@ -2,6 +2,7 @@
 //! share. A stop that one process requests is seen by all.
 
 pub(crate) mod processes;
+mod reloads;
 
 use std::fmt;
 use std::io;
@@ -15,6 +16,7 @@ use crate::sys::wakeup::WakeupEvent;
 use crate::task::wait::{self, Wakeup};
 
 use processes::Processes;
+use reloads::Reloads;
 
 /// The state of a server. It only advances, and may skip states.
 ///
@@ -89,8 +91,7 @@ struct Page {
     paused: AtomicU32,
     /// Non-zero once serving has failed in one of the processes.
     failed: AtomicU32,
-    /// Non-zero while a reload is requested.
-    reload: AtomicU32,
+    reloads: Reloads,
 }
 
 shareable!(Page {
@@ -98,7 +99,7 @@ shareable!(Page {
     state,
     paused,
     failed,
-    reload
+    reloads
 });
 
 /// Owns the state, the stop and the pauses of a server, and the event that wakes everything that
@@ -373,14 +374,44 @@ impl Lifecycle {
 
     /// Asks one process of the server to reload. Async-signal-safe.
     pub(crate) fn request_reload(&self) {
-        self.page().reload.store(1, SeqCst);
+        self.page().reloads.ask();
         self.wakeup_event.wake();
     }
 
-    /// Whether this process is the one that has to reload.
-    pub(crate) fn take_reload(&self) -> bool {
-        // The plain load spares the common case a write.
-        self.page().reload.load(SeqCst) != 0 && self.page().reload.swap(0, SeqCst) != 0
+    /// Lets the workers carry out what was asked for. Returns whether there is anything new; `before` is called then, and
+    /// before any of them begins.
+    pub(crate) fn announce_reload(&self, before: impl FnOnce()) -> bool {
+        let reloads = &self.page().reloads;
+        let is_new = !reloads.is_announced();
+        if is_new {
+            before();
+            reloads.announce();
+            self.wakeup_event.wake();
+        }
+        is_new
+    }
+
+    /// Whether the workers have carried out what was announced.
+    pub(crate) fn is_reload_over(&self) -> bool {
+        self.page().reloads.is_over()
+    }
+
+    /// Takes a reload, if one is due and this process is the first. The caller has to carry it out, and to
+    /// [finish](Self::finish_reload) it.
+    pub(crate) fn take_reload(&self) -> Option<u32> {
+        self.page().reloads.take(self.processes.is_worker())
+    }
+
+    /// Ends a reload that was taken.
+    pub(crate) fn finish_reload(&self, taken: u32) {
+        self.page().reloads.finish(taken);
+        self.wakeup_event.wake();
+    }
+
+    /// Lets another worker carry out a reload that an ended worker may have taken.
+    pub(crate) fn give_back_reload(&self) {
+        self.page().reloads.give_back();
+        self.wakeup_event.wake();
     }
 }
 

@@ -99,7 +99,8 @@
 //! [`handle_request`](crate::Server::handle_request) checks the deadlines of all live connections, but
 //! only while it waits for a client. So a handler on another thread or in a child meets its deadlines
 //! during later calls, and a handler under [`Sequential`](crate::Sequential) has none: use the timeouts of
-//! the connection there.
+//! the connection there. Under `Sequential` a client that has not completed its TLS handshake, or sent its PROXY
+//! header, does not hold up a call; the first call after the [`handshake_timeout`] ends it.
 //!
 //! [`Connection::set_read_timeout`] and [`set_write_timeout`](crate::Connection::set_write_timeout) set
 //! timeouts of the handler's own, which are off by default. When such a timeout has passed, the read or

@@ -75,7 +75,7 @@
 //!
 //! - [`TlsConfig::reload`], in the process that calls it;
 //! - [`TlsConfig::request_reload`], in all processes, before each accepts its next connection; a signal
-//!   handler may call it;
+//!   handler may call it, and [`TlsConfig::refresh`] does it at once in one process;
 //! - a change of a file, with [`watch_files`](crate::tls::TlsBuilder::watch_files).
 //!
 //! If a file is bad, or a key does not belong to its certificate, the old certificates stay in force, and
@@ -132,6 +132,7 @@
 //!
 //! [`Tls<T>`]: crate::tls::Tls
 //! [`TlsConnection`]: crate::tls::TlsConnection
+//! [`TlsConfig::refresh`]: crate::tls::TlsConfig::refresh
 //! [`TlsConfig::reload`]: crate::tls::TlsConfig::reload
 //! [`TlsConfig::request_reload`]: crate::tls::TlsConfig::request_reload
 //! [`Connector`]: crate::tls::Connector

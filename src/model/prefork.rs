@@ -18,7 +18,7 @@ use crate::model::threading::Threading;
 use crate::model::watching::Watching;
 use crate::net::Transport;
 use crate::observe::events::Event;
-use crate::observe::hooks::{AcceptError, Reaction, Step};
+use crate::observe::hooks::{AcceptError, Reaction, Reloading, Step};
 use crate::shared::Shared;
 use crate::sys::child::{Child, Exit};
 use crate::sys::fork::{self, Fork, exit, fork};
@@ -133,6 +133,7 @@ impl<M: Model + Clone> Model for Prefork<M> {
             wakeup,
             watching: Watching::default(),
             heartbeat: Heartbeat::default(),
+            reloading: false,
         };
         supervisor.supervise()
     }
@@ -150,6 +151,8 @@ struct Supervisor<'a, T: Transport, M> {
     wakeup: Wakeup,
     watching: Watching,
     heartbeat: Heartbeat,
+    /// Workers are carrying out a reload.
+    reloading: bool,
 }
 
 /// A worker process and its predecessor, or the place of a missing one.
@@ -333,12 +336,27 @@ impl<T: Transport, M: Model + Clone> Supervisor<'_, T, M> {
         Reaction::Retry(delay)
     }
 
+    /// Announces the end of a reload, and the next one, which the workers carry out then.
+    fn announce_reloads(&mut self) {
+        let service = &self.serving.service;
+        let (hooks, lifecycle) = (&service.hooks, &service.shared.lifecycle);
+        if self.reloading && lifecycle.is_reload_over() {
+            self.reloading = false;
+            hooks.reloading(Reloading::Ended);
+        }
+        // What comes before waits for the end of the start.
+        if !self.reloading && lifecycle.state() > State::Starting {
+            self.reloading = lifecycle.announce_reload(|| hooks.reloading(Reloading::Begins));
+        }
+    }
+
     /// Waits until a worker ends, the wake-up event is signalled, or `until` has come.
     fn wait(&mut self, until: Option<Instant>) {
         let now = Instant::now();
         let service = &self.serving.service;
         self.heartbeat
             .beat(&service.hooks, &service.shared.lifecycle, now);
+        self.announce_reloads();
         let children = self.workers.iter_mut().flat_map(Worker::children_mut);
         if let Err(err) = self.watching.retry(children, now) {
             let reaction = Reaction::Retry(self.watching.due(now).unwrap_or_default());
@@ -397,6 +415,7 @@ impl<T: Transport, M: Model + Clone> Supervisor<'_, T, M> {
         shared.registry.forget_worker(slot);
         self.slot(slot).clear();
         shared.admission.release();
+        shared.lifecycle.give_back_reload();
         self.serving.service.hooks.emit(|| Event::WorkerEnded {
             index,
             pid: pid.as_raw_pid().unsigned_abs(),

@@ -371,8 +371,18 @@ type Whole = Box<dyn Fn(&[u8]) -> bool + Send + Sync>;
 type ErrorHook = Box<dyn Fn(&Failure<'_>) + Send + Sync>;
 type AcceptErrorHook = Box<dyn Fn(&AcceptError) + Send + Sync>;
 type StateHook = Box<dyn Fn(State) + Send + Sync>;
+type ReloadHook = Box<dyn Fn(Reloading) + Send + Sync>;
 type StallHook = Box<dyn Fn(&Stall) + Send + Sync>;
 type Callback = Box<dyn Fn() + Send + Sync>;
+
+/// What happens to a reload.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Reloading {
+    /// The reload hook is called next.
+    Begins,
+    /// The reload hook has returned.
+    Ended,
+}
 
 /// The user callbacks of a server. All are optional; none can stop the server.
 pub(crate) struct Hooks<R> {
@@ -386,6 +396,8 @@ pub(crate) struct Hooks<R> {
     pub(crate) stall: Option<StallHook>,
     pub(crate) ready: Option<Callback>,
     pub(crate) reload: Option<Callback>,
+    /// Called in the process that has started the server.
+    pub(crate) reloading: Option<ReloadHook>,
     pub(crate) timeout: Option<Callback>,
     pub(crate) service_actions: Option<(Duration, Callback)>,
     pub(crate) heartbeat: Option<(Duration, StateHook)>,
@@ -403,6 +415,7 @@ impl<R> Default for Hooks<R> {
             stall: None,
             ready: None,
             reload: None,
+            reloading: None,
             timeout: None,
             service_actions: None,
             heartbeat: None,
@@ -468,6 +481,14 @@ impl<R> Hooks<R> {
         if let Some(hook) = &self.reload {
             // As above.
             let _ = call(hook);
+        }
+    }
+
+    /// Calls the hook for the beginning and the end of a reload.
+    pub(crate) fn reloading(&self, step: Reloading) {
+        if let Some(hook) = &self.reloading {
+            // As above.
+            let _ = call(|| hook(step));
         }
     }
 

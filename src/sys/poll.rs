@@ -108,7 +108,19 @@ fn reports(fd: BorrowedFd<'_>, flags: PollFlags) -> bool {
 pub(crate) fn any_of<F: AsFd>(fds: &[F]) -> io::Result<OwnedFd> {
     let any = epoll::create(CreateFlags::CLOEXEC)?;
     for fd in fds {
-        epoll::add(&any, fd, EventData::new_u64(0), EventFlags::IN)?;
+        also_of(&any, fd)?;
     }
     Ok(any)
+}
+
+/// Makes a descriptor of [`any_of`] poll as readable while `fd` does too.
+///
+/// # Errors
+///
+/// As epoll_ctl(2): no memory is left.
+pub(crate) fn also_of(any: &OwnedFd, fd: impl AsFd) -> io::Result<()> {
+    match epoll::add(any, fd, EventData::new_u64(0), EventFlags::IN) {
+        Ok(()) | Err(rustix::io::Errno::EXIST) => Ok(()),
+        Err(err) => Err(err.into()),
+    }
 }

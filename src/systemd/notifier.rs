@@ -24,6 +24,7 @@ use crate::builder::Builder;
 use crate::error::{Error, Tried};
 use crate::lifecycle::State;
 use crate::net::Transport;
+use crate::observe::hooks::Reloading;
 
 /// Notifies the service manager of what the server does.
 ///
@@ -71,14 +72,14 @@ impl Notifier {
         let Some(address) = env::var_os("NOTIFY_SOCKET") else {
             return Ok(None);
         };
-        let number = |name| {
+        let value = |name| {
             env::var(name)
                 .ok()
                 .and_then(|text| text.parse::<u64>().ok())
         };
         let is_ours = env::var_os("WATCHDOG_PID").is_none()
-            || number("WATCHDOG_PID") == Some(process::id().into());
-        let micros = number("WATCHDOG_USEC").filter(|&micros| is_ours && micros > 0);
+            || value("WATCHDOG_PID") == Some(process::id().into());
+        let micros = value("WATCHDOG_USEC").filter(|&micros| is_ours && micros > 0);
         let parsed = parse(&address).tried(|| format!("read NOTIFY_SOCKET={address:?}"))?;
         Ok(Some(Self(Arc::new(Inner {
             address: parsed,
@@ -98,6 +99,10 @@ impl Notifier {
     ///
     /// - `READY=1` once the server accepts; with worker processes, once every worker does.
     /// - `STATUS=` with each state that the accept loop sees, from that one on.
+    /// - `RELOADING=1` with the time, as `Type=notify-reload` asks for, before the hook
+    ///   [`on_reload`](Builder::on_reload) is called, and `READY=1` when it has returned: once for all
+    ///   [requests](crate::ServerHandle::request_reload) that came before, whatever process calls the hook. None
+    ///   before the server accepts, or while it stops.
     /// - `STOPPING=1` when the server begins to stop.
     /// - `WATCHDOG=1` twice in each `WatchdogSec=`, sent by the accept loop itself: if the loop hangs, no notice is
     ///   sent, whatever else the process does. Under [`Sequential`](crate::Sequential) a handler holds the loop:
@@ -108,10 +113,25 @@ impl Notifier {
     /// A notice that cannot be sent is lost; the server goes on.
     pub fn attach<T: Transport, M: Model>(self, builder: Builder<T, M>) -> Builder<T, M> {
         let period = self.0.watchdog.map_or(RARELY, |watchdog| watchdog / 2);
-        builder.heartbeat(period, move |state| {
-            // A manager that is not there does not keep the server from serving.
-            let _ = self.beat(state);
+        let notifier = self.clone();
+        // A manager that is not there does not keep the server from serving.
+        let builder = builder.heartbeat(period, move |state| {
+            let _ = notifier.beat(state);
+        });
+        builder.on_reloading(move |step| {
+            let _ = self.reload(step);
         })
+    }
+
+    /// Sends what the manager has to know of a reload. Before the server accepts, its `READY=1` is still to come.
+    fn reload(&self, step: Reloading) -> io::Result<()> {
+        if self.0.sent.load(Ordering::Relaxed) != number(State::Running) {
+            return Ok(());
+        }
+        match step {
+            Reloading::Begins => self.reloading(),
+            Reloading::Ended => self.ready(),
+        }
     }
 
     /// Sends what a beat of the accept loop has to say: another state, or that it turns.
@@ -120,9 +140,9 @@ impl Notifier {
         if state == State::Starting {
             return Ok(());
         }
-        let number = state as u32 + 1;
-        let before = self.0.sent.swap(number, Ordering::Relaxed);
-        if before == number {
+        let current = number(state);
+        let before = self.0.sent.swap(current, Ordering::Relaxed);
+        if before == current {
             return match self.0.watchdog {
                 Some(_) => self.send(b"WATCHDOG=1\n", None, SendFlags::DONTWAIT),
                 None => Ok(()),
@@ -147,7 +167,7 @@ impl Notifier {
     }
 
     /// Sends `RELOADING=1` with the time, as `Type=notify-reload` asks for; [`ready`](Self::ready) ends the reload.
-    /// Async-signal-safe.
+    /// Async-signal-safe. For what a program reads by itself; [`attach`](Self::attach) does so for the hook of a server.
     ///
     /// # Errors
     ///
@@ -251,6 +271,11 @@ impl fmt::Debug for Notifier {
     }
 }
 
+/// The number of a state among those that were sent; zero is none.
+const fn number(state: State) -> u32 {
+    state as u32 + 1
+}
+
 fn parse(address: &OsStr) -> io::Result<SocketAddrUnix> {
     let bytes = address.as_bytes();
     match bytes.first() {
@@ -337,6 +362,27 @@ mod tests {
             "STATUS=draining\n",
         ];
         assert_eq!(notices, expected);
+    }
+
+    #[test]
+    fn a_reload_is_sent_while_the_server_runs() {
+        let (manager, notifier) = manager("reloads", None);
+        let reload = || {
+            notifier.reload(Reloading::Begins).unwrap();
+            notifier.reload(Reloading::Ended).unwrap();
+        };
+        reload();
+        notifier.beat(State::Running).unwrap();
+        reload();
+        notifier.beat(State::Draining).unwrap();
+        reload();
+        notifier.status("the last").unwrap();
+        let notices: Vec<_> = (0..5).map(|_| notice(&manager)).collect();
+        assert_eq!(notices[0], "READY=1\nSTATUS=running\n");
+        assert!(notices[1].starts_with("RELOADING=1\nMONOTONIC_USEC="));
+        assert_eq!(notices[2], "READY=1\n");
+        assert_eq!(notices[3], "STOPPING=1\nSTATUS=draining\n");
+        assert_eq!(notices[4], "STATUS=the last\n");
     }
 
     #[test]

@@ -148,12 +148,40 @@ impl TlsConfig {
         self.0.load()
     }
 
-    /// Makes each process of the server read the files again before it accepts its next connection.
-    /// The [`on_reload`](TlsBuilder::on_reload) hook gets the result.
+    /// Makes each process of the server read the files again before it accepts its next connection,
+    /// or at its next [`refresh`](Self::refresh). The [`on_reload`](TlsBuilder::on_reload) hook gets
+    /// the result.
     ///
     /// Async-signal-safe: a signal handler may call it.
     pub fn request_reload(&self) {
         self.0.page[0].requests.fetch_add(1, SeqCst);
+    }
+
+    /// Reads the files again in this process, if that was requested, or if they have changed and are
+    /// [watched](TlsBuilder::watch_files): what is done otherwise before the next connection is accepted. The
+    /// [`on_reload`](TlsBuilder::on_reload) hook gets the result.
+    ///
+    /// # Examples
+    ///
+    /// Everything is read by the time at which the reload of the server is over.
+    ///
+    /// ```
+    /// use socketserver::tls::{Tls, TlsConfig};
+    /// use socketserver::{Builder, Tcp, Threading};
+    ///
+    /// fn reloads(
+    ///     builder: Builder<Tls<Tcp>, Threading>,
+    ///     tls: &TlsConfig,
+    /// ) -> Builder<Tls<Tcp>, Threading> {
+    ///     let tls = tls.clone();
+    ///     builder.on_reload(move |_server| {
+    ///         tls.request_reload();
+    ///         tls.refresh();
+    ///     })
+    /// }
+    /// ```
+    pub fn refresh(&self) {
+        self.0.refresh();
     }
 
     /// What is in force, after a reload if one is due.

@@ -1,19 +1,23 @@
 //! One connection or datagram at a time, from a program's own loop.
 
 use std::io::{Read, Write};
+use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::mpsc::channel;
+use std::thread;
 use std::time::Duration;
 
-use rustix::event::{PollFd, PollFlags, poll};
-use socketserver::net::{Accepted, Either};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use socketserver::net::{Accepted, Bind, Either};
+use socketserver::proxied::{Proxied, ProxyConfig};
 use socketserver::python::{TcpServer, UdpServer};
 use socketserver::{
     Datagram, Handled, HandlerError, Next, Outcome, RequestHandler, Server, Tcp, Threading, Udp,
     per_request,
 };
 
-use crate::support::Target;
+use crate::support::{DEADLINE, Target, poll_until};
 
 #[test]
 fn a_connection_is_served_and_the_next_one_waits() {
@@ -156,10 +160,7 @@ fn two_servers_share_a_programs_own_loop() {
         PollFd::new(&streams, PollFlags::IN),
         PollFd::new(&datagrams, PollFlags::IN),
     ];
-    assert_eq!(
-        poll(&mut fds, Some(&rustix::time::Timespec::default())).unwrap(),
-        0
-    );
+    assert_eq!(poll(&mut fds, Some(&Timespec::default())).unwrap(), 0);
 }
 
 #[test]
@@ -236,4 +237,129 @@ fn a_datagram_that_would_be_parked_is_finished() {
     for client in clients {
         assert_eq!(client.answer(), "goodbye");
     }
+}
+
+/// A server whose clients say who they are before they are served.
+type Introduced = Server<Proxied<Tcp>>;
+
+const HEADER: &[u8] = b"PROXY TCP4 192.0.2.7 192.0.2.1 56324 443\r\n";
+
+fn introduced(handshake: Duration) -> (Introduced, Target) {
+    let proxy = ProxyConfig::trust(["127.0.0.1"]).expect("a network");
+    let server = Server::builder()
+        .listen(proxy.listen(Tcp::bind("127.0.0.1:0").expect("bind")))
+        .handshake_timeout(handshake)
+        .build()
+        .expect("build");
+    let target = Target::parse(&server.urls()[0]);
+    (server, target)
+}
+
+/// Handles a request on another thread, so that a call which does not return fails the test.
+#[track_caller]
+fn handle(mut server: Introduced, timeout: Option<Duration>) -> (Introduced, Handled) {
+    let (sender, handled) = channel();
+    thread::spawn(move || {
+        let handled = server.handle_request(timeout, |conn| conn.write_all(b"served"));
+        let _ = sender.send((server, handled.expect("no failure")));
+    });
+    handled.recv_timeout(DEADLINE).expect("the call returns")
+}
+
+fn is_readable(server: &impl AsFd, timeout: Duration) -> bool {
+    let timeout = Timespec::try_from(timeout).expect("a short time");
+    poll(&mut [PollFd::new(server, PollFlags::IN)], Some(&timeout)).expect("poll") == 1
+}
+
+const SHORT: Option<Duration> = Some(Duration::from_millis(20));
+
+#[test]
+fn a_client_that_is_not_open_outlasts_no_timeout_and_keeps_nobody_out() {
+    let (server, target) = introduced(DEADLINE * 100);
+    let mut silent = target.connect();
+    let (server, handled) = handle(server, SHORT);
+    assert_eq!(handled, Handled::TimedOut);
+    assert_eq!(server.handle().live(), 1, "the client keeps its permit");
+    assert!(!is_readable(&server, Duration::ZERO));
+    let _another_silent = target.connect();
+    let mut other = target.connect();
+    other.write_all(HEADER).unwrap();
+    let (server, handled) = handle(server, None);
+    assert_eq!(handled, Handled::Served);
+    let mut reply = String::new();
+    other.read_to_string(&mut reply).unwrap();
+    assert_eq!(reply, "served");
+    // A part of the header makes the descriptor readable, and is taken.
+    silent.write_all(&HEADER[..7]).unwrap();
+    assert!(is_readable(&server, DEADLINE));
+    let (server, handled) = handle(server, Some(Duration::ZERO));
+    assert_eq!(handled, Handled::TimedOut);
+    assert!(!is_readable(&server, Duration::ZERO));
+    silent.write_all(&HEADER[7..]).unwrap();
+    assert!(is_readable(&server, DEADLINE));
+    let (server, handled) = handle(server, Some(Duration::ZERO));
+    assert_eq!(handled, Handled::Served);
+    let mut reply = String::new();
+    silent.read_to_string(&mut reply).unwrap();
+    assert_eq!(reply, "served");
+    assert_eq!(server.handle().totals().completed, 2);
+}
+
+#[test]
+fn one_call_serves_one_of_several_that_are_open_at_last() {
+    let (server, target) = introduced(DEADLINE * 100);
+    let mut clients = [(); 3].map(|()| target.connect());
+    let (mut server, handled) = handle(server, SHORT);
+    assert_eq!(handled, Handled::TimedOut);
+    for client in &mut clients {
+        client.write_all(HEADER).unwrap();
+    }
+    for served in 1..=3 {
+        assert!(is_readable(&server, DEADLINE));
+        let handled;
+        (server, handled) = handle(server, None);
+        let completed = server.handle().totals().completed;
+        assert_eq!((handled, completed), (Handled::Served, served));
+    }
+    assert!(!is_readable(&server, Duration::ZERO));
+}
+
+/// No call lasts until the handshake timeout.
+#[test]
+fn clients_that_are_not_open_are_ended_by_the_first_call_after_their_deadline() {
+    let (server, target) = introduced(Duration::from_millis(100));
+    let mut silent = [(); 3].map(|()| target.connect());
+    let mut kept = Some(server);
+    poll_until("the clients are ended", DEADLINE, || {
+        let (server, handled) = handle(kept.take()?, Some(Duration::ZERO));
+        assert_eq!(handled, Handled::TimedOut);
+        let timed_out = server.handle().totals().timed_out;
+        kept = Some(server);
+        (timed_out == 3).then_some(())
+    });
+    for client in &mut silent {
+        assert_eq!(client.read(&mut [0; 10]).unwrap(), 0);
+    }
+    assert_eq!(kept.unwrap().handle().live(), 0);
+}
+
+#[test]
+fn a_client_that_is_not_open_is_served_by_serve_forever_and_ended_by_close() {
+    let (server, target) = introduced(DEADLINE * 100);
+    let mut client = target.connect();
+    let (server, handled) = handle(server, SHORT);
+    assert_eq!(handled, Handled::TimedOut);
+    let guard = server.spawn(|conn| conn.write_all(b"forever")).unwrap();
+    client.write_all(HEADER).unwrap();
+    let mut reply = String::new();
+    client.read_to_string(&mut reply).unwrap();
+    assert_eq!(reply, "forever");
+    guard.stop().unwrap();
+
+    let (server, target) = introduced(DEADLINE * 100);
+    let mut client = target.connect();
+    let (server, handled) = handle(server, SHORT);
+    assert_eq!(handled, Handled::TimedOut);
+    assert_eq!(server.close().unwrap().aborted, 0);
+    assert_eq!(client.read(&mut [0; 10]).unwrap(), 0);
 }

@@ -5,10 +5,11 @@ use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::sync::mpsc::channel;
 use std::time::Duration;
 
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use socketserver::model::Model;
 use socketserver::observe::{AbortReason, Activity};
 use socketserver::tls::Tls;
-use socketserver::{Builder, Connection, Sequential, ServerGuard, Tcp, ThreadPool};
+use socketserver::{Builder, Connection, Handled, Sequential, ServerGuard, Tcp, ThreadPool};
 
 use crate::support::{DEADLINE, poll_until, uninterrupted};
 use crate::{Client, Conn, Setup, ask, builder, connect, plain, spawn};
@@ -177,4 +178,40 @@ fn a_client_that_leaves_in_its_handshake_is_noticed() {
     poll_until("no connection", DEADLINE, || {
         (guard.handle().live() == 0).then_some(())
     });
+}
+
+/// A program's own loop calls the server whenever its descriptor is readable, and never waits in it.
+#[test]
+fn a_handshake_goes_on_over_several_calls_that_do_not_wait() {
+    let setup = Setup::new();
+    let tls = setup.options().build().expect("TLS");
+    let server = builder(&tls).model(Sequential::default());
+    let mut server = server.build().expect("bind");
+    let addresses = server.local_addrs();
+    let address = addresses[0].socket_addr().expect("an address");
+    let silent = plain(address);
+    let (sender, ended) = channel();
+    let calls = std::thread::spawn(move || {
+        let mut served = 0;
+        while served == 0 {
+            let limit = Timespec::try_from(DEADLINE).expect("a short time");
+            let ready = poll(&mut [PollFd::new(&server, PollFlags::IN)], Some(&limit));
+            assert_eq!(ready, Ok(1), "something to do within the deadline");
+            let handled = server.handle_request(Some(Duration::ZERO), |conn: &mut Conn| {
+                let mut line = String::new();
+                conn.read_line_max(&mut line, 100)?;
+                conn.write_all(line.as_bytes())
+            });
+            served += u32::from(handled.expect("serve") == Handled::Served);
+        }
+        let _ = sender.send(server.close().expect("close").aborted);
+    });
+    let mut client = connect(address, &setup.client(), "localhost");
+    assert_eq!(
+        ask(&mut client, "over TLS").expect("an answer"),
+        "over TLS\n"
+    );
+    assert_eq!(ended.recv_timeout(DEADLINE), Ok(0));
+    calls.join().expect("no panic");
+    drop(silent);
 }

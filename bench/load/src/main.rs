@@ -4,6 +4,7 @@
 //! `bench-load requests|echo|packets URL --in-flight N [--warm-up SECONDS] [--seconds SECONDS]`: says `ready` once it is
 //! connected, begins when it is sent a line, says how it went, and stays connected until its standard input ends.
 //! With `--asleep PID` each operation waits until that process, the server, and its children sleep. It ends after `--count N` operations, if that is given, and fails if the time is over before.
+//! With `--proxied` each connection begins with a header of the PROXY protocol, version 1.
 //!
 //! `bench-load offered-echo|offered-requests URL --in-flight N --rate R`: the same with a timetable of R operations a second,
 //! which does not wait for answers. `offered-echo` has N connections, and beside them others with heavy requests, if
@@ -56,6 +57,7 @@ struct Options {
     shape: Shape,
     count: Option<u64>,
     asleep: Option<u32>,
+    proxied: bool,
     rate: f64,
     heavy: Option<(u64, Flow)>,
     warm_up: Duration,
@@ -65,7 +67,7 @@ struct Options {
 
 fn main() -> Result<()> {
     let options = parse()?;
-    let target = Target::parse(&options.url, options.asleep)?;
+    let target = Target::parse(&options.url, options.asleep)?.proxied(options.proxied);
     raise_descriptor_limit()?;
     run(&options, &target).with_context(|| format!("{} load on {}", options.load, options.url))
 }
@@ -102,7 +104,7 @@ fn parse() -> Result<Options> {
     let mut words = Vec::new();
     let (mut in_flight, mut first, mut size, mut depth) = (1, 0, SIZE, 1);
     let (mut warm_up, mut seconds, mut at_most) = (0.1, 1.0, 300.0);
-    let (mut count, mut asleep, mut rate) = (None, None, 1000.0);
+    let (mut count, mut asleep, mut proxied, mut rate) = (None, None, false, 1000.0);
     let (mut heavy, mut heavy_in_flight, mut heavy_rate) = (None, 8, 10.0);
     let mut args = Parser::from_env();
     while let Some(arg) = args.next()? {
@@ -114,6 +116,7 @@ fn parse() -> Result<Options> {
             Arg::Long("depth") => depth = args.value()?.parse()?,
             Arg::Long("count") => count = Some(args.value()?.parse()?),
             Arg::Long("asleep") => asleep = Some(args.value()?.parse()?),
+            Arg::Long("proxied") => proxied = true,
             Arg::Long("rate") => rate = args.value()?.parse()?,
             Arg::Long("heavy") => heavy = Some(offered_echo::kind(&args.value()?.string()?)?),
             Arg::Long("heavy-in-flight") => heavy_in_flight = args.value()?.parse()?,
@@ -143,6 +146,7 @@ fn parse() -> Result<Options> {
         shape: Shape::new(size, depth)?,
         count,
         asleep,
+        proxied,
         rate,
         heavy: heavy.map(|kind| (kind, heavy_flow)),
         warm_up: Duration::try_from_secs_f64(warm_up)?,

@@ -7,6 +7,7 @@ use std::thread;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
+use nix::libc::MSG_MORE;
 use nix::sys::socket::{setsockopt, sockopt};
 use socket2::{Domain, SockAddr, Socket, Type};
 
@@ -19,7 +20,12 @@ pub(crate) struct Target {
     addr: SockAddr,
     /// The process that each operation must find asleep, if it must.
     sleeper: Option<u32>,
+    /// Whether a connection begins as those of a proxy do.
+    proxied: bool,
 }
+
+/// The header of the PROXY protocol for a client, and for the address that it has connected to.
+const HEADER: &[u8] = b"PROXY TCP4 192.0.2.7 192.0.2.1 56324 443\r\n";
 
 /// How often a process is looked at that is still awake.
 const LOOK_EVERY: Duration = Duration::from_micros(20);
@@ -34,6 +40,7 @@ impl Target {
                     kind,
                     addr: SockAddr::unix(format!("\0{name}"))?,
                     sleeper,
+                    proxied: false,
                 });
             }
         }
@@ -58,7 +65,13 @@ impl Target {
             kind,
             addr,
             sleeper,
+            proxied: false,
         })
+    }
+
+    /// The same, through a proxy if `proxied`.
+    pub(crate) fn proxied(self, proxied: bool) -> Self {
+        Self { proxied, ..self }
     }
 
     /// Connects the socket of operation or connection `number`. It blocks, and calls on it must say when they may not.
@@ -76,6 +89,10 @@ impl Target {
             socket.bind(&SockAddr::unix(name)?)?;
         }
         socket.connect(&self.addr).context("connect")?;
+        if self.proxied {
+            // It travels with the data.
+            socket.send_with_flags(HEADER, MSG_MORE)?;
+        }
         Ok(socket)
     }
 

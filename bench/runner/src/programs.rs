@@ -15,6 +15,9 @@ type Args = Vec<&'static str>;
 /// How `socketserver workload` is told what a request is.
 const WAITING: &str = "workload --listen tcp://127.0.0.1:0 --request-size 64 --cpu 0 --wait 200000";
 
+/// Stands for a file of 10,000 networks among the arguments of a server.
+pub(crate) const NETWORKS: &str = "@networks";
+
 #[derive(Clone)]
 pub(crate) enum Program {
     /// `socketserver serve echo --listen URL --model MODEL...`; the URLs `unix:@` and `unixgram:@` stand for a
@@ -50,6 +53,13 @@ fn bench() -> &'static Path {
     runner.parent().unwrap_or(runner)
 }
 
+impl Program {
+    /// Whether each connection has to begin with a header of the PROXY protocol.
+    pub(crate) fn demands_header(&self) -> bool {
+        matches!(self, Self::Server(_, args) if args.contains(&"--proxy-protocol"))
+    }
+}
+
 impl Programs {
     /// Builds what the scenarios need.
     pub(crate) fn build(scenarios: &[Scenario], server: Option<PathBuf>) -> Result<Self> {
@@ -73,6 +83,8 @@ impl Programs {
             missing: tools.filter(|tool| !exists(tool)).collect(),
             failures: BTreeMap::new(),
         };
+        let networks = (0..10_000).map(|it| format!("10.{}.{}.0/24\n", it / 256, it % 256));
+        fs::write(programs.networks(), networks.collect::<String>())?;
         let subjects = scenarios.iter().flat_map(|scenario| &scenario.subjects);
         let upstreams = scenarios
             .iter()
@@ -147,8 +159,16 @@ impl Programs {
                 (command, args)
             }
         };
-        command.args(args);
+        command.args(args.iter().map(|arg| match *arg {
+            NETWORKS => format!("@{}", self.networks().display()),
+            arg => arg.to_owned(),
+        }));
         Ok(command)
+    }
+
+    /// A file of 10,000 networks, none of which has a client.
+    fn networks(&self) -> PathBuf {
+        self.target.join("networks")
     }
 
     pub(crate) fn load(&self) -> Command {

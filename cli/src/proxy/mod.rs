@@ -20,6 +20,7 @@ use socketserver::{Connection, Next, Outcome, Report, ServerHandle};
 use crate::args::{Inner, Model, Options, seconds};
 use crate::bind::{Accepted, Any};
 use crate::limits::positive_seconds;
+use crate::listen::Url;
 use crate::log::say;
 use crate::serve::{self, STACK_KIB, TLS_STACK_KIB, Task};
 use checks::Checks;
@@ -134,8 +135,8 @@ impl Proxy {
                 "the upstreams are of several kinds; give --to with streams (tcp, tls, unix), with seqpacket, or with datagrams (udp, unixgram)",
             );
         }
-        let listeners = self.options.listen.iter().filter_map(Kind::of_listener);
-        if listeners.into_iter().any(|listens| listens != kind) {
+        let of_another = |url: &Url| url.has(|socket| Kind::of_socket(socket) != kind);
+        if self.options.listen.iter().any(of_another) {
             return Some(
                 "a listener and an upstream are of different kinds; streams (tcp, tls, unix) go to streams, seqpacket to seqpacket, datagrams (udp, unixgram) to datagrams",
             );
@@ -255,21 +256,13 @@ struct Forward {
 impl Task for Forward {
     fn start(&mut self, listeners: &[Any]) -> anyhow::Result<()> {
         for listener in listeners {
-            let kind = Kind::of_bound(listener);
-            if kind != self.kind {
-                anyhow::bail!(
-                    "forward {}: it has {kind}, and the upstreams have {}; give --to URLs of its kind",
-                    listener.url(),
-                    self.kind,
-                );
-            }
             if self.upstreams.all().iter().any(|to| to.is(&listener.url())) {
                 anyhow::bail!(
                     "forward {}: the upstream is the listener itself; give another --to",
                     listener.url()
                 );
             }
-            if listener.local_addr().socket_addr().is_some() && kind == Kind::Stream {
+            if listener.local_addr().socket_addr().is_some() && self.kind == Kind::Stream {
                 // Accepted connections inherit it (net/core/sock.c, `sk_clone`).
                 to::keep_alive(listener, self.dial.keep_alive())?;
             }

@@ -15,8 +15,7 @@ use socketserver::net::{
 use socketserver::task;
 use socketserver::tls::{Connector, TlsConnection};
 
-use crate::bind::Any;
-use crate::listen::{HostPort, Target, Url};
+use crate::listen::{HostPort, SocketKind, Target};
 use crate::proxy::Proxy;
 
 /// The URL of an upstream, checked.
@@ -105,32 +104,12 @@ impl To {
 }
 
 impl Kind {
-    /// The kind of a listener; `None` if only its descriptor knows.
-    pub(crate) const fn of_listener(url: &Url) -> Option<Self> {
-        match url.target {
-            Target::Fd(_) | Target::Named(_) => None,
-            Target::Udp(_) | Target::UnixGram(_) => Some(Self::Datagram),
-            Target::Seqpacket(_) => Some(Self::Seqpacket),
-            Target::Tcp(_) | Target::Unix(_) => Some(Self::Stream),
+    pub(crate) const fn of_socket(socket: SocketKind) -> Self {
+        match socket {
+            SocketKind::Udp | SocketKind::UnixGram => Self::Datagram,
+            SocketKind::Seqpacket => Self::Seqpacket,
+            SocketKind::Tcp | SocketKind::Unix => Self::Stream,
         }
-    }
-
-    pub(crate) const fn of_bound(listener: &Any) -> Self {
-        match listener {
-            Either::Left(_) => Self::Stream,
-            Either::Right(Either::Left(_)) => Self::Seqpacket,
-            Either::Right(Either::Right(_)) => Self::Datagram,
-        }
-    }
-}
-
-impl fmt::Display for Kind {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Stream => "streams",
-            Self::Seqpacket => "connections of messages",
-            Self::Datagram => "datagrams",
-        })
     }
 }
 

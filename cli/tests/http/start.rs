@@ -187,7 +187,6 @@ fn a_directory_that_the_user_may_not_read() {
     server.stop();
 }
 
-/// An inherited descriptor is known only once it is adopted.
 #[test]
 fn an_inherited_socket_of_datagrams_is_refused() {
     let site = Site::new();
@@ -195,7 +194,7 @@ fn an_inherited_socket_of_datagrams_is_refused() {
     let www = site.path("www");
     let words = format!("serve http {}", www.display());
     let exit = Process::start(crate::support::command_with(socket, &words, &["fd://3"])).exit();
-    assert_eq!(exit.code, Some(1), "{exit:?}");
+    assert_eq!(exit.code, Some(2), "{exit:?}");
     assert!(
         exit.stderr[0].contains("http needs a stream socket"),
         "{exit:?}"

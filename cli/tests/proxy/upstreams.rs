@@ -415,16 +415,15 @@ fn wrong_usage_is_an_error_at_the_start() {
     }
 }
 
-/// The kind of a descriptor is known only when it is adopted.
 #[test]
 fn an_adopted_socket_of_another_kind_is_an_error() {
     let socket = std::net::UdpSocket::bind("127.0.0.1:0").expect("bind");
     let words = "proxy --to tcp://127.0.0.1:1";
     let command = crate::support::command_with(socket, words, &["fd://3"]);
     let exit = crate::Process::start(command).exit();
-    assert_eq!(exit.code, Some(1), "{exit:?}");
+    assert_eq!(exit.code, Some(2), "{exit:?}");
     assert!(
-        exit.stderr[0].contains("it has datagrams, and the upstreams have streams"),
+        exit.stderr[0].contains("are of different kinds"),
         "{exit:?}"
     );
 }

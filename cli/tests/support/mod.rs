@@ -9,7 +9,8 @@ use std::fs;
 use std::io::{self, BufRead, BufReader, ErrorKind, Read, Write};
 use std::net::{Shutdown, SocketAddr};
 use std::os::fd::OwnedFd;
-use std::path::PathBuf;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
@@ -527,6 +528,38 @@ impl Process {
             Err(RecvTimeoutError::Disconnected) => None,
             Err(RecvTimeoutError::Timeout) => panic!("no line, and no end, within the deadline"),
         }
+    }
+}
+
+/// Makes a FIFO in the place of a file: who reads it waits for its writer.
+#[allow(dead_code, reason = "for files that are read while a test looks")]
+pub(crate) fn make_fifo(path: &Path) {
+    let _ = fs::remove_file(path);
+    let mode = rustix::fs::Mode::RUSR | rustix::fs::Mode::WUSR;
+    rustix::fs::mkfifoat(rustix::fs::CWD, path, mode).expect("a FIFO");
+}
+
+/// Waits until a FIFO is being read, and keeps the reader waiting.
+#[track_caller]
+#[allow(dead_code, reason = "for files that are read while a test looks")]
+pub(crate) fn writer_of_fifo(path: &Path) -> fs::File {
+    poll_until("the file is read", DEADLINE, || open_to_write(path).ok())
+}
+
+/// Without a reader it fails (fifo(7)).
+fn open_to_write(path: &Path) -> io::Result<fs::File> {
+    let nonblocking = rustix::fs::OFlags::NONBLOCK.bits().cast_signed();
+    let mut options = fs::OpenOptions::new();
+    options.write(true).custom_flags(nonblocking).open(path)
+}
+
+/// At its end, who still waits for a writer of a FIFO goes on: a worker of a server that a failed test has killed.
+#[allow(dead_code, reason = "for files that are read while a test looks")]
+pub(crate) struct FreesReader<'a>(pub(crate) &'a Path);
+
+impl Drop for FreesReader<'_> {
+    fn drop(&mut self) {
+        let _ = open_to_write(self.0);
     }
 }
 

@@ -2,13 +2,15 @@
 //! time, so that no batch is shared.
 
 use super::Bound::AtMost;
-use super::Metric::Calls;
+use super::Metric::{Calls, Instructions};
 use super::coroutines::{BUFFER, EPOLL, EPOLL_LOOP, THREADS, TOKIO, URING, model};
 use super::models::{FORKING, POOL, SEQUENTIAL, TCP, THREADING, UDP, rust, served};
-use super::{Load, Operation, Scenario, Subject, When, absolute, subject};
+use super::{Load, Operation, Scenario, Subject, When, absolute, promise, subject};
+use crate::programs::NETWORKS;
 use crate::programs::Program::{C, Server};
 
 const URING_LOOP: &str = "uring loop, single";
+const LISTED: &str = "10,000 networks";
 const MMSG_LOOP: &str = "mmsg loop in C";
 
 /// What valgrind 3.19 cannot run.
@@ -39,6 +41,15 @@ pub(super) fn scenarios() -> Vec<Scenario> {
             Operation::Connection,
             connections(),
         ),
+        Scenario {
+            promises: vec![promise(LISTED, Instructions, THREADING, AtMost(1.03))],
+            ..scenario(
+                "counts-admission",
+                "the same, where 10,000 networks decide who may connect, and where a PROXY header (v1) names the client",
+                Operation::Connection,
+                admission(),
+            )
+        },
         scenario(
             "counts-datagrams",
             "a UDP datagram of 64 bytes, sent back, one at a time",
@@ -79,6 +90,26 @@ fn connections() -> Vec<Subject> {
     let forks = subject("fork loop in C, once", C("fork_loop.c", Vec::new()));
     subjects.push(forks.not_under_valgrind(NO_FORKS));
     subjects
+}
+
+/// Each feature alone and both, beside the server without them.
+fn admission() -> Vec<Subject> {
+    let threading = |name, networks: bool, header: bool| {
+        let mut args = vec!["threading"];
+        if networks {
+            args.extend(["--deny", NETWORKS]);
+        }
+        if header {
+            args.extend(["--proxy-protocol", "v1", "--proxy-trust", "127.0.0.0/8"]);
+        }
+        subject(name, Server(TCP, args))
+    };
+    vec![
+        threading(THREADING, false, false),
+        threading(LISTED, true, false),
+        threading("PROXY header", false, true),
+        threading("both", true, true),
+    ]
 }
 
 fn datagrams() -> Vec<Subject> {
