@@ -111,6 +111,7 @@ pub use response::{BodyWriter, Content, IntoResponse};
 pub use router::Router;
 
 use crate::h2::H2;
+use crate::h2::shares::Shares;
 use access::{Ended, Observers};
 use config::Limits;
 use forwarded::Trust;
@@ -179,6 +180,7 @@ pub struct Http<H> {
     limits: Limits,
     observers: Observers,
     trust: Option<Trust>,
+    shares: Shares,
 }
 
 impl<F, R> Http<F>
@@ -200,6 +202,7 @@ impl<H: Handler> Http<H> {
             limits: Limits::default(),
             observers: Observers::default(),
             trust: None,
+            shares: Shares::default(),
         }
     }
 
@@ -250,6 +253,10 @@ impl<H: Handler> Http<H> {
 
     /// Sets how many requests of a connection of HTTP/2 may run at once. Each has a thread, or a coroutine; requests
     /// that find none are refused so that the client can try again (`REFUSED_STREAM`). Default: 100.
+    ///
+    /// A client, which is an IPv4 address or an IPv6 network of 64 bits, runs no more requests than there is
+    /// [room](socketserver::task::Scope::room) for beside them: alone, with all of its connections, half of those that
+    /// the process can run.
     pub const fn streams(mut self, count: u32) -> Self {
         self.limits.streams = count;
         self

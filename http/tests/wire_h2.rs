@@ -2,6 +2,7 @@
 
 mod support;
 
+use std::net::SocketAddr;
 use std::path::Path;
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -10,8 +11,9 @@ use std::time::Duration;
 
 use http::{Response, StatusCode};
 use libtest_mimic::Trial;
+use socket2::{Domain, Socket, Type};
 use socketserver::testing::TestServer;
-use socketserver::{HandlerError, Server, ThreadPool, Threading, UnixStream};
+use socketserver::{HandlerError, Server, Tcp, ThreadPool, Threading, UnixStream};
 use socketserver_http::{Content, Http, IntoResponse, Request};
 use support::DEADLINE;
 use support::frames::{
@@ -167,7 +169,75 @@ fn main() -> ExitCode {
             Ok(())
         }));
     }
+    trials.push(Trial::test("threads::one_address_leaves_room", || {
+        one_address_leaves_room();
+        Ok(())
+    }));
     libtest_mimic::run(&support::arguments(), trials).exit_code()
+}
+
+/// A client of an address of its own.
+fn connect_from(source: [u8; 4], server: SocketAddr) -> Client {
+    let socket = Socket::new(Domain::IPV4, Type::STREAM, None).expect("a socket");
+    let source = SocketAddr::from((source, 0));
+    socket.bind(&source.into()).expect("bind");
+    socket
+        .connect_timeout(&server.into(), DEADLINE)
+        .expect("connect");
+    Client::over(socket, &[])
+}
+
+/// The process has 1,024 threads for requests of HTTP/2. An address with many connections takes no more than it leaves.
+fn one_address_leaves_room() {
+    const THREADS: usize = 1024;
+    let gate = Arc::new(Gate::default());
+    let server = Server::<Tcp, Threading>::bind("127.0.0.1:0").expect("bind");
+    let http = http(&gate).streams(THREADS as u32);
+    let server = TestServer::spawn(server, http.serve());
+    let addr = server.addr().socket_addr().expect("an address of TCP");
+    let block = request("GET", "/wait");
+    let send_all = |client: &mut Client, count: u32| {
+        let requests: Vec<_> = (0..count)
+            .flat_map(|at| headers(2 * at + 1, &block))
+            .collect();
+        client.send(&requests);
+    };
+    let mut greedy: Vec<_> = (0..12)
+        .map(|_| connect_from([127, 0, 0, 1], addr))
+        .collect();
+    for client in &mut greedy {
+        send_all(client, 100);
+    }
+    gate.wait_for(THREADS / 2);
+    let refused = greedy.iter_mut().map(|client| {
+        // Requests are taken up in turn, so that is the last answer.
+        client.send(&headers(201, GET));
+        let mut count = 0;
+        loop {
+            let frame = client.receive_until(|frame| frame.kind == RST_STREAM);
+            assert_eq!(frame.code(), REFUSED_STREAM);
+            if frame.stream == 201 {
+                return count;
+            }
+            count += 1;
+        }
+    });
+    assert_eq!(refused.sum::<usize>(), 1200 - THREADS / 2);
+    assert_eq!(gate.waiting.load(Ordering::SeqCst), THREADS / 2);
+    // Others are served at once, and leave room in turn.
+    for last in 2..6 {
+        let mut other = connect_from([127, 0, 0, last], addr);
+        assert_eq!(other.ask(1, GET)[0], OK, "127.0.0.{last}");
+    }
+    let mut second = connect_from([127, 0, 0, 2], addr);
+    send_all(&mut second, 300);
+    gate.wait_for(THREADS / 2 + THREADS / 4);
+    let mut third = connect_from([127, 0, 0, 3], addr);
+    assert_eq!(third.ask(1, GET)[0], OK);
+    assert_eq!(gate.waiting.load(Ordering::SeqCst), THREADS * 3 / 4);
+    gate.open();
+    drop((greedy, second, third));
+    let _ = server.stop();
 }
 
 type Answer = Result<Response<Content>, HandlerError>;

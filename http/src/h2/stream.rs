@@ -2,6 +2,7 @@
 
 use std::future::poll_fn;
 use std::io;
+use std::net::IpAddr;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Duration;
 
@@ -44,12 +45,18 @@ impl Peer {
             stop: conn.context().stop_flag(),
         }
     }
+
+    /// The address of a request's client.
+    pub(crate) fn client<H: Handler>(&self, http: &Http<H>, headers: &HeaderMap) -> Option<IpAddr> {
+        http.client(&self.address, headers)
+    }
 }
 
 /// Serves a request. Its failure ends the request alone.
 pub(crate) fn serve<H: Handler>(
     http: &Http<H>,
     peer: &Peer,
+    client: Option<IpAddr>,
     request: Request<RecvStream>,
     respond: SendResponse<Bytes>,
 ) {
@@ -59,7 +66,6 @@ pub(crate) fn serve<H: Handler>(
     let checked =
         head::check_target(&parts).and_then(|()| head::expects(&parts.headers, Version::HTTP_11));
     let is_head = parts.method == Method::HEAD;
-    let client = http.client(&peer.address, &parts.headers);
     let mut input = Input::new(stream, respond, peer, &http.limits);
     input.expects = checked == Ok(true);
     // HTTP/2 itself checks it against the data.
