@@ -330,7 +330,8 @@ fn begin<'scope, H: Handler>(
     one: RunningOne<'scope>,
     (request, respond): Accepted,
 ) {
-    let client = peer.client(http, request.headers());
+    let origin = peer.origin(http, request.headers());
+    let client = origin.client;
     // A closure that cannot be spawned is dropped, and must not take this along.
     let respond = Arc::new(Mutex::new(Some(respond)));
     let shared = Arc::clone(&respond);
@@ -338,7 +339,7 @@ fn begin<'scope, H: Handler>(
         let _share = http.shares.share(client);
         let _one = one;
         if let Some(respond) = take(&shared) {
-            stream::serve(http, peer, client, request, respond);
+            stream::serve(http, peer, origin, request, respond);
         }
     };
     let spawn = || scope.spawn(work).is_ok();

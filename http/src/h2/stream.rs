@@ -2,7 +2,6 @@
 
 use std::future::poll_fn;
 use std::io;
-use std::net::IpAddr;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Duration;
 
@@ -23,6 +22,7 @@ use crate::body::{Body, Bounds, Source, strip_trailers};
 use crate::config::Limits;
 use crate::date;
 use crate::error::response_to;
+use crate::forwarded::Origin;
 use crate::handler::{Handler, call};
 use crate::head;
 use crate::response::{BodyWriter, Content, IntoResponse, Kind, Sink, copy};
@@ -46,9 +46,9 @@ impl Peer {
         }
     }
 
-    /// The address of a request's client.
-    pub(crate) fn client<H: Handler>(&self, http: &Http<H>, headers: &HeaderMap) -> Option<IpAddr> {
-        http.client(&self.address, headers)
+    /// Where a request has come from.
+    pub(crate) fn origin<H: Handler>(&self, http: &Http<H>, headers: &HeaderMap) -> Origin {
+        http.origin(&self.address, headers)
     }
 }
 
@@ -56,11 +56,12 @@ impl Peer {
 pub(crate) fn serve<H: Handler>(
     http: &Http<H>,
     peer: &Peer,
-    client: Option<IpAddr>,
+    origin: Origin,
     request: Request<RecvStream>,
     respond: SendResponse<Bytes>,
 ) {
     let clock = http.clock();
+    let client = origin.client;
     let (mut parts, stream) = request.into_parts();
     join_cookies(&mut parts.headers);
     let checked =
@@ -72,7 +73,7 @@ pub(crate) fn serve<H: Handler>(
     if let Some(length) = parts.headers.get(CONTENT_LENGTH).filter(|_| !input.ended) {
         input.size = length.to_str().ok().and_then(|length| length.parse().ok());
     }
-    let mut request = Request::from_parts(parts, Body::new(&mut input, client));
+    let mut request = Request::from_parts(parts, Body::new(&mut input, origin));
     let answered = match checked {
         Ok(_) => call(&http.handler, &mut H::Session::default(), &mut request),
         Err(reject) => (reject.status, format!("{}\n", reject.reason)).into_response(),
