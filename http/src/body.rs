@@ -22,6 +22,7 @@ pub(crate) trait Source {
     fn id(&self) -> u64;
     fn peer(&self) -> Address;
     fn stopping(&self) -> bool;
+    fn peer_gone(&mut self) -> bool;
 }
 
 /// The status that a failed read of a body leads to.
@@ -200,6 +201,37 @@ impl<'a> Body<'a> {
     #[must_use]
     pub fn stopping(&self) -> bool {
         self.source.stopping()
+    }
+
+    /// Returns whether the client has cancelled the request or closed the connection; for a handler that computes or
+    /// waits for long, and need not go on. Never waits. Reads of a body whose end has not come fail then, and so do writes
+    /// of a response.
+    ///
+    /// Of HTTP/1 it is what [`Connection::peer_gone`](socketserver::Connection::peer_gone) says, so also `true` for a
+    /// client that has only ended its side and waits for the response. Under `Coroutines` a connection of HTTP/2
+    /// learns of a cancellation only while its handlers wait.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::io;
+    /// use std::time::Duration;
+    /// use socketserver::task;
+    /// use socketserver_http::{Http, Request};
+    ///
+    /// fn long_poll(request: &mut Request<'_>) -> io::Result<String> {
+    ///     for _ in 0..100 {
+    ///         if request.body_mut().peer_gone() {
+    ///             return Err(io::ErrorKind::ConnectionAborted.into());
+    ///         }
+    ///         task::sleep(Duration::from_millis(100));
+    ///     }
+    ///     Ok("nothing new\n".to_owned())
+    /// }
+    /// # let _ = Http::new(long_poll);
+    /// ```
+    pub fn peer_gone(&mut self) -> bool {
+        self.source.peer_gone()
     }
 }
 

@@ -2,6 +2,7 @@
 
 mod support;
 
+use std::io::Write;
 use std::net::SocketAddr;
 use std::path::Path;
 use std::process::ExitCode;
@@ -33,10 +34,19 @@ const OK: u8 = 0x88;
 
 type Check = fn(&Path, &Gate);
 
-const ROWS: [(&str, Check); 28] = [
+const ROWS: [(&str, Check); 30] = [
     ("10.5: requests that are reset at once", rapid_reset),
     ("10.5: requests that are reset while they run", slow_reset),
     ("5.1.2: more requests than may run", too_many),
+    (
+        "6.4: a handler sees that its client has cancelled",
+        |path, gate| {
+            cancelled(path, gate, "/long");
+        },
+    ),
+    ("6.4: so does content of a response", |path, gate| {
+        cancelled(path, gate, "/stream");
+    }),
     ("10.5.1: CONTINUATION without an end", |path, _| {
         continuations(path, &[0x40]);
     }),
@@ -256,6 +266,24 @@ fn http(
                 let count = std::io::copy(request.body_mut(), &mut std::io::sink())?;
                 format!("{count} bytes\n").into_response()
             }
+            "/long" => {
+                assert!(!request.body_mut().peer_gone());
+                gate.pass();
+                assert!(request.body_mut().peer_gone());
+                gate.note();
+                "cancelled".into_response()
+            }
+            "/stream" => {
+                let gate = Arc::clone(&gate);
+                Content::stream(move |out| {
+                    assert!(!out.peer_gone());
+                    gate.pass();
+                    assert!(out.peer_gone());
+                    gate.note();
+                    Ok(())
+                })
+                .into_response()
+            }
             // More than a socket buffers, and less than HTTP/2 does.
             "/medium" => vec![b'a'; 260 * 1024].into_response(),
             "/large" => vec![b'a'; 1024 * 1024].into_response(),
@@ -314,6 +342,23 @@ fn slow_reset(path: &Path, gate: &Gate) {
         assert_eq!(client.is_reset(2 * number + 1), REFUSED_STREAM);
     }
     assert_eq!(gate.waiting.load(Ordering::SeqCst), STREAMS as usize);
+}
+
+/// Of HTTP/2 by a reset, of HTTP/1 by the end of the connection.
+fn cancelled(path: &Path, gate: &Gate, target: &str) {
+    let mut client = Client::connect(path, &[]);
+    client.send(&headers(1, &request("GET", target)));
+    let mut old = std::os::unix::net::UnixStream::connect(path).expect("connect");
+    let head = format!("GET {target} HTTP/1.1\r\nHost: a\r\n\r\n");
+    old.write_all(head.as_bytes()).expect("send");
+    gate.wait_for(2);
+    drop(old);
+    client.send(&reset(1));
+    client.send(&frame(PING, 0, 0, &[0; 8]));
+    // Frames are taken up in turn.
+    client.receive_until(|frame| frame.kind == PING);
+    gate.open();
+    gate.wait_for(4);
 }
 
 fn too_many(path: &Path, gate: &Gate) {

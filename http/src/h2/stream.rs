@@ -3,6 +3,7 @@
 use std::future::poll_fn;
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use bytes::{Buf, Bytes};
@@ -257,6 +258,16 @@ impl Source for Input<'_> {
     fn stopping(&self) -> bool {
         self.peer.stop.is_set()
     }
+
+    fn peer_gone(&mut self) -> bool {
+        is_reset(|cx| self.respond.poll_reset(cx))
+    }
+}
+
+/// Whether the client has reset a stream, or its connection has ended.
+fn is_reset(poll: impl FnOnce(&mut Context<'_>) -> Poll<Result<Reason, h2::Error>>) -> bool {
+    // A wait that follows registers its own waker.
+    poll(&mut Context::from_waker(Waker::noop())).is_ready()
 }
 
 /// Fields that concern a connection of HTTP/1 (RFC 9113, section 8.2.2).
@@ -385,5 +396,9 @@ impl Sink for Frames<'_> {
 
     fn stopping(&self) -> bool {
         self.peer.stop.is_set()
+    }
+
+    fn peer_gone(&mut self) -> bool {
+        is_reset(|cx| self.stream.poll_reset(cx))
     }
 }

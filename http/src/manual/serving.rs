@@ -99,6 +99,8 @@
 //! - The fields `Connection`, `Transfer-Encoding`, `Upgrade` and `Keep-Alive` of a response are left out.
 //! - [`Content::upgrade`](crate::Content::upgrade) is answered 501.
 //! - A client may send 64 KiB of a body, and 1 MiB of all bodies of a connection, before handlers read.
+//! - A handler whose client cancels the request goes on; it learns of that when it reads or writes, or by
+//!   [`Body::peer_gone`](crate::Body::peer_gone).
 //! - A client that sends more than 1,000 frames in a row that ask for nothing (PING, SETTINGS, RST_STREAM, empty
 //!   DATA and the like) loses its connection.
 //!
