@@ -80,7 +80,7 @@
 //! | model | suits |
 //! |---|---|
 //! | [`Threading`](socketserver::Threading) | most servers: handlers that call databases and file systems; at most [`max_threads`](socketserver::Threading::max_threads) requests at once |
-//! | [`ThreadPool`](socketserver::ThreadPool) | the same, with a fixed number of threads; as many slow uploads or endless responses use it up |
+//! | [`ThreadPool`](socketserver::ThreadPool) | the same, with a fixed number of threads; as many slow uploads or slow readers use it up, so give each client [fewer connections](socketserver::Builder::max_per_address) than there are threads |
 //! | `Coroutines` (feature `coroutines`) | many requests that wait at the same time: slow clients, long polls, server-sent events, WebSockets. Blocking calls of other libraries go through [`task::offload`](socketserver::task::offload) |
 //! | [`Prefork`](socketserver::Prefork) of one of these | several processes, which have no memory in common |
 //! | [`Forking`](socketserver::Forking) | handlers that may crash their process: each connection has one |
