@@ -1,5 +1,4 @@
-//! Programs that take long: `slowhttptest` in its four modes. They run by name, as CONTRIBUTING.md says, and fail where
-//! their program is missing.
+//! Programs that take long: `slowhttptest` in its four modes, and a browser. They run by name, as CONTRIBUTING.md says, and fail where their program is missing.
 
 #[path = "../../../tests/support/arguments.rs"]
 mod arguments;
@@ -9,6 +8,7 @@ mod models;
 #[expect(dead_code, reason = "other tests use the rest")]
 mod program;
 
+mod browser;
 mod slow;
 
 use std::io;
@@ -17,7 +17,7 @@ use std::process::{Command, ExitCode, Output};
 use libtest_mimic::Trial;
 
 fn main() -> ExitCode {
-    let all = slow::trials();
+    let all = slow::trials().chain(browser::trials());
     let trials = all.map(|trial| trial.with_ignored_flag(true)).collect();
     libtest_mimic::run(&arguments::arguments(), trials).exit_code()
 }
