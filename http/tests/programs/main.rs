@@ -1,4 +1,5 @@
-//! Programs that take long: `slowhttptest` in its four modes, and a browser. They run by name, as CONTRIBUTING.md says, and fail where their program is missing.
+//! Programs that take long: `slowhttptest` in its four modes, a browser, and the fuzzing client of Autobahn for
+//! WebSockets. They run by name, as CONTRIBUTING.md says, and fail where their program is missing.
 
 #[path = "../../../tests/support/arguments.rs"]
 mod arguments;
@@ -10,6 +11,7 @@ mod program;
 
 mod browser;
 mod slow;
+mod web_socket;
 
 use std::io;
 use std::process::{Command, ExitCode, Output};
@@ -17,7 +19,9 @@ use std::process::{Command, ExitCode, Output};
 use libtest_mimic::Trial;
 
 fn main() -> ExitCode {
-    let all = slow::trials().chain(browser::trials());
+    let all = slow::trials()
+        .chain(browser::trials())
+        .chain(web_socket::trials());
     let trials = all.map(|trial| trial.with_ignored_flag(true)).collect();
     libtest_mimic::run(&arguments::arguments(), trials).exit_code()
 }
