@@ -7,9 +7,11 @@ use std::time::{Duration, Instant};
 
 use http::StatusCode;
 use http::header::{self, HeaderMap, HeaderName};
+use http::uri::Scheme;
 use socketserver::net::Address;
 
 use crate::config::Limits;
+use crate::forwarded::Origin;
 
 /// Where a body comes from: a connection of HTTP/1, or a stream of HTTP/2.
 pub(crate) trait Source {
@@ -20,6 +22,7 @@ pub(crate) trait Source {
     fn id(&self) -> u64;
     fn peer(&self) -> Address;
     fn stopping(&self) -> bool;
+    fn peer_gone(&mut self) -> bool;
 }
 
 /// The status that a failed read of a body leads to.
@@ -123,12 +126,12 @@ impl Bounds {
 /// ```
 pub struct Body<'a> {
     source: &'a mut dyn Source,
-    client: Option<IpAddr>,
+    origin: Origin,
 }
 
 impl<'a> Body<'a> {
-    pub(crate) fn new(source: &'a mut dyn Source, client: Option<IpAddr>) -> Self {
-        Self { source, client }
+    pub(crate) fn new(source: &'a mut dyn Source, origin: Origin) -> Self {
+        Self { source, origin }
     }
 
     /// Returns the length in bytes of what is left, if the client has said it: 0 without a body.
@@ -159,7 +162,33 @@ impl<'a> Body<'a> {
     /// address of the [peer](Self::peer). `None` if that is a Unix socket.
     #[must_use]
     pub const fn client(&self) -> Option<IpAddr> {
-        self.client
+        self.origin.client
+    }
+
+    /// Returns the scheme by which the client has come to a [trusted proxy](crate::Http::trust_forwarded), `http` or
+    /// `https`, if that has named it. Else `None`: then it is that of the server's own listener, over
+    /// [TLS](crate::manual::serving#tls) or not.
+    ///
+    /// # Examples
+    ///
+    /// A server behind a proxy, which speaks TLS with clients, redirects those that have come to the proxy without:
+    ///
+    /// ```
+    /// use http::uri::Scheme;
+    /// use socketserver_http::{Http, IntoResponse, Request, redirect_to_https};
+    ///
+    /// let redirect = redirect_to_https(443);
+    /// let http = Http::new(move |request: &mut Request<'_>| match request.body().scheme() {
+    ///     Some(scheme) if *scheme == Scheme::HTTPS => "hello\n".into_response(),
+    ///     _ => redirect(request),
+    /// });
+    /// let http = http.trust_x_forwarded_for(["10.0.0.0/8".parse()?]);
+    /// # drop(http);
+    /// # Ok::<(), socketserver::access::NetworkError>(())
+    /// ```
+    #[must_use]
+    pub const fn scheme(&self) -> Option<&Scheme> {
+        self.origin.scheme.as_ref()
     }
 
     /// Returns the address of the other end of the connection.
@@ -172,6 +201,37 @@ impl<'a> Body<'a> {
     #[must_use]
     pub fn stopping(&self) -> bool {
         self.source.stopping()
+    }
+
+    /// Returns whether the client has cancelled the request or closed the connection; for a handler that computes or
+    /// waits for long, and need not go on. Never waits. Reads of a body whose end has not come fail then, and so do writes
+    /// of a response.
+    ///
+    /// Of HTTP/1 it is what [`Connection::peer_gone`](socketserver::Connection::peer_gone) says, so also `true` for a
+    /// client that has only ended its side and waits for the response. Under `Coroutines` a connection of HTTP/2
+    /// learns of a cancellation only while its handlers wait.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::io;
+    /// use std::time::Duration;
+    /// use socketserver::task;
+    /// use socketserver_http::{Http, Request};
+    ///
+    /// fn long_poll(request: &mut Request<'_>) -> io::Result<String> {
+    ///     for _ in 0..100 {
+    ///         if request.body_mut().peer_gone() {
+    ///             return Err(io::ErrorKind::ConnectionAborted.into());
+    ///         }
+    ///         task::sleep(Duration::from_millis(100));
+    ///     }
+    ///     Ok("nothing new\n".to_owned())
+    /// }
+    /// # let _ = Http::new(long_poll);
+    /// ```
+    pub fn peer_gone(&mut self) -> bool {
+        self.source.peer_gone()
     }
 }
 

@@ -1,8 +1,9 @@
-//! The client that a trusted proxy names in a field of the request.
+//! The client that a trusted proxy names in fields of the request, and the scheme by which it has come.
 
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 
 use http::header::{FORWARDED, HeaderMap, HeaderName};
+use http::uri::Scheme;
 use socketserver::access::Network;
 use socketserver::net::Address;
 
@@ -12,6 +13,14 @@ enum Field {
     /// RFC 7239.
     Forwarded,
     XForwardedFor,
+}
+
+/// Where a request has come from.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Origin {
+    pub(crate) client: Option<IpAddr>,
+    /// How the client has come to a trusted proxy, if that has said so.
+    pub(crate) scheme: Option<Scheme>,
 }
 
 /// Which proxies are trusted, and in which field they name their clients. A server reads one field alone: a proxy that
@@ -37,9 +46,22 @@ impl Trust {
         }
     }
 
-    /// The client of a request from `peer`: the last address that is not of a trusted proxy.
-    pub(crate) fn client(&self, peer: &Address, headers: &HeaderMap) -> Option<IpAddr> {
-        let mut client = peer.ip();
+    /// The client of a request from `peer`, which is the last address that is not of a trusted proxy, and how it has come
+    /// to the proxy that has named it.
+    pub(crate) fn origin(&self, peer: &Address, headers: &HeaderMap) -> Origin {
+        let mut origin = Origin {
+            client: peer.ip(),
+            scheme: None,
+        };
+        // A peer without an IP address is on this machine.
+        if !origin.client.is_none_or(|peer| self.is_trusted(peer)) {
+            return origin;
+        }
+        if self.field == Field::XForwardedFor {
+            let last = headers.get_all("x-forwarded-proto").iter().next_back();
+            let last = last.and_then(|value| value.as_bytes().rsplit(|byte| *byte == b',').next());
+            origin.scheme = last.and_then(scheme_of);
+        }
         let name = match self.field {
             Field::Forwarded => FORWARDED,
             Field::XForwardedFor => HeaderName::from_static("x-forwarded-for"),
@@ -54,21 +76,23 @@ impl Trust {
             elements
         });
         for element in elements {
-            // A peer without an IP address is on this machine.
-            if client.is_some_and(|client| !self.is_trusted(client)) {
+            if origin.client.is_some_and(|client| !self.is_trusted(client)) {
                 break;
             }
             let node = match self.field {
-                Field::Forwarded => node_of(element),
-                Field::XForwardedFor => Some(element.trim_ascii().to_vec()),
+                Field::Forwarded => {
+                    origin.scheme = value_of(element, b"proto").and_then(scheme_of);
+                    value_of(element, b"for")
+                }
+                Field::XForwardedFor => Some(element.trim_ascii()),
             };
             // A proxy may hide a client; the addresses before that one are then unknown too.
-            let Some(address) = node.and_then(|node| address_of(&node)) else {
+            let Some(address) = node.and_then(address_of) else {
                 break;
             };
-            client = Some(address);
+            origin.client = Some(address);
         }
-        client
+        origin
     }
 
     fn is_trusted(&self, ip: IpAddr) -> bool {
@@ -100,18 +124,25 @@ fn split(text: &[u8], separator: u8) -> Vec<&[u8]> {
     parts
 }
 
-/// The value of `for` in an element of `Forwarded`.
-fn node_of(element: &[u8]) -> Option<Vec<u8>> {
+/// The value of a parameter in an element of `Forwarded`.
+fn value_of<'a>(element: &'a [u8], name: &[u8]) -> Option<&'a [u8]> {
     let mut pairs = split(element, b';').into_iter();
     let value = pairs.find_map(|pair| {
         let at = pair.iter().position(|byte| *byte == b'=')?;
-        let is_for = pair[..at].trim_ascii().eq_ignore_ascii_case(b"for");
-        is_for.then(|| pair[at + 1..].trim_ascii())
+        let is_named = pair[..at].trim_ascii().eq_ignore_ascii_case(name);
+        is_named.then(|| pair[at + 1..].trim_ascii())
     })?;
     let quoted = value
         .strip_prefix(b"\"")
         .and_then(|value| value.strip_suffix(b"\""));
-    Some(quoted.unwrap_or(value).to_vec())
+    Some(quoted.unwrap_or(value))
+}
+
+/// Reads a scheme of HTTP.
+fn scheme_of(text: &[u8]) -> Option<Scheme> {
+    let text = text.trim_ascii();
+    let is = |scheme: &Scheme| text.eq_ignore_ascii_case(scheme.as_str().as_bytes());
+    [Scheme::HTTP, Scheme::HTTPS].into_iter().find(is)
 }
 
 /// Reads an address, with a port or without.
@@ -143,7 +174,7 @@ mod tests {
     }
 
     #[track_caller]
-    fn check(trust: &Trust, peer: &str, fields: &[&str], client: &str) {
+    fn origin(trust: &Trust, peer: &str, fields: &[&str]) -> Origin {
         let peer = Address::from(peer.parse::<SocketAddr>().unwrap());
         let mut headers = HeaderMap::new();
         for field in fields {
@@ -151,8 +182,81 @@ mod tests {
             let name = HeaderName::from_bytes(name.as_bytes()).unwrap();
             headers.append(name, value.parse().unwrap());
         }
-        let found = trust.client(&peer, &headers).unwrap().to_string();
+        trust.origin(&peer, &headers)
+    }
+
+    #[track_caller]
+    fn check(trust: &Trust, peer: &str, fields: &[&str], client: &str) {
+        let found = origin(trust, peer, fields).client.unwrap().to_string();
         assert_eq!(found, client, "{fields:?}");
+    }
+
+    #[track_caller]
+    fn check_scheme(trust: &Trust, peer: &str, fields: &[&str], scheme: Option<&str>) {
+        let found = origin(trust, peer, fields).scheme;
+        let found = found.as_ref().map(Scheme::as_str);
+        assert_eq!(found, scheme, "{fields:?}");
+    }
+
+    #[test]
+    fn the_scheme_is_what_the_proxy_of_the_client_says() {
+        let trust = Trust::forwarded(proxies());
+        let check = |peer: &str, fields: &[&str], scheme: Option<&str>| {
+            check_scheme(&trust, peer, fields, scheme);
+        };
+        let proxy = "10.0.0.1:9";
+        check(
+            proxy,
+            &["forwarded: for=192.0.2.1;proto=https"],
+            Some("https"),
+        );
+        check(
+            proxy,
+            &["forwarded: Proto=\"HTTP\";for=192.0.2.1"],
+            Some("http"),
+        );
+        check(proxy, &["forwarded: proto=https"], Some("https"));
+        check(
+            proxy,
+            &["forwarded: for=unknown;proto=https"],
+            Some("https"),
+        );
+        // The inner proxy has a plain connection to the outer one.
+        check(
+            proxy,
+            &[
+                "forwarded: for=6.6.6.6;proto=http, for=192.0.2.1;proto=https, for=10.9.9.9;proto=http",
+            ],
+            Some("https"),
+        );
+        check(proxy, &["forwarded: proto=https, for=192.0.2.1"], None);
+        check(proxy, &["forwarded: for=192.0.2.1;proto=ws"], None);
+        check(proxy, &["x-forwarded-proto: https"], None);
+        check(proxy, &[], None);
+        check(
+            "192.0.2.1:9",
+            &["forwarded: for=192.0.2.1;proto=https"],
+            None,
+        );
+        let trust = Trust::x_forwarded_for(proxies());
+        let check = |peer: &str, fields: &[&str], scheme: Option<&str>| {
+            check_scheme(&trust, peer, fields, scheme);
+        };
+        check(proxy, &["x-forwarded-proto: https"], Some("https"));
+        check(
+            proxy,
+            &["x-forwarded-for: 192.0.2.1", "x-forwarded-proto: HTTPS"],
+            Some("https"),
+        );
+        check(proxy, &["x-forwarded-proto: https, http"], Some("http"));
+        check(
+            proxy,
+            &["x-forwarded-proto: http", "x-forwarded-proto: https"],
+            Some("https"),
+        );
+        check(proxy, &["x-forwarded-proto: https,"], None);
+        check(proxy, &["forwarded: proto=https"], None);
+        check("192.0.2.1:9", &["x-forwarded-proto: https"], None);
     }
 
     #[test]
@@ -239,11 +343,11 @@ mod tests {
         let trust = Trust::x_forwarded_for([]);
         let mut headers = HeaderMap::new();
         let unix = Address::Named("a Unix socket".to_owned());
-        assert_eq!(trust.client(&unix, &headers), None);
+        assert_eq!(trust.origin(&unix, &headers), Origin::default());
         headers.insert("x-forwarded-for", "6.6.6.6, 192.0.2.1".parse().unwrap());
-        assert_eq!(
-            trust.client(&unix, &headers),
-            Some("192.0.2.1".parse().unwrap())
-        );
+        headers.insert("x-forwarded-proto", "https".parse().unwrap());
+        let origin = trust.origin(&unix, &headers);
+        assert_eq!(origin.client, Some("192.0.2.1".parse().unwrap()));
+        assert_eq!(origin.scheme, Some(Scheme::HTTPS));
     }
 }

@@ -80,7 +80,6 @@ mod router;
 mod session;
 
 use std::io::Write;
-use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -111,9 +110,10 @@ pub use response::{BodyWriter, Content, IntoResponse};
 pub use router::Router;
 
 use crate::h2::H2;
+use crate::h2::shares::Shares;
 use access::{Ended, Observers};
 use config::Limits;
-use forwarded::Trust;
+use forwarded::{Origin, Trust};
 use session::Session;
 
 /// A request: method, target, version and fields of the `http` crate, and a [`Body`] to read.
@@ -179,6 +179,7 @@ pub struct Http<H> {
     limits: Limits,
     observers: Observers,
     trust: Option<Trust>,
+    shares: Shares,
 }
 
 impl<F, R> Http<F>
@@ -200,6 +201,7 @@ impl<H: Handler> Http<H> {
             limits: Limits::default(),
             observers: Observers::default(),
             trust: None,
+            shares: Shares::default(),
         }
     }
 
@@ -250,6 +252,10 @@ impl<H: Handler> Http<H> {
 
     /// Sets how many requests of a connection of HTTP/2 may run at once. Each has a thread, or a coroutine; requests
     /// that find none are refused so that the client can try again (`REFUSED_STREAM`). Default: 100.
+    ///
+    /// A client, which is an IPv4 address or an IPv6 network of 64 bits, runs no more requests than there is
+    /// [room](socketserver::task::Scope::room) for beside them: alone, with all of its connections, half of those that
+    /// the process can run.
     pub const fn streams(mut self, count: u32) -> Self {
         self.limits.streams = count;
         self
@@ -285,7 +291,8 @@ impl<H: Handler> Http<H> {
 
     /// Takes the addresses of clients from the field `Forwarded` (RFC 7239), which `proxies` set: the last one that is
     /// not of a proxy. Peers over Unix sockets are proxies too. Replaces [`trust_x_forwarded_for`](Self::trust_x_forwarded_for).
-    /// Default: the client is the peer.
+    /// The same element has the [scheme](Body::scheme) by which the client has come to the proxy. Default: the client is
+    /// the peer, and the scheme is not known.
     ///
     /// A proxy must set this field itself: one that sets another hands on what a client writes into this.
     ///
@@ -305,7 +312,8 @@ impl<H: Handler> Http<H> {
     }
 
     /// Takes the addresses of clients from the field `X-Forwarded-For`, as [`trust_forwarded`](Self::trust_forwarded)
-    /// does from `Forwarded`, and in its place.
+    /// does from `Forwarded`, and in its place. The last value of `X-Forwarded-Proto` is the [scheme](Body::scheme), so a
+    /// proxy must set that field too where a program asks for it.
     pub fn trust_x_forwarded_for(mut self, proxies: impl IntoIterator<Item = Network>) -> Self {
         self.trust = Some(Trust::x_forwarded_for(proxies));
         self
@@ -324,10 +332,15 @@ impl<H: Handler> Http<H> {
         self
     }
 
-    /// The address of a request's client.
-    fn client(&self, peer: &Address, headers: &http::HeaderMap) -> Option<IpAddr> {
-        let trust = self.trust.as_ref();
-        trust.map_or_else(|| peer.ip(), |trust| trust.client(peer, headers))
+    /// Where a request has come from.
+    fn origin(&self, peer: &Address, headers: &http::HeaderMap) -> Origin {
+        match &self.trust {
+            Some(trust) => trust.origin(peer, headers),
+            None => Origin {
+                client: peer.ip(),
+                scheme: None,
+            },
+        }
     }
 
     fn clock(&self) -> Option<Instant> {

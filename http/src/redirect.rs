@@ -17,6 +17,9 @@ use crate::{Content, IntoResponse, Request};
 /// calls the handler. A request without a valid one is answered 400, and so is a request without a
 /// path, as `CONNECT`. A `port` of 443 is left out of the location.
 ///
+/// Behind a proxy that speaks TLS with the clients, only those are to be redirected that have come to it without:
+/// [`Body::scheme`](crate::Body::scheme) tells them apart.
+///
 /// # Examples
 ///
 /// ```

@@ -342,6 +342,7 @@ pub(crate) trait Sink {
     /// Sends what the connection has buffered.
     fn flush(&mut self) -> io::Result<()>;
     fn stopping(&self) -> bool;
+    fn peer_gone(&mut self) -> bool;
 }
 
 /// How many bytes of content are gathered before they are sent.
@@ -365,6 +366,36 @@ impl<'a> BodyWriter<'a> {
     #[must_use]
     pub fn stopping(&self) -> bool {
         self.sink.stopping()
+    }
+
+    /// Returns whether the client has cancelled the request or closed the connection, as
+    /// [`Body::peer_gone`](crate::Body::peer_gone) does; for a stream that seldom has something to write.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::io::Write;
+    /// use std::time::Duration;
+    /// use socketserver::task;
+    /// use socketserver_http::Content;
+    ///
+    /// let events = Content::stream(|out| {
+    ///     for second in 0.. {
+    ///         if out.stopping() || out.peer_gone() {
+    ///             break;
+    ///         }
+    ///         if second % 3600 == 0 {
+    ///             out.write_all(b"data: an hour\n\n")?;
+    ///             out.flush()?;
+    ///         }
+    ///         task::sleep(Duration::from_secs(1));
+    ///     }
+    ///     Ok(())
+    /// });
+    /// # drop(events);
+    /// ```
+    pub fn peer_gone(&mut self) -> bool {
+        self.sink.peer_gone()
     }
 
     pub(crate) fn send_pending(&mut self) -> io::Result<()> {

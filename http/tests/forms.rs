@@ -5,6 +5,7 @@ mod support;
 use std::io::{Read, Write};
 use std::net::Shutdown;
 
+use http::uri::Scheme;
 use http::{Response, StatusCode};
 use socketserver::testing::TestServer;
 use socketserver::{HandlerError, Server, Tcp, Threading};
@@ -175,4 +176,33 @@ fn a_trusted_proxy_names_the_client() {
     let other = "192.0.2.0/24".parse().expect("a network");
     converse(Http::new(client).trust_x_forwarded_for([other]), &direct);
     converse(Http::new(client).trust_forwarded([proxy]), &direct);
+}
+
+#[test]
+fn a_redirect_behind_a_trusted_proxy() {
+    let call = |request: &mut Request<'_>| match request.body().scheme() {
+        Some(scheme) if *scheme == Scheme::HTTPS => "hello".into_response(),
+        _ => redirect_to_https(443)(request),
+    };
+    let hello =
+        "HTTP/1.1 200 OK\ncontent-type: text/plain; charset=utf-8\ncontent-length: 5\n\nhello";
+    let moved = "HTTP/1.1 308 Permanent Redirect\nlocation: https://a/b\ncontent-length: 0\n\n";
+    let secure = b"GET /b HTTP/1.1\r\nHost: a\r\nX-Forwarded-Proto: https\r\n\r\n";
+    let plain = b"GET /b HTTP/1.1\r\nHost: a\r\nX-Forwarded-Proto: http\r\n\r\n";
+    let proxy = "127.0.0.0/8".parse().expect("a network");
+    let http = Http::new(call).trust_x_forwarded_for([proxy]);
+    let of_proxy = [
+        exchange("a client of TLS", secure, hello),
+        exchange("a client without", plain, moved),
+    ];
+    converse(http, &of_proxy);
+    let direct = [exchange("a client that claims TLS", secure, moved)];
+    converse(Http::new(call), &direct);
+    // RFC 7239.
+    let sent = b"GET /b HTTP/1.1\r\nHost: a\r\nForwarded: for=192.0.2.1;proto=https\r\n\r\n";
+    let of_proxy = [
+        exchange("a client of TLS", sent, hello),
+        exchange("the field of other proxies", secure, moved),
+    ];
+    converse(Http::new(call).trust_forwarded([proxy]), &of_proxy);
 }

@@ -2,6 +2,8 @@
 
 mod support;
 
+use std::io::Write;
+use std::net::SocketAddr;
 use std::path::Path;
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -10,8 +12,9 @@ use std::time::Duration;
 
 use http::{Response, StatusCode};
 use libtest_mimic::Trial;
+use socket2::{Domain, Socket, Type};
 use socketserver::testing::TestServer;
-use socketserver::{HandlerError, Server, ThreadPool, Threading, UnixStream};
+use socketserver::{HandlerError, Server, Tcp, ThreadPool, Threading, UnixStream};
 use socketserver_http::{Content, Http, IntoResponse, Request};
 use support::DEADLINE;
 use support::frames::{
@@ -31,10 +34,19 @@ const OK: u8 = 0x88;
 
 type Check = fn(&Path, &Gate);
 
-const ROWS: [(&str, Check); 28] = [
+const ROWS: [(&str, Check); 30] = [
     ("10.5: requests that are reset at once", rapid_reset),
     ("10.5: requests that are reset while they run", slow_reset),
     ("5.1.2: more requests than may run", too_many),
+    (
+        "6.4: a handler sees that its client has cancelled",
+        |path, gate| {
+            cancelled(path, gate, "/long");
+        },
+    ),
+    ("6.4: so does content of a response", |path, gate| {
+        cancelled(path, gate, "/stream");
+    }),
     ("10.5.1: CONTINUATION without an end", |path, _| {
         continuations(path, &[0x40]);
     }),
@@ -167,7 +179,75 @@ fn main() -> ExitCode {
             Ok(())
         }));
     }
+    trials.push(Trial::test("threads::one_address_leaves_room", || {
+        one_address_leaves_room();
+        Ok(())
+    }));
     libtest_mimic::run(&support::arguments(), trials).exit_code()
+}
+
+/// A client of an address of its own.
+fn connect_from(source: [u8; 4], server: SocketAddr) -> Client {
+    let socket = Socket::new(Domain::IPV4, Type::STREAM, None).expect("a socket");
+    let source = SocketAddr::from((source, 0));
+    socket.bind(&source.into()).expect("bind");
+    socket
+        .connect_timeout(&server.into(), DEADLINE)
+        .expect("connect");
+    Client::over(socket, &[])
+}
+
+/// The process has 1,024 threads for requests of HTTP/2. An address with many connections takes no more than it leaves.
+fn one_address_leaves_room() {
+    const THREADS: usize = 1024;
+    let gate = Arc::new(Gate::default());
+    let server = Server::<Tcp, Threading>::bind("127.0.0.1:0").expect("bind");
+    let http = http(&gate).streams(THREADS as u32);
+    let server = TestServer::spawn(server, http.serve());
+    let addr = server.addr().socket_addr().expect("an address of TCP");
+    let block = request("GET", "/wait");
+    let send_all = |client: &mut Client, count: u32| {
+        let requests: Vec<_> = (0..count)
+            .flat_map(|at| headers(2 * at + 1, &block))
+            .collect();
+        client.send(&requests);
+    };
+    let mut greedy: Vec<_> = (0..12)
+        .map(|_| connect_from([127, 0, 0, 1], addr))
+        .collect();
+    for client in &mut greedy {
+        send_all(client, 100);
+    }
+    gate.wait_for(THREADS / 2);
+    let refused = greedy.iter_mut().map(|client| {
+        // Requests are taken up in turn, so that is the last answer.
+        client.send(&headers(201, GET));
+        let mut count = 0;
+        loop {
+            let frame = client.receive_until(|frame| frame.kind == RST_STREAM);
+            assert_eq!(frame.code(), REFUSED_STREAM);
+            if frame.stream == 201 {
+                return count;
+            }
+            count += 1;
+        }
+    });
+    assert_eq!(refused.sum::<usize>(), 1200 - THREADS / 2);
+    assert_eq!(gate.waiting.load(Ordering::SeqCst), THREADS / 2);
+    // Others are served at once, and leave room in turn.
+    for last in 2..6 {
+        let mut other = connect_from([127, 0, 0, last], addr);
+        assert_eq!(other.ask(1, GET)[0], OK, "127.0.0.{last}");
+    }
+    let mut second = connect_from([127, 0, 0, 2], addr);
+    send_all(&mut second, 300);
+    gate.wait_for(THREADS / 2 + THREADS / 4);
+    let mut third = connect_from([127, 0, 0, 3], addr);
+    assert_eq!(third.ask(1, GET)[0], OK);
+    assert_eq!(gate.waiting.load(Ordering::SeqCst), THREADS * 3 / 4);
+    gate.open();
+    drop((greedy, second, third));
+    let _ = server.stop();
 }
 
 type Answer = Result<Response<Content>, HandlerError>;
@@ -185,6 +265,24 @@ fn http(
             "/body" => {
                 let count = std::io::copy(request.body_mut(), &mut std::io::sink())?;
                 format!("{count} bytes\n").into_response()
+            }
+            "/long" => {
+                assert!(!request.body_mut().peer_gone());
+                gate.pass();
+                assert!(request.body_mut().peer_gone());
+                gate.note();
+                "cancelled".into_response()
+            }
+            "/stream" => {
+                let gate = Arc::clone(&gate);
+                Content::stream(move |out| {
+                    assert!(!out.peer_gone());
+                    gate.pass();
+                    assert!(out.peer_gone());
+                    gate.note();
+                    Ok(())
+                })
+                .into_response()
             }
             // More than a socket buffers, and less than HTTP/2 does.
             "/medium" => vec![b'a'; 260 * 1024].into_response(),
@@ -244,6 +342,23 @@ fn slow_reset(path: &Path, gate: &Gate) {
         assert_eq!(client.is_reset(2 * number + 1), REFUSED_STREAM);
     }
     assert_eq!(gate.waiting.load(Ordering::SeqCst), STREAMS as usize);
+}
+
+/// Of HTTP/2 by a reset, of HTTP/1 by the end of the connection.
+fn cancelled(path: &Path, gate: &Gate, target: &str) {
+    let mut client = Client::connect(path, &[]);
+    client.send(&headers(1, &request("GET", target)));
+    let mut old = std::os::unix::net::UnixStream::connect(path).expect("connect");
+    let head = format!("GET {target} HTTP/1.1\r\nHost: a\r\n\r\n");
+    old.write_all(head.as_bytes()).expect("send");
+    gate.wait_for(2);
+    drop(old);
+    client.send(&reset(1));
+    client.send(&frame(PING, 0, 0, &[0; 8]));
+    // Frames are taken up in turn.
+    client.receive_until(|frame| frame.kind == PING);
+    gate.open();
+    gate.wait_for(4);
 }
 
 fn too_many(path: &Path, gate: &Gate) {

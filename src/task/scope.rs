@@ -16,7 +16,7 @@ use std::task::{Poll, Waker};
 use std::thread;
 
 use crate::task::local::Inherited;
-use crate::task::wait::{Task, beside, uninterruptible};
+use crate::task::wait::{Task, beside, room_beside, uninterruptible};
 
 /// The most closures of one scope that run at once.
 const MAX_RUNNING: usize = 1024;
@@ -189,6 +189,34 @@ impl<'scope> Scope<'scope, '_> {
             shared: Arc::clone(&self.shared),
             scope: PhantomData,
         })
+    }
+
+    /// Returns how many more closures could run now, of all scopes of the server in this process: on threads that are
+    /// left for scopes, or in coroutines. Outside of handlers `usize::MAX`.
+    ///
+    /// Other handlers take room at any time. One that spawns for its client may leave as much as it takes, so that no
+    /// client keeps the others out.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use socketserver::task;
+    ///
+    /// // A handler would count the closures of each client.
+    /// let mut running = 0;
+    /// task::scope(|scope| {
+    ///     while running < 8 && running < scope.room() {
+    ///         let _ = scope.spawn(|| println!("asks an upstream"))?;
+    ///         running += 1;
+    ///     }
+    ///     Ok::<(), std::io::Error>(())
+    /// })?;
+    /// assert_eq!(running, 8);
+    /// # Ok::<(), std::io::Error>(())
+    /// ```
+    #[must_use]
+    pub fn room(&self) -> usize {
+        room_beside()
     }
 }
 

@@ -33,7 +33,9 @@ use crate::task::coro::worker::{Current, current, here};
 use crate::task::thread;
 use crate::task::timeout::timeout;
 use crate::task::wait::caller::{ABORTED, RecheckOnDrop, aborted, deadline_here, timed_out};
-pub(crate) use crate::task::wait::caller::{Target, Task, beside, uninterruptible, until};
+pub(crate) use crate::task::wait::caller::{
+    Target, Task, beside, room_beside, uninterruptible, until,
+};
 use crate::task::watched;
 
 /// The waits of a descriptor's owner. In a coroutine the descriptor stays registered with the worker's driver,

@@ -165,4 +165,8 @@ impl<C: Connection> Source for Input<'_, C> {
     fn stopping(&self) -> bool {
         self.conn.stopping()
     }
+
+    fn peer_gone(&mut self) -> bool {
+        self.conn.peer_gone()
+    }
 }

@@ -227,12 +227,13 @@ fn exchange<C: Connection + Managed, H: Handler>(
         version: parts.version,
         keeps_alive: false,
     };
-    let client = http.client(&conn.peer(), &parts.headers);
+    let origin = http.origin(&conn.peer(), &parts.headers);
+    let client = origin.client;
     let mut input = Input {
         conn,
         progress: &mut progress,
     };
-    let mut request = Request::from_parts(parts, Body::new(&mut input, client));
+    let mut request = Request::from_parts(parts, Body::new(&mut input, origin));
     let answered = call(&http.handler, &mut session.state, &mut request);
     let (parts, _) = request.into_parts();
     let (response, error) = match answered {

@@ -258,6 +258,10 @@ impl<C: Connection> Sink for Chunks<'_, C> {
     fn stopping(&self) -> bool {
         self.conn.stopping()
     }
+
+    fn peer_gone(&mut self) -> bool {
+        self.conn.peer_gone()
+    }
 }
 
 impl<C: Connection> Chunks<'_, C> {

@@ -6,6 +6,7 @@
 
 pub(crate) mod meter;
 mod pipe;
+pub(crate) mod shares;
 mod stream;
 
 use std::future::poll_fn;
@@ -329,16 +330,21 @@ fn begin<'scope, H: Handler>(
     one: RunningOne<'scope>,
     (request, respond): Accepted,
 ) {
+    let origin = peer.origin(http, request.headers());
+    let client = origin.client;
     // A closure that cannot be spawned is dropped, and must not take this along.
     let respond = Arc::new(Mutex::new(Some(respond)));
     let shared = Arc::clone(&respond);
-    let spawned = scope.spawn(move || {
+    let work = move || {
+        let _share = http.shares.share(client);
         let _one = one;
         if let Some(respond) = take(&shared) {
-            stream::serve(http, peer, request, respond);
+            stream::serve(http, peer, origin, request, respond);
         }
-    });
-    if let Some(mut respond) = spawned.is_err().then(|| take(&respond)).flatten() {
+    };
+    let spawn = || scope.spawn(work).is_ok();
+    let begins = http.shares.begin(client, || scope.room(), spawn);
+    if let Some(mut respond) = (!begins).then(|| take(&respond)).flatten() {
         respond.send_reset(h2::Reason::REFUSED_STREAM);
     }
 }

@@ -3,6 +3,7 @@
 use std::future::poll_fn;
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use bytes::{Buf, Bytes};
@@ -22,6 +23,7 @@ use crate::body::{Body, Bounds, Source, strip_trailers};
 use crate::config::Limits;
 use crate::date;
 use crate::error::response_to;
+use crate::forwarded::Origin;
 use crate::handler::{Handler, call};
 use crate::head;
 use crate::response::{BodyWriter, Content, IntoResponse, Kind, Sink, copy};
@@ -44,29 +46,35 @@ impl Peer {
             stop: conn.context().stop_flag(),
         }
     }
+
+    /// Where a request has come from.
+    pub(crate) fn origin<H: Handler>(&self, http: &Http<H>, headers: &HeaderMap) -> Origin {
+        http.origin(&self.address, headers)
+    }
 }
 
 /// Serves a request. Its failure ends the request alone.
 pub(crate) fn serve<H: Handler>(
     http: &Http<H>,
     peer: &Peer,
+    origin: Origin,
     request: Request<RecvStream>,
     respond: SendResponse<Bytes>,
 ) {
     let clock = http.clock();
+    let client = origin.client;
     let (mut parts, stream) = request.into_parts();
     join_cookies(&mut parts.headers);
     let checked =
         head::check_target(&parts).and_then(|()| head::expects(&parts.headers, Version::HTTP_11));
     let is_head = parts.method == Method::HEAD;
-    let client = http.client(&peer.address, &parts.headers);
     let mut input = Input::new(stream, respond, peer, &http.limits);
     input.expects = checked == Ok(true);
     // HTTP/2 itself checks it against the data.
     if let Some(length) = parts.headers.get(CONTENT_LENGTH).filter(|_| !input.ended) {
         input.size = length.to_str().ok().and_then(|length| length.parse().ok());
     }
-    let mut request = Request::from_parts(parts, Body::new(&mut input, client));
+    let mut request = Request::from_parts(parts, Body::new(&mut input, origin));
     let answered = match checked {
         Ok(_) => call(&http.handler, &mut H::Session::default(), &mut request),
         Err(reject) => (reject.status, format!("{}\n", reject.reason)).into_response(),
@@ -250,6 +258,16 @@ impl Source for Input<'_> {
     fn stopping(&self) -> bool {
         self.peer.stop.is_set()
     }
+
+    fn peer_gone(&mut self) -> bool {
+        is_reset(|cx| self.respond.poll_reset(cx))
+    }
+}
+
+/// Whether the client has reset a stream, or its connection has ended.
+fn is_reset(poll: impl FnOnce(&mut Context<'_>) -> Poll<Result<Reason, h2::Error>>) -> bool {
+    // A wait that follows registers its own waker.
+    poll(&mut Context::from_waker(Waker::noop())).is_ready()
 }
 
 /// Fields that concern a connection of HTTP/1 (RFC 9113, section 8.2.2).
@@ -378,5 +396,9 @@ impl Sink for Frames<'_> {
 
     fn stopping(&self) -> bool {
         self.peer.stop.is_set()
+    }
+
+    fn peer_gone(&mut self) -> bool {
+        is_reset(|cx| self.stream.poll_reset(cx))
     }
 }

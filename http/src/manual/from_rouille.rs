@@ -69,7 +69,7 @@
 //! | `get_param` | [`RequestExt::query`](crate::RequestExt::query) |
 //! | `data`, `RequestBody` | `request.body_mut()` |
 //! | `remote_addr` | [`Body::peer`](crate::Body::peer) |
-//! | `is_secure` | what the handler of the server over TLS captures |
+//! | `is_secure` | what the handler of the server over TLS captures; behind a trusted proxy [`Body::scheme`](crate::Body::scheme) |
 //! | `do_not_track` | `request.headers().get("dnt")` |
 //! | `remove_prefix` | [`Router::nest`](crate::Router::nest) |
 //! | `fake_http`, `fake_http_from`, `fake_https`, `fake_https_from` | [`TestServer`](socketserver::testing::TestServer), a server on a port of its own |

@@ -12,6 +12,7 @@
 //! | [`body_bytes`](crate::Http::body_bytes), or for one request [`Body::set_limit`](crate::Body::set_limit) | 2 MiB | reads of the body fail; 413 |
 //! | [`requests`](crate::Http::requests) of a connection | 10,000 | the last response says `Connection: close`, or GOAWAY |
 //! | [`streams`](crate::Http::streams): requests of a connection of HTTP/2 that run at once | 100 | the client waits, or gets `REFUSED_STREAM` |
+//! | requests of HTTP/2 that one client (an IPv4 address, or an IPv6 network of 64 bits) runs at once in a process, over all of its connections | as many as there is [room](socketserver::task::Scope::room) for beside them: alone half of all that can run, two clients a third each | the client gets `REFUSED_STREAM` |
 //!
 //! A read of a body that is too large fails. A handler that passes on the error answers 413. The server does not
 //! gather the body in memory.
@@ -79,7 +80,7 @@
 //! | model | suits |
 //! |---|---|
 //! | [`Threading`](socketserver::Threading) | most servers: handlers that call databases and file systems; at most [`max_threads`](socketserver::Threading::max_threads) requests at once |
-//! | [`ThreadPool`](socketserver::ThreadPool) | the same, with a fixed number of threads; as many slow uploads or endless responses use it up |
+//! | [`ThreadPool`](socketserver::ThreadPool) | the same, with a fixed number of threads; as many slow uploads or slow readers use it up, so give each client [fewer connections](socketserver::Builder::max_per_address) than there are threads |
 //! | `Coroutines` (feature `coroutines`) | many requests that wait at the same time: slow clients, long polls, server-sent events, WebSockets. Blocking calls of other libraries go through [`task::offload`](socketserver::task::offload) |
 //! | [`Prefork`](socketserver::Prefork) of one of these | several processes, which have no memory in common |
 //! | [`Forking`](socketserver::Forking) | handlers that may crash their process: each connection has one |
@@ -91,11 +92,15 @@
 //! option to set. Handlers cannot tell the difference, except by [`version`](http::Request::version):
 //!
 //! - Each request runs at the same time as the others of its connection, on a thread or coroutine of a
-//!   [scope](socketserver::task::scope()). A request that finds no room is refused so that the client tries again.
+//!   [scope](socketserver::task::scope()). A request that finds no room is refused so that the client tries again. Each
+//!   client leaves as much room as it takes, so none keeps others out with many connections. The client is the one
+//!   that a [trusted proxy](crate::Http::trust_forwarded) names; peers without an IP address have no such limit.
 //! - Each request has a [`Session`](crate::Handler::Session) of its own.
 //! - The fields `Connection`, `Transfer-Encoding`, `Upgrade` and `Keep-Alive` of a response are left out.
 //! - [`Content::upgrade`](crate::Content::upgrade) is answered 501.
 //! - A client may send 64 KiB of a body, and 1 MiB of all bodies of a connection, before handlers read.
+//! - A handler whose client cancels the request goes on; it learns of that when it reads or writes, or by
+//!   [`Body::peer_gone`](crate::Body::peer_gone).
 //! - A client that sends more than 1,000 frames in a row that ask for nothing (PING, SETTINGS, RST_STREAM, empty
 //!   DATA and the like) loses its connection.
 //!

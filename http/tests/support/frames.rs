@@ -1,8 +1,11 @@
 //! Frames of HTTP/2, written and read by hand (RFC 9113, section 4), so that a client can send what no library sends.
 
 use std::io::{self, Read, Write};
+use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
+
+use socket2::Socket;
 
 use super::DEADLINE;
 
@@ -109,12 +112,17 @@ impl Frame {
 }
 
 /// A client.
-pub(crate) struct Client(UnixStream);
+pub(crate) struct Client(Socket);
 
 impl Client {
     /// Connects, and sends the preface with some settings.
     pub(crate) fn connect(path: &Path, settings: &[u8]) -> Self {
         let socket = UnixStream::connect(path).expect("connect");
+        Self::over(OwnedFd::from(socket).into(), settings)
+    }
+
+    /// Sends the preface, with some settings, over a connected socket.
+    pub(crate) fn over(socket: Socket, settings: &[u8]) -> Self {
         socket.set_read_timeout(Some(DEADLINE)).expect("a deadline");
         socket
             .set_write_timeout(Some(DEADLINE))

@@ -175,6 +175,17 @@ pub(crate) fn beside(start: Box<dyn FnOnce() + Send>) -> io::Result<()> {
     }
 }
 
+/// Returns how many more tasks [`beside`] could start now.
+pub(crate) fn room_beside() -> usize {
+    let task = Task::here();
+    #[cfg(feature = "coroutines")]
+    if let Task::Coroutine(current) = &task {
+        return current.runtime().room();
+    }
+    let host = task.local().host();
+    host.map_or(usize::MAX, |host| host.threads().room())
+}
+
 /// Makes an outer wait, if there is one, check once more when this guard is dropped: the inner wait may have
 /// consumed a wake-up for it.
 pub(super) struct RecheckOnDrop<'a>(&'a Local, &'a Signal);
