@@ -4,7 +4,7 @@ use super::Bound::AtMost;
 use super::Metric::{Cpu, Resident};
 use super::coroutines::{BUFFER, LARGE_BUFFER};
 use super::models::rust;
-use super::{Echo, Load, Promise, Scenario, Subject, promise};
+use super::{Echo, Load, Scenario, Subject, promise};
 
 const TOKIO: &str = "tokio-rustls";
 const THREADS: &str = "thread per connection, rustls";
@@ -28,7 +28,7 @@ pub(super) fn scenarios() -> Vec<Scenario> {
         in_flight: 32,
         resumed,
     };
-    let mut scenarios = vec![
+    vec![
         scenario(
             "echo-64",
             "64 bytes back and forth on 64 connections over TLS 1.3",
@@ -53,9 +53,8 @@ pub(super) fn scenarios() -> Vec<Scenario> {
             handshakes(true),
             BUFFER,
         ),
-    ];
-    scenarios.push(idle_memory());
-    scenarios
+        idle_memory(),
+    ]
 }
 
 fn scenario(what: &str, about: &str, load: Load, buffer: &'static str) -> Scenario {
@@ -72,10 +71,25 @@ fn scenario(what: &str, about: &str, load: Load, buffer: &'static str) -> Scenar
     }
 }
 
+/// What an idle connection takes depends on how its handler waits. A parked one is what the promise is about.
 fn idle_memory() -> Scenario {
-    let memory = |ours| -> Promise { promise(ours, Resident, TOKIO, AtMost(MEMORY_MAX)) };
+    const PARKED: [&str; 2] = [
+        "socketserver-lib/parked+epoll",
+        "socketserver-lib/parked+uring",
+    ];
+    let idle = |name, way, driver| rust(name, "idle", &[way, driver, "tls"]);
+    let mut subjects = Vec::from(subjects(BUFFER));
+    subjects.extend([
+        idle("socketserver-lib/lines+epoll", "lines", "epoll"),
+        idle("socketserver-lib/lines+uring", "lines", "uring"),
+        idle(PARKED[0], "park", "epoll"),
+        idle(PARKED[1], "park", "uring"),
+    ]);
     Scenario {
-        promises: [EPOLL, URING].map(memory).into(),
+        subjects,
+        promises: PARKED
+            .map(|ours| promise(ours, Resident, TOKIO, AtMost(MEMORY_MAX)))
+            .into(),
         ..scenario(
             "idle-memory",
             "memory for each of 4,000 TLS connections (1,000 with threads) that are idle after an exchange",
@@ -85,6 +99,7 @@ fn idle_memory() -> Scenario {
     }
 }
 
+/// All that echo until the client ends, with a buffer of this size on the heap for each connection.
 fn subjects(buffer: &'static str) -> [Subject; 5] {
     let sized = |first| [first, "tcp", buffer];
     [
