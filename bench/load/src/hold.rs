@@ -9,9 +9,9 @@ use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::SignalFd;
-use socket2::Socket;
 
 use crate::target::Target;
+use crate::tls::Stream;
 use crate::{SIZE, end_in_any_case};
 
 /// How long an answer may take.
@@ -26,17 +26,17 @@ pub(crate) fn run(target: &Target, count: usize, first: u64, at_most: Duration) 
     end_in_any_case(at_most);
     let end = SignalFd::new(&signals)?;
 
-    let mut sockets = Vec::with_capacity(count);
+    let mut streams = Vec::with_capacity(count);
     for number in (first..).take(count) {
-        let socket = target.connect(number)?;
-        socket.set_read_timeout(Some(PATIENCE))?;
-        exchange(&socket, number).with_context(|| format!("connection {number}"))?;
-        sockets.push((number, socket));
+        let mut stream = target.open(number)?;
+        stream.socket().set_read_timeout(Some(PATIENCE))?;
+        exchange(&mut stream, number).with_context(|| format!("connection {number}"))?;
+        streams.push((number, stream));
     }
     println!("ready");
     wait_for_end(&end)?;
-    for (number, socket) in &sockets {
-        exchange(socket, *number).with_context(|| format!("connection {number}, at the end"))?;
+    for (number, stream) in &mut streams {
+        exchange(stream, *number).with_context(|| format!("connection {number}, at the end"))?;
     }
     println!("{count} still answer");
     Ok(())
@@ -63,11 +63,11 @@ fn wait_for_end(signal: &SignalFd) -> Result<()> {
 }
 
 /// Sends one line and gets it back.
-fn exchange(mut socket: &Socket, number: u64) -> Result<()> {
+fn exchange(stream: &mut Stream, number: u64) -> Result<()> {
     let line = format!("{number:063}\n");
-    socket.write_all(line.as_bytes()).context("send a line")?;
+    stream.write_all(line.as_bytes()).context("send a line")?;
     let mut answer = [0; SIZE];
-    socket.read_exact(&mut answer).context("read an answer")?;
+    stream.read_exact(&mut answer).context("read an answer")?;
     ensure!(answer == line.as_bytes(), "wrong answer");
     Ok(())
 }

@@ -1,6 +1,17 @@
-//! What a load reports, for the load itself and for the runner that reads it.
+//! What a load reports, for the load itself and for the runner that reads it, and what they share with the servers.
+
+use std::env;
+use std::io;
+use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
+
+/// Where the certificate of the servers over TLS and its key are: beside the programs, where the runner puts them.
+pub fn certificate_files() -> io::Result<(PathBuf, PathBuf)> {
+    let program = env::current_exe()?;
+    let file = |name| program.with_file_name(name);
+    Ok((file("bench-certificate.pem"), file("bench-key.pem")))
+}
 
 /// How a load ended. A line of JSON on its standard output.
 #[derive(Clone, Debug, Serialize, Deserialize)]

@@ -10,12 +10,16 @@
 //! which does not wait for answers. `offered-echo` has N connections, and beside them others with heavy requests, if
 //! `--heavy cpu|wait --heavy-in-flight N --heavy-rate R` is given; `offered-requests` has at most N requests in flight.
 //!
+//! `bench-load handshakes URL --in-flight N [--resumed]`: a TLS connection for each request. The other streams are over TLS too,
+//! where the URL is one of `tls`.
+//!
 //! `bench-load bulk URL --count N --warm-up 0 --seconds 0`: N MiB through one connection, which must come back.
 //!
 //! `bench-load hold URL --in-flight N [--first NUMBER] [--at-most SECONDS]`: opens connections, makes one exchange on
 //! each, says `ready`, and lets them be idle until its standard input ends or SIGTERM comes; then each must still answer.
 
 mod bulk;
+mod handshakes;
 mod hold;
 mod meter;
 mod offered;
@@ -25,6 +29,7 @@ mod packets;
 mod requests;
 mod streams;
 mod target;
+mod tls;
 
 use std::io::{self, Read, Write};
 use std::thread;
@@ -55,6 +60,7 @@ struct Options {
     in_flight: usize,
     first: u64,
     shape: Shape,
+    resumed: bool,
     count: Option<u64>,
     asleep: Option<u32>,
     proxied: bool,
@@ -93,6 +99,7 @@ fn run(options: &Options, target: &Target) -> Result<()> {
         "offered-requests" => {
             offered_requests::run(target, in_flight, options.rate, &mut meter)?;
         }
+        "handshakes" => handshakes::run(target, in_flight, options.resumed, &mut meter)?,
         "packets" => packets::run(target, in_flight, &mut meter)?,
         "bulk" => bulk::run(target, &mut meter)?,
         other => bail!("no such load: {other}"),
@@ -104,7 +111,8 @@ fn parse() -> Result<Options> {
     let mut words = Vec::new();
     let (mut in_flight, mut first, mut size, mut depth) = (1, 0, SIZE, 1);
     let (mut warm_up, mut seconds, mut at_most) = (0.1, 1.0, 300.0);
-    let (mut count, mut asleep, mut proxied, mut rate) = (None, None, false, 1000.0);
+    let (mut count, mut asleep, mut rate) = (None, None, 1000.0);
+    let (mut resumed, mut proxied) = (false, false);
     let (mut heavy, mut heavy_in_flight, mut heavy_rate) = (None, 8, 10.0);
     let mut args = Parser::from_env();
     while let Some(arg) = args.next()? {
@@ -114,6 +122,7 @@ fn parse() -> Result<Options> {
             Arg::Long("first") => first = args.value()?.parse()?,
             Arg::Long("size") => size = args.value()?.parse()?,
             Arg::Long("depth") => depth = args.value()?.parse()?,
+            Arg::Long("resumed") => resumed = true,
             Arg::Long("count") => count = Some(args.value()?.parse()?),
             Arg::Long("asleep") => asleep = Some(args.value()?.parse()?),
             Arg::Long("proxied") => proxied = true,
@@ -144,6 +153,7 @@ fn parse() -> Result<Options> {
         in_flight,
         first,
         shape: Shape::new(size, depth)?,
+        resumed,
         count,
         asleep,
         proxied,

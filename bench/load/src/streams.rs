@@ -6,10 +6,10 @@ use std::time::Instant;
 
 use anyhow::{Context, Result, ensure};
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
-use socket2::Socket;
 
 use crate::meter::Meter;
 use crate::target::Target;
+use crate::tls::Stream;
 use crate::{EVENTS, fill, report, wait_for_start};
 
 /// As much as the buffers of a connection hold, so that a client which sends first and reads then is never stuck.
@@ -41,7 +41,7 @@ impl Shape {
 
 /// One connection. Its messages are numbered, so every byte of the stream is known.
 pub(crate) struct Pinger {
-    socket: Socket,
+    stream: Stream,
     /// The message whose answer is expected next, and how much of it has come.
     expected: u64,
     received: usize,
@@ -117,13 +117,13 @@ impl Pinger {
         kind: u64,
         buffers: &mut Buffers,
     ) -> Result<Self> {
-        let socket = target.connect(index as u64)?;
+        let stream = target.open(index as u64)?;
         if target.is_tcp() {
-            socket.set_tcp_nodelay(true)?;
+            stream.socket().set_tcp_nodelay(true)?;
         }
-        epoll.add(&socket, EpollEvent::new(EpollFlags::EPOLLIN, index as u64))?;
+        epoll.add(&stream, EpollEvent::new(EpollFlags::EPOLLIN, index as u64))?;
         let mut this = Self {
-            socket,
+            stream,
             // Numbers of different connections never meet.
             expected: kind | (index as u64) << 32,
             received: 0,
@@ -161,7 +161,7 @@ impl Pinger {
             fill(number, message);
         }
         self.began.extend((0..count).map(|_| began));
-        (&self.socket)
+        self.stream
             .write_all(&buffers.output)
             .context("send messages")
     }
@@ -172,7 +172,8 @@ impl Pinger {
         buffers: &mut Buffers,
         mut ended: impl FnMut(Instant),
     ) -> Result<usize> {
-        let count = (&self.socket)
+        let count = self
+            .stream
             .read(&mut buffers.input)
             .context("read an answer")?;
         ensure!(count > 0, "the server has closed a connection");

@@ -11,6 +11,8 @@ use nix::libc::MSG_MORE;
 use nix::sys::socket::{setsockopt, sockopt};
 use socket2::{Domain, SockAddr, Socket, Type};
 
+use crate::tls::{Stream, Tls};
+
 /// Connections come from 127.0.0.1 to 127.0.0.20, so that ports in TIME_WAIT do not run out.
 const SOURCES: u64 = 20;
 
@@ -18,6 +20,8 @@ pub(crate) struct Target {
     domain: Domain,
     kind: Type,
     addr: SockAddr,
+    /// What the connections have, if they are over TLS.
+    tls: Option<Tls>,
     /// The process that each operation must find asleep, if it must.
     sleeper: Option<u32>,
     /// Whether a connection begins as those of a proxy do.
@@ -31,7 +35,7 @@ const HEADER: &[u8] = b"PROXY TCP4 192.0.2.7 192.0.2.1 56324 443\r\n";
 const LOOK_EVERY: Duration = Duration::from_micros(20);
 
 impl Target {
-    /// Takes `tcp://ADDRESS:PORT`, `udp://ADDRESS:PORT`, `unix:///PATH`, `unix:@NAME` or `unixgram:@NAME`.
+    /// Takes `tcp://ADDRESS:PORT`, `tls://ADDRESS:PORT`, `udp://ADDRESS:PORT`, `unix:///PATH`, `unix:@NAME` or `unixgram:@NAME`.
     pub(crate) fn parse(url: &str, sleeper: Option<u32>) -> Result<Self> {
         for (scheme, kind) in [("unix:@", Type::STREAM), ("unixgram:@", Type::DGRAM)] {
             if let Some(name) = url.strip_prefix(scheme) {
@@ -39,6 +43,7 @@ impl Target {
                     domain: Domain::UNIX,
                     kind,
                     addr: SockAddr::unix(format!("\0{name}"))?,
+                    tls: None,
                     sleeper,
                     proxied: false,
                 });
@@ -55,15 +60,16 @@ impl Target {
             Ok((Domain::for_address(addr), SockAddr::from(addr)))
         };
         let (kind, (domain, addr)) = match scheme {
-            "tcp" => (Type::STREAM, inet()?),
+            "tcp" | "tls" => (Type::STREAM, inet()?),
             "udp" => (Type::DGRAM, inet()?),
             "unix" => (Type::STREAM, (Domain::UNIX, SockAddr::unix(rest)?)),
-            _ => bail!("{url}: tcp, udp, unix and unixgram are known"),
+            _ => bail!("{url}: tcp, tls, udp, unix and unixgram are known"),
         };
         Ok(Self {
             domain,
             kind,
             addr,
+            tls: (scheme == "tls").then(Tls::new).transpose()?,
             sleeper,
             proxied: false,
         })
@@ -94,6 +100,19 @@ impl Target {
             socket.send_with_flags(HEADER, MSG_MORE)?;
         }
         Ok(socket)
+    }
+
+    /// As [`connect`](Self::connect), a stream: with its handshake, if it is over TLS.
+    pub(crate) fn open(&self, number: u64) -> Result<Stream> {
+        let socket = self.connect(number)?;
+        match &self.tls {
+            Some(tls) => Stream::secure(tls, socket),
+            None => Ok(Stream::Plain(socket)),
+        }
+    }
+
+    pub(crate) const fn tls(&self) -> Option<&Tls> {
+        self.tls.as_ref()
     }
 
     /// Before an operation: waits until the server sleeps, if it must, so that it has to be woken for each.

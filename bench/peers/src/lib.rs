@@ -1,6 +1,7 @@
 //! What the peers have in common: where they listen and how they say so, and what they do with a connection.
 
 mod cost;
+mod tls;
 mod trips;
 
 use std::env;
@@ -13,6 +14,7 @@ use anyhow::{Context, Result, bail};
 use socket2::{Domain, Socket, Type};
 
 pub use cost::{Cost, MESSAGE, WAIT, compute};
+pub use tls::{echo, tls_config};
 pub use trips::{BATCH, End, Trips, ends, stay_on};
 
 /// Serves messages as [`Handler::Mixed`] does, and computes in a way of its own.
@@ -95,13 +97,22 @@ pub fn size_from_args() -> Result<usize> {
 
 /// Listens on loopback, and tells the runner where.
 pub fn listen_tcp() -> Result<TcpListener> {
+    listen("tcp")
+}
+
+/// The same for a server over TLS.
+pub fn listen_tls() -> Result<TcpListener> {
+    listen("tls")
+}
+
+fn listen(scheme: &str) -> Result<TcpListener> {
     let socket = Socket::new(Domain::IPV4, Type::STREAM, None)?;
     // Accepted sockets inherit it.
     socket.set_tcp_nodelay(true)?;
     socket.bind(&SocketAddr::from(([127, 0, 0, 1], 0)).into())?;
     socket.listen(BACKLOG)?;
     let listener = TcpListener::from(socket);
-    announce("tcp", listener.local_addr()?);
+    announce(scheme, listener.local_addr()?);
     Ok(listener)
 }
 

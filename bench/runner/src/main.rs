@@ -3,6 +3,7 @@
 //!
 //! `cargo run --release --manifest-path bench/Cargo.toml -- --help`
 
+mod certificate;
 mod charts;
 mod counts;
 mod endurance;

@@ -138,6 +138,7 @@ impl Bench<'_> {
             | Load::Counts(_)
             | Load::Proxy(_)
             | Load::Bulk(_)
+            | Load::Handshakes { .. }
             | Load::Tasks { .. } => self.effort.rounds,
             Load::Idle
             | Load::Memory(_)
@@ -347,6 +348,7 @@ impl Bench<'_> {
             Load::Bulk(_) => ("bulk", 1),
             Load::Packets(count) => ("packets", count),
             Load::Requests(count) => ("requests", count),
+            Load::Handshakes { in_flight, .. } => ("handshakes", in_flight),
             Load::Offered(Offer::Echo { connections, .. }) => ("offered-echo", connections),
             Load::Offered(Offer::Requests { .. }) => ("offered-requests", REQUESTS_MAX),
             // They are not driven by this.
@@ -374,6 +376,9 @@ impl Bench<'_> {
             }
             Load::Offered(Offer::Requests { rate }) => {
                 command.args(["--rate", &rate.to_string()]);
+            }
+            Load::Handshakes { resumed: true, .. } => {
+                command.arg("--resumed");
             }
             Load::Bulk(count) => {
                 command.args(["--count", &count.to_string()]);

@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use anyhow::{Context, Result, bail, ensure};
 
+use crate::certificate;
 use crate::scenarios::Scenario;
 
 type Args = Vec<&'static str>;
@@ -73,6 +74,7 @@ impl Programs {
         };
         ensure!(server.is_file(), "{} is no program", server.display());
         cargo(bench(), &["-p", "bench-load", "-p", "bench-peers"])?;
+        certificate::make()?;
         let tools = [
             "cc", "go", "python3", "nginx", "wrk", "valgrind", "strace", "haproxy",
         ]

@@ -13,7 +13,7 @@ const THREADS_MAX: u32 = 1000;
 
 /// The size of the buffer that the rivals have for each connection, and that of those which are sent 16 KiB.
 pub(super) const BUFFER: &str = "4096";
-const LARGE_BUFFER: &str = "16384";
+pub(super) const LARGE_BUFFER: &str = "16384";
 
 pub(super) const EPOLL: &str = "socketserver/coroutines+epoll";
 pub(super) const URING: &str = "socketserver/coroutines+uring";

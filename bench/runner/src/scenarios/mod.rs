@@ -10,6 +10,7 @@ mod models;
 mod proxy;
 mod table;
 mod tasks;
+mod tls;
 
 use std::time::Duration;
 
@@ -64,6 +65,8 @@ pub(crate) enum Load {
     Counts(Operation),
     /// An echo load, alone and then beside connections that are idle.
     Beside { echo: Echo, processes: u32 },
+    /// A TLS connection for each request, this many at once; all resume a session, or none does.
+    Handshakes { in_flight: u32, resumed: bool },
     /// Messages through a proxy to a server that sends them back.
     Proxy(Echo),
     /// So many MiB on one connection through a proxy to a server that sends them back.
@@ -229,6 +232,7 @@ pub(crate) fn all() -> Vec<Scenario> {
     all.extend(tasks::scenarios());
     all.extend(proxy::scenarios());
     all.extend(http::scenarios());
+    all.extend(tls::scenarios());
     all.extend(latency::scenarios());
     all.extend(counts::scenarios());
     all.extend(endurance::scenarios());
@@ -259,6 +263,7 @@ impl Scenario {
                 Load::Counts(_) => "counts",
                 Load::Proxy(_) | Load::Bulk(_) => "proxy",
                 Load::Tasks { .. } => "tasks",
+                Load::Handshakes { .. } => "tls",
                 Load::Idle | Load::Memory(_) | Load::Beside { .. } => "idle",
             },
             load,
