@@ -4,8 +4,9 @@
 use std::thread;
 use std::time::Duration;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 
+use crate::http;
 use crate::load::Load as Client;
 use crate::measure::{Bench, CALM, PATIENCE, Row};
 use crate::os;
@@ -52,18 +53,20 @@ pub(crate) fn wake_ups(bench: &Bench<'_>, present: &mut [(&mut Row, &Subject)]) 
     }
 }
 
-/// What a server's memory grows by for each of `count` idle connections, or of as many as the subject is tried with.
+/// What a server's memory grows by for each of `count` idle connections, or of as many as the subject is tried with, which
+/// the load `kind` holds.
 pub(crate) fn memory(
     bench: &Bench<'_>,
     row: &mut Row,
     subject: &Subject,
     count: u32,
+    kind: &str,
 ) -> Result<()> {
     let count = count.min(subject.connections_max);
     let server = bench.start(subject)?;
     thread::sleep(SETTLE_TIME);
     let before = Sizes::of(&server)?;
-    let held = Held::open(bench, &server, count, 1, HOLD_SLACK)?;
+    let held = Held::open(bench, &server, kind, count, 1, HOLD_SLACK)?;
     thread::sleep(SETTLE_TIME);
     let after = Sizes::of(&server)?;
     held.end()?;
@@ -92,7 +95,8 @@ pub(crate) fn beside(
     let alone = rate().context("alone")?;
     thread::sleep(SETTLE_TIME);
     let before = Sizes::of(&server)?;
-    let held = Held::open(bench, &server, idle, processes, seconds * 1.2 + HOLD_SLACK)?;
+    let at_most = seconds * 1.2 + HOLD_SLACK;
+    let held = Held::open(bench, &server, "hold", idle, processes, at_most)?;
     thread::sleep(SETTLE_TIME);
     let after = Sizes::of(&server)?;
     let count = held.connections;
@@ -113,6 +117,53 @@ pub(crate) fn beside(
         (Metric::Beside, rate / base),
     ]);
     row.rounds.push(with_idle);
+    Ok(())
+}
+
+/// A load of HTTP on a server that holds nothing else, and on the same one while it holds idle and slow connections.
+pub(crate) fn beside_http(
+    bench: &Bench<'_>,
+    row: &mut Row,
+    subject: &Subject,
+    load: Load,
+) -> Result<()> {
+    let Load::HttpBeside {
+        http,
+        idle,
+        dripping,
+    } = load
+    else {
+        bail!("another load");
+    };
+    let server = bench.start(subject)?;
+    let measure = || -> Result<_> {
+        os::wait_for_calm(CALM, PATIENCE)?;
+        let driven = http::drive(bench, &server, http)?;
+        let cpu = driven.cpu;
+        Ok(driven.round(cpu))
+    };
+    let alone = measure().context("alone")?;
+    let at_most = bench.effort.seconds * 1.2 + HOLD_SLACK;
+    let held = Held::open_http(bench, &server, idle, dripping, at_most)?;
+    thread::sleep(SETTLE_TIME);
+    let beside = measure().context("beside others")?;
+    held.end()?;
+    server.stop()?;
+    row.notes.push(format!(
+        "alone: {:.0} per s, p99 {:.0} us",
+        alone.throughput(),
+        alone.load.p99_us
+    ));
+    if alone.is_disturbed() {
+        row.notes.push("disturbed while alone".to_owned());
+    }
+    row.figures.extend([
+        (Metric::Idle, f64::from(idle)),
+        (Metric::Alone, alone.throughput()),
+        (Metric::Beside, beside.throughput() / alone.throughput()),
+        (Metric::P99Beside, beside.load.p99_us / alone.load.p99_us),
+    ]);
+    row.rounds.push(beside);
     Ok(())
 }
 
@@ -152,6 +203,7 @@ impl Held {
     fn open(
         bench: &Bench<'_>,
         server: &Server,
+        kind: &str,
         count: u32,
         processes: u32,
         at_most: f64,
@@ -160,7 +212,7 @@ impl Held {
         let mut clients = Vec::new();
         for process in 0..processes {
             let mut command = bench.programs.load();
-            command.args(["hold", &server.url]);
+            command.args([kind, &server.url]);
             command.args(["--in-flight", &each.to_string()]);
             command.args(["--first", &(process * each).to_string()]);
             command.args(["--at-most", &at_most.to_string()]);
@@ -172,6 +224,27 @@ impl Held {
         Ok(Self {
             clients,
             connections: each * processes,
+        })
+    }
+
+    /// Opens connections that have asked for a page, and others that send their heads byte by byte.
+    fn open_http(
+        bench: &Bench<'_>,
+        server: &Server,
+        idle: u32,
+        dripping: u32,
+        at_most: f64,
+    ) -> Result<Self> {
+        let mut command = bench.programs.load();
+        command.args(["hold-http", &server.url]);
+        command.args(["--in-flight", &idle.to_string()]);
+        command.args(["--dripping", &dripping.to_string()]);
+        command.args(["--at-most", &at_most.to_string()]);
+        let mut client = Client::start(command)?;
+        client.wait_until_ready().context("open connections")?;
+        Ok(Self {
+            clients: vec![client],
+            connections: idle,
         })
     }
 

@@ -7,6 +7,8 @@ mod certificate;
 mod charts;
 mod counts;
 mod endurance;
+mod h2load;
+mod http;
 mod idle;
 mod load;
 mod machine;
