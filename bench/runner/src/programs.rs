@@ -15,6 +15,11 @@ type Args = Vec<&'static str>;
 /// How `socketserver workload` is told what a request is.
 const WAITING: &str = "workload --listen tcp://127.0.0.1:0 --request-size 64 --cpu 0 --wait 200000";
 
+const TCP: &str = "tcp://127.0.0.1:0";
+
+/// The file in `bench/peers/c` whose program is started for each connection.
+const PROGRAM: &str = "program.c";
+
 #[derive(Clone)]
 pub(crate) enum Program {
     /// `socketserver serve echo --listen URL --model MODEL...`; the URLs `unix:@` and `unixgram:@` stand for a
@@ -22,8 +27,12 @@ pub(crate) enum Program {
     Server(&'static str, Args),
     /// `socketserver workload`: each request of 64 bytes waits for 200 ms, under this model.
     Waiting(Args),
-    /// What this project lacks, and so cannot be measured.
-    Absent(&'static str),
+    /// `socketserver exec --listen URL --model MODEL...` of [`PROGRAM`].
+    Exec(Args),
+    /// `socketserver proxy --listen URL --model MODEL...`.
+    Relay(Args),
+    /// A server of `bench/peers/python/listener.py` that starts [`PROGRAM`].
+    SuperServer(&'static str),
     /// A binary of `bench/peers` and its arguments.
     Rust(&'static str, Args),
     /// A file in `bench/peers/c` and its arguments.
@@ -64,7 +73,17 @@ impl Programs {
         ensure!(server.is_file(), "{} is no program", server.display());
         cargo(bench(), &["-p", "bench-load", "-p", "bench-peers"])?;
         let tools = [
-            "cc", "go", "python3", "nginx", "wrk", "valgrind", "strace", "haproxy",
+            "cc",
+            "go",
+            "python3",
+            "nginx",
+            "wrk",
+            "valgrind",
+            "strace",
+            "haproxy",
+            "tcpserver",
+            "xinetd",
+            "socat",
         ]
         .into_iter();
         let mut programs = Self {
@@ -81,8 +100,10 @@ impl Programs {
             .map(|subject| subject.program.clone())
             .chain(upstreams)
         {
-            let (Program::C(file, _) | Program::Go(file, _)) = program else {
-                continue;
+            let file = match program {
+                Program::C(file, _) | Program::Go(file, _) => file,
+                Program::Exec(_) | Program::SuperServer(_) => PROGRAM,
+                _ => continue,
             };
             if programs.missing(&program).is_some() || programs.failures.contains_key(file) {
                 continue;
@@ -106,9 +127,13 @@ impl Programs {
             Program::Go(..) => &["go"],
             Program::Python("nginx.py", _) => &["python3", "nginx"],
             Program::Python("haproxy.py", _) => &["python3", "haproxy"],
+            Program::Python("listener.py", _) => &["python3", "socat"],
             Program::Python(..) => &["python3"],
-            Program::Absent(what) => return Some(what),
-            Program::Server(..) | Program::Waiting(_) | Program::Rust(..) => &[],
+            Program::Exec(_) => &["cc"],
+            Program::SuperServer(tool) => &["cc", "python3", tool],
+            Program::Server(..) | Program::Waiting(_) | Program::Relay(_) | Program::Rust(..) => {
+                &[]
+            }
         };
         tools.iter().find_map(|tool| self.lacks(tool))
     }
@@ -133,26 +158,54 @@ impl Programs {
                 command.args(["--parent", &std::process::id().to_string(), "--model"]);
                 (command, model)
             }
-            Program::Absent(what) => bail!("{what}"),
+            Program::Exec(model) => {
+                let mut command = Command::new(&self.server);
+                command
+                    .args(["exec", "--listen", TCP, "--model"])
+                    .args(model);
+                command.arg("--").arg(self.built(PROGRAM)?);
+                return Ok(command);
+            }
+            Program::Relay(model) => {
+                let mut command = Command::new(&self.server);
+                command.args(["proxy", "--listen", TCP, "--model"]);
+                (command, model)
+            }
+            Program::SuperServer(name) => {
+                let mut command = python("listener.py");
+                command.arg(name).arg(self.built(PROGRAM)?);
+                return Ok(command);
+            }
             Program::Rust(name, args) => (Command::new(self.target.join(name)), args),
             Program::C(file, args) | Program::Go(file, args) => {
-                if let Some(failure) = self.failures.get(file) {
-                    bail!("{failure}");
-                }
-                (Command::new(self.compiled(file)), args)
+                (Command::new(self.built(file)?), args)
             }
-            Program::Python(file, args) => {
-                let mut command = Command::new("python3");
-                command.arg(bench().join("peers/python").join(file));
-                (command, args)
-            }
+            Program::Python(file, args) => (python(file), args),
         };
         command.args(args);
         Ok(command)
     }
 
+    /// How a relay to the server at a URL is started.
+    pub(crate) fn relay(&self, program: &Program, server: &str) -> Result<Command> {
+        let mut command = self.command(program)?;
+        match program {
+            Program::Relay(_) => command.args(["--to", server]),
+            _ => command.arg(server.trim_start_matches("tcp://")),
+        };
+        Ok(command)
+    }
+
     pub(crate) fn load(&self) -> Command {
         Command::new(self.target.join("bench-load"))
+    }
+
+    /// What a file of C or Go was compiled to.
+    fn built(&self, file: &str) -> Result<PathBuf> {
+        match self.failures.get(file) {
+            Some(failure) => bail!("{failure}"),
+            None => Ok(self.compiled(file)),
+        }
     }
 
     fn compiled(&self, file: &str) -> PathBuf {
@@ -163,6 +216,8 @@ impl Programs {
     fn compile(&self, file: &str) -> Result<()> {
         let (compiler, args, directory) = if file.ends_with(".go") {
             ("go", &["build", "-o"][..], "peers/go")
+        } else if file == PROGRAM {
+            ("cc", &ALONE[..], "peers/c")
         } else {
             ("cc", &["-O2", "-Wall", "-o"][..], "peers/c")
         };
@@ -187,6 +242,22 @@ impl Programs {
     }
 }
 
+/// How a program without libraries is compiled.
+const ALONE: [&str; 6] = [
+    "-O2",
+    "-Wall",
+    "-static",
+    "-nostdlib",
+    "-fno-stack-protector",
+    "-o",
+];
+
+fn python(file: &str) -> Command {
+    let mut command = Command::new("python3");
+    command.arg(bench().join("peers/python").join(file));
+    command
+}
+
 /// A URL whose name nobody else listens on.
 fn free(url: &str) -> String {
     static NEXT: AtomicU32 = AtomicU32::new(0);
@@ -205,6 +276,8 @@ fn exists(tool: &str) -> bool {
     command.arg(match tool {
         "go" => "version",
         "nginx" | "wrk" | "haproxy" => "-v",
+        "socat" => "-V",
+        "xinetd" => "-version",
         _ => "--version",
     });
     command.stdout(Stdio::null()).stderr(Stdio::null());

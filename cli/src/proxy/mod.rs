@@ -18,7 +18,7 @@ use socketserver::proxied::{ClientTls, Version};
 use socketserver::{Connection, Next, Outcome, Report, ServerHandle};
 
 use crate::args::{Inner, Model, Options, seconds};
-use crate::bind::{Accepted, Any};
+use crate::bind::{Accepted, Any, Listener};
 use crate::limits::positive_seconds;
 use crate::log::say;
 use crate::serve::{self, STACK_KIB, TLS_STACK_KIB, Task};
@@ -253,8 +253,8 @@ struct Forward {
 }
 
 impl Task for Forward {
-    fn start(&mut self, listeners: &[Any]) -> anyhow::Result<()> {
-        for listener in listeners {
+    fn start(&mut self, listeners: Vec<Any>) -> anyhow::Result<Vec<Listener>> {
+        for listener in &listeners {
             let kind = Kind::of_bound(listener);
             if kind != self.kind {
                 anyhow::bail!(
@@ -274,7 +274,8 @@ impl Task for Forward {
                 to::keep_alive(listener, self.dial.keep_alive())?;
             }
         }
-        serve::raise_descriptor_limit(self.note.as_deref())
+        serve::raise_descriptor_limit(self.note.as_deref())?;
+        Ok(serve::lend_none(listeners))
     }
 
     fn serving(&self, server: &ServerHandle) -> anyhow::Result<()> {

@@ -19,7 +19,7 @@ use socketserver::{Next, Outcome, Report, ServerHandle};
 use socketserver_http::{Handler, Http, auth};
 
 use crate::args;
-use crate::bind::{Accepted, Any, Connection};
+use crate::bind::{Accepted, Any, Connection, Listener};
 use crate::log::say;
 use crate::privileges::Privileges;
 use crate::serve::{self, Task};
@@ -130,8 +130,8 @@ impl Task for HttpTask {
         programs.map_or(Ok(()), |programs| programs.fork(privileges))
     }
 
-    fn start(&mut self, listeners: &[Any]) -> anyhow::Result<()> {
-        for listener in listeners {
+    fn start(&mut self, listeners: Vec<Any>) -> anyhow::Result<Vec<Listener>> {
+        for listener in &listeners {
             // Only a descriptor tells what it is, so the arguments could not be refused.
             ensure!(
                 matches!(listener, Either::Left(_)),
@@ -147,7 +147,8 @@ impl Task for HttpTask {
         accessat(CWD, &self.root, needed, AtFlags::EACCESS).with_context(|| {
             let root = self.root.display();
             format!("serve {root}: this user may not {what} the directory; change its mode, or serve as another user")
-        })
+        })?;
+        Ok(serve::lend_none(listeners))
     }
 
     fn serving(&self, server: &ServerHandle) -> anyhow::Result<()> {
