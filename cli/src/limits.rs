@@ -200,7 +200,7 @@ pub(crate) fn raise_descriptors() -> anyhow::Result<Rlimit> {
     let before = getrlimit(Resource::Nofile);
     let raised = Rlimit {
         current: before.maximum,
-        ..before.clone()
+        ..before
     };
     setrlimit(Resource::Nofile, raised).context("raise the limit on descriptors")?;
     Ok(before)

@@ -8,8 +8,9 @@ use crate::programs::Program::{Exec, SuperServer};
 /// How many connections the load makes at once: more than the backlogs of all rivals take would be lost for a second.
 const AT_ONCE: u32 = 8;
 
-/// How many programs live meanwhile: each takes six descriptors of the server.
+/// How many programs live meanwhile, each of which takes six descriptors of the server, or a thread.
 const IDLE: u32 = 3000;
+const IDLE_THREADS: u32 = 1000;
 
 const THREADING: &str = "socketserver exec/threading";
 const COROUTINES: &str = "socketserver exec/coroutines+epoll";
@@ -65,7 +66,7 @@ fn requests() -> Scenario {
 
 fn beside() -> Scenario {
     let subjects = vec![
-        exec(THREADING, "threading --idle-timeout none").up_to(IDLE),
+        exec(THREADING, "threading --idle-timeout none").up_to(IDLE_THREADS),
         exec(
             COROUTINES,
             "coroutines --workers 1 --driver epoll --idle-timeout none",
@@ -84,7 +85,7 @@ fn beside() -> Scenario {
         when: When::Named,
         ..Scenario::new(
             "exec-beside",
-            "a program for each TCP connection, alone and then beside 3,000 idle connections and their programs",
+            "a program for each TCP connection, alone and then beside 3,000 (1,000 with threads) idle connections with their programs",
             Load::BesidePrograms(AT_ONCE),
         )
     }

@@ -192,11 +192,11 @@ impl Running {
     ///
     /// `WouldBlock`: there is none yet.
     pub(crate) fn next(&self) -> io::Result<Option<Notice>> {
-        let mut text = [0; 4096];
+        let mut text = [MaybeUninit::uninit(); Notice::MAX];
         match recv(&self.control, &mut text, RecvFlags::DONTWAIT) {
-            Ok((0, _)) | Err(rustix::io::Errno::CONNRESET) => Ok(None),
-            Ok((count, _)) => {
-                let text = String::from_utf8_lossy(&text[..count]);
+            Ok((([], _), _)) | Err(rustix::io::Errno::CONNRESET) => Ok(None),
+            Ok(((text, _), _)) => {
+                let text = String::from_utf8_lossy(text);
                 let notice = Notice::decode(&text);
                 notice
                     .map(Some)

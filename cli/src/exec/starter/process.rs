@@ -41,7 +41,7 @@ const BATCH: usize = 16;
 
 /// How long the starter does not look for strays after it has done so: at least, and in relation to the time that it took.
 const PAUSE: Duration = Duration::from_millis(10);
-const PAUSE_FACTOR: u32 = 20;
+const PAUSE_FACTOR: u32 = 50;
 
 /// How long the starter outlives its server at most, beyond twice the time until SIGKILL, and beyond the end of the last
 /// process that it ends: one that the kernel does not end keeps it no longer.
@@ -462,5 +462,5 @@ fn program_of(token: u64) -> Option<Pid> {
 /// Reports to the server. A server that is gone, or does not read, gets no report.
 pub(super) fn notify(control: &OwnedFd, notice: &Notice) {
     let flags = SendFlags::NOSIGNAL | SendFlags::DONTWAIT;
-    let _ = send(control, notice.encode().as_bytes(), flags);
+    let _ = send(control, notice.encode(&mut [0; Notice::MAX]), flags);
 }

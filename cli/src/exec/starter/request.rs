@@ -60,7 +60,8 @@ impl Command {
 
     /// Encodes a request for this program.
     pub(super) fn request(&self, layout: &[u8], env: &[CString]) -> io::Result<Vec<u8>> {
-        let mut message = vec![layout.len() as u8];
+        let mut message = Vec::with_capacity(1024);
+        message.push(layout.len() as u8);
         message.extend(layout);
         message.extend((self.args.len() as u16).to_le_bytes());
         for string in [&self.path].into_iter().chain(&self.args).chain(env) {
