@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
+use anyhow::Context as _;
 use clap::Args;
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use socketserver::Builder;
 use socketserver::limits::{AtLimit, Rate};
 use socketserver::model::Model;
@@ -191,6 +193,17 @@ fn unescape(text: &str) -> Result<Vec<u8>, String> {
         ));
     }
     Ok(message.into_bytes())
+}
+
+/// Raises the soft limit on descriptors to the hard one, and returns what it was.
+pub(crate) fn raise_descriptors() -> anyhow::Result<Rlimit> {
+    let before = getrlimit(Resource::Nofile);
+    let raised = Rlimit {
+        current: before.maximum,
+        ..before
+    };
+    setrlimit(Resource::Nofile, raised).context("raise the limit on descriptors")?;
+    Ok(before)
 }
 
 #[cfg(test)]

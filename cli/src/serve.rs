@@ -2,8 +2,7 @@
 
 use std::sync::Arc;
 
-use anyhow::Context as _;
-use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use rustix::process::{Resource, getrlimit};
 use socketserver::model::{Driver, Model as ServerModel};
 use socketserver::net::{Either, Transport};
 use socketserver::observe::{Event, Failure, State};
@@ -17,6 +16,7 @@ use socketserver::{
 use crate::args::{self, Inner, Model, Options};
 use crate::bind::{self, Accepted, Any, Listener, Wrappers};
 use crate::lent::Lent;
+use crate::limits;
 use crate::log::{self, say};
 use crate::privileges::Privileges;
 use crate::signals;
@@ -32,22 +32,14 @@ pub(crate) trait Task: Send + Sync + 'static {
         Ok(())
     }
 
-    /// Called once, when the listeners are bound and the privileges are given up. The process has one thread yet.
+    /// Called once, when the listeners are bound and the privileges are given up. The process has one thread yet. Decides
+    /// which datagram sockets are lent whole.
     ///
     /// # Errors
     ///
     /// What ends the program before it serves.
-    fn start(&mut self, _listeners: &[Any]) -> anyhow::Result<()> {
-        Ok(())
-    }
-
-    /// Decides which datagram sockets are lent whole.
-    ///
-    /// # Errors
-    ///
-    /// What ends the program before it serves.
-    fn lend(&self, listeners: Vec<Any>) -> anyhow::Result<Vec<Listener>> {
-        Ok(listeners.into_iter().map(Either::Left).collect())
+    fn start(&mut self, listeners: Vec<Any>) -> anyhow::Result<Vec<Listener>> {
+        Ok(lend_none(listeners))
     }
 
     /// Called once, before the server accepts. It must start no thread: the model may fork.
@@ -92,7 +84,7 @@ pub(crate) trait Task: Send + Sync + 'static {
     /// What the server reports of this connection or datagram.
     fn serve(&self, accepted: &mut Accepted) -> Outcome;
 
-    /// Serves a socket that [`lend`](Self::lend) lends, under the same contract.
+    /// Serves a socket that [`start`](Self::start) lends, under the same contract.
     ///
     /// # Errors
     ///
@@ -100,6 +92,11 @@ pub(crate) trait Task: Send + Sync + 'static {
     fn serve_lent(&self, _lent: &mut Lent) -> Outcome {
         Ok(Next::Close)
     }
+}
+
+/// What a task returns from [`Task::start`] that lends no socket.
+pub(crate) fn lend_none(listeners: Vec<Any>) -> Vec<Listener> {
+    listeners.into_iter().map(Either::Left).collect()
 }
 
 /// How many KiB the stack of a coroutine needs: eight times the deepest one that was measured.
@@ -201,8 +198,7 @@ fn serve<M: ServerModel>(
     task.fork(&options.privileges)?;
     options.privileges.drop_for_good()?;
     let urls: Vec<_> = listeners.iter().map(Transport::url).collect();
-    task.start(&listeners)?;
-    builder = builder.listen(task.lend(listeners)?);
+    builder = builder.listen(task.start(listeners)?);
     if let Some(observer) = task.observer() {
         builder = builder.observer(move |event: &Event<'_>| {
             if let Event::State(state) = event {
@@ -336,10 +332,7 @@ pub(crate) fn bound_connections(options: &mut Options, descriptors: u64) -> Opti
 
 /// Raises the soft limit on descriptors to the hard one, and reports the note of [`bound_connections`].
 pub(crate) fn raise_descriptor_limit(note: Option<&str>) -> anyhow::Result<()> {
-    let maximum = getrlimit(Resource::Nofile).maximum;
-    let current = maximum;
-    setrlimit(Resource::Nofile, Rlimit { current, maximum })
-        .context("raise the limit on descriptors")?;
+    limits::raise_descriptors()?;
     if let Some(note) = note {
         say(format_args!("socketserver: {note}"));
     }

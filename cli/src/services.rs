@@ -8,8 +8,8 @@ use socketserver::net::{Accepted as _, Either, SeqpacketConnection, Transport};
 use socketserver::{Connection, Datagram, Next, Outcome};
 
 use crate::args::Service;
-use crate::bind::{Accepted, Any};
-use crate::serve::Task;
+use crate::bind::{Accepted, Any, Listener};
+use crate::serve::{Task, lend_none};
 
 /// The size of a buffer for a client that sends a lot.
 const LARGE: usize = 16 * 1024;
@@ -39,9 +39,9 @@ impl BuiltIn {
 }
 
 impl Task for BuiltIn {
-    fn start(&mut self, listeners: &[Any]) -> anyhow::Result<()> {
+    fn start(&mut self, listeners: Vec<Any>) -> anyhow::Result<Vec<Listener>> {
         self.peers.own = listeners.iter().filter_map(udp_address).collect();
-        Ok(())
+        Ok(lend_none(listeners))
     }
 
     fn serve(&self, accepted: &mut Accepted) -> Outcome {

@@ -10,7 +10,7 @@ import sys
 CONFIG = """
 global
     nbthread 1
-    maxconn 1000
+    maxconn 4000
     tune.bufsize {size}
 defaults
     mode tcp

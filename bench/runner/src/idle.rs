@@ -10,7 +10,7 @@ use crate::http;
 use crate::load::Load as Client;
 use crate::measure::{Bench, CALM, PATIENCE, Row};
 use crate::os;
-use crate::scenarios::{Echo, Load, Metric, Subject};
+use crate::scenarios::{Load, Metric, Subject};
 use crate::server::Server;
 
 const IDLE_TIME: Duration = Duration::from_secs(5);
@@ -62,8 +62,19 @@ pub(crate) fn memory(
     count: u32,
     kind: &str,
 ) -> Result<()> {
+    memory_of(bench, row, subject, bench.start(subject)?, count, kind)
+}
+
+/// The same of a server that runs.
+pub(crate) fn memory_of(
+    bench: &Bench<'_>,
+    row: &mut Row,
+    subject: &Subject,
+    server: Server,
+    count: u32,
+    kind: &str,
+) -> Result<()> {
     let count = count.min(subject.connections_max);
-    let server = bench.start(subject)?;
     thread::sleep(SETTLE_TIME);
     let before = Sizes::of(&server)?;
     let held = Held::open(bench, &server, kind, count, 1, HOLD_SLACK)?;
@@ -75,20 +86,21 @@ pub(crate) fn memory(
     Ok(())
 }
 
-/// An echo load on a server that holds nothing else, and on the same one while it holds idle connections.
+/// A load on a server that holds nothing else, and on the same one while it holds idle connections.
 pub(crate) fn beside(
     bench: &Bench<'_>,
     row: &mut Row,
     subject: &Subject,
-    echo: Echo,
+    busy: Load,
     processes: u32,
 ) -> Result<()> {
     let (idle, seconds) = (bench.effort.idle, bench.effort.hold_seconds);
+    let idle = idle.min(subject.connections_max);
     ensure!(idle >= processes, "fewer idle connections than processes");
     let server = bench.start(subject)?;
     let rate = || -> Result<_> {
         os::wait_for_calm(CALM, PATIENCE)?;
-        let driven = bench.drive(&server, Load::Echo(echo), seconds)?;
+        let driven = bench.drive(&server, busy, seconds)?;
         let cpu = driven.cpu;
         Ok(driven.round(cpu))
     };

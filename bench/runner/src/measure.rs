@@ -4,7 +4,7 @@ use std::process::Command;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use anyhow::{Result, bail};
+use anyhow::{Context, Result, bail};
 use bench_load::Summary;
 
 use crate::counts;
@@ -140,13 +140,16 @@ impl Bench<'_> {
             | Load::Proxy(_)
             | Load::Bulk(_)
             | Load::Handshakes { .. }
+            | Load::ProxyRequests(_)
             | Load::Tasks { .. } => self.effort.rounds,
             Load::Idle
             | Load::Memory(_)
             | Load::HttpMemory(_)
             | Load::Stop(_)
             | Load::Growth(_)
-            | Load::Beside { .. } => 1,
+            | Load::ProxyMemory(_)
+            | Load::Beside { .. }
+            | Load::BesidePrograms(_) => 1,
         }
     }
 
@@ -183,8 +186,16 @@ impl Bench<'_> {
                 Load::Memory(count) => idle::memory(self, row, subject, count, "hold"),
                 Load::HttpMemory(count) => idle::memory(self, row, subject, count, "hold-http"),
                 Load::HttpBeside { .. } => idle::beside_http(self, row, subject, load),
+                Load::ProxyMemory(count) => {
+                    let (proxy, upstream) = self.start_proxy(subject, load)?;
+                    idle::memory_of(self, row, subject, proxy, count, "hold")?;
+                    upstream.stop().map(drop)
+                }
                 Load::Beside { echo, processes } => {
-                    idle::beside(self, row, subject, echo, processes)
+                    idle::beside(self, row, subject, Load::Echo(echo), processes)
+                }
+                Load::BesidePrograms(count) => {
+                    idle::beside(self, row, subject, Load::Requests(count), 1)
                 }
                 Load::Stop(stop) => stop::measure(self, row, subject, stop),
                 Load::Growth(count) => endurance::growth(self, row, subject, count),
@@ -254,17 +265,23 @@ impl Bench<'_> {
         if let Load::Tasks { processors } = load {
             return tasks::round(self, subject, processors);
         }
-        let Some(upstream) = load.upstream() else {
+        if load.upstream().is_none() {
             return self.round(self.start(subject)?, load);
-        };
+        }
+        let (proxy, upstream) = self.start_proxy(subject, load)?;
+        let round = self.round(proxy, load)?;
+        upstream.stop()?;
+        Ok(round)
+    }
+
+    /// Starts a proxy, and before it the server that it passes everything on to.
+    fn start_proxy(&self, subject: &Subject, load: Load) -> Result<(Server, Server)> {
+        let upstream = load.upstream().context("a load without a proxy")?;
         // On the processor of the load, and no part of what the proxy uses.
         let upstream = self.programs.command(&upstream)?;
         let upstream = Server::start_on(os::LOAD_CPU, upstream, self.progress)?;
-        let mut proxy = self.programs.command(&subject.program)?;
-        proxy.arg(upstream.url.trim_start_matches("tcp://"));
-        let round = self.round(Server::start(proxy, self.progress)?, load)?;
-        upstream.stop()?;
-        Ok(round)
+        let proxy = self.programs.relay(&subject.program, &upstream.url)?;
+        Ok((Server::start(proxy, self.progress)?, upstream))
     }
 
     fn round(&self, server: Server, load: Load) -> Result<Round> {
@@ -322,7 +339,11 @@ impl Bench<'_> {
         let empty = os::resident(server.pid())?;
         let mut client = Client::start(command)?;
         client.wait_until_ready()?;
-        let before = os::cpu_time(server.pid())?;
+        let cpu_time = match load {
+            Load::Requests(_) => os::cpu_time_with_ended,
+            _ => os::cpu_time,
+        };
+        let before = cpu_time(server.pid())?;
         let by_timetable = matches!(load, Load::Offered(_) | Load::Http(_));
         let mut full = os::resident(server.pid())?;
         client.begin()?;
@@ -332,7 +353,7 @@ impl Bench<'_> {
             full = os::resident(server.pid())?;
         }
         let load = client.summary()?;
-        let cpu = os::cpu_time(server.pid())?.saturating_sub(before);
+        let cpu = cpu_time(server.pid())?.saturating_sub(before);
         client.end()?;
         let grown = full.saturating_sub(empty) as f64;
         Ok(Driven {
@@ -351,7 +372,7 @@ impl Bench<'_> {
             }
             Load::Bulk(_) => ("bulk", 1),
             Load::Packets(count) => ("packets", count),
-            Load::Requests(count) => ("requests", count),
+            Load::Requests(count) | Load::ProxyRequests(count) => ("requests", count),
             Load::Handshakes { in_flight, .. } => ("handshakes", in_flight),
             Load::Offered(Offer::Echo { connections, .. }) => ("offered-echo", connections),
             Load::Offered(Offer::Requests { .. }) => ("offered-requests", REQUESTS_MAX),
@@ -365,7 +386,9 @@ impl Bench<'_> {
             | Load::Growth(_)
             | Load::Counts(_)
             | Load::Tasks { .. }
-            | Load::Beside { .. } => ("none", 0),
+            | Load::ProxyMemory(_)
+            | Load::Beside { .. }
+            | Load::BesidePrograms(_) => ("none", 0),
         };
         command.args([kind, &server.url]);
         command.args(["--in-flight", &in_flight.to_string()]);

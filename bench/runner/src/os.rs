@@ -39,6 +39,20 @@ pub(crate) fn cpu_time(pid: u32) -> Result<Duration> {
     Ok(Duration::from_nanos(nanos))
 }
 
+/// The same, and that of the processes which they have waited for, in ticks of 10 ms.
+pub(crate) fn cpu_time_with_ended(pid: u32) -> Result<Duration> {
+    let ticks = sum(pid, |pid| {
+        let stat = fs::read_to_string(format!("/proc/{pid}/stat")).context("read a stat file")?;
+        let (_, fields) = stat
+            .rsplit_once(") ")
+            .context("a stat file without a name")?;
+        // utime stime cutime cstime
+        let fields = fields.split_whitespace().skip(11).take(4);
+        Ok(fields.filter_map(|field| field.parse::<u64>().ok()).sum())
+    })?;
+    Ok(Duration::from_millis(10 * ticks))
+}
+
 /// Processor time.
 #[derive(Clone, Copy)]
 pub(crate) struct CpuTime {

@@ -19,6 +19,11 @@ const WAITING: &str = "workload --listen tcp://127.0.0.1:0 --request-size 64 --c
 /// Stands for a file of 10,000 networks among the arguments of a server.
 pub(crate) const NETWORKS: &str = "@networks";
 
+const TCP: &str = "tcp://127.0.0.1:0";
+
+/// The file in `bench/peers/c` whose program is started for each connection.
+const PROGRAM: &str = "program.c";
+
 #[derive(Clone)]
 pub(crate) enum Program {
     /// `socketserver serve echo --listen URL --model MODEL...`; the URLs `unix:@` and `unixgram:@` stand for a
@@ -28,8 +33,12 @@ pub(crate) enum Program {
     Waiting(Args),
     /// `socketserver serve http DIR --model MODEL...`, with the files of the scenarios in DIR.
     Files(Args),
-    /// What this project lacks, and so cannot be measured.
-    Absent(&'static str),
+    /// `socketserver exec --listen URL --model MODEL...` of [`PROGRAM`].
+    Exec(Args),
+    /// `socketserver proxy --listen URL --model MODEL...`.
+    Relay(Args),
+    /// A server of `bench/peers/python/listener.py` that starts [`PROGRAM`].
+    SuperServer(&'static str),
     /// A binary of `bench/peers` and its arguments.
     Rust(&'static str, Args),
     /// A file in `bench/peers/c` and its arguments.
@@ -78,8 +87,19 @@ impl Programs {
         cargo(bench(), &["-p", "bench-load", "-p", "bench-peers"])?;
         certificate::make()?;
         let tools = [
-            "cc", "go", "python3", "nginx", "wrk", "h2load", "nghttp", "valgrind", "strace",
+            "cc",
+            "go",
+            "python3",
+            "nginx",
+            "wrk",
+            "h2load",
+            "nghttp",
+            "valgrind",
+            "strace",
             "haproxy",
+            "tcpserver",
+            "xinetd",
+            "socat",
         ]
         .into_iter();
         let mut programs = Self {
@@ -99,8 +119,10 @@ impl Programs {
             .map(|subject| subject.program.clone())
             .chain(upstreams)
         {
-            let (Program::C(file, _) | Program::Go(file, _)) = program else {
-                continue;
+            let file = match program {
+                Program::C(file, _) | Program::Go(file, _) => file,
+                Program::Exec(_) | Program::SuperServer(_) => PROGRAM,
+                _ => continue,
             };
             if programs.missing(&program).is_some() || programs.failures.contains_key(file) {
                 continue;
@@ -124,11 +146,15 @@ impl Programs {
             Program::Go(..) => &["go"],
             Program::Python("nginx.py", _) => &["python3", "nginx"],
             Program::Python("haproxy.py", _) => &["python3", "haproxy"],
+            Program::Python("listener.py", _) => &["python3", "socat"],
             Program::Python(..) => &["python3"],
-            Program::Absent(what) => return Some(what),
-            Program::Server(..) | Program::Waiting(_) | Program::Files(_) | Program::Rust(..) => {
-                &[]
-            }
+            Program::Exec(_) => &["cc"],
+            Program::SuperServer(tool) => &["cc", "python3", tool],
+            Program::Server(..)
+            | Program::Waiting(_)
+            | Program::Files(_)
+            | Program::Relay(_)
+            | Program::Rust(..) => &[],
         };
         tools.iter().find_map(|tool| self.lacks(tool))
     }
@@ -156,20 +182,33 @@ impl Programs {
             Program::Files(model) => {
                 let mut command = Command::new(&self.server);
                 command.args(["serve", "http"]).arg(self.files());
-                command.args(["--listen", "tcp://127.0.0.1:0", "--model"]);
+                command.args(["--listen", TCP, "--model"]);
                 (command, model)
             }
-            Program::Absent(what) => bail!("{what}"),
+            Program::Exec(model) => {
+                let mut command = Command::new(&self.server);
+                command
+                    .args(["exec", "--listen", TCP, "--model"])
+                    .args(model);
+                command.arg("--").arg(self.built(PROGRAM)?);
+                return Ok(command);
+            }
+            Program::Relay(model) => {
+                let mut command = Command::new(&self.server);
+                command.args(["proxy", "--listen", TCP, "--model"]);
+                (command, model)
+            }
+            Program::SuperServer(name) => {
+                let mut command = python("listener.py");
+                command.arg(name).arg(self.built(PROGRAM)?);
+                return Ok(command);
+            }
             Program::Rust(name, args) => (Command::new(self.target.join(name)), args),
             Program::C(file, args) | Program::Go(file, args) => {
-                if let Some(failure) = self.failures.get(file) {
-                    bail!("{failure}");
-                }
-                (Command::new(self.compiled(file)), args)
+                (Command::new(self.built(file)?), args)
             }
             Program::Python(file, args) => {
-                let mut command = Command::new("python3");
-                command.arg(bench().join("peers/python").join(file));
+                let mut command = python(file);
                 command.env("BENCH_FILES", self.files());
                 (command, args)
             }
@@ -184,6 +223,16 @@ impl Programs {
     /// A file of 10,000 networks, none of which has a client.
     fn networks(&self) -> PathBuf {
         self.target.join("networks")
+    }
+
+    /// How a relay to the server at a URL is started.
+    pub(crate) fn relay(&self, program: &Program, server: &str) -> Result<Command> {
+        let mut command = self.command(program)?;
+        match program {
+            Program::Relay(_) => command.args(["--to", server]),
+            _ => command.arg(server.trim_start_matches("tcp://")),
+        };
+        Ok(command)
     }
 
     pub(crate) fn load(&self) -> Command {
@@ -204,6 +253,14 @@ impl Programs {
         Ok(())
     }
 
+    /// What a file of C or Go was compiled to.
+    fn built(&self, file: &str) -> Result<PathBuf> {
+        match self.failures.get(file) {
+            Some(failure) => bail!("{failure}"),
+            None => Ok(self.compiled(file)),
+        }
+    }
+
     fn compiled(&self, file: &str) -> PathBuf {
         self.target.join("peers").join(file).with_extension("")
     }
@@ -212,6 +269,8 @@ impl Programs {
     fn compile(&self, file: &str) -> Result<()> {
         let (compiler, args, directory) = if file.ends_with(".go") {
             ("go", &["build", "-o"][..], "peers/go")
+        } else if file == PROGRAM {
+            ("cc", &ALONE[..], "peers/c")
         } else {
             ("cc", &["-O2", "-Wall", "-o"][..], "peers/c")
         };
@@ -236,6 +295,22 @@ impl Programs {
     }
 }
 
+/// How a program without libraries is compiled.
+const ALONE: [&str; 6] = [
+    "-O2",
+    "-Wall",
+    "-static",
+    "-nostdlib",
+    "-fno-stack-protector",
+    "-o",
+];
+
+fn python(file: &str) -> Command {
+    let mut command = Command::new("python3");
+    command.arg(bench().join("peers/python").join(file));
+    command
+}
+
 /// A URL whose name nobody else listens on.
 fn free(url: &str) -> String {
     static NEXT: AtomicU32 = AtomicU32::new(0);
@@ -254,6 +329,8 @@ fn exists(tool: &str) -> bool {
     command.arg(match tool {
         "go" => "version",
         "nginx" | "wrk" | "haproxy" => "-v",
+        "socat" => "-V",
+        "xinetd" => "-version",
         _ => "--version",
     });
     command.stdout(Stdio::null()).stderr(Stdio::null());

@@ -4,6 +4,7 @@
 //! more waits until the second is over.
 
 use std::io;
+use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
 
@@ -82,7 +83,8 @@ impl Lines {
 
     /// Reads what there is, and logs the lines. Never blocks.
     pub(crate) fn read(&mut self) -> Then {
-        let mut buf = vec![0; 16 * 1024];
+        let mut buf = [MaybeUninit::uninit(); 8 * 1024];
+        let size = buf.len();
         loop {
             self.begin_second();
             if self.bytes >= BYTES {
@@ -91,18 +93,18 @@ impl Lines {
             let Some(pipe) = &self.pipe else {
                 return Then::End;
             };
-            match read(pipe, &mut *buf) {
+            match read(pipe, &mut buf) {
                 Err(Errno::INTR) => {}
                 Err(Errno::AGAIN) => return Then::Wait,
-                Ok(0) | Err(_) => {
+                Ok(([], _)) | Err(_) => {
                     self.pipe = None;
                     self.end_line();
                     return Then::End;
                 }
-                Ok(count) => {
-                    self.bytes += count;
-                    self.take(&buf[..count]);
-                    if count < buf.len() {
+                Ok((bytes, _)) => {
+                    self.bytes += bytes.len();
+                    self.take(bytes);
+                    if bytes.len() < size {
                         return Then::Wait;
                     }
                 }

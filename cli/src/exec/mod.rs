@@ -213,12 +213,9 @@ impl Task for Programs {
         Ok(())
     }
 
-    fn start(&mut self, _listeners: &[Any]) -> anyhow::Result<()> {
+    fn start(&mut self, listeners: Vec<Any>) -> anyhow::Result<Vec<Listener>> {
         // After the starter was forked, whose programs have the limit that the server was started with.
-        serve::raise_descriptor_limit(self.note.as_deref())
-    }
-
-    fn lend(&self, listeners: Vec<Any>) -> anyhow::Result<Vec<Listener>> {
+        serve::raise_descriptor_limit(self.note.as_deref())?;
         let lend = |listener| -> anyhow::Result<Listener> {
             let Either::Right(Either::Right(datagrams)) = listener else {
                 return Ok(Either::Left(listener));

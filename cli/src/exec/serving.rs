@@ -118,7 +118,12 @@ impl<'a> Session<'a> {
     ) -> io::Result<Self> {
         let watch = epoll::create(CreateFlags::CLOEXEC)?;
         let data = EventData::new_u64(CONTROL);
-        epoll::add(&watch, &running, data, EventFlags::IN)?;
+        // The starter closes its end after the last notice. What comes before is of interest to the log.
+        let flags = match logged {
+            Some(_) => EventFlags::IN,
+            None => EventFlags::RDHUP,
+        };
+        epoll::add(&watch, &running, data, flags)?;
         if let Some(pipe) = lines.pipe() {
             epoll::add(&watch, pipe, EventData::new_u64(LINES), EventFlags::IN)?;
         }
@@ -275,8 +280,9 @@ impl<'a> Session<'a> {
                 }
                 Some(Notice::Failed(why)) => self.failure = Some(why),
                 Some(Notice::Exited(exit)) => {
-                    self.lines.finish();
                     if let (Some(id), None) = (self.logged.take(), &self.failure) {
+                        // What it has said comes before.
+                        self.lines.finish();
                         say(format_args!(
                             "socketserver: connection {id}: program ended: {exit}"
                         ));

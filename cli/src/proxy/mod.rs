@@ -18,7 +18,7 @@ use socketserver::proxied::{ClientTls, Version};
 use socketserver::{Connection, Next, Outcome, Report, ServerHandle};
 
 use crate::args::{Inner, Model, Options, seconds};
-use crate::bind::{Accepted, Any};
+use crate::bind::{Accepted, Any, Listener};
 use crate::limits::positive_seconds;
 use crate::listen::Url;
 use crate::log::say;
@@ -254,8 +254,8 @@ struct Forward {
 }
 
 impl Task for Forward {
-    fn start(&mut self, listeners: &[Any]) -> anyhow::Result<()> {
-        for listener in listeners {
+    fn start(&mut self, listeners: Vec<Any>) -> anyhow::Result<Vec<Listener>> {
+        for listener in &listeners {
             if self.upstreams.all().iter().any(|to| to.is(&listener.url())) {
                 anyhow::bail!(
                     "forward {}: the upstream is the listener itself; give another --to",
@@ -267,7 +267,8 @@ impl Task for Forward {
                 to::keep_alive(listener, self.dial.keep_alive())?;
             }
         }
-        serve::raise_descriptor_limit(self.note.as_deref())
+        serve::raise_descriptor_limit(self.note.as_deref())?;
+        Ok(serve::lend_none(listeners))
     }
 
     fn serving(&self, server: &ServerHandle) -> anyhow::Result<()> {

@@ -19,7 +19,7 @@ use socketserver::{Next, Outcome, Report, ServerHandle};
 use socketserver_http::{Handler, Http, auth};
 
 use crate::args;
-use crate::bind::{Accepted, Any, Connection};
+use crate::bind::{Accepted, Any, Connection, Listener};
 use crate::log::say;
 use crate::privileges::Privileges;
 use crate::serve::{self, Task};
@@ -130,7 +130,7 @@ impl Task for HttpTask {
         programs.map_or(Ok(()), |programs| programs.fork(privileges))
     }
 
-    fn start(&mut self, _listeners: &[Any]) -> anyhow::Result<()> {
+    fn start(&mut self, listeners: Vec<Any>) -> anyhow::Result<Vec<Listener>> {
         // As the user that serves.
         let (needed, what) = match self.lists {
             true => (Access::READ_OK | Access::EXEC_OK, "read and search"),
@@ -139,7 +139,8 @@ impl Task for HttpTask {
         accessat(CWD, &self.root, needed, AtFlags::EACCESS).with_context(|| {
             let root = self.root.display();
             format!("serve {root}: this user may not {what} the directory; change its mode, or serve as another user")
-        })
+        })?;
+        Ok(serve::lend_none(listeners))
     }
 
     fn serving(&self, server: &ServerHandle) -> anyhow::Result<()> {

@@ -3,6 +3,7 @@
 mod coroutines;
 mod counts;
 mod endurance;
+mod exec;
 mod http;
 mod latency;
 mod memory;
@@ -76,10 +77,16 @@ pub(crate) enum Load {
     Beside { echo: Echo, processes: u32 },
     /// A TLS connection for each request, this many at once; all resume a session, or none does.
     Handshakes { in_flight: u32, resumed: bool },
+    /// A connection for each request, this many at once, alone and then beside idle connections, each with a program.
+    BesidePrograms(u32),
     /// Messages through a proxy to a server that sends them back.
     Proxy(Echo),
     /// So many MiB on one connection through a proxy to a server that sends them back.
     Bulk(u32),
+    /// A connection for each request through a proxy to a server that sends it back, this many at once.
+    ProxyRequests(u32),
+    /// This many idle connections through a proxy.
+    ProxyMemory(u32),
     /// None: the subject makes operations within itself, on so many processors.
     Tasks { processors: u32 },
 }
@@ -279,6 +286,7 @@ pub(crate) enum Bound {
 /// All of them, in the order in which they are measured.
 pub(crate) fn all() -> Vec<Scenario> {
     let mut all = models::scenarios();
+    all.extend(exec::scenarios());
     all.extend(coroutines::scenarios());
     all.extend(tasks::scenarios());
     all.extend(proxy::scenarios());
@@ -312,10 +320,14 @@ impl Scenario {
                 Load::Stop(_) => "stop",
                 Load::Growth(_) => "growth",
                 Load::Counts(_) => "counts",
-                Load::Proxy(_) | Load::Bulk(_) => "proxy",
+                Load::Proxy(_) | Load::Bulk(_) | Load::ProxyRequests(_) | Load::ProxyMemory(_) => {
+                    "proxy"
+                }
                 Load::Tasks { .. } => "tasks",
                 Load::Handshakes { .. } => "tls",
-                Load::Idle | Load::Memory(_) | Load::Beside { .. } => "idle",
+                Load::Idle | Load::Memory(_) | Load::Beside { .. } | Load::BesidePrograms(_) => {
+                    "idle"
+                }
             },
             load,
             baseline: "",
@@ -343,7 +355,9 @@ impl Load {
     /// The server that a proxy passes everything on to.
     pub(crate) fn upstream(self) -> Option<Program> {
         match self {
-            Self::Proxy(_) | Self::Bulk(_) => Some(Program::C("epoll_loop.c", vec!["echo", "tcp"])),
+            Self::Proxy(_) | Self::Bulk(_) | Self::ProxyRequests(_) | Self::ProxyMemory(_) => {
+                Some(Program::C("epoll_loop.c", vec!["echo", "tcp"]))
+            }
             _ => None,
         }
     }

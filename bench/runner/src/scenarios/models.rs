@@ -3,7 +3,7 @@
 use super::Bound::{AtLeast, AtMost, Below};
 use super::Metric::{Cpu, Throughput, WakeUps};
 use super::{Echo, Load, Scenario, Subject, When, absolute, promise, subject};
-use crate::programs::Program::{Absent, C, Python, Rust, Server};
+use crate::programs::Program::{C, Python, Rust, Server};
 
 pub(super) const TCP: &str = "tcp://127.0.0.1:0";
 pub(super) const UDP: &str = "udp://127.0.0.1:0";
@@ -30,7 +30,6 @@ pub(super) fn scenarios() -> Vec<Scenario> {
         udp_echo(),
         unix_datagram_echo(8),
         unix_datagram_echo(40),
-        programs(),
         idle(),
     ]
 }
@@ -227,21 +226,6 @@ fn unix_datagram_echo(in_flight: u32) -> Scenario {
             format!("unix-datagram-echo-{in_flight}"),
             format!("one thread, Unix datagram echo, {in_flight} packets of 64 bytes in flight"),
             Load::Packets(in_flight),
-        )
-    }
-}
-
-/// Named, so that it is seen to be missing.
-fn programs() -> Scenario {
-    const EXEC: &str = "exec, which the command does not have yet";
-    Scenario {
-        group: "exec-requests",
-        subjects: vec![subject("socketserver/exec", Absent(EXEC))],
-        when: When::Always,
-        ..Scenario::new(
-            "exec-requests",
-            "a program for each TCP connection, as inetd, socat and CGI servers run it: not measured yet",
-            Load::Requests(32),
         )
     }
 }

@@ -13,7 +13,7 @@ use rustix::io::Errno;
 use rustix::process::{WaitOptions, waitpid};
 
 use crate::exec::starter::DESCRIPTORS_MAX;
-use crate::exec::starter::sys::{self, Fork};
+use crate::exec::starter::sys::{self, Fork, Strings};
 
 /// Runs `work` in a child of this process, which has one thread, and returns its error as text.
 pub(super) fn in_child(work: impl FnOnce() -> anyhow::Result<()>) -> anyhow::Result<()> {
@@ -59,7 +59,8 @@ pub(super) fn execute(command: &[PathBuf]) -> anyhow::Result<()> {
         .map(|arg| CString::new(arg.as_os_str().as_bytes()))
         .collect::<Result<Vec<_>, _>>()?;
     let path = args.first().context("a command has a name")?;
-    let Err(err) = sys::execute(path, &args, &[]);
+    let list = args.iter().map(CString::as_c_str).collect();
+    let Err(err) = sys::execute(path, &list, &Strings::from_iter([]));
     Err(err).with_context(|| format!("execute {}", path.to_string_lossy()))
 }
 

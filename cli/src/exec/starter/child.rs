@@ -1,12 +1,15 @@
-//! Between fork(2) and execve(2): a process becomes a program.
+//! From clone(2) to execve(2): a process becomes a program.
+//!
+//! It shares the memory and the descriptors of the starter, which waits: nothing is copied, and a start costs the same however
+//! many programs live. So it allocates nothing that it does not free, and it has its own descriptors before it changes any.
 
-use std::ffi::CString;
+use std::convert::Infallible;
+use std::ffi::{CStr, CString};
 use std::fs;
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, OwnedFd, RawFd};
 
 use anyhow::Context;
-use rustix::io::fcntl_dupfd_cloexec;
 use rustix::process::{
     Pid, Resource, Rlimit, Signal, getpid, getppid, set_parent_process_death_signal, setrlimit,
     setsid,
@@ -14,106 +17,141 @@ use rustix::process::{
 
 use super::notice::Notice;
 use super::process::notify;
-use super::request::{DESCRIPTORS_MAX, Request};
-use super::{MARK, Prepare, sys};
+use super::request::Request;
+use super::sys::{self, Number, Stack, Strings};
+use super::{MARK, Prepare};
 
 /// What every program of a starter has.
 pub(super) struct Base {
-    /// The variables, as `NAME=VALUE`, before those of a request.
-    pub(super) env: Vec<CString>,
+    /// The variables, before those of a request.
+    pub(super) env: Vec<Variable>,
     /// The limit on descriptors that the server was started with.
     pub(super) nofile: Rlimit,
     /// Called last before execve(2).
     pub(super) prepare: Prepare,
-    /// Has the number of a program's last descriptor.
-    pub(super) _last: OwnedFd,
+    /// What the numbers of a program's descriptors refer to while none is started.
+    pub(super) idle: OwnedFd,
+    /// The number behind those of the descriptors that `prepare` uses.
+    pub(super) first: RawFd,
 }
 
-/// Becomes the program, or reports through `control` why it cannot, and exits.
-pub(super) fn run(
-    base: &Base,
-    request: &Request,
-    mark: u64,
-    starter: Pid,
-    control: &OwnedFd,
-    fds: &[OwnedFd],
-) -> ! {
-    let failed = become_program(base, request, mark, starter, control, fds);
-    // The type has no value of success.
-    if let Err(err) = failed {
-        notify(control, &Notice::Failed(format!("{err:#}")));
-    }
-    sys::exit(127)
+/// A variable, as `NAME=VALUE`.
+pub(super) struct Variable {
+    text: CString,
+    /// The length of the name.
+    name: usize,
 }
 
-fn become_program(
-    base: &Base,
-    request: &Request,
-    mark: u64,
-    starter: Pid,
-    control: &OwnedFd,
-    fds: &[OwnedFd],
-) -> anyhow::Result<()> {
-    set_parent_process_death_signal(Some(Signal::KILL)).context("prctl(2)")?;
-    if getppid() != Some(starter) {
-        sys::exit(127);
+impl Variable {
+    pub(super) fn new(text: CString) -> Self {
+        let name = name(&text).len();
+        Self { text, name }
     }
-    setsid().context("setsid(2)")?;
-    let pid = getpid().as_raw_nonzero().get();
-    // Before the program runs: the server ends its group if the starter is killed.
-    notify(control, &Notice::Started { pid });
-    // Above the numbers that the program's descriptors get.
-    let above = |fd: &OwnedFd| fcntl_dupfd_cloexec(fd, DESCRIPTORS_MAX as i32);
-    let fds = fds.iter().map(above).collect::<Result<Vec<_>, _>>();
-    let fds = fds.context("duplicate a descriptor")?;
-    // The report needs its descriptor until execve(2).
-    let control = above(control).context("duplicate a descriptor")?;
-    for (target, index) in (0..).zip(&request.layout) {
-        let fd = fds
-            .get(usize::from(*index))
-            .context("a descriptor is missing")?;
-        sys::place(fd.as_fd(), target).context("dup2(2)")?;
-    }
-    // A descriptor behind those of the layout is the working directory.
-    if let Some(directory) = fds.get(request.descriptors()) {
-        rustix::process::fchdir(directory).context("fchdir(2)")?;
-    }
-    // The starter's own are close-on-exec; a library that looks up users may have opened another one.
-    sys::keep_below(request.layout.len() as i32).context("close_range(2)")?;
-    setrlimit(Resource::Nofile, base.nofile).context("restore the limit on descriptors")?;
-    let env = environment(&base.env, &request.env, mark);
-    sys::unblock_signals();
-    (base.prepare)()?;
-    let path = request.path.as_c_str();
-    let Err(err) = sys::execute(path, &request.args, &env);
-    drop(control);
-    Err(err).with_context(|| format!("execute {}", path.to_string_lossy()))
 }
 
-/// The variables of a program: those of the request replace those of the same name before.
-fn environment(base: &[CString], own: &[CString], mark: u64) -> Vec<CString> {
-    let name = |variable: &CString| -> Vec<u8> {
-        let bytes = variable.as_bytes();
-        let end = bytes.iter().position(|byte| *byte == b'=');
-        bytes[..end.unwrap_or(bytes.len())].to_vec()
+/// A program to start.
+pub(super) struct Start<'a> {
+    pub(super) base: &'a Base,
+    pub(super) request: &'a Request<'a>,
+    pub(super) mark: u64,
+    pub(super) starter: Pid,
+    /// Where it is reported that the process exists, or cannot become the program.
+    pub(super) control: &'a OwnedFd,
+    pub(super) fds: &'a [OwnedFd],
+}
+
+impl Start<'_> {
+    /// Starts the program, and returns its process and the pidfd. The process exits if it cannot become the program.
+    ///
+    /// # Errors
+    ///
+    /// There is no process.
+    pub(super) fn run(&self, stack: &mut Stack) -> anyhow::Result<(Pid, OwnedFd)> {
+        let mark = CString::new(format!("{MARK}={}", self.mark))?;
+        let listen_pid = Number::new();
+        let args: Strings<'_> = self.request.args.iter().copied().collect();
+        let own = &self.request.env;
+        let env = environment(&self.base.env, own);
+        let mut env: Strings<'_> = env.chain([mark.as_c_str()]).collect();
+        if own.iter().any(|variable| name(variable) == b"LISTEN_FDS") {
+            env.push(&listen_pid);
+        }
+        let mut failure = None;
+        let mut child = || failure = self.become_program(&args, &env, &listen_pid).err();
+        let started = self
+            .place()
+            .and_then(|()| sys::spawn(stack, &mut child).context("clone(2)"));
+        self.take_back()?;
+        if let Some(err) = failure {
+            notify(self.control, &Notice::Failed(format!("{err:#}")));
+        }
+        started
+    }
+
+    /// Gives the program's descriptors their numbers, in this process: a new one takes them over.
+    fn place(&self) -> anyhow::Result<()> {
+        for (target, index) in (0..).zip(self.request.layout) {
+            let fd = self.fds.get(usize::from(*index));
+            let fd = fd.context("a descriptor is missing")?;
+            sys::place(fd.as_fd(), target).context("dup2(2)")?;
+        }
+        Ok(())
+    }
+
+    fn take_back(&self) -> anyhow::Result<()> {
+        let mut targets = 0..self.request.layout.len() as RawFd;
+        let idle = self.base.idle.as_fd();
+        let taken = targets.try_for_each(|target| sys::place_until_exec(idle, target));
+        taken.context("dup3(2)")
+    }
+
+    /// The life of the process until it is the program.
+    fn become_program(
+        &self,
+        args: &Strings<'_>,
+        env: &Strings<'_>,
+        listen_pid: &Number,
+    ) -> anyhow::Result<Infallible> {
+        set_parent_process_death_signal(Some(Signal::KILL)).context("prctl(2)")?;
+        if getppid() != Some(self.starter) {
+            sys::exit(127);
+        }
+        setsid().context("setsid(2)")?;
+        let pid = getpid().as_raw_nonzero().get();
+        // Before the program runs: the server ends its group if the starter is killed.
+        notify(self.control, &Notice::Started { pid });
+        listen_pid.set("LISTEN_PID", pid);
+        // A descriptor behind those of the layout is the working directory.
+        if let Some(directory) = self.fds.get(self.request.descriptors()) {
+            rustix::process::fchdir(directory).context("fchdir(2)")?;
+        }
+        sys::leave_descriptors(self.base.first).context("close_range(2)")?;
+        setrlimit(Resource::Nofile, self.base.nofile)
+            .context("restore the limit on descriptors")?;
+        sys::unblock_signals();
+        (self.base.prepare)()?;
+        let path = self.request.path;
+        sys::execute(path, args, env).with_context(|| format!("execute {}", path.to_string_lossy()))
+    }
+}
+
+/// The variables of a program, without those that only the new process knows: those of the request replace those of the same
+/// name before.
+fn environment<'a>(base: &'a [Variable], own: &'a [&'a CStr]) -> impl Iterator<Item = &'a CStr> {
+    let names: Vec<_> = own.iter().map(|variable| name(variable)).collect();
+    let is_kept = move |variable: &&Variable| {
+        let name = &variable.text.as_bytes()[..variable.name];
+        !names.contains(&name)
     };
-    let mut own = own.to_vec();
-    let mut numbers = vec![format!("{MARK}={mark}")];
-    if own.iter().any(|variable| name(variable) == b"LISTEN_FDS") {
-        let pid = getpid().as_raw_nonzero();
-        numbers.push(format!("LISTEN_PID={pid}"));
-    }
-    // Digits have no zero byte.
-    own.extend(
-        numbers
-            .into_iter()
-            .filter_map(|text| CString::new(text).ok()),
-    );
-    let names: Vec<_> = own.iter().map(name).collect();
-    let kept = base
-        .iter()
-        .filter(|variable| !names.contains(&name(variable)));
-    kept.cloned().chain(own).collect()
+    let kept = base.iter().filter(is_kept);
+    kept.map(|variable| variable.text.as_c_str())
+        .chain(own.iter().copied())
+}
+
+fn name(variable: &CStr) -> &[u8] {
+    let bytes = variable.to_bytes();
+    let end = bytes.iter().position(|byte| *byte == b'=');
+    &bytes[..end.unwrap_or(bytes.len())]
 }
 
 /// The mark in the environment of a process: that of the program to which it belongs.
@@ -138,12 +176,9 @@ mod tests {
 
     #[test]
     fn variables_of_a_request_replace_those_of_all_programs() {
-        let base = [c"A=1", c"AB=2", c"C=3"].map(CString::from);
-        let own = [c"A=x=y", c"LISTEN_FDS=1"].map(CString::from);
-        let env = environment(&base, &own, 7);
-        let env: Vec<_> = env.iter().map(|text| text.to_str().unwrap()).collect();
-        let pid = format!("LISTEN_PID={}", std::process::id());
-        let mark = format!("{MARK}=7");
-        assert_eq!(env, ["AB=2", "C=3", "A=x=y", "LISTEN_FDS=1", &mark, &pid]);
+        let base = [c"A=1", c"AB=2", c"C=3"].map(|text| Variable::new(text.into()));
+        let own = [c"A=x=y", c"LISTEN_FDS=1"];
+        let env: Vec<_> = environment(&base, &own).collect();
+        assert_eq!(env, [c"AB=2", c"C=3", c"A=x=y", c"LISTEN_FDS=1"]);
     }
 }

@@ -1,7 +1,7 @@
 //! A process that starts programs.
 //!
 //! The starter is forked once, before the server has threads, connections and memory, and forks each program from
-//! then on: a start costs the same whatever the server's size. A request names a program, its arguments and
+//! then on: a start costs the same whatever the server's size, and however many programs live. A request names a program, its arguments and
 //! variables, and carries the descriptors that become 0, 1, 2 and so on, and a *control* socket of its own: over that
 //! the starter reports what becomes of the program, and its end ends the program, with all processes that the program
 //! has started. So programs end with the server too, however that ends.
@@ -15,7 +15,7 @@ pub(super) mod sys;
 use std::ffi::CString;
 use std::io::{self, IoSlice};
 use std::mem::MaybeUninit;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd, RawFd};
 use std::panic::{self, AssertUnwindSafe, catch_unwind};
 use std::time::Duration;
 
@@ -26,8 +26,7 @@ use rustix::net::{
     SocketFlags, SocketType, recv, send, sendmsg, shutdown, socketpair,
 };
 use rustix::process::{
-    Pid, PidfdFlags, Resource, Rlimit, WaitId, WaitIdOptions, getrlimit, pidfd_open,
-    set_child_subreaper, setrlimit, setsid, waitid,
+    Pid, PidfdFlags, WaitId, WaitIdOptions, pidfd_open, set_child_subreaper, setsid, waitid,
 };
 use socketserver::task::Descriptor;
 
@@ -35,6 +34,8 @@ pub(crate) use notice::{Ended, Exit, Notice};
 pub(crate) use request::Command;
 pub(super) use request::DESCRIPTORS_MAX;
 use sys::Fork;
+
+use crate::limits;
 
 /// The variable by which the starter finds what belongs to a program.
 pub(crate) const MARK: &str = "SOCKETSERVER_PROGRAM";
@@ -191,11 +192,11 @@ impl Running {
     ///
     /// `WouldBlock`: there is none yet.
     pub(crate) fn next(&self) -> io::Result<Option<Notice>> {
-        let mut text = [0; 4096];
+        let mut text = [MaybeUninit::uninit(); Notice::MAX];
         match recv(&self.control, &mut text, RecvFlags::DONTWAIT) {
-            Ok((0, _)) | Err(rustix::io::Errno::CONNRESET) => Ok(None),
-            Ok((count, _)) => {
-                let text = String::from_utf8_lossy(&text[..count]);
+            Ok((([], _), _)) | Err(rustix::io::Errno::CONNRESET) => Ok(None),
+            Ok(((text, _), _)) => {
+                let text = String::from_utf8_lossy(text);
                 let notice = Notice::decode(&text);
                 notice
                     .map(Some)
@@ -235,6 +236,10 @@ fn serve(
     let _ = rustix::thread::set_name(c"starter");
     // A signal to the server's group does not concern it.
     let _ = setsid();
+    // Above the numbers that the program's descriptors get.
+    let Ok(requests) = fcntl_dupfd_cloexec(requests, DESCRIPTORS_MAX as RawFd) else {
+        return 1;
+    };
     let answer = |text: &str| send(&requests, text.as_bytes(), SendFlags::NOSIGNAL).is_ok();
     match begin(settings, set_up, &requests) {
         Ok(mut starter) if answer(READY) => i32::from(starter.run().is_err()),
@@ -253,22 +258,24 @@ fn begin(
 ) -> anyhow::Result<process::Starter> {
     sys::close_from(3, requests.as_fd()).context("close_range(2)")?;
     set_child_subreaper(Some(rustix::process::getpid())).context("prctl(2)")?;
-    // The number of a program's last descriptor stays taken: what `prepare` uses must not have it.
-    let last =
-        fcntl_dupfd_cloexec(requests, DESCRIPTORS_MAX as i32 - 1).context("duplicate a socket")?;
+    let idle = fcntl_dupfd_cloexec(io::stderr(), DESCRIPTORS_MAX as RawFd)
+        .context("duplicate a descriptor")?;
+    // The numbers of a program's descriptors stay taken: what is opened or received has others.
+    for target in 3..DESCRIPTORS_MAX as RawFd {
+        sys::place_until_exec(idle.as_fd(), target).context("dup3(2)")?;
+    }
     let prepare = set_up()?;
-    let nofile = getrlimit(Resource::Nofile);
-    // A descriptor for each program that lives.
-    let raised = Rlimit {
-        current: nofile.maximum,
-        maximum: nofile.maximum,
-    };
-    setrlimit(Resource::Nofile, raised).context("raise the limit on descriptors")?;
+    // A library that looks up users may have opened one that is not.
+    sys::keep_below(3).context("close_range(2)")?;
+    let first = sys::highest_descriptor().context("list descriptors")? + 1;
+    // Three descriptors for each program that lives.
+    let nofile = limits::raise_descriptors()?;
     let base = child::Base {
-        env: settings.env,
+        env: settings.env.into_iter().map(child::Variable::new).collect(),
         nofile,
         prepare,
-        _last: last,
+        idle,
+        first,
     };
     let requests = requests.try_clone().context("duplicate a socket")?;
     let starter = process::Starter::new(base, settings.kill_timeout, requests);

@@ -1,6 +1,7 @@
 //! What the starter reports of a program: lines of text over the program's control socket.
 
 use std::fmt;
+use std::io::Write;
 use std::time::Duration;
 
 /// A report of the starter about a program.
@@ -32,19 +33,28 @@ pub(crate) enum Ended {
 }
 
 impl Notice {
-    pub(super) fn encode(&self) -> String {
-        match self {
-            Self::Started { pid } => format!("started {pid}"),
-            Self::Failed(why) => format!("failed {why}"),
+    /// The longest one, in bytes.
+    pub(super) const MAX: usize = 4096;
+
+    /// Writes it to the beginning of a buffer, and returns that; a text that is too long is cut. Allocates nothing.
+    pub(super) fn encode<'a>(&self, buffer: &'a mut [u8; Self::MAX]) -> &'a [u8] {
+        let mut rest = &mut buffer[..];
+        // The only error is that there is no room.
+        let _ = match self {
+            Self::Started { pid } => write!(rest, "started {pid}"),
+            Self::Failed(why) => write!(rest, "failed {why}"),
             Self::Exited(exit) => {
                 let (how, number) = match exit.ended {
                     Ended::Status(status) => ("status", status),
                     Ended::Signal(signal) => ("signal", signal),
                 };
                 let [user, system] = [exit.user, exit.system].map(|time| time.as_micros());
-                format!("exited {how} {number} {user} {system} {}", exit.memory_kib)
+                let memory = exit.memory_kib;
+                write!(rest, "exited {how} {number} {user} {system} {memory}")
             }
-        }
+        };
+        let room = rest.len();
+        &buffer[..Self::MAX - room]
     }
 
     pub(super) fn decode(text: &str) -> Option<Self> {
@@ -114,8 +124,12 @@ mod tests {
             exit(Ended::Status(3)),
             exit(Ended::Signal(9)),
         ] {
-            assert_eq!(Notice::decode(&notice.encode()), Some(notice));
+            let mut buffer = [0; Notice::MAX];
+            let text = std::str::from_utf8(notice.encode(&mut buffer)).unwrap();
+            assert_eq!(Notice::decode(text), Some(notice));
         }
+        let long = Notice::Failed("x".repeat(Notice::MAX));
+        assert_eq!(long.encode(&mut [0; Notice::MAX]).len(), Notice::MAX);
         for wrong in [
             "",
             "started",

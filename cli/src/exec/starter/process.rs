@@ -2,13 +2,14 @@
 //!
 //! A program ends when its server asks for that, or has closed the program's control socket: SIGTERM for its process
 //! group, SIGKILL later. What a program leaves behind becomes a child of the starter, which is a subreaper
-//! (prctl(2), `PR_SET_CHILD_SUBREAPER`). Whenever a child has ended, the starter looks at its other children: one
-//! that is no program, and belongs to none that lives, is a stray, and is ended too.
+//! (prctl(2), `PR_SET_CHILD_SUBREAPER`). When children have ended, the starter looks through its other children: one
+//! that is no program, and belongs to none that lives, is a stray, and is ended too. To look takes time for each child
+//! that lives, so it is not done for each end; all else takes the same time however many live.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::hash::{BuildHasher, RandomState};
 use std::io;
-use std::mem::MaybeUninit;
+use std::mem::{self, MaybeUninit};
 use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant};
 
@@ -18,24 +19,29 @@ use rustix::net::{
     RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendFlags, recv, recvmsg, send,
 };
 use rustix::process::{
-    Pid, PidfdFlags, Signal, getpgid, getpid, getppid, getsid, kill_process, kill_process_group,
-    pidfd_open,
+    Pid, PidfdFlags, Signal, WaitOptions, getpgid, getpid, getppid, getsid, kill_process,
+    kill_process_group, pidfd_open, waitpid,
 };
 
-use super::child::{self, Base};
+use super::child::{self, Base, Start};
 use super::notice::Notice;
 use super::request::{DESCRIPTORS_MAX, MESSAGE_MAX, Request};
-use super::sys::{self, Fork};
-use crate::signals;
+use super::sys::{self, Stack};
 
 /// The epoll data of the socket for requests, of ended children, and of the server's main process. That of a control
-/// socket is the process id of its program: process 1 is no child of the starter.
+/// socket is the process id of its program, which is not 1: that process is no child of the starter. That of the pidfd has
+/// this bit too.
 const REQUESTS: u64 = 0;
 const CHILDREN: u64 = 1;
 const SERVER: u64 = u64::MAX;
+const PIDFD: u64 = 1 << 32;
 
 /// How many requests are taken before other events are looked at.
 const BATCH: usize = 16;
+
+/// How long the starter does not look for strays after it has done so: at least, and in relation to the time that it took.
+const PAUSE: Duration = Duration::from_millis(10);
+const PAUSE_FACTOR: u32 = 50;
 
 /// How long the starter outlives its server at most, beyond twice the time until SIGKILL, and beyond the end of the last
 /// process that it ends: one that the kernel does not end keeps it no longer.
@@ -50,8 +56,11 @@ pub(super) struct Starter {
     /// The pidfd of the server's main process.
     server: OwnedFd,
     epoll: OwnedFd,
+    stack: Stack,
     /// The programs that live, by their process.
     programs: HashMap<Pid, Program>,
+    /// When the programs that have got SIGTERM get SIGKILL.
+    kills: BTreeSet<(Instant, i32)>,
     /// Other children that belong to a program that lives, with its mark.
     adopted: HashMap<Pid, u64>,
     /// Processes that belong to no program, and are being ended.
@@ -62,11 +71,10 @@ pub(super) struct Starter {
     count: u64,
     /// Makes a program's mark from its number: another program cannot guess it.
     marks: RandomState,
-    /// When children are reaped, if some have ended.
-    reap: Option<Instant>,
-    /// When they can be reaped again. The kernel takes time for each child that lives, so a pause of the same time
-    /// follows.
-    reapable: Instant,
+    /// When strays are looked for, if children have ended.
+    sweep: Option<Instant>,
+    /// When they are looked for again at the earliest.
+    next_sweep: Instant,
     /// When the process exits at the latest, once its server is gone.
     last: Option<Instant>,
     buffer: Vec<u8>,
@@ -75,6 +83,9 @@ pub(super) struct Starter {
 struct Program {
     mark: u64,
     control: OwnedFd,
+    pidfd: OwnedFd,
+    /// Its standard error, whose end the server sees with the last notice.
+    _errors: Option<OwnedFd>,
     /// What has been done to end it.
     ending: Option<Ending>,
 }
@@ -95,12 +106,14 @@ impl Starter {
         let signals = sys::child_signals()?;
         let server = getppid().ok_or(io::ErrorKind::NotFound)?;
         let server = pidfd_open(server, PidfdFlags::empty())?;
-        for (fd, token) in [
-            (&requests, REQUESTS),
-            (&signals, CHILDREN),
-            (&server, SERVER),
+        // Signals are read when strays are looked for: until then no further one is an event.
+        let edge = EventFlags::IN | EventFlags::ET;
+        for (fd, token, flags) in [
+            (&requests, REQUESTS, EventFlags::IN),
+            (&signals, CHILDREN, edge),
+            (&server, SERVER, EventFlags::IN),
         ] {
-            epoll::add(&epoll, fd, EventData::new_u64(token), EventFlags::IN)?;
+            epoll::add(&epoll, fd, EventData::new_u64(token), flags)?;
         }
         // Strays are found there.
         child::children()?;
@@ -112,14 +125,16 @@ impl Starter {
             signals,
             server,
             epoll,
+            stack: Stack::new()?,
             programs: HashMap::new(),
+            kills: BTreeSet::new(),
             adopted: HashMap::new(),
             strays: HashMap::new(),
             kill_strays: None,
             count: 0,
             marks: RandomState::new(),
-            reap: None,
-            reapable: Instant::now(),
+            sweep: None,
+            next_sweep: Instant::now(),
             last: None,
             buffer: vec![0; MESSAGE_MAX],
         })
@@ -134,13 +149,17 @@ impl Starter {
         loop {
             let now = Instant::now();
             self.kill_late(now);
-            if self.reap.is_some_and(|at| now >= at) {
-                self.reap = None;
-                self.reap();
+            if self.sweep.is_some_and(|at| now >= at) {
+                self.sweep = None;
+                self.sweep();
                 let end = Instant::now();
-                self.reapable = end + (end - now);
+                self.next_sweep = end + PAUSE.max((end - now) * PAUSE_FACTOR);
+                if self.sweep.take().is_some() {
+                    self.sweep_soon();
+                }
             }
-            let is_done = self.programs.is_empty() && self.strays.is_empty();
+            let is_any = !(self.programs.is_empty() && self.strays.is_empty());
+            let is_done = !is_any && self.sweep.is_none();
             if self.last.is_some_and(|last| is_done || now >= last) {
                 return Ok(());
             }
@@ -158,33 +177,36 @@ impl Starter {
             for token in tokens {
                 match token {
                     REQUESTS => self.take_requests(),
-                    CHILDREN => {
-                        // What it reads says which children ended, but not of all of them.
-                        let _ = read(&self.signals, &mut [0; 1024]);
-                        self.reap.get_or_insert(self.reapable);
-                    }
+                    CHILDREN => self.sweep_soon(),
                     SERVER => self.close(),
-                    pid => self.hear(pid),
+                    token => match program_of(token & !PIDFD) {
+                        Some(pid) if token & PIDFD != 0 => self.ended(pid),
+                        Some(pid) => self.hear(pid),
+                        None => {}
+                    },
                 }
             }
         }
     }
 
     fn next_deadline(&self) -> Option<Instant> {
-        let programs = self.programs.values();
-        let endings = programs.filter_map(|program| program.ending.as_ref());
-        let endings = endings.chain(self.strays.values());
-        let kills = endings.filter_map(|ending| match ending {
+        let strays = self.strays.values().filter_map(|ending| match ending {
             Ending::Terminated(kill) => Some(*kill),
             Ending::Killed => None,
         });
-        kills.chain(self.last).chain(self.reap).min()
+        let kill = self.kills.first().map(|(kill, _)| *kill);
+        let all = strays.chain(kill).chain(self.last).chain(self.sweep);
+        all.min()
     }
 
     fn take_requests(&mut self) {
         for _ in 0..BATCH {
             match self.receive() {
-                Ok(Some((message, fds))) => self.start(&message, fds),
+                Ok(Some((length, fds))) => {
+                    let buffer = mem::take(&mut self.buffer);
+                    self.start(&buffer[..length], fds);
+                    self.buffer = buffer;
+                }
                 Ok(None) => return,
                 Err(_) => return self.close(),
             }
@@ -200,18 +222,21 @@ impl Starter {
             return;
         }
         self.last = Some(Instant::now() + self.kill_timeout * 2 + LAST);
+        if self.sweep.is_some() {
+            self.sweep_soon();
+        }
         let programs: Vec<_> = self.programs.keys().copied().collect();
         for pid in programs {
             self.end(pid);
         }
     }
 
-    /// Takes a request and its descriptors, if there is one.
+    /// Takes a request into the buffer, if there is one, and returns its length and its descriptors.
     ///
     /// # Errors
     ///
     /// The server is gone.
-    fn receive(&mut self) -> io::Result<Option<(Vec<u8>, Vec<OwnedFd>)>> {
+    fn receive(&mut self) -> io::Result<Option<(usize, Vec<OwnedFd>)>> {
         let mut space =
             [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(DESCRIPTORS_MAX + 1))];
         let mut control = RecvAncillaryBuffer::new(&mut space);
@@ -230,7 +255,7 @@ impl Starter {
                 fds.extend(passed);
             }
         }
-        Ok(Some((self.buffer[..received.bytes].to_vec(), fds)))
+        Ok(Some((received.bytes, fds)))
     }
 
     /// Forks a process for a request.
@@ -255,31 +280,49 @@ impl Starter {
         }
         self.count += 1;
         let mark = self.marks.hash_one(self.count);
-        let pid = match sys::fork_single() {
-            Ok(Fork::Parent(pid)) => pid,
-            Ok(Fork::Child) => child::run(&self.base, &request, mark, self.pid, &control, &fds),
-            Err(err) => return fail("fork(2)", err),
+        let start = Start {
+            base: &self.base,
+            request: &request,
+            mark,
+            starter: self.pid,
+            control: &control,
+            fds: &fds,
         };
-        let number = pid.as_raw_nonzero().get();
-        let data = EventData::new_u64(number.unsigned_abs().into());
-        let flags = EventFlags::IN;
-        let ending = match epoll::add(&self.epoll, &control, data, flags) {
-            Ok(()) => None,
-            // The server could not ask for the program's end, so it ends now.
-            Err(_) => Some(self.terminate_group(pid)),
+        let (pid, pidfd) = match start.run(&mut self.stack) {
+            Ok(started) => started,
+            Err(err) => return notify(&control, &Notice::Failed(format!("{err:#}"))),
         };
+        let errors = request.layout.get(2);
         let program = Program {
             mark,
             control,
-            ending,
+            pidfd,
+            _errors: errors.map(|index| fds.swap_remove(usize::from(*index))),
+            ending: None,
         };
+        if let Err(err) = self.watch(pid, &program) {
+            // Nothing would tell of its end, and the server could not ask for that.
+            let _ = kill_process_group(pid, Signal::KILL);
+            let _ = waitpid(Some(pid), WaitOptions::empty());
+            return notify(
+                &program.control,
+                &Notice::Failed(format!("epoll_ctl(2): {err}")),
+            );
+        }
         self.programs.insert(pid, program);
     }
 
+    fn watch(&self, pid: Pid, program: &Program) -> rustix::io::Result<()> {
+        let token = u64::from(number(pid).unsigned_abs());
+        for (fd, token) in [(&program.control, token), (&program.pidfd, token | PIDFD)] {
+            epoll::add(&self.epoll, fd, EventData::new_u64(token), EventFlags::IN)?;
+        }
+        Ok(())
+    }
+
     /// The server has said that a program is to end, or has closed its control socket.
-    fn hear(&mut self, pid: u64) {
-        let pid = i32::try_from(pid).ok().and_then(Pid::from_raw);
-        let Some(program) = pid.and_then(|pid| self.programs.get(&pid)) else {
+    fn hear(&mut self, pid: Pid) {
+        let Some(program) = self.programs.get(&pid) else {
             return;
         };
         if matches!(
@@ -289,18 +332,20 @@ impl Starter {
             return;
         }
         let _ = epoll::delete(&self.epoll, &program.control);
-        pid.into_iter().for_each(|pid| self.end(pid));
+        self.end(pid);
     }
 
-    /// Ends a program, unless that has begun.
+    /// Ends a program with its process group, unless that has begun; a stopped one too.
     fn end(&mut self, pid: Pid) {
-        let ending = self
-            .programs
-            .get(&pid)
-            .is_some_and(|program| program.ending.is_none());
-        let ending = ending.then(|| self.terminate_group(pid));
-        if let (Some(ending), Some(program)) = (ending, self.programs.get_mut(&pid)) {
-            program.ending = Some(ending);
+        let kill = self.kill_at();
+        let Some(program) = self.programs.get_mut(&pid) else {
+            return;
+        };
+        if program.ending.is_none() {
+            let _ = kill_process_group(pid, Signal::TERM);
+            let _ = kill_process_group(pid, Signal::CONT);
+            program.ending = Some(Ending::Terminated(kill));
+            self.kills.insert((kill, number(pid)));
         }
     }
 
@@ -308,27 +353,21 @@ impl Starter {
         Instant::now() + self.kill_timeout
     }
 
-    /// Ends a program with its process group; a stopped one too.
-    fn terminate_group(&self, pid: Pid) -> Ending {
-        // Between fork(2) and setsid(2) there is no group of this number.
-        if kill_process_group(pid, Signal::TERM).is_err() {
-            let _ = kill_process(pid, Signal::TERM);
-        }
-        let _ = kill_process_group(pid, Signal::CONT);
-        Ending::Terminated(self.kill_at())
-    }
-
     /// Kills what has outlived its SIGTERM for too long.
     fn kill_late(&mut self, now: Instant) {
-        let is_late = |ending: &Ending| matches!(ending, Ending::Terminated(kill) if now >= *kill);
-        for (pid, program) in &mut self.programs {
-            if let Some(ending) = program.ending.as_mut().filter(|ending| is_late(ending)) {
-                if kill_process_group(*pid, Signal::KILL).is_err() {
-                    let _ = kill_process(*pid, Signal::KILL);
-                }
-                *ending = Ending::Killed;
+        while let Some(&(kill, number)) = self.kills.first()
+            && kill <= now
+        {
+            self.kills.pop_first();
+            let Some(pid) = Pid::from_raw(number) else {
+                continue;
+            };
+            let _ = kill_process_group(pid, Signal::KILL);
+            if let Some(program) = self.programs.get_mut(&pid) {
+                program.ending = Some(Ending::Killed);
             }
         }
+        let is_late = |ending: &Ending| matches!(ending, Ending::Terminated(kill) if now >= *kill);
         self.strays.retain(|pid, ending| {
             if !is_late(ending) {
                 return true;
@@ -339,37 +378,61 @@ impl Starter {
         });
     }
 
-    /// Reaps children that have ended, and ends processes that belong to no program any more.
-    fn reap(&mut self) {
+    /// A program has ended.
+    fn ended(&mut self, pid: Pid) {
+        let Some(program) = self.programs.remove(&pid) else {
+            return;
+        };
+        // Until the program is reaped, no other group has its number.
+        let _ = kill_process_group(pid, Signal::TERM);
+        let _ = kill_process_group(pid, Signal::CONT);
+        if let Some(exit) = sys::reap(pid) {
+            notify(&program.control, &Notice::Exited(exit));
+        }
+        if let Some(Ending::Terminated(kill)) = program.ending {
+            self.kills.remove(&(kill, number(pid)));
+        }
+        self.expect_more();
+    }
+
+    /// What has ended may have left other processes, which have become children.
+    fn expect_more(&mut self) {
+        if let Some(last) = &mut self.last {
+            *last = (*last).max(Instant::now() + LAST);
+        }
+        self.sweep_soon();
+    }
+
+    /// Looks for strays at once, or after the pause; when the server is gone there is none.
+    fn sweep_soon(&mut self) {
+        let now = Instant::now();
+        self.sweep = Some(match self.last {
+            Some(_) => now,
+            None => self.sweep.unwrap_or(self.next_sweep),
+        });
+    }
+
+    /// Reaps children that were no programs, and ends processes that belong to no program any more.
+    fn sweep(&mut self) {
+        let _ = read(&self.signals, &mut [0; 1024]);
         if self.strays.is_empty() {
             self.kill_strays = None;
-        }
-        while let Some(pid) = signals::ended_child() {
-            let program = self.programs.remove(&pid);
-            if program.is_some() {
-                // Until the program is reaped, no other group has its number.
-                let _ = kill_process_group(pid, Signal::TERM);
-                let _ = kill_process_group(pid, Signal::CONT);
-            }
-            self.adopted.remove(&pid);
-            let is_stray = self.strays.remove(&pid).is_some();
-            if let Some(last) = self.last.as_mut().filter(|_| is_stray || program.is_some()) {
-                // Others may become children by that.
-                *last = (*last).max(Instant::now() + LAST);
-            }
-            let exit = sys::reap(pid);
-            if let (Some(program), Some(exit)) = (program, exit) {
-                let _ = epoll::delete(&self.epoll, &program.control);
-                notify(&program.control, &Notice::Exited(exit));
-            }
         }
         let marks: HashSet<_> = self.programs.values().map(|program| program.mark).collect();
         self.adopted.retain(|_, mark| marks.contains(mark));
         // An error here, after a success at the start, is a lack of memory or descriptors: the next end of a child
         // repeats this.
         for pid in child::children().unwrap_or_default() {
-            let is_known = self.programs.contains_key(&pid) || self.strays.contains_key(&pid);
-            if is_known || self.adopted.contains_key(&pid) {
+            if self.programs.contains_key(&pid) {
+                continue;
+            }
+            if sys::reap(pid).is_some() {
+                self.adopted.remove(&pid);
+                self.strays.remove(&pid);
+                self.expect_more();
+                continue;
+            }
+            if self.strays.contains_key(&pid) || self.adopted.contains_key(&pid) {
                 continue;
             }
             let leader = |id: rustix::io::Result<Pid>| Some(self.programs.get(&id.ok()?)?.mark);
@@ -388,8 +451,16 @@ impl Starter {
     }
 }
 
+fn number(pid: Pid) -> i32 {
+    pid.as_raw_nonzero().get()
+}
+
+fn program_of(token: u64) -> Option<Pid> {
+    Pid::from_raw(i32::try_from(token).ok()?)
+}
+
 /// Reports to the server. A server that is gone, or does not read, gets no report.
 pub(super) fn notify(control: &OwnedFd, notice: &Notice) {
     let flags = SendFlags::NOSIGNAL | SendFlags::DONTWAIT;
-    let _ = send(control, notice.encode().as_bytes(), flags);
+    let _ = send(control, notice.encode(&mut [0; Notice::MAX]), flags);
 }

@@ -3,8 +3,9 @@
 //! The message: the number of descriptors and, for each descriptor of the program, the index of the one that it
 //! becomes; the number of arguments; then strings that end with a zero byte: the path, the arguments, the variables.
 
-use std::ffi::{CString, OsStr};
+use std::ffi::{CStr, CString, OsStr};
 use std::io;
+use std::iter;
 use std::os::unix::ffi::OsStrExt;
 
 use anyhow::Context;
@@ -24,13 +25,13 @@ pub(crate) struct Command {
 
 /// A program to start.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct Request {
+pub(super) struct Request<'a> {
     /// For each descriptor of the program from 0 on, the index of the descriptor in the message that it becomes.
-    pub(super) layout: Vec<u8>,
-    pub(super) path: CString,
-    pub(super) args: Vec<CString>,
+    pub(super) layout: &'a [u8],
+    pub(super) path: &'a CStr,
+    pub(super) args: Vec<&'a CStr>,
     /// The variables, as `NAME=VALUE`.
-    pub(super) env: Vec<CString>,
+    pub(super) env: Vec<&'a CStr>,
 }
 
 impl Command {
@@ -59,7 +60,8 @@ impl Command {
 
     /// Encodes a request for this program.
     pub(super) fn request(&self, layout: &[u8], env: &[CString]) -> io::Result<Vec<u8>> {
-        let mut message = vec![layout.len() as u8];
+        let mut message = Vec::with_capacity(1024);
+        message.push(layout.len() as u8);
         message.extend(layout);
         message.extend((self.args.len() as u16).to_le_bytes());
         for string in [&self.path].into_iter().chain(&self.args).chain(env) {
@@ -73,26 +75,29 @@ impl Command {
     }
 }
 
-impl Request {
+impl<'a> Request<'a> {
     /// How many descriptors the layout names. One more is the working directory.
     pub(super) fn descriptors(&self) -> usize {
         let last = self.layout.iter().max();
         last.map_or(0, |last| usize::from(*last) + 1)
     }
 
-    pub(super) fn decode(message: &[u8]) -> Option<Self> {
+    pub(super) fn decode(message: &'a [u8]) -> Option<Self> {
         let (&count, rest) = message.split_first()?;
         let (layout, rest) = rest.split_at_checked(usize::from(count))?;
         let (args, rest) = rest.split_first_chunk()?;
         let args = usize::from(u16::from_le_bytes(*args));
-        let mut strings = rest
-            .split_inclusive(|byte| *byte == 0)
-            .map_while(|string| CString::from_vec_with_nul(string.to_vec()).ok());
+        let mut rest = rest;
+        let mut strings = iter::from_fn(|| {
+            let string = CStr::from_bytes_until_nul(rest).ok()?;
+            rest = &rest[string.count_bytes() + 1..];
+            Some(string)
+        });
         let path = strings.next()?;
         let mut all: Vec<_> = strings.collect();
         let env = all.split_off(args.min(all.len()));
         Some(Self {
-            layout: layout.to_vec(),
+            layout,
             path,
             args: all,
             env,
@@ -111,9 +116,9 @@ mod tests {
         let message = command.request(&[0, 0, 1, 0], &env).unwrap();
         let request = Request::decode(&message).unwrap();
         assert_eq!(request.layout, [0, 0, 1, 0]);
-        assert_eq!(request.path, c"/bin/x".to_owned());
-        assert_eq!(request.args, command.args);
-        assert_eq!(request.env, env);
+        assert_eq!(request.path, c"/bin/x");
+        assert_eq!(request.args, [c"x", c"", c"a b"]);
+        assert_eq!(request.env, [c"A=1", c"B="]);
         assert_eq!(Request::decode(&[]), None);
         assert_eq!(Request::decode(&[3, 0]), None);
     }
