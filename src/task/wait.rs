@@ -286,6 +286,17 @@ pub(super) fn into_pooled(fd: BorrowedFd<'_>, on_stack: &[u8], count: usize) -> 
     (buffer, count + more.map_or(0, |(count, _)| count))
 }
 
+/// Runs `work`, which needs a deep stack and does not wait. A coroutine lends it the stack of the worker, so that its own
+/// stays small.
+#[cfg(feature = "tls")]
+pub(crate) fn on_deep_stack<R>(work: impl FnOnce() -> R + Send) -> R {
+    #[cfg(feature = "coroutines")]
+    if let Some(current) = current() {
+        return current.on_worker_stack(work);
+    }
+    work()
+}
+
 /// Returns the deadline of a wait that begins now; `None` if it has no limit, or one that overflows the clock.
 pub(crate) fn after(limit: Option<Duration>) -> Option<Instant> {
     limit.and_then(|limit| Instant::now().checked_add(limit))

@@ -143,7 +143,8 @@ impl TlsBuilder {
     /// handshake. For subjects, subject alternative names and fingerprints. Default: every
     /// certificate of the [`client_authority`](Self::client_authority) is good.
     ///
-    /// The rule runs where the handler runs, and must not block. It judges a resumed session again.
+    /// The rule runs where the handler runs, and must not block or wait: under `Coroutines` that blocks
+    /// the worker. It judges a resumed session again.
     pub fn client_rule(
         mut self,
         rule: impl Fn(&Certificate) -> bool + Send + Sync + 'static,

@@ -13,6 +13,7 @@ use rustls::{ClientConfig, ClientConnection, HandshakeKind, ProtocolVersion, Ser
 use crate::buffers::BUFFER;
 use crate::net::{Connection, Layer, Layered, LayeredConnection, Managed};
 use crate::net::{ReadHalf, WriteHalf, Writer};
+use crate::task::wait::on_deep_stack;
 use crate::tls::certificate::Certificate;
 use crate::tls::config::{Loaded, Version};
 use crate::tls::halves::halves;
@@ -185,7 +186,7 @@ impl TlsLayer {
     fn begin(&mut self) -> io::Result<&mut Session> {
         let session = match self.session.take() {
             Some(session) => session,
-            None => Shared::new(Session::new(self.role.connection().map_err(failure)?)),
+            None => on_deep_stack(|| self.role.begin()).map_err(failure)?,
         };
         Shared::sole(self.session.insert(session)).ok_or_else(missing)
     }
@@ -259,13 +260,14 @@ fn missing() -> io::Error {
 }
 
 impl Role {
-    fn connection(&self) -> Result<rustls::Connection, rustls::Error> {
-        Ok(match self {
+    fn begin(&self) -> Result<Arc<Shared>, rustls::Error> {
+        let connection = match self {
             Self::Server(loaded) => ServerConnection::new(Arc::clone(&loaded.config))?.into(),
             Self::Client(config, name) => {
                 ClientConnection::new(Arc::clone(config), name.clone())?.into()
             }
-        })
+        };
+        Ok(Shared::new(Session::new(connection)))
     }
 }
 

@@ -6,6 +6,7 @@ use std::task::{self, Poll, Waker, ready};
 
 use crate::buffers;
 use crate::net::Connection;
+use crate::task::wait::on_deep_stack;
 use crate::tls::files::invalid;
 
 /// The state of rustls, and what it has told.
@@ -126,6 +127,13 @@ impl Session {
     /// Decrypts `input`, until there is plain text. Returns how many bytes that took. Empty input is
     /// the end of the stream.
     pub(super) fn feed(&mut self, input: &[u8]) -> (usize, io::Result<()>) {
+        if self.rustls.is_handshaking() {
+            return on_deep_stack(|| self.process(input));
+        }
+        self.process(input)
+    }
+
+    fn process(&mut self, input: &[u8]) -> (usize, io::Result<()>) {
         let is_first = !std::mem::replace(&mut self.begun, true);
         if is_first && input.first().is_some_and(|kind| !is_record(*kind)) {
             return (input.len(), Err(not_tls(input)));

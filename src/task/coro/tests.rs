@@ -614,3 +614,30 @@ fn after_a_nested_worker_the_outer_coroutine_is_current_again() {
     run(64 * 1024, std::iter::once(outer), || {});
     assert!(inside.load(Ordering::SeqCst));
 }
+
+#[cfg(feature = "tls")]
+#[test]
+fn deep_work_runs_on_the_stack_of_the_worker_and_suspends_no_coroutine() {
+    use std::panic::catch_unwind;
+
+    use crate::task::wait::on_deep_stack;
+
+    let start = || {
+        let near = |other: usize| {
+            let here = 0_u8;
+            (&raw const here).addr().abs_diff(other) < 16 * 1024
+        };
+        let own = 0_u8;
+        let own = (&raw const own).addr();
+        assert!(near(own));
+        let (is_near, coroutine) = on_deep_stack(|| (near(own), current().is_some()));
+        assert!(!is_near);
+        assert!(!coroutine);
+        let panicked = catch_unwind(|| on_deep_stack(|| panic!("in deep work")));
+        assert!(panicked.is_err());
+        // The coroutine is current again, and can be suspended.
+        assert!(current().is_some());
+        yield_now();
+    };
+    run(64 * 1024, std::iter::once(Box::new(start) as Start), || {});
+}

@@ -7,6 +7,8 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Instant;
 
+use corosensei::Yielder;
+
 use crate::task::coro::inbox::{Message, Start};
 use crate::task::coro::runtime::Runtime;
 use crate::task::coro::worker::{Queue, RUNNING, Running, TaskId, Wake, Worker, here};
@@ -25,6 +27,17 @@ pub(crate) fn current() -> Option<Current> {
     // The destructor of another thread-local may call this after `RUNNING` is dropped.
     let running = RUNNING.try_with(|running| running.borrow().clone());
     running.ok().flatten().map(Current)
+}
+
+/// Hides the coroutine that runs, until this guard is dropped.
+#[cfg(feature = "tls")]
+struct RunsNone(Option<Rc<Running>>);
+
+#[cfg(feature = "tls")]
+impl Drop for RunsNone {
+    fn drop(&mut self) {
+        RUNNING.set(self.0.take());
+    }
 }
 
 impl Current {
@@ -101,10 +114,20 @@ impl Current {
     }
 
     fn switch(&self) -> Wake {
+        self.yielder().suspend(())
+    }
+
+    /// Runs `work` on the stack of the worker's thread, where no coroutine runs: a wait there blocks the thread.
+    #[cfg(feature = "tls")]
+    pub(crate) fn on_worker_stack<R>(&self, work: impl FnOnce() -> R + Send) -> R {
+        let _suspended = RunsNone(RUNNING.take());
+        self.yielder().on_parent_stack(work)
+    }
+
+    fn yielder(&self) -> &Yielder<Wake, ()> {
         // SAFETY: the yielder lives on the stack of this coroutine, which is running: `RUNNING` holds it from
         // before its resume until after, and the coroutine sets the pointer before it runs any other code.
-        let yielder = unsafe { &*self.0.yielder.get() };
-        yielder.suspend(())
+        unsafe { &*self.0.yielder.get() }
     }
 
     /// Lets the other coroutines run, and the worker poll its driver, before this coroutine goes on.
