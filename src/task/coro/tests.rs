@@ -639,5 +639,5 @@ fn deep_work_runs_on_the_stack_of_the_worker_and_suspends_no_coroutine() {
         assert!(current().is_some());
         yield_now();
     };
-    run(16 * 1024, [Box::new(start) as Start].into_iter(), || {});
+    run(64 * 1024, std::iter::once(Box::new(start) as Start), || {});
 }
