@@ -19,13 +19,16 @@ const PATIENCE: Duration = Duration::from_secs(5);
 /// The longest head of an answer.
 const HEAD_MAX: usize = 8192;
 
+/// Reads what a load has said.
+type Parse = Box<dyn Fn(&str) -> Result<Summary>>;
+
 /// Puts a load on a server, after its page has been verified.
 pub(crate) fn drive(bench: &Bench<'_>, server: &Server, http: Http) -> Result<Driven> {
     let (page, connections) = (http.page, http.connections);
     let seconds = bench.effort.seconds.ceil() as u32;
     let address = address(&server.url)?;
     let url = format!("http://{address}/{}", page.path);
-    let (command, parse): (_, Box<dyn Fn(&str) -> Result<Summary>>) = match http.client {
+    let (command, parse): (_, Parse) = match http.client {
         HttpClient::Offered { .. } => {
             return bench.drive(server, Load::Http(http), bench.effort.seconds);
         }
@@ -45,7 +48,7 @@ pub(crate) fn drive(bench: &Bench<'_>, server: &Server, http: Http) -> Result<Dr
     };
     let empty = os::resident(server.pid())?;
     let before = os::cpu_time(server.pid())?;
-    let load = run(command, &*parse)?;
+    let load = run(command, &parse)?;
     let cpu = os::cpu_time(server.pid())?.saturating_sub(before);
     let grown = os::resident(server.pid())?.saturating_sub(empty) as f64;
     Ok(Driven {
@@ -95,7 +98,7 @@ fn verify_h2(url: &str, page: Page) -> Result<()> {
 }
 
 /// Runs a load that is not ours. No other child of this process may be waited for meanwhile.
-fn run(mut command: Command, parse: &dyn Fn(&str) -> Result<Summary>) -> Result<Summary> {
+fn run(mut command: Command, parse: &Parse) -> Result<Summary> {
     command.stdin(Stdio::null());
     command.stdout(Stdio::piped()).stderr(Stdio::piped());
     let name = command.get_program().display().to_string();

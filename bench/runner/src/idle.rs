@@ -132,7 +132,7 @@ pub(crate) fn beside(
     Ok(())
 }
 
-/// A load of HTTP on a server that holds nothing else, and on the same one while it holds idle and slow connections.
+/// A load of HTTP on a server while it holds idle and slow connections, and on the same one before and after that.
 pub(crate) fn beside_http(
     bench: &Bench<'_>,
     row: &mut Row,
@@ -154,26 +154,29 @@ pub(crate) fn beside_http(
         let cpu = driven.cpu;
         Ok(driven.round(cpu))
     };
-    let alone = measure().context("alone")?;
+    let before = measure().context("alone")?;
     let at_most = bench.effort.seconds * 1.2 + HOLD_SLACK;
     let held = Held::open_http(bench, &server, idle, dripping, at_most)?;
     thread::sleep(SETTLE_TIME);
-    let beside = measure().context("beside others")?;
+    let mut beside = measure().context("beside others")?;
+    // The load has waited for its processor while the others sent.
+    beside.others_share = 0.0;
     held.end()?;
+    thread::sleep(SETTLE_TIME);
+    let after = measure().context("alone again")?;
     server.stop()?;
-    row.notes.push(format!(
-        "alone: {:.0} per s, p99 {:.0} us",
-        alone.throughput(),
-        alone.load.p99_us
-    ));
-    if alone.is_disturbed() {
+    let rate = f64::midpoint(before.throughput(), after.throughput());
+    let p99 = f64::midpoint(before.load.p99_us, after.load.p99_us);
+    row.notes
+        .push(format!("alone: {rate:.0} per s, p99 {p99:.0} us"));
+    if before.is_disturbed() || after.is_disturbed() {
         row.notes.push("disturbed while alone".to_owned());
     }
     row.figures.extend([
         (Metric::Idle, f64::from(idle)),
-        (Metric::Alone, alone.throughput()),
-        (Metric::Beside, beside.throughput() / alone.throughput()),
-        (Metric::P99Beside, beside.load.p99_us / alone.load.p99_us),
+        (Metric::Alone, rate),
+        (Metric::Beside, beside.throughput() / rate),
+        (Metric::P99Beside, beside.load.p99_us / p99),
     ]);
     row.rounds.push(beside);
     Ok(())

@@ -87,8 +87,9 @@ mod tests {
         let path = dir.path().join("file");
         fs::write(&path, "text").expect("write");
         let file = File::options().write(true).open(&path).expect("open");
+        let now = SystemTime::now();
         let modified = |age| {
-            let time = SystemTime::now() - Duration::from_secs(age);
+            let time = now - Duration::from_secs(age);
             file.set_modified(time).expect("set the time");
             fstat(&file).expect("stat")
         };
