@@ -283,12 +283,24 @@ fn check_host(headers: &HeaderMap, version: Version) -> Result<(), Reject> {
         (None, _) if version == Version::HTTP_10 => Ok(()),
         (None, _) => Err(bad("the host is missing")),
         (Some(_), Some(_)) => Err(bad("there are several hosts")),
-        (Some(host), None) if host.is_empty() => Ok(()),
+        (Some(host), None) if host.is_empty() || is_plain(host.as_bytes()) => Ok(()),
         (Some(host), None) => match Authority::try_from(host.as_bytes()) {
             Ok(authority) if is_host(&authority) => Ok(()),
             _ => Err(bad("the host is malformed")),
         },
     }
+}
+
+/// Whether a host is a name with or without a port, and has no bytes that need a closer look: so are most.
+fn is_plain(host: &[u8]) -> bool {
+    let is_of_name = |byte: &u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.');
+    let end = host.iter().position(|byte| !is_of_name(byte));
+    let (name, port) = host.split_at(end.unwrap_or(host.len()));
+    let is_port = match port {
+        [b':', digits @ ..] => !digits.is_empty() && digits.iter().all(u8::is_ascii_digit),
+        other => other.is_empty(),
+    };
+    !name.is_empty() && is_port
 }
 
 /// RFC 9113, section 8.3.1: the target of a request of HTTP/2 has the same forms as that of HTTP/1. The crate `h2` has
@@ -412,4 +424,30 @@ pub(crate) fn has_token(headers: &HeaderMap, token: &str) -> bool {
     values
         .flat_map(|value| value.as_bytes().split(|byte| *byte == b','))
         .any(|option| option.trim_ascii().eq_ignore_ascii_case(token.as_bytes()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// All texts of these bytes with up to five of them.
+    fn texts() -> impl Iterator<Item = Vec<u8>> {
+        let bytes = b"a1.-:";
+        (0..=5_u32).flat_map(move |length| {
+            (0..5_usize.pow(length)).map(move |number| {
+                let digit = |place| bytes[number / 5_usize.pow(place) % 5];
+                (0..length).map(digit).collect()
+            })
+        })
+    }
+
+    #[test]
+    fn a_plain_host_is_one() {
+        let plain: Vec<_> = texts().filter(|text| is_plain(text)).collect();
+        assert!(plain.iter().any(|text| text == b"a.1:1"));
+        for text in plain {
+            let authority = Authority::try_from(&*text).expect("an authority");
+            assert!(is_host(&authority), "{authority}");
+        }
+    }
 }

@@ -90,7 +90,7 @@ impl Content {
     /// `length` bytes of a regular file, from the byte `offset` on. If the file ends before, for example because it was
     /// truncated meanwhile, the response is aborted.
     ///
-    /// A client of HTTP/1 without TLS receives them by sendfile(2), without a copy in the process; up to 32 KiB leave
+    /// A client of HTTP/1 without TLS receives them by sendfile(2), without a copy in the process; up to 8 KiB leave
     /// in one piece with the head. Reading from a disk blocks the thread.
     ///
     /// # Examples

@@ -73,7 +73,8 @@ impl Beneath {
     /// - `XDEV`, `LOOP`: it leads out, or in a circle.
     /// - else as openat2(2).
     pub(crate) fn find(&self, path: &[u8]) -> rustix::io::Result<Found> {
-        if !self.known.has(path) {
+        let known = self.known.place(path);
+        if !known.is_taken() {
             let looked = fstat(self.look(path)?)?;
             match FileType::from_raw_mode(looked.st_mode) {
                 FileType::RegularFile => {}
@@ -85,11 +86,11 @@ impl Beneath {
         let stat = fstat(&file)?;
         match FileType::from_raw_mode(stat.st_mode) {
             FileType::RegularFile => {
-                self.known.add(path);
+                known.take();
                 Ok(Found::File(file.into(), stat))
             }
             other => {
-                self.known.remove(path);
+                known.leave();
                 match other {
                     FileType::Directory => Ok(Found::Directory),
                     _ => Err(Errno::NOENT),
@@ -178,26 +179,34 @@ impl Default for Known {
 }
 
 impl Known {
-    fn place(&self, path: &[u8]) -> (&AtomicU64, u64) {
+    fn place(&self, path: &[u8]) -> Place<'_> {
         // Zero stands for a free place.
         let hash = self.hasher.hash_one(path).max(1);
-        (&self.hashes[hash as usize % self.hashes.len()], hash)
+        let place = &self.hashes[hash as usize % self.hashes.len()];
+        Place { place, hash }
+    }
+}
+
+/// The place of one path.
+struct Place<'a> {
+    place: &'a AtomicU64,
+    hash: u64,
+}
+
+impl Place<'_> {
+    fn is_taken(&self) -> bool {
+        self.place.load(Ordering::Relaxed) == self.hash
     }
 
-    fn has(&self, path: &[u8]) -> bool {
-        let (place, hash) = self.place(path);
-        place.load(Ordering::Relaxed) == hash
-    }
-
-    fn add(&self, path: &[u8]) {
-        let (place, hash) = self.place(path);
-        if place.load(Ordering::Relaxed) != hash {
-            place.store(hash, Ordering::Relaxed);
+    fn take(&self) {
+        if !self.is_taken() {
+            self.place.store(self.hash, Ordering::Relaxed);
         }
     }
 
-    fn remove(&self, path: &[u8]) {
-        let (place, hash) = self.place(path);
-        let _ = place.compare_exchange(hash, 0, Ordering::Relaxed, Ordering::Relaxed);
+    fn leave(&self) {
+        let _ = self
+            .place
+            .compare_exchange(self.hash, 0, Ordering::Relaxed, Ordering::Relaxed);
     }
 }

@@ -22,9 +22,11 @@ pub(crate) const LAST_SECOND: i64 = 253_402_300_799;
 #[derive(Clone, Debug)]
 pub(crate) struct Validators {
     /// With its quotes, and `W/` before it if it is weak.
-    pub(crate) etag: String,
+    pub(crate) etag: HeaderValue,
     /// In whole seconds since 1970; `None` before that, and in the future.
-    pub(crate) modified: Option<u64>,
+    modified: Option<u64>,
+    /// The same as the value of `Last-Modified`.
+    pub(crate) last_modified: Option<HeaderValue>,
     /// The file will not change without another time of modification.
     is_settled: bool,
 }
@@ -33,13 +35,20 @@ impl Validators {
     /// Those of a file; `now` is in seconds since 1970.
     pub(crate) fn of(stat: &Stat, now: i64) -> Self {
         let seconds = stat.st_mtime;
-        let is_settled = seconds.saturating_add(FRESH) <= now;
+        let is_settled = is_settled(stat, now);
         let weak = if is_settled { "" } else { "W/" };
         let (inode, size, nanos) = (stat.st_ino, stat.st_size, stat.st_mtime_nsec);
         let modified = u64::try_from(seconds).ok();
+        let modified = modified.filter(|_| seconds <= now && seconds <= LAST_SECOND);
         Self {
-            etag: format!("{weak}\"{inode:x}-{size:x}-{seconds:x}.{nanos:x}\""),
-            modified: modified.filter(|_| seconds <= now && seconds <= LAST_SECOND),
+            etag: value(format!(
+                "{weak}\"{inode:x}-{size:x}-{seconds:x}.{nanos:x}\""
+            )),
+            modified,
+            last_modified: modified.map(|modified| {
+                let time = UNIX_EPOCH + Duration::from_secs(modified);
+                value(httpdate::fmt_http_date(time))
+            }),
             is_settled,
         }
     }
@@ -47,27 +56,25 @@ impl Validators {
     /// Those of the same file in a coding that is made while it is sent, and may differ each time.
     #[cfg(feature = "compress")]
     pub(crate) fn coded(self, coding: &str) -> Self {
-        let tag = self.etag.trim_start_matches("W/").trim_matches('"');
+        let tag = self.tag().trim_start_matches("W/").trim_matches('"');
         Self {
-            etag: format!("W/\"{tag}-{coding}\""),
+            etag: value(format!("W/\"{tag}-{coding}\"")),
             is_settled: false,
             ..self
         }
     }
 
-    /// The value of `Last-Modified`.
-    pub(crate) fn last_modified(&self) -> Option<HeaderValue> {
-        let time = UNIX_EPOCH + Duration::from_secs(self.modified?);
-        HeaderValue::from_maybe_shared(httpdate::fmt_http_date(time).into_bytes()).ok()
+    fn tag(&self) -> &str {
+        self.etag.to_str().unwrap_or_default()
     }
 
     /// The strong comparison of section 8.8.3.2.
     fn equals_strongly(&self, tag: &str) -> bool {
-        self.is_settled && tag == self.etag
+        self.is_settled && tag == self.tag()
     }
 
     fn equals_weakly(&self, tag: &str) -> bool {
-        opaque(tag) == opaque(&self.etag)
+        opaque(tag) == opaque(self.tag())
     }
 
     /// Evaluates the conditions of a request for the file, in the order of section 13.2.2. Returns the status that
@@ -108,6 +115,17 @@ impl Validators {
             (Some(_), Some(_)) => false,
         }
     }
+}
+
+/// Whether a file will not change any more without another time of modification.
+pub(crate) const fn is_settled(stat: &Stat, now: i64) -> bool {
+    stat.st_mtime.saturating_add(FRESH) <= now
+}
+
+/// The value of a field, of a text that is ASCII.
+fn value(text: String) -> HeaderValue {
+    HeaderValue::from_maybe_shared(text.into_bytes())
+        .unwrap_or_else(|_| HeaderValue::from_static(""))
 }
 
 /// A tag without the mark of a weak one.
@@ -159,11 +177,11 @@ mod tests {
     fn a_date_permits_ranges_once_the_file_is_settled() {
         let stat = rustix::fs::stat("/").expect("the metadata of a directory");
         let at = |age| Validators::of(&stat, stat.st_mtime + age);
-        let date = at(0).last_modified().expect("a date");
+        let date = at(0).last_modified.expect("a date");
         let headers = HeaderMap::from_iter([(IF_RANGE, date)]);
         for (age, is_settled) in [(0, false), (FRESH - 1, false), (FRESH, true)] {
             let validators = at(age);
-            let is_weak = validators.etag.starts_with("W/");
+            let is_weak = validators.tag().starts_with("W/");
             assert_eq!(is_weak, !is_settled, "{age}");
             assert_eq!(validators.permits_ranges(&headers), is_settled, "{age}");
         }

@@ -5,6 +5,7 @@ mod codings;
 #[cfg(feature = "compress")]
 mod compress;
 mod conditions;
+mod described;
 mod listing;
 mod path;
 mod ranges;
@@ -24,6 +25,7 @@ use socketserver::HandlerError;
 
 use crate::Request;
 use crate::files::beneath::Beneath;
+use crate::files::described::Descriptions;
 use crate::handler::Handler;
 use crate::response::Content;
 
@@ -84,6 +86,7 @@ use crate::response::Content;
 #[must_use]
 pub struct Files {
     root: Arc<Beneath>,
+    described: Arc<Descriptions>,
     index: Vec<String>,
     lists: bool,
     shows_hidden: bool,
@@ -108,6 +111,7 @@ impl Files {
         })?;
         Ok(Self {
             root: Arc::new(root),
+            described: Arc::default(),
             index: vec!["index.html".to_owned()],
             lists: false,
             shows_hidden: false,

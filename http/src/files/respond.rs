@@ -19,12 +19,13 @@ use socketserver::{HandlerError, task};
 use crate::Request;
 use crate::files::beneath::Found;
 use crate::files::codings::{self, Coding};
-#[cfg(feature = "compress")]
-use crate::files::compress;
-use crate::files::conditions::{self, Validators};
+use crate::files::conditions::Validators;
+use crate::files::described::Description;
 use crate::files::path::{self, Names};
 use crate::files::ranges::{self, Asked, Range};
-use crate::files::{Files, listing, types};
+use crate::files::{Files, listing};
+#[cfg(feature = "compress")]
+use crate::files::{compress, types};
 use crate::head::only;
 use crate::redirect::with_slash;
 use crate::response::{Content, IntoResponse, typed, with_field};
@@ -38,6 +39,7 @@ const VARIES: HeaderValue = HeaderValue::from_static("accept-encoding");
 struct Chosen {
     file: File,
     stat: Stat,
+    described: Arc<Description>,
     media_type: HeaderValue,
     coding: Option<Coding>,
     /// The file has no coding yet.
@@ -188,10 +190,12 @@ impl Files {
         file: File,
         stat: Stat,
     ) -> Result<Answer, Failed> {
+        let described = self.described.of(path, &stat);
         let mut chosen = Chosen {
             file,
             stat,
-            media_type: types::of(path),
+            media_type: described.media_type.clone(),
+            described,
             coding: None,
             #[cfg(feature = "compress")]
             on_the_fly: false,
@@ -208,6 +212,7 @@ impl Files {
         for coding in accepted.codings.iter().filter(|_| self.precompressed) {
             let path = [path, coding.suffix()].concat();
             if let Ok(Found::File(file, stat)) = self.root.find(&path) {
+                chosen.described = self.described.of(&path, &stat);
                 (chosen.file, chosen.stat) = (file, stat);
                 chosen.coding = Some(*coding);
                 return Ok(());
@@ -238,11 +243,9 @@ impl Files {
             None => bare(StatusCode::OK),
         };
         let fields = response.headers_mut();
-        if let Ok(etag) = HeaderValue::from_maybe_shared(validators.etag.clone().into_bytes()) {
-            fields.insert(ETAG, etag);
-        }
-        if let Some(date) = validators.last_modified() {
-            fields.insert(LAST_MODIFIED, date);
+        fields.insert(ETAG, validators.etag.clone());
+        if let Some(date) = &validators.last_modified {
+            fields.insert(LAST_MODIFIED, date.clone());
         }
         if self.varies() {
             fields.insert(VARY, VARIES);
@@ -284,7 +287,7 @@ impl Chosen {
     }
 
     fn validators(&self) -> Validators {
-        let validators = Validators::of(&self.stat, conditions::now());
+        let validators = self.described.validators.clone();
         #[cfg(feature = "compress")]
         if let Some(coding) = self.coding.filter(|_| self.on_the_fly) {
             return validators.coded(coding.name());
@@ -321,10 +324,11 @@ impl Failed {
     }
 }
 
-/// A response without content, which has room for the fields of a file.
+/// A response without content, which has room for the fields of a file: for more of them the memory would be no small
+/// piece, which the allocator keeps apart.
 fn bare(status: StatusCode) -> Response<Content> {
     let mut response = Response::new(Content::empty());
-    response.headers_mut().reserve(8);
+    response.headers_mut().reserve(6);
     *response.status_mut() = status;
     response
 }

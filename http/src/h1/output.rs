@@ -11,15 +11,18 @@ use http::{Method, Response, StatusCode, Version};
 use socketserver::Connection;
 
 use crate::date;
-use crate::h1::Exchange;
+use crate::h1::{Exchange, WRITE_BUFFER};
 use crate::head::has_token;
 use crate::response::{BodyWriter, Content, Kind, Sink, copy, too_short};
 
 /// A body of so many bytes is copied behind its head, so that both leave in one segment.
 const COPIED_MAX: usize = 16 * 1024;
 
-/// A file of so many bytes is read behind its head; a larger one is sent by sendfile(2), which costs four system calls.
-const READ_WITH_HEAD: u64 = 32 * 1024;
+/// A response of so many bytes is gathered with others before it is sent.
+const GATHERED_MAX: usize = 1024;
+
+/// A file of so many bytes is read behind its head. Of a larger one the copy costs more than the system calls of sendfile(2).
+const READ_WITH_HEAD: u64 = 8 * 1024;
 
 /// How large the memory is that a thread keeps for its next response.
 const SCRATCH_MAX: usize = 64 * 1024;
@@ -132,7 +135,9 @@ fn write_head(
     }
     match framing {
         Framing::Length(length) => {
-            let _ = write!(head, "content-length: {length}\r\n");
+            head.extend_from_slice(b"content-length: ");
+            write_number(head, length);
+            head.extend_from_slice(b"\r\n");
         }
         Framing::Chunked if !exchange.is_head() => {
             head.extend_from_slice(b"transfer-encoding: chunked\r\n");
@@ -161,6 +166,19 @@ fn write_field(head: &mut Vec<u8>, name: &str, value: &[u8]) {
     head.extend_from_slice(b"\r\n");
 }
 
+/// Writes a number in decimal digits, without the formatting traits, which take many times as long.
+fn write_number(head: &mut Vec<u8>, mut number: u64) {
+    let start = head.len();
+    loop {
+        head.push(b'0' + (number % 10) as u8);
+        number /= 10;
+        if number == 0 {
+            break;
+        }
+    }
+    head[start..].reverse();
+}
+
 /// Sends the head with the content behind it.
 fn send_content<C: Connection>(
     conn: &mut C,
@@ -181,7 +199,7 @@ fn send_content<C: Connection>(
         Kind::Bytes(bytes) => {
             if bytes.len() <= COPIED_MAX {
                 head.extend_from_slice(&bytes);
-                conn.write_all(head)?;
+                send_whole(conn, head)?;
             } else {
                 conn.write_all(head)?;
                 conn.write_all(&bytes)?;
@@ -190,7 +208,7 @@ fn send_content<C: Connection>(
         }
         Kind::File(range) if range.length <= READ_WITH_HEAD => {
             range.append_to(head)?;
-            conn.write_all(head)?;
+            send_whole(conn, head)?;
             *sent = range.length;
         }
         Kind::File(range) => {
@@ -225,6 +243,17 @@ fn send_content<C: Connection>(
         }
     }
     Ok(None)
+}
+
+/// Sends a response. A short one waits in the buffer for those behind it; to copy a longer one there would cost more than its
+/// own call to send it.
+fn send_whole<C: Connection>(conn: &mut C, response: &[u8]) -> io::Result<()> {
+    if response.len() <= GATHERED_MAX {
+        return conn.write_all(response);
+    }
+    conn.set_write_buffer(0)?;
+    conn.write_all(response)?;
+    conn.set_write_buffer(WRITE_BUFFER)
 }
 
 /// Writes a chunk, which must not be empty: that would be the end (RFC 9112, section 7.1).

@@ -68,7 +68,7 @@
 //!
 //! # How it is sent
 //!
-//! To a client of HTTP/1 without TLS, a file of at most 32 KiB leaves together with the head in one system call; a larger one
+//! To a client of HTTP/1 without TLS, a file of at most 8 KiB leaves together with the head in one system call; a larger one
 //! goes from the kernel's cache to the socket by sendfile(2), without a copy in the process
 //! ([`Connection::send_file`](socketserver::Connection::send_file)). TLS and HTTP/2 read and write pieces of at most 64 KiB.
 //! A client that takes nothing for the [write timeout](socketserver::Builder::write_timeout) is aborted, as always.
