@@ -15,17 +15,12 @@ use crate::target::Target;
 use crate::{SIZE, end_in_any_case};
 
 /// How long an answer may take.
-const PATIENCE: Duration = Duration::from_secs(10);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Holds connections `first` and following, for at most that long.
 pub(crate) fn run(target: &Target, count: usize, first: u64, at_most: Duration) -> Result<()> {
-    let mut signals = SigSet::empty();
-    signals.add(Signal::SIGTERM);
-    // Threads inherit it, so this comes before there are any.
-    signals.thread_block()?;
+    let end = Until::blocked()?;
     end_in_any_case(at_most);
-    let end = SignalFd::new(&signals)?;
-
     let mut sockets = Vec::with_capacity(count);
     for number in (first..).take(count) {
         let socket = target.connect(number)?;
@@ -34,7 +29,7 @@ pub(crate) fn run(target: &Target, count: usize, first: u64, at_most: Duration) 
         sockets.push((number, socket));
     }
     println!("ready");
-    wait_for_end(&end)?;
+    end.wait(None)?;
     for (number, socket) in &sockets {
         exchange(socket, *number).with_context(|| format!("connection {number}, at the end"))?;
     }
@@ -42,22 +37,37 @@ pub(crate) fn run(target: &Target, count: usize, first: u64, at_most: Duration) 
     Ok(())
 }
 
-/// Waits until standard input ends or SIGTERM comes.
-fn wait_for_end(signal: &SignalFd) -> Result<()> {
-    let mut input = std::io::stdin();
-    loop {
-        let stdin = std::io::stdin();
-        let mut both = [
-            PollFd::new(stdin.as_fd(), PollFlags::POLLIN),
-            PollFd::new(signal.as_fd(), PollFlags::POLLIN),
-        ];
-        match poll(&mut both, PollTimeout::NONE) {
-            Err(Errno::EINTR) => continue,
-            result => result.context("wait for the end")?,
-        };
-        let [said, ended] = both.map(|fd| fd.any().unwrap_or(true));
-        if ended || (said && input.read(&mut [0; SIZE])? == 0) {
-            return Ok(());
+/// The end: of standard input, or SIGTERM.
+pub(crate) struct Until(SignalFd);
+
+impl Until {
+    /// Blocks the signal. Threads inherit that, so this comes before there are any.
+    pub(crate) fn blocked() -> Result<Self> {
+        let mut signals = SigSet::empty();
+        signals.add(Signal::SIGTERM);
+        signals.thread_block()?;
+        Ok(Self(SignalFd::new(&signals)?))
+    }
+
+    /// Waits for it, or for some time. Returns whether it has come.
+    pub(crate) fn wait(&self, time: Option<Duration>) -> Result<bool> {
+        let time = time.map(PollTimeout::try_from).transpose()?;
+        let mut input = std::io::stdin();
+        loop {
+            let stdin = std::io::stdin();
+            let mut both = [
+                PollFd::new(stdin.as_fd(), PollFlags::POLLIN),
+                PollFd::new(self.0.as_fd(), PollFlags::POLLIN),
+            ];
+            match poll(&mut both, time.unwrap_or(PollTimeout::NONE)) {
+                Err(Errno::EINTR) => continue,
+                Ok(0) => return Ok(false),
+                result => result.context("wait for the end")?,
+            };
+            let [said, ended] = both.map(|fd| fd.any().unwrap_or(true));
+            if ended || (said && input.read(&mut [0; SIZE])? == 0) {
+                return Ok(true);
+            }
         }
     }
 }

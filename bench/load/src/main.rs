@@ -11,11 +11,15 @@
 //!
 //! `bench-load bulk URL --count N --warm-up 0 --seconds 0`: N MiB through one connection, which must come back.
 //!
+//! `bench-load offered-http URL --in-flight N --rate R`: a page over HTTP/1.1 by a timetable, on N connections.
+//!
 //! `bench-load hold URL --in-flight N [--first NUMBER] [--at-most SECONDS]`: opens connections, makes one exchange on
 //! each, says `ready`, and lets them be idle until its standard input ends or SIGTERM comes; then each must still answer.
+//! `hold-http` asks for a page on each, and has further connections, `--dripping N`, that send their heads byte by byte.
 
 mod bulk;
 mod hold;
+mod http;
 mod meter;
 mod offered;
 mod offered_echo;
@@ -53,6 +57,7 @@ struct Options {
     url: String,
     in_flight: usize,
     first: u64,
+    dripping: usize,
     shape: Shape,
     count: Option<u64>,
     asleep: Option<u32>,
@@ -75,6 +80,9 @@ fn run(options: &Options, target: &Target) -> Result<()> {
     if options.load == "hold" {
         return hold::run(target, in_flight, options.first, options.at_most);
     }
+    if options.load == "hold-http" {
+        return http::hold(target, in_flight, options.dripping, options.at_most);
+    }
     end_in_any_case(CONNECT_TIME + options.warm_up + options.seconds + offered::PATIENCE);
     let mut meter = Meter::new(options.warm_up, options.seconds, options.count)?;
     match options.load.as_str() {
@@ -91,6 +99,7 @@ fn run(options: &Options, target: &Target) -> Result<()> {
         "offered-requests" => {
             offered_requests::run(target, in_flight, options.rate, &mut meter)?;
         }
+        "offered-http" => http::offer(target, in_flight, options.rate, &mut meter)?,
         "packets" => packets::run(target, in_flight, &mut meter)?,
         "bulk" => bulk::run(target, &mut meter)?,
         other => bail!("no such load: {other}"),
@@ -101,6 +110,7 @@ fn run(options: &Options, target: &Target) -> Result<()> {
 fn parse() -> Result<Options> {
     let mut words = Vec::new();
     let (mut in_flight, mut first, mut size, mut depth) = (1, 0, SIZE, 1);
+    let mut dripping = 0;
     let (mut warm_up, mut seconds, mut at_most) = (0.1, 1.0, 300.0);
     let (mut count, mut asleep, mut rate) = (None, None, 1000.0);
     let (mut heavy, mut heavy_in_flight, mut heavy_rate) = (None, 8, 10.0);
@@ -110,6 +120,7 @@ fn parse() -> Result<Options> {
             Arg::Value(word) => words.push(word.string()?),
             Arg::Long("in-flight") => in_flight = args.value()?.parse()?,
             Arg::Long("first") => first = args.value()?.parse()?,
+            Arg::Long("dripping") => dripping = args.value()?.parse()?,
             Arg::Long("size") => size = args.value()?.parse()?,
             Arg::Long("depth") => depth = args.value()?.parse()?,
             Arg::Long("count") => count = Some(args.value()?.parse()?),
@@ -140,6 +151,7 @@ fn parse() -> Result<Options> {
         url: url.clone(),
         in_flight,
         first,
+        dripping,
         shape: Shape::new(size, depth)?,
         count,
         asleep,

@@ -1,6 +1,7 @@
 """One page on nginx with one worker: starts it on a free port, and ends it when it is ended itself.
 
-With graceful as an argument the end is SIGQUIT, on which nginx lets requests end.
+With graceful as an argument the end is SIGQUIT, on which nginx lets requests end; with files the files of BENCH_FILES are
+served.
 """
 
 import os
@@ -14,6 +15,7 @@ import time
 CONFIG = """
 daemon off;
 worker_processes 1;
+{user}
 pid {directory}/pid;
 error_log stderr crit;
 events {{ worker_connections 4096; }}
@@ -27,10 +29,14 @@ http {{
     scgi_temp_path {directory};
     server {{
         listen 127.0.0.1:{port} backlog=4096;
-        location / {{ default_type text/plain; return 200 "hello world\\n"; }}
+        {served}
     }}
 }}
 """
+
+
+PAGE = 'location / { default_type text/plain; return 200 "hello world\\n"; }'
+FILES = "sendfile on; default_type text/plain; root %s;"
 
 
 def free_port():
@@ -48,12 +54,15 @@ def is_ready(port):
 
 def main():
     port = free_port()
+    served = FILES % os.environ["BENCH_FILES"] if "files" in sys.argv[1:] else PAGE
+    # It gives up the rights of root otherwise, and the files need not lie where another user can read.
+    user = "user root;" if os.geteuid() == 0 else ""
     with tempfile.TemporaryDirectory() as directory:
         # The worker gives up the rights of its user.
         os.chmod(directory, 0o755)
         config = os.path.join(directory, "nginx.conf")
         with open(config, "w") as file:
-            file.write(CONFIG.format(directory=directory, port=port))
+            file.write(CONFIG.format(directory=directory, port=port, user=user, served=served))
         end = signal.SIGQUIT if "graceful" in sys.argv[1:] else signal.SIGTERM
         nginx = subprocess.Popen(["nginx", "-c", config])
         signal.signal(signal.SIGTERM, lambda *_: nginx.send_signal(end))

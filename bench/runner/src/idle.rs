@@ -4,8 +4,9 @@
 use std::thread;
 use std::time::Duration;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 
+use crate::http;
 use crate::load::Load as Client;
 use crate::measure::{Bench, CALM, PATIENCE, Row};
 use crate::os;
@@ -52,18 +53,20 @@ pub(crate) fn wake_ups(bench: &Bench<'_>, present: &mut [(&mut Row, &Subject)]) 
     }
 }
 
-/// What a server's memory grows by for each of `count` idle connections, or of as many as the subject is tried with.
+/// What a server's memory grows by for each of `count` idle connections, or of as many as the subject is tried with, which
+/// the load `kind` holds.
 pub(crate) fn memory(
     bench: &Bench<'_>,
     row: &mut Row,
     subject: &Subject,
     count: u32,
+    kind: &str,
 ) -> Result<()> {
     let count = count.min(subject.connections_max);
     let server = bench.start(subject)?;
     thread::sleep(SETTLE_TIME);
     let before = Sizes::of(&server)?;
-    let held = Held::open(bench, &server, count, 1, HOLD_SLACK)?;
+    let held = Held::open(bench, &server, kind, count, 1, HOLD_SLACK)?;
     thread::sleep(SETTLE_TIME);
     let after = Sizes::of(&server)?;
     held.end()?;
@@ -92,7 +95,8 @@ pub(crate) fn beside(
     let alone = rate().context("alone")?;
     thread::sleep(SETTLE_TIME);
     let before = Sizes::of(&server)?;
-    let held = Held::open(bench, &server, idle, processes, seconds * 1.2 + HOLD_SLACK)?;
+    let at_most = seconds * 1.2 + HOLD_SLACK;
+    let held = Held::open(bench, &server, "hold", idle, processes, at_most)?;
     thread::sleep(SETTLE_TIME);
     let after = Sizes::of(&server)?;
     let count = held.connections;
@@ -113,6 +117,56 @@ pub(crate) fn beside(
         (Metric::Beside, rate / base),
     ]);
     row.rounds.push(with_idle);
+    Ok(())
+}
+
+/// A load of HTTP on a server while it holds idle and slow connections, and on the same one before and after that.
+pub(crate) fn beside_http(
+    bench: &Bench<'_>,
+    row: &mut Row,
+    subject: &Subject,
+    load: Load,
+) -> Result<()> {
+    let Load::HttpBeside {
+        http,
+        idle,
+        dripping,
+    } = load
+    else {
+        bail!("another load");
+    };
+    let server = bench.start(subject)?;
+    let measure = || -> Result<_> {
+        os::wait_for_calm(CALM, PATIENCE)?;
+        let driven = http::drive(bench, &server, http)?;
+        let cpu = driven.cpu;
+        Ok(driven.round(cpu))
+    };
+    let before = measure().context("alone")?;
+    let at_most = bench.effort.seconds * 1.2 + HOLD_SLACK;
+    let held = Held::open_http(bench, &server, idle, dripping, at_most)?;
+    thread::sleep(SETTLE_TIME);
+    let mut beside = measure().context("beside others")?;
+    // The load has waited for its processor while the others sent.
+    beside.others_share = 0.0;
+    held.end()?;
+    thread::sleep(SETTLE_TIME);
+    let after = measure().context("alone again")?;
+    server.stop()?;
+    let rate = f64::midpoint(before.throughput(), after.throughput());
+    let p99 = f64::midpoint(before.load.p99_us, after.load.p99_us);
+    row.notes
+        .push(format!("alone: {rate:.0} per s, p99 {p99:.0} us"));
+    if before.is_disturbed() || after.is_disturbed() {
+        row.notes.push("disturbed while alone".to_owned());
+    }
+    row.figures.extend([
+        (Metric::Idle, f64::from(idle)),
+        (Metric::Alone, rate),
+        (Metric::Beside, beside.throughput() / rate),
+        (Metric::P99Beside, beside.load.p99_us / p99),
+    ]);
+    row.rounds.push(beside);
     Ok(())
 }
 
@@ -152,6 +206,7 @@ impl Held {
     fn open(
         bench: &Bench<'_>,
         server: &Server,
+        kind: &str,
         count: u32,
         processes: u32,
         at_most: f64,
@@ -160,7 +215,7 @@ impl Held {
         let mut clients = Vec::new();
         for process in 0..processes {
             let mut command = bench.programs.load();
-            command.args(["hold", &server.url]);
+            command.args([kind, &server.url]);
             command.args(["--in-flight", &each.to_string()]);
             command.args(["--first", &(process * each).to_string()]);
             command.args(["--at-most", &at_most.to_string()]);
@@ -172,6 +227,27 @@ impl Held {
         Ok(Self {
             clients,
             connections: each * processes,
+        })
+    }
+
+    /// Opens connections that have asked for a page, and others that send their heads byte by byte.
+    fn open_http(
+        bench: &Bench<'_>,
+        server: &Server,
+        idle: u32,
+        dripping: u32,
+        at_most: f64,
+    ) -> Result<Self> {
+        let mut command = bench.programs.load();
+        command.args(["hold-http", &server.url]);
+        command.args(["--in-flight", &idle.to_string()]);
+        command.args(["--dripping", &dripping.to_string()]);
+        command.args(["--at-most", &at_most.to_string()]);
+        let mut client = Client::start(command)?;
+        client.wait_until_ready().context("open connections")?;
+        Ok(Self {
+            clients: vec![client],
+            connections: idle,
         })
     }
 

@@ -6,6 +6,8 @@
 mod charts;
 mod counts;
 mod endurance;
+mod h2load;
+mod http;
 mod idle;
 mod load;
 mod machine;

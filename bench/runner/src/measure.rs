@@ -9,16 +9,16 @@ use bench_load::Summary;
 
 use crate::counts;
 use crate::endurance;
+use crate::http;
 use crate::idle;
 use crate::load::Load as Client;
 use crate::os;
 use crate::programs::Programs;
 use crate::progress::Progress;
-use crate::scenarios::{Echo, Heavy, Load, Metric, Offer, Scenario, Subject};
+use crate::scenarios::{Echo, Heavy, Http, HttpClient, Load, Metric, Offer, Scenario, Subject};
 use crate::server::Server;
 use crate::stop;
 use crate::tasks;
-use crate::wrk;
 
 /// For how long the processors must have nothing to do before a disturbed measurement is repeated, and how long that is
 /// waited for.
@@ -134,6 +134,7 @@ impl Bench<'_> {
             | Load::Echo(_)
             | Load::Packets(_)
             | Load::Http(_)
+            | Load::HttpBeside { .. }
             | Load::Offered(_)
             | Load::Counts(_)
             | Load::Proxy(_)
@@ -141,6 +142,7 @@ impl Bench<'_> {
             | Load::Tasks { .. } => self.effort.rounds,
             Load::Idle
             | Load::Memory(_)
+            | Load::HttpMemory(_)
             | Load::Stop(_)
             | Load::Growth(_)
             | Load::Beside { .. } => 1,
@@ -177,7 +179,9 @@ impl Bench<'_> {
                 idle::wake_ups(self, &mut present);
             }
             load => self.each(scenario, &mut present, |row, subject| match load {
-                Load::Memory(count) => idle::memory(self, row, subject, count),
+                Load::Memory(count) => idle::memory(self, row, subject, count, "hold"),
+                Load::HttpMemory(count) => idle::memory(self, row, subject, count, "hold-http"),
+                Load::HttpBeside { .. } => idle::beside_http(self, row, subject, load),
                 Load::Beside { echo, processes } => {
                     idle::beside(self, row, subject, echo, processes)
                 }
@@ -267,7 +271,7 @@ impl Bench<'_> {
         let before = cpus.map(os::user_ticks);
         let start = Instant::now();
         let driven = match load {
-            Load::Http(connections) => http(&server, connections, self.effort.seconds)?,
+            Load::Http(page) => http::drive(self, &server, page)?,
             _ => self.drive(&server, load, self.effort.seconds)?,
         };
         let took = start.elapsed().as_secs_f64();
@@ -318,7 +322,7 @@ impl Bench<'_> {
         let mut client = Client::start(command)?;
         client.wait_until_ready()?;
         let before = os::cpu_time(server.pid())?;
-        let by_timetable = matches!(load, Load::Offered(_));
+        let by_timetable = matches!(load, Load::Offered(_) | Load::Http(_));
         let mut full = os::resident(server.pid())?;
         client.begin()?;
         // To look at the server takes time of a processor, which a load with a timetable would miss.
@@ -349,8 +353,10 @@ impl Bench<'_> {
             Load::Requests(count) => ("requests", count),
             Load::Offered(Offer::Echo { connections, .. }) => ("offered-echo", connections),
             Load::Offered(Offer::Requests { .. }) => ("offered-requests", REQUESTS_MAX),
+            Load::Http(Http { connections, .. }) => ("offered-http", connections),
             // They are not driven by this.
-            Load::Http(_)
+            Load::HttpBeside { .. }
+            | Load::HttpMemory(_)
             | Load::Idle
             | Load::Memory(_)
             | Load::Stop(_)
@@ -372,7 +378,11 @@ impl Bench<'_> {
                     beside(&mut command, heavy);
                 }
             }
-            Load::Offered(Offer::Requests { rate }) => {
+            Load::Offered(Offer::Requests { rate })
+            | Load::Http(Http {
+                client: HttpClient::Offered { rate },
+                ..
+            }) => {
                 command.args(["--rate", &rate.to_string()]);
             }
             Load::Bulk(count) => {
@@ -391,27 +401,12 @@ fn beside(command: &mut Command, heavy: Heavy) {
     command.args(["--heavy-rate", &heavy.rate.to_string()]);
 }
 
-/// Has wrk put a load on a server, for whole seconds.
-fn http(server: &Server, connections: u32, seconds: f64) -> Result<Driven> {
-    wrk::verify(&server.url)?;
-    let empty = os::resident(server.pid())?;
-    let before = os::cpu_time(server.pid())?;
-    let load = wrk::run(&server.url, connections, seconds.ceil() as u32)?;
-    let cpu = os::cpu_time(server.pid())?.saturating_sub(before);
-    let grown = os::resident(server.pid())?.saturating_sub(empty) as f64;
-    Ok(Driven {
-        load,
-        cpu,
-        rss_bytes_per_conn: Some(grown / f64::from(connections)),
-    })
-}
-
 /// What a load has done to a server.
 pub(crate) struct Driven {
     pub(crate) load: Summary,
     /// The processor time of the server from the beginning of the load to its end: connecting is no part of it.
     pub(crate) cpu: Duration,
-    rss_bytes_per_conn: Option<f64>,
+    pub(crate) rss_bytes_per_conn: Option<f64>,
 }
 
 impl Driven {

@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use anyhow::{Context, Result, bail, ensure};
 
-use crate::scenarios::Scenario;
+use crate::scenarios::{FILES, Scenario};
 
 type Args = Vec<&'static str>;
 
@@ -22,6 +22,8 @@ pub(crate) enum Program {
     Server(&'static str, Args),
     /// `socketserver workload`: each request of 64 bytes waits for 200 ms, under this model.
     Waiting(Args),
+    /// `socketserver serve http DIR --model MODEL...`, with the files of the scenarios in DIR.
+    Files(Args),
     /// What this project lacks, and so cannot be measured.
     Absent(&'static str),
     /// A binary of `bench/peers` and its arguments.
@@ -30,7 +32,7 @@ pub(crate) enum Program {
     C(&'static str, Args),
     /// A file in `bench/peers/go` and its arguments.
     Go(&'static str, Args),
-    /// A file in `bench/peers/python` and its arguments.
+    /// A file in `bench/peers/python` and its arguments; `BENCH_FILES` in its environment is the directory of the files.
     Python(&'static str, Args),
 }
 
@@ -64,7 +66,8 @@ impl Programs {
         ensure!(server.is_file(), "{} is no program", server.display());
         cargo(bench(), &["-p", "bench-load", "-p", "bench-peers"])?;
         let tools = [
-            "cc", "go", "python3", "nginx", "wrk", "valgrind", "strace", "haproxy",
+            "cc", "go", "python3", "nginx", "wrk", "h2load", "nghttp", "valgrind", "strace",
+            "haproxy",
         ]
         .into_iter();
         let mut programs = Self {
@@ -73,6 +76,7 @@ impl Programs {
             missing: tools.filter(|tool| !exists(tool)).collect(),
             failures: BTreeMap::new(),
         };
+        programs.write_files().context("write the files")?;
         let subjects = scenarios.iter().flat_map(|scenario| &scenario.subjects);
         let upstreams = scenarios
             .iter()
@@ -108,7 +112,9 @@ impl Programs {
             Program::Python("haproxy.py", _) => &["python3", "haproxy"],
             Program::Python(..) => &["python3"],
             Program::Absent(what) => return Some(what),
-            Program::Server(..) | Program::Waiting(_) | Program::Rust(..) => &[],
+            Program::Server(..) | Program::Waiting(_) | Program::Files(_) | Program::Rust(..) => {
+                &[]
+            }
         };
         tools.iter().find_map(|tool| self.lacks(tool))
     }
@@ -133,6 +139,12 @@ impl Programs {
                 command.args(["--parent", &std::process::id().to_string(), "--model"]);
                 (command, model)
             }
+            Program::Files(model) => {
+                let mut command = Command::new(&self.server);
+                command.args(["serve", "http"]).arg(self.files());
+                command.args(["--listen", "tcp://127.0.0.1:0", "--model"]);
+                (command, model)
+            }
             Program::Absent(what) => bail!("{what}"),
             Program::Rust(name, args) => (Command::new(self.target.join(name)), args),
             Program::C(file, args) | Program::Go(file, args) => {
@@ -144,6 +156,7 @@ impl Programs {
             Program::Python(file, args) => {
                 let mut command = Command::new("python3");
                 command.arg(bench().join("peers/python").join(file));
+                command.env("BENCH_FILES", self.files());
                 (command, args)
             }
         };
@@ -153,6 +166,20 @@ impl Programs {
 
     pub(crate) fn load(&self) -> Command {
         Command::new(self.target.join("bench-load"))
+    }
+
+    /// The directory of the files that are served.
+    fn files(&self) -> PathBuf {
+        self.target.join("bench-files")
+    }
+
+    fn write_files(&self) -> Result<()> {
+        fs::create_dir_all(self.files())?;
+        for page in FILES {
+            let content: Vec<u8> = page.content().collect();
+            fs::write(self.files().join(page.path), content)?;
+        }
+        Ok(())
     }
 
     fn compiled(&self, file: &str) -> PathBuf {

@@ -42,7 +42,8 @@ struct Record<'a> {
     /// Connections that were idle meanwhile, the rate without them, and the rate relative to that.
     idle_connections: Option<f64>,
     alone_throughput_per_s: Option<f64>,
-    beside_ratio: Option<f64>,
+    beside_ratio: Option<Spread>,
+    p99_beside_ratio: Option<Spread>,
     /// From the signal to the end of the process, and from when it may end; the former the median, the latter the worst.
     stop_ms: Option<f64>,
     stop_worst_ms: Option<f64>,
@@ -178,7 +179,8 @@ impl Outcome {
             wakeups_per_s: row.figure(Metric::WakeUps),
             idle_connections: row.figure(Metric::Idle),
             alone_throughput_per_s: row.figure(Metric::Alone),
-            beside_ratio: row.figure(Metric::Beside),
+            beside_ratio: row.spread(Metric::Beside),
+            p99_beside_ratio: row.spread(Metric::P99Beside),
             stop_ms: row.figure(Metric::Stop),
             stop_worst_ms: row.figure(Metric::StopWorst),
             descriptors_grown: row.figure(Metric::Descriptors),
@@ -327,6 +329,7 @@ fn counts(out: &mut String, outcome: &Outcome, machine: &Machine) -> Result<()> 
 }
 
 fn number(value: Option<f64>, digits: usize) -> String {
+    let value = value.filter(|value| !value.is_nan());
     value.map_or_else(|| "-".to_owned(), |value| format!("{value:.digits$}"))
 }
 

@@ -1,70 +1,22 @@
-//! A load that is not ours: wrk, for HTTP. It counts answers by their status only, so a page is verified before.
+//! A load that is not ours: wrk, for HTTP/1.1. It counts answers by their status only, so a page is verified before.
 
-use std::io::{Read, Write};
-use std::net::TcpStream;
-use std::process::{Command, Stdio};
-use std::time::{Duration, Instant};
+use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
 use bench_load::Summary;
 
-use crate::os::{self, CpuTime};
-
-const PAGE: &str = "hello world\n";
-
-const PATIENCE: Duration = Duration::from_secs(5);
-
-/// Asks a server for its page.
-pub(crate) fn verify(url: &str) -> Result<()> {
-    let mut stream = TcpStream::connect(address(url)?)?;
-    stream.set_read_timeout(Some(PATIENCE))?;
-    stream.write_all(b"GET / HTTP/1.1\r\nHost: bench\r\n\r\n")?;
-    let mut answer = Vec::new();
-    let mut buf = [0; 1024];
-    // The connection stays open: what has been read so far says whether that was all.
-    while !answer.ends_with(PAGE.as_bytes()) {
-        let count = stream.read(&mut buf).context("read a page")?;
-        ensure!(count > 0, "no page, but the end of the connection");
-        answer.extend_from_slice(&buf[..count]);
-        ensure!(answer.len() < 8192, "a page that is too long");
-    }
-    let head = String::from_utf8_lossy(&answer).to_lowercase();
-    ensure!(head.starts_with("http/1.1 200 "), "no page: {head}");
-    let length = format!("\r\ncontent-length: {}\r\n", PAGE.len());
-    ensure!(head.contains(&length), "a page of another length: {head}");
-    Ok(())
-}
-
-/// Runs wrk for some seconds, which must be whole ones. No other child of this process may be waited for meanwhile.
-pub(crate) fn run(url: &str, connections: u32, seconds: u32) -> Result<Summary> {
+/// Has wrk ask for whole seconds.
+pub(crate) fn command(url: &str, connections: u32, seconds: u32) -> Command {
     let mut command = Command::new("wrk");
     command.args(["--threads", "1", "--latency"]);
     command.args(["--connections", &connections.to_string()]);
     command.args(["--duration", &format!("{seconds}s")]);
-    command.arg(format!("http://{}/", address(url)?));
-    command.stdin(Stdio::null());
-    command.stdout(Stdio::piped()).stderr(Stdio::piped());
-    let (before, start) = (CpuTime::of_children()?, Instant::now());
-    let wrk = os::on_cpu(os::LOAD_CPU, || Ok(command.spawn()?)).context("start wrk")?;
-    let output = wrk.wait_with_output()?;
-    let took = start.elapsed().as_secs_f64();
-    let after = CpuTime::of_children()?;
-    ensure!(output.status.success(), "wrk: {}", output.status);
-    let share = |after: Duration, before: Duration| (after - before).as_secs_f64() / took;
-    let said = String::from_utf8_lossy(&output.stdout);
-    Ok(Summary {
-        cpu_share: share(after.total, before.total),
-        user_share: share(after.user, before.user),
-        ..parse(&said).with_context(|| format!("what wrk said: {said}"))?
-    })
-}
-
-fn address(url: &str) -> Result<&str> {
-    url.strip_prefix("tcp://").context("no TCP address")
+    command.arg(url);
+    command
 }
 
 /// Reads the report. Answers that were not well are a failure.
-fn parse(said: &str) -> Result<Summary> {
+pub(crate) fn parse(said: &str) -> Result<Summary> {
     for bad in ["Non-2xx", "Socket errors"] {
         ensure!(!said.contains(bad), "{bad}");
     }
@@ -95,7 +47,7 @@ fn parse(said: &str) -> Result<Summary> {
 }
 
 /// A time with its unit, in microseconds.
-fn micros(text: &str) -> Result<f64> {
+pub(crate) fn micros(text: &str) -> Result<f64> {
     let text = text.trim();
     let units = [("us", 1.0), ("ms", 1e3), ("s", 1e6), ("m", 6e7)];
     let known = units

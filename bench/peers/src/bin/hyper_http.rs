@@ -1,16 +1,17 @@
-//! A page of "hello world" with hyper: HTTP/1.1 on tokio's current-thread runtime.
+//! A page of "hello world" with hyper, on tokio's current-thread runtime: HTTP/1.1, or HTTP/2 with `h2` as an argument.
 
 use std::convert::Infallible;
+use std::env;
 
 use anyhow::Result;
 use bench_peers::listen_tcp;
 use http_body_util::Full;
 use hyper::body::{Bytes, Incoming};
 use hyper::header::{CONTENT_TYPE, HeaderValue};
-use hyper::server::conn::http1;
+use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
 use hyper::{Request, Response};
-use hyper_util::rt::TokioIo;
+use hyper_util::rt::{TokioExecutor, TokioIo};
 use tokio::net::TcpListener;
 use tokio::runtime::Builder;
 
@@ -20,16 +21,21 @@ fn main() -> Result<()> {
 }
 
 async fn accept() -> Result<()> {
+    let is_h2 = env::args().nth(1).as_deref() == Some("h2");
     let listener = listen_tcp()?;
     listener.set_nonblocking(true)?;
     let listener = TcpListener::from_std(listener)?;
     loop {
         let (stream, _) = listener.accept().await?;
+        let (io, hello) = (TokioIo::new(stream), service_fn(hello));
+        // A client that is gone is no failure of the server.
         tokio::spawn(async move {
-            let connection =
-                http1::Builder::new().serve_connection(TokioIo::new(stream), service_fn(hello));
-            // A client that is gone is no failure of the server.
-            let _ = connection.await;
+            if is_h2 {
+                let server = http2::Builder::new(TokioExecutor::new());
+                let _ = server.serve_connection(io, hello).await;
+            } else {
+                let _ = http1::Builder::new().serve_connection(io, hello).await;
+            }
         });
     }
 }

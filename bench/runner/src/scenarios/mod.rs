@@ -14,6 +14,7 @@ mod tasks;
 use std::time::Duration;
 
 pub(crate) use self::coroutines::TOKIO;
+pub(crate) use self::http::FILES;
 use crate::programs::Program;
 
 pub(crate) struct Scenario {
@@ -48,8 +49,16 @@ pub(crate) enum Load {
     Echo(Echo),
     /// This many packets in flight.
     Packets(u32),
-    /// wrk on this many connections.
-    Http(u32),
+    /// Pages over HTTP, on connections that stay.
+    Http(Http),
+    /// The same, alone and then beside connections that are idle, and ones that send their heads byte by byte.
+    HttpBeside {
+        http: Http,
+        idle: u32,
+        dripping: u32,
+    },
+    /// This many connections that have asked for a page and are idle.
+    HttpMemory(u32),
     /// None: the server should sleep.
     Idle,
     /// This many connections that have made an exchange and are idle.
@@ -79,6 +88,43 @@ pub(crate) struct Echo {
     pub(crate) size: u32,
     /// How many messages each connection keeps in flight.
     pub(crate) depth: u32,
+}
+
+/// A page, and who asks for it.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Http {
+    pub(crate) client: HttpClient,
+    pub(crate) connections: u32,
+    pub(crate) page: Page,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum HttpClient {
+    Wrk,
+    /// h2load, with so many streams on each connection.
+    H2load {
+        streams: u32,
+    },
+    /// The load program, at this rate.
+    Offered {
+        rate: u32,
+    },
+}
+
+/// So many bytes, which are [`LINE`](Self::LINE) again and again.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Page {
+    /// Without its first slash.
+    pub(crate) path: &'static str,
+    pub(crate) size: usize,
+}
+
+impl Page {
+    pub(crate) const LINE: &'static [u8] = b"hello world\n";
+
+    pub(crate) fn content(self) -> impl Iterator<Item = u8> {
+        Self::LINE.iter().copied().cycle().take(self.size)
+    }
 }
 
 /// What instructions and system calls are counted for.
@@ -175,6 +221,8 @@ pub(crate) enum Metric {
     Alone,
     /// The rate beside them, relative to that without them.
     Beside,
+    /// The p99 of the latency beside idle and slow connections, relative to that without them.
+    P99Beside,
     /// The median of the time from the signal to the end of the process, in ms.
     Stop,
     /// The longest time from when a server may end to when it has ended, in ms.
@@ -203,6 +251,9 @@ impl Metric {
             Self::Idle => "idle connections",
             Self::Alone => "throughput without idle connections",
             Self::Beside => "throughput beside idle connections relative to that without them",
+            Self::P99Beside => {
+                "p99 of the latency beside idle and slow connections relative to that without them"
+            }
             Self::Stop => "median ms from the signal to the end",
             Self::StopWorst => "worst ms to the end from when nothing is left to wait for",
             Self::Descriptors => "descriptors that are left",
@@ -252,7 +303,7 @@ impl Scenario {
                 Load::Requests(_) => "requests",
                 Load::Echo(_) => "echo",
                 Load::Packets(_) => "packets",
-                Load::Http(_) => "http",
+                Load::Http(_) | Load::HttpBeside { .. } | Load::HttpMemory(_) => "http",
                 Load::Offered(_) => "offered",
                 Load::Stop(_) => "stop",
                 Load::Growth(_) => "growth",
@@ -274,7 +325,11 @@ impl Load {
     /// The tools that it needs.
     pub(crate) fn tools(self) -> &'static [&'static str] {
         match self {
-            Self::Http(_) => &["wrk"],
+            Self::Http(http) | Self::HttpBeside { http, .. } => match http.client {
+                HttpClient::Wrk => &["wrk"],
+                HttpClient::H2load { .. } => &["h2load", "nghttp"],
+                HttpClient::Offered { .. } => &[],
+            },
             Self::Counts(_) => &["valgrind", "strace"],
             _ => &[],
         }
