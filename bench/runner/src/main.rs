@@ -42,7 +42,7 @@ Measures socketserver against what one would write by hand.
 
 Usage: bench-runner [OPTIONS]
 
-  --scenario NAME     measure only this scenario, or group of scenarios; may be given several times
+  --scenario NAME     measure only this scenario, or group of scenarios; repeatable
   --rounds N          how often each server is measured [default: 3]
   --seconds S         how long each time [default: 1]
   --quick             some scenarios, 1 round of 0.25 s, unless they are given otherwise
