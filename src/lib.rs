@@ -22,7 +22,9 @@
 //! | handler | what is done with a connection or datagram? | a closure, a [`Handler`], a [`RequestHandler`] |
 //!
 //! Every transport runs under every model. A handler that is generic over [`Connection`] serves every
-//! stream transport, a handler that is generic over [`Datagram`] every datagram transport.
+//! stream transport ([`Tcp`], [`UnixStream`]), a handler that is generic over [`Datagram`] every
+//! datagram transport ([`Udp`], [`UnixDatagram`]). [`UnixSeqpacket`] has a connection of its own,
+//! [`SeqpacketConnection`](net::SeqpacketConnection), which carries whole messages.
 //!
 //! # The manual
 //!
@@ -60,7 +62,7 @@
 //!
 //! | feature | adds |
 //! |---|---|
-//! | `coroutines` | the model [`Coroutines`](manual::coroutines), over io_uring(7) or epoll(7) |
+//! | `coroutines` | the model [`Coroutines`](manual::coroutines), over io_uring(7) or epoll(7); its constructor is `unsafe`, because handlers have to keep a contract |
 //! | `tls` | the module [`tls`](manual::tls): TLS over any stream transport, and TLS connections to other servers |
 //! | `tracing` | the observer `observe::Tracing`, which turns each [`Event`](observe::Event) into an event of the `tracing` crate |
 //!
