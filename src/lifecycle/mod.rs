@@ -399,7 +399,7 @@ impl Lifecycle {
     /// Takes a reload, if one is due and this process is the first. The caller has to carry it out, and to
     /// [finish](Self::finish_reload) it.
     pub(crate) fn take_reload(&self) -> Option<u32> {
-        self.page().reloads.take(self.processes.is_worker())
+        self.page().reloads.take(self.processes.number())
     }
 
     /// Ends a reload that was taken.
@@ -408,9 +408,9 @@ impl Lifecycle {
         self.wakeup_event.wake();
     }
 
-    /// Lets another worker carry out a reload that an ended worker may have taken.
-    pub(crate) fn give_back_reload(&self) {
-        self.page().reloads.give_back();
+    /// Lets another worker carry out a reload that an ended worker, of this number, had taken.
+    pub(crate) fn give_back_reload(&self, worker: u16) {
+        self.page().reloads.give_back(worker);
         self.wakeup_event.wake();
     }
 }

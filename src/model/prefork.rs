@@ -415,7 +415,7 @@ impl<T: Transport, M: Model + Clone> Supervisor<'_, T, M> {
         shared.registry.forget_worker(slot);
         self.slot(slot).clear();
         shared.admission.release();
-        shared.lifecycle.give_back_reload();
+        shared.lifecycle.give_back_reload(slot as u16 + 1);
         self.serving.service.hooks.emit(|| Event::WorkerEnded {
             index,
             pid: pid.as_raw_pid().unsigned_abs(),
