@@ -68,11 +68,8 @@ impl AccessLog {
         let Self::File(log) = self else {
             return "the access log is standard error, which stays open".to_owned();
         };
-        match log.open_again() {
-            Ok(()) => {
-                log.generation.begin();
-                format!("the access log {} was opened again", log.path.display())
-            }
+        match log.generation.renew(|| log.open_again()) {
+            Ok(()) => format!("the access log {} was opened again", log.path.display()),
             Err(err) => log.kept(&err),
         }
     }

@@ -33,10 +33,14 @@ impl Generation {
         }
     }
 
-    /// Begins a generation, whose file this process has read.
-    pub(super) fn begin(&self) {
+    /// Calls `read`, and begins a generation if that succeeds.
+    pub(super) fn renew<E>(&self, read: impl FnOnce() -> Result<(), E>) -> Result<(), E> {
+        // Another thread that follows an earlier generation must not store what it has read before.
+        let _reading = self.failed.lock().unwrap_or_else(PoisonError::into_inner);
+        read()?;
         let before = self.shared[0].fetch_add(1, Relaxed);
         self.followed.store(before.wrapping_add(1), Relaxed);
+        Ok(())
     }
 
     /// Calls `read` if another process has begun a generation whose file this process has not read. Other threads wait
@@ -66,6 +70,8 @@ impl Generation {
 mod tests {
     use super::*;
 
+    const READ: fn() -> Result<(), ()> = || Ok(());
+
     #[test]
     fn a_generation_is_followed_once_by_every_other_process() {
         let own = Generation::new().unwrap();
@@ -80,10 +86,10 @@ mod tests {
             is_new
         };
         assert!(!is_new(&own) && !is_new(&other));
-        own.begin();
+        own.renew(READ).unwrap();
         assert!(!is_new(&own));
         assert!(is_new(&other) && !is_new(&other));
-        other.begin();
+        other.renew(READ).unwrap();
         assert!(is_new(&own) && !is_new(&own) && !is_new(&other));
     }
 
@@ -92,7 +98,7 @@ mod tests {
         let own = Generation::new().unwrap();
         let other = Generation::of(Arc::clone(&own.shared));
         for _ in 0..2 {
-            own.begin();
+            own.renew(READ).unwrap();
             assert_eq!(other.follow(|| Err("unreadable")), Err("unreadable"));
             assert_eq!(other.follow(|| Err("unreadable")), Ok(()));
             let mut reads = 0;

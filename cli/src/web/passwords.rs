@@ -44,11 +44,8 @@ impl Passwords {
 
     /// Reads the file again, in all processes. Returns what has come of it.
     pub(super) fn reload(&self) -> String {
-        match self.read_again() {
-            Ok(()) => {
-                self.generation.begin();
-                "the passwords were read again".to_owned()
-            }
+        match self.generation.renew(|| self.read_again()) {
+            Ok(()) => "the passwords were read again".to_owned(),
             Err(err) => kept(&err),
         }
     }
