@@ -128,10 +128,14 @@ impl Start<'_> {
         sys::leave_descriptors(self.base.first).context("close_range(2)")?;
         setrlimit(Resource::Nofile, self.base.nofile)
             .context("restore the limit on descriptors")?;
-        sys::unblock_signals();
         (self.base.prepare)()?;
         let path = self.request.path;
-        sys::execute(path, args, env).with_context(|| format!("execute {}", path.to_string_lossy()))
+        // A signal must not end this process amid a change of the memory that it shares: between the two calls it changes
+        // none.
+        sys::unblock_signals();
+        let failed = sys::execute(path, args, env);
+        sys::block_signals();
+        failed.with_context(|| format!("execute {}", path.to_string_lossy()))
     }
 }
 

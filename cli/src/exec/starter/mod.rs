@@ -1,6 +1,6 @@
 //! A process that starts programs.
 //!
-//! The starter is forked once, before the server has threads, connections and memory, and forks each program from
+//! The starter is forked once, before the server has threads, connections and memory, and starts each program from
 //! then on: a start costs the same whatever the server's size, and however many programs live. A request names a program, its arguments and
 //! variables, and carries the descriptors that become 0, 1, 2 and so on, and a *control* socket of its own: over that
 //! the starter reports what becomes of the program, and its end ends the program, with all processes that the program

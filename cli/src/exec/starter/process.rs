@@ -1,4 +1,4 @@
-//! The starter's process: a loop that forks programs, and ends what belongs to each.
+//! The starter's process: a loop that starts programs, and ends what belongs to each.
 //!
 //! A program ends when its server asks for that, or has closed the program's control socket: SIGTERM for its process
 //! group, SIGKILL later. What a program leaves behind becomes a child of the starter, which is a subreaper
@@ -258,7 +258,7 @@ impl Starter {
         Ok(Some((received.bytes, fds)))
     }
 
-    /// Forks a process for a request.
+    /// Starts a process for a request.
     fn start(&mut self, message: &[u8], mut fds: Vec<OwnedFd>) {
         if fds.is_empty() {
             // No descriptor was left for the control socket; the server finds it closed.

@@ -1,4 +1,4 @@
-//! System calls of the starter and of the processes that it forks.
+//! System calls of the starter and of the processes that it starts.
 #![expect(
     unsafe_code,
     reason = "fork(2), clone(2), unshare(2), execve(2), wait4(2) and what comes before them have no safe binding"
@@ -216,6 +216,11 @@ const SIGSET: usize = 8;
 /// Unblocks every signal.
 pub(super) fn unblock_signals() {
     set_mask(false);
+}
+
+/// Blocks every signal.
+pub(super) fn block_signals() {
+    set_mask(true);
 }
 
 fn set_mask(block: bool) {
