@@ -210,8 +210,12 @@ impl<'a, T: Transport, M: Dispatch> Acceptor<'a, T, M> {
             self.check(now);
         }
         loop {
-            // Those that still lack input are parked again.
-            while self.dispatch_parked() && self.handled().is_none() {}
+            // Those that still lack input are parked again: each has one turn.
+            for _ in 0..self.shared.admission.live_here() {
+                if !self.dispatch_parked() || self.handled().is_some() {
+                    break;
+                }
+            }
             if let Some(handled) = self.handled() {
                 return Ok(handled);
             }
