@@ -33,8 +33,8 @@ pub(crate) fn take_large() -> Box<[u8]> {
 
 fn take_of(pool: &'static LocalKey<Pool>, size: usize) -> Box<[u8]> {
     // A thread that is ending has no pool any more.
-    let spare = pool.try_with(|pool| pool.borrow_mut().pop()).ok().flatten();
-    spare.unwrap_or_else(|| vec![0; size].into_boxed_slice())
+    let pooled = pool.try_with(|pool| pool.borrow_mut().pop()).ok().flatten();
+    pooled.unwrap_or_else(|| vec![0; size].into_boxed_slice())
 }
 
 /// Returns a buffer to the pool of this thread.

@@ -102,7 +102,7 @@ pub(crate) fn lend_none(listeners: Vec<Any>) -> Vec<Listener> {
 /// How many KiB the stack of a coroutine needs: eight times the deepest one that was measured.
 pub(crate) const STACK_KIB: usize = 64;
 
-/// How many KiB it needs for a TLS handshake.
+/// How many KiB it needs with TLS.
 pub(crate) const TLS_STACK_KIB: usize = 256;
 
 /// Serves until a signal stops it.
