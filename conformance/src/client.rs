@@ -98,7 +98,7 @@ impl Target {
 impl Client {
     pub(crate) fn send(&mut self, data: &[u8]) -> String {
         let sent = match self.plain() {
-            Ok(Some(plain)) => plain.stream.write_all(data),
+            Ok(Some(plain)) => plain.write(data),
             Ok(None) => self.socket.write_all(data),
             Err(err) => Err(err),
         };
@@ -106,6 +106,13 @@ impl Client {
             Ok(()) => "sent".to_owned(),
             Err(err) => outcome(&err),
         }
+    }
+
+    /// Waits until what was sent has left this process: over TLS a thread encrypts it. Returns whether it has.
+    pub(crate) fn await_sent(&mut self) -> bool {
+        self.plain
+            .as_mut()
+            .is_none_or(|plain| plain.await_sent(DEADLINE))
     }
 
     /// Says that no more will be sent.

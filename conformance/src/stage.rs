@@ -306,6 +306,8 @@ impl<'a> Stage<'a> {
                 let count = argument.parse().unwrap_or(0);
                 return drop(client.send(&vec![b'x'; count]));
             }
+            "sent" if client.await_sent() => return,
+            "sent" => "not sent".to_owned(),
             "empty" => return drop(client.send(b"")),
             "ask" => {
                 client.send(data.as_bytes());

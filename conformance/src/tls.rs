@@ -1,11 +1,14 @@
 //! The client's side of TLS, and the certificate of the servers.
 
 use std::io::{self, Read, Write};
+use std::mem::take;
 use std::net::Shutdown;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
+use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, LazyLock, OnceLock};
 use std::thread;
+use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, poll};
 use rustls::pki_types::CertificateDer;
@@ -54,6 +57,10 @@ pub(crate) enum End {
 #[derive(Debug)]
 pub(crate) struct Plain {
     pub(crate) stream: UnixStream,
+    /// How many bytes were written to the stream and have not been sent to the server.
+    unsent: usize,
+    /// How many more of them have been sent.
+    sent: Receiver<usize>,
     end: Arc<OnceLock<End>>,
 }
 
@@ -66,10 +73,13 @@ impl Plain {
         let tls = ClientConnection::new(client, name).map_err(io::Error::other)?;
         socket.set_nonblocking(true)?;
         let end = Arc::new(OnceLock::new());
+        let (sender, sent) = channel();
         let mut pump = Pump {
             socket,
             inner,
             tls,
+            encrypted: 0,
+            sent: sender,
             output_ended: false,
         };
         let ended = Arc::clone(&end);
@@ -86,7 +96,29 @@ impl Plain {
             // A socket that is closed with unread bytes is reset.
             let _ = io::copy(&mut pump.inner, &mut io::sink());
         });
-        Ok(Self { stream, end })
+        Ok(Self {
+            stream,
+            unsent: 0,
+            sent,
+            end,
+        })
+    }
+
+    pub(crate) fn write(&mut self, data: &[u8]) -> io::Result<()> {
+        self.stream.write_all(data)?;
+        self.unsent += data.len();
+        Ok(())
+    }
+
+    /// Waits until everything that was written has been sent to the server. Returns whether it has.
+    pub(crate) fn await_sent(&mut self, limit: Duration) -> bool {
+        while self.unsent > 0 {
+            match self.sent.recv_timeout(limit) {
+                Ok(count) => self.unsent -= count,
+                Err(_) => return false,
+            }
+        }
+        true
     }
 
     /// How the stream has ended, after a read of zero bytes.
@@ -100,6 +132,9 @@ struct Pump {
     socket: Socket,
     inner: UnixStream,
     tls: ClientConnection,
+    /// How many bytes of the client have been encrypted and not been sent.
+    encrypted: usize,
+    sent: Sender<usize>,
     output_ended: bool,
 }
 
@@ -108,6 +143,10 @@ impl Pump {
     fn run(&mut self) -> io::Result<End> {
         loop {
             let wants_write = self.tls.wants_write();
+            if !wants_write && self.encrypted > 0 {
+                // The client may have gone.
+                let _ = self.sent.send(take(&mut self.encrypted));
+            }
             let mut of_socket = PollFlags::IN;
             of_socket.set(PollFlags::OUT, wants_write);
             let mut of_inner = PollFlags::empty();
@@ -154,6 +193,7 @@ impl Pump {
         let mut bytes = [0; 4096];
         let count = self.inner.read(&mut bytes)?;
         if count > 0 {
+            self.encrypted += count;
             return self.tls.writer().write_all(&bytes[..count]);
         }
         self.output_ended = true;
