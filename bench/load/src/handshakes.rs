@@ -5,14 +5,15 @@ use std::net::Shutdown;
 use std::time::Instant;
 
 use anyhow::{Context, Result, ensure};
-use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
+use nix::sys::epoll::{EpollEvent, EpollFlags};
 use rustls::{ClientConnection, HandshakeKind};
 use socket2::Socket;
 
+use crate::closed::{self, Operation};
 use crate::meter::Meter;
+use crate::payload;
 use crate::target::Target;
 use crate::tls::Tls;
-use crate::{EVENTS, payload, report, wait_for_start};
 
 struct Handshake {
     socket: Socket,
@@ -46,46 +47,15 @@ pub(crate) fn run(
             kind
         };
         let mut handshake = Handshake::begin(target, tls, first, number)?;
-        while !handshake.progress()? {}
+        while !handshake.progress(EpollFlags::empty())? {}
     }
-    let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
-    wait_for_start()?;
-    meter.start()?;
-    let begin = |index: usize, number| {
+    closed::run(in_flight, meter, |epoll, index, number| {
         target.settle()?;
         let begun = Handshake::begin(target, tls, kind, number)?;
-        epoll.add(
-            &begun.socket,
-            EpollEvent::new(EpollFlags::EPOLLIN, index as u64),
-        )?;
-        Ok::<_, anyhow::Error>(Some(begun))
-    };
-    let most = meter.most().unwrap_or(u64::MAX);
-    let mut begun = most.min(in_flight as u64);
-    let mut handshakes = (0..begun)
-        .map(|number| begin(number as usize, number))
-        .collect::<Result<Vec<_>>>()?;
-    let mut events = [EpollEvent::empty(); EVENTS];
-    while !meter.is_over() {
-        let count = epoll.wait(&mut events, EpollTimeout::from(100_u16))?;
-        for event in &events[..count] {
-            let index = event.data() as usize;
-            let handshake = handshakes[index]
-                .as_mut()
-                .context("an event of no handshake")?;
-            if !handshake.progress()? {
-                continue;
-            }
-            meter.ended(handshake.began);
-            // Closes the one that has ended, and so takes it out of the epoll instance.
-            handshakes[index] = None;
-            if begun < most {
-                handshakes[index] = begin(index, begun)?;
-                begun += 1;
-            }
-        }
-    }
-    report(&meter.summary()?)
+        let event = EpollEvent::new(EpollFlags::EPOLLIN, index as u64);
+        epoll.add(&begun.socket, event)?;
+        Ok(begun)
+    })
 }
 
 impl Handshake {
@@ -104,8 +74,23 @@ impl Handshake {
         Ok(this)
     }
 
+    fn send(&mut self) -> Result<()> {
+        while self.tls.wants_write() {
+            self.tls
+                .write_tls(&mut self.socket)
+                .context("send a request")?;
+        }
+        Ok(())
+    }
+}
+
+impl Operation for Handshake {
+    fn began(&self) -> Instant {
+        self.began
+    }
+
     /// Reads what is there, and sends what is due. Returns whether answer and end have come.
-    fn progress(&mut self) -> Result<bool> {
+    fn progress(&mut self, _: EpollFlags) -> Result<bool> {
         let count = self
             .tls
             .read_tls(&mut self.socket)
@@ -129,14 +114,5 @@ impl Handshake {
             ensure!(self.answer == payload(self.number), "wrong answer");
         }
         Ok(count == 0)
-    }
-
-    fn send(&mut self) -> Result<()> {
-        while self.tls.wants_write() {
-            self.tls
-                .write_tls(&mut self.socket)
-                .context("send a request")?;
-        }
-        Ok(())
     }
 }

@@ -22,6 +22,7 @@
 //! `hold-http` asks for a page on each, and has further connections, `--dripping N`, that send their heads byte by byte.
 
 mod bulk;
+mod closed;
 mod handshakes;
 mod hold;
 mod http;

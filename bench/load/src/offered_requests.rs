@@ -3,6 +3,7 @@
 use anyhow::{Context, Result};
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollTimeout};
 
+use crate::closed::Operation;
 use crate::meter::Meter;
 use crate::offered::{EVENTS, Timetable};
 use crate::requests::Request;

@@ -6,12 +6,13 @@ use std::time::Instant;
 
 use anyhow::{Context, Result, ensure};
 use nix::libc::MSG_MORE;
-use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
+use nix::sys::epoll::{Epoll, EpollEvent, EpollFlags};
 use socket2::Socket;
 
+use crate::closed::{self, Operation};
 use crate::meter::Meter;
 use crate::target::Target;
-use crate::{EVENTS, SIZE, payload, report, wait_for_start};
+use crate::{SIZE, payload};
 
 pub(crate) struct Request {
     socket: Socket,
@@ -21,37 +22,9 @@ pub(crate) struct Request {
 }
 
 pub(crate) fn run(target: &Target, in_flight: usize, meter: &mut Meter) -> Result<()> {
-    let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
-    wait_for_start()?;
-    meter.start()?;
-    let most = meter.most().unwrap_or(u64::MAX);
-    let mut begun = most.min(in_flight as u64);
-    let mut requests = (0..begun)
-        .map(|number| {
-            let begin = Request::begin(target, &epoll, number as usize, number, Instant::now());
-            begin.map(Some)
-        })
-        .collect::<Result<Vec<_>>>()?;
-    let mut events = [EpollEvent::empty(); EVENTS];
-    while !meter.is_over() {
-        let count = epoll.wait(&mut events, EpollTimeout::from(100_u16))?;
-        for event in &events[..count] {
-            let index = event.data() as usize;
-            let request = requests[index].as_mut().context("an event of no request")?;
-            if !request.progress(event.events())? {
-                continue;
-            }
-            meter.ended(request.began);
-            // Closes the one that has ended, and so takes it out of the epoll instance.
-            requests[index] = None;
-            if begun < most {
-                let now = Instant::now();
-                requests[index] = Some(Request::begin(target, &epoll, index, begun, now)?);
-                begun += 1;
-            }
-        }
-    }
-    report(&meter.summary()?)
+    closed::run(in_flight, meter, |epoll, index, number| {
+        Request::begin(target, epoll, index, number, Instant::now())
+    })
 }
 
 impl Request {
@@ -77,9 +50,15 @@ impl Request {
             answered: false,
         })
     }
+}
+
+impl Operation for Request {
+    fn began(&self) -> Instant {
+        self.began
+    }
 
     /// Reads what is there. Says whether answer and end have come.
-    pub(crate) fn progress(&mut self, ready: EpollFlags) -> Result<bool> {
+    fn progress(&mut self, ready: EpollFlags) -> Result<bool> {
         if !self.answered {
             let mut buf = [0; 2 * SIZE];
             let count = (&self.socket).read(&mut buf).context("read an answer")?;

@@ -20,7 +20,7 @@ use socket2::Socket;
 /// The name in the certificate.
 const NAME: &str = "localhost";
 
-/// What the clients of a load have in common.
+/// The configuration that the clients of a load share.
 pub(crate) struct Tls(Arc<ClientConfig>);
 
 impl Tls {

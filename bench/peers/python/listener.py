@@ -6,12 +6,10 @@ Each has its usual best settings: no look-up of names, no access files, no log, 
 
 import getpass
 import os
-import signal
-import socket
-import subprocess
 import sys
 import tempfile
-import time
+
+from started import free_port, run
 
 XINETD = """
 defaults
@@ -63,31 +61,11 @@ def command(name, argument, port, directory):
     sys.exit("%s: tcpserver, xinetd, socat and socat-relay are known" % name)
 
 
-def free_port():
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        return server.getsockname()[1]
-
-
-def is_ready(port):
-    try:
-        socket.create_connection(("127.0.0.1", port)).close()
-    except ConnectionRefusedError:
-        return False
-    return True
-
-
 def main():
     name, argument = sys.argv[1:]
     port = free_port()
     with tempfile.TemporaryDirectory() as directory:
-        server = subprocess.Popen(command(name, argument, port, directory), stdin=subprocess.DEVNULL)
-        signal.signal(signal.SIGTERM, lambda *_: server.terminate())
-        while not is_ready(port):
-            if server.poll() is not None:
-                sys.exit("%s has ended with %d" % (name, server.returncode))
-            time.sleep(0.01)
-        print("listening on tcp://127.0.0.1:%d" % port, file=sys.stderr, flush=True)
-        server.wait()
+        run(command(name, argument, port, directory), port)
 
 
 main()

@@ -6,11 +6,10 @@ served.
 
 import os
 import signal
-import socket
-import subprocess
 import sys
 import tempfile
-import time
+
+from started import free_port, run
 
 CONFIG = """
 daemon off;
@@ -39,19 +38,6 @@ PAGE = 'location / { default_type text/plain; return 200 "hello world\\n"; }'
 FILES = "sendfile on; default_type text/plain; root %s;"
 
 
-def free_port():
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        return server.getsockname()[1]
-
-
-def is_ready(port):
-    try:
-        socket.create_connection(("127.0.0.1", port)).close()
-    except ConnectionRefusedError:
-        return False
-    return True
-
-
 def main():
     port = free_port()
     served = FILES % os.environ["BENCH_FILES"] if "files" in sys.argv[1:] else PAGE
@@ -64,14 +50,7 @@ def main():
         with open(config, "w") as file:
             file.write(CONFIG.format(directory=directory, port=port, user=user, served=served))
         end = signal.SIGQUIT if "graceful" in sys.argv[1:] else signal.SIGTERM
-        nginx = subprocess.Popen(["nginx", "-c", config])
-        signal.signal(signal.SIGTERM, lambda *_: nginx.send_signal(end))
-        while not is_ready(port):
-            if nginx.poll() is not None:
-                sys.exit("nginx has ended with %d" % nginx.returncode)
-            time.sleep(0.01)
-        print("listening on tcp://127.0.0.1:%d" % port, file=sys.stderr, flush=True)
-        nginx.wait()
+        run(["nginx", "-c", config], port, end)
 
 
 main()

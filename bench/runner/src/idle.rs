@@ -4,13 +4,13 @@
 use std::thread;
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 
 use crate::http;
 use crate::load::Load as Client;
 use crate::measure::{Bench, CALM, PATIENCE, Row};
 use crate::os;
-use crate::scenarios::{Load, Metric, Subject};
+use crate::scenarios::{Http, Load, Metric, Subject};
 use crate::server::Server;
 
 const IDLE_TIME: Duration = Duration::from_secs(5);
@@ -137,16 +137,10 @@ pub(crate) fn beside_http(
     bench: &Bench<'_>,
     row: &mut Row,
     subject: &Subject,
-    load: Load,
+    http: Http,
+    idle: u32,
+    dripping: u32,
 ) -> Result<()> {
-    let Load::HttpBeside {
-        http,
-        idle,
-        dripping,
-    } = load
-    else {
-        bail!("another load");
-    };
     let server = bench.start(subject)?;
     let measure = || -> Result<_> {
         os::wait_for_calm(CALM, PATIENCE)?;
@@ -159,7 +153,7 @@ pub(crate) fn beside_http(
     let held = Held::open_http(bench, &server, idle, dripping, at_most)?;
     thread::sleep(SETTLE_TIME);
     let mut beside = measure().context("beside others")?;
-    // The load has waited for its processor while the others sent.
+    // The load has waited for its processor while the slow clients sent.
     beside.others_share = 0.0;
     held.end()?;
     thread::sleep(SETTLE_TIME);

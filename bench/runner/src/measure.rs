@@ -185,7 +185,11 @@ impl Bench<'_> {
             load => self.each(scenario, &mut present, |row, subject| match load {
                 Load::Memory(count) => idle::memory(self, row, subject, count, "hold"),
                 Load::HttpMemory(count) => idle::memory(self, row, subject, count, "hold-http"),
-                Load::HttpBeside { .. } => idle::beside_http(self, row, subject, load),
+                Load::HttpBeside {
+                    http,
+                    idle,
+                    dripping,
+                } => idle::beside_http(self, row, subject, http, idle, dripping),
                 Load::ProxyMemory(count) => {
                     let (proxy, upstream) = self.start_proxy(subject, load)?;
                     idle::memory_of(self, row, subject, proxy, count, "hold")?;
