@@ -136,7 +136,7 @@ fn write_head(
     match framing {
         Framing::Length(length) => {
             head.extend_from_slice(b"content-length: ");
-            write_number(head, length);
+            head.extend_from_slice(itoa::Buffer::new().format(length).as_bytes());
             head.extend_from_slice(b"\r\n");
         }
         Framing::Chunked if !exchange.is_head() => {
@@ -164,19 +164,6 @@ fn write_field(head: &mut Vec<u8>, name: &str, value: &[u8]) {
     head.extend_from_slice(b": ");
     head.extend_from_slice(value);
     head.extend_from_slice(b"\r\n");
-}
-
-/// Writes a number in decimal digits, without the formatting traits, which take many times as long.
-fn write_number(head: &mut Vec<u8>, mut number: u64) {
-    let start = head.len();
-    loop {
-        head.push(b'0' + (number % 10) as u8);
-        number /= 10;
-        if number == 0 {
-            break;
-        }
-    }
-    head[start..].reverse();
 }
 
 /// Sends the head with the content behind it.
@@ -245,8 +232,8 @@ fn send_content<C: Connection>(
     Ok(None)
 }
 
-/// Sends a response. A short one waits in the buffer for those behind it; to copy a longer one there would cost more than its
-/// own call to send it.
+/// Sends a response. A short response waits in the buffer for the responses behind it; copying a longer one there would
+/// cost more than the call that sends it.
 fn send_whole<C: Connection>(conn: &mut C, response: &[u8]) -> io::Result<()> {
     if response.len() <= GATHERED_MAX {
         return conn.write_all(response);
