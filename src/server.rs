@@ -4,7 +4,7 @@ use std::fmt::Debug;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::{Arc, OnceLock};
 use std::thread::{self, JoinHandle};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use crate::accept::Acceptor;
 use crate::accept::dispatch::Model;
@@ -22,6 +22,7 @@ use crate::net::Transport;
 use crate::observe::hooks::Hooks;
 use crate::shared::Shared;
 use crate::sys::poll::{also_of, any_of};
+use crate::task::wait::after;
 
 /// A server: accepts connections or datagrams from the listeners of transport `T`, and calls a
 /// handler for each under model `M`.
@@ -254,7 +255,7 @@ impl<T: Transport, M: Model + Dispatch> Server<T, M> {
         F: Fn(&mut T::Accepted) -> O + Send + Sync + 'static,
         O: IntoOutcome,
     {
-        let deadline = timeout.and_then(|timeout| Instant::now().checked_add(timeout));
+        let deadline = after(timeout);
         let (hooks, shared) = (Arc::clone(&self.hooks), self.shared.clone());
         let unopened = Arc::clone(&self.unopened);
         let parks = match M::SERVES_HERE {

@@ -30,7 +30,7 @@ use crate::registry::{Registry, SETTLE};
 use crate::shared::Shared;
 use crate::sys::child::{Child, Exit, Reach, is_shielded};
 use crate::sys::fork::{Fork, end_with, exit, fork, guard, thread_count};
-use crate::task::wait::{Awaited, Source, Task, Wakeup};
+use crate::task::wait::{Awaited, Source, Task, Wakeup, after};
 
 /// Runs the handler for each connection or datagram in a child process.
 ///
@@ -418,13 +418,8 @@ fn wait<R: Managed>(request: &mut R, shared: &Shared) -> io::Result<Wakes> {
     let wakeup = Wakeup::new(shared.lifecycle.wakeup_event(), None)?;
     let source = Source::default();
     request.context().enter(Activity::Parked);
-    let deadline = shared
-        .registry
-        .deadlines()
-        .parked(request.context())
-        .and_then(|limit| Instant::now().checked_add(limit));
-    let alarm = request.context().session().alarm();
-    let alarm = alarm.and_then(|left| Instant::now().checked_add(left));
+    let deadline = after(shared.registry.deadlines().parked(request.context()));
+    let alarm = after(request.context().session().alarm());
     let fd = match request.wait()? {
         Waits::Ready => return Ok(Wakes::Input),
         Waits::Never => return Ok(Wakes::Over),

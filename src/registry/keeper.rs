@@ -12,7 +12,7 @@ use crate::lifecycle::Idle;
 use crate::registry::{Registry, SETTLE};
 use crate::sys::poll::{any_of, is_readable};
 use crate::sys::wakeup::WokenBy;
-use crate::task::wait::{self, Awaited, Source, Wakeup};
+use crate::task::wait::{self, Awaited, Source, Wakeup, after};
 
 /// A thread that sleeps until the next deadline of a connection or of a stop, and aborts the
 /// connections whose deadline has passed. Without connections it sleeps until it is woken. Dropping
@@ -114,7 +114,7 @@ fn keep_deadlines(
         };
         let timeouts = [left, next_check, step.left, idle];
         let timeout = timeouts.into_iter().flatten().min();
-        let end = timeout.and_then(|timeout| Instant::now().checked_add(timeout));
+        let end = after(timeout);
         let backlog = Awaited::readable(backlog.as_fd(), &source);
         let watched: Vec<_> = step.is_watched.then_some(backlog).into_iter().collect();
         match wakeup.wait(&watched, end).map(|woken| woken.by) {
