@@ -42,7 +42,7 @@ struct Stopping {
     times: Option<StopTimes>,
 }
 
-/// What a signal makes read its files again.
+/// The server and the certificates that a signal reloads.
 #[derive(Debug)]
 struct Reload {
     server: ServerHandle,
@@ -62,7 +62,7 @@ pub(crate) struct StopTimes {
 #[derive(Debug)]
 pub(crate) struct Handlers {
     installed: Vec<SigId>,
-    /// What SIGHUP did before.
+    /// The action of SIGHUP before.
     hang_up: libc::sighandler_t,
 }
 

@@ -344,7 +344,7 @@ impl<T: Transport, M: Model + Clone> Supervisor<'_, T, M> {
             self.reloading = false;
             hooks.reloading(Reloading::Ended);
         }
-        // What comes before waits for the end of the start.
+        // A reload that was requested during the start waits for the end of the start.
         if !self.reloading && lifecycle.state() > State::Starting {
             self.reloading = lifecycle.announce_reload(|| hooks.reloading(Reloading::Begins));
         }

@@ -118,7 +118,7 @@ impl<'a> Session<'a> {
     ) -> io::Result<Self> {
         let watch = epoll::create(CreateFlags::CLOEXEC)?;
         let data = EventData::new_u64(CONTROL);
-        // The starter closes its end after the last notice. What comes before is of interest to the log.
+        // The starter closes its end after the last notice. Only the log needs the notices before the last one.
         let flags = match logged {
             Some(_) => EventFlags::IN,
             None => EventFlags::RDHUP,
@@ -281,7 +281,7 @@ impl<'a> Session<'a> {
                 Some(Notice::Failed(why)) => self.failure = Some(why),
                 Some(Notice::Exited(exit)) => {
                     if let (Some(id), None) = (self.logged.take(), &self.failure) {
-                        // What it has said comes before.
+                        // The program's lines come before its end.
                         self.lines.finish();
                         say(format_args!(
                             "socketserver: connection {id}: program ended: {exit}"

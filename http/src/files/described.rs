@@ -38,7 +38,7 @@ impl Descriptions {
     pub(crate) fn of(&self, path: &[u8], stat: &Stat) -> Arc<Description> {
         let (state, now) = (state_of(stat), conditions::now());
         let place = &self.0[stat.st_ino as usize % PLACES];
-        // Where others look at the same file, the description is made again rather than waited for.
+        // While another thread looks at the same place, the description is made again rather than waited for.
         let mut place = place.try_lock().ok();
         if conditions::is_settled(stat, now)
             && let Some(Some(kept)) = place.as_deref()

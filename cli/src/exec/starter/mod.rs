@@ -260,12 +260,12 @@ fn begin(
     set_child_subreaper(Some(rustix::process::getpid())).context("prctl(2)")?;
     let idle = fcntl_dupfd_cloexec(io::stderr(), DESCRIPTORS_MAX as RawFd)
         .context("duplicate a descriptor")?;
-    // The numbers of a program's descriptors stay taken: what is opened or received has others.
+    // The numbers of a program's descriptors stay taken: descriptors that are opened or received get other numbers.
     for target in 3..DESCRIPTORS_MAX as RawFd {
         sys::place_until_exec(idle.as_fd(), target).context("dup3(2)")?;
     }
     let prepare = set_up()?;
-    // A library that looks up users may have opened one that is not.
+    // A library that looks up users may have opened a descriptor that stays open on exec.
     sys::keep_below(3).context("close_range(2)")?;
     let first = sys::highest_descriptor().context("list descriptors")? + 1;
     // Three descriptors for each program that lives.

@@ -2,9 +2,9 @@
 //!
 //! A program ends when its server asks for that, or has closed the program's control socket: SIGTERM for its process
 //! group, SIGKILL later. What a program leaves behind becomes a child of the starter, which is a subreaper
-//! (prctl(2), `PR_SET_CHILD_SUBREAPER`). When children have ended, the starter looks through its other children: one
-//! that is no program, and belongs to none that lives, is a stray, and is ended too. To look takes time for each child
-//! that lives, so it is not done for each end; all else takes the same time however many live.
+//! (prctl(2), `PR_SET_CHILD_SUBREAPER`). When children have ended, the starter looks through its other children: a child
+//! that is no program, and belongs to no live program, is a stray, and is ended too. Such a search takes time for each live
+//! child, so one search serves many ends; everything else takes the same time however many programs live.
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::hash::{BuildHasher, RandomState};
@@ -395,7 +395,7 @@ impl Starter {
         self.expect_more();
     }
 
-    /// What has ended may have left other processes, which have become children.
+    /// A process that has ended may have left others, which have become children.
     fn expect_more(&mut self) {
         if let Some(last) = &mut self.last {
             *last = (*last).max(Instant::now() + LAST);
@@ -403,7 +403,7 @@ impl Starter {
         self.sweep_soon();
     }
 
-    /// Looks for strays at once, or after the pause; when the server is gone there is none.
+    /// Looks for strays after the pause, or at once if the server is gone.
     fn sweep_soon(&mut self) {
         let now = Instant::now();
         self.sweep = Some(match self.last {

@@ -170,7 +170,7 @@ impl Run {
                     return Err(io::Error::other(format!("start the program: {why}")));
                 }
                 Some(Notice::Exited(exit)) => {
-                    // What it has said comes before.
+                    // The program's lines come before its end.
                     self.read_errors();
                     let prefix = &self.settings.prefix;
                     if self.settings.log || exit.ended != Ended::Status(0) {
