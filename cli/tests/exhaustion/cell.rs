@@ -14,7 +14,7 @@ use crate::clients::Clients;
 use crate::scarcity::{Calls, Means};
 use crate::support::{DEADLINE, Process, command};
 use crate::table::{Cell, Need, Policy, Resource};
-use crate::tree::{self, CpuTime, Family, within_deadline};
+use crate::tree::{self, Family, Work, within_deadline};
 
 /// How long a server is watched that can do nothing.
 const WINDOW: Duration = Duration::from_secs(2);
@@ -28,6 +28,14 @@ const BEYOND: usize = 3;
 /// System calls that a thread may make in the window: pauses of 5 ms that double up to a second are
 /// nine or ten tries, each of a few calls. A worker that is started anew makes more, once.
 const CALLS_MAX: usize = 120;
+
+/// How often a thread may begin to wait in the window, for the same reason: a try, or a look for a
+/// connection to shed, is followed by one wait.
+const WAITS_MAX: u64 = 60;
+
+/// Processor time that a server may take in the window. A few waits take a hundredth of it, a loop
+/// that does not wait takes all that it gets; the debug build is slow, and the machine may be busy.
+const CPU_MAX: Duration = Duration::from_millis(400);
 
 /// Threads that may be new in the window: workers that cannot start are tried again after pauses
 /// that double from 100 ms.
@@ -50,6 +58,7 @@ struct Window {
     start: SystemTime,
     end: SystemTime,
     cpu: Duration,
+    waits: u64,
 }
 
 /// Plays a cell and says all that was wrong.
@@ -120,7 +129,7 @@ impl Stage<'_> {
         let window = self.watch(&mut clients);
         let said = self.said();
         self.check_lines(&said, began.elapsed());
-        self.check_cpu(&window, means);
+        self.check_work(&window, means);
 
         if self.cell.stops_meanwhile {
             self.stop(&mut clients);
@@ -199,14 +208,15 @@ impl Stage<'_> {
         // Hundreds take their time.
         let end = Instant::now() + DEADLINE;
         while watch(SETTLE) && Instant::now() < end {}
-        let (start, cpu) = (SystemTime::now(), CpuTime::of(pid));
+        let (start, before) = (SystemTime::now(), Work::of(pid));
         watch(WINDOW);
-        let cpu = CpuTime::of(pid).since(&cpu);
+        let work = Work::of(pid);
         self.family.see();
         Window {
             start,
             end: SystemTime::now(),
-            cpu,
+            cpu: work.cpu_since(&before),
+            waits: work.waits_since(&before),
         }
     }
 
@@ -226,11 +236,18 @@ impl Stage<'_> {
         }
     }
 
-    /// Tracing takes time of its own: there calls are counted.
-    fn check_cpu(&mut self, window: &Window, means: Means) {
-        if matches!(means, Means::Limit(_)) && window.cpu > WINDOW / 50 {
+    /// Tracing takes time of its own, and makes threads wait: there calls are counted.
+    fn check_work(&mut self, window: &Window, means: Means) {
+        if !matches!(means, Means::Limit(_)) {
+            return;
+        }
+        if window.cpu > CPU_MAX {
             let cpu = window.cpu;
             self.fault(format!("{cpu:.1?} of processor time in {WINDOW:?}"));
+        }
+        if window.waits > WAITS_MAX {
+            let waits = window.waits;
+            self.fault(format!("a thread began {waits} waits in {WINDOW:?}"));
         }
     }
 

@@ -104,7 +104,9 @@ impl Start {
     }
 
     fn check_limit(&self, limit: usize) -> Result<(), String> {
-        let shell = format!("{} {limit}", self.ulimit());
+        // Whoever runs the tests may have left some open.
+        let inherited = "exec 3>&- 4>&- 5>&- 6>&- 7>&- 8>&- 9>&-";
+        let shell = format!("{inherited}; {} {limit}", self.ulimit());
         let mut command = command_after(&shell, &self.words(), &["tcp://127.0.0.1:0"]);
         let user = (self.lack == Lack::Threads).then(new_user);
         user.map(|user| command.uid(user));

@@ -129,16 +129,17 @@ pub(crate) fn open_descriptors(pid: u32) -> usize {
         .sum()
 }
 
-/// The processor time of each thread, and of what has been waited for.
+/// The processor time of each thread, and of what has been waited for, and how often each thread has
+/// begun to wait.
 #[derive(Debug, Default)]
-pub(crate) struct CpuTime {
-    threads: HashMap<String, Duration>,
+pub(crate) struct Work {
+    threads: HashMap<String, (Duration, u64)>,
     reaped: HashMap<u32, Duration>,
 }
 
-impl CpuTime {
+impl Work {
     pub(crate) fn of(pid: u32) -> Self {
-        let mut time = Self::default();
+        let mut work = Self::default();
         let ticks = rustix::param::clock_ticks_per_second();
         for pid in descendants(pid) {
             for task in entries(&format!("/proc/{pid}/task")) {
@@ -147,24 +148,25 @@ impl CpuTime {
                     .ok()
                     .and_then(|stat| stat.split(' ').next()?.parse().ok());
                 let nanos = nanos.map_or(Duration::ZERO, Duration::from_nanos);
-                time.threads.insert(task, nanos);
+                let waits = waits(pid, &task).unwrap_or(0);
+                work.threads.insert(task, (nanos, waits));
             }
             let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
             let fields = stat.rsplit_once(") ").map_or("", |(_, fields)| fields);
             // Fields 16 and 17 of proc_pid_stat(5).
             let reaped = fields.split_whitespace().skip(13).take(2);
             let reaped: u64 = reaped.filter_map(|ticks| ticks.parse::<u64>().ok()).sum();
-            time.reaped
+            work.reaped
                 .insert(pid, Duration::from_millis(reaped * 1000 / ticks));
         }
-        time
+        work
     }
 
-    /// How much was used since `before`.
-    pub(crate) fn since(&self, before: &Self) -> Duration {
-        let threads = self.threads.iter().map(|(task, time)| {
+    /// How much processor time was used since `before`.
+    pub(crate) fn cpu_since(&self, before: &Self) -> Duration {
+        let threads = self.threads.iter().map(|(task, (time, _))| {
             let before = before.threads.get(task).copied().unwrap_or_default();
-            time.saturating_sub(before)
+            time.saturating_sub(before.0)
         });
         let reaped = self.reaped.iter().map(|(pid, time)| {
             let before = before.reaped.get(pid).copied().unwrap_or_default();
@@ -172,6 +174,23 @@ impl CpuTime {
         });
         threads.chain(reaped).sum()
     }
+
+    /// How often the thread has begun to wait since `before` that did so most often.
+    pub(crate) fn waits_since(&self, before: &Self) -> u64 {
+        let waits = self.threads.iter().map(|(task, (_, waits))| {
+            let before = before.threads.get(task).copied().unwrap_or_default();
+            waits.saturating_sub(before.1)
+        });
+        waits.max().unwrap_or(0)
+    }
+}
+
+/// How often a thread has given up its processor to wait (proc_pid_status(5)).
+fn waits(pid: u32, task: &str) -> Option<u64> {
+    let status = fs::read_to_string(format!("/proc/{pid}/task/{task}/status")).ok()?;
+    let mut lines = status.lines();
+    let count = lines.find_map(|line| line.strip_prefix("voluntary_ctxt_switches:"))?;
+    count.trim().parse().ok()
 }
 
 /// Sets a soft limit of a process of `user`; `None` is the hard one.
