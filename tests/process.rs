@@ -343,7 +343,8 @@ fn exhausted(model: &str) {
     let (start, cpu) = (Instant::now(), cpu_seconds(server.pid()));
     (0..3).for_each(|_| is_told(&mut server));
     let used = (cpu_seconds(server.pid()) - cpu) / start.elapsed().as_secs_f64();
-    assert!(used < 0.02, "{:.1} % of a processor", 100.0 * used);
+    // What each try costs is counted below; a loop without a wait takes all that it gets.
+    assert!(used < 0.2, "{:.1} % of a processor", 100.0 * used);
     assert!(
         first.elapsed() >= Duration::from_secs(3),
         "one report a second at most"
