@@ -62,8 +62,8 @@
 //!
 //! | feature | adds |
 //! |---|---|
-//! | `coroutines` | the model [`Coroutines`](manual::coroutines), over io_uring(7) or epoll(7); its constructor is `unsafe`, because handlers have to keep a contract |
-//! | `tls` | the module [`tls`](manual::tls): TLS over any stream transport, and TLS connections to other servers |
+//! | `coroutines` | the model `Coroutines` ([manual](manual::coroutines)), over io_uring(7) or epoll(7); its constructor is `unsafe`, because handlers have to keep a contract |
+//! | `tls` | the module `tls` ([manual](manual::tls)): TLS over any stream transport, and TLS connections to other servers |
 //! | `tracing` | the observer `observe::Tracing`, which turns each [`Event`](observe::Event) into an event of the `tracing` crate |
 //!
 //! # Platform
@@ -124,9 +124,9 @@ pub use model::{Forking, Prefork, Sequential, ThreadPool, Threading};
 pub use net::{Connection, Datagram, Tcp, Udp, UnixDatagram, UnixSeqpacket, UnixStream};
 pub use server::{Server, ServerGuard};
 
-/// How many connections may be live, how fast new ones may come, and what becomes of those beyond.
+/// Limits: how many connections may be live, how many new ones a second, and what happens to connections beyond that.
 ///
-/// The [`Builder`] sets them, [`ServerHandle::set_limits`] changes them while the server serves.
+/// The [`Builder`] sets the limits, [`ServerHandle::set_limits`] changes them while the server serves.
 pub mod limits {
     pub use crate::admission::policy::{AtLimit, Limits, Rate};
 }
