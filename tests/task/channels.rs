@@ -1,15 +1,17 @@
 //! The channels and locks of other crates, between all kinds of tasks. `TASK_ROUNDS` is the number of round trips.
 
+use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 
 use event_listener::Event;
 use futures_lite::StreamExt;
-use socketserver::task::block_on;
+use socketserver::task::{block_on, timeout};
 
 use crate::{Role, places, play};
 
-fn rounds() -> usize {
+pub(crate) fn rounds() -> usize {
     let rounds = std::env::var("TASK_ROUNDS").ok();
     rounds.map_or(300, |rounds| rounds.parse().expect("a number"))
 }
@@ -109,6 +111,50 @@ fn tokio_sync_carries_everything() {
         };
         [Box::new(ping), Box::new(pong)]
     });
+}
+
+/// Both wait for moments only, so most waits are cancelled, some of them while the message arrives.
+#[test]
+fn no_message_is_lost_by_a_cancelled_wait() {
+    pairs(2, |rounds| {
+        let (sender, receiver) = async_channel::bounded(1);
+        let send = move || {
+            insist(rounds, |round| {
+                block_on(sender.send(round)).map(Result::unwrap)
+            })
+        };
+        let receive = move || {
+            insist(rounds, |round| {
+                block_on(receiver.recv()).map(|got| assert_eq!(got, Ok(round)))
+            });
+        };
+        [Box::new(send), Box::new(receive)]
+    });
+    pairs(2, |rounds| {
+        let (sender, mut receiver) = tokio::sync::mpsc::channel(1);
+        let send = move || {
+            insist(rounds, |round| {
+                block_on(sender.send(round)).map(Result::unwrap)
+            })
+        };
+        let receive = move || {
+            insist(rounds, |round| {
+                block_on(receiver.recv()).map(|got| assert_eq!(got, Some(round)))
+            });
+        };
+        [Box::new(send), Box::new(receive)]
+    });
+}
+
+/// Repeats each step, whose wait has a timeout of 0 to 63 us, until it has ended in time.
+fn insist(rounds: usize, mut step: impl FnMut(usize) -> io::Result<()>) {
+    for round in 0..rounds {
+        let mut cancelled = 0;
+        while let Err(err) = timeout(Duration::from_micros(cancelled % 64), || step(round)) {
+            assert_eq!(err.kind(), io::ErrorKind::TimedOut);
+            cancelled += 1;
+        }
+    }
 }
 
 #[test]

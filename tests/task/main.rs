@@ -93,8 +93,9 @@ fn play(place: Place, roles: impl IntoIterator<Item = Role>) {
         Until {
             server,
             all_ended: move || {
+                let patience = DEADLINE * (1 + u32::try_from(channels::rounds()).unwrap() / 1000);
                 for _ in 0..count {
-                    let end = ends.recv_timeout(DEADLINE);
+                    let end = ends.recv_timeout(patience);
                     let end = end.unwrap_or_else(|_| panic!("a role hangs in {place:?}"));
                     assert_eq!(end, Ok(()), "a role has panicked in {place:?}");
                 }
