@@ -50,9 +50,20 @@ pub(crate) fn backlog_len(listener: BorrowedFd<'_>) -> io::Result<usize> {
 /// Returns how many sent bytes the peer has not taken: not acknowledged (tcp(7), `SIOCOUTQ`), or
 /// not received (unix(7)).
 pub(crate) fn unsent(socket: BorrowedFd<'_>) -> io::Result<u64> {
+    output(socket, libc::TIOCOUTQ)
+}
+
+/// Returns how many of the [`unsent`] bytes TCP has not sent even once, because the peer or the
+/// network has no room for them (`SIOCOUTQNSD` in include/uapi/linux/sockios.h).
+pub(crate) fn waiting(socket: BorrowedFd<'_>) -> io::Result<u64> {
+    output(socket, 0x894b)
+}
+
+/// Makes one of the requests about output.
+fn output(socket: BorrowedFd<'_>, request: libc::Ioctl) -> io::Result<u64> {
     let mut count: libc::c_int = 0;
-    // SAFETY: the request, which has the number of `SIOCOUTQ`, writes an int to its argument.
-    match unsafe { libc::ioctl(socket.as_raw_fd(), libc::TIOCOUTQ, &raw mut count) } {
+    // SAFETY: both requests (`TIOCOUTQ` has the number of `SIOCOUTQ`) write an int to their argument.
+    match unsafe { libc::ioctl(socket.as_raw_fd(), request, &raw mut count) } {
         0 => Ok(u64::try_from(count).unwrap_or_default()),
         _ => Err(io::Error::last_os_error()),
     }

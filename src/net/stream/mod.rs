@@ -36,11 +36,10 @@ use crate::sys::{self, sockopt};
 /// # Dropping
 ///
 /// When the handler has returned, the server closes the connection in good order: it sends buffered
-/// output and the end of the stream. If the handler left input unread, the server then receives and
-/// discards input, up to 256 KiB and until the peer takes no output for 2 s, because close(2) with
-/// unread input resets the connection, which can destroy the reply on its way (RFC 9112 section
-/// 9.6). If the peer may begin to send only later, the handler can
-/// [`shutdown`](Connection::shutdown) the writing side and read to the end itself.
+/// output and the end of the stream. If the handler left input unread, or the peer is slow to take the
+/// output, the server then receives and discards input, up to 256 KiB and until the peer takes no
+/// output for 2 s, because close(2) with unread input, or input that comes after it, resets the
+/// connection, which can destroy the reply on its way (RFC 9112 section 9.6).
 ///
 /// # Examples
 ///

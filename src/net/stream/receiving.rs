@@ -42,6 +42,9 @@ const BULK: usize = 16 * 1024;
 const LINGER_TIME: Duration = Duration::from_secs(2);
 const LINGER_BYTES: usize = 256 * 1024;
 
+/// What a new connection sends at once: ten segments (RFC 6928).
+const FIRST_FLIGHT: u64 = 10 * 1460;
+
 impl Receiving {
     /// Returns whether there is nothing to read without a wait.
     pub(super) const fn must_wait(&self) -> bool {
@@ -160,15 +163,23 @@ impl Receiver<'_> {
         Ok(whole)
     }
 
+    /// Returns whether the kernel holds output that it has not sent yet.
+    fn holds_output(&self) -> bool {
+        let sent = self.link.context.sent();
+        sent.is_none_or(|sent| sent > FIRST_FLIGHT)
+            && sockopt::waiting(self.link.fd()).is_ok_and(|waiting| waiting > 0)
+    }
+
     /// Receives and discards input until the peer ends its side too, within bounds, so that the
     /// close does not reset the connection, which would destroy output on its way. Waits only if the peer has begun to send: the handler
-    /// has left input `unread`, or more has arrived. Returns whether more had arrived.
+    /// has left input `unread`, or more has arrived; or if output waits for room, because input that comes after the close would
+    /// destroy it too. Returns whether more had arrived.
     pub(super) fn linger(&mut self, unread: bool) -> bool {
         let mut scratch = [0; 1024];
         let mut left = LINGER_BYTES;
         let more = match recv(self.link.fd(), &mut scratch, RecvFlags::DONTWAIT) {
             Ok((count, _)) if count > 0 => count,
-            Err(Errno::AGAIN) if unread => 0,
+            Err(Errno::AGAIN) if unread || self.holds_output() => 0,
             // The common case: the peer waits for the end of the stream, or has closed.
             _ => return false,
         };
