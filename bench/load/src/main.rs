@@ -4,7 +4,7 @@
 //! `bench-load requests|echo|packets URL --in-flight N [--warm-up SECONDS] [--seconds SECONDS]`: says `ready` once it is
 //! connected, begins when it is sent a line, says how it went, and stays connected until its standard input ends.
 //! With `--asleep PID` each operation waits until that process, the server, and its children sleep. It ends after `--count N` operations, if that is given, and fails if the time is over before.
-//! With `--proxied` each connection begins with a header of the PROXY protocol, version 1.
+//! With `--proxied` each connection of `requests` and `echo` begins with a header of the PROXY protocol, version 1.
 //!
 //! `bench-load offered-echo|offered-requests URL --in-flight N --rate R`: the same with a timetable of R operations a second,
 //! which does not wait for answers. `offered-echo` has N connections, and beside them others with heavy requests, if
@@ -154,6 +154,10 @@ fn parse() -> Result<Options> {
     ensure!(
         load == "echo" || (size, depth) == (SIZE, 1),
         "only an echo load has --size and --depth"
+    );
+    ensure!(
+        !proxied || ["requests", "echo"].contains(&load.as_str()),
+        "only requests and echo loads have --proxied"
     );
     let heavy_flow = Flow {
         connections: heavy_in_flight,

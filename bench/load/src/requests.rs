@@ -37,9 +37,10 @@ impl Request {
     ) -> Result<Self> {
         target.settle()?;
         let socket = target.connect(number)?;
-        // The end travels with the data: one segment.
-        let sent = socket.send_with_flags(&payload(number), MSG_MORE)?;
-        ensure!(sent == SIZE, "{sent} bytes of a request were sent");
+        // The end travels with the data: one segment. A header is part of the same call, so that it costs the load no other.
+        let request = [target.header(), &payload(number)].concat();
+        let sent = socket.send_with_flags(&request, MSG_MORE)?;
+        ensure!(sent == request.len(), "{sent} bytes of a request were sent");
         socket.shutdown(Shutdown::Write)?;
         let interest = EpollFlags::EPOLLIN | EpollFlags::EPOLLRDHUP;
         epoll.add(&socket, EpollEvent::new(interest, index as u64))?;

@@ -396,6 +396,7 @@ impl Bench<'_> {
         };
         command.args([kind, &server.url]);
         command.args(["--in-flight", &in_flight.to_string()]);
+        command.args(server.demands_header.then_some("--proxied"));
         match load {
             Load::Echo(Echo { size, depth, .. }) | Load::Proxy(Echo { size, depth, .. }) => {
                 command.args(["--size", &size.to_string(), "--depth", &depth.to_string()]);

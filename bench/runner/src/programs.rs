@@ -65,13 +65,6 @@ fn bench() -> &'static Path {
     runner.parent().unwrap_or(runner)
 }
 
-impl Program {
-    /// Whether each connection has to begin with a header of the PROXY protocol.
-    pub(crate) fn demands_header(&self) -> bool {
-        matches!(self, Self::Server(_, args) if args.contains(&"--proxy-protocol"))
-    }
-}
-
 impl Programs {
     /// Builds what the scenarios need.
     pub(crate) fn build(scenarios: &[Scenario], server: Option<PathBuf>) -> Result<Self> {

@@ -1,5 +1,6 @@
 //! What is measured: scenarios, each with its load, its servers and what is promised of them.
 
+mod admission;
 mod coroutines;
 mod counts;
 mod endurance;
@@ -293,6 +294,7 @@ pub(crate) fn all() -> Vec<Scenario> {
     all.extend(http::scenarios());
     all.extend(tls::scenarios());
     all.extend(latency::scenarios());
+    all.extend(admission::scenarios());
     all.extend(counts::scenarios());
     all.extend(endurance::scenarios());
     all.extend(memory::scenarios());
