@@ -8,7 +8,7 @@ use anyhow::{Context, Result, ensure};
 
 use crate::http;
 use crate::load::Load as Client;
-use crate::measure::{Bench, CALM, PATIENCE, Row};
+use crate::measure::{Bench, CALM, PATIENCE, Round, Row};
 use crate::os;
 use crate::scenarios::{Http, Load, Metric, Subject};
 use crate::server::Server;
@@ -20,6 +20,9 @@ const SETTLE_TIME: Duration = Duration::from_millis(500);
 
 /// How long connecting, and the exchanges at the end, may take beside the time for which connections are held.
 const HOLD_SLACK: f64 = 120.0;
+
+/// How many bytes `peers/c/ballast.c` takes.
+const BALLAST: u64 = 1 << 30;
 
 /// Lets all servers sleep at the same time, and counts how often they wake up.
 pub(crate) fn wake_ups(bench: &Bench<'_>, present: &mut [(&mut Row, &Subject)]) {
@@ -94,42 +97,94 @@ pub(crate) fn beside(
     busy: Load,
     processes: u32,
 ) -> Result<()> {
-    let (idle, seconds) = (bench.effort.idle, bench.effort.hold_seconds);
-    let idle = idle.min(subject.connections_max);
-    ensure!(idle >= processes, "fewer idle connections than processes");
     let server = bench.start(subject)?;
-    let rate = || -> Result<_> {
-        os::wait_for_calm(CALM, PATIENCE)?;
-        let driven = bench.drive(&server, busy, seconds)?;
-        let cpu = driven.cpu;
-        Ok(driven.round(cpu))
-    };
-    let alone = rate().context("alone")?;
-    thread::sleep(SETTLE_TIME);
-    let before = Sizes::of(&server)?;
-    let at_most = seconds * 1.2 + HOLD_SLACK;
-    let held = Held::open(bench, &server, "hold", idle, processes, at_most)?;
-    thread::sleep(SETTLE_TIME);
-    let after = Sizes::of(&server)?;
-    let count = held.connections;
-    let with_idle = rate().with_context(|| format!("beside {count} idle connections"))?;
-    held.end()?;
+    let alone = rate(bench, &server, busy).context("alone")?;
+    let beside = Beside::measure(bench, subject, &server, busy, processes)?;
     server.stop()?;
-    let (rate, base) = (with_idle.throughput(), alone.throughput());
+    let (rate, base) = (beside.round.throughput(), alone.throughput());
+    let count = beside.idle;
     row.notes.push(format!(
         "{rate:.0} per s beside {count} idle connections, {base:.0} without them"
     ));
     if alone.is_disturbed() {
         row.notes.push("disturbed while without them".to_owned());
     }
-    row.figures.extend(after.grown(&before, count));
+    row.figures.extend(beside.grown);
     row.figures.extend([
         (Metric::Idle, f64::from(count)),
         (Metric::Alone, base),
         (Metric::Beside, rate / base),
     ]);
-    row.rounds.push(with_idle);
+    row.rounds.push(beside.round);
     Ok(())
+}
+
+/// The same, and then beside as many idle connections on a server that has [`BALLAST`] too.
+pub(crate) fn beside_laden(
+    bench: &Bench<'_>,
+    row: &mut Row,
+    subject: &Subject,
+    busy: Load,
+) -> Result<()> {
+    beside(bench, row, subject, busy, 1)?;
+    let server = Server::start(bench.programs.laden(&subject.program)?, bench.progress)?;
+    ensure!(
+        os::resident(server.pid())? >= BALLAST,
+        "the server has not loaded the ballast"
+    );
+    let laden = Beside::measure(bench, subject, &server, busy, 1).context("with ballast")?;
+    server.stop()?;
+    let rate = laden.round.throughput();
+    row.notes.push(format!("{rate:.0} per s with 1 GiB more"));
+    if laden.round.is_disturbed() {
+        row.notes.push("disturbed with it".to_owned());
+    }
+    let alone = row.figure(Metric::Alone).context("not measured alone")?;
+    row.figures.push((Metric::Laden, rate / alone));
+    Ok(())
+}
+
+/// What a load was answered on a server that runs, for the time for which connections are held.
+fn rate(bench: &Bench<'_>, server: &Server, busy: Load) -> Result<Round> {
+    os::wait_for_calm(CALM, PATIENCE)?;
+    let driven = bench.drive(server, busy, bench.effort.hold_seconds)?;
+    let cpu = driven.cpu;
+    Ok(driven.round(cpu))
+}
+
+/// What was measured while a server held idle connections.
+struct Beside {
+    round: Round,
+    idle: u32,
+    grown: [(Metric, f64); 2],
+}
+
+impl Beside {
+    fn measure(
+        bench: &Bench<'_>,
+        subject: &Subject,
+        server: &Server,
+        busy: Load,
+        processes: u32,
+    ) -> Result<Self> {
+        let idle = bench.effort.idle.min(subject.connections_max);
+        ensure!(idle >= processes, "fewer idle connections than processes");
+        thread::sleep(SETTLE_TIME);
+        let before = Sizes::of(server)?;
+        let at_most = bench.effort.hold_seconds * 1.2 + HOLD_SLACK;
+        let held = Held::open(bench, server, "hold", idle, processes, at_most)?;
+        thread::sleep(SETTLE_TIME);
+        let after = Sizes::of(server)?;
+        let idle = held.connections;
+        let round = rate(bench, server, busy)
+            .with_context(|| format!("beside {idle} idle connections"))?;
+        held.end()?;
+        Ok(Self {
+            round,
+            idle,
+            grown: after.grown(&before, idle),
+        })
+    }
 }
 
 /// A load of HTTP on a server while it holds idle and slow connections, and on the same one before and after that.

@@ -199,7 +199,7 @@ impl Bench<'_> {
                     idle::beside(self, row, subject, Load::Echo(echo), processes)
                 }
                 Load::BesidePrograms(count) => {
-                    idle::beside(self, row, subject, Load::Requests(count), 1)
+                    idle::beside_laden(self, row, subject, Load::Requests(count))
                 }
                 Load::Stop(stop) => stop::measure(self, row, subject, stop),
                 Load::Growth(count) => endurance::growth(self, row, subject, count),

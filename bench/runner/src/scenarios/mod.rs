@@ -78,7 +78,8 @@ pub(crate) enum Load {
     Beside { echo: Echo, processes: u32 },
     /// A TLS connection for each request, this many at once; all resume a session, or none does.
     Handshakes { in_flight: u32, resumed: bool },
-    /// A connection for each request, this many at once, alone and then beside idle connections, each with a program.
+    /// A connection for each request, this many at once, alone, then beside idle connections, each with a program, and then
+    /// beside them on a server that has 1 GiB of memory.
     BesidePrograms(u32),
     /// Messages through a proxy to a server that sends them back.
     Proxy(Echo),
@@ -232,6 +233,8 @@ pub(crate) enum Metric {
     Alone,
     /// The rate beside them, relative to that without them.
     Beside,
+    /// The rate beside them of a server that has 1 GiB of memory more, relative to that without either.
+    Laden,
     /// The p99 of the latency beside idle and slow connections, relative to that without them.
     P99Beside,
     /// The median of the time from the signal to the end of the process, in ms.
@@ -262,6 +265,9 @@ impl Metric {
             Self::Idle => "idle connections",
             Self::Alone => "throughput without idle connections",
             Self::Beside => "throughput beside idle connections relative to that without them",
+            Self::Laden => {
+                "throughput beside idle connections and with 1 GiB relative to that without either"
+            }
             Self::P99Beside => {
                 "p99 of the latency beside idle and slow connections relative to that without them"
             }
