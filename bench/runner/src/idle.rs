@@ -8,9 +8,9 @@ use anyhow::{Context, Result, ensure};
 
 use crate::http;
 use crate::load::Load as Client;
-use crate::measure::{Bench, CALM, PATIENCE, Round, Row};
+use crate::measure::{Bench, CALM, Driven, PATIENCE, Round, Row};
 use crate::os;
-use crate::scenarios::{Http, Load, Metric, Subject};
+use crate::scenarios::{Hostile, Http, Load, Metric, Offer, Subject};
 use crate::server::Server;
 
 const IDLE_TIME: Duration = Duration::from_secs(5);
@@ -176,8 +176,8 @@ impl Beside {
         thread::sleep(SETTLE_TIME);
         let after = Sizes::of(server)?;
         let idle = held.connections;
-        let round = rate(bench, server, busy)
-            .with_context(|| format!("beside {idle} idle connections"))?;
+        let round =
+            rate(bench, server, busy).with_context(|| format!("beside {idle} idle connections"))?;
         held.end()?;
         Ok(Self {
             round,
@@ -187,7 +187,7 @@ impl Beside {
     }
 }
 
-/// A load of HTTP on a server while it holds idle and slow connections, and on the same one before and after that.
+/// A load of HTTP on a server beside idle and slow clients.
 pub(crate) fn beside_http(
     bench: &Bench<'_>,
     row: &mut Row,
@@ -196,16 +196,53 @@ pub(crate) fn beside_http(
     idle: u32,
     dripping: u32,
 ) -> Result<()> {
+    let drive = |server: &Server| http::drive(bench, server, http);
+    let others = Others {
+        kind: "hold-http",
+        count: idle,
+        dripping,
+        misbehaving: 0,
+    };
+    beside_others(bench, row, subject, drive, others)
+}
+
+/// Operations by a timetable on a server over TLS beside hostile clients.
+pub(crate) fn beside_hostile(
+    bench: &Bench<'_>,
+    row: &mut Row,
+    subject: &Subject,
+    offer: Offer,
+    hostile: Hostile,
+) -> Result<()> {
+    let drive = |server: &Server| bench.drive(server, Load::Offered(offer), bench.effort.seconds);
+    let others = Others {
+        kind: "hostile-tls",
+        count: hostile.silent,
+        dripping: hostile.dripping,
+        misbehaving: hostile.misbehaving,
+    };
+    beside_others(bench, row, subject, drive, others)
+}
+
+/// A load on a server while others hold connections, and on the same one before and after that.
+fn beside_others(
+    bench: &Bench<'_>,
+    row: &mut Row,
+    subject: &Subject,
+    drive: impl Fn(&Server) -> Result<Driven>,
+    others: Others,
+) -> Result<()> {
     let server = bench.start(subject)?;
     let measure = || -> Result<_> {
         os::wait_for_calm(CALM, PATIENCE)?;
-        let driven = http::drive(bench, &server, http)?;
+        let driven = drive(&server)?;
         let cpu = driven.cpu;
         Ok(driven.round(cpu))
     };
     let before = measure().context("alone")?;
     let at_most = bench.effort.seconds * 1.2 + HOLD_SLACK;
-    let held = Held::open_http(bench, &server, idle, dripping, at_most)?;
+    let idle = others.count;
+    let held = Held::open_others(bench, &server, others, at_most)?;
     thread::sleep(SETTLE_TIME);
     let mut beside = measure().context("beside others")?;
     // The load has waited for its processor while the slow clients sent.
@@ -256,6 +293,15 @@ impl Sizes {
     }
 }
 
+/// Clients that a load holds beside the one that is measured.
+struct Others {
+    /// The load.
+    kind: &'static str,
+    count: u32,
+    dripping: u32,
+    misbehaving: u32,
+}
+
 /// Idle connections, each of which has made an exchange.
 struct Held {
     clients: Vec<Client>,
@@ -291,24 +337,24 @@ impl Held {
         })
     }
 
-    /// Opens connections that have asked for a page, and others that send their heads byte by byte.
-    fn open_http(
+    /// Opens connections of several kinds from one process.
+    fn open_others(
         bench: &Bench<'_>,
         server: &Server,
-        idle: u32,
-        dripping: u32,
+        others: Others,
         at_most: f64,
     ) -> Result<Self> {
         let mut command = bench.programs.load();
-        command.args(["hold-http", &server.url]);
-        command.args(["--in-flight", &idle.to_string()]);
-        command.args(["--dripping", &dripping.to_string()]);
+        command.args([others.kind, &server.url]);
+        command.args(["--in-flight", &others.count.to_string()]);
+        command.args(["--dripping", &others.dripping.to_string()]);
+        command.args(["--misbehaving", &others.misbehaving.to_string()]);
         command.args(["--at-most", &at_most.to_string()]);
         let mut client = Client::start(command)?;
         client.wait_until_ready().context("open connections")?;
         Ok(Self {
             clients: vec![client],
-            connections: idle,
+            connections: others.count,
         })
     }
 

@@ -135,6 +135,7 @@ impl Bench<'_> {
             | Load::Packets(_)
             | Load::Http(_)
             | Load::HttpBeside { .. }
+            | Load::TlsBeside { .. }
             | Load::Offered(_)
             | Load::Counts(_)
             | Load::Proxy(_)
@@ -190,6 +191,9 @@ impl Bench<'_> {
                     idle,
                     dripping,
                 } => idle::beside_http(self, row, subject, http, idle, dripping),
+                Load::TlsBeside { offer, hostile } => {
+                    idle::beside_hostile(self, row, subject, offer, hostile)
+                }
                 Load::ProxyMemory(count) => {
                     let (proxy, upstream) = self.start_proxy(subject, load)?;
                     idle::memory_of(self, row, subject, proxy, count, "hold")?;
@@ -383,6 +387,7 @@ impl Bench<'_> {
             Load::Http(Http { connections, .. }) => ("offered-http", connections),
             // They are not driven by this.
             Load::HttpBeside { .. }
+            | Load::TlsBeside { .. }
             | Load::HttpMemory(_)
             | Load::Idle
             | Load::Memory(_)

@@ -281,7 +281,11 @@ impl Programs {
         } else if file == PROGRAM {
             ("cc", &ALONE[..], "peers/c")
         } else if file == BALLAST {
-            ("cc", &["-O2", "-Wall", "-shared", "-fPIC", "-o"][..], "peers/c")
+            (
+                "cc",
+                &["-O2", "-Wall", "-shared", "-fPIC", "-o"][..],
+                "peers/c",
+            )
         } else {
             ("cc", &["-O2", "-Wall", "-o"][..], "peers/c")
         };

@@ -46,10 +46,7 @@ fn requests() -> Scenario {
             "coroutines --workers 1 --driver uring",
         ),
         exec("socketserver exec/forking", "forking"),
-        exec(
-            PREFORK,
-            "prefork:coroutines --workers 2 --driver epoll",
-        ),
+        exec(PREFORK, "prefork:coroutines --workers 2 --driver epoll"),
     ]);
     Scenario {
         group: "exec-requests",

@@ -60,6 +60,8 @@ pub(crate) enum Load {
         idle: u32,
         dripping: u32,
     },
+    /// Operations over TLS by a timetable, alone and then beside hostile clients.
+    TlsBeside { offer: Offer, hostile: Hostile },
     /// This many connections that have asked for a page and are idle.
     HttpMemory(u32),
     /// None: the server should sleep.
@@ -170,6 +172,17 @@ pub(crate) struct Heavy {
     pub(crate) kind: &'static str,
     pub(crate) connections: u32,
     pub(crate) rate: u32,
+}
+
+/// Clients that a server has to endure.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Hostile {
+    /// They connect and send nothing.
+    pub(crate) silent: u32,
+    /// They send their first message byte by byte.
+    pub(crate) dripping: u32,
+    /// They send what is no handshake, or stop in one.
+    pub(crate) misbehaving: u32,
 }
 
 /// What a server has to do when it is stopped.
@@ -332,7 +345,7 @@ impl Scenario {
                     "proxy"
                 }
                 Load::Tasks { .. } => "tasks",
-                Load::Handshakes { .. } => "tls",
+                Load::Handshakes { .. } | Load::TlsBeside { .. } => "tls",
                 Load::Idle | Load::Memory(_) | Load::Beside { .. } | Load::BesidePrograms(_) => {
                     "idle"
                 }
