@@ -5,15 +5,15 @@ use std::net::Shutdown;
 use std::time::Instant;
 
 use anyhow::{Context, Result, ensure};
-use nix::sys::epoll::{EpollEvent, EpollFlags};
+use nix::sys::epoll::{Epoll, EpollEvent, EpollFlags};
 use rustls::{ClientConnection, HandshakeKind};
 use socket2::Socket;
 
 use crate::closed::{self, Operation};
 use crate::meter::Meter;
-use crate::payload;
 use crate::target::Target;
 use crate::tls::Tls;
+use crate::{offered_requests, payload};
 
 struct Handshake {
     socket: Socket,
@@ -46,21 +46,31 @@ pub(crate) fn run(
         } else {
             kind
         };
-        let mut handshake = Handshake::begin(target, tls, first, number)?;
+        let mut handshake = Handshake::begin(target, tls, first, number, Instant::now())?;
         while !handshake.progress(EpollFlags::empty())? {}
     }
     closed::run(in_flight, meter, |epoll, index, number| {
         target.settle()?;
-        let begun = Handshake::begin(target, tls, kind, number)?;
-        let event = EpollEvent::new(EpollFlags::EPOLLIN, index as u64);
-        epoll.add(&begun.socket, event)?;
-        Ok(begun)
+        Handshake::begin(target, tls, kind, number, Instant::now())?.added_to(epoll, index)
+    })
+}
+
+/// The same by a timetable: all are full.
+pub(crate) fn offer(target: &Target, most: usize, rate: f64, meter: &mut Meter) -> Result<()> {
+    let tls = target.tls().context("the URL is not one of TLS")?;
+    offered_requests::run(most, rate, meter, |epoll, index, number, due| {
+        Handshake::begin(target, tls, HandshakeKind::Full, number, due)?.added_to(epoll, index)
     })
 }
 
 impl Handshake {
-    fn begin(target: &Target, tls: &Tls, kind: HandshakeKind, number: u64) -> Result<Self> {
-        let began = Instant::now();
+    fn begin(
+        target: &Target,
+        tls: &Tls,
+        kind: HandshakeKind,
+        number: u64,
+        began: Instant,
+    ) -> Result<Self> {
         let mut this = Self {
             socket: target.connect(number)?,
             tls: tls.connection()?,
@@ -72,6 +82,12 @@ impl Handshake {
         };
         this.send()?;
         Ok(this)
+    }
+
+    fn added_to(self, epoll: &Epoll, index: usize) -> Result<Self> {
+        let event = EpollEvent::new(EpollFlags::EPOLLIN, index as u64);
+        epoll.add(&self.socket, event)?;
+        Ok(self)
     }
 
     fn send(&mut self) -> Result<()> {

@@ -8,6 +8,7 @@ use anyhow::{Context, Result, ensure};
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
 use socket2::Socket;
 
+use crate::drips::take_turns;
 use crate::hold::{PATIENCE, Until};
 use crate::meter::Meter;
 use crate::offered::{EVENTS, Timetable};
@@ -20,9 +21,6 @@ const PAGE: &[u8] = b"hello world\n";
 /// How long a slow client takes at least from a byte of its head to the next one: the whole head takes less than the 10 s
 /// that a server gives it.
 const DRIP: Duration = Duration::from_millis(200);
-
-/// How often the clients whose turn it is send a byte, so that all of them send within [`DRIP`].
-const TURNS: u32 = 100;
 
 /// A connection that is asked for a page again and again.
 struct Client {
@@ -158,17 +156,9 @@ pub(crate) fn hold(target: &Target, idle: usize, slow: usize, at_most: Duration)
         drip.send(index % REQUEST.len())?;
     }
     println!("ready");
-    let mut turns = (0..TURNS as usize).cycle();
-    loop {
-        let pause = (!drips.is_empty()).then_some(DRIP / TURNS);
-        if end.wait(pause)? {
-            break;
-        }
-        let turn = turns.next().unwrap_or_default();
-        for drip in drips.iter_mut().skip(turn).step_by(TURNS as usize) {
-            drip.send(1).context("a slow client")?;
-        }
-    }
+    take_turns(&end, drips.len(), DRIP, |mut indices| {
+        indices.try_for_each(|index| drips[index].send(1).context("a slow client"))
+    })?;
     for (number, client) in connected.iter_mut().enumerate() {
         let at_the_end = || format!("connection {number}, at the end");
         client.exchange().with_context(at_the_end)?;

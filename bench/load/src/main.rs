@@ -4,14 +4,14 @@
 //! `bench-load requests|echo|packets URL --in-flight N [--warm-up SECONDS] [--seconds SECONDS]`: says `ready` once it is
 //! connected, begins when it is sent a line, says how it went, and stays connected until its standard input ends.
 //! With `--asleep PID` each operation waits until that process, the server, and its children sleep. It ends after `--count N` operations, if that is given, and fails if the time is over before.
-//! With `--proxied` each connection begins with a header of the PROXY protocol, version 1.
+//! With `--proxied` each connection of `requests` and `echo` begins with a header of the PROXY protocol, version 1.
 //!
 //! `bench-load offered-echo|offered-requests URL --in-flight N --rate R`: the same with a timetable of R operations a second,
 //! which does not wait for answers. `offered-echo` has N connections, and beside them others with heavy requests, if
 //! `--heavy cpu|wait --heavy-in-flight N --heavy-rate R` is given; `offered-requests` has at most N requests in flight.
 //!
 //! `bench-load handshakes URL --in-flight N [--resumed]`: a TLS connection for each request. The other streams are over TLS too,
-//! where the URL is one of `tls`.
+//! where the URL is one of `tls`, and so are the connections of `offered-requests`.
 //!
 //! `bench-load bulk URL --count N --warm-up 0 --seconds 0`: N MiB through one connection, which must come back.
 //!
@@ -20,11 +20,16 @@
 //! `bench-load hold URL --in-flight N [--first NUMBER] [--at-most SECONDS]`: opens connections, makes one exchange on
 //! each, says `ready`, and lets them be idle until its standard input ends or SIGTERM comes; then each must still answer.
 //! `hold-http` asks for a page on each, and has further connections, `--dripping N`, that send their heads byte by byte.
+//!
+//! `bench-load hostile-tls URL --in-flight N --dripping N --misbehaving N [--at-most SECONDS]`: the first are silent, the second
+//! send a ClientHello byte by byte, the others send what is no handshake, or stop in one. Whom the server closes comes again.
 
 mod bulk;
 mod closed;
+mod drips;
 mod handshakes;
 mod hold;
+mod hostile;
 mod http;
 mod meter;
 mod offered;
@@ -65,6 +70,7 @@ struct Options {
     in_flight: usize,
     first: u64,
     dripping: usize,
+    misbehaving: usize,
     shape: Shape,
     resumed: bool,
     count: Option<u64>,
@@ -92,6 +98,10 @@ fn run(options: &Options, target: &Target) -> Result<()> {
     if options.load == "hold-http" {
         return http::hold(target, in_flight, options.dripping, options.at_most);
     }
+    if options.load == "hostile-tls" {
+        let (dripping, misbehaving) = (options.dripping, options.misbehaving);
+        return hostile::run(target, in_flight, dripping, misbehaving, options.at_most);
+    }
     end_in_any_case(CONNECT_TIME + options.warm_up + options.seconds + offered::PATIENCE);
     let mut meter = Meter::new(options.warm_up, options.seconds, options.count)?;
     match options.load.as_str() {
@@ -105,9 +115,10 @@ fn run(options: &Options, target: &Target) -> Result<()> {
             };
             offered_echo::run(target, light, heavy, &mut meter)?;
         }
-        "offered-requests" => {
-            offered_requests::run(target, in_flight, options.rate, &mut meter)?;
+        "offered-requests" if target.tls().is_some() => {
+            handshakes::offer(target, in_flight, options.rate, &mut meter)?;
         }
+        "offered-requests" => requests::offer(target, in_flight, options.rate, &mut meter)?,
         "handshakes" => handshakes::run(target, in_flight, options.resumed, &mut meter)?,
         "offered-http" => http::offer(target, in_flight, options.rate, &mut meter)?,
         "packets" => packets::run(target, in_flight, &mut meter)?,
@@ -120,7 +131,7 @@ fn run(options: &Options, target: &Target) -> Result<()> {
 fn parse() -> Result<Options> {
     let mut words = Vec::new();
     let (mut in_flight, mut first, mut size, mut depth) = (1, 0, SIZE, 1);
-    let mut dripping = 0;
+    let (mut dripping, mut misbehaving) = (0, 0);
     let (mut warm_up, mut seconds, mut at_most) = (0.1, 1.0, 300.0);
     let (mut count, mut asleep, mut rate) = (None, None, 1000.0);
     let (mut resumed, mut proxied) = (false, false);
@@ -132,6 +143,7 @@ fn parse() -> Result<Options> {
             Arg::Long("in-flight") => in_flight = args.value()?.parse()?,
             Arg::Long("first") => first = args.value()?.parse()?,
             Arg::Long("dripping") => dripping = args.value()?.parse()?,
+            Arg::Long("misbehaving") => misbehaving = args.value()?.parse()?,
             Arg::Long("size") => size = args.value()?.parse()?,
             Arg::Long("depth") => depth = args.value()?.parse()?,
             Arg::Long("resumed") => resumed = true,
@@ -155,6 +167,10 @@ fn parse() -> Result<Options> {
         load == "echo" || (size, depth) == (SIZE, 1),
         "only an echo load has --size and --depth"
     );
+    ensure!(
+        !proxied || ["requests", "echo"].contains(&load.as_str()),
+        "only requests and echo loads have --proxied"
+    );
     let heavy_flow = Flow {
         connections: heavy_in_flight,
         rate: heavy_rate,
@@ -165,6 +181,7 @@ fn parse() -> Result<Options> {
         in_flight,
         first,
         dripping,
+        misbehaving,
         shape: Shape::new(size, depth)?,
         resumed,
         count,

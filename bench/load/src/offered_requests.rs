@@ -1,30 +1,37 @@
 //! A connection for each request, by a timetable.
 
+use std::time::Instant;
+
 use anyhow::{Context, Result};
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollTimeout};
 
 use crate::closed::Operation;
 use crate::meter::Meter;
 use crate::offered::{EVENTS, Timetable};
-use crate::requests::Request;
-use crate::target::Target;
 use crate::{report, wait_for_start};
 
 /// The requests in flight, and their timetable.
-struct Requests<'a> {
-    target: &'a Target,
+struct Requests<O, B> {
+    begin: B,
     epoll: Epoll,
-    places: Vec<Option<Request>>,
+    places: Vec<Option<O>>,
     /// Places that have no request.
     free: Vec<usize>,
     timetable: Timetable,
 }
 
-pub(crate) fn run(target: &Target, most: usize, rate: f64, meter: &mut Meter) -> Result<()> {
+/// Has at most so many in flight. `begin` makes one of an index in the epoll instance, to which it adds the socket, of its
+/// number, and of when it was due.
+pub(crate) fn run<O: Operation>(
+    most: usize,
+    rate: f64,
+    meter: &mut Meter,
+    begin: impl Fn(&Epoll, usize, u64, Instant) -> Result<O>,
+) -> Result<()> {
     wait_for_start()?;
     meter.start()?;
     let mut requests = Requests {
-        target,
+        begin,
         epoll: Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?,
         places: (0..most).map(|_| None).collect(),
         free: (0..most).collect(),
@@ -47,7 +54,7 @@ pub(crate) fn run(target: &Target, most: usize, rate: f64, meter: &mut Meter) ->
     report(&summary)
 }
 
-impl Requests<'_> {
+impl<O: Operation, B: Fn(&Epoll, usize, u64, Instant) -> Result<O>> Requests<O, B> {
     /// Begins what is due.
     fn begin(&mut self) -> Result<()> {
         while let Some(due) = self.timetable.due() {
@@ -57,7 +64,7 @@ impl Requests<'_> {
             };
             let number = self.timetable.sent();
             self.timetable.send(due);
-            let request = Request::begin(self.target, &self.epoll, index, number, due)?;
+            let request = (self.begin)(&self.epoll, index, number, due)?;
             self.places[index] = Some(request);
         }
         Ok(())
@@ -68,7 +75,7 @@ impl Requests<'_> {
         let place = &mut self.places[index];
         let request = place.as_mut().context("an event of no request")?;
         if request.progress(event.events())? {
-            meter.answered(request.began);
+            meter.answered(request.began());
             self.timetable.answered();
             // Closes it, and so takes it out of the epoll instance.
             *place = None;

@@ -12,12 +12,12 @@ use socket2::Socket;
 use crate::closed::{self, Operation};
 use crate::meter::Meter;
 use crate::target::Target;
-use crate::{SIZE, payload};
+use crate::{SIZE, offered_requests, payload};
 
-pub(crate) struct Request {
+struct Request {
     socket: Socket,
     number: u64,
-    pub(crate) began: Instant,
+    began: Instant,
     answered: bool,
 }
 
@@ -27,8 +27,15 @@ pub(crate) fn run(target: &Target, in_flight: usize, meter: &mut Meter) -> Resul
     })
 }
 
+/// The same by a timetable.
+pub(crate) fn offer(target: &Target, most: usize, rate: f64, meter: &mut Meter) -> Result<()> {
+    offered_requests::run(most, rate, meter, |epoll, index, number, due| {
+        Request::begin(target, epoll, index, number, due)
+    })
+}
+
 impl Request {
-    pub(crate) fn begin(
+    fn begin(
         target: &Target,
         epoll: &Epoll,
         index: usize,
@@ -37,9 +44,10 @@ impl Request {
     ) -> Result<Self> {
         target.settle()?;
         let socket = target.connect(number)?;
-        // The end travels with the data: one segment.
-        let sent = socket.send_with_flags(&payload(number), MSG_MORE)?;
-        ensure!(sent == SIZE, "{sent} bytes of a request were sent");
+        // The end travels with the data: one segment. A header is part of the same call, so that it costs the load no other.
+        let request = [target.header(), &payload(number)].concat();
+        let sent = socket.send_with_flags(&request, MSG_MORE)?;
+        ensure!(sent == request.len(), "{sent} bytes of a request were sent");
         socket.shutdown(Shutdown::Write)?;
         let interest = EpollFlags::EPOLLIN | EpollFlags::EPOLLRDHUP;
         epoll.add(&socket, EpollEvent::new(interest, index as u64))?;

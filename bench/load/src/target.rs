@@ -95,16 +95,21 @@ impl Target {
             socket.bind(&SockAddr::unix(name)?)?;
         }
         socket.connect(&self.addr).context("connect")?;
+        Ok(socket)
+    }
+
+    /// What has to be sent first on a connection.
+    pub(crate) const fn header(&self) -> &'static [u8] {
+        if self.proxied { HEADER } else { &[] }
+    }
+
+    /// As [`connect`](Self::connect), a stream: with its header and its handshake, if it is over TLS.
+    pub(crate) fn open(&self, number: u64) -> Result<Stream> {
+        let socket = self.connect(number)?;
         if self.proxied {
             // It travels with the data.
             socket.send_with_flags(HEADER, MSG_MORE)?;
         }
-        Ok(socket)
-    }
-
-    /// As [`connect`](Self::connect), a stream: with its handshake, if it is over TLS.
-    pub(crate) fn open(&self, number: u64) -> Result<Stream> {
-        let socket = self.connect(number)?;
         match &self.tls {
             Some(tls) => Stream::secure(tls, socket),
             None => Ok(Stream::Plain(socket)),

@@ -170,7 +170,7 @@ fn run(
     load.args([operation.load(), &server.url, "--in-flight", "1"]);
     load.args(["--count", &count.to_string()]);
     load.args(["--asleep", &server.pid().to_string()]);
-    load.args(subject.program.demands_header().then_some("--proxied"));
+    load.args(server.demands_header.then_some("--proxied"));
     load.args(["--warm-up", "0", "--seconds", &SECONDS.to_string()]);
     let mut client = Client::start(load)?;
     client.wait_until_ready()?;

@@ -8,9 +8,9 @@ use anyhow::{Context, Result, ensure};
 
 use crate::http;
 use crate::load::Load as Client;
-use crate::measure::{Bench, CALM, PATIENCE, Row};
+use crate::measure::{Bench, CALM, Driven, PATIENCE, Round, Row};
 use crate::os;
-use crate::scenarios::{Http, Load, Metric, Subject};
+use crate::scenarios::{Hostile, Http, Load, Metric, Offer, Subject};
 use crate::server::Server;
 
 const IDLE_TIME: Duration = Duration::from_secs(5);
@@ -20,6 +20,9 @@ const SETTLE_TIME: Duration = Duration::from_millis(500);
 
 /// How long connecting, and the exchanges at the end, may take beside the time for which connections are held.
 const HOLD_SLACK: f64 = 120.0;
+
+/// How many bytes `peers/c/ballast.c` takes.
+const BALLAST: u64 = 1 << 30;
 
 /// Lets all servers sleep at the same time, and counts how often they wake up.
 pub(crate) fn wake_ups(bench: &Bench<'_>, present: &mut [(&mut Row, &Subject)]) {
@@ -94,45 +97,97 @@ pub(crate) fn beside(
     busy: Load,
     processes: u32,
 ) -> Result<()> {
-    let (idle, seconds) = (bench.effort.idle, bench.effort.hold_seconds);
-    let idle = idle.min(subject.connections_max);
-    ensure!(idle >= processes, "fewer idle connections than processes");
     let server = bench.start(subject)?;
-    let rate = || -> Result<_> {
-        os::wait_for_calm(CALM, PATIENCE)?;
-        let driven = bench.drive(&server, busy, seconds)?;
-        let cpu = driven.cpu;
-        Ok(driven.round(cpu))
-    };
-    let alone = rate().context("alone")?;
-    thread::sleep(SETTLE_TIME);
-    let before = Sizes::of(&server)?;
-    let at_most = seconds * 1.2 + HOLD_SLACK;
-    let held = Held::open(bench, &server, "hold", idle, processes, at_most)?;
-    thread::sleep(SETTLE_TIME);
-    let after = Sizes::of(&server)?;
-    let count = held.connections;
-    let with_idle = rate().with_context(|| format!("beside {count} idle connections"))?;
-    held.end()?;
+    let alone = rate(bench, &server, busy).context("alone")?;
+    let beside = Beside::measure(bench, subject, &server, busy, processes)?;
     server.stop()?;
-    let (rate, base) = (with_idle.throughput(), alone.throughput());
+    let (rate, base) = (beside.round.throughput(), alone.throughput());
+    let count = beside.idle;
     row.notes.push(format!(
         "{rate:.0} per s beside {count} idle connections, {base:.0} without them"
     ));
     if alone.is_disturbed() {
         row.notes.push("disturbed while without them".to_owned());
     }
-    row.figures.extend(after.grown(&before, count));
+    row.figures.extend(beside.grown);
     row.figures.extend([
         (Metric::Idle, f64::from(count)),
         (Metric::Alone, base),
         (Metric::Beside, rate / base),
     ]);
-    row.rounds.push(with_idle);
+    row.rounds.push(beside.round);
     Ok(())
 }
 
-/// A load of HTTP on a server while it holds idle and slow connections, and on the same one before and after that.
+/// The same, and then beside as many idle connections on a server that has [`BALLAST`] too.
+pub(crate) fn beside_laden(
+    bench: &Bench<'_>,
+    row: &mut Row,
+    subject: &Subject,
+    busy: Load,
+) -> Result<()> {
+    beside(bench, row, subject, busy, 1)?;
+    let server = Server::start(bench.programs.laden(&subject.program)?, bench.progress)?;
+    ensure!(
+        os::resident(server.pid())? >= BALLAST,
+        "the server has not loaded the ballast"
+    );
+    let laden = Beside::measure(bench, subject, &server, busy, 1).context("with ballast")?;
+    server.stop()?;
+    let rate = laden.round.throughput();
+    row.notes.push(format!("{rate:.0} per s with 1 GiB more"));
+    if laden.round.is_disturbed() {
+        row.notes.push("disturbed with it".to_owned());
+    }
+    let alone = row.figure(Metric::Alone).context("not measured alone")?;
+    row.figures.push((Metric::Laden, rate / alone));
+    Ok(())
+}
+
+/// What a load was answered on a server that runs, for the time for which connections are held.
+fn rate(bench: &Bench<'_>, server: &Server, busy: Load) -> Result<Round> {
+    os::wait_for_calm(CALM, PATIENCE)?;
+    let driven = bench.drive(server, busy, bench.effort.hold_seconds)?;
+    let cpu = driven.cpu;
+    Ok(driven.round(cpu))
+}
+
+/// What was measured while a server held idle connections.
+struct Beside {
+    round: Round,
+    idle: u32,
+    grown: [(Metric, f64); 2],
+}
+
+impl Beside {
+    fn measure(
+        bench: &Bench<'_>,
+        subject: &Subject,
+        server: &Server,
+        busy: Load,
+        processes: u32,
+    ) -> Result<Self> {
+        let idle = bench.effort.idle.min(subject.connections_max);
+        ensure!(idle >= processes, "fewer idle connections than processes");
+        thread::sleep(SETTLE_TIME);
+        let before = Sizes::of(server)?;
+        let at_most = bench.effort.hold_seconds * 1.2 + HOLD_SLACK;
+        let held = Held::open(bench, server, "hold", idle, processes, at_most)?;
+        thread::sleep(SETTLE_TIME);
+        let after = Sizes::of(server)?;
+        let idle = held.connections;
+        let round =
+            rate(bench, server, busy).with_context(|| format!("beside {idle} idle connections"))?;
+        held.end()?;
+        Ok(Self {
+            round,
+            idle,
+            grown: after.grown(&before, idle),
+        })
+    }
+}
+
+/// A load of HTTP on a server beside idle and slow clients.
 pub(crate) fn beside_http(
     bench: &Bench<'_>,
     row: &mut Row,
@@ -141,16 +196,53 @@ pub(crate) fn beside_http(
     idle: u32,
     dripping: u32,
 ) -> Result<()> {
+    let drive = |server: &Server| http::drive(bench, server, http);
+    let others = Others {
+        kind: "hold-http",
+        count: idle,
+        dripping,
+        misbehaving: 0,
+    };
+    beside_others(bench, row, subject, drive, others)
+}
+
+/// Operations by a timetable on a server over TLS beside hostile clients.
+pub(crate) fn beside_hostile(
+    bench: &Bench<'_>,
+    row: &mut Row,
+    subject: &Subject,
+    offer: Offer,
+    hostile: Hostile,
+) -> Result<()> {
+    let drive = |server: &Server| bench.drive(server, Load::Offered(offer), bench.effort.seconds);
+    let others = Others {
+        kind: "hostile-tls",
+        count: hostile.silent,
+        dripping: hostile.dripping,
+        misbehaving: hostile.misbehaving,
+    };
+    beside_others(bench, row, subject, drive, others)
+}
+
+/// A load on a server while others hold connections, and on the same one before and after that.
+fn beside_others(
+    bench: &Bench<'_>,
+    row: &mut Row,
+    subject: &Subject,
+    drive: impl Fn(&Server) -> Result<Driven>,
+    others: Others,
+) -> Result<()> {
     let server = bench.start(subject)?;
     let measure = || -> Result<_> {
         os::wait_for_calm(CALM, PATIENCE)?;
-        let driven = http::drive(bench, &server, http)?;
+        let driven = drive(&server)?;
         let cpu = driven.cpu;
         Ok(driven.round(cpu))
     };
     let before = measure().context("alone")?;
     let at_most = bench.effort.seconds * 1.2 + HOLD_SLACK;
-    let held = Held::open_http(bench, &server, idle, dripping, at_most)?;
+    let idle = others.count;
+    let held = Held::open_others(bench, &server, others, at_most)?;
     thread::sleep(SETTLE_TIME);
     let mut beside = measure().context("beside others")?;
     // The load has waited for its processor while the slow clients sent.
@@ -201,6 +293,15 @@ impl Sizes {
     }
 }
 
+/// Clients that a load holds beside the one that is measured.
+struct Others {
+    /// The load.
+    kind: &'static str,
+    count: u32,
+    dripping: u32,
+    misbehaving: u32,
+}
+
 /// Idle connections, each of which has made an exchange.
 struct Held {
     clients: Vec<Client>,
@@ -236,24 +337,24 @@ impl Held {
         })
     }
 
-    /// Opens connections that have asked for a page, and others that send their heads byte by byte.
-    fn open_http(
+    /// Opens connections of several kinds from one process.
+    fn open_others(
         bench: &Bench<'_>,
         server: &Server,
-        idle: u32,
-        dripping: u32,
+        others: Others,
         at_most: f64,
     ) -> Result<Self> {
         let mut command = bench.programs.load();
-        command.args(["hold-http", &server.url]);
-        command.args(["--in-flight", &idle.to_string()]);
-        command.args(["--dripping", &dripping.to_string()]);
+        command.args([others.kind, &server.url]);
+        command.args(["--in-flight", &others.count.to_string()]);
+        command.args(["--dripping", &others.dripping.to_string()]);
+        command.args(["--misbehaving", &others.misbehaving.to_string()]);
         command.args(["--at-most", &at_most.to_string()]);
         let mut client = Client::start(command)?;
         client.wait_until_ready().context("open connections")?;
         Ok(Self {
             clients: vec![client],
-            connections: idle,
+            connections: others.count,
         })
     }
 

@@ -135,6 +135,7 @@ impl Bench<'_> {
             | Load::Packets(_)
             | Load::Http(_)
             | Load::HttpBeside { .. }
+            | Load::TlsBeside { .. }
             | Load::Offered(_)
             | Load::Counts(_)
             | Load::Proxy(_)
@@ -190,6 +191,9 @@ impl Bench<'_> {
                     idle,
                     dripping,
                 } => idle::beside_http(self, row, subject, http, idle, dripping),
+                Load::TlsBeside { offer, hostile } => {
+                    idle::beside_hostile(self, row, subject, offer, hostile)
+                }
                 Load::ProxyMemory(count) => {
                     let (proxy, upstream) = self.start_proxy(subject, load)?;
                     idle::memory_of(self, row, subject, proxy, count, "hold")?;
@@ -199,7 +203,7 @@ impl Bench<'_> {
                     idle::beside(self, row, subject, Load::Echo(echo), processes)
                 }
                 Load::BesidePrograms(count) => {
-                    idle::beside(self, row, subject, Load::Requests(count), 1)
+                    idle::beside_laden(self, row, subject, Load::Requests(count))
                 }
                 Load::Stop(stop) => stop::measure(self, row, subject, stop),
                 Load::Growth(count) => endurance::growth(self, row, subject, count),
@@ -383,6 +387,7 @@ impl Bench<'_> {
             Load::Http(Http { connections, .. }) => ("offered-http", connections),
             // They are not driven by this.
             Load::HttpBeside { .. }
+            | Load::TlsBeside { .. }
             | Load::HttpMemory(_)
             | Load::Idle
             | Load::Memory(_)
@@ -396,6 +401,7 @@ impl Bench<'_> {
         };
         command.args([kind, &server.url]);
         command.args(["--in-flight", &in_flight.to_string()]);
+        command.args(server.demands_header.then_some("--proxied"));
         match load {
             Load::Echo(Echo { size, depth, .. }) | Load::Proxy(Echo { size, depth, .. }) => {
                 command.args(["--size", &size.to_string(), "--depth", &depth.to_string()]);

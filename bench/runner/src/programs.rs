@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use anyhow::{Context, Result, bail, ensure};
 
 use crate::certificate;
-use crate::scenarios::{FILES, Scenario};
+use crate::scenarios::{FILES, Load, Scenario};
 
 type Args = Vec<&'static str>;
 
@@ -23,6 +23,9 @@ const TCP: &str = "tcp://127.0.0.1:0";
 
 /// The file in `bench/peers/c` whose program is started for each connection.
 const PROGRAM: &str = "program.c";
+
+/// The file there that makes a server larger.
+const BALLAST: &str = "ballast.c";
 
 #[derive(Clone)]
 pub(crate) enum Program {
@@ -63,13 +66,6 @@ pub(crate) struct Programs {
 fn bench() -> &'static Path {
     let runner = Path::new(env!("CARGO_MANIFEST_DIR"));
     runner.parent().unwrap_or(runner)
-}
-
-impl Program {
-    /// Whether each connection has to begin with a header of the PROXY protocol.
-    pub(crate) fn demands_header(&self) -> bool {
-        matches!(self, Self::Server(_, args) if args.contains(&"--proxy-protocol"))
-    }
 }
 
 impl Programs {
@@ -130,6 +126,12 @@ impl Programs {
             if let Err(err) = programs.compile(file) {
                 programs.failures.insert(file, format!("{err:#}"));
             }
+        }
+        let is_laden = |scenario: &Scenario| matches!(scenario.load, Load::BesidePrograms(_));
+        if scenarios.iter().any(is_laden)
+            && let Err(err) = programs.compile(BALLAST)
+        {
+            programs.failures.insert(BALLAST, format!("{err:#}"));
         }
         Ok(programs)
     }
@@ -220,6 +222,13 @@ impl Programs {
         Ok(command)
     }
 
+    /// The same with 1 GiB of memory that it has written to.
+    pub(crate) fn laden(&self, program: &Program) -> Result<Command> {
+        let mut command = self.command(program)?;
+        command.env("LD_PRELOAD", self.built(BALLAST)?);
+        Ok(command)
+    }
+
     /// A file of 10,000 networks, none of which has a client.
     fn networks(&self) -> PathBuf {
         self.target.join("networks")
@@ -271,6 +280,12 @@ impl Programs {
             ("go", &["build", "-o"][..], "peers/go")
         } else if file == PROGRAM {
             ("cc", &ALONE[..], "peers/c")
+        } else if file == BALLAST {
+            (
+                "cc",
+                &["-O2", "-Wall", "-shared", "-fPIC", "-o"][..],
+                "peers/c",
+            )
         } else {
             ("cc", &["-O2", "-Wall", "-o"][..], "peers/c")
         };

@@ -43,6 +43,8 @@ struct Record<'a> {
     idle_connections: Option<f64>,
     alone_throughput_per_s: Option<f64>,
     beside_ratio: Option<Spread>,
+    /// The same where the server has 1 GiB of memory more.
+    laden_ratio: Option<Spread>,
     p99_beside_ratio: Option<Spread>,
     /// From the signal to the end of the process, and from when it may end; the former the median, the latter the worst.
     stop_ms: Option<f64>,
@@ -180,6 +182,7 @@ impl Outcome {
             idle_connections: row.figure(Metric::Idle),
             alone_throughput_per_s: row.figure(Metric::Alone),
             beside_ratio: row.spread(Metric::Beside),
+            laden_ratio: row.spread(Metric::Laden),
             p99_beside_ratio: row.spread(Metric::P99Beside),
             stop_ms: row.figure(Metric::Stop),
             stop_worst_ms: row.figure(Metric::StopWorst),

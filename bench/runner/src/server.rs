@@ -20,6 +20,8 @@ const STOP_TIME: Duration = Duration::from_secs(10);
 pub(crate) struct Server {
     process: Child,
     pub(crate) url: String,
+    /// Whether each connection has to begin with a header of the PROXY protocol.
+    pub(crate) demands_header: bool,
     /// The processor time that the process has used before it was ready.
     started_for: Duration,
 }
@@ -34,12 +36,14 @@ impl Server {
     pub(crate) fn start_on(cpu: usize, mut command: Command, progress: &Progress) -> Result<Self> {
         command.stdin(Stdio::null()).stderr(Stdio::piped());
         let program = command.get_program().display().to_string();
+        let demands_header = command.get_args().any(|arg| arg == "--proxy-protocol");
         let mut process =
             os::on_cpu(cpu, || Ok(command.spawn()?)).with_context(|| format!("start {program}"))?;
         let stderr = process.stderr.take().context("no standard error")?;
         let mut server = Self {
             process,
             url: String::new(),
+            demands_header,
             started_for: Duration::ZERO,
         };
         let (send, lines) = mpsc::channel();

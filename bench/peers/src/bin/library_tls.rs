@@ -1,12 +1,13 @@
 //! The library over TLS: a plain `Server<Tls<Tcp>>` with the handler of the peers.
 //!
-//! `library_tls MODEL tcp BUFFER`
+//! `library_tls MODEL tcp BUFFER`; in a pool, connections are parked between messages, so that they hold no threads.
 #![expect(
     unsafe_code,
     reason = "a caller of `Coroutines::new` promises something"
 )]
 
 use std::env;
+use std::io::{self, Read, Write};
 
 use anyhow::{Result, bail};
 use bench_load::certificate_files;
@@ -14,15 +15,16 @@ use bench_peers::{announce, echo, size_from_args};
 use socketserver::model::{Driver, Model};
 use socketserver::net::{Bind, TcpConnection};
 use socketserver::tls::{Tls, TlsConfig, TlsConnection};
-use socketserver::{Coroutines, Server, Tcp, Threading};
+use socketserver::{Coroutines, IntoOutcome, Next, Server, Tcp, ThreadPool, Threading};
 
 const MAX_CONNECTIONS: u64 = 12_000;
 
 fn main() -> Result<()> {
     match env::args().nth(1).as_deref() {
-        Some("threading") => serve(Threading::default()),
-        Some("coroutines+epoll") => serve(coroutines(Driver::Epoll)),
-        Some("coroutines+uring") => serve(coroutines(Driver::Uring)),
+        Some("threading") => serve(Threading::default(), echo),
+        Some("pool") => serve(ThreadPool::new(8), echo_once),
+        Some("coroutines+epoll") => serve(coroutines(Driver::Epoll), echo),
+        Some("coroutines+uring") => serve(coroutines(Driver::Uring), echo),
         _ => bail!("the first argument is the model, in lower case"),
     }
 }
@@ -32,7 +34,24 @@ fn coroutines(driver: Driver) -> Coroutines {
     unsafe { Coroutines::new() }.workers(1).driver(driver)
 }
 
-fn serve<M: Model>(model: M) -> Result<()> {
+type Conn = TlsConnection<TcpConnection>;
+
+/// Sends back what has come, or ends.
+fn echo_once(conn: &mut Conn, size: usize) -> io::Result<Next> {
+    let mut buf = vec![0; size];
+    match conn.read(&mut buf)? {
+        0 => Ok(Next::Close),
+        count => conn.write_all(&buf[..count]).map(|()| Next::Park),
+    }
+}
+
+fn serve<M: Model, O: 'static>(
+    model: M,
+    handler: fn(&mut Conn, usize) -> io::Result<O>,
+) -> Result<()>
+where
+    io::Result<O>: IntoOutcome,
+{
     let size = size_from_args()?;
     let (certificate, key) = certificate_files()?;
     let tls = TlsConfig::builder().certificate(certificate, key).build()?;
@@ -44,6 +63,6 @@ fn serve<M: Model>(model: M) -> Result<()> {
     for addr in server.local_addrs() {
         announce("tls", addr.socket_addr().expect("a TCP address"));
     }
-    server.serve_forever(move |conn: &mut TlsConnection<TcpConnection>| echo(conn, size))?;
+    server.serve_forever(move |conn: &mut Conn| handler(conn, size))?;
     Ok(())
 }

@@ -3,14 +3,13 @@
 
 use super::Bound::AtMost;
 use super::Metric::{Calls, Instructions};
+use super::admission::LISTED;
 use super::coroutines::{BUFFER, EPOLL, EPOLL_LOOP, THREADS, TOKIO, URING, model};
 use super::models::{FORKING, POOL, SEQUENTIAL, TCP, THREADING, UDP, rust, served};
-use super::{Load, Operation, Scenario, Subject, When, absolute, promise, subject};
-use crate::programs::NETWORKS;
+use super::{Load, Operation, Scenario, Subject, When, absolute, admission, promise, subject};
 use crate::programs::Program::{C, Server};
 
 const URING_LOOP: &str = "uring loop, single";
-const LISTED: &str = "10,000 networks";
 const MMSG_LOOP: &str = "mmsg loop in C";
 
 /// What valgrind 3.19 cannot run.
@@ -47,7 +46,7 @@ pub(super) fn scenarios() -> Vec<Scenario> {
                 "counts-admission",
                 "the same, where 10,000 networks decide who may connect, and where a PROXY header (v1) names the client",
                 Operation::Connection,
-                admission(),
+                admission::subjects(THREADING, &["threading"]).into(),
             )
         },
         scenario(
@@ -90,26 +89,6 @@ fn connections() -> Vec<Subject> {
     let forks = subject("fork loop in C, once", C("fork_loop.c", Vec::new()));
     subjects.push(forks.not_under_valgrind(NO_FORKS));
     subjects
-}
-
-/// Each feature alone and both, beside the server without them.
-fn admission() -> Vec<Subject> {
-    let threading = |name, networks: bool, header: bool| {
-        let mut args = vec!["threading"];
-        if networks {
-            args.extend(["--deny", NETWORKS]);
-        }
-        if header {
-            args.extend(["--proxy-protocol", "v1", "--proxy-trust", "127.0.0.0/8"]);
-        }
-        subject(name, Server(TCP, args))
-    };
-    vec![
-        threading(THREADING, false, false),
-        threading(LISTED, true, false),
-        threading("PROXY header", false, true),
-        threading("both", true, true),
-    ]
 }
 
 fn datagrams() -> Vec<Subject> {

@@ -1,19 +1,27 @@
 //! A program for each connection, as inetd and its successors run it.
 
 use super::Bound::AtLeast;
-use super::Metric::{Beside, Throughput};
+use super::Metric::{Beside, Laden, Throughput};
 use super::{Load, Promise, Scenario, Subject, Versus, When, absolute, subject};
+use crate::os::descriptors_max;
 use crate::programs::Program::{Exec, SuperServer};
 
 /// How many connections the load makes at once: more than the backlogs of all rivals take would be lost for a second.
 const AT_ONCE: u32 = 8;
 
-/// How many programs live meanwhile, each of which takes six descriptors of the server, or a thread.
+/// How many programs live meanwhile: of each model as many as 20,000 descriptors are enough for, and as there may be threads.
 const IDLE: u32 = 3000;
 const IDLE_THREADS: u32 = 1000;
+const IDLE_WORKERS: u32 = 10_000;
+
+/// Worker processes share the process that starts programs, and that has three descriptors for each. Some are left for itself,
+/// and for the programs of the load.
+const STARTER_DESCRIPTORS: u64 = 3;
+const STARTER_RESERVE: u64 = 500;
 
 const THREADING: &str = "socketserver exec/threading";
 const COROUTINES: &str = "socketserver exec/coroutines+epoll";
+const PREFORK: &str = "socketserver exec/prefork:coroutines";
 const TCPSERVER: &str = "tcpserver";
 const RIVALS: [&str; 3] = [TCPSERVER, "xinetd", "socat"];
 
@@ -38,10 +46,7 @@ fn requests() -> Scenario {
             "coroutines --workers 1 --driver uring",
         ),
         exec("socketserver exec/forking", "forking"),
-        exec(
-            "socketserver exec/prefork:coroutines",
-            "prefork:coroutines --workers 2 --driver epoll",
-        ),
+        exec(PREFORK, "prefork:coroutines --workers 2 --driver epoll"),
     ]);
     Scenario {
         group: "exec-requests",
@@ -72,10 +77,17 @@ fn beside() -> Scenario {
             "coroutines --workers 1 --driver epoll --idle-timeout none",
         )
         .up_to(IDLE),
+        exec(
+            PREFORK,
+            "prefork:coroutines --workers 4 --driver epoll --idle-timeout none --max-connections 12000",
+        )
+        .up_to(IDLE_WORKERS.min(programs_max())),
     ];
     let promises = subjects
         .iter()
-        .map(|subject| absolute(subject.name, Beside, AtLeast(0.9)))
+        .flat_map(|subject| {
+            [Beside, Laden].map(|metric| absolute(subject.name, metric, AtLeast(0.9)))
+        })
         .collect();
     Scenario {
         group: "exec-requests",
@@ -85,8 +97,15 @@ fn beside() -> Scenario {
         when: When::Named,
         ..Scenario::new(
             "exec-beside",
-            "a program for each TCP connection, alone and then beside 3,000 (1,000 with threads) idle connections with their programs",
+            "a program for each TCP connection, alone, beside 3,000 (1,000 with threads, up to 10,000 with workers) idle connections \
+             with their programs, and beside those with 1 GiB of memory in the server",
             Load::BesidePrograms(AT_ONCE),
         )
     }
+}
+
+/// How many programs can live at once where one process starts all of them.
+fn programs_max() -> u32 {
+    let most = descriptors_max().saturating_sub(STARTER_RESERVE) / STARTER_DESCRIPTORS;
+    most.try_into().unwrap_or(u32::MAX)
 }

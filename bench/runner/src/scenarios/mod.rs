@@ -1,5 +1,6 @@
 //! What is measured: scenarios, each with its load, its servers and what is promised of them.
 
+mod admission;
 mod coroutines;
 mod counts;
 mod endurance;
@@ -59,6 +60,8 @@ pub(crate) enum Load {
         idle: u32,
         dripping: u32,
     },
+    /// Operations over TLS by a timetable, alone and then beside hostile clients.
+    TlsBeside { offer: Offer, hostile: Hostile },
     /// This many connections that have asked for a page and are idle.
     HttpMemory(u32),
     /// None: the server should sleep.
@@ -77,7 +80,8 @@ pub(crate) enum Load {
     Beside { echo: Echo, processes: u32 },
     /// A TLS connection for each request, this many at once; all resume a session, or none does.
     Handshakes { in_flight: u32, resumed: bool },
-    /// A connection for each request, this many at once, alone and then beside idle connections, each with a program.
+    /// A connection for each request, this many at once, alone, then beside idle connections, each with a program, and then
+    /// beside them on a server that has 1 GiB of memory.
     BesidePrograms(u32),
     /// Messages through a proxy to a server that sends them back.
     Proxy(Echo),
@@ -170,6 +174,17 @@ pub(crate) struct Heavy {
     pub(crate) rate: u32,
 }
 
+/// Clients that a server has to endure.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Hostile {
+    /// They connect and send nothing.
+    pub(crate) silent: u32,
+    /// They send their first message byte by byte.
+    pub(crate) dripping: u32,
+    /// They send what is no handshake, or stop in one.
+    pub(crate) misbehaving: u32,
+}
+
 /// What a server has to do when it is stopped.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Stop {
@@ -231,6 +246,8 @@ pub(crate) enum Metric {
     Alone,
     /// The rate beside them, relative to that without them.
     Beside,
+    /// The rate beside them of a server that has 1 GiB of memory more, relative to that without either.
+    Laden,
     /// The p99 of the latency beside idle and slow connections, relative to that without them.
     P99Beside,
     /// The median of the time from the signal to the end of the process, in ms.
@@ -261,6 +278,9 @@ impl Metric {
             Self::Idle => "idle connections",
             Self::Alone => "throughput without idle connections",
             Self::Beside => "throughput beside idle connections relative to that without them",
+            Self::Laden => {
+                "throughput beside idle connections and with 1 GiB relative to that without either"
+            }
             Self::P99Beside => {
                 "p99 of the latency beside idle and slow connections relative to that without them"
             }
@@ -293,6 +313,7 @@ pub(crate) fn all() -> Vec<Scenario> {
     all.extend(http::scenarios());
     all.extend(tls::scenarios());
     all.extend(latency::scenarios());
+    all.extend(admission::scenarios());
     all.extend(counts::scenarios());
     all.extend(endurance::scenarios());
     all.extend(memory::scenarios());
@@ -324,7 +345,7 @@ impl Scenario {
                     "proxy"
                 }
                 Load::Tasks { .. } => "tasks",
-                Load::Handshakes { .. } => "tls",
+                Load::Handshakes { .. } | Load::TlsBeside { .. } => "tls",
                 Load::Idle | Load::Memory(_) | Load::Beside { .. } | Load::BesidePrograms(_) => {
                     "idle"
                 }

@@ -1,10 +1,10 @@
 //! TLS against tokio-rustls, and against threads with rustls' own stream.
 
 use super::Bound::AtMost;
-use super::Metric::{Cpu, Resident};
+use super::Metric::{Cpu, P99Beside, Resident};
 use super::coroutines::{BUFFER, LARGE_BUFFER};
 use super::models::rust;
-use super::{Echo, Load, Scenario, Subject, promise};
+use super::{Echo, Hostile, Load, Offer, Scenario, Subject, absolute, promise};
 
 const TOKIO: &str = "tokio-rustls";
 const THREADS: &str = "thread per connection, rustls";
@@ -54,7 +54,46 @@ pub(super) fn scenarios() -> Vec<Scenario> {
             BUFFER,
         ),
         idle_memory(),
+        drips(
+            "drips",
+            "eight threads: 1,000 messages a second on 8 TLS connections",
+            Offer::Echo {
+                connections: 8,
+                rate: 1000,
+                heavy: None,
+            },
+        ),
+        drips(
+            "drips-handshakes",
+            "eight threads: 200 TLS connections with a request each a second",
+            Offer::Requests { rate: 200 },
+        ),
     ]
+}
+
+/// Clients that hold no thread while they say nothing, or too little, or nonsense.
+fn drips(what: &str, about: &str, offer: Offer) -> Scenario {
+    const POOL: &str = "socketserver-lib/pool";
+    Scenario {
+        baseline: POOL,
+        subjects: vec![rust(POOL, "library_tls", &["pool", "tcp", BUFFER])],
+        promises: vec![absolute(POOL, P99Beside, AtMost(5.0))],
+        ..Scenario::new(
+            format!("tls-{what}"),
+            format!(
+                "{about}, alone and then beside 1,000 that are silent, 1,000 that send their ClientHello byte by byte, and 240 \
+                 that send what is no handshake or stop in one"
+            ),
+            Load::TlsBeside {
+                offer,
+                hostile: Hostile {
+                    silent: 1000,
+                    dripping: 1000,
+                    misbehaving: 240,
+                },
+            },
+        )
+    }
 }
 
 fn scenario(what: &str, about: &str, load: Load, buffer: &'static str) -> Scenario {
