@@ -55,6 +55,8 @@ pub(crate) struct H2 {
     phase: Phase,
     /// The client has been told that no further request is served.
     leaves: bool,
+    /// The last turn has found a request, and there may be others in what was received.
+    has_more: bool,
 }
 
 enum Phase {
@@ -143,6 +145,7 @@ impl H2 {
             pipe,
             phase: Phase::Handshake(handshake),
             leaves: false,
+            has_more: false,
         }
     }
 
@@ -166,8 +169,17 @@ impl H2 {
             running.register(cx.waker());
         }
         for _ in 0..ROUNDS {
-            let received = self.pipe.receive(conn, cx)?;
-            let step = self.step(cx);
+            let skips = std::mem::take(&mut self.has_more);
+            let mut received = !skips && self.pipe.receive(conn, cx)?;
+            let step = match self.step(cx) {
+                // What is to be sent goes together, once there is no other.
+                Poll::Ready(Ok(Some(request @ Turn::Request(_)))) => {
+                    self.has_more = true;
+                    return Poll::Ready(Ok(request));
+                }
+                step => step,
+            };
+            received |= skips && self.pipe.receive(conn, cx)?;
             let sent = self.pipe.send(conn, cx)?;
             match step {
                 // The client has not taken everything yet.
