@@ -13,7 +13,7 @@ use std::future::poll_fn;
 use std::io;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Mutex, PoisonError};
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
@@ -232,10 +232,6 @@ impl H2 {
     }
 }
 
-fn take<T>(shared: &Mutex<Option<T>>) -> Option<T> {
-    shared.lock().unwrap_or_else(PoisonError::into_inner).take()
-}
-
 fn io_error(err: h2::Error) -> io::Error {
     match err.is_io() {
         true => err
@@ -334,7 +330,7 @@ fn next_turn<C: Connection + Managed>(
     }
 }
 
-/// Starts the task of a request. The client of a request that finds no room learns that it may try again.
+/// Starts the task of a request, if there is room.
 fn begin<'scope, H: Handler>(
     scope: &'scope Scope<'scope, '_>,
     http: &'scope Http<H>,
@@ -344,20 +340,26 @@ fn begin<'scope, H: Handler>(
 ) {
     let origin = peer.origin(http, request.headers());
     let client = origin.client;
-    // A closure that cannot be spawned is dropped, and must not take this along.
-    let respond = Arc::new(Mutex::new(Some(respond)));
-    let shared = Arc::clone(&respond);
+    let mut respond = Refused(Some(respond));
     let work = move || {
         let _share = http.shares.share(client);
         let _one = one;
-        if let Some(respond) = take(&shared) {
+        if let Some(respond) = respond.0.take() {
             stream::serve(http, peer, origin, request, respond);
         }
     };
     let spawn = || scope.spawn(work).is_ok();
-    let begins = http.shares.begin(client, || scope.room(), spawn);
-    if let Some(mut respond) = (!begins).then(|| take(&respond)).flatten() {
-        respond.send_reset(h2::Reason::REFUSED_STREAM);
+    http.shares.begin(client, || scope.room(), spawn);
+}
+
+/// The client of a request whose task has not begun when this is dropped learns that it may try again.
+struct Refused(Option<SendResponse<Bytes>>);
+
+impl Drop for Refused {
+    fn drop(&mut self) {
+        if let Some(respond) = &mut self.0 {
+            respond.send_reset(h2::Reason::REFUSED_STREAM);
+        }
     }
 }
 
