@@ -357,10 +357,9 @@ impl Frames<'_> {
     fn send_all(&mut self, mut bytes: Bytes, is_last: bool) -> io::Result<()> {
         while !bytes.is_empty() {
             self.stream.reserve_capacity(bytes.len());
-            let wait = || task::block_on(poll_fn(|cx| self.stream.poll_capacity(cx)));
-            let room = match task::timeout(self.timeout, wait)? {
-                Some(room) => room.map_err(super::io_error)?,
-                None => return Err(io::ErrorKind::ConnectionReset.into()),
+            let room = match self.stream.capacity() {
+                0 => self.await_room()?,
+                room => room,
             };
             let part = bytes.split_to(room.min(bytes.len()));
             if part.is_empty() {
@@ -371,6 +370,14 @@ impl Frames<'_> {
             self.stream.send_data(part, ends).map_err(super::io_error)?;
         }
         Ok(())
+    }
+
+    fn await_room(&mut self) -> io::Result<usize> {
+        let wait = || task::block_on(poll_fn(|cx| self.stream.poll_capacity(cx)));
+        match task::timeout(self.timeout, wait)? {
+            Some(room) => room.map_err(super::io_error),
+            None => Err(io::ErrorKind::ConnectionReset.into()),
+        }
     }
 
     fn end(&mut self, trailers: HeaderMap) -> io::Result<()> {
