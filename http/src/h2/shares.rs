@@ -25,10 +25,11 @@ impl Shares {
             return start();
         };
         let mut running = self.running();
-        let count = running.get(&client).copied().unwrap_or_default();
-        let begins = count < room() && start();
-        if begins {
-            running.insert(client, count + 1);
+        let count = running.entry(client).or_default();
+        let begins = *count < room() && start();
+        *count += usize::from(begins);
+        if *count == 0 {
+            running.remove(&client);
         }
         begins
     }
