@@ -306,10 +306,8 @@ fn send<H>(
             .headers
             .insert(CONTENT_LENGTH, HeaderValue::from(length));
     }
-    if !parts.headers.contains_key(DATE)
-        && let Ok(date) = HeaderValue::from_bytes(&date::now())
-    {
-        parts.headers.insert(DATE, date);
+    if !parts.headers.contains_key(DATE) {
+        parts.headers.insert(DATE, date::now(HeaderValue::clone));
     }
     let is_silent = is_head || is_bare || length == Some(0);
     let head = Response::from_parts(parts, ());
