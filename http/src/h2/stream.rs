@@ -271,7 +271,7 @@ fn is_reset(poll: impl FnOnce(&mut Context<'_>) -> Poll<Result<Reason, h2::Error
 }
 
 /// Fields that concern a connection of HTTP/1 (RFC 9113, section 8.2.2).
-const FORBIDDEN: [HeaderName; 5] = [
+static FORBIDDEN: [HeaderName; 5] = [
     CONNECTION,
     TRANSFER_ENCODING,
     UPGRADE,
@@ -288,8 +288,11 @@ fn send<H>(
     sent: &mut u64,
 ) -> io::Result<()> {
     let (mut parts, content) = response.into_parts();
-    for name in &FORBIDDEN {
-        parts.headers.remove(name);
+    // Hardly any response has one, and it has few fields.
+    if parts.headers.keys().any(|name| FORBIDDEN.contains(name)) {
+        for name in &FORBIDDEN {
+            parts.headers.remove(name);
+        }
     }
     let length = content.length();
     let status = parts.status;
