@@ -71,7 +71,9 @@ pub(crate) fn serve<H: Handler>(
     let mut input = Input::new(stream, respond, peer, &http.limits);
     input.expects = checked == Ok(true);
     // HTTP/2 itself checks it against the data.
-    if let Some(length) = parts.headers.get(CONTENT_LENGTH).filter(|_| !input.ended) {
+    if !input.ended
+        && let Some(length) = parts.headers.get(CONTENT_LENGTH)
+    {
         input.size = length.to_str().ok().and_then(|length| length.parse().ok());
     }
     let mut request = Request::from_parts(parts, Body::new(&mut input, origin));
@@ -119,11 +121,11 @@ pub(crate) fn serve<H: Handler>(
 
 /// RFC 9113, section 8.2.3: a client may send the field in pieces, and handlers expect one.
 fn join_cookies(headers: &mut HeaderMap) {
-    let pieces: Vec<_> = headers.get_all(COOKIE).iter().collect();
-    if pieces.len() < 2 {
+    let pieces = headers.get_all(COOKIE);
+    if pieces.iter().nth(1).is_none() {
         return;
     }
-    let pieces: Vec<_> = pieces.into_iter().map(HeaderValue::as_bytes).collect();
+    let pieces: Vec<_> = pieces.iter().map(HeaderValue::as_bytes).collect();
     if let Ok(cookies) = HeaderValue::from_bytes(&pieces.join(&b"; "[..])) {
         headers.insert(COOKIE, cookies);
     }
