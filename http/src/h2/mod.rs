@@ -268,7 +268,7 @@ pub(crate) fn serve<C: Connection + Managed, H: Handler>(
                     // Each request begins the time that a request may take anew.
                     conn.context().end_request();
                     conn.context().begin_request();
-                    begin(scope, http, &peer, one, *request);
+                    begin(scope, http, &peer, one, request);
                 }
                 Ok(Some(Turn::Quiet)) => conn.context().end_request(),
                 Ok(None) => return Ok(false),
@@ -336,15 +336,15 @@ fn begin<'scope, H: Handler>(
     http: &'scope Http<H>,
     peer: &'scope Peer,
     one: RunningOne<'scope>,
-    (request, respond): Accepted,
+    accepted: Box<Accepted>,
 ) {
-    let origin = peer.origin(http, request.headers());
+    let origin = peer.origin(http, accepted.0.headers());
     let client = origin.client;
-    let mut respond = Refused(Some(respond));
+    let mut waiting = Waiting(Some(accepted));
     let work = move || {
         let _share = http.shares.share(client);
         let _one = one;
-        if let Some(respond) = respond.0.take() {
+        if let Some((request, respond)) = waiting.0.take().map(|accepted| *accepted) {
             stream::serve(http, peer, origin, request, respond);
         }
     };
@@ -352,13 +352,13 @@ fn begin<'scope, H: Handler>(
     http.shares.begin(client, || scope.room(), spawn);
 }
 
-/// The client of a request whose task has not begun when this is dropped learns that it may try again.
-struct Refused(Option<SendResponse<Bytes>>);
+/// A request whose task has not begun. Its client learns that it may try again, if this is dropped before.
+struct Waiting(Option<Box<Accepted>>);
 
-impl Drop for Refused {
+impl Drop for Waiting {
     fn drop(&mut self) {
-        if let Some(respond) = &mut self.0 {
-            respond.send_reset(h2::Reason::REFUSED_STREAM);
+        if let Some(accepted) = &mut self.0 {
+            accepted.1.send_reset(h2::Reason::REFUSED_STREAM);
         }
     }
 }
