@@ -1,29 +1,28 @@
 //! The value of the `Date` field, formatted once a second on each thread.
 
-use std::cell::Cell;
+use std::cell::RefCell;
 use std::time::SystemTime;
 
-/// `Sat, 28 Nov 2026 18:53:32 GMT`
-pub(crate) type Date = [u8; 29];
+use http::HeaderValue;
 
 thread_local! {
     /// The current date, and the second for which it holds.
-    static NOW: Cell<(u64, Date)> = const { Cell::new((u64::MAX, [0; 29])) };
+    static NOW: RefCell<(u64, HeaderValue)> =
+        const { RefCell::new((u64::MAX, HeaderValue::from_static(""))) };
 }
 
-/// Returns the current date.
-pub(crate) fn now() -> Date {
+/// Calls `with` with the current date, such as `Sat, 28 Nov 2026 18:53:32 GMT`.
+pub(crate) fn now<R>(with: impl FnOnce(&HeaderValue) -> R) -> R {
     let now = SystemTime::now();
     let second = now
         .duration_since(SystemTime::UNIX_EPOCH)
         .map_or(0, |since| since.as_secs());
-    let (cached, mut date) = NOW.get();
-    if cached != second {
-        let text = httpdate::fmt_http_date(now);
-        if text.len() == date.len() {
-            date.copy_from_slice(text.as_bytes());
-            NOW.set((second, date));
+    NOW.with_borrow_mut(|(cached, date)| {
+        if *cached != second
+            && let Ok(text) = HeaderValue::try_from(httpdate::fmt_http_date(now))
+        {
+            (*cached, *date) = (second, text);
         }
-    }
-    date
+        with(date)
+    })
 }

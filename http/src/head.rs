@@ -338,7 +338,8 @@ fn check_authority(request: &Parts) -> Result<(), Reject> {
         host.as_bytes()
             .eq_ignore_ascii_case(authority.as_str().as_bytes())
     };
-    if is_host(authority) && hosts.all(is_same) {
+    let is_well_formed = is_plain(authority.as_str().as_bytes()) || is_host(authority);
+    if is_well_formed && hosts.all(is_same) {
         Ok(())
     } else {
         Err(bad("the host is malformed"))

@@ -154,7 +154,7 @@ fn write_head(
         head.extend_from_slice(b"connection: keep-alive\r\n");
     }
     if !parts.headers.contains_key(DATE) {
-        write_field(head, "date", &date::now());
+        date::now(|date| write_field(head, "date", date.as_bytes()));
     }
     head.extend_from_slice(b"\r\n");
 }

@@ -13,7 +13,7 @@ use std::future::poll_fn;
 use std::io;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Mutex, PoisonError};
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
@@ -55,6 +55,8 @@ pub(crate) struct H2 {
     phase: Phase,
     /// The client has been told that no further request is served.
     leaves: bool,
+    /// The last turn has found a request, and there may be others in what was received.
+    has_more: bool,
 }
 
 enum Phase {
@@ -143,6 +145,7 @@ impl H2 {
             pipe,
             phase: Phase::Handshake(handshake),
             leaves: false,
+            has_more: false,
         }
     }
 
@@ -166,8 +169,17 @@ impl H2 {
             running.register(cx.waker());
         }
         for _ in 0..ROUNDS {
-            let received = self.pipe.receive(conn, cx)?;
-            let step = self.step(cx);
+            let skips = std::mem::take(&mut self.has_more);
+            let mut received = !skips && self.pipe.receive(conn, cx)?;
+            let step = match self.step(cx) {
+                // What is to be sent goes together, once there is no other.
+                Poll::Ready(Ok(Some(request @ Turn::Request(_)))) => {
+                    self.has_more = true;
+                    return Poll::Ready(Ok(request));
+                }
+                step => step,
+            };
+            received |= skips && self.pipe.receive(conn, cx)?;
             let sent = self.pipe.send(conn, cx)?;
             match step {
                 // The client has not taken everything yet.
@@ -220,10 +232,6 @@ impl H2 {
     }
 }
 
-fn take<T>(shared: &Mutex<Option<T>>) -> Option<T> {
-    shared.lock().unwrap_or_else(PoisonError::into_inner).take()
-}
-
 fn io_error(err: h2::Error) -> io::Error {
     match err.is_io() {
         true => err
@@ -260,7 +268,7 @@ pub(crate) fn serve<C: Connection + Managed, H: Handler>(
                     // Each request begins the time that a request may take anew.
                     conn.context().end_request();
                     conn.context().begin_request();
-                    begin(scope, http, &peer, one, *request);
+                    begin(scope, http, &peer, one, request);
                 }
                 Ok(Some(Turn::Quiet)) => conn.context().end_request(),
                 Ok(None) => return Ok(false),
@@ -322,30 +330,36 @@ fn next_turn<C: Connection + Managed>(
     }
 }
 
-/// Starts the task of a request. The client of a request that finds no room learns that it may try again.
+/// Starts the task of a request, if there is room.
 fn begin<'scope, H: Handler>(
     scope: &'scope Scope<'scope, '_>,
     http: &'scope Http<H>,
     peer: &'scope Peer,
     one: RunningOne<'scope>,
-    (request, respond): Accepted,
+    accepted: Box<Accepted>,
 ) {
-    let origin = peer.origin(http, request.headers());
+    let origin = peer.origin(http, accepted.0.headers());
     let client = origin.client;
-    // A closure that cannot be spawned is dropped, and must not take this along.
-    let respond = Arc::new(Mutex::new(Some(respond)));
-    let shared = Arc::clone(&respond);
+    let mut waiting = Waiting(Some(accepted));
     let work = move || {
         let _share = http.shares.share(client);
         let _one = one;
-        if let Some(respond) = take(&shared) {
+        if let Some((request, respond)) = waiting.0.take().map(|accepted| *accepted) {
             stream::serve(http, peer, origin, request, respond);
         }
     };
     let spawn = || scope.spawn(work).is_ok();
-    let begins = http.shares.begin(client, || scope.room(), spawn);
-    if let Some(mut respond) = (!begins).then(|| take(&respond)).flatten() {
-        respond.send_reset(h2::Reason::REFUSED_STREAM);
+    http.shares.begin(client, || scope.room(), spawn);
+}
+
+/// A request whose task has not begun. Its client learns that it may try again, if this is dropped before.
+struct Waiting(Option<Box<Accepted>>);
+
+impl Drop for Waiting {
+    fn drop(&mut self) {
+        if let Some(accepted) = &mut self.0 {
+            accepted.1.send_reset(h2::Reason::REFUSED_STREAM);
+        }
     }
 }
 

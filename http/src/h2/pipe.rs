@@ -23,8 +23,9 @@ pub(crate) struct Pipe(Arc<Mutex<Buffers>>);
 
 #[derive(Debug, Default)]
 struct Buffers {
+    /// Room for input, of which `filled` bytes have come, and `taken` of them were read.
     input: Vec<u8>,
-    /// How much of the input has been taken.
+    filled: usize,
     taken: usize,
     ended: bool,
     output: Vec<u8>,
@@ -57,8 +58,8 @@ impl Pipe {
     /// Frees the memory of a connection that waits long.
     pub(crate) fn release(&self) {
         let buffers = &mut *self.buffers();
-        if buffers.taken == buffers.input.len() {
-            (buffers.input, buffers.taken) = (Vec::new(), 0);
+        if buffers.taken == buffers.filled {
+            (buffers.input, buffers.filled, buffers.taken) = (Vec::new(), 0, 0);
         }
         if buffers.sent == buffers.output.len() {
             (buffers.output, buffers.sent) = (Vec::new(), 0);
@@ -76,27 +77,25 @@ impl Pipe {
         cx: &mut Context<'_>,
     ) -> io::Result<bool> {
         let buffers = &mut *self.buffers();
-        if buffers.taken == buffers.input.len() {
-            buffers.input.clear();
-            buffers.taken = 0;
+        if buffers.taken == buffers.filled {
+            (buffers.filled, buffers.taken) = (0, 0);
         }
-        let start = buffers.input.len();
+        let start = buffers.filled;
         if buffers.ended || start >= CAPACITY {
             return Ok(false);
         }
-        buffers.input.resize(start + CHUNK, 0);
-        let received = conn.poll_read(cx, &mut buffers.input[start..]);
-        let count = match &received {
-            Poll::Ready(Ok(count)) => *count,
-            _ => 0,
-        };
-        buffers.input.truncate(start + count);
-        let Poll::Ready(received) = received else {
+        // Once it is there, room stays: to fill it with zeros takes longer than many a request.
+        let end = start + CHUNK;
+        if buffers.input.len() < end {
+            buffers.input.resize(end, 0);
+        }
+        let Poll::Ready(received) = conn.poll_read(cx, &mut buffers.input[start..end]) else {
             return Ok(false);
         };
-        received?;
+        let count = received?;
+        buffers.filled += count;
         buffers.ended = count == 0;
-        buffers.meter.note(&buffers.input[start..])?;
+        buffers.meter.note(&buffers.input[start..buffers.filled])?;
         Ok(true)
     }
 
@@ -136,7 +135,7 @@ impl AsyncRead for Pipe {
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         let buffers = &mut *self.buffers();
-        let waiting = &buffers.input[buffers.taken..];
+        let waiting = &buffers.input[buffers.taken..buffers.filled];
         if waiting.is_empty() && !buffers.ended {
             return Poll::Pending;
         }

@@ -71,7 +71,9 @@ pub(crate) fn serve<H: Handler>(
     let mut input = Input::new(stream, respond, peer, &http.limits);
     input.expects = checked == Ok(true);
     // HTTP/2 itself checks it against the data.
-    if let Some(length) = parts.headers.get(CONTENT_LENGTH).filter(|_| !input.ended) {
+    if !input.ended
+        && let Some(length) = parts.headers.get(CONTENT_LENGTH)
+    {
         input.size = length.to_str().ok().and_then(|length| length.parse().ok());
     }
     let mut request = Request::from_parts(parts, Body::new(&mut input, origin));
@@ -119,11 +121,11 @@ pub(crate) fn serve<H: Handler>(
 
 /// RFC 9113, section 8.2.3: a client may send the field in pieces, and handlers expect one.
 fn join_cookies(headers: &mut HeaderMap) {
-    let pieces: Vec<_> = headers.get_all(COOKIE).iter().collect();
-    if pieces.len() < 2 {
+    let pieces = headers.get_all(COOKIE);
+    if pieces.iter().nth(1).is_none() {
         return;
     }
-    let pieces: Vec<_> = pieces.into_iter().map(HeaderValue::as_bytes).collect();
+    let pieces: Vec<_> = pieces.iter().map(HeaderValue::as_bytes).collect();
     if let Ok(cookies) = HeaderValue::from_bytes(&pieces.join(&b"; "[..])) {
         headers.insert(COOKIE, cookies);
     }
@@ -271,7 +273,7 @@ fn is_reset(poll: impl FnOnce(&mut Context<'_>) -> Poll<Result<Reason, h2::Error
 }
 
 /// Fields that concern a connection of HTTP/1 (RFC 9113, section 8.2.2).
-const FORBIDDEN: [HeaderName; 5] = [
+static FORBIDDEN: [HeaderName; 5] = [
     CONNECTION,
     TRANSFER_ENCODING,
     UPGRADE,
@@ -288,8 +290,11 @@ fn send<H>(
     sent: &mut u64,
 ) -> io::Result<()> {
     let (mut parts, content) = response.into_parts();
-    for name in &FORBIDDEN {
-        parts.headers.remove(name);
+    // Hardly any response has one, and it has few fields.
+    if parts.headers.keys().any(|name| FORBIDDEN.contains(name)) {
+        for name in &FORBIDDEN {
+            parts.headers.remove(name);
+        }
     }
     let length = content.length();
     let status = parts.status;
@@ -306,10 +311,8 @@ fn send<H>(
             .headers
             .insert(CONTENT_LENGTH, HeaderValue::from(length));
     }
-    if !parts.headers.contains_key(DATE)
-        && let Ok(date) = HeaderValue::from_bytes(&date::now())
-    {
-        parts.headers.insert(DATE, date);
+    if !parts.headers.contains_key(DATE) {
+        parts.headers.insert(DATE, date::now(HeaderValue::clone));
     }
     let is_silent = is_head || is_bare || length == Some(0);
     let head = Response::from_parts(parts, ());
@@ -357,10 +360,9 @@ impl Frames<'_> {
     fn send_all(&mut self, mut bytes: Bytes, is_last: bool) -> io::Result<()> {
         while !bytes.is_empty() {
             self.stream.reserve_capacity(bytes.len());
-            let wait = || task::block_on(poll_fn(|cx| self.stream.poll_capacity(cx)));
-            let room = match task::timeout(self.timeout, wait)? {
-                Some(room) => room.map_err(super::io_error)?,
-                None => return Err(io::ErrorKind::ConnectionReset.into()),
+            let room = match self.stream.capacity() {
+                0 => self.await_room()?,
+                room => room,
             };
             let part = bytes.split_to(room.min(bytes.len()));
             if part.is_empty() {
@@ -371,6 +373,14 @@ impl Frames<'_> {
             self.stream.send_data(part, ends).map_err(super::io_error)?;
         }
         Ok(())
+    }
+
+    fn await_room(&mut self) -> io::Result<usize> {
+        let wait = || task::block_on(poll_fn(|cx| self.stream.poll_capacity(cx)));
+        match task::timeout(self.timeout, wait)? {
+            Some(room) => room.map_err(super::io_error),
+            None => Err(io::ErrorKind::ConnectionReset.into()),
+        }
     }
 
     fn end(&mut self, trailers: HeaderMap) -> io::Result<()> {
