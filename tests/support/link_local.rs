@@ -10,10 +10,11 @@ use std::process::Command;
 /// Set if a test runs in its own namespace.
 const INSIDE: &str = "SOCKETSERVER_TEST_LINK_LOCAL";
 
-/// In a new namespace the loopback interface is down and has no link-local address. The kernel adds the route of an
-/// address later than the address (addrconf_dad_completed in net/ipv6/addrconf.c).
+/// In a new namespace the loopback interface is down and has no link-local address. The kernel adds the local route of
+/// an address later than the address (addrconf_dad_completed in net/ipv6/addrconf.c); until then the route of its
+/// network answers, which rejects every packet.
 const SETUP: &str = "ip link set lo up && ip -6 addr add fe80::77/64 dev lo nodad \
-    && timeout 20 sh -c 'until ip -6 route get fe80::77 dev lo >/dev/null 2>&1; do :; done'";
+    && timeout 20 sh -c 'until ip -6 route get fe80::77 dev lo 2>&1 | grep -q ^local; do :; done'";
 
 /// Runs `check` with a link-local address, its zone and the zone's name. In a new namespace the
 /// test binary runs the test of this name again; otherwise an address of this host is used. Without

@@ -32,6 +32,22 @@ const DONTWAIT: i32 = 0x40;
 
 const BINARY: &str = env!("CARGO_BIN_EXE_socketserver");
 
+/// Writes an executable file. Another program writes it, because a process that a thread of the tests forks meanwhile
+/// has all files of the tests open until its execve(2), and a file that is open for writing is not executed (ETXTBSY).
+#[allow(dead_code, reason = "for tests with programs of their own")]
+#[track_caller]
+pub(crate) fn write_program(path: &Path, text: &str, mode: u32) {
+    let mut install = Command::new("install");
+    let mode = format!("--mode={mode:o}");
+    install.args([mode.as_str(), "/dev/stdin"]).arg(path);
+    let mut install = install.stdin(Stdio::piped()).spawn().expect("run install(1)");
+    let mut input = install.stdin.take().expect("a pipe");
+    io::Write::write_all(&mut input, text.as_bytes()).expect("the text is read");
+    drop(input);
+    let status = install.wait().expect("wait for install(1)");
+    assert!(status.success(), "install {}", path.display());
+}
+
 /// The binary with arguments: words, and then `--listen` with each URL.
 pub(crate) fn command(words: &str, urls: &[&str]) -> Command {
     with_arguments(Command::new(BINARY), words, urls)
