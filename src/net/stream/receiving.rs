@@ -132,10 +132,10 @@ impl Receiver<'_> {
 
     /// Notes what a receive into a buffer with room says about the connection.
     fn note(&mut self, count: usize) -> io::Result<()> {
-        if let Some(abort) = self.link.abort_error().filter(|_| count == 0) {
-            return Err(abort);
+        if count == 0 {
+            self.link.abort_error().map_or(Ok(()), Err)?;
+            self.state.ended = true;
         }
-        self.state.ended |= count == 0;
         Ok(())
     }
 
