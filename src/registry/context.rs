@@ -476,11 +476,14 @@ impl Context {
         Some(left.max(SETTLE))
     }
 
-    /// Stores that the connection is no longer idle, and adds the bytes of the message.
+    /// Stores that the connection is no longer idle. Bytes of a message, if there are any, begin a request.
     pub(crate) fn end_idle(&self, bytes: usize) {
         if let Some(slot) = self.slot() {
             let now = Millis::now();
-            slot.add_received(bytes);
+            if bytes > 0 {
+                slot.add_received(bytes);
+                slot.begin_request(now);
+            }
             slot.enter(Activity::Running, now);
         }
     }

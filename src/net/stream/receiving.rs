@@ -231,11 +231,13 @@ impl ReadSide for Receiver<'_> {
         self.link.context.end_request();
         if self.state.must_wait() {
             self.state.input.release();
+            // What it receives begins the request.
             self.await_message()?;
+        } else if !self.state.input.is_empty() {
+            self.link.context.begin_request();
         }
         let comes = !self.state.input.is_empty();
         if comes {
-            self.link.context.begin_request();
             self.state.is_last = self.link.context.stopping();
         }
         Ok(comes)
