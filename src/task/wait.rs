@@ -501,17 +501,18 @@ impl Wakeup {
     /// # Errors
     ///
     /// Also if the wake-up event cannot be consumed: the caller must [`pause`], or it would spin.
-    pub(crate) fn wait(&self, fds: &[Awaited<'_>], deadline: Option<Instant>) -> io::Result<Woken> {
-        let mut all = Vec::with_capacity(1 + fds.len());
-        all.push(Awaited::readable(self.watch.as_fd(), &self.source));
-        all.extend(fds);
-        let mut woken = any(&all, deadline)?;
-        if woken.ready.first() == Some(&0) {
-            woken.ready.remove(0);
+    pub(crate) fn wait<'a>(
+        &'a self,
+        mut fds: Vec<Awaited<'a>>,
+        deadline: Option<Instant>,
+    ) -> io::Result<Woken> {
+        let own = fds.len();
+        fds.push(Awaited::readable(self.watch.as_fd(), &self.source));
+        let mut woken = any(&fds, deadline)?;
+        if woken.ready.pop_if(|last| *last == own).is_some() {
             woken.by = Some(self.watch.take()?);
             self.source.exhaust(Interest::Read);
         }
-        woken.ready.iter_mut().for_each(|index| *index -= 1);
         Ok(woken)
     }
 }
