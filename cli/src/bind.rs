@@ -33,6 +33,16 @@ pub(crate) fn socket_of(stream: &<Stream as Transport>::Accepted) -> BorrowedFd<
     }
 }
 
+/// The connection itself, below the choice between transports: a service looks at that once, and not at each call.
+pub(crate) fn innermost(stream: &mut Connection) -> &mut dyn socketserver::Connection {
+    match stream {
+        Either::Left(Either::Left(Either::Left(tcp))) => tcp,
+        Either::Left(Either::Left(Either::Right(unix))) => unix,
+        Either::Left(Either::Right(proxied)) => proxied,
+        Either::Right(secured) => secured,
+    }
+}
+
 /// A bound socket, before the PROXY protocol and TLS.
 pub(crate) type Bound = Either<Plain, Either<UnixSeqpacket, Datagrams>>;
 

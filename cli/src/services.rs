@@ -8,7 +8,7 @@ use socketserver::net::{Accepted as _, Either, SeqpacketConnection, Transport};
 use socketserver::{Connection, Datagram, Next, Outcome};
 
 use crate::args::Service;
-use crate::bind::{Accepted, Any, Listener};
+use crate::bind::{Accepted, Any, Listener, innermost};
 use crate::serve::{Task, lend_none};
 
 /// The size of a buffer for a client that sends a lot.
@@ -46,7 +46,7 @@ impl Task for BuiltIn {
 
     fn serve(&self, accepted: &mut Accepted) -> Outcome {
         match accepted {
-            Either::Left(conn) => stream(self.service, conn)?,
+            Either::Left(conn) => stream(self.service, innermost(conn))?,
             Either::Right(Either::Left(conn)) => messages(self.service, conn)?,
             Either::Right(Either::Right(datagram)) => {
                 if let Some(reply) = packet(self.service, datagram) {
@@ -139,7 +139,7 @@ fn answer(datagram: &mut impl Datagram, reply: Reply, peers: &Peers) {
     }
 }
 
-fn stream(service: Service, conn: &mut impl Connection) -> io::Result<()> {
+fn stream(service: Service, conn: &mut dyn Connection) -> io::Result<()> {
     match service {
         Service::Echo => {
             // A small buffer for an idle client, a large one for a client that sends a lot.

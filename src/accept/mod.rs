@@ -19,7 +19,6 @@ mod take;
 
 use std::collections::VecDeque;
 use std::io;
-use std::mem::take;
 use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -402,22 +401,24 @@ impl<'a, T: Transport, M: Dispatch> Acceptor<'a, T, M> {
             let listener = &self.serving.listeners[index];
             Awaited::readable(listener.as_fd(), &self.sources[index])
         };
-        let mut fds: Vec<_> = open.iter().map(listener).collect();
+        // The parked connections and the wake-up event come behind the listeners.
+        let mut fds = Vec::with_capacity(open.len() + 2);
+        fds.extend(open.iter().map(listener));
         let parking = self.serving.service.parking().filter(|_| parked);
         fds.extend(parking.map(|parking| Awaited::readable(parking.as_fd(), &self.parked)));
         let first_child = fds.len();
         let mut children = Vec::new();
         self.model.watch(&mut children);
         fds.extend(children.into_iter().map(Awaited::ended));
-        let mut woken = self.wakeup.wait(&fds, end)?;
-        let ready = take(&mut woken.ready);
-        let ended = ready.iter().filter_map(|fd| fd.checked_sub(first_child));
+        let mut woken = self.wakeup.wait(fds, end)?;
+        let mut ended = Vec::new();
         // The next turn dispatches parked connections.
-        woken.ready = ready
-            .iter()
-            .filter_map(|fd| open.get(*fd).copied())
-            .collect();
-        Ok((woken, ended.collect()))
+        woken.ready.retain_mut(|fd| {
+            ended.extend(fd.checked_sub(first_child));
+            let listener = open.get(*fd);
+            listener.inspect(|index| *fd = **index).is_some()
+        });
+        Ok((woken, ended))
     }
 
     /// Has the model retry what has failed for lack of a resource.

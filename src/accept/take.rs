@@ -176,8 +176,8 @@ impl<T: Transport, M: Dispatch> Acceptor<'_, T, M> {
     /// Dispatches the batch to the model. Entries that the model could not take stay for the next
     /// turn.
     pub(super) fn dispatch(&mut self) {
-        let paused = self.dispatching.backoff.left(Instant::now()).is_some();
-        if self.batch.requests.is_empty() || paused {
+        let is_paused = || self.dispatching.backoff.left(Instant::now()).is_some();
+        if self.batch.requests.is_empty() || is_paused() {
             return;
         }
         let releases = self.shared.admission.releases();

@@ -233,7 +233,7 @@ impl Lifecycle {
             && wait::can_wait()
             && deadline.is_none_or(|end| Instant::now() < end)
         {
-            let woken = wakeup.wait(&[], deadline);
+            let woken = wakeup.wait(Vec::new(), deadline);
             if woken.is_ok_and(|woken| woken.unwatched.is_none()) {
                 continue;
             }

@@ -432,7 +432,7 @@ fn wait<R: Managed>(request: &mut R, shared: &Shared) -> io::Result<Wakes> {
         let grace_end = grace.and_then(|left| now.checked_add(left));
         let grace_end = grace_end.map(|end| end.max(settled));
         let end = deadline.into_iter().chain(grace_end).chain(alarm).min();
-        let woken = wakeup.wait(&[Awaited::readable(fd, &source)], end)?;
+        let woken = wakeup.wait(vec![Awaited::readable(fd, &source)], end)?;
         if !woken.ready.is_empty() {
             let abort = request.context().abort_reason();
             return Ok(abort.map_or(Wakes::Input, |_| Wakes::Aborted));

@@ -367,8 +367,8 @@ impl<T: Transport, M: Model + Clone> Supervisor<'_, T, M> {
         let end = until.into_iter().chain(due).chain(beat).min();
         let pidfds = self.workers.iter().flat_map(Worker::children);
         let pidfds = pidfds.filter_map(Child::pidfd);
-        let fds: Vec<_> = pidfds.map(Awaited::ended).collect();
-        if let Err(err) = self.wakeup.wait(&fds, end) {
+        let fds = pidfds.map(Awaited::ended).collect();
+        if let Err(err) = self.wakeup.wait(fds, end) {
             self.report_failure(Step::Wait, Reaction::Retry(BACKOFF_MIN), err);
             wait::pause(BACKOFF_MIN);
         }

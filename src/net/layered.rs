@@ -202,7 +202,8 @@ impl<T: fmt::Debug, L> fmt::Debug for Layered<T, L> {
 /// # Ok::<(), socketserver::Error>(())
 /// ```
 pub struct LayeredConnection<C, L> {
-    below: C,
+    /// In a box, so that a type of connections with and without layers is not much larger than one without.
+    below: Box<C>,
     layer: L,
     /// Bytes that the layer has returned and the handler has not read.
     input: Input,
@@ -223,7 +224,7 @@ enum State {
 impl<C: Connection, L: Layer<C>> LayeredConnection<C, L> {
     pub(crate) fn new(below: C, layer: L) -> Self {
         Self {
-            below,
+            below: Box::new(below),
             layer,
             input: Input::default(),
             partial: false,

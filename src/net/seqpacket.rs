@@ -264,8 +264,11 @@ impl SeqpacketConnection {
         } = &self.link;
         let fd = self.link.fd();
         let attempt = || send(fd, message, FLAGS).map(|count| (count, false));
-        let deadline = || after(self.write_timeout.get());
-        context.begin_write();
+        // Most messages do not wait.
+        let deadline = || {
+            context.begin_write();
+            after(self.write_timeout.get())
+        };
         let sent = source.complete(fd, Interest::Write, deadline, attempt);
         context.end_write(*sent.as_ref().unwrap_or(&0));
         sent.map_or_else(|err| Err(self.unsent(err, message.len())), |_| Ok(()))

@@ -339,10 +339,11 @@ impl Context {
         }
     }
 
-    /// Stores that a write waits. One within a handshake is a part of it.
+    /// Stores that a write waits, unless one does. One within a handshake is a part of it.
     pub(crate) fn begin_write(&self) {
-        let slot = self.slot();
-        if let Some(slot) = slot.filter(|slot| slot.activity().0 != Activity::Handshake) {
+        let begins =
+            |slot: &&Slot| slot.activity().0 != Activity::Handshake && slot.writing().is_none();
+        if let Some(slot) = self.slot().filter(begins) {
             slot.begin_write(Millis::now());
         }
     }
@@ -379,9 +380,7 @@ impl Context {
 
     /// Stores that a future waits until the peer takes output.
     pub(crate) fn begin_poll_write(&self) {
-        if self.slot().is_some_and(|slot| slot.writing().is_none()) {
-            self.begin_write();
-        }
+        self.begin_write();
         self.note_poll(Interest::Write);
     }
 
@@ -482,11 +481,14 @@ impl Context {
         Some(left.max(SETTLE))
     }
 
-    /// Stores that the connection is no longer idle, and adds the bytes of the message.
+    /// Stores that the connection is no longer idle. Bytes of a message, if there are any, begin a request.
     pub(crate) fn end_idle(&self, bytes: usize) {
         if let Some(slot) = self.slot() {
             let now = Millis::now();
-            slot.add_received(bytes);
+            if bytes > 0 {
+                slot.add_received(bytes);
+                slot.begin_request(now);
+            }
             slot.enter(Activity::Running, now);
         }
     }

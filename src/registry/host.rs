@@ -108,7 +108,7 @@ impl Registry {
         let registry = Arc::clone(self);
         let watch = move |wakeup: Wakeup| {
             // The process ends with its handler. If waiting fails, the parent kills it at the drain deadline.
-            while wakeup.wait(&[], None).is_ok() {
+            while wakeup.wait(Vec::new(), None).is_ok() {
                 let waits: Vec<_> = {
                     let aborts = registry.waits.aborts();
                     aborts

@@ -116,8 +116,8 @@ fn keep_deadlines(
         let timeout = timeouts.into_iter().flatten().min();
         let end = after(timeout);
         let backlog = Awaited::readable(backlog.as_fd(), &source);
-        let watched: Vec<_> = step.is_watched.then_some(backlog).into_iter().collect();
-        match wakeup.wait(&watched, end).map(|woken| woken.by) {
+        let watched = step.is_watched.then_some(backlog).into_iter().collect();
+        match wakeup.wait(watched, end).map(|woken| woken.by) {
             Ok(Some(WokenBy::ParentGone)) => registry.lifecycle().stop_now(),
             Ok(_) => {}
             // The kernel has no memory for the wait.

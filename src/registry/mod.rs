@@ -9,7 +9,7 @@ pub(crate) mod keeper;
 pub(crate) mod session;
 pub(crate) mod table;
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::sync::atomic::Ordering::{Relaxed, SeqCst};
@@ -68,7 +68,7 @@ const ABORT_DELAY: Duration = Duration::from_millis(250);
 #[derive(Default)]
 struct Abortable {
     /// The connections and datagrams, by their numbers.
-    requests: HashMap<u64, Weak<dyn Abort>>,
+    requests: BTreeMap<u64, Weak<dyn Abort>>,
     /// The drain deadline has come: connections that are registered now are aborted at once.
     over: bool,
 }

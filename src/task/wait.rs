@@ -12,6 +12,7 @@ mod caller;
 
 use std::convert::Infallible;
 use std::io;
+use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::panic::resume_unwind;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -114,22 +115,7 @@ impl Source {
         if let Some(current) = self.current() {
             return self.place.receive(&current, fd, buf, || after(limit));
         }
-        let attempt = |buf: &mut [u8]| Ok((recv(fd, buf, RecvFlags::DONTWAIT)?.0, false));
-        if self.watches_abort || deadline_here().is_some() {
-            let deadline = || after(limit);
-            let attempt = || attempt(buf);
-            return complete_blocking(fd, Interest::Read, self.watches_abort, deadline, attempt);
-        }
-        self.keep_timeout(fd, limit)?;
-        match recv(fd, &mut *buf, RecvFlags::empty()) {
-            Err(Errno::INTR) => {}
-            // On a blocking socket, EAGAIN means that SO_RCVTIMEO has passed (socket(7)).
-            Err(Errno::AGAIN) => return Err(io::ErrorKind::TimedOut.into()),
-            received => return Ok(received?.0),
-        }
-        // Another such call would have the whole limit, and signals that keep coming would make it endless.
-        let end = after(limit);
-        complete_blocking(fd, Interest::Read, false, || end, || attempt(buf))
+        self.receive_blocking(fd, limit, |flags| Ok(recv(fd, &mut *buf, flags)?.0))
     }
 
     /// As [`receive`](Self::receive), into a buffer that it takes from the pool once there is input.
@@ -142,9 +128,36 @@ impl Source {
         if let Some(current) = self.current() {
             return self.place.receive_late(&current, fd, || after(limit));
         }
-        let mut on_stack = [0; STACK_BUFFER];
-        let count = self.receive(fd, &mut on_stack, limit)?;
-        Ok(into_pooled(fd, &on_stack, count))
+        self.receive_blocking(fd, limit, |flags| {
+            let mut on_stack = [const { MaybeUninit::uninit() }; STACK_BUFFER];
+            let ((received, room), _) = recv(fd, &mut on_stack, flags)?;
+            Ok(into_pooled(fd, received, room.is_empty()))
+        })
+    }
+
+    /// Blocks the thread until `receive`, which passes the flags on to recv(2), has received.
+    fn receive_blocking<R>(
+        &self,
+        fd: BorrowedFd<'_>,
+        limit: Option<Duration>,
+        mut receive: impl FnMut(RecvFlags) -> rustix::io::Result<R>,
+    ) -> io::Result<R> {
+        if self.watches_abort || deadline_here().is_some() {
+            let deadline = || after(limit);
+            let attempt = || Ok((receive(RecvFlags::DONTWAIT)?, false));
+            return complete_blocking(fd, Interest::Read, self.watches_abort, deadline, attempt);
+        }
+        self.keep_timeout(fd, limit)?;
+        match receive(RecvFlags::empty()) {
+            Err(Errno::INTR) => {}
+            // On a blocking socket, EAGAIN means that SO_RCVTIMEO has passed (socket(7)).
+            Err(Errno::AGAIN) => return Err(io::ErrorKind::TimedOut.into()),
+            received => return Ok(received?),
+        }
+        // Another such call would have the whole limit, and signals that keep coming would make it endless.
+        let end = after(limit);
+        let attempt = || Ok((receive(RecvFlags::DONTWAIT)?, false));
+        complete_blocking(fd, Interest::Read, false, || end, attempt)
     }
 
     /// Repeats `attempt`, which must not block, until it succeeds or fails with another error than `EAGAIN`; after
@@ -277,12 +290,13 @@ impl Source {
 /// The size of the stack buffer that receives the first input of a thread.
 const STACK_BUFFER: usize = 1024;
 
-/// Copies input from a buffer on the stack into one of the pool, and receives further input if the first buffer
-/// was filled.
-pub(super) fn into_pooled(fd: BorrowedFd<'_>, on_stack: &[u8], count: usize) -> (Box<[u8]>, usize) {
+/// Copies what a buffer on the stack has received into one of the pool, and receives further input if the first
+/// buffer was filled.
+pub(super) fn into_pooled(fd: BorrowedFd<'_>, received: &[u8], filled: bool) -> (Box<[u8]>, usize) {
     let mut buffer = buffers::take();
-    buffer[..count].copy_from_slice(&on_stack[..count]);
-    if count < on_stack.len() {
+    let count = received.len();
+    buffer[..count].copy_from_slice(received);
+    if !filled {
         return (buffer, count);
     }
     // The next receive reports the error again.
@@ -501,17 +515,18 @@ impl Wakeup {
     /// # Errors
     ///
     /// Also if the wake-up event cannot be consumed: the caller must [`pause`], or it would spin.
-    pub(crate) fn wait(&self, fds: &[Awaited<'_>], deadline: Option<Instant>) -> io::Result<Woken> {
-        let mut all = Vec::with_capacity(1 + fds.len());
-        all.push(Awaited::readable(self.watch.as_fd(), &self.source));
-        all.extend(fds);
-        let mut woken = any(&all, deadline)?;
-        if woken.ready.first() == Some(&0) {
-            woken.ready.remove(0);
+    pub(crate) fn wait<'a>(
+        &'a self,
+        mut fds: Vec<Awaited<'a>>,
+        deadline: Option<Instant>,
+    ) -> io::Result<Woken> {
+        let own = fds.len();
+        fds.push(Awaited::readable(self.watch.as_fd(), &self.source));
+        let mut woken = any(&fds, deadline)?;
+        if woken.ready.pop_if(|last| *last == own).is_some() {
             woken.by = Some(self.watch.take()?);
             self.source.exhaust(Interest::Read);
         }
-        woken.ready.iter_mut().for_each(|index| *index -= 1);
         Ok(woken)
     }
 }

@@ -135,10 +135,10 @@ impl Receiver<'_> {
 
     /// Notes what a receive into a buffer with room says about the connection.
     fn note(&mut self, count: usize) -> io::Result<()> {
-        if let Some(abort) = self.link.abort_error().filter(|_| count == 0) {
-            return Err(abort);
+        if count == 0 {
+            self.link.abort_error().map_or(Ok(()), Err)?;
+            self.state.ended = true;
         }
-        self.state.ended |= count == 0;
         Ok(())
     }
 
@@ -242,11 +242,13 @@ impl ReadSide for Receiver<'_> {
         self.link.context.end_request();
         if self.state.must_wait() {
             self.state.input.release();
+            // What it receives begins the request.
             self.await_message()?;
+        } else if !self.state.input.is_empty() {
+            self.link.context.begin_request();
         }
         let comes = !self.state.input.is_empty();
         if comes {
-            self.link.context.begin_request();
             self.state.is_last = self.link.context.stopping();
         }
         Ok(comes)

@@ -55,8 +55,11 @@ impl Sender<'_> {
             source, context, ..
         } = self.link;
         let attempt = || attempt().map(|count| (count, false));
-        let deadline = || after(self.state.timeout.get());
-        context.begin_write();
+        // Most writes do not wait.
+        let deadline = || {
+            context.begin_write();
+            after(self.state.timeout.get())
+        };
         let sent = source.complete(self.link.fd(), Interest::Write, deadline, attempt);
         context.end_write(*sent.as_ref().unwrap_or(&0));
         sent

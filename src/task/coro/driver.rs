@@ -43,8 +43,13 @@ pub(crate) trait Drive {
         on_event: &mut dyn FnMut(Event),
     ) -> io::Result<()>;
 
+    /// Returns whether this driver can [receive](Self::receive). Default: no.
+    fn receives(&self) -> bool {
+        false
+    }
+
     /// Begins to receive into a buffer; an event under `task` reports the result. Returns `false`, the default,
-    /// if this driver cannot receive.
+    /// if it has not begun.
     fn receive(&mut self, into: Lent, task: u32) -> bool {
         let _ = (into, task);
         false

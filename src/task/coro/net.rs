@@ -202,10 +202,13 @@ impl Place {
         fd: BorrowedFd<'_>,
         deadline: impl Fn() -> Option<Instant>,
     ) -> io::Result<(Box<[u8]>, usize)> {
-        // During the wait the kernel borrows a part of the stack, which is resident in any case.
-        let mut on_stack = [0; STACK_BUFFER];
-        if let Some(received) = complete_receive(current, fd, &mut on_stack, deadline()) {
-            return Ok(into_pooled(fd, &on_stack, received?));
+        if current.worker().driver.borrow().receives() {
+            // During the wait the kernel borrows a part of the stack, which is resident in any case.
+            let mut on_stack = [0; STACK_BUFFER];
+            if let Some(received) = complete_receive(current, fd, &mut on_stack, deadline()) {
+                let received = &on_stack[..received?];
+                return Ok(into_pooled(fd, received, received.len() == STACK_BUFFER));
+            }
         }
         self.complete(current, fd, Interest::Read, deadline, || {
             let mut buffer = buffers::take();

@@ -366,6 +366,10 @@ impl Drive for Late {
         Ok(())
     }
 
+    fn receives(&self) -> bool {
+        true
+    }
+
     fn receive(&mut self, _: Lent, task: u32) -> bool {
         self.begun = Some(task);
         self.lent.store(true, Ordering::Relaxed);

@@ -199,6 +199,10 @@ impl Drive for Uring {
         }
     }
 
+    fn receives(&self) -> bool {
+        true
+    }
+
     fn receive(&mut self, into: Lent, task: u32) -> bool {
         let len = u32::try_from(into.buffer.len()).unwrap_or(u32::MAX);
         let entry = opcode::Recv::new(Fd(into.fd), into.buffer.cast(), len)
