@@ -15,7 +15,7 @@ use std::process::Command;
 use tempfile::TempDir;
 
 use programs::{clones, need, run, sends_a_page, sends_by_tftp, syncs};
-use support::{Server, ask, command, is_root};
+use support::{Server, ask, command, is_root, write_program};
 
 const MODELS: [&str; 4] = [
     "threading",
@@ -130,9 +130,7 @@ fn a_shell_script() {
     let folder = folder();
     let script = folder.path().join("srv/script");
     let text = "#!/bin/sh\nwhile read word number; do echo $((number + 1)) $word; done\n";
-    fs::write(&script, text).expect("write a script");
-    let mode = fs::Permissions::from_mode(0o755);
-    fs::set_permissions(&script, mode).expect("set the mode");
+    write_program(&script, text.as_bytes(), 0o755);
     let counts = |url: &str| assert_eq!(ask(url, b"one 1\ntwo 2\n", 99), b"2 one\n3 two\n");
     let script = script.to_str().expect("UTF-8");
     under_models(folder.path(), "", &[script], counts);

@@ -5,7 +5,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
 use crate::LOCAL;
-use crate::support::{Client, Exit, Process, Server, command, command_after};
+use crate::support::{Client, Exit, Process, Server, command, command_after, write_program};
 
 /// Runs the command with a program, which must fail before it listens.
 #[track_caller]
@@ -31,8 +31,7 @@ fn fails(program: &str, text: &str) {
 
 fn write(folder: &Path, name: &str, text: &str, mode: u32) -> String {
     let path = folder.join(name);
-    fs::write(&path, text).expect("write");
-    fs::set_permissions(&path, fs::Permissions::from_mode(mode)).expect("set the mode");
+    write_program(&path, text.as_bytes(), mode);
     path.to_str().expect("text").to_owned()
 }
 

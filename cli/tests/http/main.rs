@@ -15,7 +15,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use support::{Client, Server, command};
+use support::{Client, Server, command, write_program};
 
 const LOCAL: &str = "tcp://127.0.0.1:0";
 
@@ -62,10 +62,9 @@ impl Site {
 
     /// Writes a program: a script with its interpreter.
     fn program(&self, name: &str, text: &str) {
-        let name = format!("www/{name}");
-        self.write(&name, text);
-        let mode = fs::Permissions::from_mode(0o755);
-        fs::set_permissions(self.path(&name), mode).expect("make it executable");
+        let path = self.path(&format!("www/{name}"));
+        fs::create_dir_all(path.parent().expect("a parent")).expect("make a directory");
+        write_program(&path, text.as_bytes(), 0o755);
     }
 
     /// The server, in the folder.

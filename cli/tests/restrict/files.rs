@@ -7,8 +7,8 @@ use std::process::Command;
 use tempfile::TempDir;
 
 use super::kernel::has_landlock;
-use super::support::{Server, command, unchecked};
-use super::{ANY, answer, folder, output, output_of, set_mode, write};
+use super::support::{Server, command, unchecked, write_program};
+use super::{ANY, answer, folder, output, output_of, set_mode};
 
 /// Directories that a program may read, may write, and neither, each with a file.
 struct Place {
@@ -21,9 +21,12 @@ impl Place {
         for name in ["read", "write", "outside"] {
             let path = folder.path().join(name);
             fs::create_dir(&path).expect("a directory");
-            write(&path.join("file"), name, 0o666);
+            let file = path.join("file");
+            fs::write(&file, name).expect("write");
+            set_mode(&file, 0o666);
         }
-        fs::copy("/usr/bin/true", folder.path().join("outside/true")).expect("copy true");
+        let bytes = fs::read("/usr/bin/true").expect("read true");
+        write_program(&folder.path().join("outside/true"), &bytes, 0o755);
         Self { folder }
     }
 
@@ -118,7 +121,7 @@ fn what_a_program_needs_is_added() {
     let read = "read text <\"$1\"; echo $text";
     let script = |name: &str, first: &str, rest: &str| {
         let path = place.path(name);
-        write(&path, &format!("#!{first}\n{rest}\n"), 0o755);
+        write_program(&path, format!("#!{first}\n{rest}\n").as_bytes(), 0o755);
         path
     };
     let plain = script("plain", "/bin/sh", read);
@@ -173,8 +176,7 @@ fn libraries_may_lie_anywhere() {
     let at = at.expect("the name of the loader");
     bytes[at..at + loader.len()].copy_from_slice(name.as_bytes());
     let cat = place.path("outside/cat");
-    fs::write(&cat, bytes).expect("write a program");
-    set_mode(&cat, 0o755);
+    write_program(&cat, &bytes, 0o755);
     let words = format!("exec --read-only /proc {}", place.options());
     let mut command = command(&words, ANY);
     command.env("LD_LIBRARY_PATH", place.path("outside"));

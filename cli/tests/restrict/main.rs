@@ -17,7 +17,7 @@ use std::process::Command;
 use tempfile::TempDir;
 
 use kernel::{has_landlock, has_networks};
-use support::{Server, ask, command, is_root, unchecked};
+use support::{Server, ask, command, is_root, unchecked, write_program};
 
 const MODELS: [&str; 8] = [
     "sequential",
@@ -72,11 +72,6 @@ fn folder() -> TempDir {
 
 fn set_mode(path: &Path, mode: u32) {
     fs::set_permissions(path, fs::Permissions::from_mode(mode)).expect("set the mode");
-}
-
-fn write(path: &Path, text: &str, mode: u32) {
-    fs::write(path, text).expect("write");
-    set_mode(path, mode);
 }
 
 #[test]
@@ -166,8 +161,8 @@ fn a_setuid_program_stays_a_user() {
     }
     let folder = folder();
     let id = folder.path().join("id");
-    fs::copy("/usr/bin/id", &id).expect("copy id");
-    set_mode(&id, 0o4755);
+    let bytes = fs::read("/usr/bin/id").expect("read id");
+    write_program(&id, &bytes, 0o4755);
     let program = [id.to_str().expect("UTF-8"), "-u"];
     if output_of(&format!("{DROPS} --allow-new-privs"), &program) == "0\n" {
         assert_eq!(output_of(DROPS, &program), "54321\n");

@@ -9,7 +9,7 @@ use socket2::{Domain, SockAddr, Socket, Type};
 use tempfile::TempDir;
 
 use super::kernel::has_networks;
-use super::support::{self, Client, Server, ask, command, is_root, unchecked};
+use super::support::{self, Client, Server, ask, command, is_root, unchecked, write_program};
 use super::{ANY, DROPS, MODELS, folder, set_mode};
 
 /// Tries to reach sockets outside, and prints a line for each.
@@ -107,7 +107,8 @@ fn a_user_leaves_the_network_too() {
     let outside = Outside::new();
     let folder = folder();
     let binary = folder.path().join("socketserver");
-    fs::copy(env!("CARGO_BIN_EXE_socketserver"), &binary).expect("copy the binary");
+    let bytes = fs::read(env!("CARGO_BIN_EXE_socketserver")).expect("read the binary");
+    write_program(&binary, &bytes, 0o755);
     let user = || {
         let mut command = Command::new("setpriv");
         command.args(["--reuid=54321", "--regid=4242", "--clear-groups"]);

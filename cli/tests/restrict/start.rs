@@ -3,8 +3,8 @@
 use std::process::Command;
 
 use super::kernel::has_landlock;
-use super::support::{Process, Server, command, command_under, is_root};
-use super::{ANY, DROPS, answer, folder, write};
+use super::support::{Process, Server, command, command_under, is_root, write_program};
+use super::{ANY, DROPS, answer, folder};
 
 /// Asserts that the command ends at the start with this status, and one line that has these parts.
 #[track_caller]
@@ -56,12 +56,12 @@ fn wrong_options_are_errors_at_the_start() {
 fn what_cannot_be_applied_is_an_error_at_the_start() {
     let (program, folder) = (["true"], folder());
     let bare = folder.path().join("bare");
-    write(&bare, "#!\n", 0o755);
+    write_program(&bare, b"#!\n", 0o755);
     let endless = folder.path().join("endless");
     let endless = endless.to_str().expect("UTF-8");
-    write(endless.as_ref(), &format!("#!{endless}\n"), 0o755);
+    write_program(endless.as_ref(), format!("#!{endless}\n").as_bytes(), 0o755);
     let lost = folder.path().join("lost");
-    write(&lost, "#!/usr/bin/env no-such-interpreter\n", 0o755);
+    write_program(&lost, b"#!/usr/bin/env no-such-interpreter\n", 0o755);
     let (bare, lost) = (bare.to_str().expect("UTF-8"), lost.to_str().expect("UTF-8"));
     for (words, program, parts) in [
         (

@@ -36,13 +36,14 @@ const BINARY: &str = env!("CARGO_BIN_EXE_socketserver");
 /// has all files of the tests open until its execve(2), and a file that is open for writing is not executed (ETXTBSY).
 #[allow(dead_code, reason = "for tests with programs of their own")]
 #[track_caller]
-pub(crate) fn write_program(path: &Path, text: &str, mode: u32) {
+pub(crate) fn write_program(path: &Path, content: &[u8], mode: u32) {
     let mut install = Command::new("install");
     let mode = format!("--mode={mode:o}");
     install.args([mode.as_str(), "/dev/stdin"]).arg(path);
-    let mut install = install.stdin(Stdio::piped()).spawn().expect("run install(1)");
+    let install = install.stdin(Stdio::piped()).spawn();
+    let mut install = install.expect("run install(1)");
     let mut input = install.stdin.take().expect("a pipe");
-    io::Write::write_all(&mut input, text.as_bytes()).expect("the text is read");
+    input.write_all(content).expect("the content is read");
     drop(input);
     let status = install.wait().expect("wait for install(1)");
     assert!(status.success(), "install {}", path.display());
