@@ -1,7 +1,6 @@
 //! Errors at the start, before anything is announced.
 
 use std::fs;
-use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
 use crate::LOCAL;
