@@ -23,6 +23,6 @@ pub(crate) fn now<R>(with: impl FnOnce(&HeaderValue) -> R) -> R {
         {
             (*cached, *date) = (second, text);
         }
-        with(date)
-    })
+    });
+    NOW.with_borrow(|(_, date)| with(date))
 }

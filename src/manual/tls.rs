@@ -107,6 +107,11 @@
 //! [`next_message`](crate::Connection::next_message) returns `false` at either end. The server sends
 //! close_notify when the handler has returned, and closes the socket.
 //!
+//! To TCP, the client's close_notify is input: if it arrives after the server has closed the socket, the
+//! kernel resets the connection, which can destroy the part of an answer that it has not sent yet. Under
+//! `Sequential` and `ThreadPool`, which do not wait for that part, a handler whose client ends its stream
+//! early reads to the end before it returns.
+//!
 //! # What plain streams have
 //!
 //! [`halves`](crate::Connection::halves), polls, [`unread`](crate::Connection::unread), parking and

@@ -64,8 +64,9 @@ pub struct Dialed<C>(pub(crate) C);
 
 impl<C: Managed> Dialed<C> {
     /// Closes the connection in good order: sends buffered output and the end of the stream, and
-    /// then, if input was left unread or the peer is slow to take the output, receives and discards
-    /// input, up to 256 KiB and until the peer takes no output for 2 s.
+    /// then, if input was left unread, receives and discards input, up to 256 KiB and until the peer
+    /// takes no output for 2 s. It also waits while TCP has not sent all output once, unless the peer
+    /// takes nothing for 2 s.
     ///
     /// # Errors
     ///

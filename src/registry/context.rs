@@ -356,11 +356,6 @@ impl Context {
         }
     }
 
-    /// Returns how many bytes were sent; `None` where nobody counts, on a dialed connection.
-    pub(crate) fn sent(&self) -> Option<u64> {
-        self.slot().map(Slot::sent)
-    }
-
     /// Stores that a future waits for input.
     pub(crate) fn begin_poll_read(&self) {
         let slot = self.slot();

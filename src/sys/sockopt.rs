@@ -53,18 +53,20 @@ pub(crate) fn unsent(socket: BorrowedFd<'_>) -> io::Result<u64> {
     output(socket, libc::TIOCOUTQ)
 }
 
-/// Returns how many of the [`unsent`] bytes TCP has not sent even once, because the peer or the
-/// network has no room for them (`SIOCOUTQNSD` in include/uapi/linux/sockios.h).
+/// Returns how many of the [`unsent`] bytes of a TCP socket were not sent even once, because the peer
+/// or the network has no room for them (`SIOCOUTQNSD` in include/uapi/linux/sockios.h).
 pub(crate) fn waiting(socket: BorrowedFd<'_>) -> io::Result<u64> {
-    output(socket, 0x894b)
+    const SIOCOUTQNSD: libc::Ioctl = 0x894b;
+    output(socket, SIOCOUTQNSD)
 }
 
 /// Makes one of the requests about output.
 fn output(socket: BorrowedFd<'_>, request: libc::Ioctl) -> io::Result<u64> {
-    let mut count: libc::c_int = 0;
+    // Room for the `struct ifreq` that is read for requests that a socket does not know (net/socket.c).
+    let mut count = [0 as libc::c_int; size_of::<libc::ifreq>() / size_of::<libc::c_int>()];
     // SAFETY: both requests (`TIOCOUTQ` has the number of `SIOCOUTQ`) write an int to their argument.
-    match unsafe { libc::ioctl(socket.as_raw_fd(), request, &raw mut count) } {
-        0 => Ok(u64::try_from(count).unwrap_or_default()),
+    match unsafe { libc::ioctl(socket.as_raw_fd(), request, count.as_mut_ptr()) } {
+        0 => Ok(u64::try_from(count[0]).unwrap_or_default()),
         _ => Err(io::Error::last_os_error()),
     }
 }

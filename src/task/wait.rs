@@ -464,6 +464,10 @@ pub(crate) struct Woken {
 pub(crate) fn any(fds: &[Awaited<'_>], deadline: Option<Instant>) -> io::Result<Woken> {
     #[cfg(feature = "coroutines")]
     if let Some(current) = current() {
+        debug_assert!(
+            fds.iter().all(|awaited| awaited.source.is_some()),
+            "only threads wait for processes"
+        );
         let watched = fds.iter().filter_map(|awaited| {
             let source = awaited.source?;
             Some((&source.place, awaited.fd, awaited.interest))

@@ -12,7 +12,7 @@
 //! | [`body_bytes`](crate::Http::body_bytes), or for one request [`Body::set_limit`](crate::Body::set_limit) | 2 MiB | reads of the body fail; 413 |
 //! | [`requests`](crate::Http::requests) of a connection | 10,000 | the last response says `Connection: close`, or GOAWAY |
 //! | [`streams`](crate::Http::streams): requests of a connection of HTTP/2 that run at once | 100 | the client waits, or gets `REFUSED_STREAM` |
-//! | requests of HTTP/2 that one client (an IPv4 address, or an IPv6 network of 64 bits) runs at once in a process, over all of its connections | as many as there is [room](socketserver::task::Scope::room) for beside them: alone half of all that can run, two clients a third each | the client gets `REFUSED_STREAM` |
+//! | requests of HTTP/2 that one client (an IPv4 address, or an IPv6 network of 64 bits) runs at once in a process, over all of its connections; a burst counts as it comes | as many as there is [room](socketserver::task::Scope::room) for beside them: alone half of all that can run, two clients a third each | the client gets `REFUSED_STREAM` |
 //!
 //! A read of a body that is too large fails. A handler that passes on the error answers 413. The server does not
 //! gather the body in memory.

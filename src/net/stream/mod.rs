@@ -36,10 +36,15 @@ use crate::sys::{self, sockopt};
 /// # Dropping
 ///
 /// When the handler has returned, the server closes the connection in good order: it sends buffered
-/// output and the end of the stream. If the handler left input unread, or the peer is slow to take the
-/// output, the server then receives and discards input, up to 256 KiB and until the peer takes no
-/// output for 2 s, because close(2) with unread input, or input that comes after it, resets the
-/// connection, which can destroy the reply on its way (RFC 9112 section 9.6).
+/// output and the end of the stream. If the handler left input unread, the server then receives and
+/// discards input, up to 256 KiB and until the peer takes no output for 2 s, because close(2) with
+/// unread input resets the connection, which can destroy the reply on its way (RFC 9112 section
+/// 9.6). So does input that comes later, such as a close_notify of TLS, while the kernel still holds a
+/// part of a long reply: the close waits until TCP has sent all of it once, or the peer has taken
+/// nothing for 2 s, or the server stops. Under [`Sequential`](crate::Sequential) and
+/// [`ThreadPool`](crate::ThreadPool), where that would hold up other clients, it does not wait: there
+/// a handler whose client may send late can [`shutdown`](Connection::shutdown) the writing side and
+/// read to the end itself.
 ///
 /// # Examples
 ///

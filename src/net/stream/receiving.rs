@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use rustix::io::Errno;
 use rustix::net::{RecvFlags, recv};
 
+use crate::address::Address;
 use crate::net::halves::ReadSide;
 use crate::net::input::Input;
 use crate::net::link::{Link, Timeout};
@@ -42,8 +43,8 @@ const BULK: usize = 16 * 1024;
 const LINGER_TIME: Duration = Duration::from_secs(2);
 const LINGER_BYTES: usize = 256 * 1024;
 
-/// What a new connection sends at once: ten segments (RFC 6928).
-const FIRST_FLIGHT: u64 = 10 * 1460;
+/// How often a close looks whether the kernel has sent all output.
+const LINGER_LOOK: Duration = Duration::from_millis(100);
 
 impl Receiving {
     /// Returns whether there is nothing to read without a wait.
@@ -163,23 +164,48 @@ impl Receiver<'_> {
         Ok(whole)
     }
 
-    /// Returns whether the kernel holds output that it has not sent yet.
-    fn holds_output(&self) -> bool {
-        let sent = self.link.context.sent();
-        sent.is_none_or(|sent| sent > FIRST_FLIGHT)
-            && sockopt::waiting(self.link.fd()).is_ok_and(|waiting| waiting > 0)
+    /// Waits while the kernel holds output that it has not sent, and the peer takes some of it: input that came after
+    /// close(2) would destroy what is left. Returns what is received meanwhile. Does not wait where that would hold up
+    /// other clients, or a stop.
+    fn await_sending(&self, scratch: &mut [u8]) -> rustix::io::Result<usize> {
+        let Link {
+            socket,
+            source,
+            context,
+        } = self.link;
+        let fd = self.link.fd();
+        if matches!(socket.peer, Address::Unix(_)) || context.waits_hold_others() {
+            return Err(Errno::AGAIN);
+        }
+        let (mut least, mut deadline) = (u64::MAX, Instant::now());
+        while !context.stopping() && sockopt::waiting(fd).is_ok_and(|waiting| waiting > 0) {
+            let unsent = sockopt::unsent(fd).unwrap_or_default();
+            if unsent < least {
+                (least, deadline) = (unsent, Instant::now() + LINGER_TIME);
+            } else if deadline <= Instant::now() {
+                break;
+            }
+            match source.receive(fd, scratch, Some(LINGER_LOOK)) {
+                Err(err) if err.kind() == io::ErrorKind::TimedOut => {}
+                received => return received.map_err(|_| Errno::CONNRESET),
+            }
+        }
+        Err(Errno::AGAIN)
     }
 
     /// Receives and discards input until the peer ends its side too, within bounds, so that the
     /// close does not reset the connection, which would destroy output on its way. Waits only if the peer has begun to send: the handler
-    /// has left input `unread`, or more has arrived; or if output waits for room, because input that comes after the close would
-    /// destroy it too. Returns whether more had arrived.
+    /// has left input `unread`, or more has arrived. Returns whether more had arrived.
     pub(super) fn linger(&mut self, unread: bool) -> bool {
         let mut scratch = [0; 1024];
         let mut left = LINGER_BYTES;
-        let more = match recv(self.link.fd(), &mut scratch, RecvFlags::DONTWAIT) {
-            Ok((count, _)) if count > 0 => count,
-            Err(Errno::AGAIN) if unread || self.holds_output() => 0,
+        let first = match recv(self.link.fd(), &mut scratch, RecvFlags::DONTWAIT) {
+            Err(Errno::AGAIN) if !unread => self.await_sending(&mut scratch),
+            received => received.map(|(count, _)| count),
+        };
+        let more = match first {
+            Ok(count) if count > 0 => count,
+            Err(Errno::AGAIN) if unread => 0,
             // The common case: the peer waits for the end of the stream, or has closed.
             _ => return false,
         };
@@ -192,7 +218,7 @@ impl Receiver<'_> {
                 // A peer that takes its reply slowly gets all of it.
                 let before = unsent;
                 unsent = sockopt::unsent(self.link.fd()).unwrap_or_default();
-                if unsent >= before {
+                if unsent == 0 || unsent >= before {
                     break;
                 }
                 wait = LINGER_TIME;

@@ -49,7 +49,7 @@ pub(crate) trait Drive {
     }
 
     /// Begins to receive into a buffer; an event under `task` reports the result. Returns `false`, the default,
-    /// if it has not begun.
+    /// if it has not begun. Called only if the driver [can](Self::receives).
     fn receive(&mut self, into: Lent, task: u32) -> bool {
         let _ = (into, task);
         false
