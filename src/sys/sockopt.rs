@@ -63,7 +63,7 @@ pub(crate) fn waiting(socket: BorrowedFd<'_>) -> io::Result<u64> {
 /// Makes one of the requests about output.
 fn output(socket: BorrowedFd<'_>, request: libc::Ioctl) -> io::Result<u64> {
     // Room for the `struct ifreq` that is read for requests that a socket does not know (net/socket.c).
-    let mut count = [0 as libc::c_int; size_of::<libc::ifreq>() / size_of::<libc::c_int>()];
+    let mut count = [0_i32; size_of::<libc::ifreq>() / size_of::<i32>()];
     // SAFETY: both requests (`TIOCOUTQ` has the number of `SIOCOUTQ`) write an int to their argument.
     match unsafe { libc::ioctl(socket.as_raw_fd(), request, count.as_mut_ptr()) } {
         0 => Ok(u64::try_from(count[0]).unwrap_or_default()),
