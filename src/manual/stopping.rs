@@ -160,7 +160,7 @@
 //!
 //! | model | a handler that goes on after the drain deadline |
 //! |---|---|
-//! | `Threading`, `ThreadPool` | `serve_forever` returns 2.25 s after the deadline at the latest, and leaves the thread behind |
+//! | `Threading`, `ThreadPool` | `serve_forever` returns 2.75 s after the deadline at the latest, and leaves the thread behind |
 //! | `Sequential`, `Coroutines` | `serve_forever` returns when the handler has returned |
 //! | `Forking` | the child process is killed at the deadline |
 //! | `Prefork` | the worker process is killed 3 s after the deadline, if it has not ended before |

@@ -62,7 +62,7 @@ pub(crate) const SETTLE: Duration = Duration::from_millis(50);
 
 /// How long the abort at the drain deadline waits for idle connections, which end by themselves
 /// then.
-const ABORT_DELAY: Duration = Duration::from_millis(250);
+const ABORT_DELAY: Duration = Duration::from_millis(750);
 
 /// The connections and datagrams of a process that can be aborted.
 #[derive(Default)]
