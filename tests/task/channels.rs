@@ -121,7 +121,7 @@ fn no_message_is_lost_by_a_cancelled_wait() {
         let send = move || {
             insist(rounds, |round| {
                 block_on(sender.send(round)).map(Result::unwrap)
-            })
+            });
         };
         let receive = move || {
             insist(rounds, |round| {
@@ -135,7 +135,7 @@ fn no_message_is_lost_by_a_cancelled_wait() {
         let send = move || {
             insist(rounds, |round| {
                 block_on(sender.send(round)).map(Result::unwrap)
-            })
+            });
         };
         let receive = move || {
             insist(rounds, |round| {

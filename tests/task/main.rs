@@ -93,7 +93,8 @@ fn play(place: Place, roles: impl IntoIterator<Item = Role>) {
         Until {
             server,
             all_ended: move || {
-                let patience = DEADLINE * (1 + u32::try_from(channels::rounds()).unwrap() / 1000);
+                let patience =
+                    DEADLINE * (1 + u32::try_from(channels::rounds()).expect("few rounds") / 1000);
                 for _ in 0..count {
                     let end = ends.recv_timeout(patience);
                     let end = end.unwrap_or_else(|_| panic!("a role hangs in {place:?}"));
