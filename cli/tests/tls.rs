@@ -184,7 +184,7 @@ fn versions_renegotiation_and_certificates_of_clients() {
     );
     let server = files.serve("hello");
     has(&files.openssl(&server, "-tls1_1"), &["alert"]);
-    let server = files.serve("echo");
+    let server = files.serve("echo --handshake-timeout none --first-byte-timeout none");
     let address = at(&server);
     // OpenSSL's client renegotiates at a line that begins with R.
     let output = files.shell(&format!(

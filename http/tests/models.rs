@@ -510,6 +510,11 @@ fn talk_until_the_stop(
     // Different pauses for each client (Knuth's multiplier of a linear congruential generator).
     let mut random = seed;
     for number in 0.. {
+        // A stop ends a connection that has been idle for the grace: a client looks for the end before it sends.
+        let pause = Duration::from_micros((random >> 33) % PAUSE);
+        if ends_within(client.socket(), pause) {
+            return None;
+        }
         let take = |left: u64| left.checked_sub(1);
         let enough = left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, take);
         let stop = enough.is_err() && !stops.swap(true, Ordering::Relaxed);
@@ -523,12 +528,6 @@ fn talk_until_the_stop(
         random = random
             .wrapping_mul(6_364_136_223_846_793_005)
             .wrapping_add(1);
-        if ends_within(
-            client.socket(),
-            Duration::from_micros((random >> 33) % PAUSE),
-        ) {
-            return None;
-        }
     }
     None
 }
