@@ -517,7 +517,8 @@ fn talk_until_the_stop(
         }
         let take = |left: u64| left.checked_sub(1);
         let enough = left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, take);
-        let stop = enough.is_err() && !stops.swap(true, Ordering::Relaxed);
+        // Who still waits in the backlog does not ask for the stop.
+        let stop = number > 0 && enough.is_err() && !stops.swap(true, Ordering::Relaxed);
         let answer = match client.try_get(if stop { "/stop" } else { "/count" }) {
             Ok(answer) if answer.status == 200 => answer,
             other => return Some(format!("request {number}: {other:?}")),
