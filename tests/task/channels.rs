@@ -118,32 +118,28 @@ fn tokio_sync_carries_everything() {
 fn no_message_is_lost_by_a_cancelled_wait() {
     pairs(2, |rounds| {
         let (sender, receiver) = async_channel::bounded(1);
-        let send = move || {
-            insist(rounds, |round| {
-                block_on(sender.send(round)).map(Result::unwrap)
-            });
-        };
-        let receive = move || {
-            insist(rounds, |round| {
-                block_on(receiver.recv()).map(|got| assert_eq!(got, Ok(round)))
-            });
-        };
-        [Box::new(send), Box::new(receive)]
+        let send = move |round| block_on(sender.send(round)).map(Result::unwrap);
+        let receive = move |round| block_on(receiver.recv()).map(|got| assert_eq!(got, Ok(round)));
+        insistent(rounds, send, receive)
     });
     pairs(2, |rounds| {
         let (sender, mut receiver) = tokio::sync::mpsc::channel(1);
-        let send = move || {
-            insist(rounds, |round| {
-                block_on(sender.send(round)).map(Result::unwrap)
-            });
-        };
-        let receive = move || {
-            insist(rounds, |round| {
-                block_on(receiver.recv()).map(|got| assert_eq!(got, Some(round)))
-            });
-        };
-        [Box::new(send), Box::new(receive)]
+        let send = move |round| block_on(sender.send(round)).map(Result::unwrap);
+        let receive =
+            move |round| block_on(receiver.recv()).map(|got| assert_eq!(got, Some(round)));
+        insistent(rounds, send, receive)
     });
+}
+
+fn insistent(
+    rounds: usize,
+    send: impl FnMut(usize) -> io::Result<()> + Send + 'static,
+    receive: impl FnMut(usize) -> io::Result<()> + Send + 'static,
+) -> [Role; 2] {
+    [
+        Box::new(move || insist(rounds, send)),
+        Box::new(move || insist(rounds, receive)),
+    ]
 }
 
 /// Repeats each step, whose wait has a timeout of 0 to 63 us, until it has ended in time.

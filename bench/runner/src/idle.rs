@@ -146,8 +146,13 @@ pub(crate) fn beside_laden(
 
 /// What a load was answered on a server that runs, for the time for which connections are held.
 fn rate(bench: &Bench<'_>, server: &Server, busy: Load) -> Result<Round> {
+    calm_round(|| bench.drive(server, busy, bench.effort.hold_seconds))
+}
+
+/// Drives a load once the machine is calm.
+fn calm_round(drive: impl FnOnce() -> Result<Driven>) -> Result<Round> {
     os::wait_for_calm(CALM, PATIENCE)?;
-    let driven = bench.drive(server, busy, bench.effort.hold_seconds)?;
+    let driven = drive()?;
     let cpu = driven.cpu;
     Ok(driven.round(cpu))
 }
@@ -233,12 +238,7 @@ fn beside_others(
     others: Others,
 ) -> Result<()> {
     let server = bench.start(subject)?;
-    let measure = || -> Result<_> {
-        os::wait_for_calm(CALM, PATIENCE)?;
-        let driven = drive(&server)?;
-        let cpu = driven.cpu;
-        Ok(driven.round(cpu))
-    };
+    let measure = || calm_round(|| drive(&server));
     let before = measure().context("alone")?;
     let at_most = bench.effort.seconds * 1.2 + HOLD_SLACK;
     let idle = others.count;

@@ -1,6 +1,7 @@
 //! The receiving direction of a stream.
 
 use std::io::{self, BufRead, Read};
+use std::os::fd::BorrowedFd;
 use std::task::{self, Poll, ready};
 use std::time::{Duration, Instant};
 
@@ -45,6 +46,41 @@ const LINGER_BYTES: usize = 256 * 1024;
 
 /// How often a close looks whether the kernel has sent all output.
 const LINGER_LOOK: Duration = Duration::from_millis(100);
+
+/// Whether a peer goes on taking output, as a close sees it.
+struct Taking<'a> {
+    fd: BorrowedFd<'a>,
+    unsent: u64,
+    deadline: Instant,
+}
+
+impl<'a> Taking<'a> {
+    fn new(fd: BorrowedFd<'a>) -> Self {
+        Self {
+            fd,
+            unsent: sockopt::unsent(fd).unwrap_or_default(),
+            deadline: Instant::now() + LINGER_TIME,
+        }
+    }
+
+    fn is_due(&self) -> bool {
+        self.deadline <= Instant::now()
+    }
+
+    /// How long the close goes on waiting: [`LINGER_TIME`] anew each time that the peer has taken some output in the
+    /// last one, so that a peer that takes its reply slowly gets all of it.
+    fn left(&mut self) -> Option<Duration> {
+        if self.is_due() {
+            let before = self.unsent;
+            self.unsent = sockopt::unsent(self.fd).unwrap_or_default();
+            if self.unsent == 0 || self.unsent >= before {
+                return None;
+            }
+            self.deadline = Instant::now() + LINGER_TIME;
+        }
+        Some(self.deadline.saturating_duration_since(Instant::now()))
+    }
+}
 
 impl Receiving {
     /// Returns whether there is nothing to read without a wait.
@@ -177,15 +213,10 @@ impl Receiver<'_> {
         if matches!(socket.peer, Address::Unix(_)) || context.waits_hold_others() {
             return Err(Errno::AGAIN);
         }
-        let (mut least, mut deadline) = (u64::MAX, Instant::now());
+        let mut taking = Taking::new(fd);
         while !context.stopping() && sockopt::waiting(fd).is_ok_and(|waiting| waiting > 0) {
-            let unsent = sockopt::unsent(fd).unwrap_or_default();
-            if unsent < least {
-                (least, deadline) = (unsent, Instant::now() + LINGER_TIME);
-            } else if deadline <= Instant::now() {
-                break;
-            }
-            match source.receive(fd, scratch, Some(LINGER_LOOK)) {
+            let Some(left) = taking.left() else { break };
+            match source.receive(fd, scratch, Some(left.min(LINGER_LOOK))) {
                 Err(err) if err.kind() == io::ErrorKind::TimedOut => {}
                 received => return received.map_err(|_| Errno::CONNRESET),
             }
@@ -210,25 +241,14 @@ impl Receiver<'_> {
             _ => return false,
         };
         left -= more;
-        let mut unsent = sockopt::unsent(self.link.fd()).unwrap_or_default();
-        let mut deadline = Instant::now() + LINGER_TIME;
+        let link = self.link;
+        let mut taking = Taking::new(link.fd());
         while left > 0 {
-            let mut wait = deadline.saturating_duration_since(Instant::now());
-            if wait.is_zero() {
-                // A peer that takes its reply slowly gets all of it.
-                let before = unsent;
-                unsent = sockopt::unsent(self.link.fd()).unwrap_or_default();
-                if unsent == 0 || unsent >= before {
-                    break;
-                }
-                wait = LINGER_TIME;
-                deadline = Instant::now() + wait;
-            }
+            let Some(wait) = taking.left() else { break };
             self.state.timeout = Timeout::new(Some(wait)).unwrap_or_default();
             match self.recv(&mut scratch) {
                 Ok(count) if count > 0 => left = left.saturating_sub(count),
-                Err(err) if err.kind() == io::ErrorKind::TimedOut && deadline <= Instant::now() => {
-                }
+                Err(err) if err.kind() == io::ErrorKind::TimedOut && taking.is_due() => {}
                 _ => break,
             }
         }
