@@ -6,6 +6,7 @@ mod support;
 
 use std::fs;
 use std::io::Write;
+use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::Duration;
@@ -14,7 +15,7 @@ use rustix::process::{Pid, Signal, kill_process};
 
 use support::{
     Client, DEADLINE, Process, Server, ask, assert_echoes, children, command, command_under,
-    make_fifo, poll_until, serve, writer_of_fifo,
+    make_fifo, poll_until, serve,
 };
 
 const LOCAL: &str = "tcp://127.0.0.1:0";
@@ -166,7 +167,7 @@ fn bound(directory: &Path) -> Option<String> {
 }
 
 /// A command for a namespace of mounts where the file of host names is a FIFO: who resolves a name
-/// waits for its writer. `None` where that cannot be had, which is said.
+/// waits in open(2) for a writer. `None` where that cannot be had, which is said.
 fn with_slow_names(directory: &Path, more: &[&str]) -> Option<Command> {
     make_fifo(&directory.join("hosts"));
     namespace(&[&["--mount"], more].concat()).map(|mut unshare| {
@@ -194,10 +195,27 @@ fn namespace(options: &[&str]) -> Option<Command> {
     None
 }
 
-/// Waits until the file of host names is being opened, and keeps the reader waiting.
+/// Waits until one of the processes opens the file of host names. A writer would end that: the C library does not read a
+/// FIFO.
 #[track_caller]
-fn name_is_looked_up(directory: &Path) -> fs::File {
-    writer_of_fifo(&directory.join("hosts"))
+fn await_lookup(processes: impl Fn() -> Vec<u32>) {
+    let looks_up = |&pid: &u32| opening(pid).is_some_and(|path| path == *b"/etc/hosts\0");
+    until("a name is looked up", || {
+        processes().iter().find(|pid| looks_up(pid)).copied()
+    });
+}
+
+/// The beginning of the path that a process opens right now (proc_pid_syscall(5)).
+fn opening(pid: u32) -> Option<[u8; 11]> {
+    let call = fs::read_to_string(format!("/proc/{pid}/syscall")).ok()?;
+    let mut fields = call.split_whitespace();
+    let number: i64 = fields.next()?.parse().ok()?;
+    let path = fields.nth(1)?.strip_prefix("0x")?;
+    let address = u64::from_str_radix(path, 16).ok()?;
+    let memory = fs::File::open(format!("/proc/{pid}/mem")).ok()?;
+    let mut start = [0; 11];
+    memory.read_exact_at(&mut start, address).ok()?;
+    (number == libc::SYS_openat).then_some(start)
 }
 
 #[test]
@@ -210,7 +228,7 @@ fn a_stop_that_comes_while_names_are_resolved_ends_the_program() {
     let file = format!("unix://{}", sockets.path().join("socket").display());
     let urls = [&*file, "tcp://localhost:0"];
     let mut process = Process::start(command_under(command, "serve echo", &urls));
-    let _waits = name_is_looked_up(directory.path());
+    await_lookup(|| vec![process.id()]);
     assert_eq!(bound(sockets.path()), None, "nothing is bound yet");
     process.signal(Signal::TERM);
     process.stopped();
@@ -422,11 +440,11 @@ fn the_first_process_is_stopped_by_a_signal_that_comes_early() {
     };
     let command = command_under(command, "serve echo", &["tcp://localhost:0"]);
     let mut process = Process::start(command);
-    let hosts = name_is_looked_up(directory.path());
-    send(first_process(&process), Signal::TERM);
+    let first = first_process(&process);
+    await_lookup(|| children(first));
+    send(first, Signal::TERM);
     let exit = process.exit();
     assert_eq!(exit.code, Some(0), "{exit:?}");
-    drop(hosts);
 }
 
 #[test]
