@@ -105,19 +105,28 @@ pub(crate) const STACK_KIB: usize = 64;
 /// How many KiB it needs with TLS.
 pub(crate) const TLS_STACK_KIB: usize = 256;
 
+/// How many handlers run at once under `threading` and `forking`, at least.
+const THREADS: usize = 1024;
+const CHILDREN: usize = 40;
+
 /// Serves until a signal stops it.
 pub(crate) fn run(task: impl Task, options: Options) -> anyhow::Result<Report> {
     let task: Box<dyn Task> = Box::new(task);
     let workers = options.workers.map(|workers| workers as usize);
+    // Each connection that the limit allows gets a handler.
+    let handlers = options.limits.max_connections.unwrap_or(0);
+    let handlers = usize::try_from(handlers).unwrap_or(usize::MAX);
+    let threading = Threading::default().max_threads(handlers.max(THREADS));
+    let forking = Forking::default().max_children(handlers.max(CHILDREN));
     match options.model {
         Model::One(Inner::Sequential) => serve(task, options, Sequential::default()),
-        Model::One(Inner::Threading) => serve(task, options, Threading::default()),
+        Model::One(Inner::Threading) => serve(task, options, threading),
         Model::One(Inner::Pool) => serve(
             task,
             options,
             workers.map_or_else(ThreadPool::default, ThreadPool::new),
         ),
-        Model::One(Inner::Forking) => serve(task, options, Forking::default()),
+        Model::One(Inner::Forking) => serve(task, options, forking),
         Model::One(Inner::Coroutines) => {
             let model = coroutines(&options, workers, task.stack_kib());
             serve(task, options, model)
@@ -125,15 +134,11 @@ pub(crate) fn run(task: impl Task, options: Options) -> anyhow::Result<Report> {
         Model::Prefork(Inner::Sequential) => {
             serve(task, options, prefork(workers, Sequential::default()))
         }
-        Model::Prefork(Inner::Threading) => {
-            serve(task, options, prefork(workers, Threading::default()))
-        }
+        Model::Prefork(Inner::Threading) => serve(task, options, prefork(workers, threading)),
         Model::Prefork(Inner::Pool) => {
             serve(task, options, prefork(workers, ThreadPool::default()))
         }
-        Model::Prefork(Inner::Forking) => {
-            serve(task, options, prefork(workers, Forking::default()))
-        }
+        Model::Prefork(Inner::Forking) => serve(task, options, prefork(workers, forking)),
         // One worker in each process: the processes use the processors.
         Model::Prefork(Inner::Coroutines) => {
             let model = coroutines(&options, Some(1), task.stack_kib());

@@ -105,6 +105,15 @@ fn a_lame_duck_still_serves() {
 }
 
 #[test]
+fn more_connections_than_forking_has_children_by_default_are_served() {
+    let (mut process, address) = serve("serve echo --model forking --max-connections 42");
+    let clients: Vec<_> = (0..42).map(|_| served(&address)).collect();
+    process.signal(Signal::TERM);
+    drop(clients);
+    process.stopped();
+}
+
+#[test]
 fn a_lame_duck_ends_by_itself() {
     let (mut process, _) = serve("serve echo --lame-duck 0.1 --log");
     assert_eq!(process.next_line(), "socketserver: running");
