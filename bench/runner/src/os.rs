@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Error, Result};
 use nix::sched::{CpuSet, sched_getaffinity, sched_setaffinity};
-use nix::sys::resource::{Resource, UsageWho, getrlimit, getrusage};
+use nix::sys::resource::{UsageWho, getrusage};
 use nix::sys::time::{TimeVal, TimeValLike};
 use nix::time::clock_getcpuclockid;
 use nix::unistd::Pid;
@@ -132,11 +132,6 @@ pub(crate) fn private(pid: u32) -> Result<u64> {
 /// The open descriptors of a process and its descendants.
 pub(crate) fn descriptors(pid: u32) -> Result<u64> {
     sum(pid, |pid| entries(&format!("/proc/{pid}/fd")))
-}
-
-/// How many descriptors a process may have at most.
-pub(crate) fn descriptors_max() -> u64 {
-    getrlimit(Resource::RLIMIT_NOFILE).map_or(1024, |(_, hard)| hard)
 }
 
 /// The threads of a process and its descendants.

@@ -32,7 +32,7 @@ use self::lines::Lines;
 use self::relay::{Client, Relay};
 use self::restrict::Restrictions;
 use self::serving::{Around, Cause, Over, Session};
-use self::starter::{Command, Ended, Exit, LOST, Settings, Starter};
+use self::starter::{Command, Ended, Exit, LOST, Settings, Starters};
 use crate::args::{Inner, Model, Options, seconds};
 use crate::bind::{Accepted, Any, Listener, Stream, socket_of};
 use crate::lent::{Lent, LentSocket};
@@ -150,15 +150,16 @@ pub(crate) fn run(mut exec: Exec) -> anyhow::Result<Report> {
     let note = serve::bound_connections(&mut exec.options, DESCRIPTORS);
     let path = program::find(&exec.program[0])?;
     program::check(&path)?;
-    let starter = Arc::new(OnceLock::new());
+    let starters = Arc::new(OnceLock::new());
     let flags = EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK;
     let task = Programs {
         command: Command::new(path.as_os_str(), &exec.program)?,
         note,
-        settings: Some(Settings {
+        settings: Settings {
+            starters: starter::number(exec.options.workers),
             env: environment::of_server(exec.env_clear, &exec.env),
             kill_timeout: exec.kill_timeout,
-        }),
+        },
         limits: serving::Limits {
             half_close: exec.half_close_timeout.0,
             idle: exec.options.limits.idle_timeout.0,
@@ -169,10 +170,10 @@ pub(crate) fn run(mut exec: Exec) -> anyhow::Result<Report> {
         can_lend: can_lend(exec.options.model),
         stop: Arc::new(eventfd(0, flags).context("eventfd(2)")?),
         path,
-        starter: Arc::clone(&starter),
+        starters: Arc::clone(&starters),
     };
     let served = serve::run(task, exec.options);
-    let finished = starter.get().map_or(Ok(()), Starter::finish);
+    let finished = starters.get().map_or(Ok(()), Starters::finish);
     let report = served?;
     finished.map(|()| report)
 }
@@ -183,8 +184,7 @@ struct Programs {
     command: Command,
     /// What the operator should know.
     note: Option<String>,
-    /// Taken when the starter is forked.
-    settings: Option<Settings>,
+    settings: Settings,
     limits: serving::Limits,
     restrictions: Restrictions,
     /// Whether events of programs are logged.
@@ -193,28 +193,25 @@ struct Programs {
     can_lend: bool,
     /// An eventfd(2) that is readable once the server has been asked to stop.
     stop: Arc<OwnedFd>,
-    starter: Arc<OnceLock<Starter>>,
+    starters: Arc<OnceLock<Starters>>,
 }
 
 impl Task for Programs {
     fn fork(&mut self, privileges: &Privileges) -> anyhow::Result<()> {
-        let settings = self.settings.take().context("the starter is forked once")?;
-        let privileges = privileges.clone();
-        let (path, restrictions) = (self.path.clone(), self.restrictions.clone());
-        let starter = Starter::fork(settings, move || {
-            restrictions.leave_network()?;
+        let starters = Starters::fork(&self.settings, || {
+            self.restrictions.leave_network()?;
             privileges.drop_for_good()?;
             // As the user that the programs run as.
-            program::check(&path)?;
-            let prepared = restrictions.prepare(&path)?;
+            program::check(&self.path)?;
+            let prepared = self.restrictions.prepare(&self.path)?;
             Ok(Box::new(move || prepared.apply()))
         })?;
-        let _ = self.starter.set(starter);
+        let _ = self.starters.set(starters);
         Ok(())
     }
 
     fn start(&mut self, listeners: Vec<Any>) -> anyhow::Result<Vec<Listener>> {
-        // After the starter was forked, whose programs have the limit that the server was started with.
+        // After the starters were forked, whose programs have the limit that the server was started with.
         serve::raise_descriptor_limit(self.note.as_deref())?;
         let lend = |listener| -> anyhow::Result<Listener> {
             let Either::Right(Either::Right(datagrams)) = listener else {
@@ -232,8 +229,8 @@ impl Task for Programs {
     }
 
     fn serving(&self, server: &ServerHandle) -> anyhow::Result<()> {
-        let starter = Arc::clone(&self.starter);
-        let has_ended = move || starter.get().is_some_and(Starter::has_ended);
+        let starters = Arc::clone(&self.starters);
+        let has_ended = move || starters.get().is_some_and(Starters::one_has_ended);
         signals::stop_when_child_ends(has_ended, server.clone())
     }
 
@@ -336,10 +333,10 @@ impl Programs {
     ) -> io::Result<Over> {
         let (lines, errors) = Lines::new(format!("socketserver: connection {id}, standard error"))?;
         let fds = [program.as_fd(), errors.as_fd()];
-        let starter = self.starter.get().ok_or(io::ErrorKind::NotConnected)?;
+        let starters = self.starters.get().ok_or(io::ErrorKind::NotConnected)?;
         // 0, 1 and 3 are the connection: for inetd and UCSPI, and for systemd.
         let layout = [0, 0, 1, 0];
-        let running = starter.start(&self.command, variables.as_slice(), &fds, &layout)?;
+        let running = starters.start(&self.command, variables.as_slice(), &fds, &layout)?;
         // A relay sees the end once the program has closed its socket; so do the lines.
         drop((program, errors));
         let logged = self.log.then_some(id);

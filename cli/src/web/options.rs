@@ -14,6 +14,7 @@ use super::cgi::{self, Programs};
 use super::passwords::Passwords;
 use crate::args::{Options, seconds};
 use crate::exec::environment::{self, Variable};
+use crate::exec::starter;
 use crate::listen::Url;
 
 /// The options about HTTP.
@@ -160,6 +161,7 @@ impl Web {
             timeout: self.cgi_timeout,
             max: self.cgi_max as usize,
             log: options.log,
+            starters: starter::number(options.workers),
         };
         Programs::new(root, settings).map(Some)
     }

@@ -10,9 +10,10 @@ use rustix::fs::{FlockOperation, flock};
 use rustix::process::{Pid, Signal, kill_process, kill_process_group};
 use socket2::Socket;
 
-use crate::support::{Client, DEADLINE, Server, children, poll_until};
+use crate::support::{Client, DEADLINE, Exit, Server, children, poll_until};
 use crate::{
     LOCAL, MODELS, await_end_of, await_line, command_of, exec, is_alive, line, pids, started,
+    starters,
 };
 
 /// Closes a connection by a reset (socket(7), `SO_LINGER`).
@@ -165,12 +166,14 @@ fn what_forks_away_ends_with_its_program_and_not_before() {
         let away = pids(&mut client);
         client.send(b"x\n");
         if model != "sequential" {
-            // Another program ends, after which the starter looks for strays.
-            let mut other = Client::connect(&server.urls[0]);
-            let its = pids(&mut other);
-            other.send(b"x\nx\n");
-            assert_eq!(other.receive(1), b"", "{model}");
-            await_end_of(&its);
+            // A program of each starter ends, after which the starter looks for strays.
+            for _ in 0..starters(model) {
+                let mut other = Client::connect(&server.urls[0]);
+                let its = pids(&mut other);
+                other.send(b"x\nx\n");
+                assert_eq!(other.receive(1), b"", "{model}");
+                await_end_of(&its);
+            }
         }
         assert!(is_alive(away[0]), "{model}");
         client.send(b"x\n");
@@ -298,14 +301,34 @@ fn a_server_whose_starter_is_killed_stops_and_says_so() {
         kill_process(starter, Signal::KILL).unwrap();
         let exit = server.process.exit();
         assert_eq!(exit.code, Some(1), "{model}: {exit:?}");
-        let why = "socketserver: the process that starts programs ended by signal 9, so the server has stopped; start it again";
-        assert_eq!(
-            exit.stderr.last().map(|line| &**line),
-            Some(why),
-            "{model}: {exit:?}"
-        );
+        assert_eq!(last_line(&exit), Some(STARTER_KILLED), "{model}: {exit:?}");
         await_end_of(&program);
     }
+}
+
+#[test]
+fn a_server_stops_when_any_of_its_starters_is_killed() {
+    for killed in 0..2 {
+        let options =
+            "--model prefork:threading --workers 2 --drain-timeout 0.1 --kill-timeout 0.1";
+        let mut server = exec(options, "sleep 1000 & echo $$ $! $PPID; wait");
+        let mut clients = [(); 2].map(|()| Client::connect(&server.urls[0]));
+        let groups = clients.each_mut().map(pids);
+        let starters = groups.each_ref().map(|group| group[2]);
+        assert_ne!(starters[0], starters[1]);
+        let starter = Pid::from_raw(starters[killed] as i32).unwrap();
+        kill_process(starter, Signal::KILL).unwrap();
+        let exit = server.process.exit();
+        assert_eq!(exit.code, Some(1), "{exit:?}");
+        assert_eq!(last_line(&exit), Some(STARTER_KILLED), "{exit:?}");
+        await_end_of(&groups.concat());
+    }
+}
+
+const STARTER_KILLED: &str = "socketserver: a process that starts programs ended by signal 9, so the server has stopped; start it again";
+
+fn last_line(exit: &Exit) -> Option<&str> {
+    exit.stderr.last().map(|line| &**line)
 }
 
 fn has_child(parent: u32, child: u32) -> bool {

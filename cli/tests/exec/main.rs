@@ -10,7 +10,9 @@ mod support;
 mod transports;
 
 use std::fs;
+use std::num::NonZero;
 use std::process::Command;
+use std::thread;
 
 use support::{Client, DEADLINE, Process, Server, command, poll_until};
 
@@ -26,6 +28,13 @@ const MODELS: [&str; 8] = [
     "coroutines",
     "prefork:coroutines --workers 2",
 ];
+
+/// How many starters a server with one of these models has.
+fn starters(model: &str) -> usize {
+    let processors = thread::available_parallelism().map_or(1, NonZero::get);
+    let workers = usize::from(model.ends_with("--workers 2")) * 2;
+    processors.max(workers).min(4)
+}
 
 /// The command with options, listeners and a script of sh(1).
 fn command_of(options: &str, urls: &[&str], script: &str) -> Command {

@@ -1,11 +1,11 @@
 //! What a program gets: descriptors, signals, variables, limits.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::process::Command;
 use std::time::Instant;
 
 use crate::support::{Client, Server, command, command_after};
-use crate::{LOCAL, MODELS, exec, line};
+use crate::{LOCAL, MODELS, exec, line, pids, starters};
 
 /// Prints the variables, the descriptors with their flags, the signals, and what else a program inherits.
 const PROBE: &str = r#"
@@ -318,4 +318,18 @@ fn failures_of_programs_are_at_most_a_line_a_second() {
     let most = start.elapsed().as_secs();
     assert!(more.len() as u64 <= most, "{more:?}");
     drop(server);
+}
+
+#[test]
+fn starters_start_programs_in_turn() {
+    for model in MODELS {
+        let server = exec(&format!("--model {model}"), "echo $PPID");
+        let count = starters(model);
+        let next = || pids(&mut Client::connect(&server.urls[0]))[0];
+        let parents: Vec<_> = (0..2 * count).map(|_| next()).collect();
+        let (first, second) = parents.split_at(count);
+        assert_eq!(first, second, "{model}");
+        assert_eq!(BTreeSet::from_iter(first).len(), count, "{model}");
+        server.stop();
+    }
 }

@@ -3,7 +3,6 @@
 use super::Bound::AtLeast;
 use super::Metric::{Beside, Laden, Throughput};
 use super::{Load, Promise, Scenario, Subject, Versus, When, absolute, subject};
-use crate::os::descriptors_max;
 use crate::programs::Program::{Exec, SuperServer};
 
 /// How many connections the load makes at once: more than the backlogs of all rivals take would be lost for a second.
@@ -13,11 +12,6 @@ const AT_ONCE: u32 = 8;
 const IDLE: u32 = 3000;
 const IDLE_THREADS: u32 = 1000;
 const IDLE_WORKERS: u32 = 10_000;
-
-/// Worker processes share the process that starts programs, and that has three descriptors for each. Some are left for itself,
-/// and for the programs of the load.
-const STARTER_DESCRIPTORS: u64 = 3;
-const STARTER_RESERVE: u64 = 500;
 
 const THREADING: &str = "socketserver exec/threading";
 const COROUTINES: &str = "socketserver exec/coroutines+epoll";
@@ -81,7 +75,7 @@ fn beside() -> Scenario {
             PREFORK,
             "prefork:coroutines --workers 4 --driver epoll --idle-timeout none --max-connections 12000",
         )
-        .up_to(IDLE_WORKERS.min(programs_max())),
+        .up_to(IDLE_WORKERS),
     ];
     let promises = subjects
         .iter()
@@ -97,15 +91,9 @@ fn beside() -> Scenario {
         when: When::Named,
         ..Scenario::new(
             "exec-beside",
-            "a program for each TCP connection, alone, beside 3,000 (1,000 with threads, up to 10,000 with workers) idle connections \
+            "a program for each TCP connection, alone, beside 3,000 (1,000 with threads, 10,000 with workers) idle connections \
              with their programs, and beside those with 1 GiB of memory in the server",
             Load::BesidePrograms(AT_ONCE),
         )
     }
-}
-
-/// How many programs can live at once where one process starts all of them.
-fn programs_max() -> u32 {
-    let most = descriptors_max().saturating_sub(STARTER_RESERVE) / STARTER_DESCRIPTORS;
-    most.try_into().unwrap_or(u32::MAX)
 }

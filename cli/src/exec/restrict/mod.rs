@@ -1,4 +1,4 @@
-//! Restrictions of the programs of `exec`: the options, the rules that the starter prepares from them, and their
+//! Restrictions of the programs of `exec`: the options, the rules that each starter prepares from them, and their
 //! application by each process before it becomes a program.
 
 mod files;

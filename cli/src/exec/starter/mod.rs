@@ -1,10 +1,10 @@
-//! A process that starts programs.
+//! Processes that start programs.
 //!
-//! The starter is forked once, before the server has threads, connections and memory, and starts each program from
+//! The starters are forked once, before the server has threads, connections and memory, and start the programs in turn from
 //! then on: a start costs the same whatever the server's size, and however many programs live. A request names a program, its arguments and
 //! variables, and carries the descriptors that become 0, 1, 2 and so on, and a *control* socket of its own: over that
 //! the starter reports what becomes of the program, and its end ends the program, with all processes that the program
-//! has started. So programs end with the server too, however that ends.
+//! has started. So programs end with the server too, however that ends. Starters know nothing of each other.
 
 mod child;
 mod notice;
@@ -15,8 +15,11 @@ pub(super) mod sys;
 use std::ffi::CString;
 use std::io::{self, IoSlice};
 use std::mem::MaybeUninit;
+use std::num::NonZero;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd, RawFd};
 use std::panic::{self, AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::Ordering::Relaxed;
+use std::thread;
 use std::time::Duration;
 
 use anyhow::{Context, anyhow, bail};
@@ -36,29 +39,51 @@ pub(super) use request::DESCRIPTORS_MAX;
 use sys::Fork;
 
 use crate::limits;
+use crate::shared::Words;
 
 /// The variable by which the starter finds what belongs to a program.
 pub(crate) const MARK: &str = "SOCKETSERVER_PROGRAM";
 
 /// Why a program has no further notices.
 pub(crate) const LOST: &str =
-    "the process that starts programs has ended, or has no descriptors left";
+    "a process that starts programs has ended, or has no descriptors left";
 
 /// What runs in the process of each program, last before execve(2).
 pub(crate) type Prepare = Box<dyn Fn() -> anyhow::Result<()>>;
 
-/// What holds for all programs of a starter.
+/// The most starters of a server, so that a small server on a large machine has few.
+const STARTERS_MAX: usize = 4;
+
+/// What holds for all programs.
 #[derive(Debug)]
 pub(crate) struct Settings {
+    /// How many starters there are.
+    pub(crate) starters: usize,
     /// The variables, as `NAME=VALUE`; those of a start replace those of the same name.
     pub(crate) env: Vec<CString>,
     /// How long after SIGTERM a process gets SIGKILL.
     pub(crate) kill_timeout: Duration,
 }
 
-/// The server's side of the starter.
+/// How many starters a server has: one for each processor, or for each of `--workers` if those are more, but at most four.
+/// A starter starts one program at a time, and has descriptors for as many programs as two processes of the server have.
+pub(crate) fn number(workers: Option<u32>) -> usize {
+    let processors = thread::available_parallelism().map_or(1, NonZero::get);
+    let workers = workers.map_or(0, |workers| workers as usize);
+    processors.max(workers).min(STARTERS_MAX)
+}
+
+/// The server's side of its starters.
 #[derive(Debug)]
-pub(crate) struct Starter {
+pub(crate) struct Starters {
+    all: Vec<Starter>,
+    /// One word: how many programs all processes of the server have asked for.
+    turn: Words,
+}
+
+/// The server's side of one starter.
+#[derive(Debug)]
+struct Starter {
     requests: Descriptor<OwnedFd>,
     pid: Pid,
     pidfd: OwnedFd,
@@ -70,20 +95,81 @@ pub(crate) struct Running {
     control: OwnedFd,
 }
 
-impl Starter {
-    /// Forks the starter; this process must have one thread. In the starter `set_up` is called first, once.
+impl Starters {
+    /// Forks the starters; this process must have one thread. In each starter `set_up` is called first, once.
     ///
     /// # Errors
     ///
-    /// As fork(2) and pidfd_open(2), or what `set_up` returns.
+    /// As mmap(2), fork(2) and pidfd_open(2), or what `set_up` returns. The starters before it have ended.
     pub(crate) fn fork(
-        settings: Settings,
-        set_up: impl FnOnce() -> anyhow::Result<Prepare>,
+        settings: &Settings,
+        set_up: impl Fn() -> anyhow::Result<Prepare>,
+    ) -> anyhow::Result<Self> {
+        let mut starters = Self {
+            all: Vec::with_capacity(settings.starters),
+            turn: Words::new(1).context("map memory for all processes")?,
+        };
+        for _ in 0..settings.starters {
+            match Starter::fork(settings, &set_up) {
+                Ok(starter) => starters.all.push(starter),
+                Err(err) => {
+                    let _ = starters.finish();
+                    return Err(err);
+                }
+            }
+        }
+        Ok(starters)
+    }
+
+    /// Asks the next starter for a program. For each of its descriptors from 0 on, `layout` has the index in `fds` of what
+    /// it refers to; one more in `fds` is its working directory. A program with the variable `LISTEN_FDS` gets
+    /// `LISTEN_PID` too.
+    ///
+    /// # Errors
+    ///
+    /// - `BrokenPipe` or `ConnectionReset`: the starter has ended.
+    /// - else as socketpair(2) and sendmsg(2).
+    pub(crate) fn start(
+        &self,
+        command: &Command,
+        env: &[CString],
+        fds: &[BorrowedFd<'_>],
+        layout: &[u8],
+    ) -> io::Result<Running> {
+        let turn = self.turn[0].fetch_add(1, Relaxed) as usize;
+        let starter = &self.all[turn % self.all.len()];
+        starter.start(command, env, fds, layout)
+    }
+
+    /// Returns whether a starter has ended; it is not reaped. Async-signal-safe.
+    pub(crate) fn one_has_ended(&self) -> bool {
+        self.all.iter().any(Starter::has_ended)
+    }
+
+    /// Ends the programs that are left, and waits until they and the starters have ended.
+    ///
+    /// # Errors
+    ///
+    /// A starter has ended before, or failed: the first one.
+    pub(crate) fn finish(&self) -> anyhow::Result<()> {
+        // All of them, before the first one is waited for.
+        let had_ended: Vec<_> = self.all.iter().map(Starter::end).collect();
+        let waits = self.all.iter().zip(had_ended);
+        waits.fold(Ok(()), |first, (starter, had_ended)| {
+            first.and(starter.wait(had_ended))
+        })
+    }
+}
+
+impl Starter {
+    fn fork(
+        settings: &Settings,
+        set_up: impl Fn() -> anyhow::Result<Prepare>,
     ) -> anyhow::Result<Self> {
         let flags = SocketFlags::CLOEXEC;
         let (ours, theirs) = socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None)
-            .context("make a socket for the process that starts programs")?;
-        let pid = match sys::fork().context("fork the process that starts programs")? {
+            .context("make a socket for a process that starts programs")?;
+        let pid = match sys::fork().context("fork a process that starts programs")? {
             Fork::Parent(pid) => pid,
             Fork::Child => {
                 // A panic must not unwind into the frames of the server.
@@ -99,23 +185,16 @@ impl Starter {
         };
         let mut text = vec![0; 4096];
         let answer = recv(starter.requests.get_ref(), &mut *text, RecvFlags::empty());
-        let (count, _) = answer.context("start the process that starts programs")?;
+        let (count, _) = answer.context("start a process that starts programs")?;
         match std::str::from_utf8(&text[..count]) {
             Ok(READY) => Ok(starter),
-            Ok("") => bail!("start the process that starts programs: it has ended"),
+            Ok("") => bail!("start a process that starts programs: it has ended"),
             Ok(why) => Err(anyhow!("{why}")),
-            Err(err) => Err(err).context("start the process that starts programs"),
+            Err(err) => Err(err).context("start a process that starts programs"),
         }
     }
 
-    /// Asks for a program. For each of its descriptors from 0 on, `layout` has the index in `fds` of what it refers
-    /// to; one more in `fds` is its working directory. A program with the variable `LISTEN_FDS` gets `LISTEN_PID` too.
-    ///
-    /// # Errors
-    ///
-    /// - `BrokenPipe` or `ConnectionReset`: the starter has ended.
-    /// - else as socketpair(2) and sendmsg(2).
-    pub(crate) fn start(
+    fn start(
         &self,
         command: &Command,
         env: &[CString],
@@ -146,8 +225,7 @@ impl Starter {
         Ok(Running { control: ours })
     }
 
-    /// Returns whether the starter has ended; it is not reaped. Async-signal-safe.
-    pub(crate) fn has_ended(&self) -> bool {
+    fn has_ended(&self) -> bool {
         let options = WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
         !matches!(
             waitid(WaitId::PidFd(self.pidfd.as_fd()), options),
@@ -155,19 +233,20 @@ impl Starter {
         )
     }
 
-    /// Ends the programs that are left, and waits until they and the starter have ended.
-    ///
-    /// # Errors
-    ///
-    /// The starter has ended before, or failed.
-    pub(crate) fn finish(&self) -> anyhow::Result<()> {
-        let before = self.has_ended();
+    /// Asks the starter to end, with the programs that are left, and returns whether it had ended before.
+    fn end(&self) -> bool {
+        let had_ended = self.has_ended();
         // Its end in other processes of the server is closed by now.
         let _ = shutdown(self.requests.get_ref(), Shutdown::Write);
+        had_ended
+    }
+
+    /// Waits until the starter has ended; it has failed if it `had_ended` before it was asked to.
+    fn wait(&self, had_ended: bool) -> anyhow::Result<()> {
         let status = loop {
             match waitid(WaitId::Pid(self.pid), WaitIdOptions::EXITED) {
                 Err(rustix::io::Errno::INTR) => {}
-                status => break status.context("wait for the process that starts programs")?,
+                status => break status.context("wait for a process that starts programs")?,
             }
         };
         let signal = status
@@ -175,12 +254,12 @@ impl Starter {
             .and_then(|status| status.terminating_signal());
         let code = status.as_ref().and_then(|status| status.exit_status());
         let how = match (code, signal) {
-            (Some(0), _) if !before => return Ok(()),
+            (Some(0), _) if !had_ended => return Ok(()),
             (_, Some(signal)) => format!("by signal {signal}"),
             (code, _) => format!("with exit status {}", code.unwrap_or_default()),
         };
         bail!(
-            "the process that starts programs ended {how}, so the server has stopped; start it again"
+            "a process that starts programs ended {how}, so the server has stopped; start it again"
         )
     }
 }
@@ -225,8 +304,8 @@ const READY: &str = "ready";
 
 /// The life of the starter's process. Returns its exit status.
 fn serve(
-    settings: Settings,
-    set_up: impl FnOnce() -> anyhow::Result<Prepare>,
+    settings: &Settings,
+    set_up: impl Fn() -> anyhow::Result<Prepare>,
     requests: OwnedFd,
 ) -> i32 {
     // That of the server uses descriptors that are closed here.
@@ -252,8 +331,8 @@ fn serve(
 }
 
 fn begin(
-    settings: Settings,
-    set_up: impl FnOnce() -> anyhow::Result<Prepare>,
+    settings: &Settings,
+    set_up: impl Fn() -> anyhow::Result<Prepare>,
     requests: &OwnedFd,
 ) -> anyhow::Result<process::Starter> {
     sys::close_from(3, requests.as_fd()).context("close_range(2)")?;
@@ -271,7 +350,12 @@ fn begin(
     // Three descriptors for each program that lives.
     let nofile = limits::raise_descriptors()?;
     let base = child::Base {
-        env: settings.env.into_iter().map(child::Variable::new).collect(),
+        env: settings
+            .env
+            .iter()
+            .cloned()
+            .map(child::Variable::new)
+            .collect(),
         nofile,
         prepare,
         idle,
@@ -279,5 +363,5 @@ fn begin(
     };
     let requests = requests.try_clone().context("duplicate a socket")?;
     let starter = process::Starter::new(base, settings.kill_timeout, requests);
-    starter.context("set up the process that starts programs; it needs /proc")
+    starter.context("set up a process that starts programs; it needs /proc")
 }

@@ -1,4 +1,4 @@
-//! The starter's process: a loop that starts programs, and ends what belongs to each.
+//! A starter's process: a loop that starts programs, and ends what belongs to each.
 //!
 //! A program ends when its server asks for that, or has closed the program's control socket: SIGTERM for its process
 //! group, SIGKILL later. What a program leaves behind becomes a child of the starter, which is a subreaper
@@ -274,7 +274,7 @@ impl Starter {
         if fds.len() < request.descriptors() {
             let err = io::Error::from(Errno::MFILE);
             return fail(
-                "pass the descriptors to the process that starts programs",
+                "pass the descriptors to a process that starts programs",
                 err,
             );
         }

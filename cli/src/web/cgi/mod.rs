@@ -32,7 +32,7 @@ use self::head::Head;
 use self::run::{Output, Run};
 use self::scripts::{Found, Script, Scripts};
 use crate::bind::{Connection, socket_of};
-use crate::exec::starter::{self, Command, Starter};
+use crate::exec::starter::{self, Command, Starters};
 use crate::privileges::Privileges;
 use crate::signals;
 
@@ -54,6 +54,8 @@ pub(super) struct Settings {
     pub(super) max: usize,
     /// Whether events of programs are logged.
     pub(super) log: bool,
+    /// How many processes start the programs.
+    pub(super) starters: usize,
 }
 
 /// The programs of a site.
@@ -61,7 +63,7 @@ pub(super) struct Settings {
 pub(super) struct Programs {
     settings: Settings,
     scripts: Scripts,
-    starter: OnceLock<Starter>,
+    starters: OnceLock<Starters>,
     live: Arc<AtomicUsize>,
     /// The connections that are being served.
     connections: Mutex<HashMap<u64, Peer>>,
@@ -111,37 +113,40 @@ impl Programs {
         Ok(Self {
             settings,
             scripts,
-            starter: OnceLock::new(),
+            starters: OnceLock::new(),
             live: Arc::default(),
             connections: Mutex::default(),
         })
     }
 
-    /// Forks the process that starts the programs; this process must have one thread.
+    /// Forks the processes that start the programs; this process must have one thread.
     pub(super) fn fork(&self, privileges: &Privileges) -> anyhow::Result<()> {
         let settings = starter::Settings {
+            starters: self.settings.starters,
             env: self.settings.env.clone(),
             kill_timeout: KILL_TIMEOUT,
         };
-        let privileges = privileges.clone();
-        let starter = Starter::fork(settings, move || {
+        let starters = Starters::fork(&settings, || {
             privileges.drop_for_good()?;
             Ok(Box::new(|| Ok(())))
         })?;
-        let _ = self.starter.set(starter);
+        let _ = self.starters.set(starters);
         Ok(())
     }
 
-    /// Stops the server when the process that starts programs has ended.
+    /// Stops the server when a process that starts programs has ended.
     pub(super) fn watch(self: &Arc<Self>, server: &ServerHandle) -> anyhow::Result<()> {
         let programs = Arc::clone(self);
-        let has_ended = move || programs.starter.get().is_some_and(Starter::has_ended);
+        let has_ended = move || {
+            let starters = programs.starters.get();
+            starters.is_some_and(Starters::one_has_ended)
+        };
         signals::stop_when_child_ends(has_ended, server.clone())
     }
 
-    /// Ends the programs that are left, and the process that has started them.
+    /// Ends the programs that are left, and the processes that have started them.
     pub(super) fn finish(&self) -> anyhow::Result<()> {
-        self.starter.get().map_or(Ok(()), Starter::finish)
+        self.starters.get().map_or(Ok(()), Starters::finish)
     }
 
     /// Notes a connection, for as long as what is returned lives.
@@ -218,7 +223,7 @@ impl Programs {
         let connections = self.connections();
         let peer = connections.get(&id).ok_or(io::ErrorKind::NotConnected)?;
         let env = variables::of(request, script, peer, length);
-        let starter = self.starter.get().ok_or(io::ErrorKind::NotConnected)?;
+        let starters = self.starters.get().ok_or(io::ErrorKind::NotConnected)?;
         let args: [&std::ffi::OsStr; 1] = [&script.program];
         let command = Command::new(&script.program, &args).map_err(io::Error::other)?;
         let settings = run::Settings {
@@ -228,7 +233,7 @@ impl Programs {
         };
         let start = |output: BorrowedFd<'_>, errors: BorrowedFd<'_>| {
             let fds = [input.as_fd(), output, errors, script.folder.as_fd()];
-            starter.start(&command, &env, &fds, &[0, 1, 2])
+            starters.start(&command, &env, &fds, &[0, 1, 2])
         };
         Run::start(settings, peer.socket.as_fd(), permit, start)
     }
