@@ -166,6 +166,32 @@ fn bound(directory: &Path) -> Option<String> {
     files.next().map(|file| format!("{file:?}"))
 }
 
+/// A service manager may signal every process of a service at once.
+#[test]
+fn a_stop_whose_workers_have_left_before_serves_the_backlog() {
+    for model in [
+        "prefork --workers 1",
+        "prefork:threading --workers 1",
+        "prefork:coroutines --workers 1",
+        "prefork:forking --workers 1",
+    ] {
+        let mut server = serve(&format!("echo --model {model}"), &[LOCAL]);
+        Client::connect(&server.urls[0]).echo("served");
+        let main = server.process.id();
+        let worker = children(main)[0];
+        send(main, Signal::STOP);
+        send(worker, Signal::TERM);
+        until("the worker has ended", || is_zombie(worker).then_some(()));
+        let mut client = Client::connect(&server.urls[0]);
+        client.send(b"x");
+        send(main, Signal::TERM);
+        send(main, Signal::CONT);
+        assert_eq!(client.receive(1), b"x", "{model}");
+        drop(client);
+        assert_eq!(server.process.exit().code, Some(0), "{model}");
+    }
+}
+
 /// A command for a namespace of mounts where the file of host names is a FIFO: who resolves a name
 /// waits in open(2) for a writer. `None` where that cannot be had, which is said.
 fn with_slow_names(directory: &Path, more: &[&str]) -> Option<Command> {

@@ -281,10 +281,11 @@ impl Lifecycle {
         if !is_child && !self.processes.is_worker() {
             return self.shutdown();
         }
-        self.stop_here();
+        // First: the parent counts on every other worker for the backlog of a stop.
         if !is_child {
             self.processes.ask_for_successor();
         }
+        self.stop_here();
         self.wakeup_event.wake();
     }
 

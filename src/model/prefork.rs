@@ -184,10 +184,6 @@ impl<T: Transport, M: Model + Clone> Supervisor<'_, T, M> {
     fn supervise(&mut self) -> Result<Report, Error> {
         let shared = self.shared().clone();
         let mut announced = false;
-        // A server that is stopped before it serves still serves its backlog.
-        if shared.lifecycle.closing() && !self.serving.listeners.is_empty() {
-            self.fork_due();
-        }
         while !shared.lifecycle.closing() {
             if shared.lifecycle.stopping() {
                 self.serving
@@ -211,6 +207,7 @@ impl<T: Transport, M: Model + Clone> Supervisor<'_, T, M> {
                 return Err(err);
             }
         }
+        self.leave_no_backlog();
         let report = self.drain();
         if shared.lifecycle.has_failed() {
             let why = "a worker process failed; the accept error hook has received the reason";
@@ -237,6 +234,20 @@ impl<T: Transport, M: Model + Clone> Supervisor<'_, T, M> {
                 worker.slot ^= 1;
             }
         }
+    }
+
+    /// Forks workers for the backlog of a stop if no worker is left that serves it: the server was stopped before it had any,
+    /// they were all asked to retire, as by a service manager that signals every process, or they have died.
+    fn leave_no_backlog(&mut self) {
+        self.replace_retired();
+        let is_served = self.workers.iter().any(|worker| worker.child.is_some());
+        if is_served || self.serving.listeners.is_empty() || self.shared().lifecycle.has_failed() {
+            return;
+        }
+        for worker in &mut self.workers {
+            worker.due = None;
+        }
+        self.fork_due();
     }
 
     /// Forks the workers that are missing and due.
