@@ -279,6 +279,10 @@ impl Echo {
         self.is_over.store(true, Ordering::SeqCst);
         TcpStream::connect(self.addr).expect("connect");
         let listener = self.thread.join().expect("no panic");
+        // The thread ends at any connection, and this one may still wait.
+        listener.set_nonblocking(true).expect("set the mode");
+        while listener.accept().is_ok() {}
+        listener.set_nonblocking(false).expect("set the mode");
         set_deadlines(SockRef::from(&listener));
         listener
     }
