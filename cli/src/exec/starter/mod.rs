@@ -154,10 +154,12 @@ impl Starters {
     pub(crate) fn finish(&self) -> anyhow::Result<()> {
         // All of them, before the first one is waited for.
         let had_ended: Vec<_> = self.all.iter().map(Starter::end).collect();
-        let waits = self.all.iter().zip(had_ended);
-        waits.fold(Ok(()), |first, (starter, had_ended)| {
-            first.and(starter.wait(had_ended))
-        })
+        let mut first = Ok(());
+        for (starter, had_ended) in self.all.iter().zip(had_ended) {
+            let ended = starter.wait(had_ended);
+            first = first.and(ended);
+        }
+        first
     }
 }
 
