@@ -5,11 +5,11 @@ use std::io::Write;
 use std::net::TcpStream;
 use std::time::Duration;
 
-use rustix::process::Signal;
+use rustix::process::{Pid, Signal, kill_process};
 use socket2::SockRef;
 
 use super::{MODELS, Response, Site, at, get, request};
-use crate::support::{Client, DEADLINE, Server, poll_until};
+use crate::support::{Client, DEADLINE, Server, children, poll_until};
 
 const PLAIN: &str = "#!/bin/sh\nprintf 'Content-Type: text/plain\\n\\n'\n";
 
@@ -500,6 +500,37 @@ fn so_many_programs_run_at_once() {
     );
     assert_eq!(get(url, "/cgi-bin/run").status, 200);
     stop(server);
+}
+
+#[test]
+fn starters_that_stand_still_hold_up_no_other_request() {
+    for model in ["threading", "coroutines --workers 1"] {
+        let site = site_with("echo here");
+        let server = serve(&site, &format!("--model {model} --cgi-max 1000"));
+        let url = &server.urls[0];
+        let starters = children(server.process.id());
+        let send_all = |signal| {
+            for pid in &starters {
+                let pid = Pid::from_raw(pid.cast_signed()).expect("a process");
+                kill_process(pid, signal).expect("a starter");
+            }
+        };
+        send_all(Signal::STOP);
+        // More than their sockets take.
+        let head = format!("X-Long: {}\r\nConnection: close", "x".repeat(4000));
+        let request = format!("GET /cgi-bin/run HTTP/1.1\r\nHost: here\r\n{head}\r\n\r\n");
+        let mut clients: Vec<_> = (0..200).map(|_| Client::connect(url)).collect();
+        for client in &mut clients {
+            client.send(request.as_bytes());
+        }
+        assert_eq!(get(url, "/hello.txt").status, 200, "{model}");
+        send_all(Signal::CONT);
+        for mut client in clients {
+            let answer = Response::parse(&client.receive(1 << 16), false);
+            assert_eq!(answer.text(), "here\n", "{model}");
+        }
+        server.stop();
+    }
 }
 
 #[test]

@@ -66,7 +66,7 @@ pub(super) struct Programs {
     starters: OnceLock<Starters>,
     live: Arc<AtomicUsize>,
     /// The connections that are being served.
-    connections: Mutex<HashMap<u64, Peer>>,
+    connections: Mutex<HashMap<u64, Arc<Peer>>>,
 }
 
 /// What a program is told of its connection, and what it ends with.
@@ -157,11 +157,11 @@ impl Programs {
             is_tls: matches!(conn, Either::Right(_)),
         };
         let id = conn.id();
-        self.connections().insert(id, peer);
+        self.connections().insert(id, Arc::new(peer));
         Ok(Connected { programs: self, id })
     }
 
-    fn connections(&self) -> MutexGuard<'_, HashMap<u64, Peer>> {
+    fn connections(&self) -> MutexGuard<'_, HashMap<u64, Arc<Peer>>> {
         self.connections
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
@@ -220,9 +220,10 @@ impl Programs {
             None => File::open("/dev/null")?,
         };
         let id = request.body().connection_id();
-        let connections = self.connections();
-        let peer = connections.get(&id).ok_or(io::ErrorKind::NotConnected)?;
-        let env = variables::of(request, script, peer, length);
+        // The lock is not held while a starter is waited for.
+        let peer = self.connections().get(&id).cloned();
+        let peer = peer.ok_or(io::ErrorKind::NotConnected)?;
+        let env = variables::of(request, script, &peer, length);
         let starters = self.starters.get().ok_or(io::ErrorKind::NotConnected)?;
         let args: [&std::ffi::OsStr; 1] = [&script.program];
         let command = Command::new(&script.program, &args).map_err(io::Error::other)?;
