@@ -15,7 +15,7 @@ use rustix::process::{Pid, Signal, kill_process};
 
 use support::{
     Client, DEADLINE, Process, Server, ask, assert_echoes, children, command, command_under,
-    make_fifo, poll_until, serve,
+    make_fifo, poll_until, serve, sockets,
 };
 
 const LOCAL: &str = "tcp://127.0.0.1:0";
@@ -166,15 +166,17 @@ fn bound(directory: &Path) -> Option<String> {
     files.next().map(|file| format!("{file:?}"))
 }
 
-/// A service manager may signal every process of a service at once.
+const WORKERS: [&str; 4] = [
+    "prefork --workers 1",
+    "prefork:threading --workers 1",
+    "prefork:coroutines --workers 1",
+    "prefork:forking --workers 1",
+];
+
+/// A service manager may signal every process of a service at once, and the workers first.
 #[test]
 fn a_stop_whose_workers_have_left_before_serves_the_backlog() {
-    for model in [
-        "prefork --workers 1",
-        "prefork:threading --workers 1",
-        "prefork:coroutines --workers 1",
-        "prefork:forking --workers 1",
-    ] {
+    for model in WORKERS {
         let mut server = serve(&format!("echo --model {model}"), &[LOCAL]);
         Client::connect(&server.urls[0]).echo("served");
         let main = server.process.id();
@@ -189,6 +191,73 @@ fn a_stop_whose_workers_have_left_before_serves_the_backlog() {
         assert_eq!(client.receive(1), b"x", "{model}");
         drop(client);
         assert_eq!(server.process.exit().code, Some(0), "{model}");
+    }
+}
+
+/// The successor of a worker that drains may be asked to leave too.
+#[test]
+fn a_stop_amid_the_drain_of_workers_serves_the_backlog() {
+    let mut server = serve("echo --model prefork:threading --workers 1", &[LOCAL]);
+    let connect = || {
+        let mut client = Client::connect(&server.urls[0]);
+        client.echo("served");
+        client
+    };
+    let first = connect();
+    let main = server.process.id();
+    let worker = children(main)[0];
+    let before = sockets(worker);
+    send(worker, Signal::TERM);
+    until("the worker leaves the listener", || {
+        (sockets(worker) < before).then_some(())
+    });
+    drop(connect());
+    let successor = children(main).into_iter().find(|pid| *pid != worker);
+    let successor = successor.expect("it has served a client");
+    send(main, Signal::STOP);
+    send(successor, Signal::TERM);
+    until("the successor has ended", || {
+        is_zombie(successor).then_some(())
+    });
+    let mut client = Client::connect(&server.urls[0]);
+    client.send(b"x");
+    drop(first);
+    send(main, Signal::TERM);
+    send(main, Signal::CONT);
+    assert_eq!(client.receive(1), b"x");
+    drop(client);
+    assert_eq!(server.process.exit().code, Some(0));
+}
+
+/// The main process comes first, and its lame duck has begun.
+#[test]
+fn a_worker_that_leaves_amid_the_lame_duck_ends_it_for_no_other() {
+    for model in WORKERS {
+        let words = format!("serve echo --model {model} --lame-duck 60 --log");
+        let mut process = Process::start(command(&words, &[LOCAL]));
+        let url = until("a listener", || {
+            let line = process.next_line();
+            line.strip_prefix("listening on ").map(str::to_owned)
+        });
+        Client::connect(&url).echo("served");
+        let main = process.id();
+        let worker = children(main)[0];
+        send(main, Signal::TERM);
+        until("the lame duck begins", || {
+            let line = process.next_line();
+            line.ends_with("still accepting").then_some(())
+        });
+        send(worker, Signal::TERM);
+        until("a successor", || {
+            children(main).into_iter().find(|pid| *pid != worker)
+        });
+        Client::connect(&url).echo("served");
+        let is_early = |line: &String| line.contains("backlog") || line.contains("draining");
+        let lines = process.lines();
+        assert!(!lines.iter().any(is_early), "{model}: {lines:?}");
+        // The workers end with it.
+        send(main, Signal::KILL);
+        process.exit();
     }
 }
 

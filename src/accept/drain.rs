@@ -196,7 +196,7 @@ impl<T: Transport, M: Dispatch> Acceptor<'_, T, M> {
     fn abort_backlog(&self) {
         let lifecycle = &self.shared.lifecycle;
         let late = lifecycle.drain_left().is_some_and(|left| left.is_zero());
-        if !late || lifecycle.retires() {
+        if !late || self.leaves {
             return;
         }
         // The registry aborts and counts each connection that is registered from now on.

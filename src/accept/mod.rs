@@ -58,6 +58,8 @@ pub(crate) struct Acceptor<'a, T: Transport, M> {
     /// Why serving cannot go on.
     fatal: Option<io::Error>,
     mode: Mode,
+    /// Only this process of the server ends.
+    leaves: bool,
     /// The largest batch to accept: it grows while batches are dispatched quickly, so that no entry
     /// waits long behind another one of its batch.
     batch_max: usize,
@@ -115,6 +117,7 @@ impl<'a, T: Transport, M: Dispatch> Acceptor<'a, T, M> {
             first: 0,
             fatal: None,
             mode: Mode::Serving,
+            leaves: false,
             batch_max: 1,
             sources,
             parked: Source::default(),
@@ -158,7 +161,8 @@ impl<'a, T: Transport, M: Dispatch> Acceptor<'a, T, M> {
             self.service_actions();
         }
         // Where only this worker ends, the other workers accept from the same listeners.
-        if !self.shared.lifecycle.retires() {
+        self.leaves = self.shared.lifecycle.retires();
+        if !self.leaves {
             self.enter(State::ServingBacklog);
             self.serve_backlog();
         }
@@ -167,7 +171,7 @@ impl<'a, T: Transport, M: Dispatch> Acceptor<'a, T, M> {
 
     /// Advances the server to `state`, unless only this process stops.
     fn enter(&self, state: State) {
-        if !self.shared.lifecycle.retires() {
+        if !self.leaves && !self.shared.lifecycle.retires() {
             self.serving
                 .service
                 .hooks

@@ -308,9 +308,10 @@ impl Lifecycle {
         self.retirement.ask(self.origin.elapsed(), times);
     }
 
-    /// Whether only this process of the server is to stop.
+    /// Whether only this process of the server is to end by now: the others still accept, be it in the lame duck of a stop.
     pub(crate) fn retires(&self) -> bool {
-        self.retirement.is_asked() && !self.page().stop.is_asked()
+        let accepts = self.left(&self.page().stop.lame_end);
+        self.retirement.is_asked() && accepts.is_none_or(|left| !left.is_zero())
     }
 
     /// Whether the server, or this process of it, has been asked to stop.

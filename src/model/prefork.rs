@@ -237,17 +237,38 @@ impl<T: Transport, M: Model + Clone> Supervisor<'_, T, M> {
     }
 
     /// Forks workers for the backlog of a stop if no worker is left that serves it: the server was stopped before it had any,
-    /// they were all asked to retire, as by a service manager that signals every process, or they have died.
+    /// all were asked to retire, as by a service manager that signals every process, or the last ones have died.
     fn leave_no_backlog(&mut self) {
-        self.replace_retired();
-        let is_served = self.workers.iter().any(|worker| worker.child.is_some());
-        if is_served || self.serving.listeners.is_empty() || self.shared().lifecycle.has_failed() {
-            return;
-        }
         for worker in &mut self.workers {
             worker.due = None;
         }
-        self.fork_due();
+        loop {
+            self.reap();
+            self.replace_retired();
+            if !self.leaves_backlog() {
+                return;
+            }
+            self.fork_due();
+            if !self.leaves_backlog() {
+                return;
+            }
+            // The next attempt to fork, or the end of a process that takes up the place of a worker.
+            let left = self.shared().lifecycle.drain_left().unwrap_or_default();
+            let due = self.workers.iter().filter_map(|worker| worker.due).min();
+            self.wait(due.into_iter().chain([Instant::now() + left]).min());
+        }
+    }
+
+    /// Whether clients may wait in the backlog whom no worker serves.
+    fn leaves_backlog(&self) -> bool {
+        let lifecycle = &self.shared().lifecycle;
+        let serves =
+            |worker: &Worker| worker.child.is_some() && !self.slot(worker.slot).is_leaving();
+        !self.workers.iter().any(serves)
+            && !self.serving.listeners.is_empty()
+            && lifecycle.state() < State::Draining
+            && lifecycle.drain_left().is_some_and(|left| !left.is_zero())
+            && !lifecycle.has_failed()
     }
 
     /// Forks the workers that are missing and due.
