@@ -128,6 +128,16 @@ impl Source {
         if let Some(current) = self.current() {
             return self.place.receive_late(&current, fd, || after(limit));
         }
+        self.receive_pooled_blocking(fd, limit)
+    }
+
+    /// Its buffer is no part of the stack of a coroutine.
+    #[inline(never)]
+    fn receive_pooled_blocking(
+        &self,
+        fd: BorrowedFd<'_>,
+        limit: Option<Duration>,
+    ) -> io::Result<(Box<[u8]>, usize)> {
         self.receive_blocking(fd, limit, |flags| {
             let mut on_stack = [const { MaybeUninit::uninit() }; STACK_BUFFER];
             let ((received, room), _) = recv(fd, &mut on_stack, flags)?;
