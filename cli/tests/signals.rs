@@ -173,31 +173,49 @@ const WORKERS: [&str; 4] = [
     "prefork:forking --workers 1",
 ];
 
-/// A service manager may signal every process of a service at once, and the workers first.
+/// A server whose worker has left by the time of a stop, as where a service manager signals every process of a service
+/// at once, and a client in the backlog.
+fn stop_without_workers(model: &str, options: &str) -> (Server, Client) {
+    let server = serve(&format!("echo --model {model} {options}"), &[LOCAL]);
+    Client::connect(&server.urls[0]).echo("served");
+    let main = server.process.id();
+    let worker = children(main)[0];
+    send(main, Signal::STOP);
+    send(worker, Signal::TERM);
+    until("the worker has ended", || is_zombie(worker).then_some(()));
+    let mut client = Client::connect(&server.urls[0]);
+    client.send(b"x");
+    send(main, Signal::TERM);
+    send(main, Signal::CONT);
+    (server, client)
+}
+
 #[test]
 fn a_stop_whose_workers_have_left_before_serves_the_backlog() {
     for model in WORKERS {
-        let mut server = serve(&format!("echo --model {model}"), &[LOCAL]);
-        Client::connect(&server.urls[0]).echo("served");
-        let main = server.process.id();
-        let worker = children(main)[0];
-        send(main, Signal::STOP);
-        send(worker, Signal::TERM);
-        until("the worker has ended", || is_zombie(worker).then_some(()));
-        let mut client = Client::connect(&server.urls[0]);
-        client.send(b"x");
-        send(main, Signal::TERM);
-        send(main, Signal::CONT);
+        let (mut server, mut client) = stop_without_workers(model, "");
         assert_eq!(client.receive(1), b"x", "{model}");
         drop(client);
         assert_eq!(server.process.exit().code, Some(0), "{model}");
     }
 }
 
+#[test]
+fn a_stop_whose_workers_have_left_before_counts_the_backlog_that_it_aborts() {
+    for model in WORKERS {
+        let (mut server, client) = stop_without_workers(model, "--drain-timeout 0");
+        let exit = server.process.exit();
+        assert_eq!(exit.code, Some(3), "{model}: {exit:?}");
+        drop(client);
+    }
+}
+
 /// The successor of a worker that drains may be asked to leave too.
 #[test]
 fn a_stop_amid_the_drain_of_workers_serves_the_backlog() {
-    let mut server = serve("echo --model prefork:threading --workers 1", &[LOCAL]);
+    // No connection is ended before the test ends it.
+    let words = "echo --model prefork:threading --workers 1 --idle-grace none --drain-timeout 60";
+    let mut server = serve(words, &[LOCAL]);
     let connect = || {
         let mut client = Client::connect(&server.urls[0]);
         client.echo("served");

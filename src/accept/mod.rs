@@ -58,7 +58,7 @@ pub(crate) struct Acceptor<'a, T: Transport, M> {
     /// Why serving cannot go on.
     fatal: Option<io::Error>,
     mode: Mode,
-    /// Only this process of the server ends.
+    /// Only this process of the server ends. Decided once: a stop of the server that comes later leaves the backlog to others.
     leaves: bool,
     /// The largest batch to accept: it grows while batches are dispatched quickly, so that no entry
     /// waits long behind another one of its batch.

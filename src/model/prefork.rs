@@ -207,7 +207,7 @@ impl<T: Transport, M: Model + Clone> Supervisor<'_, T, M> {
                 return Err(err);
             }
         }
-        self.leave_no_backlog();
+        self.fork_for_backlog();
         let report = self.drain();
         if shared.lifecycle.has_failed() {
             let why = "a worker process failed; the accept error hook has received the reason";
@@ -236,38 +236,38 @@ impl<T: Transport, M: Model + Clone> Supervisor<'_, T, M> {
         }
     }
 
-    /// Forks workers for the backlog of a stop if no worker is left that serves it: the server was stopped before it had any,
-    /// all were asked to retire, as by a service manager that signals every process, or the last ones have died.
-    fn leave_no_backlog(&mut self) {
+    /// Forks workers for the backlog of a stop if no worker is left that serves it, or aborts and counts it: the server was
+    /// stopped before it had any, all were asked to retire, as by a service manager that signals every process, or the last
+    /// ones have died.
+    fn fork_for_backlog(&mut self) {
         for worker in &mut self.workers {
             worker.due = None;
         }
         loop {
             self.reap();
             self.replace_retired();
-            if !self.leaves_backlog() {
+            if !self.is_backlog_left() {
                 return;
             }
             self.fork_due();
-            if !self.leaves_backlog() {
+            let left = self.shared().lifecycle.drain_left().unwrap_or_default();
+            if !self.is_backlog_left() || left.is_zero() {
                 return;
             }
             // The next attempt to fork, or the end of a process that takes up the place of a worker.
-            let left = self.shared().lifecycle.drain_left().unwrap_or_default();
             let due = self.workers.iter().filter_map(|worker| worker.due).min();
             self.wait(due.into_iter().chain([Instant::now() + left]).min());
         }
     }
 
-    /// Whether clients may wait in the backlog whom no worker serves.
-    fn leaves_backlog(&self) -> bool {
-        let lifecycle = &self.shared().lifecycle;
-        let serves =
+    /// Whether clients may be in the backlog that no worker will accept.
+    fn is_backlog_left(&self) -> bool {
+        let accepts =
             |worker: &Worker| worker.child.is_some() && !self.slot(worker.slot).is_leaving();
-        !self.workers.iter().any(serves)
+        let lifecycle = &self.shared().lifecycle;
+        !self.workers.iter().any(accepts)
             && !self.serving.listeners.is_empty()
             && lifecycle.state() < State::Draining
-            && lifecycle.drain_left().is_some_and(|left| !left.is_zero())
             && !lifecycle.has_failed()
     }
 
