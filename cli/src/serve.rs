@@ -105,7 +105,7 @@ pub(crate) const STACK_KIB: usize = 64;
 /// How many KiB it needs with TLS.
 pub(crate) const TLS_STACK_KIB: usize = 256;
 
-/// How many handlers run at once under `threading` and `forking`, at least.
+/// How many handlers run at once under `threading` and `forking`, at least: the library's defaults.
 const THREADS: usize = 1024;
 const CHILDREN: usize = 40;
 

@@ -168,9 +168,8 @@ impl Starter {
         settings: &Settings,
         set_up: impl Fn() -> anyhow::Result<Prepare>,
     ) -> anyhow::Result<Self> {
-        let flags = SocketFlags::CLOEXEC;
-        let (ours, theirs) = socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None)
-            .context("make a socket for a process that starts programs")?;
+        let (ours, theirs) =
+            sockets().context("make a socket for a process that starts programs")?;
         let pid = match sys::fork().context("fork a process that starts programs")? {
             Fork::Parent(pid) => pid,
             Fork::Child => {
@@ -205,8 +204,7 @@ impl Starter {
     ) -> io::Result<Running> {
         debug_assert!(layout.len() <= DESCRIPTORS_MAX, "the starter takes no more");
         let message = command.request(layout, env)?;
-        let flags = SocketFlags::CLOEXEC;
-        let (ours, theirs) = socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None)?;
+        let (ours, theirs) = sockets()?;
         let mut passed = vec![theirs.as_fd()];
         passed.extend(fds);
         self.requests.write_with(|requests| {
@@ -301,6 +299,12 @@ impl AsFd for Running {
     }
 }
 
+/// Two sockets that carry messages to each other.
+fn sockets() -> rustix::io::Result<(OwnedFd, OwnedFd)> {
+    let flags = SocketFlags::CLOEXEC;
+    socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None)
+}
+
 /// What the starter sends when it is ready; another text is an error.
 const READY: &str = "ready";
 
@@ -351,13 +355,9 @@ fn begin(
     let first = sys::highest_descriptor().context("list descriptors")? + 1;
     // Three descriptors for each program that lives.
     let nofile = limits::raise_descriptors()?;
+    let env = settings.env.iter().cloned();
     let base = child::Base {
-        env: settings
-            .env
-            .iter()
-            .cloned()
-            .map(child::Variable::new)
-            .collect(),
+        env: env.map(child::Variable::new).collect(),
         nofile,
         prepare,
         idle,
