@@ -66,7 +66,9 @@ fn main() -> ExitCode {
 }
 
 fn stop_in_conversation(model: &str, waits: Waits, seed: u64) {
-    let mut server = ServerProcess::start("tcp", model, &["write_buffer=1"]);
+    // A busy machine may hold up a client for as long as any grace, between its check and its message.
+    let options = ["write_buffer=1", "drain_ms=3600000", "grace_ms=3600000"];
+    let mut server = ServerProcess::start("tcp", model, &options);
     let Target::Tcp(addr) = *server.target() else {
         panic!("not TCP: {:?}", server.target());
     };
