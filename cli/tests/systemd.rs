@@ -8,12 +8,13 @@ use std::io::{self, IoSliceMut, Write};
 use std::mem::MaybeUninit;
 use std::net::SocketAddr;
 use std::os::unix::net::UnixDatagram;
+use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
 use rustix::net::sockopt::set_socket_passcred;
 use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg};
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::{Pid, Resource, Rlimit, Signal, getrlimit, kill_process, prlimit};
 use socket2::{Domain, Socket, Type};
 
 use support::{
@@ -99,9 +100,14 @@ impl Manager {
         }
     }
 
+    /// Skips what was sent before.
+    fn skip(&self) {
+        while self.notice_within(Duration::from_millis(1)).is_some() {}
+    }
+
     /// Whether the watchdog is not fed for four periods, after what was sent before.
     fn starves(&self) -> bool {
-        while self.notice_within(Duration::from_millis(1)).is_some() {}
+        self.skip();
         self.notice_within(Duration::from_millis(200)).is_none()
     }
 
@@ -272,6 +278,30 @@ fn one_worker_that_turns_feeds_the_watchdog() {
     assert_eq!(manager.notice(&server), FED);
     drop(second);
     server.stop();
+}
+
+#[test]
+fn a_server_without_a_free_descriptor_still_notifies() {
+    let manager = Manager::new();
+    let mut server = manager.start("threading");
+    assert_eq!(manager.notice(&server), READY);
+    let id = server.process.id();
+    let is_free = |fd: &u64| !Path::new(&format!("/proc/{id}/fd/{fd}")).exists();
+    let none = Rlimit {
+        current: (0..).find(is_free),
+        ..getrlimit(Resource::Nofile)
+    };
+    let pid = Pid::from_raw(id as i32);
+    let before = prlimit(pid, Resource::Nofile, none).expect("leave it no descriptor");
+    manager.skip();
+    for _ in 0..2 {
+        assert_eq!(manager.notice(&server), FED);
+    }
+    server.process.signal(Signal::TERM);
+    let stopping = manager.news(&server);
+    assert!(stopping.starts_with("STOPPING=1\n"), "{stopping}");
+    prlimit(pid, Resource::Nofile, before).expect("give it descriptors again");
+    assert_eq!(server.process.exit().code, Some(0));
 }
 
 #[test]

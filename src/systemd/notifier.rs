@@ -5,7 +5,7 @@ use std::ffi::OsStr;
 use std::fmt;
 use std::io::{self, Cursor, IoSlice, Write};
 use std::mem::MaybeUninit;
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::process;
 use std::sync::Arc;
@@ -49,10 +49,30 @@ use crate::observe::hooks::Reloading;
 pub struct Notifier(Arc<Inner>);
 
 struct Inner {
+    /// Not connected: a manager that binds its address again receives the notices that follow.
+    socket: OwnedFd,
     address: SocketAddrUnix,
     watchdog: Option<Duration>,
     /// The last state that was sent, as a number plus one.
     sent: AtomicU32,
+    /// The last state that was sent or could not be.
+    tried: AtomicU32,
+}
+
+impl Inner {
+    fn new(address: SocketAddrUnix, watchdog: Option<Duration>) -> io::Result<Self> {
+        let (family, kind) = (AddressFamily::UNIX, SocketType::DGRAM);
+        // Once a notice is due, the process may have no descriptor left.
+        let socket = socket_with(family, kind, SocketFlags::CLOEXEC, None)?;
+        set_socket_timeout(&socket, Timeout::Send, Some(SEND_TIMEOUT))?;
+        Ok(Self {
+            socket,
+            address,
+            watchdog,
+            sent: AtomicU32::new(0),
+            tried: AtomicU32::new(0),
+        })
+    }
 }
 
 /// How long the queue of the service manager may be full.
@@ -67,7 +87,7 @@ impl Notifier {
     /// # Errors
     ///
     /// `InvalidInput`: `NOTIFY_SOCKET` is neither a path nor, with an at-sign, the name of an abstract socket; or it
-    /// is longer than 107 bytes.
+    /// is longer than 107 bytes. Otherwise as socket(2).
     pub fn from_env() -> Result<Option<Self>, Error> {
         let Some(address) = env::var_os("NOTIFY_SOCKET") else {
             return Ok(None);
@@ -81,11 +101,9 @@ impl Notifier {
             || value("WATCHDOG_PID") == Some(process::id().into());
         let micros = value("WATCHDOG_USEC").filter(|&micros| is_ours && micros > 0);
         let parsed = parse(&address).tried(|| format!("read NOTIFY_SOCKET={address:?}"))?;
-        Ok(Some(Self(Arc::new(Inner {
-            address: parsed,
-            watchdog: micros.map(Duration::from_micros),
-            sent: AtomicU32::new(0),
-        }))))
+        let inner = Inner::new(parsed, micros.map(Duration::from_micros));
+        let inner = inner.tried(|| "open a socket for notices".to_owned())?;
+        Ok(Some(Self(Arc::new(inner))))
     }
 
     /// Returns how long the service manager waits for a notice to its watchdog (`WatchdogSec=`); `None` without a
@@ -110,7 +128,8 @@ impl Notifier {
     ///   long as the accept loop of one of them turns.
     ///
     /// All are sent by the process that serves or, with worker processes, by the supervisor: `NotifyAccess=main` does.
-    /// A notice that cannot be sent is lost; the server goes on.
+    /// The server goes on if a notice cannot be sent; that of a state is tried again, without a wait, in place of
+    /// those to the watchdog.
     pub fn attach<T: Transport, M: Model>(self, builder: Builder<T, M>) -> Builder<T, M> {
         let period = self.0.watchdog.map_or(RARELY, |watchdog| watchdog / 2);
         let notifier = self.clone();
@@ -141,7 +160,7 @@ impl Notifier {
             return Ok(());
         }
         let current = number(state);
-        let before = self.0.sent.swap(current, Ordering::Relaxed);
+        let before = self.0.sent.load(Ordering::Relaxed);
         if before == current {
             return match self.0.watchdog {
                 Some(_) => self.send(b"WATCHDOG=1\n", None, SendFlags::DONTWAIT),
@@ -154,7 +173,15 @@ impl Notifier {
             _ if !was(State::LameDuck) => "STOPPING=1\n",
             _ => "",
         };
-        self.wait_and_send(format!("{first}STATUS={state}\n").as_bytes())
+        // A manager that hangs holds up the accept loop once for each state.
+        let flags = if self.0.tried.swap(current, Ordering::Relaxed) == current {
+            SendFlags::DONTWAIT
+        } else {
+            SendFlags::empty()
+        };
+        self.send(format!("{first}STATUS={state}\n").as_bytes(), None, flags)?;
+        self.0.sent.store(current, Ordering::Relaxed);
+        Ok(())
     }
 
     /// Sends `READY=1`: the program has started, or has reloaded what it was asked to. Async-signal-safe.
@@ -246,9 +273,6 @@ impl Notifier {
 
     /// Sends one datagram.
     fn send(&self, text: &[u8], fd: Option<BorrowedFd<'_>>, flags: SendFlags) -> io::Result<()> {
-        let (family, kind) = (AddressFamily::UNIX, SocketType::DGRAM);
-        let socket = socket_with(family, kind, SocketFlags::CLOEXEC, None)?;
-        set_socket_timeout(&socket, Timeout::Send, Some(SEND_TIMEOUT))?;
         let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
         let mut control = SendAncillaryBuffer::new(&mut space);
         let fds = fd.as_ref().map(std::slice::from_ref);
@@ -257,7 +281,8 @@ impl Notifier {
         }
         let text = [IoSlice::new(text)];
         let flags = flags | SendFlags::NOSIGNAL;
-        sendmsg_addr(socket.as_fd(), &self.0.address, &text, &mut control, flags)?;
+        let inner = &*self.0;
+        sendmsg_addr(&inner.socket, &inner.address, &text, &mut control, flags)?;
         Ok(())
     }
 }
@@ -308,26 +333,31 @@ fn descriptor_name(name: &str) -> io::Result<()> {
 
 #[cfg(test)]
 mod tests {
+    use std::os::fd::AsFd;
     use std::os::linux::net::SocketAddrExt;
     use std::os::unix::net::{SocketAddr, UnixDatagram};
 
     use super::*;
 
-    /// A service manager, and a notifier for it.
-    fn manager(name: &str, watchdog: Option<Duration>) -> (UnixDatagram, Notifier) {
-        let name = format!("socketserver-test-{name}-{}", process::id());
-        let address = SocketAddr::from_abstract_name(&name).unwrap();
+    fn name(name: &str) -> String {
+        format!("socketserver-test-{name}-{}", process::id())
+    }
+
+    /// A service manager.
+    fn bind(at: &str) -> UnixDatagram {
+        let address = SocketAddr::from_abstract_name(name(at)).unwrap();
         let manager = UnixDatagram::bind_addr(&address).unwrap();
         manager
             .set_read_timeout(Some(Duration::from_secs(20)))
             .unwrap();
-        let address = parse(OsStr::new(&format!("@{name}"))).unwrap();
-        let sent = AtomicU32::new(0);
-        let inner = Inner {
-            address,
-            watchdog,
-            sent,
-        };
+        manager
+    }
+
+    /// A service manager, and a notifier for it.
+    fn manager(at: &str, watchdog: Option<Duration>) -> (UnixDatagram, Notifier) {
+        let manager = bind(at);
+        let address = parse(OsStr::new(&format!("@{}", name(at)))).unwrap();
+        let inner = Inner::new(address, watchdog).unwrap();
         (manager, Notifier(Arc::new(inner)))
     }
 
@@ -362,6 +392,17 @@ mod tests {
             "STATUS=draining\n",
         ];
         assert_eq!(notices, expected);
+    }
+
+    #[test]
+    fn a_state_that_could_not_be_sent_is_sent_at_a_later_beat() {
+        let (gone, notifier) = manager("again", None);
+        drop(gone);
+        notifier.beat(State::Running).unwrap_err();
+        notifier.beat(State::Running).unwrap_err();
+        let manager = bind("again");
+        notifier.beat(State::Running).unwrap();
+        assert_eq!(notice(&manager), "READY=1\nSTATUS=running\n");
     }
 
     #[test]
