@@ -88,6 +88,12 @@ rows! {
         "wait for clients: Cannot allocate memory (os error 12); trying again within * ms";
     watch_enospc: "coroutines --driver epoll --workers 1", "tcp", "epoll_ctl:error=ENOSPC:when=4..400" x 1, IsServed,
         "wait for clients: No space left on device (os error 28); trying again within 5 ms";
+    watch_parked_enospc: "threading --client-speaks-first", "tcp", "epoll_ctl:error=ENOSPC:when=4+" x 2, IsServed,
+        "wait for clients: No space left on device (os error 28); trying again within 5 ms";
+    watch_parked_enomem: "threading --client-speaks-first", "tcp", "epoll_ctl:error=ENOMEM:when=4+" x 2, IsServed,
+        "wait for clients: Cannot allocate memory (os error 12); trying again within 5 ms";
+    watch_parked_enospc_in_a_worker: "prefork:pool --workers 1 --client-speaks-first", "tcp", "epoll_ctl:error=ENOSPC:when=4+" x 2, IsServed,
+        "wait for clients: No space left on device (os error 28); trying again within 5 ms";
     epoll_eintr: "coroutines --driver epoll", "tcp", "epoll_pwait:error=EINTR:when=1..6" x 6, IsServed, "";
     epoll_eintr_of_the_wakeup_event: "threading", "tcp", "epoll_pwait:error=EINTR:when=1" x 1, IsServed, "";
 }
@@ -274,9 +280,9 @@ impl Row {
         assert!(cpu < 50, "{cpu} ticks of a processor");
     }
 
-    /// Where nothing can be watched, a handler must not have to wait for its client.
+    /// Where nothing can be watched, a coroutine must not have to wait for its client.
     fn service(&self) -> &'static str {
-        if self.inject.starts_with("epoll_ctl") {
+        if self.inject.starts_with("epoll_ctl") && self.model.starts_with("coroutines") {
             "hello"
         } else {
             "echo"

@@ -7,9 +7,10 @@ use std::time::{Duration, Instant};
 use crate::accept::Acceptor;
 use crate::accept::dispatch::Dispatch;
 use crate::connection::life::Job;
-use crate::connection::parking::{NotParked, Parked, Ready};
+use crate::connection::parking::{NotParked, Parked, Parking, Ready};
 use crate::counters::count;
 use crate::net::{Accepted, Transport};
+use crate::observe::hooks::Step;
 use crate::registry::table::AbortReason;
 use crate::sys::poll::Interest;
 
@@ -80,6 +81,7 @@ impl<T: Transport, M: Dispatch> Acceptor<'_, T, M> {
         let Some(parking) = service.parking() else {
             return false;
         };
+        self.watch_rest(parking);
         let room = self.model.room().min(self.mode.room_for_parked());
         if room == 0 || !self.can_dispatch(Instant::now()) {
             return false;
@@ -109,6 +111,28 @@ impl<T: Transport, M: Dispatch> Acceptor<'_, T, M> {
         }
         self.dispatch();
         any
+    }
+
+    /// Watches the parked connections for which the kernel had no room. While there is none, it is tried again after
+    /// pauses, and no connection is accepted.
+    fn watch_rest(&mut self, parking: &Parking<T::Accepted>) {
+        if !parking.has_unwatched() || self.watching.backoff.left(Instant::now()).is_some() {
+            return;
+        }
+        let releases = self.shared.admission.releases();
+        match parking.watch_rest() {
+            Ok(()) => self.watching.backoff.reset(),
+            Err(err) => {
+                let reaction = self.watching.begin(releases);
+                self.report(Step::Wait, reaction, err, None);
+            }
+        }
+    }
+
+    /// Whether a parked connection is to be watched that could not be.
+    pub(super) fn has_unwatched(&self) -> bool {
+        let parking = self.serving.service.parking();
+        parking.is_some_and(Parking::has_unwatched)
     }
 
     /// Parks a connection. A connection that cannot be parked joins the batch, and so goes to its

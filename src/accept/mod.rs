@@ -51,6 +51,8 @@ pub(crate) struct Acceptor<'a, T: Transport, M> {
     batch: Batch<T::Accepted>,
     /// The pause of dispatching.
     dispatching: Pause,
+    /// The pause of watching parked connections.
+    watching: Pause,
     /// The pause of each listener.
     accepting: Vec<Pause>,
     /// Rotates which of several ready listeners has its turn first.
@@ -113,6 +115,7 @@ impl<'a, T: Transport, M: Dispatch> Acceptor<'a, T, M> {
             wakeup,
             batch,
             dispatching: Pause::default(),
+            watching: Pause::default(),
             accepting,
             first: 0,
             fatal: None,
@@ -330,11 +333,13 @@ impl<'a, T: Transport, M: Dispatch> Acceptor<'a, T, M> {
         self.mode.accepts()
             && self.shared.admission.may_accept()
             && !self.is_shedding(now)
+            && !self.has_unwatched()
             && self.can_dispatch(now)
     }
 
     fn pauses(&mut self) -> impl Iterator<Item = &mut Pause> {
-        self.accepting.iter_mut().chain([&mut self.dispatching])
+        let others = [&mut self.dispatching, &mut self.watching];
+        self.accepting.iter_mut().chain(others)
     }
 
     /// Waits until a listener can be accepted from, or until another event, and reaps children that
@@ -458,7 +463,8 @@ impl<'a, T: Transport, M: Dispatch> Acceptor<'a, T, M> {
             .as_ref()
             .map(|(period, _)| *period);
         let left = |end: Instant| end.saturating_duration_since(now);
-        let pauses = self.accepting.iter().chain([&self.dispatching]);
+        let others = [&self.dispatching, &self.watching];
+        let pauses = self.accepting.iter().chain(others);
         let pauses = pauses.filter_map(|pause| pause.backoff.left(now));
         let lifecycle = &self.shared.lifecycle;
         let graces = [Idle::Parked, Idle::Held].map(|idle| lifecycle.grace_left(idle));
@@ -467,7 +473,9 @@ impl<'a, T: Transport, M: Dispatch> Acceptor<'a, T, M> {
         let parking = parking.filter(|_| self.can_dispatch(now));
         let takes_backlog = accepting && matches!(self.mode, Mode::Backlog { .. });
         let backlog = takes_backlog.then_some(drain::ARRIVAL_CHECK);
+        let watching = self.has_unwatched().then_some(&self.watching.backoff);
         pauses
+            .chain(watching.map(|backoff| backoff.left(now).unwrap_or_default()))
             .chain(deadline.map(left))
             .chain(self.check_at.map(left))
             .chain(self.heartbeat.due().map(left))

@@ -43,7 +43,7 @@ impl<T: Transport, M: Dispatch> Acceptor<'_, T, M> {
             let releases = self.shared.admission.releases();
             let left = self.shared.lifecycle.drain_left();
             let late = left.is_some_and(|left| left.is_zero());
-            if want == 0 || !self.batch.requests.is_empty() || late {
+            if want == 0 || !self.batch.requests.is_empty() || late || self.has_unwatched() {
                 return Reaction::Continue;
             }
             let Some(reservation) = self.reserve(want as u64, index) else {

@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use crate::address::Address;
 use crate::admission::permits::Permits;
 use crate::connection::judge::Token;
-use crate::connection::parking::{Alarm, NotParked, Parked, Parking};
+use crate::connection::parking::{NotParked, Parked, Parking, Wait};
 use crate::counters::{Counters, Ended, count};
 use crate::error::HandlerError;
 use crate::handler::{Next, Outcome};
@@ -259,7 +259,7 @@ impl<R: Managed> Service<R> {
         }
         // The wait of the accept loop does not include a parking that is new, be it empty: the next
         // connection that parks does not find it new.
-        if new || matches!(parked, Ok(Alarm::First)) {
+        if new || matches!(parked, Ok(Wait::Anew)) {
             self.shared.lifecycle.wakeup_event().wake();
         }
         parked.map(drop)

@@ -10,16 +10,19 @@ use std::fmt;
 use std::io;
 use std::mem::{MaybeUninit, take};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use rustix::event::epoll::{self, EventData, EventFlags};
+use rustix::io::Errno;
 use rustix::time::Timespec;
 
 use crate::admission::permits::Permits;
 use crate::net::{Managed, Waits};
 use crate::registry::table::Activity;
 use crate::sys::clock::{Millis, TICK};
+use crate::sys::poll;
 
 /// How many connections are taken out at once.
 const EVENTS: usize = 64;
@@ -28,6 +31,8 @@ const EVENTS: usize = 64;
 pub(crate) struct Parking<R> {
     epoll: OwnedFd,
     state: Mutex<State<R>>,
+    /// Whether `unwatched` holds any, for a look without the lock in each turn of the accept loop.
+    has_unwatched: AtomicBool,
 }
 
 struct State<R> {
@@ -36,6 +41,8 @@ struct State<R> {
     /// The numbers of connections to dispatch: they have input, or a stop has ended them and their
     /// sessions are to finish. Some may have been taken out since.
     ready: Vec<u64>,
+    /// The numbers of connections that the kernel has no room to watch. Some may have been taken out since.
+    unwatched: BTreeSet<u64>,
     /// When handlers want to be called again although there is no input, with the numbers of their connections.
     alarms: BTreeSet<(Millis, u64)>,
     /// The alarm until which the accept loop waits.
@@ -58,11 +65,11 @@ pub(crate) struct Ready<R> {
     pub(crate) is_due: bool,
 }
 
-/// Whether a connection that was parked has an alarm for which the accept loop must wait anew.
+/// Whether the accept loop must wait anew because of a connection that was parked: for its alarm, or to watch it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Alarm {
-    First,
-    Later,
+pub(crate) enum Wait {
+    Anew,
+    AsBefore,
 }
 
 /// A connection that was not parked, and why.
@@ -91,6 +98,7 @@ impl<R: Managed> Parking<R> {
         let state = State {
             parked: HashMap::new(),
             ready: Vec::new(),
+            unwatched: BTreeSet::new(),
             alarms: BTreeSet::new(),
             awaited: None,
             closed: false,
@@ -99,11 +107,12 @@ impl<R: Managed> Parking<R> {
         Ok(Self {
             epoll,
             state: Mutex::new(state),
+            has_unwatched: AtomicBool::new(false),
         })
     }
 
-    /// Parks a connection.
-    pub(crate) fn park(&self, mut request: R, permits: Permits) -> Result<Alarm, NotParked<R>> {
+    /// Parks a connection. Where the kernel has no room to watch it, the accept loop does so later.
+    pub(crate) fn park(&self, mut request: R, permits: Permits) -> Result<Wait, NotParked<R>> {
         // Sends buffered output, which may block, so the lock is not taken yet.
         if let Err(err) = request.wait() {
             return Err(NotParked::Failed(request, permits, err));
@@ -125,26 +134,70 @@ impl<R: Managed> Parking<R> {
             return Err(not_parked(request, permits));
         }
         let watched = match request.wait() {
-            Ok(Waits::For(fd)) => self.watch(fd, id),
+            Ok(Waits::For(fd)) => match self.watch(fd, id) {
+                Err(Errno::NOSPC | Errno::NOMEM) => Ok(Wait::Anew),
+                watched => watched.map(|()| Wait::AsBefore).map_err(io::Error::from),
+            },
             Ok(Waits::Ready) => return Err(NotParked::Ready(request, permits)),
             Ok(Waits::Never) => return Err(NotParked::Over(request, permits)),
             Err(err) => Err(err),
         };
-        if let Err(err) = watched {
-            return Err(NotParked::Failed(request, permits, err));
+        let wait = match watched {
+            Ok(wait) => wait,
+            Err(err) => return Err(NotParked::Failed(request, permits, err)),
+        };
+        if wait == Wait::Anew {
+            state.unwatched.insert(id);
+            self.has_unwatched.store(true, Relaxed);
         }
         let alarm = request.context().session().alarm_at();
         let parked = Parked { request, permits };
         state.parked.insert(id, Box::new(parked));
         let Some(alarm) = alarm else {
-            return Ok(Alarm::Later);
+            return Ok(wait);
         };
         state.alarms.insert((alarm, id));
         if state.awaited.is_some_and(|awaited| awaited <= alarm) {
-            return Ok(Alarm::Later);
+            return Ok(wait);
         }
         state.awaited = Some(alarm);
-        Ok(Alarm::First)
+        Ok(Wait::Anew)
+    }
+
+    /// Watches the connections for which there was no room. Those that still cannot be watched become ready if they
+    /// have input.
+    pub(crate) fn watch_rest(&self) -> io::Result<()> {
+        self.watch_again(&mut self.state())
+    }
+
+    fn watch_again(&self, state: &mut State<R>) -> io::Result<()> {
+        let mut result = Ok(());
+        for id in take(&mut state.unwatched) {
+            let Some(parked) = state.parked.get_mut(&id) else {
+                continue;
+            };
+            let Ok(Waits::For(fd)) = parked.request.wait() else {
+                // Its handler sees what it is.
+                state.ready.push(id);
+                continue;
+            };
+            if let Err(err) = self.watch(fd, id) {
+                result = Err(err.into());
+                if poll::is_readable(&fd).unwrap_or(false) {
+                    state.ready.push(id);
+                } else {
+                    state.unwatched.insert(id);
+                }
+            }
+        }
+        let rest = !state.unwatched.is_empty();
+        self.has_unwatched.store(rest, Relaxed);
+        result
+    }
+
+    /// Whether a connection is to be watched that could not be.
+    pub(crate) fn has_unwatched(&self) -> bool {
+        self.has_unwatched.load(Relaxed)
     }
 
     /// The time until the first alarm. The accept loop calls it before it waits, and is woken for an earlier one.
@@ -157,16 +210,11 @@ impl<R: Managed> Parking<R> {
     }
 
     /// Watches a descriptor for one event. It stays in the epoll instance until it is closed.
-    fn watch(&self, fd: BorrowedFd<'_>, id: u64) -> io::Result<()> {
+    fn watch(&self, fd: BorrowedFd<'_>, id: u64) -> Result<(), Errno> {
         let flags = EventFlags::IN | EventFlags::RDHUP | EventFlags::ONESHOT;
         match epoll::add(&self.epoll, fd, EventData::new_u64(id), flags) {
-            Err(rustix::io::Errno::EXIST) => Ok(epoll::modify(
-                &self.epoll,
-                fd,
-                EventData::new_u64(id),
-                flags,
-            )?),
-            added => Ok(added?),
+            Err(Errno::EXIST) => epoll::modify(&self.epoll, fd, EventData::new_u64(id), flags),
+            added => added,
         }
     }
 
@@ -209,6 +257,8 @@ impl<R: Managed> Parking<R> {
             return Vec::new();
         }
         state.closed = true;
+        // Those that cannot be watched now are ready, or idle.
+        let _ = self.watch_again(state);
         while self.check(state, EVENTS) > 0 {}
         let mut idle = take(&mut state.parked);
         state.alarms.clear();
