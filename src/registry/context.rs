@@ -401,7 +401,7 @@ impl Context {
         }
     }
 
-    fn handler_id(&self) -> HandlerId {
+    pub(super) fn handler_id(&self) -> HandlerId {
         HandlerId {
             id: self.id,
             slot: self.slot.load(Ordering::Relaxed),
@@ -591,7 +591,7 @@ impl Drop for Registered {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use std::net::SocketAddr;
     use std::time::Duration;
 
@@ -604,7 +604,7 @@ mod tests {
     use crate::shared::{Options, Shared, share};
 
     /// A registered connection of a server with default options.
-    fn registered() -> (Shared, Context) {
+    pub(in crate::registry) fn registered() -> (Shared, Context) {
         let options = Options {
             limits: Limits {
                 max_connections: 1,

@@ -164,8 +164,8 @@ impl Host for Registry {
             if polled.read && slot.activity().0 == Activity::Reading {
                 slot.enter(Activity::Running, now);
             }
-            if polled.write && slot.writing().is_some() {
-                slot.end_write(Some(now));
+            if polled.write {
+                slot.leave_write();
             }
         }
     }
@@ -181,5 +181,34 @@ impl fmt::Debug for Waits {
             .field("aborts", &self.aborts())
             .field("threads", &self.threads)
             .finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::registry::context::tests::registered;
+    use crate::sys::poll::Interest;
+
+    #[test]
+    fn a_write_goes_on_waiting_in_the_next_wait() {
+        let (shared, context) = registered();
+        let slot = context.slot().unwrap();
+        let end_polls = || {
+            let polled = Directions::default().with(Interest::Write);
+            shared.registry.end_polls(context.handler_id(), polled);
+            assert_eq!(slot.writing(), None, "the handler runs");
+        };
+        let long_ago = Millis(Millis::now().0 - 1000);
+        slot.begin_write(long_ago);
+        for _ in 0..2 {
+            end_polls();
+            context.begin_write();
+            assert_eq!(slot.writing(), Some(long_ago));
+        }
+        end_polls();
+        context.end_write(1);
+        context.begin_write();
+        assert!(slot.writing() > Some(long_ago), "something has moved");
     }
 }

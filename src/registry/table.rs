@@ -137,7 +137,8 @@ impl AbortReason {
 pub(crate) struct Slot {
     /// The activity (an index of `ACTIVITIES`, 3 bits), and since when.
     activity: AtomicU64,
-    /// When output last moved, or a waiting write began; the lowest bit: whether one waits.
+    /// When output last moved, or a waiting write began; the lowest two bits: whether one waits, and whether the wait
+    /// was left although nothing has moved.
     output: AtomicU64,
     /// When a [`Writer`](crate::net::Writer) last moved bytes, in seconds, rounded up.
     pushed: AtomicU32,
@@ -174,9 +175,14 @@ const IDLE: u8 = 1;
 /// Its client was refused after its accept.
 const REFUSED: u8 = 2;
 
+/// A write waits.
+const WAITS: u64 = 1;
+/// A write has waited, and may go on.
+const LEFT: u64 = 2;
+
 /// The state of the output, in one word.
-const fn output(since: Millis, waits: bool) -> u64 {
-    since.0 << 1 | waits as u64
+const fn output(since: Millis, waits: u64) -> u64 {
+    since.0 << 2 | waits
 }
 
 /// An activity, and since when, in one word.
@@ -329,22 +335,34 @@ impl Slot {
         self.activity.store(packed(activity, now), Relaxed);
     }
 
-    /// Stores that a write waits from now on.
+    /// Stores that a write waits from now on; or again, if its wait was left and nothing has moved since.
     pub(crate) fn begin_write(&self, now: Millis) {
+        let left = self.output.load(Relaxed);
+        if left & LEFT != 0 {
+            let since = Millis((left >> 2).max(self.pushed()));
+            return self.output.store(output(since, WAITS), Relaxed);
+        }
         self.unsent.store(0, Relaxed);
-        self.output.store(output(now, true), Relaxed);
+        self.output.store(output(now, WAITS), Relaxed);
+    }
+
+    /// Stores that a write that waits does so no longer, although nothing has moved.
+    pub(crate) fn leave_write(&self) {
+        if let Some(since) = self.writing() {
+            self.output.store(output(since, LEFT), Relaxed);
+        }
     }
 
     /// Stores that no write waits any more, and that output has moved at `moved`.
     pub(crate) fn end_write(&self, moved: Option<Millis>) {
-        let output = output(moved.unwrap_or_default(), false);
+        let output = output(moved.unwrap_or_default(), 0);
         self.output.store(output, Relaxed);
     }
 
     /// Since when a write has waited without progress, if one waits.
     pub(crate) fn writing(&self) -> Option<Millis> {
         let output = self.output.load(Relaxed);
-        (output & 1 == 1).then_some(Millis(output >> 1))
+        (output & WAITS != 0).then_some(Millis(output >> 2))
     }
 
     /// Stores that a writer has moved bytes.
@@ -352,11 +370,15 @@ impl Slot {
         self.pushed.store((now.0 / 1000 + 1) as u32, Relaxed);
     }
 
+    /// When a writer last moved bytes, in milliseconds.
+    fn pushed(&self) -> u64 {
+        u64::from(self.pushed.load(Relaxed)) * 1000
+    }
+
     /// Since when nothing has moved in either direction, for a connection that has waited for input since `since`.
     pub(crate) fn silent_since(&self, since: Millis) -> Millis {
-        let output = self.output.load(Relaxed) >> 1;
-        let pushed = u64::from(self.pushed.load(Relaxed)) * 1000;
-        Millis(since.0.max(output).max(pushed))
+        let output = self.output.load(Relaxed) >> 2;
+        Millis(since.0.max(output).max(self.pushed()))
     }
 
     /// How many bytes of a waiting write the peer had not taken at the last check.
@@ -375,7 +397,7 @@ impl Slot {
         self.unsent.store(left + 1, Relaxed);
         // With nothing left the write is about to be woken, or its future was dropped.
         if left == 0 || before.is_none_or(|before| left < before) {
-            let (old, new) = (output(since, true), output(now, true));
+            let (old, new) = (output(since, WAITS), output(now, WAITS));
             // A write that has ended meanwhile has stored another state.
             let _ = self.output.compare_exchange(old, new, Relaxed, Relaxed);
         }
