@@ -325,6 +325,23 @@ fn a_server_stops_when_any_of_its_starters_is_killed() {
     }
 }
 
+#[test]
+fn a_server_whose_starter_hangs_stops_and_says_so() {
+    let options = "--drain-timeout 0.1 --kill-timeout 0.1";
+    let mut server = exec(options, "echo $$ $PPID; exec sleep 1000");
+    let mut client = Client::connect(&server.urls[0]);
+    let program = pids(&mut client);
+    let starter = Pid::from_raw(program[1] as i32).unwrap();
+    kill_process(starter, Signal::STOP).unwrap();
+    server.process.signal(Signal::TERM);
+    let exit = server.process.exit();
+    assert_eq!(exit.code, Some(1), "{exit:?}");
+    assert_eq!(last_line(&exit), Some(STARTER_HUNG), "{exit:?}");
+    await_end_of(&program);
+}
+
+const STARTER_HUNG: &str = "socketserver: a process that starts programs did not end, and got SIGKILL; its programs ended with it, what they have started may be left";
+
 const STARTER_KILLED: &str = "socketserver: a process that starts programs ended by signal 9, so the server has stopped; start it again";
 
 fn last_line(exit: &Exit) -> Option<&str> {

@@ -20,16 +20,18 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd, RawFd};
 use std::panic::{self, AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::Ordering::Relaxed;
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, anyhow, bail};
-use rustix::io::fcntl_dupfd_cloexec;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::{Errno, fcntl_dupfd_cloexec};
 use rustix::net::{
     AddressFamily, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage, SendFlags, Shutdown,
     SocketFlags, SocketType, recv, send, sendmsg, shutdown, socketpair,
 };
 use rustix::process::{
-    Pid, PidfdFlags, WaitId, WaitIdOptions, pidfd_open, set_child_subreaper, setsid, waitid,
+    PidfdFlags, Signal, WaitId, WaitIdOptions, pidfd_open, pidfd_send_signal, set_child_subreaper,
+    setsid, waitid,
 };
 use socketserver::task::Descriptor;
 
@@ -53,6 +55,9 @@ pub(crate) type Prepare = Box<dyn Fn() -> anyhow::Result<()>>;
 
 /// The most starters of a server, so that a small server on a large machine has few.
 const STARTERS_MAX: usize = 4;
+
+/// How long a starter has beyond the time in which it ends by itself, before it gets SIGKILL, and how long it has after that.
+const MOMENT: Duration = Duration::from_secs(1);
 
 /// What holds for all programs.
 #[derive(Debug)]
@@ -79,13 +84,14 @@ pub(crate) struct Starters {
     all: Vec<Starter>,
     /// One word: how many programs all processes of the server have asked for.
     turn: Words,
+    /// How long the starters may take to end.
+    patience: Duration,
 }
 
 /// The server's side of one starter.
 #[derive(Debug)]
 struct Starter {
     requests: Descriptor<OwnedFd>,
-    pid: Pid,
     pidfd: OwnedFd,
 }
 
@@ -108,6 +114,7 @@ impl Starters {
         let mut starters = Self {
             all: Vec::with_capacity(settings.starters),
             turn: Words::new(1).context("map memory for all processes")?,
+            patience: process::longest_end(settings.kill_timeout) + MOMENT,
         };
         for _ in 0..settings.starters {
             match Starter::fork(settings, &set_up) {
@@ -146,17 +153,19 @@ impl Starters {
         self.all.iter().any(Starter::has_ended)
     }
 
-    /// Ends the programs that are left, and waits until they and the starters have ended.
+    /// Ends the programs that are left, and waits until they and the starters have ended. A starter that takes too long, as one
+    /// that is stopped, or whose program is on a file system that does not answer, gets SIGKILL.
     ///
     /// # Errors
     ///
-    /// A starter has ended before, or failed: the first one.
+    /// A starter has ended before, failed, or got SIGKILL: the first one.
     pub(crate) fn finish(&self) -> anyhow::Result<()> {
         // All of them, before the first one is waited for.
         let had_ended: Vec<_> = self.all.iter().map(Starter::end).collect();
+        let deadline = Instant::now() + self.patience;
         let mut first = Ok(());
         for (starter, had_ended) in self.all.iter().zip(had_ended) {
-            let ended = starter.wait(had_ended);
+            let ended = starter.wait(had_ended, deadline);
             first = first.and(ended);
         }
         first
@@ -181,7 +190,6 @@ impl Starter {
         drop(theirs);
         let starter = Self {
             requests: Descriptor::new(ours),
-            pid,
             pidfd: pidfd_open(pid, PidfdFlags::empty()).context("pidfd_open(2)")?,
         };
         let mut text = vec![0; 4096];
@@ -229,7 +237,7 @@ impl Starter {
         let options = WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
         !matches!(
             waitid(WaitId::PidFd(self.pidfd.as_fd()), options),
-            Ok(None) | Err(rustix::io::Errno::INTR)
+            Ok(None) | Err(Errno::INTR)
         )
     }
 
@@ -241,14 +249,32 @@ impl Starter {
         had_ended
     }
 
-    /// Waits until the starter has ended; it has failed if it `had_ended` before it was asked to.
-    fn wait(&self, had_ended: bool) -> anyhow::Result<()> {
-        let status = loop {
-            match waitid(WaitId::Pid(self.pid), WaitIdOptions::EXITED) {
-                Err(rustix::io::Errno::INTR) => {}
-                status => break status.context("wait for a process that starts programs")?,
+    /// Waits until the starter has ended, and returns whether it has.
+    fn ends_by(&self, deadline: Instant) -> bool {
+        loop {
+            let left = deadline.saturating_duration_since(Instant::now());
+            let left = Timespec::try_from(left).unwrap_or_default();
+            match poll(&mut [PollFd::new(&self.pidfd, PollFlags::IN)], Some(&left)) {
+                Err(Errno::INTR) => {}
+                ended => return ended == Ok(1),
             }
-        };
+        }
+    }
+
+    /// Waits until the starter has ended; it has failed if it `had_ended` before it was asked to.
+    fn wait(&self, had_ended: bool, deadline: Instant) -> anyhow::Result<()> {
+        if !self.ends_by(deadline) {
+            let _ = pidfd_send_signal(&self.pidfd, Signal::KILL);
+            // One that the kernel does not end is left behind.
+            self.ends_by(Instant::now() + MOMENT);
+            bail!(
+                "a process that starts programs did not end, and got SIGKILL; its programs ended with it, what they have \
+                 started may be left"
+            );
+        }
+        let pidfd = WaitId::PidFd(self.pidfd.as_fd());
+        let status = waitid(pidfd, WaitIdOptions::EXITED);
+        let status = status.context("wait for a process that starts programs")?;
         let signal = status
             .as_ref()
             .and_then(|status| status.terminating_signal());
@@ -273,7 +299,7 @@ impl Running {
     pub(crate) fn next(&self) -> io::Result<Option<Notice>> {
         let mut text = [MaybeUninit::uninit(); Notice::MAX];
         match recv(&self.control, &mut text, RecvFlags::DONTWAIT) {
-            Ok((([], _), _)) | Err(rustix::io::Errno::CONNRESET) => Ok(None),
+            Ok((([], _), _)) | Err(Errno::CONNRESET) => Ok(None),
             Ok(((text, _), _)) => {
                 let text = String::from_utf8_lossy(text);
                 let notice = Notice::decode(&text);

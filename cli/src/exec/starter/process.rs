@@ -100,6 +100,11 @@ enum Ending {
 /// The longest time until SIGKILL, so that every deadline exists.
 const KILL_TIMEOUT_MAX: Duration = Duration::from_secs(365 * 24 * 60 * 60);
 
+/// How long the starter outlives its server, unless it still finds processes to end.
+pub(super) fn longest_end(kill_timeout: Duration) -> Duration {
+    kill_timeout.min(KILL_TIMEOUT_MAX) * 2 + LAST
+}
+
 impl Starter {
     pub(super) fn new(base: Base, kill_timeout: Duration, requests: OwnedFd) -> io::Result<Self> {
         let epoll = epoll::create(CreateFlags::CLOEXEC)?;
@@ -221,7 +226,7 @@ impl Starter {
         if self.last.is_some() {
             return;
         }
-        self.last = Some(Instant::now() + self.kill_timeout * 2 + LAST);
+        self.last = Some(Instant::now() + longest_end(self.kill_timeout));
         if self.sweep.is_some() {
             self.sweep_soon();
         }
