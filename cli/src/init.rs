@@ -9,9 +9,13 @@ use std::io;
 use std::os::unix::process::CommandExt;
 use std::process::{self, Command, ExitCode};
 
-use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process, waitid};
+use rustix::fs::fstat;
+use rustix::process::{
+    Pid, PidfdFlags, Signal, WaitId, WaitIdOptions, getpid, kill_process, pidfd_open, waitid,
+};
 use signal_hook::consts::{SIGCHLD, SIGHUP, SIGINT};
 
+use crate::exec::starter::sys::{self, Fork};
 use crate::{log, signals};
 
 /// Supervises the program where this is the first process; returns the program's exit status, or
@@ -35,7 +39,8 @@ pub(crate) fn run() -> Option<ExitCode> {
     }
 }
 
-/// Starts the program with the arguments, environment and descriptors of this process.
+/// Starts the program with the arguments, environment and descriptors of this process: they are the program's, also where
+/// a variable says that they are this process's.
 fn start() -> io::Result<Pid> {
     let mut args = env::args_os();
     let mut command = Command::new(env::current_exe()?);
@@ -43,8 +48,36 @@ fn start() -> io::Result<Pid> {
         command.arg0(name);
     }
     // In its own group the program gets no signal from a terminal; this process passes that on.
-    let child = command.args(args).process_group(0).spawn()?;
-    Ok(Pid::from_child(&child))
+    command.args(args).process_group(0);
+    let first = addressee();
+    match sys::fork()? {
+        Fork::Parent(program) => Ok(program),
+        Fork::Child => {
+            for ((name, first), (_, own)) in first.into_iter().zip(addressee()) {
+                if env::var(name).is_ok_and(|value| value == first) {
+                    command.env(name, own);
+                }
+            }
+            let err = command.exec();
+            log::say(format_args!(
+                "socketserver: start this program again as a child of process 1: {err}"
+            ));
+            sys::exit(1)
+        }
+    }
+}
+
+/// The variables by which a service manager says for which process its sockets and its watchdog are, and how each names this one
+/// (sd_listen_fds(3), sd_watchdog_enabled(3)).
+fn addressee() -> [(&'static str, String); 3] {
+    let pid = process::id().to_string();
+    let pidfd = pidfd_open(getpid(), PidfdFlags::empty());
+    let id = pidfd.and_then(|pidfd| Ok(fstat(pidfd)?.st_ino.to_string()));
+    [
+        ("LISTEN_PID", pid.clone()),
+        ("WATCHDOG_PID", pid),
+        ("LISTEN_PIDFDID", id.unwrap_or_default()),
+    ]
 }
 
 /// Passes on signals and reaps until the program has ended.

@@ -6,7 +6,9 @@ mod support;
 
 use std::fs;
 use std::io::Write;
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::FileExt;
+use std::os::unix::net::UnixDatagram;
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::Duration;
@@ -582,22 +584,37 @@ fn the_first_process_ends_as_its_program_does() {
 
 #[test]
 fn the_first_process_passes_on_what_it_has() {
-    let Some(unshare) = namespace(&CONTAINER) else {
+    let Some(mut unshare) = namespace(&CONTAINER) else {
         return;
     };
+    let directory = tempfile::tempdir().expect("a temporary directory");
+    let notices = UnixDatagram::bind(directory.path().join("notify")).expect("bind");
+    notices.set_read_timeout(Some(DEADLINE)).expect("set");
     let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("bind");
     let url = format!("tcp://{}", listener.local_addr().expect("an address"));
-    let mut command = command_under(unshare, "serve echo", &["fd://3"]);
-    // The shell is outside of the container.
-    let program = command.get_program().to_owned();
-    let args: Vec<_> = command.get_args().map(ToOwned::to_owned).collect();
-    command = Command::new("sh");
-    command.args(["-c", r#"exec 3<&0 </dev/null; exec "$0" "$@""#]);
-    command.arg(program).args(args).env_remove("NOTIFY_SOCKET");
-    command.stdin(std::os::fd::OwnedFd::from(listener));
+    // As a service manager does.
+    let manager = "
+import os, sys
+os.dup2(0, 3)
+os.dup2(os.open(\"/dev/null\", os.O_RDONLY), 0)
+pid = os.getpid()
+id = os.fstat(os.pidfd_open(pid)).st_ino
+os.environ |= {\"LISTEN_PID\": str(pid), \"LISTEN_PIDFDID\": str(id), \"WATCHDOG_PID\": str(pid)}
+os.execv(sys.argv[1], sys.argv[1:])";
+    unshare.args(["python3", "-c", manager]);
+    let mut command = command_under(unshare, "serve echo", &["fd://web"]);
+    command.stdin(OwnedFd::from(listener));
+    command.envs([("LISTEN_FDS", "1"), ("LISTEN_FDNAMES", "web")]);
+    command.env("NOTIFY_SOCKET", directory.path().join("notify"));
+    command.env("WATCHDOG_USEC", "100000");
     let mut server = Server::start(command, 1);
     assert_eq!(server.urls, [url]);
     assert_echoes(&server.urls[0]);
+    let mut notice = [0; 100];
+    until("the watchdog is fed", || {
+        let length = notices.recv(&mut notice).expect("a notice");
+        (&notice[..length] == b"WATCHDOG=1\n").then_some(())
+    });
     send(first_process(&server.process), Signal::INT);
     server.process.stopped();
 }

@@ -10,7 +10,7 @@ mod child;
 mod notice;
 mod process;
 mod request;
-pub(super) mod sys;
+pub(crate) mod sys;
 
 use std::ffi::CString;
 use std::io::{self, IoSlice};

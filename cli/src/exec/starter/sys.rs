@@ -20,18 +20,18 @@ use rustix::thread::{UnshareFlags, unshare_unsafe};
 use super::notice::{Ended, Exit};
 
 /// The side of a fork.
-pub(in crate::exec) enum Fork {
+pub(crate) enum Fork {
     Parent(Pid),
     Child,
 }
 
-/// Forks this process, which must have one thread. The child must end by [`exit`] or [`execute`].
+/// Forks this process, which must have one thread. The child must end by [`exit`] or execve(2).
 ///
 /// # Errors
 ///
 /// - `Unsupported`: the process has several threads.
 /// - else as fork(2): `EAGAIN` (process limit), `ENOMEM`.
-pub(in crate::exec) fn fork() -> io::Result<Fork> {
+pub(crate) fn fork() -> io::Result<Fork> {
     if std::fs::read_dir("/proc/self/task")?.count() != 1 {
         let what = "a process with several threads starts no programs";
         return Err(io::Error::new(io::ErrorKind::Unsupported, what));
@@ -121,7 +121,7 @@ pub(super) fn spawn(stack: &mut Stack, mut child: &mut dyn FnMut()) -> io::Resul
 }
 
 /// Ends this process: runs no destructors and no atexit handlers.
-pub(in crate::exec) fn exit(status: i32) -> ! {
+pub(crate) fn exit(status: i32) -> ! {
     // SAFETY: _exit(2) has no preconditions.
     unsafe { libc::_exit(status) }
 }
