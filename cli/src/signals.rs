@@ -1,6 +1,7 @@
 //! Signals. SIGTERM and SIGINT stop the server: the first one drains, the second one aborts. Before
 //! anything is bound they end the program. SIGHUP ends no server: it makes one read its certificates, access lists and
-//! passwords again, once it is there. `init` waits for signals by the functions at the end.
+//! passwords again, once it is there. SIGXFSZ ends none: a write beyond the limit on the size of files fails. `init`
+//! waits for signals by the functions at the end.
 #![expect(unsafe_code, reason = "signal handlers, masks and waits")]
 
 use std::fmt;
@@ -62,8 +63,8 @@ pub(crate) struct StopTimes {
 #[derive(Debug)]
 pub(crate) struct Handlers {
     installed: Vec<SigId>,
-    /// The action of SIGHUP before.
-    hang_up: libc::sighandler_t,
+    /// The actions before of signals that are ignored.
+    ignored: [(i32, libc::sighandler_t); 2],
 }
 
 /// Installs the handlers, and unblocks the signals that this program handles.
@@ -77,13 +78,15 @@ pub(crate) fn install() -> anyhow::Result<Handlers> {
         let handler = unsafe { register(signal, move || on_stop_signal(signal, main)) };
         installed.push(handler.with_context(|| format!("handle signal {signal}"))?);
     }
-    // SAFETY: no handler is set.
-    let hang_up = unsafe { libc::signal(SIGHUP, libc::SIG_IGN) };
+    let ignored = [SIGHUP, libc::SIGXFSZ].map(|signal| {
+        // SAFETY: no handler is set.
+        (signal, unsafe { libc::signal(signal, libc::SIG_IGN) })
+    });
     // SAFETY: the handler uses atomics, and methods that are documented as async-signal-safe.
     let handler = unsafe { register(SIGHUP, on_reload_signal) };
     installed.push(handler.context("handle SIGHUP")?);
     set_mask(libc::SIG_UNBLOCK);
-    Ok(Handlers { installed, hang_up })
+    Ok(Handlers { installed, ignored })
 }
 
 impl Handlers {
@@ -92,9 +95,11 @@ impl Handlers {
         for id in self.installed {
             unregister(id);
         }
-        // SAFETY: what was there before.
-        let before = unsafe { libc::signal(SIGHUP, self.hang_up) };
-        debug_assert_ne!(before, libc::SIG_ERR, "the signal exists");
+        for (signal, before) in self.ignored {
+            // SAFETY: what was there before.
+            let ours = unsafe { libc::signal(signal, before) };
+            debug_assert_ne!(ours, libc::SIG_ERR, "the signal exists");
+        }
     }
 }
 

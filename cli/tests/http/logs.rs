@@ -7,8 +7,8 @@ use std::os::unix::fs::OpenOptionsExt;
 use rustix::fs::{CWD, FileType, Mode, OFlags, mknodat};
 use rustix::process::Signal;
 
-use super::{MODELS, Site, get, request};
-use crate::support::{DEADLINE, poll_until};
+use super::{LOCAL, MODELS, Site, get, request};
+use crate::support::{DEADLINE, Server, command_after, poll_until};
 
 /// The lines of a file, once it has so many.
 #[track_caller]
@@ -76,6 +76,33 @@ fn standard_error_can_be_the_access_log() {
     );
     server.process.signal(Signal::TERM);
     server.process.stopped();
+}
+
+#[test]
+fn a_limit_on_the_size_of_files_ends_no_server() {
+    let site = Site::new();
+    site.program("cgi-bin/run", "#!/bin/sh\n");
+    let words = "serve http www --cgi-bin cgi-bin --access-log log";
+    let mut command = command_after("ulimit -f 8", words, &[LOCAL]);
+    command.current_dir(site.path(""));
+    let mut server = Server::start(command, 1);
+    let url = &server.urls[0];
+    let body = "x".repeat(100_000);
+    let post = request(
+        url,
+        "POST /cgi-bin/run",
+        "Content-Length: 100000\r\n",
+        &body,
+    );
+    assert_eq!(post.status, 500);
+    for _ in 0..200 {
+        assert_eq!(get(url, "/hello.txt").status, 200);
+    }
+    server.process.signal(Signal::TERM);
+    let exit = server.process.exit();
+    assert_eq!(exit.code, Some(0), "{exit:?}");
+    let is_said = |line: &String| line.ends_with("lines are dropped");
+    assert!(exit.stderr.iter().any(is_said), "{exit:?}");
 }
 
 #[test]
