@@ -20,6 +20,7 @@ mod serve;
 mod services;
 mod shared;
 mod signals;
+mod throttle;
 mod tls;
 mod web;
 mod workload;

@@ -1,4 +1,4 @@
-//! Memory that the processes of a server share.
+//! Memory and a clock that the processes of a server share.
 #![expect(unsafe_code, reason = "a shared mapping")]
 
 use std::ops::Deref;
@@ -7,6 +7,13 @@ use std::slice;
 use std::sync::atomic::AtomicU64;
 
 use rustix::mm::{MapFlags, ProtFlags, mmap_anonymous};
+use rustix::time::{ClockId, clock_gettime};
+
+/// Milliseconds of the clock.
+pub(crate) fn now() -> u64 {
+    let time = clock_gettime(ClockId::Monotonic);
+    time.tv_sec as u64 * 1000 + time.tv_nsec as u64 / 1_000_000
+}
 
 /// Words that the process and its later children share; zero at first. The mapping stays until the process ends.
 #[derive(Debug)]

@@ -24,7 +24,8 @@ use crate::log::say;
 use crate::proxy::background::Background;
 use crate::proxy::header::Headers;
 use crate::proxy::to::{Dial, To};
-use crate::proxy::upstreams::{Taken, Upstreams, millis, now};
+use crate::proxy::upstreams::{Taken, Upstreams, millis};
+use crate::shared::now;
 
 /// What happens to a new client beyond `--max-sessions`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]

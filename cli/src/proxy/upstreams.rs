@@ -9,12 +9,11 @@ use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 use clap::ValueEnum;
-use rustix::time::{ClockId, clock_gettime};
 use socketserver::net::Context;
 
 use crate::log::say;
 use crate::proxy::to::To;
-use crate::shared::Words;
+use crate::shared::{Words, now};
 
 /// How connections are shared out.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
@@ -84,12 +83,6 @@ impl Drop for Taken {
             .live()
             .fetch_sub(1, Relaxed);
     }
-}
-
-/// Milliseconds of the clock that all processes share.
-pub(crate) fn now() -> u64 {
-    let time = clock_gettime(ClockId::Monotonic);
-    time.tv_sec as u64 * 1000 + time.tv_nsec as u64 / 1_000_000
 }
 
 pub(crate) fn millis(time: Duration) -> u64 {

@@ -23,10 +23,10 @@ use crate::bind::{Accepted, Any, Connection, Listener};
 use crate::log::say;
 use crate::privileges::Privileges;
 use crate::serve::{self, Task};
+use crate::throttle::Throttle;
 
 use self::access_log::AccessLog;
 use self::cgi::Programs;
-use self::failures::Failures;
 pub(crate) use self::options::Web;
 use self::passwords::Passwords;
 use self::site::{Preflights, Site};
@@ -44,6 +44,7 @@ pub(crate) fn run(web: Web, directory: &Path, options: args::Options) -> anyhow:
     let http = Connections {
         web: &web,
         log: log.clone(),
+        failures: Throttle::new().context("mmap(2)")?,
         idle: options.limits.idle_timeout.0,
     };
     let serve = match &passwords {
@@ -85,16 +86,16 @@ type Serve = Box<dyn Fn(&mut Connection) -> Outcome + Send + Sync>;
 struct Connections<'a> {
     web: &'a Web,
     log: Option<Arc<AccessLog>>,
+    failures: Throttle,
     idle: Option<Duration>,
 }
 
 impl Connections<'_> {
     fn serve(self, handler: impl Handler) -> Serve {
-        let failures = Failures::default();
         let mut http = Http::handler(handler)
             .body_bytes(self.web.body_max())
             .idle_timeout(self.idle.unwrap_or(FOR_EVER))
-            .on_access(move |access| failures.report(access));
+            .on_access(move |access| failures::report(access, &self.failures));
         if let Some(log) = self.log {
             http = http.on_access(move |access| log.write(access));
         }

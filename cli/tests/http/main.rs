@@ -2,6 +2,7 @@
 
 mod cgi;
 mod clients;
+mod floods;
 mod logs;
 mod models;
 mod options;

@@ -35,6 +35,7 @@ use crate::bind::{Connection, socket_of};
 use crate::exec::starter::{self, Command, Starters};
 use crate::privileges::Privileges;
 use crate::signals;
+use crate::throttle::Throttle;
 
 /// How long a program that is to end has after SIGTERM, before SIGKILL.
 const KILL_TIMEOUT: Duration = Duration::from_secs(5);
@@ -67,6 +68,8 @@ pub(super) struct Programs {
     live: Arc<AtomicUsize>,
     /// The connections that are being served.
     connections: Mutex<HashMap<u64, Arc<Peer>>>,
+    /// The lines about programs that fail.
+    exits: Arc<Throttle>,
 }
 
 /// What a program is told of its connection, and what it ends with.
@@ -116,6 +119,7 @@ impl Programs {
             starters: OnceLock::new(),
             live: Arc::default(),
             connections: Mutex::default(),
+            exits: Arc::new(Throttle::new().context("mmap(2)")?),
         })
     }
 
@@ -231,6 +235,7 @@ impl Programs {
             timeout: self.settings.timeout,
             prefix: format!("socketserver: connection {id}, {}", script.name),
             log: self.settings.log,
+            exits: Arc::clone(&self.exits),
         };
         let start = |output: BorrowedFd<'_>, errors: BorrowedFd<'_>| {
             let fds = [input.as_fd(), output, errors, script.folder.as_fd()];

@@ -3,6 +3,7 @@
 use std::io::{self, Read};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use rustix::event::Timespec;
@@ -14,6 +15,7 @@ use super::Permit;
 use crate::exec::lines::{self, Lines, Then};
 use crate::exec::starter::{Ended, LOST, Notice, Running};
 use crate::log::say;
+use crate::throttle::Throttle;
 
 /// The epoll data of what a program's request waits for.
 const CONTROL: u64 = 0;
@@ -32,6 +34,8 @@ pub(super) struct Settings {
     pub(super) prefix: String,
     /// Whether its start and its end are logged.
     pub(super) log: bool,
+    /// Else the lines about programs that fail.
+    pub(super) exits: Arc<Throttle>,
 }
 
 /// A program that runs for a request. Dropping it ends the program.
@@ -173,8 +177,11 @@ impl Run {
                     // The program's lines come before its end.
                     self.read_errors();
                     let prefix = &self.settings.prefix;
-                    if self.settings.log || exit.ended != Ended::Status(0) {
+                    if self.settings.log {
                         say(format_args!("{prefix}: program ended: {exit}"));
+                    } else if exit.ended != Ended::Status(0) {
+                        let exits = &self.settings.exits;
+                        exits.say(format_args!("{prefix}: program ended: {exit}"));
                     }
                     self.has_exited = true;
                     return Ok(epoll::delete(self.watch.get_ref(), &self.running)?);
