@@ -6,6 +6,7 @@
 use std::io;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use rustix::fs::{OFlags, fcntl_setfl};
@@ -13,6 +14,7 @@ use rustix::io::{Errno, read};
 use rustix::pipe::{PipeFlags, pipe_with};
 
 use crate::log::say;
+use crate::throttle::Throttle;
 
 /// How many lines a second go to the log.
 const LINES: u64 = 100;
@@ -25,6 +27,25 @@ const LINE_MAX: usize = 4000;
 
 const SECOND: Duration = Duration::from_secs(1);
 
+/// Bounds the lines of all programs together, over all processes. Made before the server forks.
+#[derive(Debug)]
+pub(crate) struct Bound {
+    lines: Throttle,
+    dropped: Throttle,
+}
+
+impl Bound {
+    /// # Errors
+    ///
+    /// As mmap(2).
+    pub(crate) fn new() -> rustix::io::Result<Self> {
+        Ok(Self {
+            lines: Throttle::of(LINES)?,
+            dropped: Throttle::new()?,
+        })
+    }
+}
+
 /// The standard error of one program.
 #[derive(Debug)]
 pub(crate) struct Lines {
@@ -32,6 +53,8 @@ pub(crate) struct Lines {
     pipe: Option<OwnedFd>,
     /// What the lines begin with.
     prefix: String,
+    /// Without it, the program has a bound of its own.
+    bound: Option<Arc<Bound>>,
     line: Vec<u8>,
     /// The rest of a line that was too long is dropped.
     is_cut: bool,
@@ -62,11 +85,12 @@ pub(crate) fn pipe() -> io::Result<(OwnedFd, OwnedFd)> {
 
 impl Lines {
     /// Makes a pipe, and returns the end for the program.
-    pub(crate) fn new(prefix: String) -> io::Result<(Self, OwnedFd)> {
+    pub(crate) fn new(prefix: String, bound: Option<Arc<Bound>>) -> io::Result<(Self, OwnedFd)> {
         let (pipe, writer) = pipe()?;
         let lines = Self {
             pipe: Some(pipe),
             prefix,
+            bound,
             line: Vec::new(),
             is_cut: false,
             second: Instant::now(),
@@ -151,7 +175,11 @@ impl Lines {
     }
 
     fn log(&mut self) {
-        if self.lines < LINES {
+        let passes = match &self.bound {
+            Some(bound) => bound.lines.passes(),
+            None => self.lines < LINES,
+        };
+        if passes {
             let text = String::from_utf8_lossy(&self.line);
             let cut = if self.is_cut { " [cut]" } else { "" };
             say(format_args!("{}: {text}{cut}", self.prefix));
@@ -164,14 +192,20 @@ impl Lines {
     }
 
     fn report_dropped(&mut self) {
-        let dropped = std::mem::take(&mut self.dropped);
+        let mut dropped = std::mem::take(&mut self.dropped);
+        let mut whose = self.prefix.as_str();
+        if let Some(bound) = &self.bound {
+            bound.dropped.hold(dropped);
+            dropped = bound.dropped.take().unwrap_or(0);
+            whose = "socketserver: standard error of programs";
+        }
         if dropped > 0 {
             let lines = if dropped == 1 {
                 "line was"
             } else {
                 "lines were"
             };
-            say(format_args!("{}: {dropped} {lines} dropped", self.prefix));
+            say(format_args!("{whose}: {dropped} {lines} dropped"));
         }
     }
 }

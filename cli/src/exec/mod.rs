@@ -331,7 +331,8 @@ impl Programs {
         program: impl AsFd,
         around: Around<'_>,
     ) -> io::Result<Over> {
-        let (lines, errors) = Lines::new(format!("socketserver: connection {id}, standard error"))?;
+        let prefix = format!("socketserver: connection {id}, standard error");
+        let (lines, errors) = Lines::new(prefix, None)?;
         let fds = [program.as_fd(), errors.as_fd()];
         let starters = self.starters.get().ok_or(io::ErrorKind::NotConnected)?;
         // 0, 1 and 3 are the connection: for inetd and UCSPI, and for systemd.

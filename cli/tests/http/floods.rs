@@ -59,3 +59,16 @@ fn requests_that_fail_are_a_line_a_second() {
         flood(model, &site, "/cgi-bin/run", "/cgi-bin/run: 502: ", MORE, 1);
     }
 }
+
+#[test]
+fn lines_of_programs_are_a_hundred_a_second() {
+    let site = Site::new();
+    site.program(
+        "cgi-bin/run",
+        &format!("{HEAD}yes a line | head -n 60 >&2\n"),
+    );
+    for model in MODELS {
+        let (part, end) = (", standard error: a line", " lines were dropped");
+        flood(model, &site, "/cgi-bin/run", part, end, 100);
+    }
+}

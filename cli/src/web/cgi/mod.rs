@@ -32,6 +32,7 @@ use self::head::Head;
 use self::run::{Output, Run};
 use self::scripts::{Found, Script, Scripts};
 use crate::bind::{Connection, socket_of};
+use crate::exec::lines::Bound;
 use crate::exec::starter::{self, Command, Starters};
 use crate::privileges::Privileges;
 use crate::signals;
@@ -70,6 +71,8 @@ pub(super) struct Programs {
     connections: Mutex<HashMap<u64, Arc<Peer>>>,
     /// The lines about programs that fail.
     exits: Arc<Throttle>,
+    /// The lines that programs write.
+    lines: Arc<Bound>,
 }
 
 /// What a program is told of its connection, and what it ends with.
@@ -120,6 +123,7 @@ impl Programs {
             live: Arc::default(),
             connections: Mutex::default(),
             exits: Arc::new(Throttle::new().context("mmap(2)")?),
+            lines: Arc::new(Bound::new().context("mmap(2)")?),
         })
     }
 
@@ -236,6 +240,7 @@ impl Programs {
             prefix: format!("socketserver: connection {id}, {}", script.name),
             log: self.settings.log,
             exits: Arc::clone(&self.exits),
+            lines: Arc::clone(&self.lines),
         };
         let start = |output: BorrowedFd<'_>, errors: BorrowedFd<'_>| {
             let fds = [input.as_fd(), output, errors, script.folder.as_fd()];

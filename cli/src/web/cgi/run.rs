@@ -12,7 +12,7 @@ use rustix::io::{Errno, read};
 use socketserver::task::{self, Descriptor};
 
 use super::Permit;
-use crate::exec::lines::{self, Lines, Then};
+use crate::exec::lines::{self, Bound, Lines, Then};
 use crate::exec::starter::{Ended, LOST, Notice, Running};
 use crate::log::say;
 use crate::throttle::Throttle;
@@ -36,6 +36,8 @@ pub(super) struct Settings {
     pub(super) log: bool,
     /// Else the lines about programs that fail.
     pub(super) exits: Arc<Throttle>,
+    /// The lines that programs write.
+    pub(super) lines: Arc<Bound>,
 }
 
 /// A program that runs for a request. Dropping it ends the program.
@@ -63,7 +65,8 @@ impl Run {
         permit: Permit,
         start: impl FnOnce(BorrowedFd<'_>, BorrowedFd<'_>) -> io::Result<Running>,
     ) -> io::Result<Self> {
-        let (errors, program_errors) = Lines::new(format!("{}, standard error", settings.prefix))?;
+        let prefix = format!("{}, standard error", settings.prefix);
+        let (errors, program_errors) = Lines::new(prefix, Some(Arc::clone(&settings.lines)))?;
         let (output, program_output) = lines::pipe()?;
         let running = start(program_output.as_fd(), program_errors.as_fd())?;
         let watch = epoll::create(CreateFlags::CLOEXEC)?;
