@@ -73,10 +73,11 @@ impl Throttle {
         count.filter(|count| *count > 0)
     }
 
-    /// Writes a line, with the number of those that were held back before it, or holds it back.
-    pub(crate) fn say(&self, line: fmt::Arguments<'_>) {
+    /// Writes a line, with the number of those that were held back before it, or holds it back. Returns which.
+    pub(crate) fn say(&self, line: fmt::Arguments<'_>) -> bool {
         self.hold(1);
-        match self.take() {
+        let count = self.take();
+        match count {
             None => {}
             Some(1) => say(line),
             Some(count) => say(format_args!(
@@ -84,6 +85,40 @@ impl Throttle {
                 count - 1
             )),
         }
+        count.is_some()
+    }
+}
+
+/// A trouble that comes and goes: a line says that it has come, once a second at most, and another one that it has gone.
+/// Made before the server forks.
+#[derive(Debug)]
+pub(crate) struct Trouble {
+    throttle: Throttle,
+    /// Whether the last line says that it has come.
+    said: Words,
+}
+
+impl Trouble {
+    /// # Errors
+    ///
+    /// As mmap(2).
+    pub(crate) fn new() -> rustix::io::Result<Self> {
+        Ok(Self {
+            throttle: Throttle::new()?,
+            said: Words::new(1)?,
+        })
+    }
+
+    /// Writes a line that it has come, unless the last line says so. What is held back now, a later call writes.
+    pub(crate) fn has_come(&self, line: fmt::Arguments<'_>) {
+        if self.said[0].load(Relaxed) == 0 && self.throttle.say(line) {
+            self.said[0].store(1, Relaxed);
+        }
+    }
+
+    /// Whether a line is to say that it has gone: the last one says that it has come.
+    pub(crate) fn has_gone(&self) -> bool {
+        self.said[0].load(Relaxed) != 0 && self.said[0].swap(0, Relaxed) != 0
     }
 }
 

@@ -14,6 +14,7 @@ use socketserver::net::Context;
 use crate::log::say;
 use crate::proxy::to::To;
 use crate::shared::{Words, now};
+use crate::throttle::Trouble;
 
 /// How connections are shared out.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
@@ -31,6 +32,8 @@ pub(crate) struct Upstreams {
     balance: Balance,
     retry_after: Duration,
     words: Words,
+    /// The lines about each upstream.
+    troubles: Vec<Trouble>,
 }
 
 /// The words of one upstream.
@@ -95,12 +98,16 @@ impl Upstreams {
         balance: Balance,
         retry_after: Duration,
     ) -> anyhow::Result<Arc<Self>> {
-        let words = Words::new(1 + all.len() * WORDS).context("map memory for the upstreams")?;
+        let what = "map memory for the upstreams";
+        let words = Words::new(1 + all.len() * WORDS).context(what)?;
+        let troubles = all.iter().map(|_| Trouble::new());
+        let troubles = troubles.collect::<Result<_, _>>().context(what)?;
         Ok(Arc::new(Self {
             all,
             balance,
             retry_after,
             words,
+            troubles,
         }))
     }
 
@@ -175,7 +182,10 @@ impl Upstreams {
     /// Stores that an upstream could be reached.
     pub(crate) fn note_success(&self, index: usize) {
         let state = self.state(index);
-        if state.aside().load(Relaxed) != 0 && state.aside().swap(0, Relaxed) != 0 {
+        if state.aside().load(Relaxed) != 0 {
+            state.aside().store(0, Relaxed);
+        }
+        if self.troubles[index].has_gone() {
             say(format_args!(
                 "socketserver: upstream {} can be reached again",
                 self.all[index]
@@ -200,12 +210,11 @@ impl Upstreams {
         state.failed().store(now, Relaxed);
         let until = now.saturating_add(millis(time)).max(1);
         // A failed check has set it aside for longer.
-        if state.aside().fetch_max(until, Relaxed) == 0 {
-            say(format_args!(
-                "socketserver: upstream {} cannot be reached, and is set aside: {err:#}",
-                self.all[index],
-            ));
-        }
+        state.aside().fetch_max(until, Relaxed);
+        self.troubles[index].has_come(format_args!(
+            "socketserver: upstream {} cannot be reached, and is set aside: {err:#}",
+            self.all[index],
+        ));
     }
 
     pub(crate) fn all(&self) -> &[To] {

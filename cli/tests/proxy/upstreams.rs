@@ -1,7 +1,11 @@
 //! Several upstreams: which one is next, what happens to those that cannot be reached, and checks.
 
+use std::fs;
 use std::io::Write;
 use std::net::{TcpListener, TcpStream};
+use std::os::unix::net::UnixListener;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use socket2::{Domain, Socket, Type};
 
@@ -131,6 +135,45 @@ fn an_upstream_comes_back() {
     stop(proxy);
 }
 
+/// Clients may cause that, as by the use of all local ports.
+#[test]
+fn an_upstream_that_comes_and_goes_is_a_line_a_second() {
+    let folder = tempfile::tempdir().expect("a temporary directory");
+    let [there, gone] = ["there", "gone"].map(|name| folder.path().join(name));
+    let listener = UnixListener::bind(&there).expect("bind");
+    thread::spawn(move || {
+        for stream in listener.incoming() {
+            let _ = stream.and_then(|mut stream| stream.write_all(b"there"));
+        }
+    });
+    for model in ["threading", "prefork --workers 2", "forking"] {
+        let start = Instant::now();
+        let to = format!("unix://{}", there.display());
+        let proxy = proxy(&format!("--model {model}"), &[&to], &[LOCAL]);
+        let (mut rounds, mut has_count) = (0, false);
+        let (mut aside, mut again) = (0, 0);
+        while rounds < 10 || !has_count {
+            fs::rename(&there, &gone).expect("rename");
+            assert_eq!(answer(&proxy.urls[0]), "", "{model}");
+            fs::rename(&gone, &there).expect("rename");
+            assert_eq!(answer(&proxy.urls[0]), "there", "{model}");
+            rounds += 1;
+            while let Some(line) = proxy.process.line_within(Duration::ZERO) {
+                let is_aside = line.contains("cannot be reached, and is set aside");
+                has_count |= is_aside && line.ends_with(" more since the last report)");
+                aside += u64::from(is_aside);
+                again += u64::from(line.contains("can be reached again"));
+                let most = start.elapsed().as_secs() + 2;
+                assert!(
+                    aside <= most && again <= aside,
+                    "{model}: {aside}, {again}: {line}"
+                );
+            }
+        }
+        stop(proxy);
+    }
+}
+
 /// A listener whose backlog is full: the kernel drops what else comes.
 fn black_hole() -> (Socket, Vec<Socket>, String) {
     let listener = Socket::new(Domain::IPV4, Type::STREAM, None).expect("a socket");
@@ -145,7 +188,7 @@ fn black_hole() -> (Socket, Vec<Socket>, String) {
     let mut waiting = Vec::new();
     loop {
         let client = Socket::new(Domain::IPV4, Type::STREAM, None).expect("a socket");
-        let connected = client.connect_timeout(&address, std::time::Duration::from_millis(200));
+        let connected = client.connect_timeout(&address, Duration::from_millis(200));
         waiting.push(client);
         if connected.is_err() {
             return (listener, waiting, url);
@@ -192,7 +235,7 @@ fn a_shortage_is_reported_with_its_reason() {
     let words = format!("proxy --model sequential --to {url}");
     let start = |shell: &str| ready(command_after(shell, &words, &[LOCAL]), 1);
     let usual = start(":");
-    let open = std::fs::read_dir(format!("/proc/{}/fd", usual.process.id())).expect("list");
+    let open = fs::read_dir(format!("/proc/{}/fd", usual.process.id())).expect("list");
     let open: Vec<_> = open
         .map(|entry| entry.expect("a descriptor").file_name())
         .collect();
@@ -310,7 +353,7 @@ fn silent_peers_are_probed() {
     let proxy = proxy("--keep-alive 60", &[&upstream.url], &[LOCAL]);
     let client = tcp(&proxy.urls[0]);
     let server = upstream.accept();
-    let ss = std::fs::read_to_string("/proc/net/tcp").expect("the sockets of this host");
+    let ss = fs::read_to_string("/proc/net/tcp").expect("the sockets of this host");
     // The timer of a socket: 02 is that of probes (proc_net_tcp in net/ipv4/tcp_ipv4.c).
     let port = |stream: &TcpStream| stream.peer_addr().expect("connected").port();
     for ours in [port(&client), port(&server)] {
