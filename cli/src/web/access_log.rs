@@ -8,7 +8,7 @@ use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{PoisonError, RwLock};
 
 use anyhow::Context;
@@ -17,6 +17,7 @@ use socketserver_http::Access;
 
 use super::generation::Generation;
 use crate::log::{self, say};
+use crate::throttle::{Throttle, Trouble};
 
 #[derive(Debug)]
 pub(super) enum AccessLog {
@@ -29,7 +30,9 @@ pub(super) enum AccessLog {
 pub(super) struct LogFile {
     path: PathBuf,
     file: RwLock<File>,
-    dropped: AtomicU64,
+    /// Lines that could not be written, by any process.
+    dropped: Throttle,
+    trouble: Trouble,
     /// Only a part of the last line was written, as to a full disk.
     is_partial: AtomicBool,
     generation: Generation,
@@ -49,7 +52,8 @@ impl AccessLog {
         Ok(Self::File(LogFile {
             file: RwLock::new(append(&path).with_context(what)?),
             path,
-            dropped: AtomicU64::new(0),
+            dropped: Throttle::new().context("mmap(2)")?,
+            trouble: Trouble::new().context("mmap(2)")?,
             is_partial: AtomicBool::new(false),
             generation: Generation::new().context("mmap(2)")?,
         }))
@@ -106,20 +110,20 @@ impl LogFile {
             self.is_partial.store(count < line.len(), Relaxed);
         }
         match written {
-            Ok(count) if count == line.len() => match self.dropped.swap(0, Relaxed) {
-                0 => {}
-                dropped => say(format_args!(
-                    "socketserver: the access log {path} can be written again; lines dropped: {dropped}"
-                )),
-            },
-            failed => {
-                // The first line of many.
-                if self.dropped.fetch_add(1, Relaxed) == 0 {
-                    let why = failed.map_or_else(|err| err.to_string(), |_| "no room".to_owned());
+            Ok(count) if count == line.len() => {
+                if let Some(dropped) = self.dropped.take() {
+                    self.trouble.has_gone();
                     say(format_args!(
-                        "socketserver: write the access log {path}: {why}; lines are dropped"
+                        "socketserver: the access log {path} can be written again; lines dropped: {dropped}"
                     ));
                 }
+            }
+            failed => {
+                self.dropped.hold(1);
+                let why = failed.map_or_else(|err| err.to_string(), |_| "no room".to_owned());
+                self.trouble.has_come(format_args!(
+                    "socketserver: write the access log {path}: {why}; lines are dropped"
+                ));
             }
         }
     }

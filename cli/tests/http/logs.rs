@@ -3,6 +3,7 @@
 use std::fs;
 use std::io::Read;
 use std::os::unix::fs::OpenOptionsExt;
+use std::time::{Duration, Instant};
 
 use rustix::fs::{CWD, FileType, Mode, OFlags, mknodat};
 use rustix::process::Signal;
@@ -156,10 +157,8 @@ fn sighup_opens_the_access_log_and_reads_the_passwords_again() {
     }
 }
 
-/// A FIFO whose reader reads nothing: the server goes on, and counts the lines that it has dropped.
-#[test]
-fn a_log_that_is_not_read_holds_up_no_request() {
-    let site = Site::new();
+/// A FIFO with room for 4 KiB, and its reader, which does not wait.
+fn fifo(site: &Site) -> fs::File {
     mknodat(
         CWD,
         site.path("fifo"),
@@ -172,8 +171,16 @@ fn a_log_that_is_not_read_holds_up_no_request() {
         .read(true)
         .custom_flags(OFlags::NONBLOCK.bits() as i32)
         .open(site.path("fifo"));
-    let mut reader = reader.expect("open the FIFO");
+    let reader = reader.expect("open the FIFO");
     rustix::pipe::fcntl_setpipe_size(&reader, 4096).expect("set its size");
+    reader
+}
+
+/// A FIFO whose reader reads nothing: the server goes on, and counts the lines that it has dropped.
+#[test]
+fn a_log_that_is_not_read_holds_up_no_request() {
+    let site = Site::new();
+    let mut reader = fifo(&site);
     let server = site.serve("--access-log fifo");
     let long = format!("/{}", "x".repeat(500));
     for _ in 0..20 {
@@ -190,6 +197,39 @@ fn a_log_that_is_not_read_holds_up_no_request() {
         "{second}"
     );
     server.stop();
+}
+
+/// Each pause of the reader loses lines.
+#[test]
+fn a_log_that_is_read_slowly_is_reported_once_a_second() {
+    for model in ["threading", "prefork --workers 2", "forking"] {
+        let site = Site::new();
+        let mut reader = fifo(&site);
+        let start = Instant::now();
+        let server = site.serve(&format!("--access-log fifo --model {model}"));
+        let long = format!("/{}", "x".repeat(500));
+        let (mut rounds, mut dropped, mut again) = (0, 0, 0);
+        while rounds < 10 || again < 2 {
+            for _ in 0..10 {
+                assert_eq!(get(&server.urls[0], &long).status, 404);
+            }
+            // The next lines have room.
+            let _ = reader.read(&mut vec![0; 1 << 16]);
+            rounds += 1;
+            while let Some(line) = server.process.line_within(Duration::ZERO) {
+                dropped += u64::from(line.contains("; lines are dropped"));
+                again += u64::from(line.contains(" can be written again; lines dropped: "));
+                let most = start.elapsed().as_secs() + 2;
+                assert!(
+                    dropped.max(again) <= most,
+                    "{model}: {dropped}, {again}: {line}"
+                );
+            }
+        }
+        server.process.signal(Signal::TERM);
+        let Server { mut process, .. } = server;
+        assert_eq!(process.exit().code, Some(0), "{model}");
+    }
 }
 
 #[test]
