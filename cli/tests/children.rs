@@ -11,7 +11,7 @@ use std::process::Command;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 
-use support::{Client, DEADLINE, Process, children, command_under, poll_until, serve};
+use support::{Client, DEADLINE, Process, children, command, command_under, poll_until, serve};
 
 /// A process that this test has not started itself.
 struct Other(OwnedFd);
@@ -24,7 +24,11 @@ impl Other {
     }
 
     fn kill(&self) {
-        pidfd_send_signal(&self.0, Signal::KILL).expect("kill");
+        self.send(Signal::KILL);
+    }
+
+    fn send(&self, signal: Signal) {
+        pidfd_send_signal(&self.0, signal).expect("send a signal");
     }
 
     #[track_caller]
@@ -185,4 +189,56 @@ fn a_worker_that_cannot_be_watched_serves() {
     Client::connect(url).echo("hello");
     process.signal(Signal::TERM);
     assert_eq!(process.exit().code, Some(0));
+}
+
+/// A server amid a stop, whose only worker has no room for the clients in the backlog.
+fn stop_without_room(model: &str) -> (Process, Other, [Client; 3]) {
+    let words = "--workers 1 --max-connections 1 --log";
+    let words = format!("serve chargen --model prefork:{model} {words}");
+    let process = Process::start(command(&words, &["tcp://127.0.0.1:0"]));
+    let url = poll_until("a listener", DEADLINE, || {
+        let line = process.next_line();
+        line.strip_prefix("listening on ").map(str::to_owned)
+    });
+    let busy = Client::connect(&url);
+    busy.await_full(&process);
+    let waiting = [Client::connect(&url), Client::connect(&url)];
+    let worker = Other::open(children(process.id())[0]);
+    process.signal(Signal::TERM);
+    poll_until("the backlog", DEADLINE, || {
+        let line = process.next_line();
+        line.ends_with("serving the backlog").then_some(())
+    });
+    let [first, second] = waiting;
+    (process, worker, [busy, first, second])
+}
+
+const ROOM: [&str; 3] = ["threading", "coroutines", "forking"];
+
+#[test]
+fn a_worker_that_dies_amid_a_stop_loses_none_of_the_backlog() {
+    for model in ROOM {
+        let (mut process, worker, [busy, mut first, mut second]) = stop_without_room(model);
+        worker.kill();
+        assert_ne!(first.receive(1), b"", "{model}");
+        drop(first);
+        assert_ne!(second.receive(1), b"", "{model}");
+        drop((busy, second));
+        let exit = process.exit();
+        assert_eq!(exit.code, Some(0), "{model}: {exit:?}");
+    }
+}
+
+#[test]
+fn a_worker_that_dies_at_the_drain_deadline_leaves_no_client_uncounted() {
+    for model in ROOM {
+        let (mut process, worker, clients) = stop_without_room(model);
+        worker.send(Signal::STOP);
+        // No time is left.
+        process.signal(Signal::TERM);
+        worker.kill();
+        let exit = process.exit();
+        assert_eq!(exit.code, Some(3), "{model}: {exit:?}");
+        drop(clients);
+    }
 }

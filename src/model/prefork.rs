@@ -198,16 +198,15 @@ impl<T: Transport, M: Model + Clone> Supervisor<'_, T, M> {
                 hooks.ready();
                 hooks.enter(&shared.lifecycle, State::Running);
             }
-            let due = self.workers.iter().filter_map(|worker| worker.due).min();
-            self.wait(due);
+            self.wait(self.next_fork());
             self.replace_retired();
             if let Some(err) = self.reap() {
+                shared.lifecycle.fail();
                 shared.lifecycle.stop_now();
                 self.drain();
                 return Err(err);
             }
         }
-        self.fork_for_backlog();
         let report = self.drain();
         if shared.lifecycle.has_failed() {
             let why = "a worker process failed; the accept error hook has received the reason";
@@ -236,39 +235,31 @@ impl<T: Transport, M: Model + Clone> Supervisor<'_, T, M> {
         }
     }
 
-    /// Forks workers for the backlog of a stop if no worker is left that serves it, or aborts and counts it: the server was
-    /// stopped before it had any, all were asked to retire, as by a service manager that signals every process, or the last
-    /// ones have died.
-    fn fork_for_backlog(&mut self) {
+    /// Whether clients may be in the backlog of a stop, which is served or counted only by workers.
+    fn has_backlog(&self) -> bool {
+        let lifecycle = &self.shared().lifecycle;
+        !self.serving.listeners.is_empty()
+            && lifecycle.state() < State::Draining
+            && !lifecycle.has_failed()
+    }
+
+    /// Whether a worker accepts, and is not about to leave.
+    fn is_accepting(&self) -> bool {
+        let accepts =
+            |worker: &Worker| worker.child.is_some() && !self.slot(worker.slot).is_leaving();
+        self.workers.iter().any(accepts)
+    }
+
+    /// When the first of the workers that are missing is due.
+    fn next_fork(&self) -> Option<Instant> {
+        self.workers.iter().filter_map(|worker| worker.due).min()
+    }
+
+    /// Makes all workers due that are missing.
+    fn hasten_forks(&mut self) {
         for worker in &mut self.workers {
             worker.due = None;
         }
-        loop {
-            self.reap();
-            self.replace_retired();
-            if !self.is_backlog_left() {
-                return;
-            }
-            self.fork_due();
-            let left = self.shared().lifecycle.drain_left().unwrap_or_default();
-            if !self.is_backlog_left() || left.is_zero() {
-                return;
-            }
-            // The next attempt to fork, or the end of a process that takes up the place of a worker.
-            let due = self.workers.iter().filter_map(|worker| worker.due).min();
-            self.wait(due.into_iter().chain([Instant::now() + left]).min());
-        }
-    }
-
-    /// Whether clients may be in the backlog that no worker will accept.
-    fn is_backlog_left(&self) -> bool {
-        let accepts =
-            |worker: &Worker| worker.child.is_some() && !self.slot(worker.slot).is_leaving();
-        let lifecycle = &self.shared().lifecycle;
-        !self.workers.iter().any(accepts)
-            && !self.serving.listeners.is_empty()
-            && lifecycle.state() < State::Draining
-            && !lifecycle.has_failed()
     }
 
     /// Forks the workers that are missing and due.
@@ -429,7 +420,8 @@ impl<T: Transport, M: Model + Clone> Supervisor<'_, T, M> {
             let (served, retires) = (slot.has_served(), slot.is_leaving());
             self.workers[index].child = None;
             self.reclaim(index, self.workers[index].slot, pid, exit);
-            if self.shared().lifecycle.closing() || retires {
+            let is_over = self.shared().lifecycle.closing() && !self.has_backlog();
+            if is_over || retires {
                 continue;
             }
             if let Some(err) = self.note_death(index, pid, exit, served) {
@@ -482,26 +474,36 @@ impl<T: Transport, M: Model + Clone> Supervisor<'_, T, M> {
         })
     }
 
-    /// Waits for the workers, which drain by themselves, and kills them some time after the
-    /// deadline.
+    /// Waits for the workers, which serve the backlog and drain by themselves, and kills them some time after the deadline.
+    /// Forks workers if none is left that serves the backlog: the server was stopped before it had any, all were asked to
+    /// retire, as by a service manager that signals every process, or the last ones have died.
     fn drain(&mut self) -> Report {
-        // A client that connects now must be refused. Adopted listeners stay open: a drop restores
-        // the blocking mode, while the workers still accept from the backlog.
-        self.serving.listeners.retain(Transport::is_adopted);
         let shared = self.shared().clone();
-        let mut kill_at = None;
+        let (mut kill_at, mut is_last) = (None, false);
+        self.hasten_forks();
         loop {
             self.reap();
-            if self
-                .workers
-                .iter()
-                .flat_map(Worker::children)
-                .next()
-                .is_none()
-            {
+            self.replace_retired();
+            let left = shared.lifecycle.drain_left().unwrap_or_default();
+            if self.has_backlog() && !self.is_accepting() && !is_last {
+                // A worker that has no time aborts the backlog, and counts it.
+                is_last = left.is_zero();
+                if is_last {
+                    self.hasten_forks();
+                    kill_at = None;
+                }
+                self.fork_due();
+            }
+            let serves_backlog = self.has_backlog() && !is_last;
+            if !serves_backlog {
+                // A client that connects now must be refused. Adopted listeners stay open: a drop restores
+                // the blocking mode, while the workers still accept from the backlog.
+                self.serving.listeners.retain(Transport::is_adopted);
+            }
+            let has_ended = |worker: &Worker| worker.children().next().is_none();
+            if self.workers.iter().all(has_ended) && !serves_backlog {
                 break;
             }
-            let left = shared.lifecycle.drain_left().unwrap_or_default();
             if left.is_zero() {
                 let end = *kill_at.get_or_insert_with(|| Instant::now() + KILL_GRACE);
                 if Instant::now() >= end {
@@ -511,7 +513,9 @@ impl<T: Transport, M: Model + Clone> Supervisor<'_, T, M> {
                 }
             }
             let until = kill_at.unwrap_or_else(|| Instant::now() + left);
-            self.wait(Some(until));
+            let waits_to_fork = serves_backlog && !self.is_accepting();
+            let due = self.next_fork().filter(|_| waits_to_fork);
+            self.wait(due.into_iter().chain([until]).min());
         }
         Report {
             aborted: shared.counters.aborted_count(),
