@@ -105,9 +105,12 @@ rows! {
     fork_enomem: "forking", "udp", "clone:error=ENOMEM:when=1..6" x 6, IsServed,
         "start a thread, process or coroutine: Cannot allocate memory (os error 12); trying again within 5 ms";
     fork_eagain_of_workers: "prefork --workers 2", "tcp", "clone:error=EAGAIN:when=1..2" x 2, IsServed,
-        "worker process: Resource temporarily unavailable (os error 11); trying again within 100 ms";
+        "worker process: Resource temporarily unavailable (os error 11); trying again within 5 ms";
+    // Without an upper bound of 1 s the pauses would take longer than a client waits.
+    fork_eagain_of_the_only_worker: "prefork --workers 1", "tcp", "clone:error=EAGAIN:when=1..10" x 10, IsServed,
+        "worker process: Resource temporarily unavailable (os error 11); trying again within 5 ms";
     fork_enomem_of_a_worker: "prefork --workers 2", "tcp", "clone:error=ENOMEM:when=2" x 1, IsServed,
-        "worker process: Cannot allocate memory (os error 12); trying again within 100 ms";
+        "worker process: Cannot allocate memory (os error 12); trying again within 5 ms";
     thread_eagain: "threading", "tcp", "clone3:error=EAGAIN:when=1..6" x 6, IsServed,
         "start a thread, process or coroutine: Resource temporarily unavailable (os error 11); trying again within 5 ms";
     thread_enomem: "threading", "tcp", "clone3:error=ENOMEM:when=1..6" x 6, IsServed,

@@ -87,8 +87,13 @@ impl<M> Prefork<M> {
     }
 }
 
-const BACKOFF_MIN: Duration = Duration::from_millis(100);
-const BACKOFF_MAX: Duration = Duration::from_secs(30);
+/// The shortest and the longest delay of the successor of a worker that has died.
+const AFTER_DEATH: [Duration; 2] = [Duration::from_millis(100), Duration::from_secs(30)];
+/// The same for another attempt after a fork has failed, as after any exhaustion.
+const AFTER_FAILED_FORK: [Duration; 2] = [Duration::from_millis(5), Duration::from_secs(1)];
+
+/// The pause after a failed wait.
+const WAIT_RETRY: Duration = Duration::from_millis(100);
 
 /// How long after the drain deadline the supervisor kills workers. Workers abort their own
 /// connections at the deadline.
@@ -287,7 +292,7 @@ impl<T: Transport, M: Model + Clone> Supervisor<'_, T, M> {
                     let worker = &mut self.workers[index];
                     let before = worker.unforked;
                     worker.unforked += 1;
-                    let reaction = self.postpone(index, before);
+                    let reaction = self.postpone(index, before, AFTER_FAILED_FORK);
                     self.report_failure(Step::Worker, reaction, err);
                 }
             }
@@ -351,10 +356,8 @@ impl<T: Transport, M: Model + Clone> Supervisor<'_, T, M> {
 
     /// Puts off the next fork of a worker: the delay doubles with each of the `before` failures in
     /// a row.
-    fn postpone(&mut self, index: usize, before: u32) -> Reaction {
-        let delay = BACKOFF_MIN
-            .saturating_mul(1 << before.min(16))
-            .min(BACKOFF_MAX);
+    fn postpone(&mut self, index: usize, before: u32, [min, max]: [Duration; 2]) -> Reaction {
+        let delay = min.saturating_mul(1 << before.min(16)).min(max);
         self.workers[index].due = Some(Instant::now() + delay);
         Reaction::Retry(delay)
     }
@@ -392,8 +395,8 @@ impl<T: Transport, M: Model + Clone> Supervisor<'_, T, M> {
         let pidfds = pidfds.filter_map(Child::pidfd);
         let fds = pidfds.map(Awaited::ended).collect();
         if let Err(err) = self.wakeup.wait(fds, end) {
-            self.report_failure(Step::Wait, Reaction::Retry(BACKOFF_MIN), err);
-            wait::pause(BACKOFF_MIN);
+            self.report_failure(Step::Wait, Reaction::Retry(WAIT_RETRY), err);
+            wait::pause(WAIT_RETRY);
         }
     }
 
@@ -435,6 +438,9 @@ impl<T: Transport, M: Model + Clone> Supervisor<'_, T, M> {
     /// connections.
     fn reclaim(&mut self, index: usize, slot: usize, pid: Pid, exit: Exit) {
         self.watching.retry_now();
+        // There may be room for another process again.
+        let unforked = self.workers.iter_mut().filter(|worker| worker.unforked > 0);
+        unforked.for_each(|worker| worker.due = None);
         let shared = self.shared().clone();
         shared.registry.forget_worker(slot);
         self.slot(slot).clear();
@@ -453,14 +459,14 @@ impl<T: Transport, M: Model + Clone> Supervisor<'_, T, M> {
         let worker = &mut self.workers[index];
         let lasted = worker
             .since
-            .is_some_and(|since| since.elapsed() > BACKOFF_MAX);
+            .is_some_and(|since| since.elapsed() > AFTER_DEATH[1]);
         if served || lasted {
             worker.deaths = 0;
         }
         let before = worker.deaths;
         worker.deaths += 1;
         let ended = io::Error::other(format!("worker {} ended with {exit}", pid.as_raw_pid()));
-        let reaction = self.postpone(index, before);
+        let reaction = self.postpone(index, before, AFTER_DEATH);
         self.report_throttled(Step::Worker, reaction, ended);
         (self.workers[index].deaths >= self.options.breaker).then(|| {
             let what = format!(
