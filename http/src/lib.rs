@@ -277,6 +277,8 @@ impl<H: Handler> Http<H> {
     }
 
     /// Sets how long a read of the body may wait for the client. Beyond it: 408. Default: 30 s.
+    ///
+    /// A response of HTTP/2 may wait as long for a client that takes nothing. Beyond it, the stream is reset.
     pub const fn body_timeout(mut self, timeout: Duration) -> Self {
         self.limits.body_timeout = timeout;
         self

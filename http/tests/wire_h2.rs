@@ -8,7 +8,7 @@ use std::path::Path;
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use http::{Response, StatusCode};
 use libtest_mimic::Trial;
@@ -34,7 +34,7 @@ const OK: u8 = 0x88;
 
 type Check = fn(&Path, &Gate);
 
-const ROWS: [(&str, Check); 30] = [
+const ROWS: [(&str, Check); 31] = [
     ("10.5: requests that are reset at once", rapid_reset),
     ("10.5: requests that are reset while they run", slow_reset),
     ("5.1.2: more requests than may run", too_many),
@@ -77,6 +77,7 @@ const ROWS: [(&str, Check); 30] = [
     ("10.5.1: fields that the table makes large", hpack_bomb),
     ("10.5.1: a list of fields that is too large", large_list),
     ("6.9: a window that stays shut", shut_window),
+    ("6.9: a window that stays shut beside another", one_window),
     ("6.9: answers that are not received", unread_answers),
     ("6.9: an answer that is received late", late_reader),
     ("8.3.1: host and authority that differ", |path, _| {
@@ -179,6 +180,15 @@ fn main() -> ExitCode {
             Ok(())
         }));
     }
+    for target in ["/large", "/medium"] {
+        trials.push(Trial::test(
+            format!("threads::slow_reader {target}"),
+            move || {
+                slow_reader(target);
+                Ok(())
+            },
+        ));
+    }
     trials.push(Trial::test("threads::one_address_leaves_room", || {
         one_address_leaves_room();
         Ok(())
@@ -250,6 +260,51 @@ fn one_address_leaves_room() {
     let _ = server.stop();
 }
 
+/// How long a response may wait for a client that reads slowly, and how long that waits before each frame.
+const LIMIT: Duration = Duration::from_secs(4);
+const PACE: Duration = Duration::from_millis(500);
+
+/// The client reads all the time, and the kernel tells the server so only after a limit or two. The handler of one answer
+/// waits for room all along, that of the other has ended.
+fn slow_reader(target: &str) {
+    let gate = Arc::new(Gate::default());
+    let dir = tempfile::tempdir().expect("a directory");
+    let path = dir.path().join("socket");
+    let server = Server::<UnixStream>::bind(&*path).expect("bind");
+    let server = TestServer::spawn(server, http(&gate).body_timeout(LIMIT).serve());
+    let is_served = (0..5).any(|_| match reads_slowly(&path, target) {
+        Ok(()) => true,
+        Err(longest) => {
+            // A busy machine may keep the client from reading, which is no fault of the server.
+            assert!(longest > LIMIT / 2, "the server gives up");
+            false
+        }
+    });
+    assert!(is_served, "the machine is too busy");
+    let _ = server.stop();
+}
+
+/// Receives an answer. Returns the longest time between two reads, if the server has given it up.
+fn reads_slowly(path: &Path, target: &str) -> Result<(), Duration> {
+    let mut client = Client::connect(path, &setting(INITIAL_WINDOW_SIZE, 0x7fff_ffff));
+    client.send(&frame(WINDOW_UPDATE, 0, 0, &0x7fff_0000_u32.to_be_bytes()));
+    client.send(&headers(1, &request("GET", target)));
+    let (mut longest, mut before) = (Duration::ZERO, Instant::now());
+    for count in 0.. {
+        match client.receive() {
+            Some(frame) if frame.ends_stream() => break,
+            Some(frame) if frame.kind != RST_STREAM => {}
+            _ => return Err(longest),
+        }
+        if count < 16 {
+            socketserver::task::sleep(PACE);
+        }
+        longest = longest.max(before.elapsed());
+        before = Instant::now();
+    }
+    Ok(())
+}
+
 type Answer = Result<Response<Content>, HandlerError>;
 
 fn http(
@@ -287,6 +342,12 @@ fn http(
             // More than a socket buffers, and less than HTTP/2 does.
             "/medium" => vec![b'a'; 260 * 1024].into_response(),
             "/large" => vec![b'a'; 1024 * 1024].into_response(),
+            "/endless" => Content::stream(|out| {
+                loop {
+                    out.write_all(&[b'a'; 16 * 1024])?;
+                }
+            })
+            .into_response(),
             "/" => "hello\n".into_response(),
             _ => StatusCode::NOT_FOUND.into_response(),
         },
@@ -453,6 +514,22 @@ fn shut_window(path: &Path, _: &Gate) {
     // Without content no window is needed.
     let answer = client.ask(3, &request("HEAD", "/"));
     assert_eq!(answer[0], OK);
+}
+
+/// What the client takes of one response keeps no other, which it gives no room.
+fn one_window(path: &Path, _: &Gate) {
+    let mut client = Client::connect(path, &setting(INITIAL_WINDOW_SIZE, 0));
+    client.send(&headers(1, &request("GET", "/large")));
+    client.send(&headers(3, &request("GET", "/endless")));
+    for stream in [0, 3] {
+        let wide = 0x7fff_0000_u32.to_be_bytes();
+        client.send(&frame(WINDOW_UPDATE, 0, stream, &wide));
+    }
+    client.receive_until(|frame| {
+        // The server has always more to send.
+        socketserver::task::sleep(Duration::from_millis(1));
+        frame.kind == RST_STREAM && frame.stream == 1
+    });
 }
 
 /// The windows are wide open, but the client does not read: the server's buffers are full, and it gives up.

@@ -8,14 +8,15 @@ pub(crate) mod meter;
 mod pipe;
 pub(crate) mod shares;
 mod stream;
+mod taking;
 
 use std::future::poll_fn;
 use std::io;
 use std::pin::Pin;
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use h2::RecvStream;
@@ -29,6 +30,7 @@ use crate::Http;
 use crate::config::{LINGER, Limits};
 use crate::h2::pipe::Pipe;
 use crate::h2::stream::Peer;
+use crate::h2::taking::Taking;
 use crate::handler::Handler;
 use crate::session::Session;
 
@@ -91,6 +93,13 @@ enum Turn {
 struct Running {
     count: AtomicUsize,
     waker: Mutex<Option<Waker>>,
+    /// A request wants to know whether the client goes on taking output.
+    asks: AtomicBool,
+    taking: Mutex<Taking>,
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Running {
@@ -99,8 +108,26 @@ impl Running {
     }
 
     fn register(&self, waker: &Waker) {
-        let mut registered = self.waker.lock().unwrap_or_else(PoisonError::into_inner);
-        registered.replace(waker.clone());
+        lock(&self.waker).replace(waker.clone());
+    }
+
+    /// Returns what the task of the connection has seen, and asks it to look anew.
+    fn ask(&self) -> Taking {
+        let seen = *lock(&self.taking);
+        self.asks.store(true, Ordering::SeqCst);
+        let waker = lock(&self.waker).clone();
+        waker.into_iter().for_each(Waker::wake);
+        seen
+    }
+
+    /// Looks at the output of the connection, if a request has asked.
+    fn look<C: Connection>(&self, conn: &C, pipe: &Pipe) {
+        if self.asks.swap(false, Ordering::SeqCst) {
+            // Unknown: only what the kernel takes counts.
+            let unsent = conn.unsent().unwrap_or_default();
+            let now = Instant::now();
+            lock(&self.taking).note(pipe.total(), unsent, pipe.has_output(), now);
+        }
     }
 
     /// Counts a request, unless `max` run.
@@ -117,12 +144,7 @@ struct RunningOne<'a>(&'a Running);
 impl Drop for RunningOne<'_> {
     fn drop(&mut self) {
         if self.0.count.fetch_sub(1, Ordering::SeqCst) == 1 {
-            let waker = self
-                .0
-                .waker
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner)
-                .take();
+            let waker = lock(&self.0.waker).take();
             waker.into_iter().for_each(Waker::wake);
         }
     }
@@ -167,6 +189,7 @@ impl H2 {
     ) -> Poll<io::Result<Turn>> {
         if let Some(running) = running {
             running.register(cx.waker());
+            running.look(conn, &self.pipe);
         }
         for _ in 0..ROUNDS {
             let skips = std::mem::take(&mut self.has_more);
@@ -249,14 +272,14 @@ pub(crate) fn serve<C: Connection + Managed, H: Handler>(
     h2: &mut H2,
 ) -> Result<Next, HandlerError> {
     let peer = Peer::of(conn);
-    let running = Running::default();
+    let running = &peer.running;
     let served = task::scope(|scope| {
         loop {
             conn.context().set_busy(!running.is_empty());
             if conn.stopping() || session.requests >= http.limits.requests {
                 h2.leave();
             }
-            match next_turn(conn, h2, &running, &http.limits) {
+            match next_turn(conn, h2, running, &http.limits) {
                 Ok(Some(Turn::Request(mut request))) => {
                     session.requests = session.requests.saturating_add(1);
                     // A request that the client has reset is none for HTTP/2, and may still run here.
@@ -309,6 +332,7 @@ fn next_turn<C: Connection + Managed>(
     }
     // A parked connection waits for input: it would never send what the client has not taken.
     let (has_output, total) = (h2.pipe.has_output(), h2.pipe.total());
+    let unsent = if has_output { conn.unsent() } else { None };
     let patience = if has_output {
         limits.body_timeout
     } else if conn.context().waits_hold_others() {
@@ -324,7 +348,12 @@ fn next_turn<C: Connection + Managed>(
     };
     match task::timeout(patience, wait) {
         Ok(turn) => turn.map(Some),
-        Err(err) if has_output || err.kind() != io::ErrorKind::TimedOut => Err(err),
+        Err(err) if err.kind() != io::ErrorKind::TimedOut => Err(err),
+        // The client takes something, if less than the kernel reports.
+        Err(_) if unsent.is_some_and(|before| conn.unsent().is_some_and(|left| left < before)) => {
+            Ok(Some(Turn::Quiet))
+        }
+        Err(err) if has_output => Err(err),
         Err(_) if h2.pipe.has_output() => Ok(Some(Turn::Quiet)),
         Err(_) => Ok(None),
     }

@@ -4,7 +4,7 @@ use std::future::poll_fn;
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::task::{Context, Poll, Waker};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::{Buf, Bytes};
 use h2::server::SendResponse;
@@ -24,6 +24,8 @@ use crate::config::Limits;
 use crate::date;
 use crate::error::response_to;
 use crate::forwarded::Origin;
+use crate::h2::taking::Stuck;
+use crate::h2::{Running, SEND_BUFFER};
 use crate::handler::{Handler, call};
 use crate::head;
 use crate::response::{BodyWriter, Content, IntoResponse, Kind, Sink, copy};
@@ -31,11 +33,18 @@ use crate::response::{BodyWriter, Content, IntoResponse, Kind, Sink, copy};
 /// How many bytes of a reader are read at once.
 const READ_AT_ONCE: usize = 16 * 1024;
 
+/// How many times a response that waits for room checks within its limit whether the client takes anything.
+const CHECKS: u32 = 16;
+
+/// How much another response may have reserved of the connection, and as much of it be about to be sent.
+const OTHER: u64 = 2 * SEND_BUFFER as u64;
+
 /// What a request knows of its connection.
 pub(crate) struct Peer {
     id: u64,
     address: Address,
     stop: StopFlag,
+    pub(super) running: Running,
 }
 
 impl Peer {
@@ -44,6 +53,7 @@ impl Peer {
             id: conn.id(),
             address: conn.peer(),
             stop: conn.context().stop_flag(),
+            running: Running::default(),
         }
     }
 
@@ -326,6 +336,7 @@ fn send<H>(
         stream,
         peer,
         timeout: http.limits.body_timeout,
+        others: OTHER * u64::from(http.limits.streams),
         sent,
     };
     match content.0 {
@@ -353,13 +364,16 @@ struct Frames<'a> {
     stream: SendStream<Bytes>,
     peer: &'a Peer,
     timeout: Duration,
+    /// How many bytes of other responses may be sent before more of this one.
+    others: u64,
     sent: &'a mut u64,
 }
 
 impl Frames<'_> {
     fn send_all(&mut self, mut bytes: Bytes, is_last: bool) -> io::Result<()> {
         while !bytes.is_empty() {
-            self.stream.reserve_capacity(bytes.len());
+            // Not all of a large content: others share the window of the connection.
+            self.stream.reserve_capacity(bytes.len().min(SEND_BUFFER));
             let room = match self.stream.capacity() {
                 0 => self.await_room()?,
                 room => room,
@@ -375,11 +389,24 @@ impl Frames<'_> {
         Ok(())
     }
 
+    /// Waits for room, as long as the client goes on taking what lies before this response.
     fn await_room(&mut self) -> io::Result<usize> {
-        let wait = || task::block_on(poll_fn(|cx| self.stream.poll_capacity(cx)));
-        match task::timeout(self.timeout, wait)? {
-            Some(room) => room.map_err(super::io_error),
-            None => Err(io::ErrorKind::ConnectionReset.into()),
+        let step = self.timeout / CHECKS;
+        let mut began = Instant::now();
+        let mut stuck = Stuck::new(self.others, began);
+        loop {
+            let wait = || task::block_on(poll_fn(|cx| self.stream.poll_capacity(cx)));
+            let err = match task::timeout(step, wait) {
+                Ok(Some(room)) => return room.map_err(super::io_error),
+                Ok(None) => return Err(io::ErrorKind::ConnectionReset.into()),
+                Err(err) => err,
+            };
+            // Not by an earlier deadline of the handler.
+            let is_check = err.kind() == io::ErrorKind::TimedOut && began.elapsed() >= step;
+            if !is_check || stuck.at(&self.peer.running.ask()) >= self.timeout {
+                return Err(err);
+            }
+            began = Instant::now();
         }
     }
 

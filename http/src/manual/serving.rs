@@ -44,8 +44,12 @@
 //! | [`head_timeout`](crate::Http::head_timeout), HTTP/1 | 10 s | with the first byte of a head | 408 |
 //! | [`idle_timeout`](crate::Http::idle_timeout) | 60 s | with the wait for a request | the end of the stream |
 //! | [`body_timeout`](crate::Http::body_timeout) | 30 s | with each read of a body | the read fails; 408 |
-//! | the same, HTTP/2 | 30 s | with each wait of a response for room at the client | the stream is reset |
+//! | the same, HTTP/2 | 30 s | with each wait of a response for room at the client, and anew when the client takes output of the connection | the stream is reset |
 //! | [`request_timeout`](crate::Http::request_timeout) | none | with the end of a head | reads of the body fail; 408 |
+//!
+//! So a response of HTTP/2 waits as long as its client reads, however slowly the kernel shows it to the server
+//! ([`write_timeout`](socketserver::Builder::write_timeout)), or however many other responses are sent first. It is reset
+//! when the client takes nothing, or takes all the rest and gives this response no window.
 //!
 //! The deadlines of the [`Builder`](socketserver::Builder) hold beside them, and abort the connection, without a
 //! response. By default they are 10 s for the [first byte](socketserver::Builder::first_byte_timeout) of a
