@@ -178,14 +178,16 @@ impl TlsBuilder {
     }
 
     /// Reads the files again when they have changed, which is checked at most once per `interval`,
-    /// before a connection is accepted. Default: never; see [`TlsConfig::reload`].
+    /// before a connection is accepted. Files that could not be read are read again at each check.
+    /// Default: never; see [`TlsConfig::reload`].
     pub const fn watch_files(mut self, interval: Duration) -> Self {
         self.watch = Some(interval);
         self
     }
 
     /// Calls `hook` after each reload that no call of [`TlsConfig::reload`] has made, once in all
-    /// processes, with the error if the old certificates stay in use. Default: none.
+    /// processes, with the error if the old certificates stay in use. A reload that fails again as
+    /// before is not reported. Default: none.
     pub fn on_reload(mut self, hook: impl Fn(Result<(), &Error>) + Send + Sync + 'static) -> Self {
         self.on_reload = Some(Arc::new(hook));
         self

@@ -59,6 +59,10 @@ struct Shared {
 struct Seen {
     stamp: u64,
     requests: u64,
+    /// Whether the files could not be used. They are tried again: the reason may end without a change of theirs.
+    failed: bool,
+    /// The result in this process, as [`Page::reported`] has it.
+    found: u64,
 }
 
 /// The part that all processes share.
@@ -66,7 +70,7 @@ struct Seen {
 struct Page {
     /// How many reloads have been requested.
     requests: AtomicU64,
-    /// The state of the files and the requests that was reported last.
+    /// The state of the files, the requests and the result that was reported last.
     reported: AtomicU64,
 }
 
@@ -89,7 +93,12 @@ impl TlsConfig {
             options,
             tickets,
             current: RwLock::new(loaded),
-            seen: Mutex::new(Seen { stamp, requests: 0 }),
+            seen: Mutex::new(Seen {
+                stamp,
+                requests: 0,
+                failed: false,
+                found: 0,
+            }),
             answered: AtomicU64::new(0),
             page: SharedMemory::new(1).tried(configure)?,
         };
@@ -145,7 +154,9 @@ impl TlsConfig {
     pub fn reload(&self) -> Result<(), Error> {
         let mut seen = self.0.seen();
         seen.stamp = self.0.options.stamp();
-        self.0.load()
+        let result = self.0.load();
+        seen.failed = result.is_err();
+        result
     }
 
     /// Makes each process of the server read the files again before it accepts its next connection,
@@ -157,9 +168,9 @@ impl TlsConfig {
         self.0.page[0].requests.fetch_add(1, SeqCst);
     }
 
-    /// Reads the files again in this process, if that was requested, or if they have changed and are
-    /// [watched](TlsBuilder::watch_files): what is done otherwise before the next connection is accepted. The
-    /// [`on_reload`](TlsBuilder::on_reload) hook gets the result.
+    /// Reads the files again in this process, if that was requested, or if they are
+    /// [watched](TlsBuilder::watch_files) and have changed or could not be read: what is done otherwise before the next
+    /// connection is accepted. The [`on_reload`](TlsBuilder::on_reload) hook gets the result.
     ///
     /// # Examples
     ///
@@ -206,7 +217,7 @@ impl Shared {
         Ok(())
     }
 
-    /// Reads the files again, if that was requested, or if they have changed.
+    /// Reads the files again, if that was requested, or if they have changed or could not be read.
     fn refresh(&self) {
         let requests = self.page[0].requests.load(SeqCst);
         let requested = requests != self.answered.load(Relaxed);
@@ -216,17 +227,24 @@ impl Shared {
         let mut seen = self.seen();
         self.check_at.store(next_check(&self.options), Relaxed);
         let stamp = self.options.stamp();
-        if seen.requests == requests && seen.stamp == stamp {
+        if seen.requests == requests && seen.stamp == stamp && !seen.failed {
             return;
         }
-        *seen = Seen { stamp, requests };
         let result = self.load();
+        let error = result.as_ref().err().map(Error::to_string);
+        let mut found = DefaultHasher::new();
+        (stamp, requests, &error).hash(&mut found);
+        let found = found.finish();
+        let is_new = seen.found != found;
+        *seen = Seen {
+            stamp,
+            requests,
+            failed: error.is_some(),
+            found,
+        };
         self.answered.store(requests, Relaxed);
         drop(seen);
-        let mut state = DefaultHasher::new();
-        (stamp, requests).hash(&mut state);
-        let state = state.finish();
-        let is_first = self.page[0].reported.swap(state, SeqCst) != state;
+        let is_first = is_new && self.page[0].reported.swap(found, SeqCst) != found;
         if let Some(hook) = self.options.on_reload.as_ref().filter(|_| is_first) {
             hook(result.as_ref().copied());
         }

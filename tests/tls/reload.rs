@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::channel;
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use rustls::ClientConfig;
 use socketserver::Connection;
@@ -97,6 +97,47 @@ fn files_that_change_are_read_again() {
     fs::write(setup.path("server.pem"), &next.certificate).unwrap();
     assert_ne!(shown(address, &config), old);
     assert_eq!(wait.recv_timeout(DEADLINE).unwrap(), Ok(()));
+}
+
+/// As where no descriptor was left to open it: the file is the same when it can be read.
+#[test]
+fn a_file_that_could_not_be_read_is_read_at_the_next_check() {
+    let setup = Setup::new();
+    let (results, wait) = channel();
+    let tls = setup
+        .options()
+        .watch_files(Duration::ZERO)
+        .on_reload(move |result| results.send(result.is_ok()).expect("the test waits"))
+        .build()
+        .unwrap();
+    let next = setup.authority.issue(&["localhost"]);
+    let put = |certificate: &str| {
+        let mut file = fs::File::create(setup.path("server.pem")).unwrap();
+        file.write_all(certificate.as_bytes()).unwrap();
+        file.set_modified(SystemTime::UNIX_EPOCH).unwrap();
+    };
+    let (_guard, address) = spawn(builder(&tls), echo);
+    let config = setup.client();
+    let old = shown(address, &config);
+    fs::write(setup.path("server.key"), &next.key).unwrap();
+    put(&next.certificate.replace('E', "!"));
+    for _ in 0..2 {
+        assert_eq!(shown(address, &config), old);
+    }
+    assert!(!wait.recv_timeout(DEADLINE).unwrap());
+    assert!(wait.try_recv().is_err(), "one failure, one report");
+    put(&next.certificate);
+    let new = shown(address, &config);
+    assert_ne!(new, old);
+    assert!(wait.recv_timeout(DEADLINE).unwrap());
+    // Also after a reload that the program has made itself.
+    let next = setup.authority.issue(&["localhost"]);
+    fs::write(setup.path("server.key"), &next.key).unwrap();
+    put(&next.certificate.replace('E', "!"));
+    tls.reload().unwrap_err();
+    put(&next.certificate);
+    assert_ne!(shown(address, &config), new);
+    assert!(wait.recv_timeout(DEADLINE).unwrap());
 }
 
 #[test]
