@@ -37,9 +37,10 @@ use crate::sys::mmsg;
 /// ```
 #[derive(Debug)]
 pub struct UnixDatagram {
+    /// Dropped first: the open socket keeps other files from getting its inode number.
+    _path: Option<UnixBinding>,
     socket: Arc<DatagramSocket>,
     local: Address,
-    _path: Option<UnixBinding>,
 }
 
 /// A datagram that [`UnixDatagram`] received.
@@ -85,9 +86,9 @@ impl UnixDatagram {
         EXPECTED.adopt(fd, |socket| {
             let socket = DatagramSocket::new(socket, MAX_DATAGRAM, Kind::Unix, Whose::Shared)?;
             Ok(Self {
+                _path: None,
                 local: socket.local_addr()?,
                 socket,
-                _path: None,
             })
         })
     }
@@ -166,9 +167,9 @@ impl UnixOptions<UnixDatagram> {
         let (local, socket) = new().tried(|| format!("set up the datagram socket {addr}"))?;
         path.as_mut().map(UnixBinding::unlock);
         Ok(UnixDatagram {
+            _path: path,
             socket,
             local,
-            _path: path,
         })
     }
 }

@@ -14,11 +14,12 @@ use crate::net::unix_path::{UnixBinding, UnixOptions};
 /// A Unix socket that listens.
 #[derive(Debug)]
 pub(super) struct UnixListener {
+    /// Dropped first: the open socket keeps other files from getting its inode number.
+    _path: Option<UnixBinding>,
     listener: Listener,
     local: Address,
     /// `SO_SNDBUF` of accepted connections, which do not inherit that of their listener.
     send_buffer: Option<usize>,
-    _path: Option<UnixBinding>,
 }
 
 impl UnixListener {
@@ -27,10 +28,10 @@ impl UnixListener {
         expected.adopt(fd, |socket| {
             let local = Address::from_sock_addr(&socket.local_addr()?);
             Ok(Self {
+                _path: None,
                 listener: Listener::adopted(socket)?,
                 local,
                 send_buffer: None,
-                _path: None,
             })
         })
     }
@@ -120,10 +121,10 @@ impl BoundUnix {
         let (local, listener) = listened.tried(|| format!("listen on {addr}"))?;
         path.as_mut().map(UnixBinding::unlock);
         Ok(UnixListener {
+            _path: path,
             listener,
             local,
             send_buffer,
-            _path: path,
         })
     }
 }

@@ -59,6 +59,17 @@ impl PathLock {
             return Ok(Self { socket });
         }
     }
+
+    /// Returns once another thread or process waits for the lock.
+    #[cfg(test)]
+    pub(super) fn await_waiter(&self) {
+        let holder = self.socket.as_ref().unwrap();
+        holder
+            .set_read_timeout(Some(Duration::from_secs(20)))
+            .unwrap();
+        // Its first byte.
+        assert_eq!(holder.recv(&mut [0]).unwrap(), 1);
+    }
 }
 
 /// Returns the error that names the lock and its state.
@@ -154,10 +165,7 @@ mod tests {
         let (taken, wait) = channel();
         let waiter =
             thread::spawn(move || taken.send(PathLock::take_within(&path, DEADLINE).map(drop)));
-        // The waiter has sent its first byte, so it is waiting.
-        let holder = lock.socket.as_ref().unwrap();
-        holder.set_read_timeout(Some(DEADLINE)).unwrap();
-        assert_eq!(holder.recv(&mut [0]).unwrap(), 1);
+        lock.await_waiter();
         assert!(wait.try_recv().is_err(), "the lock was taken twice");
         drop(lock);
         wait.recv_timeout(DEADLINE).unwrap().unwrap();

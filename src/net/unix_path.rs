@@ -216,7 +216,8 @@ fn remove_stale(kind: Type, path: &Path) -> io::Result<()> {
     Err(io::Error::new(io::ErrorKind::AddrInUse, alive))
 }
 
-/// A socket file that this process bound. The drop removes it if it is still the same file.
+/// A socket file that this process bound. The drop removes it if it is still the same file, which it can tell while
+/// the socket is open.
 #[derive(Debug)]
 pub(crate) struct UnixBinding {
     path: PathBuf,
@@ -264,7 +265,7 @@ impl Drop for UnixBinding {
         let lock = match self.lock {
             Some(_) => None,
             None => match PathLock::take(&self.path) {
-                // The other server replaces the file if it is still ours: our socket is closed.
+                // The next server replaces the file if it is still ours.
                 Err(err) if err.kind() == io::ErrorKind::AddrInUse => return,
                 // Without a descriptor for the lock, the removal goes on unlocked.
                 taken => taken.ok(),
@@ -280,8 +281,44 @@ impl Drop for UnixBinding {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::net;
+    use std::thread;
+
     use super::*;
-    use crate::UnixStream;
+    use crate::{UnixDatagram, UnixStream};
+
+    /// Whether a socket is open until its file is removed. `is_open` connects to the file.
+    fn outlives_its_file<T: Send + 'static>(
+        bind: impl Fn(&Path) -> T,
+        is_open: impl Fn(&Path) -> bool,
+    ) -> bool {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("s");
+        let (bound, lock) = (bind(&path), PathLock::take(&path).unwrap());
+        let dropping = thread::spawn(move || drop(bound));
+        lock.await_waiter();
+        let is_open = is_open(&path);
+        drop(lock);
+        dropping.join().unwrap();
+        is_open
+    }
+
+    /// The inode number of a socket that is closed may be that of the file of another server.
+    #[test]
+    fn a_file_is_removed_before_its_socket_is_closed() {
+        // The removal waits for a second: a machine may be too slow for that once, not always.
+        assert!((0..5).any(|_| outlives_its_file(
+            |path| UnixStream::options().bind(path).unwrap(),
+            |path| net::UnixStream::connect(path).is_ok(),
+        )));
+        assert!((0..5).any(|_| outlives_its_file(
+            |path| UnixDatagram::options().bind(path).unwrap(),
+            |path| {
+                let client = net::UnixDatagram::unbound().unwrap();
+                client.connect(path).is_ok()
+            },
+        )));
+    }
 
     /// The other server may have replaced the file already, or be about to.
     #[test]
