@@ -266,7 +266,7 @@ impl<T: Transport, M: Model> Builder<T, M> {
     /// s.
     ///
     /// The time counts from the last moment at which the peer took bytes, as the kernel shows it to
-    /// the sender (`SIOCOUTQ`: tcp(7), unix(7)), and is late by up to two 64ths of the limit. A
+    /// the sender (`SIOCOUTQ`: tcp(7), unix(7)), and is late by up to a tenth of the limit and 20 ms. A
     /// peer that reads slowly may seem to take nothing for a while: a TCP receiver with a closed
     /// window opens it only when a part of its buffer is free. See docs/operations.md for the
     /// slowest rate that the default tolerates.

@@ -93,7 +93,7 @@
 //! A deadline is never early, and late by at most 20 ms and the time between two checks. That time is a
 //! 64th of the shortest deadline that is set, but 2 ms at least and 1 s at most; `grace` counts as a
 //! deadline. With the defaults the shortest is the handshake timeout of 5 s, on every transport, so
-//! deadlines are up to 98 ms late. The write timeout is late by up to two 64ths of its own length. No
+//! deadlines are up to 98 ms late. The write timeout is late by up to a tenth of its own length and 20 ms. No
 //! connection has a timer, and no read or write makes a system call for its deadline.
 //!
 //! [`handle_request`](crate::Server::handle_request) checks the deadlines of all live connections, but

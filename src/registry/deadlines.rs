@@ -60,6 +60,9 @@ const CHECK_MIN: u64 = 2;
 const CHECK_MAX: u64 = 1000;
 const CHECKS_PER_LIMIT: u64 = 64;
 
+/// A write that begins to wait is found within this part of the write deadline.
+const CHECKS_PER_WRITE: u64 = 16;
+
 impl Deadlines {
     /// The shortest limit, in milliseconds. A deadline that begins now is not due before.
     pub(super) fn shortest(&self) -> Option<u64> {
@@ -73,6 +76,13 @@ impl Deadlines {
             self.min_rate.map(|rate| rate.grace),
         ];
         limits.into_iter().flatten().map(millis).min()
+    }
+
+    /// The longest time between two checks, in milliseconds.
+    pub(super) fn longest_interval(&self) -> Option<u64> {
+        let write = self.write.map(|limit| millis(limit) / CHECKS_PER_WRITE);
+        let longest = self.shortest().into_iter().chain(write).min();
+        longest.map(|longest| longest.max(CHECK_MIN))
     }
 
     /// How long a parked connection may wait for its peer.
@@ -158,6 +168,7 @@ pub(super) fn millis(limit: Duration) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::registry::context::tests::registered;
 
     fn deadlines() -> Deadlines {
         let seconds = |seconds| Some(Duration::from_secs(seconds));
@@ -245,6 +256,15 @@ mod tests {
         assert_eq!(slot.writing(), Some(Millis(40_000)));
         slot.begin_write(Millis(41_000));
         assert_eq!(slot.unsent(), None, "another write");
+    }
+
+    #[test]
+    fn a_write_that_waits_is_found_soon() {
+        let (shared, _context) = registered();
+        let registry = &shared.registry;
+        let soon = registry.deadlines().write.unwrap() / 16;
+        assert!(registry.first_check().unwrap() <= soon);
+        assert!(registry.check(&|_| None).next_check.unwrap() <= soon);
     }
 
     #[test]

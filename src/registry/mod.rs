@@ -344,7 +344,9 @@ impl Registry {
 
     /// The time from the first connection until the first check of deadlines.
     pub(crate) fn first_check(&self) -> Option<Duration> {
-        self.deadlines().shortest().map(Duration::from_millis)
+        self.deadlines()
+            .longest_interval()
+            .map(Duration::from_millis)
     }
 
     /// Aborts the connections of this process whose deadlines have passed, and those for which an
@@ -387,9 +389,9 @@ impl Registry {
 
     /// The time until the next check, if the next deadline is due in `left` milliseconds.
     fn next_check(&self, left: u64) -> Option<Duration> {
-        let shortest = self.deadlines().shortest()?;
-        let step = check_step(shortest);
-        Some(Duration::from_millis(left.clamp(step, shortest.max(step))))
+        let step = check_step(self.deadlines().shortest()?);
+        let longest = self.deadlines().longest_interval()?;
+        Some(Duration::from_millis(left.clamp(step, longest.max(step))))
     }
 
     /// Checks whether the peer of a waiting write has taken bytes since the last check, from which
