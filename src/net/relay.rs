@@ -10,6 +10,7 @@ use crate::buffers;
 use crate::net::{Connection, Dialed, SeqpacketConnection};
 use crate::registry::context::Context;
 use crate::registry::table::Activity;
+use crate::sys::clock::Millis;
 use crate::task::timeout::timeout;
 use crate::task::wait::{after, until};
 
@@ -25,10 +26,10 @@ use crate::task::wait::{after, until};
 ///
 /// # Deadlines
 ///
-/// Those of the client's connection apply to the relay: it is idle when neither side has sent for that time. A stop
-/// ends the input of the client after the [`idle_grace`](crate::Builder::idle_grace), if the server was the last to
-/// send; then the server gets the end of the stream, and may send what is left. The server's side has the
-/// [write timeout](Self::write_timeout).
+/// Those of the client's connection apply to the relay: it is idle when neither side has sent for that time, and what
+/// the server sends is no first byte of the client. A stop ends the input of the client after the
+/// [`idle_grace`](crate::Builder::idle_grace), if the server was the last to send; then the server gets the end of the
+/// stream, and may send what is left. The server's side has the [write timeout](Self::write_timeout).
 ///
 /// # Examples
 ///
@@ -438,6 +439,8 @@ struct Relaying {
     write_timeout: Option<Duration>,
     /// The client was the last to send, so the server owes an answer.
     asked: bool,
+    /// Since when the relay has waited for the client's first byte.
+    first_byte: Option<Millis>,
     /// The activity that the relay has stored for the client.
     marked: Option<Activity>,
     stuck: Option<Stuck>,
@@ -594,6 +597,10 @@ impl Relaying {
             // No receive waits for the client, and the relay may be idle all the same.
             client.enter(Activity::Reading);
             self.marked = Some(Activity::Reading);
+        }
+        if there == Waits::Input {
+            // What the server sends is no byte of the client.
+            client.await_first_byte(&mut self.first_byte);
         }
         let moved = self.there.moved;
         if there != Waits::Room

@@ -488,6 +488,14 @@ impl Context {
         }
     }
 
+    /// Counts the wait for the first byte from `since` on, which is set when it begins, if none has come.
+    pub(crate) fn await_first_byte(&self, since: &mut Option<Millis>) {
+        if let Some(slot) = self.slot().filter(|slot| slot.received() == 0) {
+            let (activity, entered) = slot.activity();
+            slot.enter(activity, *since.get_or_insert(entered));
+        }
+    }
+
     /// Marks the idle connection as ended by the server. Called before it enters another activity.
     pub(crate) fn end(&self) {
         let _ = self.slot().map(Slot::end);

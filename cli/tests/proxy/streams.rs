@@ -4,6 +4,7 @@ use std::io::{ErrorKind, Read, Write};
 use std::net::Shutdown;
 use std::os::unix::net::UnixListener;
 use std::thread;
+use std::time::Instant;
 
 use socket2::{Domain, SockAddr, Socket, Type};
 
@@ -240,6 +241,28 @@ fn a_relay_is_idle_when_both_sides_are_silent() {
         assert_eq!(ending(&client).0, b"", "{model}");
         assert!(b"hello".starts_with(&ending(&server).0), "{model}");
         line_with(&proxy.process, &["no input came within the idle timeout"]);
+        stop(proxy);
+    }
+}
+
+#[test]
+fn what_a_server_sends_is_no_first_byte_of_the_client() {
+    for model in MODELS {
+        let words = format!("--log --first-byte-timeout 0.5 --model {model}");
+        let (upstream, proxy) = proxy_to_one(&words);
+        let (mut client, mut server) = brief_relay(&upstream, &proxy);
+        let end = Instant::now() + DEADLINE;
+        let mut is_open = || {
+            let sent = server.write_all(b"x");
+            sent.is_ok() && client.read(&mut [0]).is_ok_and(|count| count > 0)
+        };
+        while is_open() {
+            assert!(Instant::now() < end, "{model}: nothing ends it");
+        }
+        line_with(
+            &proxy.process,
+            &["no first byte came within the first-byte timeout"],
+        );
         stop(proxy);
     }
 }
