@@ -340,8 +340,13 @@ impl Stage<'_> {
             .iter()
             .filter(|client| client.ended && !client.is_served())
             .collect();
-        // The handler of a connection that cannot be watched fails.
-        let may_fail = self.cell.resource == Resource::Watches;
+        let may_fail = match self.cell.resource {
+            // The handler of a connection that cannot be watched fails.
+            Resource::Watches => true,
+            // A parked one counts as idle until the server sees its input.
+            Resource::Parked => self.cell.policy == Policy::Shed,
+            _ => false,
+        };
         let acts = self.cell.policy_acts();
         let count = turned_away.len();
         match self.cell.policy {

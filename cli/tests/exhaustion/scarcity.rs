@@ -57,7 +57,7 @@ impl Means {
             Resource::Mappings => Self::Inject("mmap", "ENOMEM"),
             Resource::Pidfds => Self::Inject("pidfd_open", "EMFILE"),
             Resource::Epolls => Self::Inject("epoll_create1", "EMFILE"),
-            Resource::Watches => Self::Inject("epoll_ctl", "ENOSPC"),
+            Resource::Watches | Resource::Parked => Self::Inject("epoll_ctl", "ENOSPC"),
         }
     }
 

@@ -35,6 +35,8 @@ pub(crate) enum Resource {
     Epolls,
     /// Descriptors in epoll instances.
     Watches,
+    /// Those of connections that are parked until their first byte.
+    Parked,
 }
 
 /// When a model needs a resource while it serves.
@@ -64,7 +66,7 @@ const POLICIES: [Policy; 4] = [
     Policy::RefuseText,
     Policy::Shed,
 ];
-const RESOURCES: [Resource; 8] = [
+const RESOURCES: [Resource; 9] = [
     Resource::Descriptors,
     Resource::Files,
     Resource::Processes,
@@ -73,6 +75,7 @@ const RESOURCES: [Resource; 8] = [
     Resource::Pidfds,
     Resource::Epolls,
     Resource::Watches,
+    Resource::Parked,
 ];
 
 pub(crate) fn rows() -> Vec<Row> {
@@ -204,9 +207,15 @@ impl Row {
             }
         };
         match (resource, inner) {
+            (Resource::Parked, "sequential") if self.is_prefork() => {
+                Err("the client that has the thread of a worker holds up those that it has parked")
+            }
             (Resource::Descriptors | Resource::Files, _)
             | (Resource::Processes | Resource::Pidfds, "forking")
-            | (Resource::Threads | Resource::Mappings, "threading") => Ok(Need::Connection),
+            | (Resource::Threads | Resource::Mappings, "threading")
+            | (Resource::Parked, "sequential" | "threading" | "pool" | "forking") => {
+                Ok(Need::Connection)
+            }
             (Resource::Mappings, "coroutines") if !self.is_prefork() => Ok(Need::Connection),
             (Resource::Watches, "coroutines") if self.driver == Some("epoll") => {
                 Ok(Need::Connection)
@@ -221,6 +230,7 @@ impl Row {
             }
             (Resource::Mappings, _) => for_worker("it maps nothing while it serves"),
             (Resource::Epolls, _) => for_worker("its epoll instances are there before it serves"),
+            (Resource::Parked, _) => Err("its coroutines wait themselves"),
             (Resource::Watches, _) => for_worker("it watches nothing anew while it serves"),
         }
     }
@@ -268,8 +278,12 @@ impl Cell {
             Policy::RefuseText => "refuse:busy",
             Policy::Shed => "shed",
         };
+        let parks = match self.resource {
+            Resource::Parked => "--client-speaks-first ",
+            _ => "",
+        };
         format!(
-            "serve echo {} --max-connections {} --at-limit {policy} --first-byte-timeout none --idle-timeout none \
+            "serve echo {parks}{} --max-connections {} --at-limit {policy} --first-byte-timeout none --idle-timeout none \
              --drain-timeout 2",
             self.row.words(),
             self.max_connections()
@@ -310,6 +324,7 @@ impl fmt::Display for Resource {
             Self::Pidfds => "pidfds",
             Self::Epolls => "epolls",
             Self::Watches => "watches",
+            Self::Parked => "parked",
         })
     }
 }
