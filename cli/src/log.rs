@@ -28,6 +28,11 @@ pub(crate) fn say(line: fmt::Arguments<'_>) {
     log().say(&line.to_string());
 }
 
+/// Writes a line in a process that has closed what this module has open. Drops it uncounted where there is no room.
+pub(crate) fn say_apart(text: &str) {
+    let _ = Output::open().write(line(text, false).as_bytes());
+}
+
 /// Writes lines as they are, without an allocation or a lock, for a signal handler. Drops lines for
 /// which there is no room.
 pub(crate) fn say_in_handler(lines: &[u8]) {

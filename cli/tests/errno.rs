@@ -7,11 +7,13 @@
 mod support;
 
 use std::fs;
+use std::net::TcpStream;
 use std::process::Command;
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
+use socket2::SockRef;
 use socketserver::model::Driver;
 
 use support::{Client, DEADLINE, Process, ask, assert_echoes, command_under, poll_until};
@@ -216,6 +218,85 @@ fn of_two_servers_that_start_at_once_one_listens() {
         }
     }
     assert!(!path.exists(), "and its file goes with it");
+}
+
+// Programs. Each starter meets the failures, at its own calls.
+
+/// `exec` with cat(1), where `inject` fails.
+fn programs(inject: &str) -> Process {
+    require_strace();
+    let mut strace = Command::new("strace");
+    let (call, _) = inject.split_once(':').expect("a call");
+    strace.args(["-D", "-f", "-qq", "-o", "/dev/null", "-e"]);
+    strace.arg(format!("trace={call}"));
+    strace.args(["-e", &format!("inject={inject}")]);
+    let words = "exec --drain-timeout 0.1 --kill-timeout 0.1";
+    let mut command = command_under(strace, words, &["tcp://127.0.0.1:0"]);
+    command.args(["--", "cat"]);
+    Process::start(command)
+}
+
+#[test]
+fn a_program_whose_process_cannot_be_made_is_started_later() {
+    for (error, text) in [
+        ("EAGAIN", "Resource temporarily unavailable (os error 11)"),
+        ("ENOMEM", "Cannot allocate memory (os error 12)"),
+    ] {
+        let mut process = programs(&format!("clone:error={error}:when=5..7"));
+        let url = process.next_url();
+        for _ in 0..40 {
+            assert_echoes(&url);
+        }
+        process.signal(Signal::TERM);
+        let exit = process.exit();
+        assert_eq!(exit.code, Some(0), "{exit:?}");
+        assert_eq!(
+            exit.stderr.first(),
+            Some(&format!("{NO_PROCESS} {text}; trying again within 5 ms"))
+        );
+        let is_said = |line: &String| line.starts_with(NO_PROCESS);
+        assert!(exit.stderr.iter().all(is_said), "{exit:?}");
+    }
+}
+
+const NO_PROCESS: &str = "socketserver: start a program: clone(2):";
+
+/// Clients of a server that can start no more programs: the last one waits.
+fn clients_that_wait(process: &Process) -> Vec<TcpStream> {
+    let url = process.next_url();
+    let address = url.strip_prefix("tcp://").expect("a URL of TCP");
+    let mut clients = Vec::new();
+    let line = poll_until("a start fails", DEADLINE, || {
+        clients.push(TcpStream::connect(address).expect("connect"));
+        process.line_within(Duration::from_millis(50))
+    });
+    assert!(line.starts_with(NO_PROCESS), "{line}");
+    clients
+}
+
+#[test]
+fn a_client_that_waits_for_a_process_may_leave() {
+    let process = programs("clone:error=EAGAIN:when=5+");
+    for client in clients_that_wait(&process) {
+        SockRef::from(&client)
+            .set_linger(Some(Duration::ZERO))
+            .expect("set SO_LINGER");
+    }
+    poll_until("the end of its connection", DEADLINE, || {
+        let line = process.next_line();
+        (line.starts_with("socketserver: connection ") && line.contains(": clone(2): "))
+            .then_some(())
+    });
+    assert_is_stopped(process);
+}
+
+#[test]
+fn a_stop_does_not_wait_for_a_process() {
+    let mut process = programs("clone:error=EAGAIN:when=5+");
+    let clients = clients_that_wait(&process);
+    process.signal(Signal::TERM);
+    assert_eq!(process.exit().code, Some(3));
+    drop(clients);
 }
 
 fn assert_is_stopped(mut process: Process) {

@@ -23,10 +23,12 @@ use rustix::process::{
     kill_process_group, pidfd_open, waitpid,
 };
 
+use super::STARTERS_MAX;
 use super::child::{self, Base, Start};
 use super::notice::Notice;
 use super::request::{DESCRIPTORS_MAX, MESSAGE_MAX, Request};
 use super::sys::{self, Stack};
+use crate::log;
 
 /// The epoll data of the socket for requests, of ended children, and of the server's main process. That of a control
 /// socket is the process id of its program, which is not 1: that process is no child of the starter. That of the pidfd has
@@ -42,6 +44,12 @@ const BATCH: usize = 16;
 /// How long the starter does not look for strays after it has done so: at least, and in relation to the time that it took.
 const PAUSE: Duration = Duration::from_millis(10);
 const PAUSE_FACTOR: u32 = 50;
+
+/// How long the starter takes no requests after a shortage: the first time, and at most.
+const SHORTAGE_PAUSES: [Duration; 2] = [Duration::from_millis(5), Duration::from_secs(1)];
+
+/// How long the starter says nothing of further shortages: all starters together say one line a second.
+const SILENCE: Duration = Duration::from_secs(STARTERS_MAX as u64);
 
 /// How long the starter outlives its server at most, beyond twice the time until SIGKILL, and beyond the end of the last
 /// process that it ends: one that the kernel does not end keeps it no longer.
@@ -67,6 +75,12 @@ pub(super) struct Starter {
     strays: HashMap<Pid, Ending>,
     /// When the strays get SIGKILL: all that appear until none is left have one time.
     kill_strays: Option<Instant>,
+    /// A request that is tried again. Those behind it stay in the socket.
+    held: Option<Held>,
+    /// The last pause after a shortage; zero once a program was started.
+    pause: Duration,
+    /// When a shortage is reported again at the earliest.
+    next_line: Instant,
     /// How many programs were started.
     count: u64,
     /// Makes a program's mark from its number: another program cannot guess it.
@@ -78,6 +92,16 @@ pub(super) struct Starter {
     /// When the process exits at the latest, once its server is gone.
     last: Option<Instant>,
     buffer: Vec<u8>,
+}
+
+/// A request for whose process there was no memory, or no room under a limit on processes.
+struct Held {
+    message: Vec<u8>,
+    /// The first one is the program's control socket.
+    fds: Vec<OwnedFd>,
+    why: String,
+    /// When it is tried again.
+    at: Instant,
 }
 
 struct Program {
@@ -136,6 +160,9 @@ impl Starter {
             adopted: HashMap::new(),
             strays: HashMap::new(),
             kill_strays: None,
+            held: None,
+            pause: Duration::ZERO,
+            next_line: Instant::now(),
             count: 0,
             marks: RandomState::new(),
             sweep: None,
@@ -154,6 +181,9 @@ impl Starter {
         loop {
             let now = Instant::now();
             self.kill_late(now);
+            if self.held.as_ref().is_some_and(|held| now >= held.at) {
+                self.try_again();
+            }
             if self.sweep.is_some_and(|at| now >= at) {
                 self.sweep = None;
                 self.sweep();
@@ -181,6 +211,8 @@ impl Starter {
             let tokens: Vec<_> = events.iter().map(|event| event.data.u64()).collect();
             for token in tokens {
                 match token {
+                    // With a request that is tried again, the event is the end of requests.
+                    REQUESTS if self.held.is_some() => self.close(),
                     REQUESTS => self.take_requests(),
                     CHILDREN => self.sweep_soon(),
                     SERVER => self.close(),
@@ -200,8 +232,9 @@ impl Starter {
             Ending::Killed => None,
         });
         let kill = self.kills.first().map(|(kill, _)| *kill);
+        let held = self.held.as_ref().map(|held| held.at);
         let all = strays.chain(kill).chain(self.last).chain(self.sweep);
-        all.min()
+        all.chain(held).min()
     }
 
     fn take_requests(&mut self) {
@@ -211,6 +244,9 @@ impl Starter {
                     let buffer = mem::take(&mut self.buffer);
                     self.start(&buffer[..length], fds);
                     self.buffer = buffer;
+                    if self.held.is_some() {
+                        return;
+                    }
                 }
                 Ok(None) => return,
                 Err(_) => return self.close(),
@@ -223,6 +259,7 @@ impl Starter {
         for fd in [&self.requests, &self.server] {
             let _ = epoll::delete(&self.epoll, fd);
         }
+        self.held = None;
         if self.last.is_some() {
             return;
         }
@@ -295,8 +332,16 @@ impl Starter {
         };
         let (pid, pidfd) = match start.run(&mut self.stack) {
             Ok(started) => started,
-            Err(err) => return notify(&control, &Notice::Failed(format!("{err:#}"))),
+            Err(err) => {
+                let why = format!("{err:#}");
+                if !is_shortage(&err) {
+                    return notify(&control, &Notice::Failed(why));
+                }
+                fds.insert(0, control);
+                return self.hold(message.to_vec(), fds, why);
+            }
         };
+        self.pause = Duration::ZERO;
         let errors = request.layout.get(2);
         let program = Program {
             mark,
@@ -317,6 +362,52 @@ impl Starter {
         self.programs.insert(pid, program);
     }
 
+    /// Keeps a request until it is tried again.
+    fn hold(&mut self, message: Vec<u8>, fds: Vec<OwnedFd>, why: String) {
+        let [first, most] = SHORTAGE_PAUSES;
+        self.pause = (self.pause * 2).clamp(first, most);
+        let now = Instant::now();
+        if now >= self.next_line {
+            self.next_line = now + SILENCE;
+            let pause = self.pause.as_millis();
+            log::say_apart(&format!(
+                "socketserver: start a program: {why}; trying again within {pause} ms"
+            ));
+        }
+        let at = now + self.pause;
+        self.held = Some(Held {
+            message,
+            fds,
+            why,
+            at,
+        });
+        self.watch_requests(EventFlags::RDHUP);
+    }
+
+    fn try_again(&mut self) {
+        let Some(held) = self.held.take() else {
+            return;
+        };
+        if is_wanted(&held.fds[0]) {
+            self.start(&held.message, held.fds);
+        } else {
+            notify(&held.fds[0], &Notice::Failed(held.why));
+        }
+        if self.held.is_none() {
+            self.watch_requests(EventFlags::IN);
+        }
+    }
+
+    fn watch_requests(&self, flags: EventFlags) {
+        // ENOENT: they have ended.
+        let _ = epoll::modify(
+            &self.epoll,
+            &self.requests,
+            EventData::new_u64(REQUESTS),
+            flags,
+        );
+    }
+
     fn watch(&self, pid: Pid, program: &Program) -> rustix::io::Result<()> {
         let token = u64::from(number(pid).unsigned_abs());
         for (fd, token) in [(&program.control, token), (&program.pidfd, token | PIDFD)] {
@@ -330,10 +421,7 @@ impl Starter {
         let Some(program) = self.programs.get(&pid) else {
             return;
         };
-        if matches!(
-            recv(&program.control, &mut [0; 8], RecvFlags::DONTWAIT),
-            Err(Errno::AGAIN | Errno::INTR)
-        ) {
+        if is_wanted(&program.control) {
             return;
         }
         let _ = epoll::delete(&self.epoll, &program.control);
@@ -396,6 +484,9 @@ impl Starter {
         }
         if let Some(Ending::Terminated(kill)) = program.ending {
             self.kills.remove(&(kill, number(pid)));
+        }
+        if let Some(held) = &mut self.held {
+            held.at = Instant::now();
         }
         self.expect_more();
     }
@@ -462,6 +553,21 @@ fn number(pid: Pid) -> i32 {
 
 fn program_of(token: u64) -> Option<Pid> {
     Pid::from_raw(i32::try_from(token).ok()?)
+}
+
+/// Whether a process may be possible a little later.
+fn is_shortage(err: &anyhow::Error) -> bool {
+    let err = err.downcast_ref::<io::Error>();
+    let errno = err.and_then(Errno::from_io_error);
+    matches!(errno, Some(Errno::AGAIN | Errno::NOMEM))
+}
+
+/// Whether the server has neither said that a program is to end, nor closed its control socket.
+fn is_wanted(control: &OwnedFd) -> bool {
+    matches!(
+        recv(control, &mut [0; 8], RecvFlags::DONTWAIT),
+        Err(Errno::AGAIN | Errno::INTR)
+    )
 }
 
 /// Reports to the server. A server that is gone, or does not read, gets no report.
