@@ -85,7 +85,7 @@ pub(crate) fn install() -> anyhow::Result<Handlers> {
     // SAFETY: the handler uses atomics, and methods that are documented as async-signal-safe.
     let handler = unsafe { register(SIGHUP, on_reload_signal) };
     installed.push(handler.context("handle SIGHUP")?);
-    set_mask(libc::SIG_UNBLOCK);
+    set_mask(libc::SIG_UNBLOCK, &USED);
     Ok(Handlers { installed, ignored })
 }
 
@@ -235,19 +235,23 @@ pub(crate) fn default_child_signal() {
     debug_assert_ne!(before, libc::SIG_ERR, "the signal exists");
 }
 
-/// Blocks or unblocks the signals that this program handles, in a process of one thread.
-fn set_mask(how: i32) {
-    let set = used();
+/// Unblocks another signal, in this thread.
+pub(crate) fn unblock(signal: i32) {
+    set_mask(libc::SIG_UNBLOCK, &[signal]);
+}
+
+fn set_mask(how: i32, signals: &[i32]) {
+    let set = set_of(signals);
     // SAFETY: both pointers are valid or null.
     let result = unsafe { libc::pthread_sigmask(how, &raw const set, ptr::null_mut()) };
     debug_assert_eq!(result, 0, "the arguments are right");
 }
 
-fn used() -> libc::sigset_t {
+fn set_of(signals: &[i32]) -> libc::sigset_t {
     let mut set = MaybeUninit::uninit();
     // SAFETY: the pointer is valid.
     unsafe { libc::sigemptyset(set.as_mut_ptr()) };
-    for signal in USED {
+    for &signal in signals {
         // SAFETY: the set was initialised, and the signal exists.
         unsafe { libc::sigaddset(set.as_mut_ptr(), signal) };
     }
@@ -257,12 +261,12 @@ fn used() -> libc::sigset_t {
 
 /// Blocks the signals that this program handles, for [`next`].
 pub(crate) fn block() {
-    set_mask(libc::SIG_BLOCK);
+    set_mask(libc::SIG_BLOCK, &USED);
 }
 
 /// Waits for a blocked signal.
 pub(crate) fn next() -> i32 {
-    let set = used();
+    let set = set_of(&USED);
     let mut signal = 0;
     loop {
         // SAFETY: both pointers are valid.

@@ -13,6 +13,8 @@ use signal_hook::consts::SIGALRM;
 use signal_hook::low_level::register;
 use socketserver::ServerHandle;
 
+use crate::signals;
+
 /// How often the server is checked in its idle time.
 const CHECKS: u32 = 8;
 
@@ -44,6 +46,7 @@ pub(crate) fn stop_after(
     // SAFETY: the handler uses atomics, getpid(2), and methods that are documented as async-signal-safe.
     let handler = unsafe { register(SIGALRM, check) };
     handler.context("handle SIGALRM")?;
+    signals::unblock(SIGALRM);
     let step = (time / CHECKS).max(Duration::from_millis(1));
     let step = libc::timeval {
         tv_sec: step.as_secs() as libc::time_t,

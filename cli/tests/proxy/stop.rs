@@ -2,12 +2,13 @@
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::{TcpListener, UdpSocket};
+use std::process::Command;
 use std::time::Duration;
 
 use rustix::process::Signal;
 
 use crate::datagrams::{receive, upstream};
-use crate::support::{Client, DEADLINE, command_with, uninterrupted};
+use crate::support::{Client, DEADLINE, command_under, command_with, uninterrupted};
 use crate::{
     LOCAL, MODELS, brief_relay, ending, expect, expect_reset, line_with, pass, proxy, proxy_to_one,
     ready, relay, rest, service, stop, tcp,
@@ -180,4 +181,13 @@ fn a_proxy_that_is_used_stays() {
     let mut process = proxy.process;
     assert_eq!(process.exit().code, Some(0));
     stop(upstream);
+}
+
+#[test]
+fn a_proxy_that_is_not_used_ends_although_its_timer_was_blocked() {
+    let mut env = Command::new("env");
+    env.arg("--block-signal=ALRM");
+    let words = "proxy --exit-when-idle 0.1 --to tcp://127.0.0.1:9";
+    let mut proxy = ready(command_under(env, words, &[LOCAL]), 1);
+    assert_eq!(proxy.process.exit().code, Some(0));
 }
