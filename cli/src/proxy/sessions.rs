@@ -26,6 +26,7 @@ use crate::proxy::header::Headers;
 use crate::proxy::to::{Dial, To};
 use crate::proxy::upstreams::{Taken, Upstreams, millis};
 use crate::shared::now;
+use crate::throttle::Throttle;
 
 /// What happens to a new client beyond `--max-sessions`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
@@ -51,6 +52,8 @@ pub(crate) struct Sessions {
     upstreams: Arc<Upstreams>,
     sends_headers: bool,
     logs: bool,
+    /// The lines about replies that are too long.
+    too_long: Throttle,
     table: Mutex<Table>,
     /// How many there are, for the signal handler of `idle`.
     count: Arc<AtomicU64>,
@@ -93,8 +96,6 @@ struct Session {
     back: AtomicU64,
     /// The client was the last to send.
     asked: AtomicBool,
-    /// A reply was too long.
-    has_dropped: AtomicBool,
 }
 
 /// The epoll data of `wake`; sessions have numbers from 1.
@@ -127,6 +128,7 @@ impl Sessions {
             upstreams: Arc::clone(upstreams),
             sends_headers,
             logs,
+            too_long: Throttle::new().context("mmap(2)")?,
             table: Mutex::default(),
             count: Arc::default(),
             events,
@@ -211,7 +213,6 @@ impl Sessions {
             there: AtomicU64::new(0),
             back: AtomicU64::new(0),
             asked: AtomicBool::new(false),
-            has_dropped: AtomicBool::new(false),
         });
         let data = epoll::EventData::new_u64(session.number);
         epoll::add(&self.events, &session.socket, data, epoll::EventFlags::IN)?;
@@ -327,13 +328,11 @@ impl Sessions {
             let flags = RecvFlags::DONTWAIT | RecvFlags::TRUNC;
             match recv(&session.socket, &mut *buffer, flags) {
                 Ok((_, length)) if length > buffer.len() => {
-                    if !session.has_dropped.swap(true, Relaxed) {
-                        say(format_args!(
-                            "socketserver: a reply of {length} bytes from {} was dropped: the longest that is passed on \
-                             has {LONGEST}; said once in a session",
-                            session.upstream.to()
-                        ));
-                    }
+                    self.too_long.say(format_args!(
+                        "socketserver: a reply of {length} bytes from {} was dropped: the longest that is passed on has \
+                         {LONGEST}",
+                        session.upstream.to()
+                    ));
                 }
                 Ok((count, _)) => {
                     if session.back.fetch_add(count as u64, Relaxed) == 0 {

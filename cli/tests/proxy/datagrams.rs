@@ -3,6 +3,7 @@
 use std::net::UdpSocket;
 use std::os::linux::net::SocketAddrExt as _;
 use std::os::unix::net::UnixDatagram;
+use std::time::{Duration, Instant};
 
 use crate::support::{Client, DEADLINE, Server, uninterrupted, unique_name};
 use crate::{line_with, proxy, service, stop};
@@ -260,6 +261,39 @@ fn the_longest_datagram_passes_and_a_longer_one_is_reported() {
     upstream.send_to_addr(&longest, &from).expect("send");
     let count = uninterrupted(|| client.recv(&mut buf)).expect("receive");
     assert_eq!(count, longest.len());
+    stop(proxy);
+}
+
+/// Clients have sessions without end.
+#[test]
+fn longer_replies_are_reported_once_a_second() {
+    let folder = tempfile::tempdir().expect("a temporary directory");
+    let path = |name: &str| folder.path().join(name);
+    let upstream = UnixDatagram::bind(path("upstream")).expect("bind");
+    upstream
+        .set_read_timeout(Some(DEADLINE))
+        .expect("a deadline");
+    let url = |name: &str| format!("unixgram://{}", path(name).display());
+    let words = "--max-sessions 2 --at-max-sessions replace";
+    let start = Instant::now();
+    let proxy = proxy(words, &[&url("upstream")], &[&url("listen")]);
+    let longer = vec![7; 65_536];
+    let (mut clients, mut count, mut has_count) = (0, 0, false);
+    while clients < 10 || !has_count {
+        let client = UnixDatagram::bind(path(&clients.to_string())).expect("bind");
+        client.send_to(b"x", path("listen")).expect("send");
+        let (_, from) = uninterrupted(|| upstream.recv_from(&mut [0; 10])).expect("receive");
+        let from = from.as_abstract_name().expect("a name").to_vec();
+        let from = std::os::unix::net::SocketAddr::from_abstract_name(from).expect("a name");
+        upstream.send_to_addr(&longer, &from).expect("send");
+        clients += 1;
+        while let Some(line) = proxy.process.line_within(Duration::ZERO) {
+            count += u64::from(line.contains("a reply of 65536 bytes"));
+            has_count |= line.ends_with(" more since the last report)");
+            let most = start.elapsed().as_secs() + 2;
+            assert!(count <= most, "{count} lines of {most}: {line}");
+        }
+    }
     stop(proxy);
 }
 
