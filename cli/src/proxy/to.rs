@@ -166,7 +166,9 @@ impl Dial {
                 self.send_header(&mut server, header)?;
                 match self.tls.as_ref().filter(|_| to.is_tls) {
                     Some(tls) => {
-                        let name = self.name.as_deref().unwrap_or_else(|| at.host());
+                        // The address in a certificate has no zone.
+                        let host = at.host().split('%').next().unwrap_or_default();
+                        let name = self.name.as_deref().unwrap_or(host);
                         let secured = tls.secure(server, name, self.timeout)?;
                         Ok(Either::Right(secured))
                     }

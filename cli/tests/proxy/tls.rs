@@ -123,6 +123,21 @@ fn tls_ends_and_begins() {
     }
 }
 
+/// A certificate for an address has no zone.
+#[test]
+fn an_upstream_may_have_a_zone() {
+    let files = Files::new();
+    files.issue("six", "::1");
+    let words = "serve hello --tls-cert six.pem --tls-key six.key";
+    let mut command = crate::support::command(words, &["tcp://[::1]:0"]);
+    command.current_dir(files.folder.path());
+    let hello = ready(command, 1);
+    let to = hello.urls[0].replace("tcp://[::1]", "tls://[::1%1]");
+    let proxy = files.proxy("--to-ca ca.pem", &[&to]);
+    assert_eq!(rest(&mut tcp(&proxy.urls[0])), b"hello world\n");
+    stop(proxy);
+}
+
 #[test]
 fn an_upstream_is_verified() {
     let (files, others) = (Files::new(), Files::new());
