@@ -64,7 +64,8 @@ impl ServerHandle {
     /// Stops the calling process only.
     ///
     /// A worker of [`Prefork`](crate::Prefork) stops accepting, drains for at most the drain
-    /// timeout, and is replaced at once. In a child of [`Forking`](crate::Forking),
+    /// timeout, and is replaced at once; while its own predecessor still drains, it goes on accepting,
+    /// and stops when that has ended. In a child of [`Forking`](crate::Forking),
     /// [`Accepted::stopping`](crate::net::Accepted::stopping) becomes true, and the child ends with
     /// its connection. In any other process this is [`shutdown`](Self::shutdown).
     ///

@@ -161,6 +161,7 @@ impl<'a, T: Transport, M: Dispatch> Acceptor<'a, T, M> {
                 return Err(err);
             }
             self.turn(None);
+            self.shared.lifecycle.retire_if_due();
             self.service_actions();
         }
         // Where only this worker ends, the other workers accept from the same listeners.

@@ -15,7 +15,7 @@ use crate::sys::memory::{SharedMemory, shareable};
 use crate::sys::wakeup::WakeupEvent;
 use crate::task::wait::{self, Wakeup};
 
-use processes::Processes;
+use processes::{Processes, WorkerSlot};
 use reloads::Reloads;
 
 /// The state of a server. It only advances, and may skip states.
@@ -179,7 +179,7 @@ impl Lifecycle {
     /// Makes this process the worker whose slot is `index`.
     pub(crate) fn become_worker(&self, index: usize) {
         self.processes.become_worker(index);
-        // The process was asked to retire before it became a worker.
+        // The process was asked to retire before it became a worker, and does not wait for its predecessor.
         if self.retires() {
             self.processes.ask_for_successor();
         }
@@ -281,12 +281,23 @@ impl Lifecycle {
         if !is_child && !self.processes.is_worker() {
             return self.shutdown();
         }
-        // First: the parent counts on every other worker for the backlog of a stop.
-        if !is_child {
+        if is_child {
+            self.stop_here();
+        } else {
+            // First: the parent counts on every other worker for the backlog of a stop.
             self.processes.ask_for_successor();
+            self.retire_if_due();
         }
-        self.stop_here();
         self.wakeup_event.wake();
+    }
+
+    /// Stops this worker process if it was asked to retire, and its predecessor has ended.
+    pub(crate) fn retire_if_due(&self) {
+        let own = self.processes.own();
+        if own.is_some_and(WorkerSlot::is_leaving) && !self.retirement.is_asked() {
+            self.stop_here();
+            self.wakeup_event.wake();
+        }
     }
 
     /// Stops because this process cannot go on. In a worker only the worker stops, and its parent

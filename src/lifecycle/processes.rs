@@ -19,8 +19,10 @@ pub(crate) struct WorkerSlot {
     ready: AtomicU32,
     /// Non-zero once a handler of the worker has returned.
     served: AtomicU32,
-    /// Non-zero once the worker retires, and needs a successor.
+    /// Non-zero once the worker was asked to retire.
     leaving: AtomicU32,
+    /// Non-zero while the predecessor of the worker drains, so that there is no slot for a successor.
+    follows: AtomicU32,
     /// When the worker's accept loop last turned, in nanoseconds since the server was created; zero before.
     beat: AtomicU64,
 }
@@ -30,6 +32,7 @@ shareable!(WorkerSlot {
     ready,
     served,
     leaving,
+    follows,
     beat
 });
 
@@ -46,8 +49,14 @@ impl WorkerSlot {
         self.served.load(Ordering::Relaxed) != 0
     }
 
+    /// Whether the worker retires, and needs a successor. Until its own predecessor has ended it goes on accepting.
     pub(crate) fn is_leaving(&self) -> bool {
-        self.leaving.load(Ordering::SeqCst) != 0
+        self.leaving.load(Ordering::SeqCst) != 0 && self.follows.load(Ordering::SeqCst) == 0
+    }
+
+    /// Stores whether the predecessor of the worker drains. The caller sends the wake-up event.
+    pub(crate) fn set_follows(&self, follows: bool) {
+        self.follows.store(u32::from(follows), Ordering::SeqCst);
     }
 
     /// Stores that the worker's accept loop turns at this time.

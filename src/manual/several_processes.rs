@@ -98,7 +98,8 @@
 //! | the parent of `Prefork` | its workers drain and end |
 //!
 //! A worker that should be replaced in good order, for example because its memory has grown, calls
-//! [`retire`]: it accepts nothing more and drains, and its successor starts at once.
+//! [`retire`]: it accepts nothing more and drains, and its successor starts at once. While its own predecessor still drains, it
+//! goes on accepting, and retires when that has ended.
 //!
 //! # A stop
 //!

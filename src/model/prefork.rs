@@ -230,9 +230,8 @@ impl<T: Transport, M: Model + Clone> Supervisor<'_, T, M> {
         let processes = self.serving.service.shared.lifecycle.processes();
         let slots = processes.slots();
         for worker in &mut self.workers {
-            let retires = slots[worker.slot].is_leaving();
-            // A worker that retires while its predecessor still drains is replaced later.
-            if retires && worker.leaving.is_none() {
+            if slots[worker.slot].is_leaving() {
+                debug_assert!(worker.leaving.is_none(), "it waits for its predecessor");
                 worker.leaving = worker.child.take().map(|child| (child, worker.slot));
                 // Each worker has two slots, and uses them in turn.
                 worker.slot ^= 1;
@@ -275,6 +274,7 @@ impl<T: Transport, M: Model + Clone> Supervisor<'_, T, M> {
             if worker.child.is_some() || worker.due.is_some_and(|due| due > now) {
                 continue;
             }
+            self.slot(worker.slot).set_follows(worker.leaving.is_some());
             match fork() {
                 Ok(Fork::Child) => self.become_worker(index),
                 Ok(Fork::Parent(pid)) => {
@@ -408,6 +408,8 @@ impl<T: Transport, M: Model + Clone> Supervisor<'_, T, M> {
                 let (pid, slot, exit) = (child.pid(), *slot, child.try_wait());
                 if let Some(exit) = exit {
                     self.workers[index].leaving = None;
+                    // If the worker was asked to retire, this is its time: `reclaim` wakes it.
+                    self.slot(slot ^ 1).set_follows(false);
                     self.reclaim(index, slot, pid, exit);
                 }
             }

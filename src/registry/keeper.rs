@@ -84,6 +84,7 @@ fn keep_deadlines(
     let (mut abort_at, mut backlog_wait) = (None, BacklogWait::default());
     let source = Source::default();
     while !done.load(Ordering::Acquire) {
+        registry.lifecycle().retire_if_due();
         let mut left = registry.lifecycle().drain_left();
         if left.is_some_and(|left| left.is_zero()) {
             let now = Instant::now();
