@@ -83,6 +83,10 @@ const TESTS: &[(&str, fn())] = &[
         "workers_end_when_their_parent_is_killed",
         workers_end_when_their_parent_is_killed,
     ),
+    (
+        "a_stuck_worker_ends_when_its_parent_is_killed",
+        a_stuck_worker_ends_when_its_parent_is_killed,
+    ),
     ("a_child_closes_the_listener", a_child_closes_the_listener),
     (
         "a_child_that_crashes_is_reported",
@@ -439,6 +443,20 @@ fn workers_end_when_their_parent_is_killed() {
     drop(held);
     assert_eq!(pending.answer(), "held, stopping true");
     worker.wait();
+}
+
+/// A handler that waits for something else would keep its worker, with the listener.
+fn a_stuck_worker_ends_when_its_parent_is_killed() {
+    let coroutines = cfg!(feature = "coroutines").then_some("prefork_coroutines_epoll");
+    for model in ["prefork_sequential"].into_iter().chain(coroutines) {
+        let mut server = ServerProcess::start("tcp", model, &["drain_ms=50", "workers=1"]);
+        let gate = Gate::new();
+        let worker = Watched::new(&server.target().ask("pid"));
+        let _pending = server.target().send(&gate.hold().replace("hold", "block"));
+        let _held = gate.wait();
+        server.kill();
+        worker.wait();
+    }
 }
 
 fn a_child_closes_the_listener() {

@@ -95,7 +95,7 @@
 //! | the parent of `Forking` | the kernel kills its children, unless a handler has changed its user or group (prctl(2), `PR_SET_PDEATHSIG`) |
 //! | a worker of `Prefork` | its clients see the end of the stream, or a reset. Its permits are free again; [`on_accept_error`] is called, and an observer receives [`WorkerEnded`]. A new worker starts after 0.1 s; the delay doubles, up to 30 s, with each further death of a worker that has served nothing. Amid a stop one starts only if no other worker is left to serve the backlog |
 //! | a worker and its successors, [`breaker`] of them in a row that have served nothing (10 by default) | the server stops, and serving fails |
-//! | the parent of `Prefork` | its workers drain and end |
+//! | the parent of `Prefork` | its workers drain and end, 3 s after the drain deadline at the latest |
 //!
 //! A worker that should be replaced in good order, for example because its memory has grown, calls
 //! [`retire`]: it accepts nothing more and drains, and its successor starts at once. While its own predecessor still drains, it

@@ -14,6 +14,7 @@ use crate::connection::life::{Opening, Service};
 use crate::connection::outbox::{NOBODY, Outbox};
 use crate::error::{Error, Tried};
 use crate::model::on_room;
+use crate::model::orphan::end_with_supervisor;
 use crate::net::{Accepted, Managed, Transport};
 use crate::observe::hooks::{AcceptError, Reaction, Stall, Step};
 use crate::registry::table::AbortReason;
@@ -271,6 +272,7 @@ impl Model for Coroutines {
         let runtime = runtime.tried(start)?;
         let first = Worker::new(Arc::clone(&runtime), 0).tried(start)?;
         let watchdog = watch(&runtime, &service).tried(start)?;
+        end_with_supervisor(&serving);
         let workers = Workers::start(&runtime, &service).tried(start);
         let workers = workers.map_err(|err| {
             err.with_remedy("use fewer workers, or raise the limits on descriptors and memory")

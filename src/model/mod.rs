@@ -8,6 +8,7 @@
 #[cfg(feature = "coroutines")]
 pub(crate) mod coroutines;
 pub(crate) mod forking;
+mod orphan;
 mod pooled;
 pub(crate) mod prefork;
 pub(crate) mod sequential;

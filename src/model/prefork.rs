@@ -97,7 +97,7 @@ const WAIT_RETRY: Duration = Duration::from_millis(100);
 
 /// How long after the drain deadline the supervisor kills workers. Workers abort their own
 /// connections at the deadline.
-const KILL_GRACE: Duration = Duration::from_secs(3);
+pub(super) const KILL_GRACE: Duration = Duration::from_secs(3);
 
 impl<M: Model + Clone> Model for Prefork<M> {
     const NAME: &'static str = "prefork";

@@ -7,6 +7,7 @@ use crate::accept::dispatch::{Dispatch, Model, Serving};
 use crate::accept::report::Report;
 use crate::connection::life::Opening;
 use crate::error::Error;
+use crate::model::orphan::end_with_supervisor;
 use crate::model::serve_here;
 use crate::net::{Managed, Transport};
 use crate::shared::Shared;
@@ -35,6 +36,7 @@ impl Model for Sequential {
     const NAME: &'static str = "sequential";
 
     fn serve<T: Transport>(self, serving: Serving<T>) -> Result<Report, Error> {
+        end_with_supervisor(&serving);
         serve_here(self, serving)
     }
 }

@@ -178,6 +178,12 @@ impl Child {
     }
 }
 
+/// Kills this process at once, as [`Child::kill`] kills a child.
+pub(crate) fn kill_this_process() {
+    // kill(2) does not fail for the process itself.
+    let _ = kill_process(getpid(), Signal::KILL);
+}
+
 /// Checks for a child, and leaves it unreaped.
 const PEEK: WaitIdOptions = WaitIdOptions::EXITED
     .union(WaitIdOptions::NOHANG)

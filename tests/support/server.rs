@@ -180,6 +180,8 @@ fn obey<R: Command>(accepted: &mut R, shared: &Shared) -> Outcome {
             offload(move || hold_at(&gate))?;
             write!(accepted, "held, stopping {}", accepted.stopping())?;
         }
+        // As `hold`, and keeps its thread from other coroutines.
+        "block" => hold_at(argument)?,
         // Reads until the peer or the server ends the connection.
         "wait" => {
             while !accepted.command()?.is_empty() {}
