@@ -70,6 +70,38 @@ fn a_worker_whose_io_uring_fails_fails_the_server() {
     }
 }
 
+/// The accept loop is a coroutine of the first worker.
+#[test]
+fn a_first_worker_that_fails_leaves_no_socket_file() {
+    let epoll = Some(("epoll", "epoll_pwait:error=EINVAL:when=6+"));
+    let uring = match Driver::Auto.pick() {
+        (_, Some(why)) => {
+            eprintln!("ignored: {why}");
+            None
+        }
+        _ => Some(("uring", "io_uring_enter:error=EINVAL:when=6+")),
+    };
+    for (driver, inject) in epoll.into_iter().chain(uring) {
+        let directory = tempfile::tempdir().expect("a temporary directory");
+        let file = directory.path().join("s");
+        let mut strace = Command::new("strace");
+        let inject = format!("inject={inject}");
+        strace.args(["-D", "-f", "-qq", "-o", "/dev/null", "-e", &inject]);
+        let words = format!("serve echo --model coroutines --driver {driver} --workers 1");
+        let url = format!("unix://{}", file.display());
+        let mut process = Process::start(command_under(strace, &words, &[&url, URL[0]]));
+        process.next_url();
+        let url = process.next_url();
+        // The waits for each client bring the one that fails nearer.
+        while let Some(client) = Client::try_connect(&url) {
+            client.talk_to_the_end();
+        }
+        let exit = process.exit();
+        assert_eq!(exit.code, Some(1), "{driver}: {exit:?}");
+        assert!(!file.exists(), "{driver}");
+    }
+}
+
 /// Further clients wait in the backlog, where a server that stops finds them.
 #[test]
 fn a_server_without_memory_for_stacks_accepts_no_more() {

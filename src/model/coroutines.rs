@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::io;
+use std::mem::transmute;
 use std::sync::mpsc::channel;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
@@ -19,7 +20,7 @@ use crate::net::{Accepted, Managed, Transport};
 use crate::observe::hooks::{AcceptError, Reaction, Stall, Step};
 use crate::registry::table::AbortReason;
 use crate::task::coro::driver::Kind;
-use crate::task::coro::inbox::Message;
+use crate::task::coro::inbox::{Message, Start};
 use crate::task::coro::overflow;
 use crate::task::coro::runtime::Runtime;
 use crate::task::coro::stack::{self, StackGauge};
@@ -278,28 +279,40 @@ impl Model for Coroutines {
             err.with_remedy("use fewer workers, or raise the limits on descriptors and memory")
         })?;
         let result = Arc::new(Mutex::new(None));
-        let accept = {
+        let accept: Box<dyn FnOnce() + Send + '_> = {
             let (runtime, result) = (Arc::clone(&runtime), Arc::clone(&result));
-            move || {
+            let serving = &mut serving;
+            Box::new(move || {
                 serving.outbox = Some(Outbox::new(&runtime));
                 let mut spread = Spread(runtime);
                 let report =
-                    Acceptor::new(&mut serving, &mut spread, Self::NAME).and_then(Acceptor::serve);
+                    Acceptor::new(serving, &mut spread, Self::NAME).and_then(Acceptor::serve);
                 *result.lock().unwrap_or_else(PoisonError::into_inner) = Some(report);
                 spread.0.close();
-            }
+            })
         };
-        runtime.inboxes[0].send(Message::Start(Box::new(accept), NOBODY));
-        if let Err(failed) = first.run() {
+        #[expect(
+            unsafe_code,
+            reason = "the accept loop borrows from this function, which waits for it"
+        )]
+        // SAFETY: only the lifetime changes. The coroutine runs in `run` below, on this thread alone. When that returns,
+        // the coroutine has ended or is leaked and never resumed, so nothing uses `serving` any more. If it unwinds,
+        // `serving`, a parameter, is dropped after the worker.
+        let accept = unsafe { transmute::<Box<dyn FnOnce() + Send + '_>, Start>(accept) };
+        runtime.inboxes[0].send(Message::Start(accept, NOBODY));
+        let ran = first.run();
+        // A worker that has failed leaks its coroutines, and the listeners must not stay open.
+        drop(serving);
+        if let Err(failed) = ran {
             workers.failure.note(failed, &service);
             // The accept loop was one of its coroutines, so the drain deadline can no longer be
             // kept.
             service.shared.registry.abort_all();
             runtime.cancel(ABORTED);
         }
-        let ran = workers.join();
+        let joined = workers.join();
         drop(watchdog);
-        ran?;
+        joined?;
         let report = result.lock().unwrap_or_else(PoisonError::into_inner).take();
         report.unwrap_or_else(|| {
             Err(Error::new(
