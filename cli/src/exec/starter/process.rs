@@ -75,9 +75,11 @@ pub(super) struct Starter {
     strays: HashMap<Pid, Ending>,
     /// When the strays get SIGKILL: all that appear until none is left have one time.
     kill_strays: Option<Instant>,
-    /// A request that is tried again. Those behind it stay in the socket.
+    /// A request that is tried again after a pause. Those behind it stay in the socket.
     held: Option<Held>,
-    /// The last pause after a shortage; zero once a program was started.
+    /// The end of a pause after a shortage. No request is taken before that.
+    resume: Option<Instant>,
+    /// How long the last pause was; zero once a program was started.
     pause: Duration,
     /// When a shortage is reported again at the earliest.
     next_line: Instant,
@@ -100,8 +102,6 @@ struct Held {
     /// The first one is the program's control socket.
     fds: Vec<OwnedFd>,
     why: String,
-    /// When it is tried again.
-    at: Instant,
 }
 
 struct Program {
@@ -161,6 +161,7 @@ impl Starter {
             strays: HashMap::new(),
             kill_strays: None,
             held: None,
+            resume: None,
             pause: Duration::ZERO,
             next_line: Instant::now(),
             count: 0,
@@ -181,8 +182,8 @@ impl Starter {
         loop {
             let now = Instant::now();
             self.kill_late(now);
-            if self.held.as_ref().is_some_and(|held| now >= held.at) {
-                self.try_again();
+            if self.resume.is_some_and(|at| now >= at) {
+                self.resume();
             }
             if self.sweep.is_some_and(|at| now >= at) {
                 self.sweep = None;
@@ -211,8 +212,8 @@ impl Starter {
             let tokens: Vec<_> = events.iter().map(|event| event.data.u64()).collect();
             for token in tokens {
                 match token {
-                    // With a request that is tried again, the event is the end of requests.
-                    REQUESTS if self.held.is_some() => self.close(),
+                    // In a pause the event is the end of requests.
+                    REQUESTS if self.resume.is_some() => self.close(),
                     REQUESTS => self.take_requests(),
                     CHILDREN => self.sweep_soon(),
                     SERVER => self.close(),
@@ -232,9 +233,8 @@ impl Starter {
             Ending::Killed => None,
         });
         let kill = self.kills.first().map(|(kill, _)| *kill);
-        let held = self.held.as_ref().map(|held| held.at);
         let all = strays.chain(kill).chain(self.last).chain(self.sweep);
-        all.chain(held).min()
+        all.chain(self.resume).min()
     }
 
     fn take_requests(&mut self) {
@@ -244,11 +244,12 @@ impl Starter {
                     let buffer = mem::take(&mut self.buffer);
                     self.start(&buffer[..length], fds);
                     self.buffer = buffer;
-                    if self.held.is_some() {
+                    if self.resume.is_some() {
                         return;
                     }
                 }
                 Ok(None) => return,
+                Err(err) if is_shortage(&err) => return self.pause(&format!("recvmsg(2): {err}")),
                 Err(_) => return self.close(),
             }
         }
@@ -259,7 +260,7 @@ impl Starter {
         for fd in [&self.requests, &self.server] {
             let _ = epoll::delete(&self.epoll, fd);
         }
-        self.held = None;
+        (self.held, self.resume) = (None, None);
         if self.last.is_some() {
             return;
         }
@@ -277,7 +278,7 @@ impl Starter {
     ///
     /// # Errors
     ///
-    /// The server is gone.
+    /// The server is gone, or there is a shortage.
     fn receive(&mut self) -> io::Result<Option<(usize, Vec<OwnedFd>)>> {
         let mut space =
             [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(DESCRIPTORS_MAX + 1))];
@@ -334,11 +335,14 @@ impl Starter {
             Ok(started) => started,
             Err(err) => {
                 let why = format!("{err:#}");
-                if !is_shortage(&err) {
+                if !err.downcast_ref().is_some_and(is_shortage) {
                     return notify(&control, &Notice::Failed(why));
                 }
+                self.pause(&why);
                 fds.insert(0, control);
-                return self.hold(message.to_vec(), fds, why);
+                let message = message.to_vec();
+                self.held = Some(Held { message, fds, why });
+                return;
             }
         };
         self.pause = Duration::ZERO;
@@ -362,8 +366,8 @@ impl Starter {
         self.programs.insert(pid, program);
     }
 
-    /// Keeps a request until it is tried again.
-    fn hold(&mut self, message: Vec<u8>, fds: Vec<OwnedFd>, why: String) {
+    /// Takes no requests for a while.
+    fn pause(&mut self, why: &str) {
         let [first, most] = SHORTAGE_PAUSES;
         self.pause = (self.pause * 2).clamp(first, most);
         let now = Instant::now();
@@ -374,26 +378,19 @@ impl Starter {
                 "socketserver: start a program: {why}; trying again within {pause} ms"
             ));
         }
-        let at = now + self.pause;
-        self.held = Some(Held {
-            message,
-            fds,
-            why,
-            at,
-        });
+        self.resume = Some(now + self.pause);
         self.watch_requests(EventFlags::RDHUP);
     }
 
-    fn try_again(&mut self) {
-        let Some(held) = self.held.take() else {
-            return;
-        };
-        if is_wanted(&held.fds[0]) {
-            self.start(&held.message, held.fds);
-        } else {
-            notify(&held.fds[0], &Notice::Failed(held.why));
+    /// Ends the pause, unless the request that is tried again meets a shortage too.
+    fn resume(&mut self) {
+        self.resume = None;
+        match self.held.take() {
+            Some(held) if is_wanted(&held.fds[0]) => self.start(&held.message, held.fds),
+            Some(held) => notify(&held.fds[0], &Notice::Failed(held.why)),
+            None => {}
         }
-        if self.held.is_none() {
+        if self.resume.is_none() {
             self.watch_requests(EventFlags::IN);
         }
     }
@@ -485,8 +482,8 @@ impl Starter {
         if let Some(Ending::Terminated(kill)) = program.ending {
             self.kills.remove(&(kill, number(pid)));
         }
-        if let Some(held) = &mut self.held {
-            held.at = Instant::now();
+        if let Some(at) = &mut self.resume {
+            *at = Instant::now();
         }
         self.expect_more();
     }
@@ -555,11 +552,10 @@ fn program_of(token: u64) -> Option<Pid> {
     Pid::from_raw(i32::try_from(token).ok()?)
 }
 
-/// Whether a process may be possible a little later.
-fn is_shortage(err: &anyhow::Error) -> bool {
-    let err = err.downcast_ref::<io::Error>();
-    let errno = err.and_then(Errno::from_io_error);
-    matches!(errno, Some(Errno::AGAIN | Errno::NOMEM))
+/// Whether what has failed may be possible a little later.
+fn is_shortage(err: &io::Error) -> bool {
+    let errno = Errno::from_io_error(err);
+    matches!(errno, Some(Errno::AGAIN | Errno::NOMEM | Errno::NOBUFS))
 }
 
 /// Whether the server has neither said that a program is to end, nor closed its control socket.
