@@ -404,14 +404,15 @@ impl Session {
         self.asked.store(true, Relaxed);
         let parts = [IoSlice::new(&self.header), IoSlice::new(data)];
         let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
-        sendmsg(
-            &self.socket,
-            &parts,
-            &mut SendAncillaryBuffer::default(),
-            flags,
-        )?;
-        self.there.fetch_add(data.len() as u64, Relaxed);
+        let mut control = SendAncillaryBuffer::default();
+        // Before it is sent: the answer may come, and the session end, before this thread runs again.
+        let length = data.len() as u64;
+        self.there.fetch_add(length, Relaxed);
         self.last.store(now(), Relaxed);
-        Ok(())
+        let sent = sendmsg(&self.socket, &parts, &mut control, flags);
+        if sent.is_err() {
+            self.there.fetch_sub(length, Relaxed);
+        }
+        sent.map(drop)
     }
 }
