@@ -56,7 +56,10 @@ pub(crate) type Prepare = Box<dyn Fn() -> anyhow::Result<()>>;
 /// The most starters of a server, so that a small server on a large machine has few.
 const STARTERS_MAX: usize = 4;
 
-/// How long a starter has beyond the time in which it ends by itself, before it gets SIGKILL, and how long it has after that.
+/// How long a starter has beyond the time in which it ends by itself on a quiet machine, before it gets SIGKILL.
+const SLACK: Duration = Duration::from_secs(10);
+
+/// How long a starter that got SIGKILL has to end.
 const MOMENT: Duration = Duration::from_secs(1);
 
 /// What holds for all programs.
@@ -114,7 +117,7 @@ impl Starters {
         let mut starters = Self {
             all: Vec::with_capacity(settings.starters),
             turn: Words::new(1).context("map memory for all processes")?,
-            patience: process::longest_end(settings.kill_timeout) + MOMENT,
+            patience: process::longest_end(settings.kill_timeout) + SLACK,
         };
         for _ in 0..settings.starters {
             match Starter::fork(settings, &set_up) {

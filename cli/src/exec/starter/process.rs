@@ -321,6 +321,10 @@ impl Starter {
                 err,
             );
         }
+        // Many may have been given up behind one that was tried again.
+        if !is_wanted(&control) {
+            return fail("start a program", io::ErrorKind::ConnectionAborted.into());
+        }
         self.count += 1;
         let mark = self.marks.hash_one(self.count);
         let start = Start {
