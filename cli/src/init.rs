@@ -43,7 +43,7 @@ pub(crate) fn run() -> Option<ExitCode> {
 /// a variable says that they are this process's.
 fn start() -> io::Result<Pid> {
     let mut args = env::args_os();
-    let mut command = Command::new(env::current_exe()?);
+    let mut command = Command::new("/proc/self/exe");
     if let Some(name) = args.next() {
         command.arg0(name);
     }
