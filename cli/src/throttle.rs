@@ -109,16 +109,22 @@ impl Trouble {
         })
     }
 
-    /// Writes a line that it has come, unless the last line says so. What is held back now, a later call writes.
+    /// Writes a line that it has come, unless the last line says so.
     pub(crate) fn has_come(&self, line: fmt::Arguments<'_>) {
-        if self.said[0].load(Relaxed) == 0 && self.throttle.say(line) {
+        if self.said[0].load(Relaxed) != 0 {
+            self.throttle.hold(1);
+        } else if self.throttle.say(line) {
             self.said[0].store(1, Relaxed);
         }
     }
 
-    /// Whether a line is to say that it has gone: the last one says that it has come.
+    /// Whether a line is to say that it has gone: the last one says that it has come, and another one that it has come
+    /// again could follow at once.
     pub(crate) fn has_gone(&self) -> bool {
-        self.said[0].load(Relaxed) != 0 && self.said[0].swap(0, Relaxed) != 0
+        let said = &self.said[0];
+        said.load(Relaxed) != 0
+            && self.throttle.paid().load(Relaxed) <= now()
+            && said.swap(0, Relaxed) != 0
     }
 }
 

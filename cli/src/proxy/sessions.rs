@@ -408,10 +408,10 @@ impl Session {
         // Before it is sent: the answer may come, and the session end, before this thread runs again.
         let length = data.len() as u64;
         self.there.fetch_add(length, Relaxed);
-        self.last.store(now(), Relaxed);
         let sent = sendmsg(&self.socket, &parts, &mut control, flags);
-        if sent.is_err() {
-            self.there.fetch_sub(length, Relaxed);
+        match sent {
+            Ok(_) => self.last.store(now(), Relaxed),
+            Err(_) => drop(self.there.fetch_sub(length, Relaxed)),
         }
         sent.map(drop)
     }

@@ -17,7 +17,8 @@ use socketserver_http::Access;
 
 use super::generation::Generation;
 use crate::log::{self, say};
-use crate::throttle::{Throttle, Trouble};
+use crate::shared::Words;
+use crate::throttle::Trouble;
 
 #[derive(Debug)]
 pub(super) enum AccessLog {
@@ -31,7 +32,7 @@ pub(super) struct LogFile {
     path: PathBuf,
     file: RwLock<File>,
     /// Lines that could not be written, by any process.
-    dropped: Throttle,
+    dropped: Words,
     trouble: Trouble,
     /// Only a part of the last line was written, as to a full disk.
     is_partial: AtomicBool,
@@ -52,7 +53,7 @@ impl AccessLog {
         Ok(Self::File(LogFile {
             file: RwLock::new(append(&path).with_context(what)?),
             path,
-            dropped: Throttle::new().context("mmap(2)")?,
+            dropped: Words::new(1).context("mmap(2)")?,
             trouble: Trouble::new().context("mmap(2)")?,
             is_partial: AtomicBool::new(false),
             generation: Generation::new().context("mmap(2)")?,
@@ -111,15 +112,15 @@ impl LogFile {
         }
         match written {
             Ok(count) if count == line.len() => {
-                if let Some(dropped) = self.dropped.take() {
-                    self.trouble.has_gone();
+                if self.trouble.has_gone() {
+                    let dropped = self.dropped[0].swap(0, Relaxed);
                     say(format_args!(
                         "socketserver: the access log {path} can be written again; lines dropped: {dropped}"
                     ));
                 }
             }
             failed => {
-                self.dropped.hold(1);
+                self.dropped[0].fetch_add(1, Relaxed);
                 let why = failed.map_or_else(|err| err.to_string(), |_| "no room".to_owned());
                 self.trouble.has_come(format_args!(
                     "socketserver: write the access log {path}: {why}; lines are dropped"

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 use rustix::process::Signal;
 
 use super::{Site, get};
+use crate::support::DEADLINE;
 
 /// With worker processes, and with a process for each connection.
 const MODELS: [&str; 3] = ["threading", "prefork --workers 4", "prefork:forking"];
@@ -29,6 +30,7 @@ fn flood(model: &str, site: &Site, path: &str, part: &str, end: &str, lines: u64
     while requests < 20 || !is_over {
         get(&server.urls[0], path);
         requests += 1;
+        assert!(start.elapsed() < 10 * DEADLINE, "{model}: no line: {end}");
         while let Some(line) = server.process.line_within(Duration::ZERO) {
             is_over = check(line);
         }
