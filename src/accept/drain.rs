@@ -100,7 +100,7 @@ impl<T: Transport, M: Dispatch> Acceptor<'_, T, M> {
     fn check_idle_grace(&mut self) {
         let lifecycle = Arc::clone(&self.shared.lifecycle);
         let has_grace = |idle| lifecycle.closing() && !lifecycle.is_grace_over(idle);
-        if has_grace(Idle::Parked) && self.is_out_of_permits() {
+        if has_grace(Idle::Parked) && (self.is_out_of_permits() || self.is_short_of_watches()) {
             lifecycle.end_grace(Idle::Parked);
             lifecycle.end_grace(Idle::Held);
         }
@@ -138,6 +138,11 @@ impl<T: Transport, M: Dispatch> Acceptor<'_, T, M> {
     fn is_out_of_permits(&self) -> bool {
         let admission = &self.shared.admission;
         (admission.is_full() || admission.is_full_here()) && self.has_backlog()
+    }
+
+    /// Whether clients wait because a parked connection cannot be watched.
+    fn is_short_of_watches(&self) -> bool {
+        self.has_unwatched() && self.has_backlog()
     }
 
     /// Whether clients wait, in the backlog or queued in the model, for a thread or a process.

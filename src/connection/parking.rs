@@ -172,23 +172,27 @@ impl<R: Managed> Parking<R> {
 
     fn watch_again(&self, state: &mut State<R>) -> io::Result<()> {
         let mut result = Ok(());
-        for id in take(&mut state.unwatched) {
-            let Some(parked) = state.parked.get_mut(&id) else {
-                continue;
-            };
-            let Ok(Waits::For(fd)) = parked.request.wait() else {
-                // Its handler sees what it is.
-                state.ready.push(id);
-                continue;
-            };
-            if let Err(err) = self.watch(fd, id) {
-                result = Err(err.into());
-                if poll::is_readable(&fd).unwrap_or(false) {
+        for id in state.unwatched.clone() {
+            if let Some(parked) = state.parked.get_mut(&id) {
+                let is_ready = match parked.request.wait() {
+                    Ok(Waits::For(fd)) => match self.watch(fd, id) {
+                        Ok(()) => false,
+                        Err(err) => {
+                            result = Err(err.into());
+                            if !poll::is_readable(&fd).unwrap_or(false) {
+                                continue;
+                            }
+                            true
+                        }
+                    },
+                    // Its handler sees what it is.
+                    _ => true,
+                };
+                if is_ready {
                     state.ready.push(id);
-                } else {
-                    state.unwatched.insert(id);
                 }
             }
+            state.unwatched.remove(&id);
         }
         let rest = !state.unwatched.is_empty();
         self.has_unwatched.store(rest, Relaxed);

@@ -51,7 +51,12 @@ impl WorkerSlot {
 
     /// Whether the worker retires, and needs a successor. Until its own predecessor has ended it goes on accepting.
     pub(crate) fn is_leaving(&self) -> bool {
-        self.leaving.load(Ordering::SeqCst) != 0 && self.follows.load(Ordering::SeqCst) == 0
+        self.was_asked_to_leave() && self.follows.load(Ordering::SeqCst) == 0
+    }
+
+    /// Whether the worker was asked to retire, be it about to or not.
+    pub(crate) fn was_asked_to_leave(&self) -> bool {
+        self.leaving.load(Ordering::SeqCst) != 0
     }
 
     /// Stores whether the predecessor of the worker drains. The caller sends the wake-up event.

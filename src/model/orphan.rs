@@ -3,12 +3,13 @@
 use std::io::{self, PipeReader};
 use std::sync::Arc;
 use std::thread;
+use std::time::Instant;
 
 use crate::accept::dispatch::Serving;
 use crate::model::prefork::KILL_GRACE;
 use crate::net::Transport;
 use crate::sys::child::kill_this_process;
-use crate::task::wait;
+use crate::task::wait::{self, Wakeup};
 
 /// The size of the thread's stack: its calls need no more.
 const STACK: usize = 64 * 1024;
@@ -27,8 +28,16 @@ pub(super) fn end_with_supervisor<T: Transport>(serving: &Serving<T>) {
         // Nobody writes to this pipe: the copy returns when the supervisor has ended.
         let _ = io::copy(&mut lifeline, &mut io::sink());
         lifecycle.stop_now();
+        let wakeup = Wakeup::new(lifecycle.wakeup_event(), None);
+        // The deadline may be made earlier, which wakes.
         while let Some(left) = lifecycle.drain_left().filter(|left| !left.is_zero()) {
-            wait::pause(left);
+            let end = Instant::now() + left;
+            if !wakeup
+                .as_ref()
+                .is_ok_and(|wakeup| wakeup.wait(Vec::new(), Some(end)).is_ok())
+            {
+                wait::pause(left.min(KILL_GRACE));
+            }
         }
         wait::pause(KILL_GRACE);
         kill_this_process();

@@ -422,7 +422,7 @@ impl<T: Transport, M: Model + Clone> Supervisor<'_, T, M> {
                 continue;
             };
             let slot = self.slot(worker.slot);
-            let (served, retires) = (slot.has_served(), slot.is_leaving());
+            let (served, retires) = (slot.has_served(), slot.was_asked_to_leave());
             self.workers[index].child = None;
             self.reclaim(index, self.workers[index].slot, pid, exit);
             let is_over = self.shared().lifecycle.closing() && !self.has_backlog();
