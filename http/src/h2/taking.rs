@@ -12,8 +12,8 @@ pub(crate) struct Taking {
     /// How many bytes were ever sent, and how many of them the client has not taken.
     total: u64,
     unsent: u64,
-    /// Whether there was anything to take.
-    had_output: bool,
+    /// Whether there was output that the kernel had not taken.
+    waits: bool,
     /// When a look has last found that the client has taken something since the one before.
     moved: Option<Instant>,
     looked: Option<Instant>,
@@ -22,12 +22,19 @@ pub(crate) struct Taking {
 impl Taking {
     /// Notes a look. `waits`: whether there is output that the kernel has not taken.
     pub(crate) fn note(&mut self, total: u64, unsent: u64, waits: bool, now: Instant) {
-        // Answers to frames that the client sends meanwhile are no progress of its responses.
-        if self.had_output && (total > self.total || unsent < self.unsent) {
+        // The kernel takes more where it has room, as answers to frames that the client sends meanwhile; and what it has
+        // sent at once is no progress of what waits.
+        let has_taken = self.unsent > 0 && total.saturating_sub(unsent) > self.taken();
+        if has_taken || self.waits && total > self.total {
             self.moved = Some(now);
         }
         (self.total, self.unsent, self.looked) = (total, unsent, Some(now));
-        self.had_output = waits || unsent > 0;
+        self.waits = waits;
+    }
+
+    /// How many bytes the client has taken.
+    const fn taken(&self) -> u64 {
+        self.total.saturating_sub(self.unsent)
     }
 }
 
@@ -55,7 +62,7 @@ impl Stuck {
             return Duration::ZERO;
         };
         let end = *self.end.get_or_insert(seen.total + self.others);
-        if seen.total.saturating_sub(seen.unsent) < end {
+        if seen.taken() < end {
             self.since = seen.moved.map_or(self.since, |moved| moved.max(self.since));
         }
         looked.saturating_duration_since(self.since)
@@ -72,7 +79,7 @@ mod tests {
         let (mut taking, mut stuck) = (Taking::default(), Stuck::new(1000, start));
         let times = (1..).map(|second| start + Duration::from_secs(second));
         let waits = looks.into_iter().zip(times).map(|((total, unsent), now)| {
-            taking.note(total, unsent, unsent > 0, now);
+            taking.note(total, unsent, false, now);
             stuck.at(&taking).as_secs()
         });
         waits.max().unwrap_or_default()
@@ -89,6 +96,21 @@ mod tests {
     #[test]
     fn takes_nothing() {
         assert_eq!(stuck([(5000, 3000); 60]), 60);
+    }
+
+    #[test]
+    fn takes_nothing_and_sends() {
+        // Answers lie behind what it does not take.
+        assert_eq!(stuck((0..60).map(|at| (5000 + at, 3000 + at))), 60);
+    }
+
+    #[test]
+    fn takes_what_is_not_known() {
+        let now = Instant::now();
+        let mut taking = Taking::default();
+        taking.note(5000, 0, true, now);
+        taking.note(5001, 0, true, now);
+        assert_eq!(taking.moved, Some(now));
     }
 
     #[test]
