@@ -34,6 +34,7 @@ pub(crate) enum Scarcity {
         resource: rustix::process::Resource,
     },
     Traced {
+        pid: u32,
         strace: Process,
         directory: TempDir,
     },
@@ -106,7 +107,11 @@ impl Means {
                     });
                     missing.remove(&pid.unwrap_or_else(|| panic!("cannot trace: {line}")));
                 }
-                Scarcity::Traced { strace, directory }
+                Scarcity::Traced {
+                    pid,
+                    strace,
+                    directory,
+                }
             }
         }
     }
@@ -128,11 +133,15 @@ impl Scarcity {
                 None
             }
             Self::Traced {
+                pid,
                 mut strace,
                 directory,
             } => {
+                // A call that strace leaves halfway, with its number replaced, would fail with ENOSYS.
+                tree::stop(pid);
                 strace.signal(Signal::TERM);
                 strace.exit();
+                tree::go_on(pid);
                 let calls = fs::read(directory.path().join("calls")).expect("a log");
                 Some(Calls(String::from_utf8_lossy(&calls).into_owned()))
             }

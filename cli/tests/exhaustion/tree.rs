@@ -244,9 +244,41 @@ fn rlimit(pid: u32, resource: Resource) -> Rlimit {
 }
 
 pub(crate) fn kill(pid: u32) {
+    send(pid, Signal::KILL);
+}
+
+fn send(pid: u32, signal: Signal) {
     if let Some(pid) = Pid::from_raw(pid.cast_signed()) {
-        let _ = kill_process(pid, Signal::KILL);
+        let _ = kill_process(pid, signal);
     }
+}
+
+/// Stops a process and its descendants. None of their threads is in a system call then that strace has changed.
+pub(crate) fn stop(pid: u32) {
+    let stopped = within_deadline(|| {
+        let all = descendants(pid);
+        all.iter().for_each(|&pid| send(pid, Signal::STOP));
+        all.into_iter().all(is_stopped) && descendants(pid).into_iter().all(is_stopped)
+    });
+    assert!(stopped, "a server that is to be stopped runs on");
+}
+
+/// Continues them.
+pub(crate) fn go_on(pid: u32) {
+    let all = descendants(pid);
+    all.into_iter().for_each(|pid| send(pid, Signal::CONT));
+}
+
+fn is_stopped(pid: u32) -> bool {
+    let tasks = entries(&format!("/proc/{pid}/task"));
+    tasks.into_iter().all(|task| {
+        let stat = fs::read_to_string(format!("/proc/{pid}/task/{task}/stat"));
+        let stat = stat.unwrap_or_default();
+        let state = stat
+            .rsplit_once(") ")
+            .and_then(|(_, rest)| rest.chars().next());
+        state.is_none_or(|state| matches!(state, 'T' | 't' | 'Z' | 'X'))
+    })
 }
 
 /// Waits until something is so. Says whether it has become so within the deadline.
