@@ -2,7 +2,8 @@
 
 use std::fmt;
 use std::fs::File;
-use std::io::{self, Write};
+use std::io::{self, Read, Write};
+use std::net::TcpStream;
 use std::process::{self, ExitCode};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -189,12 +190,17 @@ fn obey<R: Command>(accepted: &mut R, shared: &Shared) -> Outcome {
         }
         // Asks the server to stop, and runs past its deadline if the server lets it.
         "outlive" => {
-            shared.handle.shutdown();
             if argument.is_empty() {
+                shared.handle.shutdown();
                 while !accepted.command()?.is_empty() {}
             } else {
-                let gate = argument.to_owned();
-                offload(move || hold_at(&gate))?;
+                let (gate, handle) = (argument.to_owned(), shared.handle.clone());
+                offload(move || {
+                    // Before the stop, whose deadline may end this process at once.
+                    let mut gate = TcpStream::connect(gate)?;
+                    handle.shutdown();
+                    gate.read(&mut [0])
+                })?;
             }
         }
         "talk" => talk(accepted, &shared.handle)?,

@@ -216,7 +216,7 @@ fn a_log_that_is_read_slowly_is_reported_once_a_second() {
             // The next lines have room.
             let _ = reader.read(&mut vec![0; 1 << 16]);
             rounds += 1;
-            assert!(start.elapsed() < 10 * DEADLINE, "{model}: {again} of 2");
+            assert!(rounds < 100_000, "{model}: {again} of 2");
             while let Some(line) = server.process.line_within(Duration::ZERO) {
                 dropped += u64::from(line.contains("; lines are dropped"));
                 again += u64::from(line.contains(" can be written again; lines dropped: "));

@@ -287,7 +287,7 @@ fn longer_replies_are_reported_once_a_second() {
         let from = std::os::unix::net::SocketAddr::from_abstract_name(from).expect("a name");
         upstream.send_to_addr(&longer, &from).expect("send");
         clients += 1;
-        assert!(start.elapsed() < 10 * DEADLINE, "no count");
+        assert!(clients < 100_000, "no count");
         while let Some(line) = proxy.process.line_within(Duration::ZERO) {
             count += u64::from(line.contains("a reply of 65536 bytes"));
             has_count |= line.ends_with(" more since the last report)");

@@ -158,7 +158,7 @@ fn an_upstream_that_comes_and_goes_is_a_line_a_second() {
             fs::rename(&gone, &there).expect("rename");
             assert_eq!(answer(&proxy.urls[0]), "there", "{model}");
             rounds += 1;
-            assert!(start.elapsed() < 10 * DEADLINE, "{model}: no count");
+            assert!(rounds < 100_000, "{model}: no count");
             while let Some(line) = proxy.process.line_within(Duration::ZERO) {
                 let is_aside = line.contains("cannot be reached, and is set aside");
                 has_count |= is_aside && line.ends_with(" more since the last report)");
