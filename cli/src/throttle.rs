@@ -14,6 +14,8 @@ const SECOND: u64 = 1000;
 pub(crate) struct Throttle {
     /// How long a line takes of its second.
     interval: u64,
+    /// How much time lines may take at once.
+    burst: u64,
     /// When the last line that has passed is paid for, on the clock of [`now`], and what is to be reported.
     words: Words,
 }
@@ -36,6 +38,7 @@ impl Throttle {
     pub(crate) fn of(lines: u64) -> rustix::io::Result<Self> {
         Ok(Self {
             interval: SECOND / lines,
+            burst: SECOND,
             words: Words::new(2)?,
         })
     }
@@ -54,11 +57,14 @@ impl Throttle {
     }
 
     fn passes_at(&self, now: u64) -> bool {
-        let one_more = |paid: u64| {
-            let paid = paid.max(now) + self.interval;
-            (paid <= now + SECOND).then_some(paid)
-        };
+        let one_more = |paid| self.one_more(paid, now);
         self.paid().fetch_update(Relaxed, Relaxed, one_more).is_ok()
+    }
+
+    /// When one more line is paid for, if it may pass.
+    fn one_more(&self, paid: u64, now: u64) -> Option<u64> {
+        let paid = paid.max(now) + self.interval;
+        (paid <= now + self.burst).then_some(paid)
     }
 
     /// Counts what is to be reported.
@@ -89,8 +95,8 @@ impl Throttle {
     }
 }
 
-/// A trouble that comes and goes: a line says that it has come, once a second at most, and another one that it has gone.
-/// Made before the server forks.
+/// A trouble that comes and goes: a line says that it has come, once a second at most and twice at once, and another one that it
+/// has gone. Made before the server forks.
 #[derive(Debug)]
 pub(crate) struct Trouble {
     throttle: Throttle,
@@ -103,10 +109,10 @@ impl Trouble {
     ///
     /// As mmap(2).
     pub(crate) fn new() -> rustix::io::Result<Self> {
-        Ok(Self {
-            throttle: Throttle::new()?,
-            said: Words::new(1)?,
-        })
+        let mut throttle = Throttle::new()?;
+        throttle.burst = 2 * SECOND;
+        let said = Words::new(1)?;
+        Ok(Self { throttle, said })
     }
 
     /// Writes a line that it has come, unless the last line says so.
@@ -121,9 +127,13 @@ impl Trouble {
     /// Whether a line is to say that it has gone: the last one says that it has come, and another one that it has come
     /// again could follow at once.
     pub(crate) fn has_gone(&self) -> bool {
-        let said = &self.said[0];
+        self.has_gone_at(now())
+    }
+
+    fn has_gone_at(&self, now: u64) -> bool {
+        let (said, paid) = (&self.said[0], self.throttle.paid());
         said.load(Relaxed) != 0
-            && self.throttle.paid().load(Relaxed) <= now()
+            && self.throttle.one_more(paid.load(Relaxed), now).is_some()
             && said.swap(0, Relaxed) != 0
     }
 }
@@ -151,6 +161,19 @@ mod tests {
             [0, 99, 100, 500, 9000].map(|at| passed(&ten, at)),
             [10, 0, 1, 4, 10]
         );
+    }
+
+    #[test]
+    fn what_has_gone_could_be_said_to_come_again() {
+        let trouble = Trouble::new().unwrap();
+        assert!(!trouble.has_gone_at(5), "it has not come");
+        for (at, gone) in [(5, true), (100, false), (1004, false), (1005, true)] {
+            if trouble.said[0].load(Relaxed) == 0 {
+                assert!(trouble.throttle.passes_at(at), "{at}");
+                trouble.said[0].store(1, Relaxed);
+            }
+            assert_eq!(trouble.has_gone_at(at), gone, "{at}");
+        }
     }
 
     #[test]
